@@ -1,0 +1,149 @@
+"""Artifacts: a folder with ``manifest.json`` and the files that it lists, each with its sha256 and its parent's hash.
+
+Written beside and renamed, so that a crash never leaves half a folder that looks whole. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Iterator
+
+from mmedge import __version__
+from mmedge.errors import MmedgeError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified folder. ``key``: the cache key of the stage that made it; ``sha256``: of the manifest's content."""
+
+    path: Path
+    stage: str
+    key: str
+    parent: str | None
+    sha256: str
+    meta: dict[str, Any] = field(repr=False)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: Any) -> str:  # Python 3.10 on a device has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Hex sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside ``path`` and rename; NaN and infinity are refused, since JSON has neither."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write a file to; it takes the place of ``path`` where the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MmedgeError(f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (temporary folder, meta to fill); what stands there at the end becomes the artifact at ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        os.chmod(temporary, 0o755)
+        meta: dict[str, Any] = {}
+        try:
+            yield temporary, meta
+            files = {p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size} for p in sorted(temporary.rglob("*")) if p.is_file()}
+            body = {"schema": SCHEMA, "mmedge": __version__, "stage": stage, "key": key, "parent": parent, "files": files, "meta": meta}
+            write_json(temporary / MANIFEST, {**body, "sha256": hash_json(body)})
+            _replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise MmedgeError(f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out") from error
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if path.exists():
+        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        os.replace(path, old)
+        os.replace(new, path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(new, path)
+
+
+def read(path: Path) -> Artifact:
+    """Read and verify an artifact: every listed file is there, inside the folder, and has its hash.
+
+    Raises MmedgeError where the folder is no artifact, or was changed after it was written.
+    """
+    manifest = path / MANIFEST
+    try:
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MmedgeError("this folder is no mmedge artifact: it has no manifest.json", where=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise MmedgeError(f"the manifest cannot be read: {error}", where=str(manifest)) from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        found = record.get("schema") if isinstance(record, dict) else None
+        raise MmedgeError(f"manifest schema {found!r} is not one that mmedge {__version__} reads ({SCHEMA})", where=str(manifest), todo="build it again with this version")
+    body = {name: value for name, value in record.items() if name != "sha256"}
+    if hash_json(body) != record.get("sha256"):
+        raise _tampered("the manifest does not match its own hash", manifest)
+    try:
+        for name, entry in record["files"].items():
+            _verify_file(path, name, entry["sha256"])
+        return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], record["meta"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MmedgeError(f"the manifest lacks {error}", where=str(manifest)) from error
+
+
+def _verify_file(folder: Path, name: str, digest: str) -> None:
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+        raise MmedgeError(f"the manifest names a file outside its folder: {name!r}", where=str(folder))
+    file = folder / relative
+    if file.is_symlink() or not file.is_file():
+        raise _tampered(f"a listed file is missing or a link: {name}", folder)
+    if sha256_of(file) != digest:
+        raise _tampered("a file's content is not what the manifest lists", file)
+
+
+def _tampered(what: str, where: Path) -> MmedgeError:
+    return MmedgeError(what, where=str(where), todo="it was changed or damaged after it was written: copy or build it again")

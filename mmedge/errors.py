@@ -1,0 +1,58 @@
+"""Every error a user can meet: what happened, where, and what to do. The class fixes the exit code."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class MmedgeError(Exception):
+    """An error of one to three lines. ``exit_code`` is what the command line returns for it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, todo: str | None = None) -> None:
+        self.what, self.where, self.todo = what, where, todo
+        super().__init__("\n".join(line for line in (what, where and f"  at: {where}", todo and f"  do: {todo}") if line))
+
+
+class UsageError(MmedgeError):
+    """The command or the recipe is invalid."""
+
+    exit_code = 2
+
+
+class AccuracyGateFailed(MmedgeError):
+    """A gate on accuracy did not pass."""
+
+    exit_code = 3
+
+
+class LatencyGateFailed(MmedgeError):
+    """A gate on latency, size or memory did not pass."""
+
+    exit_code = 4
+
+
+class MismatchError(MmedgeError):
+    """Numbers or precision of a built graph or engine differ from what was asked."""
+
+    exit_code = 5
+
+
+class MissingDependency(MmedgeError):
+    """A package or a piece of hardware that was asked for is not there."""
+
+    exit_code = 6
+
+
+class Interrupted(MmedgeError):
+    """Ctrl-C; the state is saved and the same command resumes."""
+
+    exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` when a known word is close to ``word``, else an empty string."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,84 @@
+"""Gates: limits on measured figures. A pure function from figures and limits to a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Mapping
+
+ACCURACY_EXIT, COST_EXIT = 3, 4
+
+# figure -> (whether the limit is a minimum, exit code where it is missed). A dotted prefix stands for a family.
+FIGURES: dict[str, tuple[bool, int]] = {
+    "quality": (True, ACCURACY_EXIT),
+    "quality_ratio_to_teacher": (True, ACCURACY_EXIT),
+    "subset": (True, ACCURACY_EXIT),
+    "subset_drop": (False, ACCURACY_EXIT),
+    "gain": (True, ACCURACY_EXIT),
+    "gain_ci95_low": (True, ACCURACY_EXIT),
+    "latency_p50_ms": (False, COST_EXIT),
+    "latency_p95_ms": (False, COST_EXIT),
+    "latency_p99_ms": (False, COST_EXIT),
+    "latency_ratio_to_teacher": (False, COST_EXIT),
+    "latency_ratio_to_parent": (False, COST_EXIT),
+    "params": (False, COST_EXIT),
+    "params_ratio_to_teacher": (False, COST_EXIT),
+    "macs": (False, COST_EXIT),
+    "macs_ratio_to_parent": (False, COST_EXIT),
+    "size_bytes": (False, COST_EXIT),
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit, judged. ``value`` is None where the figure could not be measured: such a gate does not pass."""
+
+    name: str
+    limit: float
+    value: float | None
+    passed: bool
+
+    def record(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        word = "not measured" if self.value is None else f"{self.value:.4g}"
+        sign = ">=" if is_minimum(self.name) else "<="
+        return f"{self.name} {word} ({'passed' if self.passed else 'FAILED'}, limit {sign} {self.limit:g})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All gates of a stage. True where every one passed; ``exit_code`` is 0, 3 (accuracy) or 4 (cost), 3 winning."""
+
+    gates: tuple[Gate, ...]
+
+    def __bool__(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def exit_code(self) -> int:
+        return min((FIGURES[_family(gate.name)][1] for gate in self.gates if not gate.passed), default=0)
+
+
+def judge(figures: Mapping[str, float], limits: Mapping[str, float]) -> Verdict:
+    """Hold each limit against its figure."""
+    gates = []
+    for name, limit in limits.items():
+        value = figures.get(name)
+        passed = value is not None and (value >= limit if is_minimum(name) else value <= limit)
+        gates.append(Gate(name, limit, value, passed))
+    return Verdict(tuple(gates))
+
+
+def known(name: str) -> bool:
+    """Whether a gate of this name exists; ``subset.image+audio`` and ``subset_drop.audio`` belong to families."""
+    return _family(name) in FIGURES and (("." in name) == (_family(name) in ("subset", "subset_drop")))
+
+
+def is_minimum(name: str) -> bool:
+    """Whether the limit is the least that will do (accuracy) or the most (cost)."""
+    return FIGURES[_family(name)][0]
+
+
+def _family(name: str) -> str:
+    return name.partition(".")[0]

@@ -1,0 +1,117 @@
+"""From a torch module to an ONNX graph with a dynamic batch, and the proof that both compute the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmedge.errors import MmedgeError
+from mmedge.spec import Contract
+
+OPSET = 20
+
+
+class _Positional(nn.Module):
+    """The exporter wants positional inputs and one tensor out; the contract has keywords and a dict."""
+
+    def __init__(self, module: nn.Module, names: list[str], output: str) -> None:
+        super().__init__()
+        self.module, self.names, self.output = module, names, output
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.module(**dict(zip(self.names, tensors)))[self.output]
+
+
+def export(module: nn.Module, contract: Contract, path: Path) -> None:
+    """Write ``module`` as ONNX: named inputs, dynamic batch, checked, without the exporter's stack traces.
+
+    Raises MmedgeError where the module cannot be exported, with the exporter's reason.
+    """
+    import onnx
+
+    names = [*contract.modalities, "present"]
+    # A batch of two: at one, the exporter would take the batch axis for a constant.
+    inputs = tuple(torch.zeros(2, *spec.shape) for spec in contract.modalities.values()) + (torch.ones(2, len(contract.modalities), dtype=torch.bool),)
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Positional(module.eval(), names, contract.output).eval(),
+                inputs,
+                dynamo=True,
+                dynamic_shapes=(tuple({0: batch} for _ in names),),
+                input_names=names,
+                output_names=[contract.output],
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's failures share no base class
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("=")), type(error).__name__)
+        raise MmedgeError(f"the model cannot be exported to ONNX: {reason}", todo="avoid Python control flow that depends on tensor values; --debug shows the exporter's whole report") from error
+    assert program is not None
+    model = strip(program.model_proto)
+    _check_batch(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def strip(model: Any) -> Any:
+    """Remove stack traces and inferred shapes: half of a small file, and nothing that a runtime reads."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+    return model
+
+
+def _check_batch(model: Any) -> None:
+    frozen = [value.name for value in model.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
+    if frozen:
+        raise MmedgeError(f"the export froze the batch size of {', '.join(frozen)}", todo="look for .squeeze(), .view(1, ...) or a Python loop over the batch in the model")
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter prints and warns about its own internals; faults still come as exceptions."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a graph's outputs are from its parent's. ``top1``: share of samples with the same class (1 for regression)."""
+
+    subset: str
+    max_abs: float
+    mean_abs: float
+    top1: float
+    n: int
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(subset: str, expected: np.ndarray, actual: np.ndarray) -> Agreement:
+    """Compare outputs [n, outputs]."""
+    difference = np.abs(expected.astype(np.float64) - actual)
+    same = expected.argmax(axis=1) == actual.argmax(axis=1) if expected.shape[1] > 1 else np.ones(len(expected))
+    return Agreement(subset, float(difference.max()), float(difference.mean()), float(same.mean()), len(expected))

@@ -1,0 +1,24 @@
+"""What a model costs, by counting."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmedge.models.load import example
+from mmedge.spec import Contract
+
+
+def params(module: nn.Module) -> int:
+    """Trained parameters; running statistics of batch norms are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def macs(module: nn.Module, contract: Contract) -> int:
+    """Multiply-accumulates of one sample, all modalities present: half the FLOPs that PyTorch's own counter counts."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(**example(contract, batch=1))
+    return counter.get_total_flops() // 2

@@ -1,0 +1,123 @@
+"""Quality of predictions: the metric, its interval over independent units, and every subset of modalities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Mapping
+
+import numpy as np
+
+from mmedge.data.samples import Samples
+from mmedge.errors import MmedgeError
+from mmedge.spec import Contract, subsets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Quality:
+    """``value`` of ``metric`` with its 95 % interval; ``n`` samples in ``groups`` independent units."""
+
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    groups: int
+    split: str
+    others: dict[str, float]
+
+    def record(self) -> dict[str, Any]:
+        return {"metric": self.metric, "value": self.value, "ci95": list(self.ci95), "n": self.n, "groups": self.groups, "split": self.split, "others": self.others}
+
+
+def metric_of(contract: Contract) -> str:
+    """``accuracy``; for regression ``r2``, so that more is better everywhere."""
+    return "accuracy" if contract.task == "classification" else "r2"
+
+
+def score(contract: Contract, output: np.ndarray, targets: np.ndarray) -> float:
+    """The metric over labelled samples. ``output``: float [n, outputs]; ``targets``: as in ``Samples``."""
+    known = _labelled(targets)
+    output, targets = output[known], targets[known]
+    if contract.task == "classification":
+        return float((output.argmax(axis=1) == targets).mean())
+    spread = float(((targets - targets.mean()) ** 2).sum())
+    return float(1 - ((output[:, 0] - targets) ** 2).sum() / spread) if spread else float("nan")
+
+
+def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resamples: int, seed: int) -> Quality:
+    """The metric with a cluster bootstrap over ``samples.groups`` (Field & Welsh 2007): whole units are drawn again.
+
+    Raises MmedgeError where the output is not finite.
+    """
+    if not np.isfinite(output).all():
+        raise MmedgeError("the model's output holds NaN or infinity", where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(output))[0][0])]}")
+    known = np.flatnonzero(_labelled(samples.targets))
+    output, targets, groups = output[known], samples.targets[known], samples.groups[known]
+    draws = [score(contract, output[rows], targets[rows]) for rows in bootstrap_rows(groups, resamples, seed)]
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Quality(metric_of(contract), score(contract, output, targets), (float(low), float(high)), len(known), len(np.unique(groups)), samples.split, _others(contract, output, targets))
+
+
+def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
+    """``resamples`` draws of rows, each made of whole groups drawn with replacement. ``groups``: int [n]."""
+    rng = np.random.default_rng(seed)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    return [np.concatenate([members[unit] for unit in rng.integers(len(members), size=len(members))]) for _ in range(resamples)]
+
+
+def subset_scores(contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    """The metric for every non-empty subset of modalities, over the samples that have all of the subset's modalities.
+
+    ``predict(present: bool [n, M]) -> float [n, outputs]`` withholds what is not present.
+    """
+    names = tuple(contract.modalities)
+    scores: dict[str, float] = {}
+    for chosen in subsets(names):
+        mask = np.array([name in chosen for name in names])
+        having = samples.present[:, mask].all(axis=1)
+        if (having & samples.labelled).any():
+            # Rows that lack the subset keep what they have, so that no row is empty; they are not scored.
+            present = np.where(having[:, None], mask, samples.present)
+            scores["+".join(chosen)] = score(contract, predict(present)[having], samples.targets[having])
+    return scores
+
+
+def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
+    """A torch model's output [n, outputs] for every sample; ``present``: bool [n, M]."""
+    import torch
+
+    device = next(module.parameters()).device
+    outputs = []
+    with torch.no_grad():
+        for start in range(0, len(samples), _BATCH):
+            rows = slice(start, start + _BATCH)
+            inputs = {name: torch.from_numpy(np.array(x[rows])).to(device) for name, x in samples.inputs.items()}
+            outputs.append(module(present=torch.from_numpy(np.array(present[rows])).to(device), **inputs)[contract.output].cpu().numpy())
+    return np.concatenate(outputs)
+
+
+def predict_graph(run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]], contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
+    """The same by an engine's ``run``."""
+    outputs = []
+    for start in range(0, len(samples), _BATCH):
+        rows = slice(start, start + _BATCH)
+        outputs.append(run({**{name: np.array(x[rows]) for name, x in samples.inputs.items()}, "present": np.array(present[rows])})[contract.output])
+    return np.concatenate(outputs)
+
+
+def _labelled(targets: np.ndarray) -> np.ndarray:
+    return targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
+
+
+def _others(contract: Contract, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    if contract.task == "regression":
+        errors = output[:, 0] - targets
+        return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
+    from sklearn.metrics import f1_score
+
+    return {"f1": float(f1_score(targets, output.argmax(axis=1), average="macro", zero_division=0))}

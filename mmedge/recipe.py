@@ -1,0 +1,405 @@
+"""Recipes: complete YAML files, read into frozen, typed models. All faults of a file are collected and told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Mapping
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from mmedge import gate
+from mmedge.errors import UsageError, did_you_mean
+from mmedge.spec import Frozen, ModalitySpec
+
+Precision = Literal["fp32", "fp16", "int8"]
+Target = Literal["onnxruntime-cpu", "tensorrt", "tensorrt-rtx"]
+
+
+class Data(Frozen):
+    """Where samples come from: ``dataset`` (``avdigits`` or ``module:build``), or ``manifest`` (CSV of paths and values)."""
+
+    dataset: str | None = None
+    args: dict[str, Any] = {}
+    manifest: Path | None = None
+    recordings: Path | None = None
+    modalities: dict[str, ModalitySpec]
+    task: Literal["classification", "regression"] = "classification"
+    target: str = "label"
+    id: str | None = None
+    group: str | None = None
+    split: str | None = None
+    ratios: dict[Literal["train", "validation", "test"], float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
+
+    @field_validator("modalities")
+    @classmethod
+    def _named_well(cls, modalities: dict[str, ModalitySpec]) -> dict[str, ModalitySpec]:
+        if not modalities:
+            raise ValueError("names no modality")
+        for name in modalities:
+            if not name.isidentifier() or name == "present":
+                raise ValueError(f"a modality's name must be a Python identifier other than 'present', not {name!r}")
+        return modalities
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.dataset is None) == (self.manifest is None):
+            raise ValueError("name either 'dataset' or 'manifest'")
+        if self.dataset is not None and self.dataset != "avdigits" and ":" not in self.dataset:
+            raise ValueError(f"'dataset' is 'avdigits' or 'module:build', not {self.dataset!r}{did_you_mean(self.dataset, ['avdigits'])}")
+        if self.recordings is not None and self.dataset != "avdigits":
+            raise ValueError("'recordings' belongs to the dataset 'avdigits'")
+        if set(self.ratios) != {"train", "validation", "test"} or abs(sum(self.ratios.values()) - 1) > 1e-6 or min(self.ratios.values()) <= 0:
+            raise ValueError("'ratios' must give train, validation and test a share above 0, and add up to 1")
+        return self
+
+
+class Encoder(Frozen):
+    """Widths of a built-in encoder's stages; ``depth`` is the number of layers a stage."""
+
+    widths: tuple[int, ...] = Field((16, 32, 48), min_length=1)
+    depth: int = Field(1, ge=1)
+
+
+class Model(Frozen):
+    """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
+
+    ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``weights``: safetensors, or a
+    checkpoint that ``torch.load(weights_only=True)`` reads.
+    """
+
+    factory: str | None = None
+    args: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    weights: Path | None = None
+    modalities: tuple[str, ...] | None = None
+    encoders: dict[str, Encoder] = {}
+    embedding: int = Field(64, ge=1)
+    hidden: int = Field(64, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @field_validator("factory")
+    @classmethod
+    def _module_and_attribute(cls, factory: str | None) -> str | None:
+        if factory is not None and (factory.count(":") != 1 or not all(factory.split(":"))):
+            raise ValueError(f"must be 'module:factory', not {factory!r}")
+        return factory
+
+
+class Augment(Frozen):
+    """Random changes of one modality's tensor. Shifts are along the last (``shift``) and the last but one axis."""
+
+    shift: int = Field(0, ge=0)
+    shift_rows: int = Field(0, ge=0)
+    mask: int = Field(0, ge=0)
+    mask_rows: int = Field(0, ge=0)
+    noise: float = Field(0.0, ge=0)
+
+
+class Train(Frozen):
+    """The schedule of the one training loop: AdamW, warm-up and cosine, best checkpoint on validation.
+
+    ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``.
+    """
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    gradient_clip: float = Field(5.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    modality_dropout: float = Field(0.5, ge=0, lt=1)
+    augment: dict[str, Augment] = {}
+    views: int = Field(1, ge=1)
+
+
+class Teacher(Frozen):
+    """The teacher's model and schedule. With ``model.weights`` and no ``train`` it is taken as it is."""
+
+    model: Model = Model()
+    train: Train | None = Train()
+
+
+class Hint(Frozen):
+    """Names of the layers whose outputs are matched (FitNets), as in ``named_modules()``."""
+
+    teacher: str = "fusion"
+    student: str = "fusion"
+
+
+class Loss(Frozen):
+    """Weights of the distillation loss; ``temperature`` softens the logits."""
+
+    labels: float = Field(1.0, ge=0)
+    logits: float = Field(1.0, ge=0)
+    temperature: float = Field(2.0, gt=0)
+    features: float = Field(0.0, ge=0)
+    hint: Hint = Hint()
+
+    @model_validator(mode="after")
+    def _something(self) -> Loss:
+        if self.labels + self.logits + self.features == 0:
+            raise ValueError("every weight is 0: nothing would be learned")
+        return self
+
+
+class Controls(Frozen):
+    """The same student without a teacher on the same schedule, over ``seeds`` seeds: is the teacher worth it?"""
+
+    no_distillation: bool = True
+    seeds: int = Field(3, ge=1)
+
+
+class Distill(Frozen):
+    """The student, its loss and schedule. ``labels``: how many training labels the student stages may see."""
+
+    model: Model = Model()
+    labels: int | Literal["all"] = "all"
+    loss: Loss = Loss()
+    train: Train = Train()
+    controls: Controls = Controls()
+
+    @field_validator("labels")
+    @classmethod
+    def _positive(cls, labels: int | str) -> int | str:
+        if isinstance(labels, int) and labels < 1:
+            raise ValueError("must be 'all' or at least 1")
+        return labels
+
+
+class Prune(Frozen):
+    """Structured pruning. ``macs`` is the share of the parent's multiply-accumulates to keep."""
+
+    macs: float = Field(0.65, gt=0, lt=1)
+    round_to: int = Field(2, ge=1)
+    ignore: tuple[str, ...] = ()
+    train: Train = Train(epochs=10, learning_rate=1e-3)
+
+
+class Quantize(Frozen):
+    """Candidate precisions; kept are those that lose no more than ``max_drop`` against FP32 on validation.
+
+    ``max_subset_drop`` is the same for every subset of modalities; ``calibration`` the number of training samples.
+    """
+
+    candidates: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    max_drop: float = Field(0.01, ge=0)
+    max_subset_drop: float = Field(0.02, ge=0)
+    calibration: int = Field(300, ge=1)
+
+    @field_validator("candidates")
+    @classmethod
+    def _with_fp32(cls, candidates: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if "fp32" not in candidates or len(set(candidates)) != len(candidates):
+            raise ValueError("must hold 'fp32', to compare with, and each precision once")
+        return candidates
+
+
+class TargetOptions(Frozen):
+    """``precision``: taken where the target cannot be run here; ``max_batch``: the largest batch of its profile.
+
+    ``required: false`` leaves the target out, with a note, where its package is not installed.
+    """
+
+    precision: Precision | None = None
+    max_batch: int = Field(8, ge=1)
+    required: bool = True
+
+
+class Export(Frozen):
+    """The engines to build, by target."""
+
+    targets: dict[Target, TargetOptions] = {"onnxruntime-cpu": TargetOptions()}
+
+    @field_validator("targets")
+    @classmethod
+    def _with_the_graph(cls, targets: dict[Target, TargetOptions]) -> dict[Target, TargetOptions]:
+        if "onnxruntime-cpu" not in targets:
+            raise ValueError("must hold 'onnxruntime-cpu': its graph is the bundle's model.onnx")
+        return targets
+
+
+class Measure(Frozen):
+    """How latency is taken: one thread and spinning off are the honest default."""
+
+    batch: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)
+    runs: int = Field(1000, ge=20)
+    warmup: int = Field(50, ge=1)
+    bootstrap: int = Field(2000, ge=100)
+
+
+class Recipe(Frozen):
+    """A whole recipe. A stage whose section is missing is not run."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    data: Data
+    teacher: Teacher = Teacher()
+    distill: Distill | None = None
+    prune: Prune | None = None
+    quantize: Quantize | None = None
+    export: Export = Export()
+    measure: Measure = Measure()
+    gates: dict[str, dict[str, float]] = {}
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Recipe:
+        faults = [*self._modality_faults(), *self._gate_faults()]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _modality_faults(self) -> list[str]:
+        known = self.data.modalities
+        named: list[tuple[str, str]] = []
+        for stage, model in (("teacher", self.teacher.model), ("distill", self.distill and self.distill.model)):
+            if model:
+                named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
+                named += [(f"{stage}.model.encoders", name) for name in model.encoders]
+                named += [(f"{stage}.model.inputs", name) for name in model.inputs]
+        for stage, train in (("teacher", self.teacher.train), ("distill", self.distill and self.distill.train), ("prune", self.prune and self.prune.train)):
+            named += [(f"{stage}.train.augment", name) for name in (train.augment if train else ())]
+        return [f"{where}: the data has no modality {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}" for where, name in named if name not in known]
+
+    def _gate_faults(self) -> list[str]:
+        stages = self.stages
+        faults = [f"gates: the recipe has no stage {stage!r}{did_you_mean(stage, stages)}; it has {', '.join(stages)}" for stage in self.gates if stage not in stages]
+        for stage, limits in self.gates.items():
+            faults += [f"gates.{stage}: unknown figure {name!r}{did_you_mean(name, gate.FIGURES)}" for name in limits if not gate.known(name)]
+        return faults
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that a run has, in order."""
+        optional = [name for name in ("distill", "prune", "quantize") if getattr(self, name) is not None]
+        return ["teacher", *optional, *(f"export-{target}" for target in self.export.targets)]
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, every default written out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a YAML recipe; ``overrides`` are ``key.subkey=value``. Paths in it are relative to its folder.
+
+    Raises UsageError that lists every fault with its line.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("the recipe does not exist", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe cannot be read: {error}", where=str(path)) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise UsageError(f"the recipe is not valid YAML: {error.problem}", where=f"{path}:{mark.line + 1}" if mark else str(path)) from error
+    except YAMLError as error:
+        raise UsageError(f"the recipe is not valid YAML: {error}", where=str(path)) from error
+    if not isinstance(tree, Mapping):
+        raise UsageError("a recipe is a mapping of keys to values", where=str(path), todo="copy one of recipes/*.yaml")
+    values = _plain(tree)
+    for override in overrides:
+        _override(values, override)
+    return parse(values, where=path, tree=tree, folder=path.parent)
+
+
+def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path | None = None) -> Recipe:
+    """Validate plain values as a recipe. ``folder`` anchors its relative paths."""
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [line for fault in error.errors() for line in _fault_lines(fault, where, tree)]
+        count = len(lines)
+        raise UsageError(f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+    return _anchored(recipe, folder) if folder else recipe
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    def at(path: Path | None) -> Path | None:
+        return path and (folder / path.expanduser()).resolve()
+
+    def model(section: Any) -> Any:
+        return section and section.model_copy(update={"model": section.model.model_copy(update={"weights": at(section.model.weights)})})
+
+    data = recipe.data.model_copy(update={"manifest": at(recipe.data.manifest), "recordings": at(recipe.data.recordings)})
+    return recipe.model_copy(update={"data": data, "teacher": model(recipe.teacher), "distill": model(recipe.distill)})
+
+
+def _plain(value: Any) -> Any:
+    """ruamel's round-trip containers as plain ones."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UsageError(f"--set takes key=value, not {override!r}", todo="for example --set teacher.train.epochs=5")
+    *parents, last = dotted.split(".")
+    try:
+        value = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise UsageError(f"--set {dotted}: the value is not valid YAML: {text!r}") from error
+    for parent in parents:
+        values = values.setdefault(parent, {}) if values.get(parent) is not None else values.update({parent: {}}) or values[parent]
+        if not isinstance(values, dict):
+            raise UsageError(f"--set {dotted}: {parent!r} has no keys below it")
+    values[last] = value
+
+
+def _fault_lines(fault: Any, where: Path, tree: Any) -> list[str]:
+    # pydantic names a union's branch (an ImageSpec's tag, say) in the location; only what stands in the file is shown.
+    steps, node, line = [], tree, None
+    for step in fault["loc"]:
+        if isinstance(node, Mapping) and step in node:
+            line = node.lc.key(step)[0] + 1
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        elif tree is not None and fault["type"] not in ("missing", "extra_forbidden"):
+            continue
+        elif step in ("image", "audio", "tabular", "array") and steps and steps[-1] != "modalities":
+            continue
+        steps.append(str(step))
+    key = ".".join(steps)
+    place = f"{where}:{line}: " if line else f"{where}: "
+    match fault["type"]:
+        case "extra_forbidden":
+            messages = [f"unknown key '{key}'{did_you_mean(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"]
+        case "missing":
+            messages = [f"the key '{key}' is missing"]
+        case "value_error":
+            messages = [(f"{key}: " if key else "") + text for text in str(fault["ctx"]["error"]).splitlines()]
+        case _:
+            messages = [f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}"]
+    return [place + message for message in messages]
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """The keys that a section takes: walks the annotations along ``location``."""
+    candidates: list[type[BaseModel]] = [Recipe]
+    for step in location:
+        following: list[type[BaseModel]] = []
+        for model in candidates:
+            for name, field in model.model_fields.items():
+                if step in (name, field.alias):
+                    following += _models_in(field.annotation)
+        candidates = following or candidates  # a mapping's key or a union's tag leads no deeper
+    return [field.alias or name for model in candidates for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]

@@ -1,0 +1,44 @@
+"""The teacher: trained here, or taken as it is from the weights that the recipe names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmedge.artifact import Artifact
+from mmedge.errors import MmedgeError
+from mmedge.recipe import Teacher
+from mmedge.stages.trained import write_trained
+from mmedge.training.context import Context
+from mmedge.training.fit import Fitted, fit
+from mmedge.training.objectives import supervised
+
+
+def train(parent: Artifact | None, config: Teacher, context: Context, target: Path, key: str) -> Artifact:
+    """Train the teacher on all labels. ``parent`` is None: it is the root of the run."""
+    contract = context.contract(config.model)
+    samples, validation = (split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation))
+    torch.manual_seed(context.recipe.seed)
+    module = context.build(config.model, contract)
+    if config.train is None:
+        if config.model.weights is None:
+            raise MmedgeError("the teacher has neither a schedule nor weights", where="teacher", todo="name teacher.train or teacher.model.weights")
+        fitted = Fitted([], 0, ("taken from its weights, not trained here",))
+    else:
+        fitted = fit(
+            module,
+            supervised(contract, config.train),
+            contract,
+            samples,
+            validation,
+            config.train,
+            seed=context.recipe.seed,
+            view_seed=context.recipe.seed,
+            usable=np.flatnonzero(samples.labelled),
+            state=context.work / "teacher.safetensors",
+            task="training the teacher",
+            progress=context.progress,
+        )
+    return write_trained(module, contract, fitted, context=context, model=config.model, stage="teacher", target=target, key=key, parent=None)

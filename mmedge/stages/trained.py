@@ -1,0 +1,80 @@
+"""What every stage that ends in a torch model writes: weights, history, and the verified graph that is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+from torch import nn
+
+from mmedge.artifact import Artifact, creating, read
+from mmedge.data.samples import Samples
+from mmedge.errors import MismatchError
+from mmedge.graph.export import Agreement, compare, export
+from mmedge.measure.cost import macs, params
+from mmedge.measure.quality import predict_graph, predict_module
+from mmedge.models import load
+from mmedge.recipe import Model
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.spec import Contract, subsets
+from mmedge.training.context import Context
+from mmedge.training.fit import Fitted
+
+GRAPH = "model.onnx"
+# Largest difference from torch that an FP32 graph may have, relative to the largest output.
+_TOLERANCE = 1e-4
+
+
+def write_trained(
+    module: nn.Module,
+    contract: Contract,
+    fitted: Fitted,
+    *,
+    context: Context,
+    model: Model,
+    stage: str,
+    target: Path,
+    key: str,
+    parent: Artifact | None,
+    history: list[Any] | None = None,
+    notes: tuple[str, ...] = (),
+    more: dict[str, Any] | None = None,
+    write: Callable[[Path], None] = lambda folder: None,
+) -> Artifact:
+    """Write the artifact of a trained model; its ``model.onnx`` is proved equal to the module on validation samples."""
+    with creating(target, stage=stage, key=key, parent=parent.sha256 if parent else None) as (folder, meta):
+        context.progress.say(f"{stage}: exporting the graph and comparing it with torch")
+        load.save(module, folder, history or [])
+        export(module, contract, folder / GRAPH)
+        agreements = verify(module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities)))
+        (folder / "training.json").write_text(json.dumps(fitted.history, indent=1))
+        write(folder)
+        meta |= {
+            "contract": contract.model_dump(mode="json", by_alias=True),
+            "model": model.model_dump(mode="json"),
+            "params": params(module),
+            "macs": macs(module, contract),
+            "notes": [*notes, *fitted.notes],
+            "verification": [agreement.record() for agreement in agreements],
+            "recipe": context.recipe.resolved(),
+            **(more or {}),
+        }
+    return read(target)
+
+
+def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples) -> list[Agreement]:
+    """Compare the graph with the module for every subset of modalities; raises MismatchError on a miss."""
+    run = onnxruntime_cpu.session(graph)
+    names = tuple(contract.modalities)
+    agreements = []
+    for chosen in subsets(names):
+        present = samples.present & np.array([name in chosen for name in names])
+        present = np.where(present.any(axis=1, keepdims=True), present, samples.present)
+        expected, actual = predict_module(module, contract, samples, present), predict_graph(run, contract, samples, present)
+        agreement = compare("+".join(chosen), expected, actual)
+        if not agreement.max_abs <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise MismatchError(f"the exported graph differs from the model by {agreement.max_abs:.3g} with {agreement.subset}", where=str(graph), todo="the model may behave otherwise in training mode, or depend on its batch")
+        agreements.append(agreement)
+    return agreements

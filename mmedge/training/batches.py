@@ -1,0 +1,102 @@
+"""Which samples, which view of them and which modalities a training step sees: all of it a function of seed and epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmedge.data.samples import Samples
+from mmedge.recipe import Augment, Train
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout."""
+
+    index: np.ndarray
+    view: int
+    inputs: dict[str, Tensor]
+    present: Tensor
+    targets: Tensor
+
+
+def steps_per_epoch(samples: Samples, train: Train) -> int:
+    """An epoch is as many steps as all samples fill, labelled or not, so that schedules with and without a teacher agree."""
+    return max(1, len(samples) // train.batch_size)
+
+
+def batches(samples: Samples, train: Train, *, seed: int, view_seed: int, epoch: int, usable: np.ndarray) -> Iterator[Batch]:
+    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other."""
+    rng = np.random.default_rng([seed, epoch])
+    size = min(train.batch_size, len(samples))
+    steps = steps_per_epoch(samples, train)
+    rounds = -(-steps * size // len(usable))
+    order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
+    view = epoch % train.views
+    for index in order.reshape(steps, size):
+        inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
+        present = drop_modalities(samples.present[index], train.modality_dropout, rng)
+        yield Batch(index, view, inputs, torch.from_numpy(present), torch.from_numpy(samples.targets[index]))
+
+
+def view_of(samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int) -> dict[str, Tensor]:
+    """{modality: float32 [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
+    return {
+        name: torch.from_numpy(_augmented(x[index], augment[name], index, view_seed, view, len(samples)) if name in augment else x[index])
+        for name, x in samples.inputs.items()
+    }
+
+
+def drop_modalities(available: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """bool [batch, M]: with probability ``share`` a sample keeps a random proper subset of its modalities (never none).
+
+    Modality dropout as in ModDrop (Neverova et al. 2016), over whole subsets instead of single modalities.
+    """
+    count = available.shape[1]
+    if count == 1 or share == 0:
+        return available
+    proper = np.array([[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)])
+    kept = available & proper[rng.integers(len(proper), size=len(available))]
+    dropped = (rng.random(len(available)) < share) & kept.any(axis=1)
+    return np.where(dropped[:, None], kept, available)
+
+
+def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, view: int, total: int) -> np.ndarray:
+    """Shift with the edge repeated, mask bands (SpecAugment, Park et al. 2019) with the training mean, add noise."""
+    # Drawn for the whole split and then indexed: a row's view does not depend on the batch it comes in.
+    draws = np.random.default_rng([seed, view, 7]).random((total, 6))[index]
+    if augment.shift and x.ndim >= 2:
+        x = _shifted(x, augment.shift, draws[:, 0], axis=x.ndim - 1)
+    if augment.shift_rows and x.ndim >= 3:
+        x = _shifted(x, augment.shift_rows, draws[:, 1], axis=x.ndim - 2)
+    if augment.mask and x.ndim >= 2:
+        x = _masked(x, augment.mask, draws[:, 2:4], axis=x.ndim - 1)
+    if augment.mask_rows and x.ndim >= 3:
+        x = _masked(x, augment.mask_rows, draws[:, 4:6], axis=x.ndim - 2)
+    if augment.noise:
+        noise = np.stack([np.random.default_rng([seed, view, int(row)]).standard_normal(x.shape[1:], np.float32) for row in index])
+        x = x + np.float32(augment.noise) * noise
+    return x
+
+
+def _shifted(x: np.ndarray, most: int, draw: np.ndarray, axis: int) -> np.ndarray:
+    offset = np.floor(draw * (2 * most + 1)).astype(np.int64) - most
+    place = np.clip(np.arange(x.shape[axis]) - offset[:, None], 0, x.shape[axis] - 1)
+    return np.take_along_axis(x, place.reshape(_along(x, axis)), axis=axis)
+
+
+def _masked(x: np.ndarray, widest: int, draws: np.ndarray, axis: int) -> np.ndarray:
+    width = np.floor(draws[:, :1] * (widest + 1))
+    start = draws[:, 1:] * (x.shape[axis] - width)
+    place = np.arange(x.shape[axis])
+    hidden = (place >= start) & (place < start + width)
+    return np.where(hidden.reshape(_along(x, axis)), np.float32(0), x)
+
+
+def _along(x: np.ndarray, axis: int) -> tuple[int, ...]:
+    return tuple(x.shape[a] if a in (0, axis) else 1 for a in range(x.ndim))

@@ -1,0 +1,56 @@
+"""What a stage is given beside its parent and its own section of the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mmedge.artifact import Artifact
+from mmedge.data.samples import Dataset
+from mmedge.data.source import load_attribute
+from mmedge.models import load
+from mmedge.progress import Progress
+from mmedge.recipe import Model, Recipe
+from mmedge.spec import Contract
+
+
+@dataclass(frozen=True)
+class Context:
+    """``work``: a folder for what an interrupted stage needs to go on; ``code``: where a user's modules are imported from.
+
+    ``teacher`` is the artifact that teaches (absent while the teacher itself is trained). Stages choose by
+    ``dataset.train`` and ``dataset.validation`` only.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    work: Path
+    code: Path
+    progress: Progress
+    teacher: Artifact | None = None
+
+    def build(self, section: Model, contract: Contract) -> nn.Module:
+        """A fresh model of a recipe's section, checked against the contract."""
+        module = load.build(section, contract, factory=self.factory(section), means=self._means(contract))
+        load.check_forward(module, contract, section.factory or "the built-in network")
+        return module
+
+    def rebuild(self, artifact: Artifact, weights: str = load.WEIGHTS) -> nn.Module:
+        """The model of an artifact, in evaluation mode."""
+        return load.rebuild(artifact, self.factory(Model.model_validate(artifact.meta.get("model", {}))), weights)
+
+    def factory(self, section: Model) -> Any:
+        return load_attribute(section.factory, self.code) if section.factory else None
+
+    def contract(self, section: Model) -> Contract:
+        """The data's contract, or the part of it that the model takes."""
+        whole = self.dataset.contract
+        return whole.only(section.modalities) if section.modalities else whole
+
+    def _means(self, contract: Contract) -> dict[str, np.ndarray]:
+        train = self.dataset.train.only(tuple(contract.modalities))
+        return {name: x[train.present[:, index]].mean(axis=0, dtype=np.float64).astype(np.float32) for index, (name, x) in enumerate(train.inputs.items())}

@@ -1,0 +1,40 @@
+"""Losses: pure functions of tensors. Each names its source and returns the mean over the batch (a scalar)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def label_loss(output: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy (int64 targets) or squared error (float targets) over the labelled samples of a batch.
+
+    ``output``: float [batch, outputs]; ``targets``: int64 [batch], -1 unlabelled, or float [batch], NaN unlabelled. The
+    sum over labelled samples is divided by the whole batch, so that a few labels do not outweigh many soft targets.
+    """
+    if targets.is_floating_point():
+        known = ~torch.isnan(targets)
+        errors = (output[:, 0] - torch.where(known, targets, 0.0)) ** 2
+        return (errors * known).sum() / len(targets)
+    return F.cross_entropy(output, targets, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / len(targets)
+
+
+def logit_loss(student: Tensor, teacher: Tensor, temperature: float, task: str) -> Tensor:
+    """Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network": KL divergence at a temperature, times T^2.
+
+    ``student``, ``teacher``: float [batch, outputs]. For regression, the squared error to the teacher's value.
+    """
+    if task == "regression":
+        return F.mse_loss(student, teacher)
+    soft = F.log_softmax(teacher / temperature, dim=1)
+    return F.kl_div(F.log_softmax(student / temperature, dim=1), soft, reduction="batchmean", log_target=True) * temperature**2
+
+
+def feature_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Romero et al. 2015, "FitNets": the student's projected hint against the teacher's, each scaled to unit length.
+
+    Unit length (as in attention transfer, Zagoruyko & Komodakis 2017) makes the weight independent of the layers' scale.
+    ``projected``, ``teacher``: float [batch, features].
+    """
+    return (F.normalize(projected, dim=1) - F.normalize(teacher, dim=1)).square().sum(dim=1).mean()
