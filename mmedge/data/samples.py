@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import polars
@@ -39,21 +39,30 @@ class Samples:
     @property
     def labelled(self) -> np.ndarray:
         """bool [N]."""
-        return self.targets >= 0 if self.targets.dtype.kind == "i" else ~np.isnan(self.targets)
+        known: np.ndarray = self.targets >= 0 if self.targets.dtype.kind == "i" else ~np.isnan(self.targets)
+        return known
 
     def only(self, modalities: Sequence[str]) -> Samples:
         """The same samples with some of the modalities, for a model that takes fewer."""
         chosen = [index for index, name in enumerate(self.inputs) if name in modalities]
-        return replace(self, inputs={name: x for name, x in self.inputs.items() if name in modalities}, present=self.present[:, chosen])
+        return replace(
+            self,
+            inputs={name: x for name, x in self.inputs.items() if name in modalities},
+            present=self.present[:, chosen],
+        )
 
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
         known = np.flatnonzero(self.labelled)
         if count > len(known):
-            raise MmedgeError(f"{count} labels are asked for, the training split has {len(known)}", where="distill.labels")
+            raise MmedgeError(
+                f"{count} labels are asked for, the training split has {len(known)}", where="distill.labels"
+            )
         rng = np.random.default_rng(seed)
         if self.targets.dtype.kind == "i":
-            of_class = [rng.permutation(known[self.targets[known] == label]) for label in np.unique(self.targets[known])]
+            of_class = [
+                rng.permutation(known[self.targets[known] == label]) for label in np.unique(self.targets[known])
+            ]
             rank = np.concatenate([np.arange(len(rows)) for rows in of_class])
             known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
         else:
@@ -78,16 +87,25 @@ class Dataset:
 def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dataset:
     """Write the manifests to ``out/data``, preprocess what they name, and return it; what is already there is reused."""
     folder, stamp = out / "data", out / "data" / "source.json"
-    key = hash_json({"data": recipe.data.model_dump(mode="json"), "seed": recipe.seed, "source": _source_state(recipe.data)})
+    key = hash_json(
+        {"data": recipe.data.model_dump(mode="json"), "seed": recipe.seed, "source": _source_state(recipe.data)}
+    )
     if not stamp.is_file() or key not in stamp.read_text():
         write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
         write_json(stamp, {"key": key})
-    tables = {split: read_table(folder / f"{split}.csv") if (folder / f"{split}.csv").stat().st_size else polars.DataFrame() for split in SPLITS}
+    tables = {
+        split: read_table(folder / f"{split}.csv") if (folder / f"{split}.csv").stat().st_size else polars.DataFrame()
+        for split in SPLITS
+    }
     contract, classes = _contract(recipe.data, tables)
     digest = hash_json([key, {split: _content(table, folder, contract) for split, table in tables.items()}])
     contract, inputs = _tensors(contract, tables, folder, out / ".work" / "tensors" / digest[:16], progress)
     splits = {split: _samples(split, table, inputs[split], contract, classes) for split, table in tables.items()}
-    source = tables["test"]["source"][0] if "source" in tables["test"].columns else (recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name))
+    source = (
+        tables["test"]["source"][0]
+        if "source" in tables["test"].columns
+        else (recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name))
+    )
     return Dataset(contract, splits["train"], splits["validation"], splits["test"], digest, source)
 
 
@@ -106,19 +124,35 @@ def _source_state(data: Data) -> str:
 def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract, dict[str, int]]:
     for split, table in tables.items():
         if table.is_empty():
-            raise MmedgeError(f"the {split} split is empty", where=f"data/{split}.csv", todo="correct data.split or data.ratios, or add rows")
+            raise MmedgeError(
+                f"the {split} split is empty",
+                where=f"data/{split}.csv",
+                todo="correct data.split or data.ratios, or add rows",
+            )
         if table[data.target].null_count() == table.height:
-            raise MmedgeError(f"no sample of the {split} split has a label", where=f"data/{split}.csv, column {data.target}")
+            raise MmedgeError(
+                f"no sample of the {split} split has a label", where=f"data/{split}.csv, column {data.target}"
+            )
     if data.task == "regression":
         return Contract(task="regression", modalities=data.modalities, output="value"), {}
     labels = sorted(set(tables["train"][data.target].drop_nulls()))
     if len(labels) < 2:
-        raise MmedgeError(f"the training split has one class only: {labels[0]!r}", where=f"data/train.csv, column {data.target}", todo="classification needs two")
+        raise MmedgeError(
+            f"the training split has one class only: {labels[0]!r}",
+            where=f"data/train.csv, column {data.target}",
+            todo="classification needs two",
+        )
     for split in ("validation", "test"):
         for sample, label in tables[split].select("id", data.target).iter_rows():
             if label is not None and label not in labels:
-                raise MmedgeError(f"label {label!r} of a {split} sample is not in the training split", where=f"sample {sample}", todo="correct the label or the split")
-    return Contract(task="classification", modalities=data.modalities, labels=tuple(labels)), {label: index for index, label in enumerate(labels)}
+                raise MmedgeError(
+                    f"label {label!r} of a {split} sample is not in the training split",
+                    where=f"sample {sample}",
+                    todo="correct the label or the split",
+                )
+    return Contract(task="classification", modalities=data.modalities, labels=tuple(labels)), {
+        label: index for index, label in enumerate(labels)
+    }
 
 
 def _content(table: polars.DataFrame, folder: Path, contract: Contract) -> list[str]:
@@ -132,18 +166,25 @@ def _content(table: polars.DataFrame, folder: Path, contract: Contract) -> list[
                     try:
                         digests.append(sha256_of(folder / cell))
                     except OSError as error:
-                        raise MmedgeError(f"a file of the manifest cannot be read: {error.strerror}", where=f"sample {sample}, column {column}: {folder / cell}") from error
+                        raise MmedgeError(
+                            f"a file of the manifest cannot be read: {error.strerror}",
+                            where=f"sample {sample}, column {column}: {folder / cell}",
+                        ) from error
     return digests
 
 
-def _tensors(contract: Contract, tables: dict[str, polars.DataFrame], folder: Path, cache: Path, progress: Progress) -> tuple[Contract, dict[str, dict[str, np.ndarray]]]:
+def _tensors(
+    contract: Contract, tables: dict[str, polars.DataFrame], folder: Path, cache: Path, progress: Progress
+) -> tuple[Contract, dict[str, dict[str, np.ndarray]]]:
     fitted: dict[str, ModalitySpec] = {}
     inputs: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for name, spec in contract.modalities.items():
         stored = cache / f"{name}.spec.json"
         if not stored.is_file():
             raw = {split: _raw(name, spec, table, folder, progress) for split, table in tables.items()}
-            fitted[name] = preprocess.fit_statistics(spec, (x for x, row in zip(raw["train"], _has(name, spec, tables["train"])) if row))
+            fitted[name] = preprocess.fit_statistics(
+                spec, (x for x, row in zip(raw["train"], _has(name, spec, tables["train"])) if row)
+            )
             for split in SPLITS:
                 values = raw[split]
                 for index, there in enumerate(_has(name, spec, tables[split])):
@@ -160,7 +201,9 @@ def _tensors(contract: Contract, tables: dict[str, polars.DataFrame], folder: Pa
 
 def _has(name: str, spec: ModalitySpec, table: polars.DataFrame) -> np.ndarray:
     """bool [N]: whether every cell that the modality reads is there."""
-    return table.select(polars.all_horizontal(polars.col(column).is_not_null() for column in columns_of(name, spec)))[:, 0].to_numpy()
+    return table.select(polars.all_horizontal(polars.col(column).is_not_null() for column in columns_of(name, spec)))[
+        :, 0
+    ].to_numpy()
 
 
 def _raw(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Path, progress: Progress) -> np.ndarray:
@@ -171,7 +214,9 @@ def _raw(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Path, p
         if None in cells:
             continue
         try:
-            out[index] = preprocess.raw_features(spec, cells if isinstance(spec, TabularSpec) else folder / cells[0], name)
+            out[index] = preprocess.raw_features(
+                spec, cells if isinstance(spec, TabularSpec) else folder / cells[0], name
+            )
             if not np.isfinite(out[index]).all():
                 raise MmedgeError("NaN or infinite values")
         except MmedgeError as error:
@@ -180,12 +225,22 @@ def _raw(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Path, p
             progress.step(f"preprocessing {name}", index + 1, table.height)
     if faults:
         more = f" (and {len(faults) - 1} more such samples)" if len(faults) > 1 else ""
-        raise MmedgeError(faults[0].what + more, where=faults[0].where, todo="mend the files, or empty their cells: the modality is then missing for that sample")
+        raise MmedgeError(
+            faults[0].what + more,
+            where=faults[0].where,
+            todo="mend the files, or empty their cells: the modality is then missing for that sample",
+        )
     return out
 
 
-def _samples(split: str, table: polars.DataFrame, inputs: dict[str, np.ndarray], contract: Contract, classes: dict[str, int]) -> Samples:
-    target = next(column for column in table.columns if column not in ("id", "group", "source") and column not in _modality_columns(contract))
+def _samples(
+    split: str, table: polars.DataFrame, inputs: dict[str, np.ndarray], contract: Contract, classes: dict[str, int]
+) -> Samples:
+    target = next(
+        column
+        for column in table.columns
+        if column not in ("id", "group", "source") and column not in _modality_columns(contract)
+    )
     if contract.task == "classification":
         targets = np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
     else:
@@ -193,14 +248,23 @@ def _samples(split: str, table: polars.DataFrame, inputs: dict[str, np.ndarray],
         wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()
         if wrong.any():
             row = int(wrong.arg_max() or 0)
-            raise MmedgeError(f"the target {table[target][row]!r} is not a finite number", where=f"sample {table['id'][row]}, column {target}")
+            raise MmedgeError(
+                f"the target {table[target][row]!r} is not a finite number",
+                where=f"sample {table['id'][row]}, column {target}",
+            )
         targets = values.fill_null(float("nan")).to_numpy().astype(np.float32)
     present = np.stack([_has(name, spec, table) for name, spec in contract.modalities.items()], axis=1)
     empty = np.flatnonzero(~present.any(axis=1))
     if len(empty):
-        raise MmedgeError(f"{len(empty)} samples have no modality at all", where=f"sample {table['id'][int(empty[0])]}", todo="remove the rows")
+        raise MmedgeError(
+            f"{len(empty)} samples have no modality at all",
+            where=f"sample {table['id'][int(empty[0])]}",
+            todo="remove the rows",
+        )
     groups = table["group"].fill_null("").to_numpy() if "group" in table.columns else np.arange(table.height)
-    return Samples(split, tuple(table["id"]), inputs, present, targets, np.unique(groups, return_inverse=True)[1].astype(np.int64))
+    return Samples(
+        split, tuple(table["id"]), inputs, present, targets, np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    )
 
 
 def _modality_columns(contract: Contract) -> set[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars
@@ -49,12 +50,18 @@ def load_attribute(name: str, folder: Path) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):
-            raise UsageError(f"no module {module_name!r}", where=name, todo=f"put {module_name}.py beside the recipe ({folder}), or install it") from error
+            raise UsageError(
+                f"no module {module_name!r}",
+                where=name,
+                todo=f"put {module_name}.py beside the recipe ({folder}), or install it",
+            ) from error
         raise
     finally:
         sys.path.remove(str(folder))
     if not hasattr(module, attribute):
-        raise UsageError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}", where=name)
+        raise UsageError(
+            f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}", where=name
+        )
     return getattr(module, attribute)
 
 
@@ -69,7 +76,9 @@ def read_table(path: Path) -> polars.DataFrame:
             case ".jsonl" | ".ndjson":
                 table = polars.read_ndjson(path, infer_schema_length=None)
             case _:
-                table = polars.read_csv(path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ",")
+                table = polars.read_csv(
+                    path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ","
+                )
     except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise MmedgeError(f"the manifest cannot be read: {str(error).splitlines()[0]}", where=str(path)) from error
     table = table.select(polars.all().cast(polars.String).replace("", None))
@@ -88,24 +97,40 @@ def _from_table(table: polars.DataFrame, data: Data, seed: int) -> dict[str, pol
             _require_column(table, column, f"data.modalities.{name}", data.manifest)
     folder = data.manifest.parent
     paths = [columns_of(name, spec)[0] for name, spec in data.modalities.items() if not isinstance(spec, TabularSpec)]
-    table = table.with_columns(polars.col(column).map_elements(lambda cell: str((folder / cell).resolve()), return_dtype=polars.String) for column in paths)
+    table = table.with_columns(
+        polars.col(column).map_elements(lambda cell: str((folder / cell).resolve()), return_dtype=polars.String)
+        for column in paths
+    )
     ids = table[data.id] if data.id else polars.Series([f"row-{number}" for number in range(1, table.height + 1)])
     if ids.n_unique() != table.height or ids.null_count():
-        raise MmedgeError("the sample ids are not unique, or some are empty", where=f"{data.manifest}, column {data.id}")
+        raise MmedgeError(
+            "the sample ids are not unique, or some are empty", where=f"{data.manifest}, column {data.id}"
+        )
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)] + [data.target]
-    out = table.select(ids.alias("id"), *[polars.col(column) for column in dict.fromkeys(kept)], *([polars.col(data.group).alias("group")] if data.group else []))
+    out = table.select(
+        ids.alias("id"),
+        *[polars.col(column) for column in dict.fromkeys(kept)],
+        *([polars.col(data.group).alias("group")] if data.group else []),
+    )
     split = table[data.split] if data.split else _split(out, data, seed)
     if data.split:
         split = split.replace({"val": "validation", "valid": "validation", "dev": "validation"})
         unknown = sorted({value for value in split if value not in SPLITS}, key=str)
         if unknown:
-            raise MmedgeError(f"unknown split {unknown[0]!r}", where=f"{data.manifest}, column {data.split}", todo=f"use {', '.join(SPLITS)}")
+            raise MmedgeError(
+                f"unknown split {unknown[0]!r}",
+                where=f"{data.manifest}, column {data.split}",
+                todo=f"use {', '.join(SPLITS)}",
+            )
     return {name: out.filter(split == name) for name in SPLITS}
 
 
 def _require_column(table: polars.DataFrame, column: str | None, key: str, manifest: Path) -> None:
     if column is not None and column not in table.columns:
-        raise MmedgeError(f"no column {column!r}{did_you_mean(column, table.columns)}; there are {', '.join(table.columns)}", where=f"{manifest}, named by {key}")
+        raise MmedgeError(
+            f"no column {column!r}{did_you_mean(column, table.columns)}; there are {', '.join(table.columns)}",
+            where=f"{manifest}, named by {key}",
+        )
 
 
 def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
@@ -124,7 +149,9 @@ def _split(table: polars.DataFrame, data: Data, seed: int) -> polars.Series:
         strata = [units]
     elif data.task == "classification":
         labels = table[data.target].fill_null("").to_numpy()
-        strata = [[np.array([row]) for row in rng.permutation(np.flatnonzero(labels == label))] for label in np.unique(labels)]
+        strata = [
+            [np.array([row]) for row in rng.permutation(np.flatnonzero(labels == label))] for label in np.unique(labels)
+        ]
     else:
         strata = [[np.array([row]) for row in rng.permutation(table.height)]]
     for units in strata:
@@ -136,7 +163,9 @@ def _split(table: polars.DataFrame, data: Data, seed: int) -> polars.Series:
     return polars.Series(assigned.tolist())
 
 
-def _from_dataset(build: Callable[..., Any], split: str, data: Data, folder: Path, progress: Progress) -> polars.DataFrame:
+def _from_dataset(
+    build: Callable[..., Any], split: str, data: Data, folder: Path, progress: Progress
+) -> polars.DataFrame:
     """Rows of a user's map-style dataset: ``build(split, **args)[i] -> {modality: path or array, target: ..., id?, group?}``."""
     dataset = build(split, **data.args)
     rows: list[dict[str, str | None]] = []
@@ -157,14 +186,18 @@ def _from_dataset(build: Callable[..., Any], split: str, data: Data, folder: Pat
     return polars.DataFrame(rows, infer_schema_length=None)
 
 
-def _cells(modality: str, spec: ModalitySpec, value: Any, folder: Path, stem: str, sample: str) -> dict[str, str | None]:
+def _cells(
+    modality: str, spec: ModalitySpec, value: Any, folder: Path, stem: str, sample: str
+) -> dict[str, str | None]:
     columns = columns_of(modality, spec)
     if value is None:
         return dict.fromkeys(columns)
     if isinstance(spec, TabularSpec):
         values = [value[column] for column in columns] if isinstance(value, Mapping) else list(value)
         if len(values) != len(columns):
-            raise MmedgeError(f"{modality} has {len(values)} values for {len(columns)} columns", where=f"sample {sample}")
+            raise MmedgeError(
+                f"{modality} has {len(values)} values for {len(columns)} columns", where=f"sample {sample}"
+            )
         return {column: None if cell is None else str(cell) for column, cell in zip(columns, values)}
     if isinstance(value, (str, Path)):
         return {columns[0]: str(Path(value).resolve())}
@@ -181,7 +214,9 @@ def _cells(modality: str, spec: ModalitySpec, value: Any, folder: Path, stem: st
             samples, rate = value if isinstance(value, tuple) else (value, spec.sample_rate)
             soundfile.write(path := path.with_suffix(".wav"), np.asarray(samples, np.float32), rate, subtype="FLOAT")
         case ImageSpec():
-            raise MmedgeError(f"{modality} must be uint8 pixels, not {np.asarray(value).dtype}", where=f"sample {sample}")
+            raise MmedgeError(
+                f"{modality} must be uint8 pixels, not {np.asarray(value).dtype}", where=f"sample {sample}"
+            )
         case _:
             np.save(path := path.with_suffix(".npy"), np.asarray(value, np.float32))
     return {columns[0]: path.relative_to(folder).as_posix()}

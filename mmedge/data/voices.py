@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from mmedge.errors import MissingDependency, MmedgeError
 RATE = 8000
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Official test split of the Free Spoken Digit Dataset: takes 0-4. Validation takes the next five.
-_TEST_TAKES, _VALIDATION_TAKES = range(0, 5), range(5, 10)
+_TEST_TAKES, _VALIDATION_TAKES = range(5), range(5, 10)
 _ACCENTS = ("en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 _SYNTHETIC = {"train": 2400, "validation": 300, "test": 300}
 
@@ -36,7 +36,11 @@ def load_recordings(folder: Path) -> list[Recording]:
     import soxr
 
     if not folder.is_dir():
-        raise MmedgeError("the folder of recordings does not exist", where=str(folder), todo="correct data.recordings or MMEDGE_RECORDINGS")
+        raise MmedgeError(
+            "the folder of recordings does not exist",
+            where=str(folder),
+            todo="correct data.recordings or MMEDGE_RECORDINGS",
+        )
     recordings: list[Recording] = []
     for path in sorted(folder.glob("*.wav")):
         named = re.fullmatch(r"(\d)_(.+)_(\d+)", path.stem)
@@ -54,7 +58,11 @@ def load_recordings(folder: Path) -> list[Recording]:
         spoken = {r.digit for r in recordings if r.split == split}
         if spoken != set(range(10)):
             absent = sorted(set(range(10)) - spoken)
-            raise MmedgeError(f"no {split} recording of digits {absent}", where=str(folder), todo="each split needs every digit: takes 0-4 test, 5-9 validation, 10 and up training")
+            raise MmedgeError(
+                f"no {split} recording of digits {absent}",
+                where=str(folder),
+                todo="each split needs every digit: takes 0-4 test, 5-9 validation, 10 and up training",
+            )
     return recordings
 
 
@@ -78,13 +86,17 @@ def synthesize_recordings(seed: int, progress: Callable[[int, int], None]) -> li
         index, wanted = 0, len(recordings) + count
         while len(recordings) < wanted:
             accent, variant = voice_of_split[(index // 10) % len(voice_of_split)]
-            spoken = say(DIGITS[index % 10], f"{accent}+{variant}", int(rng.integers(140, 240)), int(rng.integers(30, 75)))
+            spoken = say(
+                DIGITS[index % 10], f"{accent}+{variant}", int(rng.integers(140, 240)), int(rng.integers(30, 75))
+            )
             index += 1
             samples = soxr.resample(spoken, rate, RATE) if len(spoken) else spoken
             loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max()) if len(samples) else samples
             if len(loud) < RATE // 20:  # a few variants are mute for a word
                 continue
-            recordings.append(Recording((index - 1) % 10, split, f"{accent}+{variant}", samples[loud[0] : loud[-1] + 1]))
+            recordings.append(
+                Recording((index - 1) % 10, split, f"{accent}+{variant}", samples[loud[0] : loud[-1] + 1])
+            )
             progress(len(recordings), total)
     return recordings
 
@@ -103,7 +115,7 @@ def _espeak() -> tuple[Callable[[str, str, int, int], np.ndarray], int, list[str
     chunks: list[np.ndarray] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    def collect(wave, count, _events):  # noqa: ANN001, ANN202 (the C callback's signature)
+    def collect(wave, count, _events):
         if wave and count > 0:
             chunks.append(np.ctypeslib.as_array(wave, shape=(count,)).astype(np.float32) / 32768)
         return 0

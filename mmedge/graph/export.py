@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
+from mmedge.graph.trace import example
 from mmedge.spec import Contract
 
 OPSET = 20
@@ -40,7 +41,8 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
 
     names = [*contract.modalities, "present"]
     # A batch of two: at one, the exporter would take the batch axis for a constant.
-    inputs = tuple(torch.zeros(2, *spec.shape) for spec in contract.modalities.values()) + (torch.ones(2, len(contract.modalities), dtype=torch.bool),)
+    traced = example(contract, batch=2)
+    inputs = tuple(traced[name] for name in names)
     batch = torch.export.Dim("batch", min=1, max=65536)
     try:
         with _quiet():
@@ -55,8 +57,14 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter's failures share no base class
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("=")), type(error).__name__)
-        raise MmedgeError(f"the model cannot be exported to ONNX: {reason}", todo="avoid Python control flow that depends on tensor values; --debug shows the exporter's whole report") from error
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("=")),
+            type(error).__name__,
+        )
+        raise MmedgeError(
+            f"the model cannot be exported to ONNX: {reason}",
+            todo="avoid Python control flow that depends on tensor values; --debug shows the exporter's whole report",
+        ) from error
     assert program is not None
     model = strip(program.model_proto)
     _check_batch(model)
@@ -80,14 +88,21 @@ def strip(model: Any) -> Any:
 def _check_batch(model: Any) -> None:
     frozen = [value.name for value in model.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
     if frozen:
-        raise MmedgeError(f"the export froze the batch size of {', '.join(frozen)}", todo="look for .squeeze(), .view(1, ...) or a Python loop over the batch in the model")
+        raise MmedgeError(
+            f"the export froze the batch size of {', '.join(frozen)}",
+            todo="look for .squeeze(), .view(1, ...) or a Python loop over the batch in the model",
+        )
 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
     """The exporter prints and warns about its own internals; faults still come as exceptions."""
     level = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:

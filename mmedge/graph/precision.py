@@ -8,7 +8,20 @@ from pathlib import Path
 import numpy as np
 
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
-_INT8_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearAveragePool")
+_INT8_KERNELS = (
+    "QLinearConv",
+    "QLinearMatMul",
+    "QGemm",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "ConvInteger",
+    "QLinearAdd",
+    "QLinearMul",
+    "QLinearConcat",
+    "QLinearGlobalAveragePool",
+    "QLinearAveragePool",
+)
 
 
 def to_fp16(graph: Path, target: Path) -> None:
@@ -43,7 +56,10 @@ def to_symmetric(graph: Path, target: Path) -> int:
             continue
         if zero.name not in changed and numpy_helper.to_array(zero).any():
             raise ValueError(f"{node.name} has a zero point other than 0")
-        for tensor, value in ((scale, numpy_helper.to_array(scale) * np.float32(255 / 127)), (zero, np.zeros(tuple(zero.dims), np.int8))):
+        for tensor, value in (
+            (scale, numpy_helper.to_array(scale) * np.float32(255 / 127)),
+            (zero, np.zeros(tuple(zero.dims), np.int8)),
+        ):
             if tensor.name not in changed:
                 tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, value.dtype), tensor.name))
                 changed.add(tensor.name)
@@ -70,5 +86,3 @@ def int8_kernels(graph: Path, folder: Path) -> dict[str, int]:
     finally:
         optimized.unlink(missing_ok=True)
     return {name: counts[name] for name in _INT8_KERNELS if counts[name]}
-
-

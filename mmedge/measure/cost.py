@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmedge.models.load import example
+from mmedge.graph.trace import example
 from mmedge.spec import Contract
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmedge.data.samples import Dataset
-from mmedge.measure.quality import predict_graph, quality, subset_scores
+from mmedge.measure.quality import graph_predictor, quality, subset_scores
 from mmedge.recipe import Measure
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
@@ -22,14 +20,9 @@ def figures(graph: Path, contract: Contract, dataset: Dataset, measure: Measure,
     out: dict[str, Any] = {}
     for field, split in (("quality_validation", dataset.validation), ("quality", dataset.test)):
         samples = split.only(tuple(contract.modalities))
-        seen: dict[bytes, np.ndarray] = {}
-
-        def predict(present: np.ndarray) -> np.ndarray:
-            key = present.tobytes()
-            if key not in seen:
-                seen[key] = predict_graph(run, contract, samples, present)
-            return seen[key]
-
-        out[field] = quality(contract, predict(samples.present), samples, resamples=measure.bootstrap, seed=seed).record()
+        predict = graph_predictor(run, contract, samples)
+        out[field] = quality(
+            contract, predict(samples.present), samples, resamples=measure.bootstrap, seed=seed
+        ).record()
         out["subsets" if field == "quality" else "subsets_validation"] = subset_scores(contract, samples, predict)
     return out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,15 @@ from mmedge.measure.quality import bootstrap_rows, quality, score
 from mmedge.spec import Contract
 
 
-def gain(contract: Contract, distilled: Sequence[np.ndarray], control: Sequence[np.ndarray], samples: Samples, *, resamples: int, seed: int) -> dict[str, Any]:
+def gain(
+    contract: Contract,
+    distilled: Sequence[np.ndarray],
+    control: Sequence[np.ndarray],
+    samples: Samples,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
     """The record of a control. ``distilled``, ``control``: one output [n, outputs] a seed, in the same order.
 
     ``gain`` is the mean over seeds of the difference; its interval resamples the seeds' pairs and, within them, whole
@@ -24,9 +33,11 @@ def gain(contract: Contract, distilled: Sequence[np.ndarray], control: Sequence[
     for rows in bootstrap_rows(samples.groups[known], resamples, seed):
         rows = known[rows]
         drawn = rng.integers(len(pairs), size=len(pairs))
-        draws.append(np.mean([_difference(contract, *pairs[index], samples.targets, rows) for index in drawn]))
+        draws.append(np.mean([_difference(contract, pairs[index], samples.targets, rows) for index in drawn]))
     low, high = np.percentile(draws, [2.5, 97.5])
-    with_teacher, without = ([score(contract, output, samples.targets) for output in outputs] for outputs in (distilled, control))
+    with_teacher, without = (
+        [score(contract, output, samples.targets) for output in outputs] for outputs in (distilled, control)
+    )
     middle = int(np.argsort(without)[len(without) // 2])
     return {
         "name": "no-distillation",
@@ -40,7 +51,10 @@ def gain(contract: Contract, distilled: Sequence[np.ndarray], control: Sequence[
     }
 
 
-def _difference(contract: Contract, distilled: np.ndarray, control: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> float:
+def _difference(
+    contract: Contract, pair: tuple[np.ndarray, np.ndarray], targets: np.ndarray, rows: np.ndarray
+) -> float:
+    distilled, control = pair
     return score(contract, distilled[rows], targets[rows]) - score(contract, control[rows], targets[rows])
 
 

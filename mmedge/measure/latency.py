@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 import numpy as np
 
@@ -17,10 +17,15 @@ from mmedge.runtime.timing import Timing, interleaved
 def one_sample(samples: Samples, batch: int) -> dict[str, np.ndarray]:
     """The first ``batch`` real samples as a graph's inputs, everything present."""
     rows = np.arange(batch) % len(samples)
-    return {**{name: np.array(x[rows]) for name, x in samples.inputs.items()}, "present": np.ones((batch, len(samples.inputs)), bool)}
+    return {
+        **{name: np.array(x[rows]) for name, x in samples.inputs.items()},
+        "present": np.ones((batch, len(samples.inputs)), bool),
+    }
 
 
-def time_graphs(graphs: Mapping[str, Path], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress) -> dict[str, Timing]:
+def time_graphs(
+    graphs: Mapping[str, Path], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress
+) -> dict[str, Timing]:
     """Time the bare ``InferenceSession.run`` of each graph on the inputs that it takes.
 
     ``present`` is cut to the columns that a graph with fewer modalities has.
@@ -30,6 +35,13 @@ def time_graphs(graphs: Mapping[str, Path], inputs: Mapping[str, np.ndarray], me
         native = onnxruntime_cpu.native_session(graph, threads=measure.threads)
         feed = {}
         for taken in native.get_inputs():
-            feed[taken.name] = inputs[taken.name][:, : taken.shape[1]] if taken.name == "present" else inputs[taken.name]
+            feed[taken.name] = (
+                inputs[taken.name][:, : taken.shape[1]] if taken.name == "present" else inputs[taken.name]
+            )
         calls[name] = lambda native=native, feed=feed: native.run(None, feed)
-    return interleaved(calls, runs=measure.runs, warmup=measure.warmup, step=lambda done, total: progress.step("measuring latency", done, total, f"{len(calls)} graphs in turn"))
+    return interleaved(
+        calls,
+        runs=measure.runs,
+        warmup=measure.warmup,
+        step=lambda done, total: progress.step("measuring latency", done, total, f"{len(calls)} graphs in turn"),
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mmedge.spec import Contract, subsets
 if TYPE_CHECKING:
     from torch import nn
 
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 _BATCH = 250
 
 
@@ -30,7 +32,15 @@ class Quality:
     others: dict[str, float]
 
     def record(self) -> dict[str, Any]:
-        return {"metric": self.metric, "value": self.value, "ci95": list(self.ci95), "n": self.n, "groups": self.groups, "split": self.split, "others": self.others}
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "ci95": list(self.ci95),
+            "n": self.n,
+            "groups": self.groups,
+            "split": self.split,
+            "others": self.others,
+        }
 
 
 def metric_of(contract: Contract) -> str:
@@ -54,12 +64,23 @@ def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resampl
     Raises MmedgeError where the output is not finite.
     """
     if not np.isfinite(output).all():
-        raise MmedgeError("the model's output holds NaN or infinity", where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(output))[0][0])]}")
+        raise MmedgeError(
+            "the model's output holds NaN or infinity",
+            where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(output))[0][0])]}",
+        )
     known = np.flatnonzero(_labelled(samples.targets))
     output, targets, groups = output[known], samples.targets[known], samples.groups[known]
     draws = [score(contract, output[rows], targets[rows]) for rows in bootstrap_rows(groups, resamples, seed)]
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Quality(metric_of(contract), score(contract, output, targets), (float(low), float(high)), len(known), len(np.unique(groups)), samples.split, _others(contract, output, targets))
+    return Quality(
+        metric_of(contract),
+        score(contract, output, targets),
+        (float(low), float(high)),
+        len(known),
+        len(np.unique(groups)),
+        samples.split,
+        _others(contract, output, targets),
+    )
 
 
 def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
@@ -67,10 +88,15 @@ def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.nda
     rng = np.random.default_rng(seed)
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    return [np.concatenate([members[unit] for unit in rng.integers(len(members), size=len(members))]) for _ in range(resamples)]
+    return [
+        np.concatenate([members[unit] for unit in rng.integers(len(members), size=len(members))])
+        for _ in range(resamples)
+    ]
 
 
-def subset_scores(contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+def subset_scores(
+    contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
     """The metric for every non-empty subset of modalities, over the samples that have all of the subset's modalities.
 
     ``predict(present: bool [n, M]) -> float [n, outputs]`` withholds what is not present.
@@ -79,7 +105,7 @@ def subset_scores(contract: Contract, samples: Samples, predict: Callable[[np.nd
     scores: dict[str, float] = {}
     for chosen in subsets(names):
         mask = np.array([name in chosen for name in names])
-        having = samples.present[:, mask].all(axis=1)
+        having: np.ndarray = samples.present[:, mask].all(axis=1)
         if (having & samples.labelled).any():
             # Rows that lack the subset keep what they have, so that no row is empty; they are not scored.
             present = np.where(having[:, None], mask, samples.present)
@@ -97,21 +123,43 @@ def predict_module(module: nn.Module, contract: Contract, samples: Samples, pres
         for start in range(0, len(samples), _BATCH):
             rows = slice(start, start + _BATCH)
             inputs = {name: torch.from_numpy(np.array(x[rows])).to(device) for name, x in samples.inputs.items()}
-            outputs.append(module(present=torch.from_numpy(np.array(present[rows])).to(device), **inputs)[contract.output].cpu().numpy())
+            outputs.append(
+                module(present=torch.from_numpy(np.array(present[rows])).to(device), **inputs)[contract.output]
+                .cpu()
+                .numpy()
+            )
     return np.concatenate(outputs)
 
 
-def predict_graph(run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]], contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
+def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
     """The same by an engine's ``run``."""
     outputs = []
     for start in range(0, len(samples), _BATCH):
         rows = slice(start, start + _BATCH)
-        outputs.append(run({**{name: np.array(x[rows]) for name, x in samples.inputs.items()}, "present": np.array(present[rows])})[contract.output])
+        outputs.append(
+            run(
+                {**{name: np.array(x[rows]) for name, x in samples.inputs.items()}, "present": np.array(present[rows])}
+            )[contract.output]
+        )
     return np.concatenate(outputs)
 
 
+def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Callable[[np.ndarray], np.ndarray]:
+    """``predict(present) -> output`` of an engine; the same ``present`` is not computed twice."""
+    known: dict[bytes, np.ndarray] = {}
+
+    def predict(present: np.ndarray) -> np.ndarray:
+        key = present.tobytes()
+        if key not in known:
+            known[key] = predict_graph(run, contract, samples, present)
+        return known[key]
+
+    return predict
+
+
 def _labelled(targets: np.ndarray) -> np.ndarray:
-    return targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
+    known: np.ndarray = targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
+    return known
 
 
 def _others(contract: Contract, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:

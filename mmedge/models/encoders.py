@@ -5,7 +5,7 @@ Only operators that export to one ONNX node each are used; adaptive pooling, whi
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -23,11 +23,17 @@ class ConvEncoder(nn.Module):
         for out_channels in widths:
             for index in range(depth):
                 stride = 2 if index == 0 else 1
-                layers += [nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                    nn.ReLU(),
+                ]
                 channels = out_channels
             height, width = (height + 1) // 2, (width + 1) // 2
         self.features = nn.Sequential(*layers)
-        self.project = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * height * width, embedding), nn.ReLU())
+        self.project = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * height * width, embedding), nn.ReLU()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.features(x))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ class FusionNet(nn.Module):
     The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest form.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], embedding: int, hidden: int, outputs: int, output: str, dropout: float) -> None:
+    def __init__(
+        self, encoders: Mapping[str, nn.Module], embedding: int, hidden: int, outputs: int, output: str, dropout: float
+    ) -> None:
         super().__init__()
         self.modalities = tuple(encoders)
         self.output = output

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,10 @@ class Wrapped(nn.Module):
         if isinstance(result, Mapping) and self.output in result:
             return {self.output: result[self.output]}
         found = f"a dict of {sorted(result)}" if isinstance(result, Mapping) else type(result).__name__
-        raise UsageError(f"the module must return a tensor or a dict with {self.output!r}, not {found}", where=type(self.inner).__qualname__)
+        raise UsageError(
+            f"the module must return a tensor or a dict with {self.output!r}, not {found}",
+            where=type(self.inner).__qualname__,
+        )
 
 
 def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:

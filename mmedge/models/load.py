@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError, UsageError
+from mmedge.graph.trace import example
 from mmedge.models.encoders import ConvEncoder, DenseEncoder
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Wrapped
@@ -22,30 +24,36 @@ WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
 
 
-def build(model: Model, contract: Contract, *, factory: Any = None, means: Mapping[str, np.ndarray] | None = None) -> nn.Module:
+def build(
+    model: Model, contract: Contract, *, factory: Any = None, means: Mapping[str, np.ndarray] | None = None
+) -> nn.Module:
     """The network of a recipe's ``model`` section, with fresh weights unless ``model.weights`` names some.
 
     ``factory`` is what ``model.factory`` names, already imported; ``means`` are the training means [*shape] that stand
     in for absent inputs of a module that knows no presence.
     """
     if model.factory is None:
-        encoders = {name: _encoder(spec, model.encoders.get(name, Encoder()), model) for name, spec in contract.modalities.items()}
-        module: nn.Module = FusionNet(encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout)
+        encoders = {
+            name: _encoder(spec, model.encoders.get(name, Encoder()), model)
+            for name, spec in contract.modalities.items()
+        }
+        module: nn.Module = FusionNet(
+            encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout
+        )
     else:
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):
             raise UsageError(f"the factory returned {type(inner).__name__}, not a torch.nn.Module", where=model.factory)
-        stand_in = {name: torch.from_numpy(np.array(means[name] if means else np.zeros(spec.shape), np.float32)) for name, spec in contract.modalities.items()}
-        module = Wrapped(inner, {name: model.inputs.get(name, name) for name in contract.modalities}, stand_in, contract.output)
+        stand_in = {
+            name: torch.from_numpy(np.array(means[name] if means else np.zeros(spec.shape), np.float32))
+            for name, spec in contract.modalities.items()
+        }
+        module = Wrapped(
+            inner, {name: model.inputs.get(name, name) for name in contract.modalities}, stand_in, contract.output
+        )
     if model.weights is not None:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
-
-
-def example(contract: Contract, batch: int = 2) -> dict[str, Tensor]:
-    """Zeros of the contract's shapes, with everything present: what a model can be traced with."""
-    inputs = {name: torch.zeros(batch, *spec.shape) for name, spec in contract.modalities.items()}
-    return {"present": torch.ones(batch, len(contract.modalities), dtype=torch.bool), **inputs}
 
 
 def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
@@ -59,10 +67,17 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
             raise
         except Exception as error:
             shapes = {name: list(x.shape) for name, x in example(contract, batch).items()}
-            raise UsageError(f"the model fails on a batch of {batch}: {str(error).splitlines()[0] or type(error).__name__}", where=where, todo=f"it is called with {shapes}") from error
+            raise UsageError(
+                f"the model fails on a batch of {batch}: {str(error).splitlines()[0] or type(error).__name__}",
+                where=where,
+                todo=f"it is called with {shapes}",
+            ) from error
         shape = tuple(result[contract.output].shape)
         if shape != (batch, contract.outputs):
-            raise UsageError(f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}", where=where)
+            raise UsageError(
+                f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}",
+                where=where,
+            )
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -73,25 +88,37 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise MmedgeError("the weights file does not exist", where=str(path))
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise MmedgeError(f"the weights cannot be read: {str(error).splitlines()[0]}", where=str(path)) from error
     except Exception as error:  # torch raises pickle.UnpicklingError, whose module is not to be imported for that
-        raise MmedgeError("the checkpoint holds more than weights, and mmedge unpickles nothing", where=str(path), todo="save module.state_dict() as safetensors") from error
+        raise MmedgeError(
+            "the checkpoint holds more than weights, and mmedge unpickles nothing",
+            where=str(path),
+            todo="save module.state_dict() as safetensors",
+        ) from error
     if isinstance(state, dict) and "state_dict" in state and isinstance(state["state_dict"], dict):
         state = state["state_dict"]
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
-        raise MmedgeError(f"the weights do not fit the model: {' '.join(lines[1:2]) or lines[0]}", where=str(path)) from error
+        raise MmedgeError(
+            f"the weights do not fit the model: {' '.join(lines[1:2]) or lines[0]}", where=str(path)
+        ) from error
 
 
 def save(module: nn.Module, folder: Path, history: list[Any]) -> None:
     """Write weights and pruning history into an artifact's folder."""
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().contiguous().cpu() for name, value in module.state_dict().items()}, folder / WEIGHTS)
+    save_file(
+        {name: value.detach().contiguous().cpu() for name, value in module.state_dict().items()}, folder / WEIGHTS
+    )
     if history:
         (folder / HISTORY).write_text(json.dumps(history))
 
@@ -99,7 +126,11 @@ def save(module: nn.Module, folder: Path, history: list[Any]) -> None:
 def rebuild(artifact: Artifact, factory: Any = None, weights: str = WEIGHTS) -> nn.Module:
     """The model of a trained artifact, in evaluation mode: same outputs, bit for bit, as when it was saved."""
     if "model" not in artifact.meta:
-        raise MmedgeError(f"the artifact of stage {artifact.stage!r} holds no trainable model", where=str(artifact.path), todo="use the artifact of teacher, distill or prune")
+        raise MmedgeError(
+            f"the artifact of stage {artifact.stage!r} holds no trainable model",
+            where=str(artifact.path),
+            todo="use the artifact of teacher, distill or prune",
+        )
     section, contract = Model.model_validate(artifact.meta["model"]), contract_of(artifact)
     module = build(section.model_copy(update={"weights": None}), contract, factory=factory)
     apply_history(module, history_of(artifact), contract)
@@ -119,13 +150,20 @@ def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> 
         import torch_pruning
 
         module.eval()
-        graph = torch_pruning.DependencyGraph().build_dependency(module, example(contract), forward_fn=_forward, output_transform=_outputs, **unwrapped(module))
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            module, example(contract), forward_fn=_forward, output_transform=_outputs, **unwrapped(module)
+        )
         graph.load_pruning_history(history)
 
 
 def unwrapped(module: nn.Module) -> dict[str, Any]:
     """What torch-pruning must be told of bare parameters: a vector is pruned along its only axis."""
-    bare = [(parameter, parameter.dim() - 1) for owner in module.modules() if isinstance(owner, nn.ParameterDict) for parameter in owner.values()]
+    bare = [
+        (parameter, parameter.dim() - 1)
+        for owner in module.modules()
+        if isinstance(owner, nn.ParameterDict)
+        for parameter in owner.values()
+    ]
     return {"unwrapped_parameters": bare} if bare else {}
 
 

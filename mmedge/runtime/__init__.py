@@ -1,8 +1,8 @@
 """The runtime: load a bundle and predict. Imports neither torch nor click nor nncf nor onnx; fits on the device.
 
-    import mmedge.runtime
-    engine = mmedge.runtime.load("bundle")
-    engine.predict(image="digit.png", audio="digit.wav").label
+import mmedge.runtime
+engine = mmedge.runtime.load("bundle")
+engine.predict(image="digit.png", audio="digit.wav").label
 """
 
 from mmedge.runtime.engine import Engine, Prediction, load

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,9 @@ class Prediction:
     value: float | None = None
 
     def record(self) -> dict[str, Any]:
-        return {"value": self.value} if self.label is None else {"label": self.label, "probabilities": self.probabilities}
+        return (
+            {"value": self.value} if self.label is None else {"label": self.label, "probabilities": self.probabilities}
+        )
 
 
 def load(path: str | Path, target: str | None = None, threads: int = 1) -> Engine:
@@ -40,13 +43,20 @@ def load(path: str | Path, target: str | None = None, threads: int = 1) -> Engin
         raise MmedgeError("the bundle does not exist", where=str(folder))
     bundle = artifact.read(folder)
     if bundle.stage != "bundle":
-        raise UsageError(f"this is the artifact of stage {bundle.stage!r}, not a bundle", where=str(folder), todo="mmedge run or mmedge export writes a bundle")
+        raise UsageError(
+            f"this is the artifact of stage {bundle.stage!r}, not a bundle",
+            where=str(folder),
+            todo="mmedge run or mmedge export writes a bundle",
+        )
     if threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     contract = Contract.model_validate(bundle.meta["contract"])
     target = target or "onnxruntime-cpu"
     if target not in bundle.meta["targets"]:
-        raise UsageError(f"the bundle has no engine for {target!r}{did_you_mean(target, bundle.meta['targets'])}; it has {', '.join(bundle.meta['targets'])}", where=str(folder))
+        raise UsageError(
+            f"the bundle has no engine for {target!r}{did_you_mean(target, bundle.meta['targets'])}; it has {', '.join(bundle.meta['targets'])}",
+            where=str(folder),
+        )
     if target in tensorrt.PACKAGES:
         run = tensorrt.session(folder / target / "engine.plan", target=target, threads=threads)
     elif target in _BY_TARGET:
@@ -72,8 +82,16 @@ class Engine:
         Raises MmedgeError naming the input.
         """
         present = tensors.get("present")
-        if present is None or present.dtype != bool or present.ndim != 2 or present.shape[1] != len(self._shapes) or not len(present):
-            raise MmedgeError(f"present must be bool [batch, {len(self._shapes)}] with a batch of at least 1, not {_described(present)}")
+        if (
+            present is None
+            or present.dtype != bool
+            or present.ndim != 2
+            or present.shape[1] != len(self._shapes)
+            or not len(present)
+        ):
+            raise MmedgeError(
+                f"present must be bool [batch, {len(self._shapes)}] with a batch of at least 1, not {_described(present)}"
+            )
         for name, shape in self._shapes.items():
             given = tensors.get(name)
             if given is None or given.dtype != self._float or given.shape[1:] != shape or len(given) != len(present):
@@ -95,13 +113,20 @@ class Engine:
         given = {name: value for name, value in values.items() if value is not None}
         batched = {name for name, value in given.items() if _is_batch(self.contract.modalities[name], value)}
         if batched and batched != given.keys():
-            raise UsageError(f"either every modality is a list or none; {', '.join(sorted(given.keys() - batched))} is not")
+            raise UsageError(
+                f"either every modality is a list or none; {', '.join(sorted(given.keys() - batched))} is not"
+            )
         if not batched:
             return self._predict([given])[0]
         sizes = {name: len(given[name]) for name in batched}
         if len(set(sizes.values())) != 1 or 0 in sizes.values():
             raise UsageError(f"the lists must be of one length, at least 1, not {sizes}")
-        return self._predict([{name: value for name in given if (value := given[name][row]) is not None} for row in range(next(iter(sizes.values())))])
+        return self._predict(
+            [
+                {name: value for name in given if (value := given[name][row]) is not None}
+                for row in range(next(iter(sizes.values())))
+            ]
+        )
 
     def preprocess(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         """Raw samples -> what ``run`` takes. Raises MmedgeError for a sample with nothing present."""
@@ -112,31 +137,52 @@ class Engine:
             raise UsageError(f"nothing is present: give at least one of {', '.join(self._shapes)}", where=where)
         tensors: dict[str, np.ndarray] = {"present": present}
         for name, spec in self.contract.modalities.items():
-            tensors[name] = np.stack([preprocess.tensor(spec, sample[name], name) if name in sample else np.zeros(spec.shape, np.float32) for sample in samples])
+            tensors[name] = np.stack(
+                [
+                    preprocess.tensor(spec, sample[name], name) if name in sample else np.zeros(spec.shape, np.float32)
+                    for sample in samples
+                ]
+            )
         return tensors
 
     def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
         output = self._run(self.preprocess(samples))[self.contract.output]
         if not np.isfinite(output).all():
-            raise MmedgeError("the engine answered NaN or infinity", todo="the bundle is damaged, or its precision too low for this input")
+            raise MmedgeError(
+                "the engine answered NaN or infinity",
+                todo="the bundle is damaged, or its precision too low for this input",
+            )
         if self.contract.task == "regression":
             return [Prediction(value=float(row[0])) for row in output]
         shifted = np.exp(output - output.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         labels = self.contract.labels
-        return [Prediction(labels[int(row.argmax())], {label: float(p) for label, p in zip(labels, row)}) for row in probabilities]
+        return [
+            Prediction(labels[int(row.argmax())], {label: float(p) for label, p in zip(labels, row)})
+            for row in probabilities
+        ]
 
     def _unknown(self, names: Any) -> UsageError:
         name = sorted(names)[0]
-        return UsageError(f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}")
+        return UsageError(
+            f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
+        )
 
 
 def _is_batch(spec: ModalitySpec, value: Any) -> bool:
     if not isinstance(value, list):
         return False
     # A plain list of numbers is one tabular sample, or one array.
-    return not (isinstance(spec, TabularSpec) or spec.kind == "array") or not value or isinstance(value[0], (list, tuple, dict, np.ndarray, str, Path, type(None)))
+    return (
+        not (isinstance(spec, TabularSpec) or spec.kind == "array")
+        or not value
+        or isinstance(value[0], (list, tuple, dict, np.ndarray, str, Path, type(None)))
+    )
 
 
 def _described(value: Any) -> str:
-    return "missing" if value is None else f"{getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', []))}"
+    return (
+        "missing"
+        if value is None
+        else f"{getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', []))}"
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, did_you_mean
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TabularSpec
 
 # A picture of more pixels than this is taken for a decompression bomb, not for an input of an edge model.
@@ -57,7 +58,9 @@ def fit_statistics(spec: ModalitySpec, features: Iterable[np.ndarray]) -> Modali
     """
     if spec.mean is not None:
         return spec
-    axes = tuple(axis for axis, size in enumerate((1, *_statistics_shape(spec))) if size == 1 and axis <= len(spec.shape))
+    axes = tuple(
+        axis for axis, size in enumerate((1, *_statistics_shape(spec))) if size == 1 and axis <= len(spec.shape)
+    )
     count, total, squares = 0, 0.0, 0.0
     for array in features:
         block = array[None].astype(np.float64)
@@ -98,6 +101,7 @@ def _existing(value: str | Path, name: str) -> Path:
 def _image(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    picture: Image.Image
     try:
         if isinstance(value, (str, Path)):
             picture = Image.open(_existing(value, name))
@@ -105,13 +109,19 @@ def _image(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
             picture = Image.open(io.BytesIO(value))
         else:
             pixels = np.asarray(value)
-            if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+            if (
+                pixels.ndim not in (2, 3)
+                or 0 in pixels.shape
+                or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4))
+            ):
                 raise MmedgeError(f"{name} must be [height, width] or [height, width, 1|3|4], not {list(pixels.shape)}")
             if pixels.dtype != np.uint8:
                 raise MmedgeError(f"{name} must be uint8 pixels of 0 to 255, not {pixels.dtype}")
             picture = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
         if picture.width * picture.height > _MAX_PIXELS:
-            raise MmedgeError(f"{name} has {picture.width} x {picture.height} pixels, more than {_MAX_PIXELS}", where=_where(value))
+            raise MmedgeError(
+                f"{name} has {picture.width} x {picture.height} pixels, more than {_MAX_PIXELS}", where=_where(value)
+            )
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I;16") or picture.mode == "I":  # 16-bit gray: Pillow clips it instead of scaling
             picture = Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
@@ -158,7 +168,9 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
     samples, rate = value if isinstance(value, tuple) else (value, spec.sample_rate)
     samples = np.asarray(samples)
     if samples.ndim != 1 or samples.dtype.kind != "f":
-        raise MmedgeError(f"{name} must be float samples [n] (or a pair of them and their rate), not {samples.dtype} {list(samples.shape)}")
+        raise MmedgeError(
+            f"{name} must be float samples [n] (or a pair of them and their rate), not {samples.dtype} {list(samples.shape)}"
+        )
     return samples.astype(np.float32), int(rate)
 
 
@@ -186,8 +198,10 @@ def _log_mel(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
 def _tabular(spec: TabularSpec, value: Any, name: str) -> np.ndarray:
     if isinstance(value, dict):
         unknown, absent = sorted(value.keys() - set(spec.columns)), [c for c in spec.columns if c not in value]
-        if unknown or absent:
-            raise MmedgeError(f"{name}: " + "; ".join(filter(None, [absent and f"no value for {absent}", unknown and f"unknown columns {unknown}"])))
+        if absent:
+            raise MmedgeError(f"{name} has no value for {', '.join(absent)}")
+        if unknown:
+            raise MmedgeError(f"{name} has no column {unknown[0]!r}{did_you_mean(unknown[0], spec.columns)}")
         value = [value[column] for column in spec.columns]
     try:
         values = np.asarray(value, np.float32)

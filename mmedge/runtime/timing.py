@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,20 +27,30 @@ class Timing:
         return asdict(self)
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], *, runs: int, warmup: int, step: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Timing]:
-    """Time each call ``runs`` times, one of each in turn (A B C A B C ...), since machines drift and ratios are judged.
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    runs: int,
+    warmup: int,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Timing]:
+    """Time each call ``runs`` times, one of each a round, since machines drift and ratios are judged.
 
+    Each round has an order of its own: in a fixed one, whoever follows a large model would always find its caches cold.
     ``step(done, total)`` is told of progress, outside the timed spans. Garbage collection is off while timing.
     """
     spans = {name: np.empty(runs, np.int64) for name in calls}
     for call in calls.values():
         for _ in range(warmup):
             call()
+    names, orders = list(calls), np.random.default_rng(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
         for index in range(runs):
-            for name, call in calls.items():
+            for position in orders.permutation(len(names)):
+                name = names[position]
+                call = calls[name]
                 start = time.perf_counter_ns()
                 call()
                 spans[name][index] = time.perf_counter_ns() - start

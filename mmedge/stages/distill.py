@@ -25,7 +25,10 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     labelled samples only, since nothing else can teach it.
     """
     contract = context.contract(config.model)
-    samples, validation = taught_samples(config, context, contract), context.dataset.validation.only(tuple(contract.modalities))
+    samples, validation = (
+        taught_samples(config, context, contract),
+        context.dataset.validation.only(tuple(contract.modalities)),
+    )
     labelled, everything = np.flatnonzero(samples.labelled), np.arange(len(samples))
     students: dict[str, tuple[nn.Module, Fitted]] = {}
     for number in range(config.controls.seeds):
@@ -34,7 +37,11 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
             torch.manual_seed(seed)
             student = context.build(config.model, contract)
             taught = name == "distilled"
-            objective = Distillation(student, teacher_for(config, context, config.train), contract, config.loss, config.train) if taught else supervised(contract, config.train)
+            objective = (
+                Distillation(student, teacher_for(config, context, config.train), contract, config.loss, config.train)
+                if taught
+                else supervised(contract, config.train)
+            )
             fitted = fit(
                 student,
                 objective,
@@ -50,7 +57,10 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
                 progress=context.progress,
             )
             students[f"{name}-{number}"] = (student, fitted)
-    best = max((name for name in students if name.startswith("distilled")), key=lambda name: max(epoch["selection"] for epoch in students[name][1].history))
+    best = max(
+        (name for name in students if name.startswith("distilled")),
+        key=lambda name: max(epoch["selection"] for epoch in students[name][1].history),
+    )
     others = {name: student for name, (student, _) in students.items()}
 
     def write(folder: Path) -> None:

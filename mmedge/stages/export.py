@@ -31,11 +31,23 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
     with creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta):
         context.progress.say(f"export: building for {name}")
         chosen, notes = _choose(parent, config, name, folder / GRAPH)
-        agreements = verify(_reference(parent), folder / GRAPH, contract, context.dataset.test.only(tuple(contract.modalities)), chosen)
-        meta |= {**{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")}, "target": name, "precision": chosen, "notes": notes, "verification": [agreement.record() for agreement in agreements]}
+        agreements = verify(
+            _reference(parent), folder / GRAPH, contract, context.dataset.test.only(tuple(contract.modalities)), chosen
+        )
+        meta |= {
+            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe", "code")},
+            "target": name,
+            "precision": chosen,
+            "notes": notes,
+            "verification": [agreement.record() for agreement in agreements],
+        }
         if name in tensorrt.PACKAGES:
-            shapes = {modality: spec.shape for modality, spec in contract.modalities.items()} | {"present": (len(contract.modalities),)}
-            built = tensorrt.build(folder / GRAPH, folder / ENGINE, target=name, shapes=shapes, max_batch=config.max_batch)
+            shapes = {modality: spec.shape for modality, spec in contract.modalities.items()} | {
+                "present": (len(contract.modalities),)
+            }
+            built = tensorrt.build(
+                folder / GRAPH, folder / ENGINE, target=name, shapes=shapes, max_batch=config.max_batch
+            )
             tensorrt.check_precision(built, chosen, name)
             meta["engine"] = {"file": ENGINE, **built}
     return read(target)
@@ -57,7 +69,11 @@ def _choose(parent: Artifact, config: TargetOptions, name: str, graph: Path) -> 
         notes.append(f"{chosen} is outside the accuracy budget: {candidates[chosen]['why']}")
     source = parent.file(f"{chosen}.onnx") if chosen in candidates else None
     if chosen == "int8" and source is None:
-        raise MmedgeError(f"export to {name} asks for int8, which the quantize stage did not make", where=f"export.targets.{name}.precision", todo="add int8 to quantize.candidates")
+        raise MmedgeError(
+            f"export to {name} asks for int8, which the quantize stage did not make",
+            where=f"export.targets.{name}.precision",
+            todo="add int8 to quantize.candidates",
+        )
     if chosen == "int8" and name in tensorrt.PACKAGES:
         assert source is not None
         count = precisions.to_symmetric(source, graph)
@@ -105,4 +121,7 @@ def verify(reference: Path, graph: Path, contract: Contract, samples: Samples, c
 
 def record(artifact: Artifact) -> dict[str, Any]:
     """What the bundle says of this engine."""
-    return {"precision": artifact.meta["precision"], **({"engine": artifact.meta["engine"]} if "engine" in artifact.meta else {})}
+    return {
+        "precision": artifact.meta["precision"],
+        **({"engine": artifact.meta["engine"]} if "engine" in artifact.meta else {}),
+    }

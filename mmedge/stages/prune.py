@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.graph.trace import example
 from mmedge.measure.cost import macs
 from mmedge.models import load
 from mmedge.recipe import Distill, Model, Prune
@@ -34,11 +35,16 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     history = remove_channels(module, contract, config, context.progress.say)
     history = load.history_of(parent) + history
     teaching = context.recipe.distill or Distill()
-    samples, validation = taught_samples(teaching, context, contract), context.dataset.validation.only(tuple(contract.modalities))
+    samples, validation = (
+        taught_samples(teaching, context, contract),
+        context.dataset.validation.only(tuple(contract.modalities)),
+    )
     torch.manual_seed(context.recipe.seed)
     taught = context.teacher is not None and context.teacher.sha256 != parent.sha256
     if taught:
-        objective: Any = Distillation(module, teacher_for(teaching, context, config.train), contract, teaching.loss, config.train)
+        objective: Any = Distillation(
+            module, teacher_for(teaching, context, config.train), contract, teaching.loss, config.train
+        )
     else:
         objective = supervised(contract, config.train)
     fitted = fit(
@@ -57,7 +63,19 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     )
     after = macs(module, contract)
     note = f"{1 - after / before:.0%} of the parent's MACs removed by magnitude importance, recovered {'with the teacher' if taught else 'without a teacher'}"
-    return write_trained(module, contract, fitted, context=context, model=section, stage="prune", target=target, key=key, parent=parent, history=history, notes=(note,))
+    return write_trained(
+        module,
+        contract,
+        fitted,
+        context=context,
+        model=section,
+        stage="prune",
+        target=target,
+        key=key,
+        parent=parent,
+        history=history,
+        notes=(note,),
+    )
 
 
 def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: Any) -> list[Any]:
@@ -75,17 +93,23 @@ def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: A
             say(f"prune: a channel ratio of {ratio:.2f} leaves {share:.0%} of the MACs")
             load.apply_history(module, history, contract)
             return history
-    raise MmedgeError(f"pruning cannot reach {config.macs:.0%} of the parent's MACs", where="prune.macs", todo="ask for more MACs, a smaller round_to, or ignore fewer layers")
+    raise MmedgeError(
+        f"pruning cannot reach {config.macs:.0%} of the parent's MACs",
+        where="prune.macs",
+        todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
+    )
 
 
-def _pruned(module: nn.Module, contract: Contract, config: Prune, ignored: list[str], ratio: float) -> tuple[nn.Module, list[Any]]:
+def _pruned(
+    module: nn.Module, contract: Contract, config: Prune, ignored: list[str], ratio: float
+) -> tuple[nn.Module, list[Any]]:
     import torch_pruning
 
     trial = copy.deepcopy(module).eval()
     layers = dict(trial.named_modules())
     pruner = torch_pruning.pruner.BasePruner(
         trial,
-        load.example(contract),
+        example(contract),
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
         round_to=config.round_to,
@@ -104,11 +128,18 @@ def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
     known = {name.removeprefix("inner."): name for name in layers}
     for name in config.ignore:
         if name not in known and name not in layers:
-            raise UsageError(f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
+            raise UsageError(
+                f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+            )
     order: list[str] = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, output, name=name: order.append(name) if _width(output) == contract.outputs else None) for name, layer in layers.items()]
+    hooks = [
+        layer.register_forward_hook(
+            lambda _m, _i, output, name=name: order.append(name) if _width(output) == contract.outputs else None
+        )
+        for name, layer in layers.items()
+    ]
     with torch.no_grad():
-        module.eval()(**load.example(contract))
+        module.eval()(**example(contract))
     for hook in hooks:
         hook.remove()
     return [*(known.get(name, name) for name in config.ignore), *order[-1:]]

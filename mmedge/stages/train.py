@@ -19,12 +19,18 @@ from mmedge.training.objectives import supervised
 def train(parent: Artifact | None, config: Teacher, context: Context, target: Path, key: str) -> Artifact:
     """Train the teacher on all labels. ``parent`` is None: it is the root of the run."""
     contract = context.contract(config.model)
-    samples, validation = (split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation))
+    samples, validation = (
+        split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
+    )
     torch.manual_seed(context.recipe.seed)
     module = context.build(config.model, contract)
     if config.train is None:
         if config.model.weights is None:
-            raise MmedgeError("the teacher has neither a schedule nor weights", where="teacher", todo="name teacher.train or teacher.model.weights")
+            raise MmedgeError(
+                "the teacher has neither a schedule nor weights",
+                where="teacher",
+                todo="name teacher.train or teacher.model.weights",
+            )
         fitted = Fitted([], 0, ("taken from its weights, not trained here",))
     else:
         fitted = fit(
@@ -41,4 +47,14 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
             task="training the teacher",
             progress=context.progress,
         )
-    return write_trained(module, contract, fitted, context=context, model=config.model, stage="teacher", target=target, key=key, parent=None)
+    return write_trained(
+        module,
+        contract,
+        fitted,
+        context=context,
+        model=config.model,
+        stage="teacher",
+        target=target,
+        key=key,
+        parent=None,
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -48,7 +49,9 @@ def write_trained(
         context.progress.say(f"{stage}: exporting the graph and comparing it with torch")
         load.save(module, folder, history or [])
         export(module, contract, folder / GRAPH)
-        agreements = verify(module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities)))
+        agreements = verify(
+            module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities))
+        )
         (folder / "training.json").write_text(json.dumps(fitted.history, indent=1))
         write(folder)
         meta |= {
@@ -59,6 +62,7 @@ def write_trained(
             "notes": [*notes, *fitted.notes],
             "verification": [agreement.record() for agreement in agreements],
             "recipe": context.recipe.resolved(),
+            "code": str(context.code),
             **(more or {}),
         }
     return read(target)
@@ -72,9 +76,16 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
     for chosen in subsets(names):
         present = samples.present & np.array([name in chosen for name in names])
         present = np.where(present.any(axis=1, keepdims=True), present, samples.present)
-        expected, actual = predict_module(module, contract, samples, present), predict_graph(run, contract, samples, present)
+        expected, actual = (
+            predict_module(module, contract, samples, present),
+            predict_graph(run, contract, samples, present),
+        )
         agreement = compare("+".join(chosen), expected, actual)
         if not agreement.max_abs <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            raise MismatchError(f"the exported graph differs from the model by {agreement.max_abs:.3g} with {agreement.subset}", where=str(graph), todo="the model may behave otherwise in training mode, or depend on its batch")
+            raise MismatchError(
+                f"the exported graph differs from the model by {agreement.max_abs:.3g} with {agreement.subset}",
+                where=str(graph),
+                todo="the model may behave otherwise in training mode, or depend on its batch",
+            )
         agreements.append(agreement)
     return agreements

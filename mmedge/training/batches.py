@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ def steps_per_epoch(samples: Samples, train: Train) -> int:
     return max(1, len(samples) // train.batch_size)
 
 
-def batches(samples: Samples, train: Train, *, seed: int, view_seed: int, epoch: int, usable: np.ndarray) -> Iterator[Batch]:
+def batches(
+    samples: Samples, train: Train, *, seed: int, view_seed: int, epoch: int, usable: np.ndarray
+) -> Iterator[Batch]:
     """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other."""
     rng = np.random.default_rng([seed, epoch])
     size = min(train.batch_size, len(samples))
@@ -44,10 +46,14 @@ def batches(samples: Samples, train: Train, *, seed: int, view_seed: int, epoch:
         yield Batch(index, view, inputs, torch.from_numpy(present), torch.from_numpy(samples.targets[index]))
 
 
-def view_of(samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int) -> dict[str, Tensor]:
+def view_of(
+    samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int
+) -> dict[str, Tensor]:
     """{modality: float32 [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
     return {
-        name: torch.from_numpy(_augmented(x[index], augment[name], index, view_seed, view, len(samples)) if name in augment else x[index])
+        name: torch.from_numpy(
+            _augmented(x[index], augment[name], index, view_seed, view, len(samples)) if name in augment else x[index]
+        )
         for name, x in samples.inputs.items()
     }
 
@@ -60,7 +66,9 @@ def drop_modalities(available: np.ndarray, share: float, rng: np.random.Generato
     count = available.shape[1]
     if count == 1 or share == 0:
         return available
-    proper = np.array([[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)])
+    proper = np.array(
+        [[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)]
+    )
     kept = available & proper[rng.integers(len(proper), size=len(available))]
     dropped = (rng.random(len(available)) < share) & kept.any(axis=1)
     return np.where(dropped[:, None], kept, available)
@@ -79,7 +87,9 @@ def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, vi
     if augment.mask_rows and x.ndim >= 3:
         x = _masked(x, augment.mask_rows, draws[:, 4:6], axis=x.ndim - 2)
     if augment.noise:
-        noise = np.stack([np.random.default_rng([seed, view, int(row)]).standard_normal(x.shape[1:], np.float32) for row in index])
+        noise = np.stack(
+            [np.random.default_rng([seed, view, int(row)]).standard_normal(x.shape[1:], np.float32) for row in index]
+        )
         x = x + np.float32(augment.noise) * noise
     return x
 

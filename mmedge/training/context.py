@@ -53,4 +53,7 @@ class Context:
 
     def _means(self, contract: Contract) -> dict[str, np.ndarray]:
         train = self.dataset.train.only(tuple(contract.modalities))
-        return {name: x[train.present[:, index]].mean(axis=0, dtype=np.float64).astype(np.float32) for index, (name, x) in enumerate(train.inputs.items())}
+        return {
+            name: x[train.present[:, index]].mean(axis=0, dtype=np.float64).astype(np.float32)
+            for index, (name, x) in enumerate(train.inputs.items())
+        }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ def fit(
         torch.manual_seed(_mixed(seed, epoch))  # dropout's generator
         module.train()
         started, total = time.monotonic(), 0.0
-        for step, batch in enumerate(batches(train_samples, train, seed=seed, view_seed=view_seed, epoch=epoch, usable=usable)):
+        for step, batch in enumerate(
+            batches(train_samples, train, seed=seed, view_seed=view_seed, epoch=epoch, usable=usable)
+        ):
             _set_rate(optimizer, train.learning_rate * _rate(epoch * steps + step, steps * train.epochs, train.warmup))
             loss = objective(module, batch)
             optimizer.zero_grad(set_to_none=True)
@@ -78,19 +81,32 @@ def fit(
             optimizer.step()
             total += loss.item()
             if step % 10 == 0:
-                shown = f"epoch {epoch + 1}/{train.epochs}" + (f", validation {history[-1]['quality']:.3f}" if history else "")
+                shown = f"epoch {epoch + 1}/{train.epochs}" + (
+                    f", validation {history[-1]['quality']:.3f}" if history else ""
+                )
                 progress.step(task, epoch * steps + step, train.epochs * steps, shown)
         if not math.isfinite(total):
             if not best:
-                raise MmedgeError("training diverged: the loss is not finite", where=f"{task}, epoch {epoch + 1}", todo="lower train.learning_rate")
+                raise MmedgeError(
+                    "training diverged: the loss is not finite",
+                    where=f"{task}, epoch {epoch + 1}",
+                    todo="lower train.learning_rate",
+                )
             notes = (f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",)
             break
-        record = {"epoch": epoch + 1, "loss": total / steps, "seconds": time.monotonic() - started, **_validate(module, contract, validation)}
+        record = {
+            "epoch": epoch + 1,
+            "loss": total / steps,
+            "seconds": time.monotonic() - started,
+            **_validate(module, contract, validation),
+        }
         if not history or record["selection"] >= max(earlier["selection"] for earlier in history):
             best = {name: value.detach().clone() for name, value in module.state_dict().items()}
         history.append(record)
         _store(state, parts, optimizer, best, history)
-    progress.step(task, train.epochs * steps, train.epochs * steps, f"validation {max(h['quality'] for h in history):.3f}")
+    progress.step(
+        task, train.epochs * steps, train.epochs * steps, f"validation {max(h['quality'] for h in history):.3f}"
+    )
     module.load_state_dict(best)
     module.eval()
     selected = max(range(len(history)), key=lambda index: (history[index]["selection"], index))
@@ -105,7 +121,9 @@ def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dic
     module.eval()
     scores = subset_scores(contract, validation, lambda present: predict_module(module, contract, validation, present))
     whole = "+".join(contract.modalities)
-    quality = scores.get(whole, score(contract, predict_module(module, contract, validation, validation.present), validation.targets))
+    quality = scores.get(
+        whole, score(contract, predict_module(module, contract, validation, validation.present), validation.targets)
+    )
     return {"quality": quality, "selection": 0.5 * quality + 0.5 * float(np.mean(list(scores.values()) or [quality]))}
 
 
@@ -135,23 +153,40 @@ def _mixed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
-def _store(path: Path, parts: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], history: list[dict[str, float]]) -> None:
+def _store(
+    path: Path,
+    parts: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    history: list[dict[str, float]],
+) -> None:
     from safetensors.torch import save_file
 
-    tensors = {f"parts.{name}": value for name, value in parts.state_dict().items()} | {f"best.{name}": value for name, value in best.items()}
+    tensors = {f"parts.{name}": value for name, value in parts.state_dict().items()} | {
+        f"best.{name}": value for name, value in best.items()
+    }
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     with replacing(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, {"history": json.dumps(history)})
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            temporary,
+            {"history": json.dumps(history)},
+        )
 
 
-def _restore(path: Path, parts: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def _restore(
+    path: Path, parts: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (safe_open is no dict)
         history = json.loads(stored.metadata()["history"])
-    taken = {prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)} for prefix in ("parts.", "best.", "optimizer.")}
+    taken = {
+        prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for prefix in ("parts.", "best.", "optimizer.")
+    }
     parts.load_state_dict(taken["parts."])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in taken["optimizer."].items():

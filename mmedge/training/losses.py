@@ -28,7 +28,10 @@ def logit_loss(student: Tensor, teacher: Tensor, temperature: float, task: str) 
     if task == "regression":
         return F.mse_loss(student, teacher)
     soft = F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(F.log_softmax(student / temperature, dim=1), soft, reduction="batchmean", log_target=True) * temperature**2
+    return (
+        F.kl_div(F.log_softmax(student / temperature, dim=1), soft, reduction="batchmean", log_target=True)
+        * temperature**2
+    )
 
 
 def feature_loss(projected: Tensor, teacher: Tensor) -> Tensor:

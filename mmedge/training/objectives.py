@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmedge.models.load import example
+from mmedge.graph.trace import example
 from mmedge.recipe import Loss, Train
 from mmedge.spec import Contract
 from mmedge.training.batches import Batch
@@ -13,11 +13,13 @@ from mmedge.training.losses import feature_loss, label_loss, logit_loss
 from mmedge.training.teachers import Hint, Teacher
 
 
-def supervised(contract: Contract, train: Train):  # noqa: ANN201 (an Objective)
+def supervised(contract: Contract, train: Train):
     """Loss over the labelled samples of a batch."""
 
     def objective(module: nn.Module, batch: Batch) -> Tensor:
-        return label_loss(module(present=batch.present, **batch.inputs)[contract.output], batch.targets, train.label_smoothing)
+        return label_loss(
+            module(present=batch.present, **batch.inputs)[contract.output], batch.targets, train.label_smoothing
+        )
 
     return objective
 

@@ -24,10 +24,15 @@ def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
     contract = contract_of(artifact)
     if contract.labels != context.dataset.contract.labels:
-        raise MismatchError(f"the teacher's classes {list(contract.labels)} are not the data's {list(context.dataset.contract.labels)}", where=str(artifact.path))
+        raise MismatchError(
+            f"the teacher's classes {list(contract.labels)} are not the data's {list(context.dataset.contract.labels)}",
+            where=str(artifact.path),
+        )
     absent = [name for name in contract.modalities if name not in context.dataset.contract.modalities]
     if absent:
-        raise UsageError(f"the teacher takes {', '.join(absent)}, which the data does not have", where=str(artifact.path))
+        raise UsageError(
+            f"the teacher takes {', '.join(absent)}, which the data does not have", where=str(artifact.path)
+        )
     return Teacher(
         context.rebuild(artifact),
         contract,

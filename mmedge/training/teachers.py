@@ -27,7 +27,10 @@ class Hint:
         layers = {name: child for name, child in module.named_modules() if name}
         found = layers.get(layer, layers.get(f"inner.{layer}"))
         if found is None:
-            raise UsageError(f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {', '.join(layers)}", where=f"distill.loss.hint.{where}")
+            raise UsageError(
+                f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {', '.join(layers)}",
+                where=f"distill.loss.hint.{where}",
+            )
         self.value: Tensor | None = None
         found.register_forward_hook(self._keep)
 
@@ -47,7 +50,19 @@ class Teacher:
     when it is first asked for; files are keyed by teacher, data, augmentation, view seed and view, and rows by sample.
     """
 
-    def __init__(self, module: nn.Module, contract: Contract, samples: Samples, train: Train, *, key: str, view_seed: int, hint: str | None, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        contract: Contract,
+        samples: Samples,
+        train: Train,
+        *,
+        key: str,
+        view_seed: int,
+        hint: str | None,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
         self._module, self._contract, self._samples, self._train = module.eval(), contract, samples, train
         self._view_seed, self._folder, self._progress = view_seed, folder, progress
         self._hint = Hint(module, hint, "teacher") if hint else None
@@ -60,7 +75,9 @@ class Teacher:
         if batch.view not in self._views:
             self._views[batch.view] = self._load(batch.view)
         logits, features = self._views[batch.view]
-        return torch.from_numpy(logits[batch.index]), None if features is None else torch.from_numpy(features[batch.index])
+        return torch.from_numpy(logits[batch.index]), None if features is None else torch.from_numpy(
+            features[batch.index]
+        )
 
     @property
     def features(self) -> int:
@@ -91,10 +108,16 @@ class Teacher:
                 logits.append(self._module(present=present, **inputs)[self._contract.output].numpy())
                 if self._hint:
                     features.append(self._hint.take().numpy())
-                self._progress.step("teacher's answers", start + len(index), total, f"view {view + 1}/{self._train.views}")
+                self._progress.step(
+                    "teacher's answers", start + len(index), total, f"view {view + 1}/{self._train.views}"
+                )
         answers = [np.concatenate(part) for part in (logits, features) if part]
         for part in answers:
             if not np.isfinite(part).all():
                 row = int(np.argwhere(~np.isfinite(part))[0][0])
-                raise MmedgeError("the teacher's output holds NaN or infinity", where=f"training sample {self._samples.ids[row]}", todo="look at the teacher and at this sample")
+                raise MmedgeError(
+                    "the teacher's output holds NaN or infinity",
+                    where=f"training sample {self._samples.ids[row]}",
+                    todo="look at the teacher and at this sample",
+                )
         return answers

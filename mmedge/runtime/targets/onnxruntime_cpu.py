@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Callable, Mapping
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def session(graph: Path | bytes, *, threads: int = 1, optimize: bool = True) -> 
     return run
 
 
-def native_session(graph: Path | bytes, *, threads: int = 1, optimize: bool = True):  # noqa: ANN201 (onnxruntime is imported late)
+def native_session(graph: Path | bytes, *, threads: int = 1, optimize: bool = True):
     """The ``onnxruntime.InferenceSession`` behind ``session``."""
     import onnxruntime
 
@@ -38,7 +38,9 @@ def native_session(graph: Path | bytes, *, threads: int = 1, optimize: bool = Tr
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         where = None if isinstance(graph, bytes) else str(graph)
         raise MmedgeError(f"ONNX Runtime does not take the graph: {str(error).splitlines()[0]}", where=where) from error

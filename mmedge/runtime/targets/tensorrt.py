@@ -6,8 +6,9 @@ Networks are strongly typed: the precision is what the ONNX graph says (FP16 ten
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 
@@ -19,10 +20,15 @@ def module_of(target: str) -> Any:
     try:
         return importlib.import_module(PACKAGES[target])
     except ImportError as error:
-        raise MissingDependency(f"the target {target} was asked for and its package is not installed", todo=f"pip install 'mmedge[{target}]'") from error
+        raise MissingDependency(
+            f"the target {target} was asked for and its package is not installed",
+            todo=f"pip install 'mmedge[{target}]'",
+        ) from error
 
 
-def build(graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[int, ...]], max_batch: int) -> dict[str, Any]:
+def build(
+    graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[int, ...]], max_batch: int
+) -> dict[str, Any]:
     """Build an engine from an ONNX graph. Needs no GPU with tensorrt-rtx.
 
     ``shapes``: {input: shape without the batch axis}; the profile goes from batch 1 (which is also optimised for) to
@@ -33,13 +39,17 @@ def build(graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[
     logger = _collector(trt)
     builder = trt.Builder(logger)
     flags = 0
-    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):  # TensorRT 11 knows nothing else and has dropped the flag
+    if hasattr(
+        trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"
+    ):  # TensorRT 11 knows nothing else and has dropped the flag
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        listed = "; ".join(f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors)
+        listed = "; ".join(
+            f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors
+        )
         raise MmedgeError(f"{target} cannot parse the graph: {listed or logger.worst}", where=str(graph))
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
@@ -50,16 +60,27 @@ def build(graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[
     if serialized is None:
         raise MmedgeError(f"{target} did not build the engine: {logger.worst or 'no reason given'}", where=str(graph))
     engine.write_bytes(bytes(serialized))
-    return {"version": trt.__version__, "layers": network.num_layers, "weight_types": _weight_types(trt, network), "batch": [1, max_batch]}
+    return {
+        "version": trt.__version__,
+        "layers": network.num_layers,
+        "weight_types": _weight_types(trt, network),
+        "batch": [1, max_batch],
+    }
 
 
-def session(engine: Path, *, target: str, threads: int = 1):  # noqa: ANN201 (never returns here without a GPU)
+def session(engine: Path, *, target: str, threads: int = 1):
     """Deserialize an engine. Raises MissingDependency where there is no GPU to run it on."""
     trt = module_of(target)
     runtime = trt.Runtime(_collector(trt))
     if runtime is None or runtime.deserialize_cuda_engine(engine.read_bytes()) is None:
-        raise MissingDependency(f"the {target} engine cannot be loaded on this machine", where=str(engine), todo="run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'")
-    raise MissingDependency(f"running {target} engines is not part of this version", todo="load the bundle with target='onnxruntime-cpu'")
+        raise MissingDependency(
+            f"the {target} engine cannot be loaded on this machine",
+            where=str(engine),
+            todo="run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'",
+        )
+    raise MissingDependency(
+        f"running {target} engines is not part of this version", todo="load the bundle with target='onnxruntime-cpu'"
+    )
 
 
 def _weight_types(trt: Any, network: Any) -> dict[str, int]:
@@ -77,7 +98,10 @@ def check_precision(built: Mapping[str, Any], precision: str, target: str) -> No
     """Raise MismatchError where the network that was built does not compute in the precision asked for."""
     wanted = {"fp32": "float", "fp16": "half", "int8": "int8"}[precision]
     if not built["weight_types"].get(wanted):
-        raise MismatchError(f"{precision} was asked for and the {target} network has no {wanted} tensor", todo="export another precision, and report this graph")
+        raise MismatchError(
+            f"{precision} was asked for and the {target} network has no {wanted} tensor",
+            todo="export another precision, and report this graph",
+        )
 
 
 def _collector(trt: Any) -> Any:

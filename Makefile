@@ -1,0 +1,33 @@
+# Each target does all its own set-up in .venv, from a bare Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
+
+test: lint
+	$(BIN)/pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check mmedge tests
+	$(BIN)/ruff format --check mmedge tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
+
+$(INSTALLED): pyproject.toml deploy/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[toolchain,tensorrt-rtx,demo,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

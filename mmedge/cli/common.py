@@ -1,0 +1,134 @@
+"""What the verbs share: their options, the frame that turns errors into exit codes, and progress on stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmedge.errors import Interrupted, MmedgeError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def framed(command: Callable[..., int | None]) -> Callable[..., int]:
+    """Run a verb and return its exit code; errors become one to three lines on stderr, and JSON where it was asked for."""
+
+    @functools.wraps(command)
+    @json_option
+    @debug_option
+    def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> int:
+        try:
+            return command(*args, as_json=as_json, **kwargs) or 0
+        except KeyboardInterrupt:
+            error: MmedgeError = Interrupted(
+                "interrupted; the state is saved", todo="run the same command again to go on"
+            )
+        except MmedgeError as raised:
+            if debug:
+                raise
+            error = raised
+        except OSError as raised:
+            if debug:
+                raise
+            error = MmedgeError(
+                f"{type(raised).__name__}: {raised.strerror or raised}", where=raised.filename and str(raised.filename)
+            )
+        except MemoryError:
+            error = MmedgeError("out of memory", todo="lower the batch size")
+        except Exception as raised:
+            if debug:
+                raise
+            error = MmedgeError(
+                f"unexpected {type(raised).__name__}: {str(raised).splitlines()[0] if str(raised) else ''}",
+                todo="run again with --debug, and report what it shows",
+            )
+        if as_json:
+            print_json(
+                {"error": {"what": error.what, "where": error.where, "todo": error.todo, "exit_code": error.exit_code}}
+            )
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+
+    return wrapper
+
+
+def print_json(value: Any) -> None:
+    """The one document of ``--json``."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+class _Lines:
+    """Progress for logs: a line when a task begins, every ten seconds, and when it ends."""
+
+    def __init__(self) -> None:
+        self._task, self._told, self._began = "", 0.0, time.monotonic()
+
+    def step(self, task: str, done: int, total: int, text: str = "") -> None:
+        now = time.monotonic()
+        if task != self._task:
+            self._task, self._told, self._began = task, now, now
+        elif (done < total and now - self._told < 10) or (done >= total and self._told == float("inf")):
+            return
+        self._told = float("inf") if done >= total else now
+        left = f", {(now - self._began) / done * (total - done):.0f} s left" if 0 < done < total else ""
+        self.say(f"{task}: {done}/{total} {text}{left}".rstrip())
+
+    def say(self, line: str) -> None:
+        click.echo(line, err=True)
+
+
+@contextmanager
+def progress() -> Iterator[Any]:
+    """Bars with time left where stderr is a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        class Bars:
+            def step(self, task: str, done: int, total: int, text: str = "") -> None:
+                if task not in tasks:
+                    tasks[task] = bars.add_task(task, total=total, text=text)
+                bars.update(tasks[task], completed=done, total=total, text=text)
+
+            def say(self, line: str) -> None:
+                bars.console.print(line, highlight=False, markup=False)
+
+        yield Bars()
+
+
+def out_option(default: str | None = None) -> Callable[..., Any]:
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=default,
+        help="Folder to write to." + ("" if default else "  [default: runs/NAME-OF-RECIPE]"),
+    )

@@ -1,0 +1,73 @@
+"""The command line: parse, one call, render, exit code. A verb's module is imported when the verb is named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from mmedge import __version__
+
+# verb -> (module of mmedge.cli, what it does). The module's function has the verb's name.
+VERBS = {
+    "init": ("init", "Write a recipe for a manifest of your own."),
+    "check": ("check", "Look at a recipe's data and models before anything is trained."),
+    "run": ("stages", "Run every stage of a recipe and judge the result."),
+    "train": ("stages", "Train the teacher."),
+    "distill": ("stages", "Distil the teacher into a student, and train its control."),
+    "prune": ("stages", "Prune the student and recover it with the teacher."),
+    "quantize": ("stages", "Make candidate precisions and keep the best."),
+    "export": ("stages", "Build the engines and the bundle."),
+    "profile": ("profile", "Time bundles and ONNX graphs, interleaved."),
+    "report": ("report", "Draw report.html from report.json."),
+    "predict": ("predict", "Predict from raw files with a bundle."),
+    "doctor": ("doctor", "Tell what this machine can do."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"mmedge.cli.{VERBS[cmd_name][0]}")
+        return getattr(module, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # from the table, so that help imports no verb
+            formatter.write_dl([(verb, help_text) for verb, (_, help_text) in VERBS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        from mmedge.errors import did_you_mean
+
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mmedge")
+def cli() -> None:
+    """Distil a multimodal fusion model into a small, verified engine for an edge device.
+
+    \b
+    Example:
+      mmedge run recipes/avdigits.yaml --out runs/demo
+      mmedge predict runs/demo/bundle --image digit.png --audio digit.wav
+    """
+
+
+def main() -> None:
+    """Entry point of the ``mmedge`` command."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

@@ -1,0 +1,63 @@
+"""``mmedge predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmedge.cli.common import framed, print_json
+from mmedge.errors import UsageError
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    help="Predict from raw files with a bundle. Each modality of the bundle is an option; one that is left out is missing.\n\n"
+    "Numbers of a tabular modality are given with commas: --vitals 36.6,80.\n\n\b\nExample:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.pass_context
+@framed
+def predict(ctx: click.Context, bundle: Path, target: str | None, threads: int, as_json: bool) -> None:
+    from mmedge import runtime
+
+    engine = runtime.load(bundle, target, threads)
+    prediction = engine.predict(**_values(ctx.args, engine))
+    record = prediction.record()
+    if as_json:
+        print_json(record)
+    elif prediction.label is None:
+        click.echo(f"{prediction.value:g}")
+    else:
+        for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:
+            click.echo(f"{label}\t{p:.4f}")
+
+
+def _values(arguments: list[str], engine: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        if not option.startswith("--"):
+            raise UsageError(
+                f"unexpected argument {option!r}",
+                todo=f"give files by modality: {' '.join(f'--{name} FILE' for name in engine.contract.modalities)}",
+            )
+        if not equals:
+            if not rest:
+                raise UsageError(f"{option} wants a value")
+            value = rest.pop(0)
+        name = option.removeprefix("--").replace("-", "_")
+        spec = engine.contract.modalities.get(name)
+        values[name] = (
+            [cell.strip() for cell in value.split(",")] if spec is not None and spec.kind == "tabular" else value
+        )
+        if spec is not None and spec.kind == "tabular":
+            try:
+                values[name] = [float(cell) for cell in values[name]]
+            except ValueError:
+                raise UsageError(f"{option} must be numbers with commas, not {value!r}") from None
+    return values

@@ -1,0 +1,104 @@
+"""``run`` and the verbs of its stages: the same call, for all stages or for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmedge.cli.common import framed, out_option, print_json, progress
+
+
+def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
+    @click.command(
+        verb,
+        help=f"{help_text}\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used.\n\n\b\nExample:\n  {example}",
+    )
+    @click.argument("recipe", type=click.Path(path_type=Path))
+    @out_option()
+    @click.option(
+        "--from",
+        "start",
+        type=click.Path(path_type=Path),
+        help="An artifact to start from instead of the stages before it.",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a recipe key, as in teacher.train.epochs=5. Repeatable.",
+    )
+    @framed
+    def command(recipe: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
+        return _run(recipe, out, start, overrides, only, as_json)
+
+    return command
+
+
+def _run(
+    path: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], only: str | None, as_json: bool
+) -> int:
+    recipe, code, start = _recipe(path, overrides, start)
+    out = out or Path("runs") / recipe.name
+    with progress() as shown:
+        # The stages import torch; it is told before, since it takes seconds.
+        shown.say(f"mmedge: {recipe.name} into {out}")
+        from mmedge import pipeline
+        from mmedge.report.html import write_html
+
+        outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only)
+        write_html(outcome.report, out / "report.html")
+    from mmedge.report.table import print_report
+
+    print_report(outcome.report)
+    click.echo(f"report: {out / 'report.html'}", err=True)
+    if as_json:
+        print_json(outcome.report)
+    return outcome.exit_code
+
+
+def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple[Any, Path, Path | None]:
+    """The recipe of a file, or the one that an artifact was made by; then the artifact is what to start from."""
+    from mmedge import artifact
+    from mmedge import recipe as recipes
+
+    if not path.is_dir():
+        return recipes.load(path, overrides), path.resolve().parent, start
+    given = artifact.read(path)
+    values, folder = recipes.with_overrides(given.meta.get("recipe", {}), overrides), Path(given.meta.get("code", "."))
+    return recipes.parse(values, where=path / artifact.MANIFEST), folder, start or path
+
+
+run = _stage(
+    "run",
+    None,
+    "Run every stage of a recipe: teacher, distill, prune, quantize, export, measure, judge. What is unchanged is taken from OUT.",
+    "mmedge run recipes/avdigits.yaml --out runs/demo",
+)
+train = _stage("train", "teacher", "Train the teacher.", "mmedge train recipes/avdigits.yaml --out runs/demo")
+distill = _stage(
+    "distill",
+    "distill",
+    "Distil the teacher into the student, and train the same student without it, to know the gain.",
+    "mmedge distill recipes/avdigits-few-labels.yaml --from runs/demo/teacher --out runs/few",
+)
+prune = _stage(
+    "prune",
+    "prune",
+    "Prune the student and recover it with the teacher.",
+    "mmedge prune recipes/avdigits.yaml --out runs/demo",
+)
+quantize = _stage(
+    "quantize",
+    "quantize",
+    "Make candidate precisions, judge and time them, keep the best.",
+    "mmedge quantize recipes/avdigits.yaml --out runs/demo",
+)
+export = _stage(
+    "export",
+    "export",
+    "Build the engines, hold them against their parent, and write the bundle.",
+    "mmedge export recipes/avdigits.yaml --out runs/demo",
+)

@@ -1,0 +1,334 @@
+"""The end of a run: measure every stage, judge it, write the bundle and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mmedge
+from mmedge import artifact as artifacts
+from mmedge import gate
+from mmedge.artifact import Artifact, hash_json, write_json
+from mmedge.data import samples
+from mmedge.measure.figures import figures
+from mmedge.measure.gain import gain
+from mmedge.measure.latency import one_sample, time_graphs
+from mmedge.measure.quality import predict_module
+from mmedge.models.load import WEIGHTS, contract_of
+from mmedge.recipe import Recipe
+from mmedge.stages import export
+from mmedge.training.context import Context
+
+GRAPH = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One stage of a run. ``status``: ran, cached, or skipped (then there is no artifact, and ``note`` says why)."""
+
+    stage: str
+    artifact: Artifact | None
+    status: str
+    seconds: float
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The report that was written, and the exit code that its gates ask for."""
+
+    report: dict[str, Any]
+    exit_code: int
+
+
+def code_hash(*names: str) -> str:
+    """Hash of the package's own source files and folders of these names."""
+    root = Path(mmedge.__file__).parent
+    digest = hashlib.sha256()
+    for name in names:
+        for file in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: Context, out: Path) -> Outcome:
+    """Measure every stage, judge it, write the bundle and the report."""
+    records = [_record(done, dataset, recipe, context, out) for done in ran]
+    _add_latency(ran, records, dataset, recipe, context, out)
+    exit_codes = [_judge(record, records, recipe) for record in records]
+    controls = _controls(ran, dataset, recipe, context, out)
+    for record in records:
+        if record["stage"] == "distill" and controls:
+            exit_codes.append(_judge_gain(record, controls[0], recipe))
+    report = {
+        "schema": 1,
+        "mmedge": mmedge.__version__,
+        "recipe": recipe.resolved(),
+        "seed": recipe.seed,
+        "machine": machine(),
+        "data": {
+            "sha256": dataset.sha256,
+            "source": dataset.source,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+        },
+        "stages": records,
+        "controls": controls,
+        "verdict": "fail" if any(exit_codes) else "pass",
+    }
+    engines = [
+        (done, record) for done, record in zip(ran, records) if done.stage.startswith("export-") and done.artifact
+    ]
+    if any(done.stage == "export-onnxruntime-cpu" for done, _ in engines):
+        _write_bundle(engines, report, out)
+    write_json(out / "report.json", report)
+    return Outcome(report, min((code for code in exit_codes if code), default=0))
+
+
+def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Context, out: Path) -> dict[str, Any]:
+    if done.artifact is None:
+        return {"stage": done.stage, "status": "skipped", "gates": [], "notes": [done.note]}
+    artifact = done.artifact
+    engine = artifact.file(export.ENGINE)
+    graph = artifact.file(GRAPH)
+    weights = engine if engine.is_file() else graph
+    record: dict[str, Any] = {
+        "stage": done.stage,
+        "parent": artifact.parent,
+        "artifact": Path(os.path.relpath(artifact.path, out)).as_posix(),
+        "sha256": artifact.sha256,
+        "params": artifact.meta["params"],
+        "macs": artifact.meta["macs"],
+        "size_bytes": weights.stat().st_size,
+        "seconds": round(done.seconds, 2),
+    }
+    for field in ("precision", "candidates", "verification"):
+        if field in artifact.meta:
+            record[field] = artifact.meta[field]
+    record |= _remembered(
+        out,
+        "figures",
+        [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap],
+        context,
+        f"measuring {done.stage}",
+        lambda: figures(graph, contract_of(artifact), dataset, recipe.measure, recipe.seed),
+    )
+    record |= {"gates": [], "status": done.status, "notes": list(artifact.meta["notes"])}
+    return record
+
+
+def _remembered(out: Path, what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
+    """A measurement that was taken before of the same things is not taken again."""
+    path = (
+        out
+        / ".work"
+        / "measured"
+        / f"{what}-{hash_json([key, code_hash('measure', 'runtime/timing.py', 'runtime/targets')])[:24]}.json"
+    )
+    if path.is_file():
+        return json.loads(path.read_text())
+    context.progress.say(saying)
+    value = compute()
+    write_json(path, value)
+    return value
+
+
+def _add_latency(
+    ran: list[Ran], records: list[dict[str, Any]], dataset: samples.Dataset, recipe: Recipe, context: Context, out: Path
+) -> None:
+    timed = {
+        done.stage: done.artifact for done in ran if done.artifact and not done.artifact.file(export.ENGINE).is_file()
+    }
+    graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
+    measure = recipe.measure
+    key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, measure.model_dump(mode="json"), machine()]
+    inputs = one_sample(dataset.test, measure.batch)
+    timings = _remembered(
+        out,
+        "latency",
+        key,
+        context,
+        "measuring latency, all stages in turn",
+        lambda: {
+            stage: timing.record() for stage, timing in time_graphs(graphs, inputs, measure, context.progress).items()
+        },
+    )
+    before: str | None = None
+    for record in records:
+        stage = record["stage"]
+        if stage in timings:
+            timing = timings[stage]
+            record["latency"] = {
+                "target": "onnxruntime-cpu",
+                "batch": measure.batch,
+                "threads": measure.threads,
+                **timing,
+            }
+            if "teacher" in timings:
+                record["latency"]["ratio_to_teacher"] = timing["p50_ms"] / timings["teacher"]["p50_ms"]
+            if before:
+                record["latency"]["ratio_to_parent"] = timing["p50_ms"] / timings[before]["p50_ms"]
+            if timing["cv"] > 0.3:
+                record["notes"].append(
+                    f"latency spread is wide (cv {timing['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
+                )
+            if not stage.startswith("export-"):
+                before = stage
+        elif record["status"] != "skipped":
+            record["notes"].append(
+                "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"
+            )
+
+
+def _judge(record: dict[str, Any], records: list[dict[str, Any]], recipe: Recipe) -> int:
+    """Fill the record's gates; the exit code of the first kind that failed."""
+    limits = {
+        name: limit for name, limit in recipe.gates.get(record["stage"], {}).items() if not name.startswith("gain")
+    }
+    verdict = gate.judge(_gate_figures(record, records), limits)
+    record["gates"] = [judged.record() for judged in verdict.gates]
+    return verdict.exit_code
+
+
+def _judge_gain(record: dict[str, Any], control: dict[str, Any], recipe: Recipe) -> int:
+    limits = {name: limit for name, limit in recipe.gates.get("distill", {}).items() if name.startswith("gain")}
+    verdict = gate.judge({"gain": control["gain"], "gain_ci95_low": control["gain_ci95"][0]}, limits)
+    record["gates"] += [judged.record() for judged in verdict.gates]
+    return verdict.exit_code
+
+
+def _gate_figures(record: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, float]:
+    """The figures that gates may name. ``subset_drop`` is against the unpruned student (the teacher where there is none)."""
+    if record["status"] == "skipped":
+        return {}
+    by_stage = {other["stage"]: other for other in records if other["status"] != "skipped"}
+    teacher, parent = (
+        by_stage.get("teacher"),
+        next((other for other in by_stage.values() if other["sha256"] == record["parent"]), None),
+    )
+    unpruned = by_stage.get("distill", teacher)
+    out: dict[str, float] = {
+        "quality": record["quality"]["value"],
+        "params": record["params"],
+        "macs": record["macs"],
+        "size_bytes": record["size_bytes"],
+    }
+    out |= {f"subset.{name}": value for name, value in record["subsets"].items()}
+    if teacher:
+        out["quality_ratio_to_teacher"] = record["quality"]["value"] / teacher["quality"]["value"]
+        out["params_ratio_to_teacher"] = record["params"] / teacher["params"]
+    if parent:
+        out["macs_ratio_to_parent"] = record["macs"] / parent["macs"]
+    if unpruned:
+        drops = {
+            name: unpruned["subsets"][name] - value
+            for name, value in record["subsets"].items()
+            if name in unpruned["subsets"]
+        }
+        out |= {f"subset_drop.{name}": drop for name, drop in drops.items()}
+    for name, value in record.get("latency", {}).items():
+        if name.startswith("ratio") or name.endswith("_ms"):
+            out[f"latency_{name}"] = value
+    return out
+
+
+def _controls(
+    ran: list[Ran], dataset: samples.Dataset, recipe: Recipe, context: Context, out: Path
+) -> list[dict[str, Any]]:
+    """The gain of distillation over its control, on the test split, read here for the first time."""
+    artifact = next((done.artifact for done in ran if done.stage == "distill"), None)
+    if artifact is None or not any(name.startswith("control") for name in artifact.meta["students"]):
+        return []
+
+    def compute() -> dict[str, Any]:
+        contract = contract_of(artifact)
+        test = dataset.test.only(tuple(contract.modalities))
+        outputs: dict[str, list[np.ndarray]] = {"distilled": [], "control": []}
+        for name in artifact.meta["students"]:
+            kind, _, _ = name.partition("-")
+            outputs[kind].append(
+                predict_module(context.rebuild(artifact, f"{name}/{WEIGHTS}"), contract, test, test.present)
+            )
+        return gain(
+            contract,
+            outputs["distilled"],
+            outputs["control"],
+            test,
+            resamples=recipe.measure.bootstrap,
+            seed=recipe.seed,
+        )
+
+    return [
+        _remembered(
+            out,
+            "gain",
+            [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap],
+            context,
+            "measuring the gain of distillation",
+            compute,
+        )
+    ]
+
+
+def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, Any], out: Path) -> None:
+    """What ships: the graph, engines for other targets beside it, preprocessing, labels and measured figures."""
+    first = next(done.artifact for done, _ in engines if done.stage == "export-onnxruntime-cpu")
+    assert first is not None
+    fields = ("quality", "subsets", "latency", "params", "macs", "size_bytes", "notes")
+    measured = {
+        done.artifact.meta["target"]: {field: record[field] for field in fields if field in record}
+        for done, record in engines
+        if done.artifact
+    }
+    key = hash_json([[done.artifact and done.artifact.sha256 for done, _ in engines], measured, report["verdict"]])
+    path = out / "bundle"
+    if (path / artifacts.MANIFEST).is_file() and artifacts.read(path).key == key:
+        return
+    with artifacts.creating(path, stage="bundle", key=key, parent=first.sha256) as (folder, meta):
+        shutil.copyfile(first.file(GRAPH), folder / GRAPH)
+        targets: dict[str, Any] = {}
+        for done, _ in engines:
+            assert done.artifact is not None
+            name = done.artifact.meta["target"]
+            targets[name] = export.record(done.artifact)
+            if "engine" in targets[name]:
+                (folder / name).mkdir()
+                for file in (GRAPH, export.ENGINE):
+                    shutil.copyfile(done.artifact.file(file), folder / name / file)
+        meta |= {
+            "name": report["recipe"]["name"],
+            "contract": first.meta["contract"],
+            "targets": targets,
+            "figures": measured,
+            "verdict": report["verdict"],
+            "data": report["data"]["source"],
+        }
+
+
+def machine() -> dict[str, Any]:
+    """The machine that figures were taken on."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    import onnxruntime
+
+    return {
+        "cpu": model,
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }

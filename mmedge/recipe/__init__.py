@@ -1,0 +1,47 @@
+"""Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
+
+from mmedge.recipe.read import load, parse, with_overrides
+from mmedge.recipe.sections import (
+    Augment,
+    Controls,
+    Data,
+    Distill,
+    Encoder,
+    Export,
+    Hint,
+    Loss,
+    Measure,
+    Model,
+    Precision,
+    Prune,
+    Quantize,
+    Recipe,
+    Target,
+    TargetOptions,
+    Teacher,
+    Train,
+)
+
+__all__ = [
+    "Augment",
+    "Controls",
+    "Data",
+    "Distill",
+    "Encoder",
+    "Export",
+    "Hint",
+    "Loss",
+    "Measure",
+    "Model",
+    "Precision",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "Target",
+    "TargetOptions",
+    "Teacher",
+    "Train",
+    "load",
+    "parse",
+    "with_overrides",
+]

@@ -1,0 +1,155 @@
+"""Reading a recipe file: every fault of it is collected and told at once, with its line and a near key."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mmedge.errors import UsageError, did_you_mean
+from mmedge.recipe.sections import Recipe
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a YAML recipe; ``overrides`` are ``key.subkey=value``. Paths in it are relative to its folder.
+
+    Raises UsageError that lists every fault with its line.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("the recipe does not exist", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe cannot be read: {error}", where=str(path)) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise UsageError(
+            f"the recipe is not valid YAML: {error.problem}", where=f"{path}:{mark.line + 1}" if mark else str(path)
+        ) from error
+    except YAMLError as error:
+        raise UsageError(f"the recipe is not valid YAML: {error}", where=str(path)) from error
+    if not isinstance(tree, Mapping):
+        raise UsageError("a recipe is a mapping of keys to values", where=str(path), todo="copy one of recipes/*.yaml")
+    return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
+
+
+def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """A copy of a recipe's plain values with ``key.subkey=value`` applied."""
+    values = copy.deepcopy(values)
+    for override in overrides:
+        _override(values, override)
+    return values
+
+
+def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path | None = None) -> Recipe:
+    """Validate plain values as a recipe. ``folder`` anchors its relative paths."""
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [line for fault in error.errors() for line in _fault_lines(fault, where, tree)]
+        count = len(lines)
+        raise UsageError(
+            f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
+    return _anchored(recipe, folder) if folder else recipe
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    def at(path: Path | None) -> Path | None:
+        return path and (folder / path.expanduser()).resolve()
+
+    def model(section: Any) -> Any:
+        return section and section.model_copy(
+            update={"model": section.model.model_copy(update={"weights": at(section.model.weights)})}
+        )
+
+    data = recipe.data.model_copy(
+        update={"manifest": at(recipe.data.manifest), "recordings": at(recipe.data.recordings)}
+    )
+    return recipe.model_copy(update={"data": data, "teacher": model(recipe.teacher), "distill": model(recipe.distill)})
+
+
+def _plain(value: Any) -> Any:
+    """ruamel's round-trip containers as plain ones."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UsageError(f"--set takes key=value, not {override!r}", todo="for example --set teacher.train.epochs=5")
+    *parents, last = dotted.split(".")
+    try:
+        value = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise UsageError(f"--set {dotted}: the value is not valid YAML: {text!r}") from error
+    for parent in parents:
+        values = (
+            values.setdefault(parent, {})
+            if values.get(parent) is not None
+            else values.update({parent: {}}) or values[parent]
+        )
+        if not isinstance(values, dict):
+            raise UsageError(f"--set {dotted}: {parent!r} has no keys below it")
+    values[last] = value
+
+
+def _fault_lines(fault: Any, where: Path, tree: Any) -> list[str]:
+    # pydantic names a union's branch (an ImageSpec's tag, say) in the location; only what stands in the file is shown.
+    steps: list[str] = []
+    node, line = tree, None
+    for step in fault["loc"]:
+        if isinstance(node, Mapping) and step in node:
+            line = node.lc.key(step)[0] + 1  # type: ignore[attr-defined]  # ruamel's mapping
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        elif (tree is not None and fault["type"] not in ("missing", "extra_forbidden")) or (
+            step in ("image", "audio", "tabular", "array") and steps and steps[-1] != "modalities"
+        ):
+            continue
+        steps.append(str(step))
+    key = ".".join(steps)
+    place = f"{where}:{line}: " if line else f"{where}: "
+    match fault["type"]:
+        case "extra_forbidden":
+            messages = [f"unknown key '{key}'{did_you_mean(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"]
+        case "missing":
+            messages = [f"the key '{key}' is missing"]
+        case "value_error":
+            messages = [(f"{key}: " if key else "") + text for text in str(fault["ctx"]["error"]).splitlines()]
+        case _:
+            messages = [f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}"]
+    return [place + message for message in messages]
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """The keys that a section takes: walks the annotations along ``location``."""
+    candidates: list[type[BaseModel]] = [Recipe]
+    for step in location:
+        following: list[type[BaseModel]] = []
+        for model in candidates:
+            for name, field in model.model_fields.items():
+                if step in (name, field.alias):
+                    following += _models_in(field.annotation)
+        candidates = following or candidates  # a mapping's key or a union's tag leads no deeper
+    return [field.alias or name for model in candidates for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]

@@ -1,0 +1,70 @@
+"""report.html: one self-contained page, drawn from report.json alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmedge.artifact import replacing
+from mmedge.errors import MissingDependency
+from mmedge.report import plots
+from mmedge.report.record import modality_subsets
+from mmedge.report.table import short
+
+
+def write_html(report: dict[str, Any], path: Path) -> None:
+    """Write the page beside the report. Raises MissingDependency where jinja2 or matplotlib is not installed."""
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError as error:
+        raise MissingDependency(
+            "the report page needs jinja2, which is not installed", todo="pip install 'mmedge[toolchain]'"
+        ) from error
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["short"] = short
+    template = environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+    timed = [stage for stage in report["stages"] if "latency" in stage]
+    page = template.render(
+        report=report,
+        subsets=modality_subsets(report),
+        picture=Markup(plots.accuracy_against_latency(report)) if timed else "",
+        matrix=Markup(plots.subset_matrix(report)) if modality_subsets(report) else "",
+        gains=Markup(plots.gains(report)) if report["controls"] else "",
+        headline=_headline(report),
+        recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _headline(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(figure, what it is) of the last timed stage against the teacher: what a reader wants first."""
+    by_stage = {stage["stage"]: stage for stage in report["stages"] if stage["status"] != "skipped"}
+    timed = [stage for stage in by_stage.values() if "latency" in stage]
+    teacher = by_stage.get("teacher")
+    if not timed or not teacher or timed[-1] is teacher:
+        return []
+    last = timed[-1]
+    quality = last["quality"]
+    return [
+        (
+            f"{quality['value']:.3f}",
+            f"{quality['metric']} of {last['stage']} ({quality['ci95'][0]:.3f} to {quality['ci95'][1]:.3f}, n = {quality['n']}); the teacher has {teacher['quality']['value']:.3f}",
+        ),
+        (
+            f"{1 / last['latency']['ratio_to_teacher']:.1f} ×",
+            f"as fast as the teacher: {last['latency']['p50_ms']:.3f} ms against {teacher['latency']['p50_ms']:.3f} ms (p50)",
+        ),
+        (
+            f"{teacher['params'] / last['params']:.0f} ×",
+            f"fewer parameters: {short(last['params'])} against {short(teacher['params'])}",
+        ),
+        (
+            f"{teacher['macs'] / last['macs']:.0f} ×",
+            f"fewer multiply-accumulates: {short(last['macs'])} against {short(teacher['macs'])}",
+        ),
+    ]

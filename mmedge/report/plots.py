@@ -1,0 +1,117 @@
+"""The pictures of the report, as SVG text."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from mmedge.errors import MissingDependency
+from mmedge.report.record import modality_subsets
+
+_INK, _FAINT = "#1f2933", "#9aa5b1"
+
+
+def accuracy_against_latency(report: dict[str, Any]) -> str:
+    """Every timed stage: median latency (logarithmic; bar to p95) against quality with its interval."""
+    stages = [stage for stage in report["stages"] if "latency" in stage]
+    figure, axes = _figure(8.2, 4.2)
+    xs: list[float] = []
+    ys: list[float] = []
+    for number, stage in enumerate(stages):
+        latency, quality = stage["latency"], stage["quality"]
+        x, y = latency["p50_ms"], quality["value"]
+        low, high = quality["ci95"]
+        axes.errorbar(
+            x,
+            y,
+            xerr=[[0], [max(latency["p95_ms"] - x, 0)]],
+            yerr=[[max(y - low, 0)], [max(high - y, 0)]],
+            fmt="o",
+            markersize=8,
+            capsize=3,
+            color=f"C{number}",
+            label=f"{stage['stage']}  {x:.3f} ms, {y:.3f}",
+        )
+        xs, ys = [*xs, x], [*ys, y]
+    axes.plot(xs, ys, color=_FAINT, linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlabel("latency, ms (dot: p50, bar to p95; logarithmic)")
+    metric = stages[0]["quality"]["metric"] if stages else "quality"
+    axes.set_ylabel(f"{metric} on the test split, 95 % interval")
+    axes.legend(frameon=False, fontsize=9, loc="best")
+    axes.grid(alpha=0.25, which="both")
+    return _svg(figure)
+
+
+def subset_matrix(report: dict[str, Any]) -> str:
+    """Quality of every subset of modalities at every stage: where a modality dies, a column turns dark."""
+    stages, names = [stage for stage in report["stages"] if stage.get("subsets")], modality_subsets(report)
+    figure, axes = _figure(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.5 * len(names))
+    values = [[stage["subsets"].get(name) for stage in stages] for name in names]
+    numbers = [[float("nan") if value is None else value for value in row] for row in values]
+    axes.imshow(
+        numbers,
+        aspect="auto",
+        cmap="YlGnBu",
+        vmin=min((v for row in values for v in row if v is not None), default=0) - 0.15,
+        vmax=1,
+    )
+    for row, of_subset in enumerate(values):
+        for column, value in enumerate(of_subset):
+            axes.text(
+                column,
+                row,
+                "—" if value is None else f"{value:.3f}",
+                ha="center",
+                va="center",
+                color="white" if value and value > 0.8 else _INK,
+                fontsize=10,
+            )
+    axes.set_xticks(range(len(stages)), [stage["stage"].replace("export-", "export\n") for stage in stages])
+    axes.set_yticks(range(len(names)), [name.replace("+", " + ") for name in names])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return _svg(figure)
+
+
+def gains(report: dict[str, Any]) -> str:
+    """The gain of distillation over each control, with its interval, and the seeds behind it."""
+    controls = report["controls"]
+    figure, axes = _figure(8.2, 1.2 + 0.5 * len(controls))
+    for row, control in enumerate(controls):
+        low, high = control["gain_ci95"]
+        axes.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
+        axes.plot(control["gain"], row, "o", color="C0", markersize=8)
+        for distilled, alone in zip(control["distilled_by_seed"], control["control_by_seed"]):
+            axes.plot(distilled - alone, row + 0.25, "|", color=_FAINT, markersize=10)
+    axes.axvline(0, color=_INK, linewidth=1)
+    axes.set_yticks(range(len(controls)), [control["name"] for control in controls])
+    axes.set_ylim(-0.6, len(controls) - 0.4)
+    axes.set_xlabel("gain of the distilled student (dot and 95 % interval; ticks: single seeds)")
+    axes.grid(alpha=0.25, axis="x")
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependency(
+            "the report's pictures need matplotlib, which is not installed", todo="pip install 'mmedge[toolchain]'"
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    text = io.StringIO()
+    # Text stays text, so that the page is searchable; no date, so that the same report gives the same page.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmedge", "font.family": "sans-serif"}):
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return text.getvalue()[text.getvalue().index("<svg") :]
