@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from mmedge import artifact as artifacts
 from mmedge.artifact import Artifact, hash_json
-from mmedge.conclude import Outcome, Ran, code_hash
+from mmedge.conclude import Outcome, Ran, code_hash, conclude
 from mmedge.data import samples
 from mmedge.data.source import load_attribute
 from mmedge.errors import MismatchError, MissingDependency, UsageError

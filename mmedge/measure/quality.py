@@ -105,7 +105,7 @@ def subset_scores(
     scores: dict[str, float] = {}
     for chosen in subsets(names):
         mask = np.array([name in chosen for name in names])
-        having: np.ndarray = samples.present[:, mask].all(axis=1)
+        having = np.asarray(samples.present[:, mask].all(axis=1))
         if (having & samples.labelled).any():
             # Rows that lack the subset keep what they have, so that no row is empty; they are not scored.
             present = np.where(having[:, None], mask, samples.present)
