@@ -34,7 +34,7 @@ def build(
     from PIL import Image
 
     recordings = recordings or (Path(os.environ["MMEDGE_RECORDINGS"]) if os.environ.get("MMEDGE_RECORDINGS") else None)
-    source = "recordings" if recordings else "synthetic speech (espeak-ng)"
+    source = "real recordings" if recordings else "synthetic speech (espeak-ng)"
     spoken = (
         load_recordings(recordings)
         if recordings

@@ -35,6 +35,8 @@ def accuracy_against_latency(report: dict[str, Any]) -> str:
         xs, ys = [*xs, x], [*ys, y]
     axes.plot(xs, ys, color=_FAINT, linewidth=1, zorder=0)
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(_plain)
     axes.set_xlabel("latency, ms (dot: p50, bar to p95; logarithmic)")
     metric = stages[0]["quality"]["metric"] if stages else "quality"
     axes.set_ylabel(f"{metric} on the test split, 95 % interval")
@@ -91,6 +93,11 @@ def gains(report: dict[str, Any]) -> str:
     axes.set_xlabel("gain of the distilled student (dot and 95 % interval; ticks: single seeds)")
     axes.grid(alpha=0.25, axis="x")
     return _svg(figure)
+
+
+def _plain(value: float, _position: int) -> str:
+    """0.1, 0.2, 0.5, 1, 2 ...: a logarithmic axis in milliseconds that people read without powers of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

@@ -8,30 +8,26 @@ from mmedge.report.record import modality_subsets
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Stages in rows: size, accuracy with its interval, every subset, latency and its ratios; then gates and verdict."""
+    """Stages in rows: quality with its interval, every subset, latency and its ratio; then gates and verdict.
+
+    A narrow terminal gets the columns that matter most; a log gets all of them.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False, width=None)
-    data = report["data"]
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=_ALL_COLUMNS)
+    data, subsets = report["data"], modality_subsets(report)[:-1]
+    wide = console.width >= _ALL_COLUMNS - 20
     table = Table(
-        title=f"{report['recipe']['name']}: {data['source']}, {data['train']} / {data['validation']} / {data['test']} samples"
+        title=f"{report['recipe']['name']}: {data['source']}, {data['train']} training, {data['validation']} validation, {data['test']} test samples"
     )
-    table.add_column("stage", no_wrap=True)
-    for heading in (
-        "params",
-        "MACs",
-        "size",
-        "accuracy [95 %]",
-        *modality_subsets(report)[:-1],
-        "p50 ms",
-        "p95 ms",
-        "of teacher",
-        "status",
-    ):
-        table.add_column(heading, justify="right", no_wrap=heading != "accuracy [95 %]")
+    for heading in _columns(subsets, wide):
+        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
     for stage in report["stages"]:
-        table.add_row(*_row(stage, modality_subsets(report)[:-1]))
+        cells = _cells(stage, subsets)
+        table.add_row(*(cells.get(heading, "") for heading in _columns(subsets, wide)))
     console.print(table)
     for control in report["controls"]:
         low, high = control["gain_ci95"]
@@ -47,22 +43,45 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(f"verdict: [bold {colour}]{report['verdict']}[/]")
 
 
-def _row(stage: dict[str, Any], subsets: list[str]) -> list[str]:
+_ALL_COLUMNS = 150
+
+
+def _columns(subsets: list[str], wide: bool) -> list[str]:
+    if wide:
+        return [
+            "stage",
+            "params",
+            "MACs",
+            "size",
+            "quality [95 %]",
+            *subsets,
+            "p50 ms",
+            "p95 ms",
+            "of teacher",
+            "status",
+        ]
+    return ["stage", "quality", *subsets, "p50 ms", "of teacher"]
+
+
+def _cells(stage: dict[str, Any], subsets: list[str]) -> dict[str, str]:
+    cells = {"stage": stage["stage"], "status": stage["status"]}
     if stage["status"] == "skipped":
-        return [stage["stage"], *[""] * (len(subsets) + 7), "skipped"]
+        return cells | {"p50 ms": "skipped"}
     quality, latency = stage["quality"], stage.get("latency", {})
-    return [
-        stage["stage"],
-        short(stage["params"]),
-        short(stage["macs"]),
-        f"{stage['size_bytes'] / 1000:,.0f} kB",
-        f"{quality['value']:.3f} [{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]",
-        *(f"{stage['subsets'][name]:.3f}" if name in stage["subsets"] else "" for name in subsets),
-        f"{latency['p50_ms']:.3f}" if latency else "not measured",
-        f"{latency['p95_ms']:.3f}" if latency else "",
-        f"{latency['ratio_to_teacher']:.3f}" if "ratio_to_teacher" in latency else "",
-        stage["status"],
-    ]
+    cells |= {
+        "params": short(stage["params"]),
+        "MACs": short(stage["macs"]),
+        "size": f"{stage['size_bytes'] / 1000:,.0f} kB",
+        "quality": f"{quality['value']:.3f}",
+        "quality [95 %]": f"{quality['value']:.3f} \\[{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]",
+        "p50 ms": f"{latency['p50_ms']:.3f}" if latency else "not measured",
+    }
+    cells |= {name: f"{stage['subsets'][name]:.3f}" for name in subsets if name in stage["subsets"]}
+    if latency:
+        cells["p95 ms"] = f"{latency['p95_ms']:.3f}"
+    if "ratio_to_teacher" in latency:
+        cells["of teacher"] = f"{latency['ratio_to_teacher']:.3f}"
+    return cells
 
 
 def short(count: float) -> str:
