@@ -14,7 +14,7 @@ from mmedge.artifact import Artifact, hash_json
 from mmedge.conclude import Outcome, Ran, code_hash, conclude
 from mmedge.data import samples
 from mmedge.data.source import load_attribute
-from mmedge.errors import MismatchError, MissingDependency, UsageError
+from mmedge.errors import MissingDependency, UsageError
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress
 from mmedge.recipe import Recipe, Target
@@ -215,7 +215,7 @@ def _check_same_data(given: Artifact, dataset: samples.Dataset) -> None:
     differing = [name for name, spec in theirs.modalities.items() if ours.modalities.get(name) != spec]
     if theirs.task != ours.task or theirs.labels != ours.labels or differing:
         what = f"the modality {differing[0]!r}" if differing else "the classes"
-        raise MismatchError(
+        raise UsageError(
             f"the artifact is of another recipe: {what} in it is not that of this recipe's data",
             where=str(given.path),
             todo="use its own recipe, or run the earlier stages again",

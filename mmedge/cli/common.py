@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from mmedge.errors import Interrupted, MmedgeError
+from mmedge.errors import Interrupted, MissingDependency, MmedgeError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -41,6 +41,13 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             error = MmedgeError(
                 f"{type(raised).__name__}: {raised.strerror or raised}", where=raised.filename and str(raised.filename)
+            )
+        except ModuleNotFoundError as raised:
+            if debug or raised.name is None:
+                raise
+            error = MissingDependency(
+                f"this verb needs {raised.name.partition('.')[0]}, which is not installed",
+                todo="pip install 'mmedge[toolchain]'",
             )
         except MemoryError:
             error = MmedgeError("out of memory", todo="lower the batch size")

@@ -39,6 +39,9 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
 
 
+_PATH_KEYS = ("data.manifest", "data.recordings", "teacher.model.weights", "distill.model.weights")
+
+
 def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
     """A copy of a recipe's plain values with ``key.subkey=value`` applied."""
     values = copy.deepcopy(values)
@@ -96,6 +99,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = YAML(typ="safe").load(text)
     except YAMLError as error:
         raise UsageError(f"--set {dotted}: the value is not valid YAML: {text!r}") from error
+    if dotted in _PATH_KEYS and isinstance(value, str):
+        value = str(Path(value).expanduser().resolve())  # typed in a shell: relative to where it was typed
     for parent in parents:
         values = (
             values.setdefault(parent, {})

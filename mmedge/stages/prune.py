@@ -24,7 +24,7 @@ from mmedge.training.objectives import Distillation, supervised
 from mmedge.training.taught import taught_samples, teacher_for
 
 _PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
-_RATIO_STEPS = 40
+_LARGEST_RATIO, _RATIO_STEPS = 0.95, 64
 
 
 def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
@@ -81,23 +81,33 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
 def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: Any) -> list[Any]:
     """Prune ``module`` in place by the smallest uniform ratio that meets ``config.macs``; returns the pruning history.
 
-    Raises MmedgeError where no ratio below 0.95 meets it.
+    Raises MmedgeError where no ratio meets it.
     """
     before = macs(module, contract)
     ignored = _ignored(module, contract, config)
-    for step in range(1, _RATIO_STEPS):
-        ratio = 0.95 * step / _RATIO_STEPS
-        trial, history = _pruned(module, contract, config, ignored, ratio)
-        share = macs(trial, contract) / before
-        if share <= config.macs:
-            say(f"prune: a channel ratio of {ratio:.2f} leaves {share:.0%} of the MACs")
-            load.apply_history(module, history, contract)
-            return history
-    raise MmedgeError(
-        f"pruning cannot reach {config.macs:.0%} of the parent's MACs",
-        where="prune.macs",
-        todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
-    )
+
+    def tried(step: int) -> tuple[float, list[Any]]:
+        trial, history = _pruned(module, contract, config, ignored, _LARGEST_RATIO * step / _RATIO_STEPS)
+        return macs(trial, contract) / before, history
+
+    low, high = 0, _RATIO_STEPS  # the share of MACs falls as the ratio grows: bisect for the first that is small enough
+    share, history = tried(high)
+    if share > config.macs:
+        raise MmedgeError(
+            f"pruning cannot reach {config.macs:.0%} of the parent's MACs; {share:.0%} is the least",
+            where="prune.macs",
+            todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        reached, found = tried(middle)
+        if reached <= config.macs:
+            high, share, history = middle, reached, found
+        else:
+            low = middle
+    say(f"prune: a channel ratio of {_LARGEST_RATIO * high / _RATIO_STEPS:.2f} leaves {share:.0%} of the MACs")
+    load.apply_history(module, history, contract)
+    return history
 
 
 def _pruned(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -23,6 +23,11 @@ class Batch:
     inputs: dict[str, Tensor]
     present: Tensor
     targets: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; on its own device it is not copied."""
+        inputs = {name: x.to(device) for name, x in self.inputs.items()}
+        return replace(self, inputs=inputs, present=self.present.to(device), targets=self.targets.to(device))
 
 
 def steps_per_epoch(samples: Samples, train: Train) -> int:

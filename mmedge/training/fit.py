@@ -22,6 +22,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.spec import Contract
 from mmedge.training.batches import Batch, batches, steps_per_epoch
+from mmedge.training.device import training_device
 
 Objective = Callable[[nn.Module, Batch], Tensor]
 
@@ -57,7 +58,9 @@ def fit(
     the same call after a kill goes on from there and ends with the same weights, since every random choice is a
     function of ``seed`` and the epoch. Raises MmedgeError where the loss is not finite before a first good epoch.
     """
+    device = training_device()
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
+    parts.to(device)
     parameters = [p for p in parts.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(_decay_groups(parts, train.weight_decay), lr=train.learning_rate)
     steps = steps_per_epoch(train_samples, train)
@@ -74,7 +77,7 @@ def fit(
             batches(train_samples, train, seed=seed, view_seed=view_seed, epoch=epoch, usable=usable)
         ):
             _set_rate(optimizer, train.learning_rate * _rate(epoch * steps + step, steps * train.epochs, train.warmup))
-            loss = objective(module, batch)
+            loss = objective(module, batch.to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, train.gradient_clip)
@@ -108,7 +111,7 @@ def fit(
         task, train.epochs * steps, train.epochs * steps, f"validation {max(h['quality'] for h in history):.3f}"
     )
     module.load_state_dict(best)
-    module.eval()
+    module.to("cpu").eval()
     selected = max(range(len(history)), key=lambda index: (history[index]["selection"], index))
     return Fitted(history, selected + 1, notes)
 

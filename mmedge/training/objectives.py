@@ -41,7 +41,7 @@ class Distillation(nn.Module):
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         output = student(present=batch.present, **batch.inputs)[self._contract.output]
-        logits, features = self._teacher.outputs(batch)
+        logits, features = self._teacher.outputs(batch, output.device)
         total = self._loss.labels * label_loss(output, batch.targets, self._train.label_smoothing)
         if self._loss.logits:
             total = total + self._loss.logits * logit_loss(output, logits, self._loss.temperature, self._contract.task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmedge.data.samples import Samples
-from mmedge.errors import MismatchError, UsageError
+from mmedge.errors import UsageError
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Train
 from mmedge.spec import Contract
@@ -24,7 +24,7 @@ def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
     contract = contract_of(artifact)
     if contract.labels != context.dataset.contract.labels:
-        raise MismatchError(
+        raise UsageError(
             f"the teacher's classes {list(contract.labels)} are not the data's {list(context.dataset.contract.labels)}",
             where=str(artifact.path),
         )

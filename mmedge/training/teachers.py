@@ -16,6 +16,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.spec import Contract
 from mmedge.training.batches import Batch, view_of
+from mmedge.training.device import training_device
 
 _BATCH = 128
 
@@ -70,14 +71,13 @@ class Teacher:
         self._key = hash_json([key, contract.model_dump(mode="json"), augment, view_seed, hint])[:16]
         self._views: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
-    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The teacher's logits and hint for the samples of a batch, as the batch's view shows them."""
+    def outputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """The teacher's logits and hint for the samples of a batch, as the batch's view shows them, on ``device``."""
         if batch.view not in self._views:
             self._views[batch.view] = self._load(batch.view)
         logits, features = self._views[batch.view]
-        return torch.from_numpy(logits[batch.index]), None if features is None else torch.from_numpy(
-            features[batch.index]
-        )
+        hint = None if features is None else torch.from_numpy(features[batch.index]).to(device)
+        return torch.from_numpy(logits[batch.index]).to(device), hint
 
     @property
     def features(self) -> int:
@@ -100,14 +100,17 @@ class Teacher:
 
     def _compute(self, view: int) -> list[np.ndarray]:
         logits, features, total = [], [], len(self._samples)
+        device = training_device()
+        self._module.to(device)
         with torch.no_grad():
             for start in range(0, total, _BATCH):
                 index = np.arange(start, min(start + _BATCH, total))
                 inputs = view_of(self._samples, index, self._train.augment, view_seed=self._view_seed, view=view)
-                present = torch.from_numpy(np.array(self._samples.present[index]))
-                logits.append(self._module(present=present, **inputs)[self._contract.output].numpy())
+                present = torch.from_numpy(np.array(self._samples.present[index])).to(device)
+                answer = self._module(present=present, **{name: x.to(device) for name, x in inputs.items()})
+                logits.append(answer[self._contract.output].cpu().numpy())
                 if self._hint:
-                    features.append(self._hint.take().numpy())
+                    features.append(self._hint.take().cpu().numpy())
                 self._progress.step(
                     "teacher's answers", start + len(index), total, f"view {view + 1}/{self._train.views}"
                 )
