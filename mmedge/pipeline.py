@@ -54,8 +54,10 @@ def run(
     if given:
         _check_same_data(given, dataset)
     ran: list[Ran] = []
+    # What lies before the given artifact is not run: of it, the teacher alone is looked for.
+    first = recipe.stages.index(given.stage) if given and given.stage in recipe.stages else 0
     for stage in _chain(recipe, wanted, given):
-        if stage in wanted:
+        if stage in wanted and recipe.stages.index(stage) >= first:
             ran.append(_run_stage(stage, ran, given, context, out))
         else:
             ran.append(_earlier(stage, given, context, out))
