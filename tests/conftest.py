@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,6 +121,12 @@ class Run:
     def artifact(self, stage: str) -> artifact.Artifact:
         return artifact.read(self.out / stage)
 
+    def copied(self, out: Path, *stages: str) -> Path:
+        """A run's folder with the prepared data and some of the stages in it, to go on from."""
+        for name in ("data", ".work/tensors", *stages):
+            shutil.copytree(self.out / name, out / name)
+        return out
+
     def stage(self, name: str) -> dict[str, Any]:
         return next(stage for stage in self.report["stages"] if stage["stage"] == name)
 
@@ -137,9 +144,7 @@ def finished(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def dataset(finished: Run) -> samples.Dataset:
     """The preprocessed samples of the finished run."""
-    return samples.prepare(
-        recipe.load(finished.recipe_file), finished.out, code=finished.out.parent, progress=Silent()
-    )
+    return samples.prepare(recipe.load(finished.recipe_file), finished.out, code=finished.out.parent, progress=Silent())
 
 
 @pytest.fixture

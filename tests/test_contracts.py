@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY, child_environment
 
 import mmedge
+from tests.conftest import REPOSITORY, child_environment
 
 HEAVY = (
     "torch",

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY, child_environment, parsed, tiny, write_recipe
 
 from mmedge import artifact, pipeline, recipe
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.runtime.targets import tensorrt
+from tests.conftest import child_environment, parsed, tiny, write_recipe
 
 
 def changed(values, **sections):
@@ -59,9 +59,7 @@ def test_a_second_run_computes_nothing_again(finished):
     stages = [finished.out / stage["artifact"] for stage in finished.report["stages"]]
     watched = [*stages, finished.out / "bundle", finished.out / ".work", finished.out / "data"]
     before = {str(folder): state(folder) for folder in watched}
-    again = pipeline.run(
-        recipe.load(finished.recipe_file), finished.out, code=finished.out.parent, progress=Silent()
-    )
+    again = pipeline.run(recipe.load(finished.recipe_file), finished.out, code=finished.out.parent, progress=Silent())
     assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
     assert {str(folder): state(folder) for folder in watched} == before
     for first, second in zip(finished.report["stages"], again.report["stages"]):
@@ -98,9 +96,8 @@ def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, va
 
 def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tmp_path):
     other = changed(values, export={"targets": {"onnxruntime-cpu": {}}})
-    outcome = pipeline.run(
-        other, tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "quantize"
-    )
+    out = finished.copied(tmp_path / "out")
+    outcome = pipeline.run(other, out, code=tmp_path, progress=Silent(), start=finished.out / "quantize")
     by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
     assert list(by_stage) == ["teacher", "quantize", "export-onnxruntime-cpu"]
     assert by_stage["export-onnxruntime-cpu"]["status"] == "ran"
@@ -115,9 +112,7 @@ def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tm
 def test_an_artifact_of_another_recipe_is_refused_with_exit_5(finished, values, tmp_path):
     values["data"]["modalities"]["audio"]["mels"] = 12
     with pytest.raises(MismatchError, match="another recipe.*'audio'") as raised:
-        pipeline.run(
-            parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "teacher"
-        )
+        pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "teacher")
     assert raised.value.exit_code == 5 and "teacher" in str(raised.value)
 
 
@@ -139,17 +134,15 @@ def test_a_verb_does_not_start_from_a_later_stage(finished, values, tmp_path):
         )
 
 
-def test_a_verb_without_its_section_and_one_without_its_parent_say_what_to_do(values, tmp_path):
+def test_a_verb_without_its_section_and_one_without_its_parent_say_what_to_do(finished, values, tmp_path):
     with pytest.raises(UsageError, match="no section 'prune'"):
         pipeline.run(changed(values, prune=None), tmp_path, code=tmp_path, progress=Silent(), only="prune")
     with pytest.raises(UsageError, match="mmedge train first"):
-        pipeline.run(parsed(values), tmp_path, code=tmp_path, progress=Silent(), only="prune")
+        pipeline.run(parsed(values), finished.copied(tmp_path), code=tmp_path, progress=Silent(), only="prune")
 
 
 def test_a_damaged_artifact_is_not_gone_on_from(finished, values, tmp_path):
-    import shutil
-
-    shutil.copytree(finished.out / "teacher", tmp_path / "out" / "teacher")
+    finished.copied(tmp_path / "out", "teacher")
     with (tmp_path / "out" / "teacher" / "weights.safetensors").open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x55")
@@ -176,7 +169,7 @@ def test_a_missing_package_of_an_optional_target_is_a_note(finished, values, tmp
     targets = {"onnxruntime-cpu": {}, "tensorrt": {"required": False}}
     outcome = pipeline.run(
         changed(values, export={"targets": targets}),
-        tmp_path / "out",
+        finished.copied(tmp_path / "out"),
         code=tmp_path,
         progress=Silent(),
         start=finished.out / "quantize",
@@ -213,9 +206,7 @@ def test_a_verb_that_builds_no_target_does_not_ask_for_its_package(finished, val
 def test_gates_decide_the_exit_code_and_stand_in_the_report(finished, values, gates, code):
     """Measured figures are remembered, so that only the judging is done again."""
     try:
-        outcome = pipeline.run(
-            changed(values, gates=gates), finished.out, code=finished.out.parent, progress=Silent()
-        )
+        outcome = pipeline.run(changed(values, gates=gates), finished.out, code=finished.out.parent, progress=Silent())
     finally:
         artifact.write_json(finished.out / "report.json", finished.report)
     assert outcome.exit_code == code
@@ -230,7 +221,7 @@ def test_a_gain_gate_without_a_control_does_not_pass(finished, values, tmp_path)
     values["gates"] = {"distill": {"gain": 0.0}}
     outcome = pipeline.run(
         changed(values, prune=None, quantize=None),
-        tmp_path / "out",
+        finished.copied(tmp_path / "out"),
         code=tmp_path,
         progress=Silent(),
         start=finished.out / "teacher",
@@ -259,10 +250,11 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_one(media, tmp_path):
+def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_one(finished, media, tmp_path):
     values = tiny(media / "manifest.csv")
-    values["teacher"]["train"]["epochs"] = 12
+    values["teacher"]["train"]["epochs"] = 10
     file = write_recipe(values, tmp_path / "tiny.yaml")
+    finished.copied(tmp_path / "a"), finished.copied(tmp_path / "b")
     uninterrupted = pipeline.run(recipe.load(file), tmp_path / "a", code=tmp_path, progress=Silent(), only="teacher")
 
     process = start_command("train", file, "--out", tmp_path / "b", cwd=tmp_path)
@@ -280,4 +272,3 @@ def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_on
     assert report["stages"][0]["quality"] == uninterrupted.report["stages"][0]["quality"]
     made = [(tmp_path / run / "teacher" / "weights.safetensors").read_bytes() for run in "ab"]
     assert made[0] == made[1]
-    assert REPOSITORY.is_dir()

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.conftest import REPOSITORY
 
 from mmedge import recipe
 from mmedge.errors import UsageError
+from tests.conftest import REPOSITORY
 
 GOOD = """\
 schema: 1
@@ -126,9 +126,7 @@ def test_a_missing_recipe_and_a_binary_one_are_errors(tmp_path):
 
 def test_overrides_reach_any_depth_and_are_read_as_yaml(tmp_path):
     file = written(tmp_path, GOOD)
-    loaded = recipe.load(
-        file, ("teacher.train.epochs=7", "prune.macs=0.5", "distill.labels=20", "measure={runs: 30}")
-    )
+    loaded = recipe.load(file, ("teacher.train.epochs=7", "prune.macs=0.5", "distill.labels=20", "measure={runs: 30}"))
     assert loaded.teacher.train.epochs == 7 and loaded.prune.macs == 0.5 and loaded.distill.labels == 20
     assert loaded.measure.runs == 30
 

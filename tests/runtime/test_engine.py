@@ -61,7 +61,9 @@ def test_what_stands_in_the_tensor_of_an_absent_modality_has_no_influence(engine
     assert not np.array_equal(shown, expected)
 
 
-@pytest.mark.parametrize("given", [{}, {"image": None}, {"image": None, "audio": None}, {"image": [None], "audio": [None]}])
+@pytest.mark.parametrize(
+    "given", [{}, {"image": None}, {"image": None, "audio": None}, {"image": [None], "audio": [None]}]
+)
 def test_nothing_present_is_a_usage_error(engine, given):
     with pytest.raises(UsageError, match="at least one of image, audio"):
         engine.predict(**given)
