@@ -121,7 +121,11 @@ def _replace_folder(new: Path, path: Path) -> None:
     if path.exists():
         old = path.with_name(f".{path.name}.old-{os.getpid()}")
         os.replace(path, old)
-        os.replace(new, path)
+        try:
+            os.replace(new, path)
+        except OSError:
+            os.replace(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         os.replace(new, path)
@@ -162,7 +166,9 @@ def _verify_file(folder: Path, name: str, digest: str) -> None:
     if relative.is_absolute() or ".." in relative.parts or "\\" in name:
         raise MmedgeError(f"the manifest names a file outside its folder: {name!r}", where=str(folder))
     file = folder / relative
-    if file.is_symlink() or not file.is_file():
+    # A linked folder on the way leads outside as much as a linked file does.
+    linked = any((folder / part).is_symlink() for part in (relative, *relative.parents[:-1]))
+    if linked or not file.is_file():
         raise _tampered(f"a listed file is missing or a link: {name}", folder)
     if sha256_of(file) != digest:
         raise _tampered("a file's content is not what the manifest lists", file)

@@ -67,8 +67,8 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
     exit_codes = [_judge(record, records, recipe) for record in records]
     controls = _controls(ran, dataset, recipe, context, out)
     for record in records:
-        if record["stage"] == "distill" and controls:
-            exit_codes.append(_judge_gain(record, controls[0], recipe))
+        if record["stage"] == "distill":
+            exit_codes.append(_judge_gain(record, controls, recipe))
     report = {
         "schema": 1,
         "mmedge": mmedge.__version__,
@@ -163,10 +163,11 @@ def _add_latency(
             stage: timing.record() for stage, timing in time_graphs(graphs, inputs, measure, context.progress).items()
         },
     )
-    before: str | None = None
+    by_sha256 = {artifact.sha256: stage for stage, artifact in timed.items()}
     for record in records:
         stage = record["stage"]
         if stage in timings:
+            parent = by_sha256.get(record["parent"])
             timing = timings[stage]
             record["latency"] = {
                 "target": "onnxruntime-cpu",
@@ -176,14 +177,12 @@ def _add_latency(
             }
             if "teacher" in timings:
                 record["latency"]["ratio_to_teacher"] = timing["p50_ms"] / timings["teacher"]["p50_ms"]
-            if before:
-                record["latency"]["ratio_to_parent"] = timing["p50_ms"] / timings[before]["p50_ms"]
+            if parent:
+                record["latency"]["ratio_to_parent"] = timing["p50_ms"] / timings[parent]["p50_ms"]
             if timing["cv"] > 0.3:
                 record["notes"].append(
                     f"latency spread is wide (cv {timing['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
                 )
-            if not stage.startswith("export-"):
-                before = stage
         elif record["status"] != "skipped":
             record["notes"].append(
                 "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"
@@ -200,9 +199,11 @@ def _judge(record: dict[str, Any], records: list[dict[str, Any]], recipe: Recipe
     return verdict.exit_code
 
 
-def _judge_gain(record: dict[str, Any], control: dict[str, Any], recipe: Recipe) -> int:
+def _judge_gain(record: dict[str, Any], controls: list[dict[str, Any]], recipe: Recipe) -> int:
+    """The gates on the gain; without a control it was not measured, and they do not pass."""
     limits = {name: limit for name, limit in recipe.gates.get("distill", {}).items() if name.startswith("gain")}
-    verdict = gate.judge({"gain": control["gain"], "gain_ci95_low": control["gain_ci95"][0]}, limits)
+    figures = {"gain": controls[0]["gain"], "gain_ci95_low": controls[0]["gain_ci95"][0]} if controls else {}
+    verdict = gate.judge(figures, limits)
     record["gates"] += [judged.record() for judged in verdict.gates]
     return verdict.exit_code
 

@@ -48,14 +48,17 @@ def run(
     if not wanted:
         raise UsageError(f"the recipe has no section {only!r}", todo=f"it has {', '.join(recipe.stages)}")
     given = artifacts.read(start) if start else None
+    chain = _chain(recipe, wanted, given)
     _check_targets(recipe, wanted)
     dataset = samples.prepare(recipe, out, code=code, progress=progress)
     context = Context(recipe, dataset, out / ".work", code, progress)
     if given:
         _check_same_data(given, dataset)
     ran: list[Ran] = []
-    for stage in _chain(recipe, wanted, given):
-        if stage in wanted:
+    # What lies before the given artifact is not run: of it, the teacher alone is looked for.
+    first = recipe.stages.index(given.stage) if given and given.stage in recipe.stages else 0
+    for stage in chain:
+        if stage in wanted and recipe.stages.index(stage) >= first:
             ran.append(_run_stage(stage, ran, given, context, out))
         else:
             ran.append(_earlier(stage, given, context, out))

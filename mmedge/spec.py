@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Frozen(BaseModel):
@@ -19,7 +19,30 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class ImageSpec(Frozen):
+class Normalised(Frozen):
+    """What every modality has: mean and std, given by the recipe or fitted on the training split. Both, or neither."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def statistics(self) -> int:
+        """How many means (and as many stds) the modality has."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _fitting_statistics(self) -> Normalised:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give 'mean' and 'std' together, or neither, to have them fitted")
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != self.statistics or len(self.std) != self.statistics:
+                raise ValueError(f"'mean' and 'std' must have {self.statistics} values each")
+            if min(self.std) <= 0:
+                raise ValueError("every value of 'std' must be above 0")
+        return self
+
+
+class ImageSpec(Normalised):
     """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics."""
 
     kind: Literal["image"]
@@ -27,19 +50,21 @@ class ImageSpec(Frozen):
     height: int = Field(224, ge=1, le=4096)
     width: int = Field(224, ge=1, le=4096)
     channels: Literal[1, 3] = 3
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
     @property
     def columns_read(self) -> tuple[str, ...]:
         return (self.column,) if self.column else ()
 
     @property
+    def statistics(self) -> int:
+        return self.channels
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (self.channels, self.height, self.width)
 
 
-class AudioSpec(Frozen):
+class AudioSpec(Normalised):
     """A sound file or waveform -> float32 [1, mels, frames]: log-mel energies, normalised per band."""
 
     kind: Literal["audio"]
@@ -49,12 +74,14 @@ class AudioSpec(Frozen):
     frames: int = Field(100, ge=4, le=10000)
     hop_ms: float = Field(10.0, gt=0)
     window_ms: float = Field(25.0, gt=0)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
     @property
     def columns_read(self) -> tuple[str, ...]:
         return (self.column,) if self.column else ()
+
+    @property
+    def statistics(self) -> int:
+        return self.mels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,13 +93,11 @@ class AudioSpec(Frozen):
         return round(self.frames * self.hop_ms * self.sample_rate / 1000)
 
 
-class TabularSpec(Frozen):
+class TabularSpec(Normalised):
     """Numeric columns -> float32 [columns], standardised by the training split."""
 
     kind: Literal["tabular"]
     columns: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
     @field_validator("columns")
     @classmethod
@@ -86,23 +111,29 @@ class TabularSpec(Frozen):
         return self.columns
 
     @property
+    def statistics(self) -> int:
+        return len(self.columns)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.columns),)
 
 
-class ArraySpec(Frozen):
+class ArraySpec(Normalised):
     """A ``.npy`` file or array of a fixed shape -> float32 of that shape: preprocessing that is the user's own."""
 
     kind: Literal["array"]
     column: str | None = None
     array_shape: tuple[int, ...] = Field(alias="shape")
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @property
     def columns_read(self) -> tuple[str, ...]:
         return (self.column,) if self.column else ()
+
+    @property
+    def statistics(self) -> int:
+        return 1
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -59,9 +59,7 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
                 todo="run again with --debug, and report what it shows",
             )
         if as_json:
-            print_json(
-                {"error": {"what": error.what, "where": error.where, "todo": error.todo, "exit_code": error.exit_code}}
-            )
+            print_error(error.what, error.where, error.todo, error.exit_code)
         click.echo(f"error: {error}", err=True)
         return error.exit_code
 
@@ -71,6 +69,11 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
 def print_json(value: Any) -> None:
     """The one document of ``--json``."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_error(what: str, where: str | None, todo: str | None, exit_code: int) -> None:
+    """The document of ``--json`` where a verb failed."""
+    print_json({"error": {"what": what, "where": where, "todo": todo, "exit_code": exit_code}})
 
 
 class _Lines:

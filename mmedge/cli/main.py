@@ -69,5 +69,9 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        if "--json" in sys.argv[1:]:  # click parses before any verb runs; a caller waits for its document all the same
+            from mmedge.cli.common import print_error
+
+            print_error(error.format_message(), None, "mmedge VERB --help", error.exit_code)
         error.show()
         sys.exit(error.exit_code)

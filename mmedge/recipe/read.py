@@ -55,7 +55,7 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [line for fault in error.errors() for line in _fault_lines(fault, where, tree)]
+        lines = [line for fault in error.errors() for line in _fault_lines(fault, where, tree, values)]
         count = len(lines)
         raise UsageError(
             f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)
@@ -112,19 +112,21 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _fault_lines(fault: Any, where: Path, tree: Any) -> list[str]:
-    # pydantic names a union's branch (an ImageSpec's tag, say) in the location; only what stands in the file is shown.
+def _fault_lines(fault: Any, where: Path, tree: Any, values: Any) -> list[str]:
+    # pydantic names a union's branch (an ImageSpec's tag, say) in the location; only keys of the recipe are shown.
+    # ``values`` may hold what --set added, ``tree`` the lines of what stands in the file.
     steps: list[str] = []
-    node, line = tree, None
+    line = None
     for step in fault["loc"]:
-        if isinstance(node, Mapping) and step in node:
-            line = node.lc.key(step)[0] + 1  # type: ignore[attr-defined]  # ruamel's mapping
-            node = node[step]
-        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
-            node = node[step]
-        elif (tree is not None and fault["type"] not in ("missing", "extra_forbidden")) or (
-            step in ("image", "audio", "tabular", "array") and steps and steps[-1] != "modalities"
-        ):
+        if isinstance(values, Mapping) and step in values:
+            values = values[step]
+            if isinstance(tree, Mapping) and step in tree:
+                line, tree = tree.lc.key(step)[0] + 1, tree[step]  # type: ignore[attr-defined]  # ruamel's mapping
+            else:
+                tree = None
+        elif isinstance(values, (list, tuple)) and isinstance(step, int) and step < len(values):
+            values, tree = values[step], tree[step] if isinstance(tree, list) and step < len(tree) else None
+        elif fault["type"] != "missing" or step != fault["loc"][-1]:
             continue
         steps.append(str(step))
     key = ".".join(steps)

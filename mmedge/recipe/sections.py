@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mmedge import gate
 from mmedge.errors import did_you_mean
-from mmedge.spec import Frozen, ModalitySpec
+from mmedge.spec import Frozen, ModalitySpec, subsets
 
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["onnxruntime-cpu", "tensorrt", "tensorrt-rtx"]
@@ -290,6 +290,15 @@ class Recipe(Frozen):
                 for name in limits
                 if not gate.known(name)
             ]
+            names = ["+".join(chosen) for chosen in subsets(tuple(self.data.modalities))]
+            for name in limits:
+                family, _, subset = name.partition(".")
+                if gate.known(name) and subset and subset not in names:
+                    faults.append(
+                        f"gates.{stage}: no subset of modalities {subset!r}{did_you_mean(subset, names)}; there are {', '.join(names)}"
+                    )
+                if family in ("gain", "gain_ci95_low") and stage != "distill":
+                    faults.append(f"gates.{stage}: {name!r} is a figure of the stage distill alone")
         return faults
 
     @property

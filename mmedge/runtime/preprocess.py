@@ -165,8 +165,10 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             raise MmedgeError(f"the {name} is not a sound that can be read: {error}", where=_where(value)) from error
         return samples.mean(axis=1), rate
-    samples, rate = value if isinstance(value, tuple) else (value, spec.sample_rate)
-    samples = np.asarray(samples)
+    pair = value if isinstance(value, tuple) else (value, spec.sample_rate)
+    if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)) or not pair[1] >= 1:
+        raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz, at least 1")
+    samples, rate = np.asarray(pair[0]), pair[1]
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise MmedgeError(
             f"{name} must be float samples [n] (or a pair of them and their rate), not {samples.dtype} {list(samples.shape)}"

@@ -1,0 +1,197 @@
+"""The command line: help with an example, exact exit codes, one JSON document, no traceback."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from mmedge import pipeline
+from mmedge.cli.main import VERBS
+from mmedge.errors import MmedgeError
+
+# Verbs whose module is not part of the tree yet are tested by those who write them.
+_HERE = [verb for verb, (module, _) in VERBS.items() if module in ("check", "stages", "report", "predict")]
+
+
+def document(said):
+    return json.loads(said.out)
+
+
+@pytest.mark.parametrize("verb", _HERE)
+def test_help_of_a_verb_has_an_example_that_names_it(mmedge, verb):
+    said = mmedge(verb, "--help")
+    assert said.code == 0
+    example = re.search(r"Example:\n\s+mmedge (\S+) ", said.out)
+    assert example and example[1] == verb, said.out
+
+
+def test_help_lists_every_verb_and_no_command_is_help(mmedge):
+    said = mmedge("--help")
+    assert said.code == 0
+    for verb, (_, what) in VERBS.items():
+        assert re.search(rf"^  {verb}\s+{re.escape(what[:30])}", said.out, re.M)
+
+
+def test_the_version_is_the_packages(mmedge):
+    import mmedge as package
+
+    assert package.__version__ in mmedge("--version").out
+
+
+def test_an_unknown_verb_is_told_with_the_one_that_was_meant(mmedge):
+    said = mmedge("trian")
+    assert said.code == 2 and "did you mean 'train'" in said.err and said.out == ""
+
+
+@pytest.mark.parametrize(
+    "line", ["run", "run r.yaml --ouut x", "run r.yaml more", "predict", "report", "check", "run r.yaml --set"]
+)
+def test_a_wrong_call_is_exit_2_and_with_json_one_document(mmedge, line):
+    said = mmedge(*shlex.split(line))
+    assert said.code == 2 and said.out == "" and "Traceback" not in said.err
+    said = mmedge(*shlex.split(line.replace(" --set", "")), "--json", *(["--set"] if "--set" in line else []))
+    assert said.code == 2 and document(said)["error"]["exit_code"] == 2
+
+
+def test_an_unknown_key_is_exit_2_with_its_line(mmedge, tmp_path):
+    (tmp_path / "r.yaml").write_text("name: x\ndata:\n  manifst: a.csv\n")
+    for verb in ("run", "check"):
+        said = mmedge(verb, tmp_path / "r.yaml", "--out", tmp_path / "out", "--json")
+        assert said.code == 2 and "r.yaml:3: unknown key 'data.manifst' (did you mean 'manifest'?)" in said.err
+        assert "manifst" in document(said)["error"]["what"] and not (tmp_path / "out").exists()
+
+
+def test_an_unknown_override_is_exit_2(mmedge, finished, tmp_path):
+    said = mmedge("run", finished.recipe_file, "--out", tmp_path / "out", "--set", "teacher.trian.epochs=1")
+    assert said.code == 2 and "did you mean 'train'" in said.err
+
+
+def test_missing_files_are_errors_of_three_lines_at_most(mmedge, tmp_path, finished):
+    for arguments in (
+        ("run", tmp_path / "nowhere.yaml"),
+        ("predict", tmp_path / "nowhere", "--image", "x.png"),
+        ("report", tmp_path / "nowhere"),
+        ("predict", finished.out / "bundle", "--image", tmp_path / "nowhere.png"),
+        ("run", finished.recipe_file, "--from", tmp_path / "nowhere", "--out", tmp_path / "out"),
+        ("prune", tmp_path),
+    ):
+        said = mmedge(*arguments)
+        assert said.code in (1, 2) and said.out == "" and 1 <= len(said.err.strip().splitlines()) <= 4, said
+        assert "nowhere" in said.err or str(tmp_path) in said.err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (MmedgeError("broken"), 1),
+        (OSError(28, "No space left on device", "/x/file"), 1),
+        (MemoryError(), 1),
+        (ZeroDivisionError("odd"), 1),
+    ],
+)
+def test_whatever_a_verb_raises_is_one_json_document_and_no_traceback(mmedge, finished, monkeypatch, raised, code):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    said = mmedge("run", finished.recipe_file, "--out", finished.out, "--json")
+    assert said.code == code and document(said)["error"]["exit_code"] == code
+    assert "Traceback" not in said.err and "error: " in said.err
+
+
+def test_debug_shows_the_traceback(mmedge, finished, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        from click.testing import CliRunner
+
+        from mmedge.cli.main import cli
+
+        CliRunner().invoke(cli, ["run", str(finished.recipe_file), "--debug"], catch_exceptions=False)
+
+
+def test_run_prints_one_document_on_stdout_and_the_table_on_stderr(mmedge, finished):
+    said = mmedge("run", finished.recipe_file, "--out", finished.out, "--json")
+    assert said.code == 0, said.err
+    assert document(said) == json.loads((finished.out / "report.json").read_text())
+    assert "verdict: pass" in said.err and "export-onnxruntime-cpu" in said.err
+    assert mmedge("run", finished.recipe_file, "--out", finished.out).out == ""
+
+
+def test_a_verb_takes_the_artifact_of_an_earlier_stage_in_place_of_a_recipe(mmedge, finished, tmp_path):
+    said = mmedge(
+        "quantize",
+        finished.out / "prune",
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "quantize.candidates=[fp32, int8]",
+        "--json",
+    )
+    assert said.code == 0, said.err
+    stages = {stage["stage"]: stage for stage in document(said)["stages"]}
+    assert list(stages) == ["teacher", "prune", "quantize"]
+    assert [row["precision"] for row in stages["quantize"]["candidates"]] == ["fp32", "int8"]
+    assert stages["quantize"]["parent"] == finished.artifact("prune").sha256
+
+
+def test_report_draws_the_page_again(mmedge, finished, tmp_path):
+    (tmp_path / "report.json").write_text((finished.out / "report.json").read_text())
+    said = mmedge("report", tmp_path, "--json")
+    assert said.code == 0 and document(said) == finished.report
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2, "stages": []}', '{"schema": 1}'])
+def test_report_refuses_what_is_no_report(mmedge, tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    said = mmedge("report", tmp_path, "--json")
+    assert said.code == 1 and document(said)["error"] and "Traceback" not in said.err
+
+
+def sample(media):
+    return sorted((media / "image").glob("test-3-*"))[0], sorted((media / "audio").glob("test-3-*"))[0]
+
+
+def test_predict_prints_labels_or_one_document(mmedge, finished, media):
+    image, sound = sample(media)
+    said = mmedge("predict", finished.out / "bundle", "--image", image, "--audio", sound)
+    assert said.code == 0 and said.err == "" and len(said.out.splitlines()) == 5
+    as_json = document(mmedge("predict", finished.out / "bundle", f"--image={image}", "--audio", sound, "--json"))
+    assert as_json["label"] == said.out.split()[0] and len(as_json["probabilities"]) == 10
+    assert document(mmedge("predict", finished.out / "bundle", "--audio", sound, "--json")) != as_json
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "at least one of image, audio"),
+        (["--imge", "x.png"], 2, "did you mean 'image'"),
+        (["--image"], 2, "wants a value"),
+        (["x.png"], 2, "unexpected argument"),
+        (["--image", __file__], 1, "not an image"),
+        (["--audio", __file__], 1, "not a sound"),
+        (["--target", "tensorrt-rtx", "--image", "x.png"], 6, "onnxruntime-cpu"),
+        (["--target", "onnxruntime", "--image", "x.png"], 2, "did you mean"),
+        (["--threads", "0"], 2, "threads"),
+    ],
+)
+def test_predict_tells_what_is_wrong(mmedge, finished, arguments, code, said):
+    answer = mmedge("predict", finished.out / "bundle", *arguments, "--json")
+    assert answer.code == code and said in answer.err, answer
+    assert document(answer)["error"]["exit_code"] == code
+
+
+def test_check_prints_a_data_card(mmedge, finished):
+    said = mmedge("check", finished.recipe_file, "--out", finished.out, "--json")
+    assert said.code == 0, said.err
+    card = document(said)
+    assert card["labels"] == [str(digit) for digit in range(10)]
+    assert card["splits"]["train"]["samples"] == 240 and card["splits"]["train"]["present"] == {
+        "image": 240,
+        "audio": 240,
+    }

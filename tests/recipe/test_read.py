@@ -1,0 +1,146 @@
+"""Reading recipes: every fault at once, each with its line and, where one is near, the key that was meant."""
+
+from pathlib import Path
+
+import pytest
+
+from mmedge import recipe
+from mmedge.errors import UsageError
+from tests.conftest import REPOSITORY
+
+GOOD = """\
+schema: 1
+name: t
+data:
+  manifest: m.csv
+  modalities:
+    image: {kind: image, height: 8, width: 8, channels: 1}
+    audio: {kind: audio}
+teacher:
+  model: {embedding: 8}
+distill:
+  train: {epochs: 3}
+gates:
+  distill: {quality: 0.5}
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return path
+
+
+def faults(tmp_path, text, *overrides) -> str:
+    with pytest.raises(UsageError) as raised:
+        recipe.load(written(tmp_path, text), overrides)
+    assert raised.value.exit_code == 2
+    return str(raised.value)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_of_the_repository_loads_and_resolves_to_itself(path):
+    loaded = recipe.load(path)
+    assert recipe.parse(loaded.resolved(), where=path).resolved() == loaded.resolved()
+
+
+def test_the_good_recipe_has_its_values_and_the_defaults(tmp_path):
+    loaded = recipe.load(written(tmp_path, GOOD))
+    assert loaded.teacher.model.embedding == 8 and loaded.teacher.model.hidden == 64
+    assert loaded.stages == ["teacher", "distill", "export-onnxruntime-cpu"]
+    assert loaded.data.manifest == tmp_path / "m.csv"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: t", "nmae: t", ["unknown key 'nmae'", "did you mean 'name'", "'name' is missing"]),
+        ("embedding: 8", "embeding: 8", ["'teacher.model.embeding'", "did you mean 'embedding'"]),
+        ("epochs: 3", "epoch: 3", ["'distill.train.epoch'", "did you mean 'epochs'"]),
+        ("height: 8", "heigth: 8", ["image.heigth'", "did you mean 'height'"]),
+        ("channels: 1", "channels: 2", ["data.modalities.image.channels", "not 2"]),
+        ("kind: image", "kind: imag", ["data.modalities.image", "imag"]),
+        ("epochs: 3", "epochs: many", ["distill.train.epochs", "not 'many'"]),
+        ("epochs: 3", "epochs: 0", ["distill.train.epochs", "greater than or equal to 1", "not 0"]),
+        ("schema: 1", "schema: 2", ["schema", "not 2"]),
+        ("  manifest: m.csv", "  dataset: avdigit", ["did you mean 'avdigits'"]),
+        ("  manifest: m.csv", "  manifest: m.csv\n  dataset: avdigits", ["either 'dataset' or 'manifest'"]),
+        ("  manifest: m.csv", "  manifest: m.csv\n  recordings: r", ["'recordings' belongs"]),
+        ("  manifest: m.csv", "  manifest: m.csv\n  ratios: {train: 1, validation: 0, test: 0}", ["'ratios'"]),
+        ("    audio:", "    present:", ["other than 'present'"]),
+        ("{embedding: 8}", "{factory: mine}", ["must be 'module:factory'"]),
+        ("{embedding: 8}", "{encoders: {imag: {}}}", ["no modality 'imag'", "did you mean 'image'"]),
+        ("epochs: 3", "augment: {audoi: {}}", ["distill.train.augment", "did you mean 'audio'"]),
+        ("distill: {quality", "distil: {quality", ["no stage 'distil'", "did you mean 'distill'"]),
+        ("{quality: 0.5}", "{qualty: 0.5}", ["unknown figure 'qualty'", "did you mean 'quality'"]),
+        ("{quality: 0.5}", "{subset.imag: 0.5}", ["no subset of modalities 'imag'", "did you mean 'image'"]),
+        ("  distill: {quality", "  teacher: {gain", ["'gain' is a figure of the stage distill alone"]),
+        ("train: {epochs: 3}", "loss: {labels: 0, logits: 0}", ["every weight is 0"]),
+        ("train: {epochs: 3}", "labels: 0", ["distill.labels", "at least 1"]),
+    ],
+)
+def test_a_fault_is_told_with_its_key_and_what_was_meant(tmp_path, old, new, said):
+    assert old in GOOD
+    told = faults(tmp_path, GOOD.replace(old, new, 1))
+    for part in said:
+        assert part in told, told
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("name: t", "nmae: t"), ("embedding: 8", "embeding: 8"), ("epochs: 3", "epochs: 0"), ("height: 8", "height: x")],
+)
+def test_a_fault_is_told_with_its_line(tmp_path, old, new):
+    text = GOOD.replace(old, new)
+    assert f"r.yaml:{line_of(text, new)}: " in faults(tmp_path, text)
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    told = faults(tmp_path, GOOD.replace("name: t", "nmae: t").replace("epochs: 3", "epochs: 0"))
+    assert "the recipe has 3 faults" in told and len(told.splitlines()) == 4
+    several = GOOD.replace("{quality: 0.5}", "{qualty: 0.5}").replace("epochs: 3", "augment: {audoi: {}}")
+    assert "the recipe has 2 faults" in faults(tmp_path, several)
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\tname: x", "a: 1\na: 2", "name: !!python/object:os.system x"])
+def test_what_is_not_plain_yaml_is_one_error(tmp_path, text):
+    assert "r.yaml" in faults(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just text", "3"])
+def test_what_is_not_a_mapping_is_one_error(tmp_path, text):
+    assert "mapping" in faults(tmp_path, text)
+
+
+def test_a_missing_recipe_and_a_binary_one_are_errors(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        recipe.load(tmp_path / "nowhere.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot be read"):
+        recipe.load(tmp_path / "b.yaml")
+
+
+def test_overrides_reach_any_depth_and_are_read_as_yaml(tmp_path):
+    file = written(tmp_path, GOOD)
+    loaded = recipe.load(file, ("teacher.train.epochs=7", "prune.macs=0.5", "distill.labels=20", "measure={runs: 30}"))
+    assert loaded.teacher.train.epochs == 7 and loaded.prune.macs == 0.5 and loaded.distill.labels == 20
+    assert loaded.measure.runs == 30
+
+
+def test_an_override_is_checked_like_the_file(tmp_path):
+    assert "did you mean 'epochs'" in faults(tmp_path, GOOD, "distill.train.epoch=3")
+    assert "export.targets: must hold" in faults(tmp_path, GOOD, "export.targets.tensorrt-rtx={}")
+    assert "key=value" in faults(tmp_path, GOOD, "distill")
+    assert "no keys below it" in faults(tmp_path, GOOD, "name.x=1")
+    assert "not valid YAML" in faults(tmp_path, GOOD, "name=[")
+    assert "no keys below it" in faults(tmp_path, GOOD, "data.manifest.x.y=1")
+
+
+def test_an_override_leaves_the_other_targets_of_an_anchor_alone(tmp_path):
+    text = GOOD.replace("  model: {embedding: 8}", "  train: &s {epochs: 5}").replace("train: {epochs: 3}", "train: *s")
+    loaded = recipe.load(written(tmp_path, text), ("teacher.train.epochs=9",))
+    assert loaded.teacher.train.epochs == 9 and loaded.distill.train.epochs == 5

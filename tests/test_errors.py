@@ -1,0 +1,36 @@
+"""Errors: one to three lines, and one exit code each."""
+
+import pytest
+
+from mmedge import errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.MmedgeError, 1),
+        (errors.UsageError, 2),
+        (errors.AccuracyGateFailed, 3),
+        (errors.LatencyGateFailed, 4),
+        (errors.MismatchError, 5),
+        (errors.MissingDependency, 6),
+        (errors.Interrupted, 130),
+    ],
+)
+def test_every_kind_has_the_exit_code_of_the_contract(kind, code):
+    assert issubclass(kind, errors.MmedgeError) and kind("x").exit_code == code
+
+
+def test_an_error_says_what_where_and_what_to_do_on_three_lines():
+    text = str(errors.MmedgeError("it broke", where="file.png", todo="mend it"))
+    assert text.splitlines() == ["it broke", "  at: file.png", "  do: mend it"]
+
+
+def test_an_error_leaves_out_the_lines_it_has_nothing_for():
+    assert str(errors.MmedgeError("it broke")) == "it broke"
+    assert str(errors.MmedgeError("it broke", todo="mend it")).splitlines() == ["it broke", "  do: mend it"]
+
+
+def test_did_you_mean_offers_a_near_word_and_keeps_silent_about_far_ones():
+    assert errors.did_you_mean("imag", ["audio", "image"]) == " (did you mean 'image'?)"
+    assert errors.did_you_mean("zzz", ["audio", "image"]) == ""
