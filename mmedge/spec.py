@@ -211,7 +211,9 @@ class SensorSpec(ModalityBase):
         if self.rate and not (self.source_rate or self.time_column):
             raise ValueError("'rate' needs 'source_rate' in Hz, or the 'time_column' of its files")
         if self.channel_columns and len(self.channel_columns) != self.channels:
-            raise ValueError(f"'channel_columns' names {len(self.channel_columns)} columns for {self.channels} channels")
+            raise ValueError(
+                f"'channel_columns' names {len(self.channel_columns)} columns for {self.channels} channels"
+            )
         return self
 
     @property
@@ -231,7 +233,9 @@ class ArraySpec(ModalityBase):
         return self.array_shape
 
 
-ModalitySpec = Annotated[Union[ImageSpec, AudioSpec, TextSpec, TabularSpec, SensorSpec, ArraySpec], Field(discriminator="kind")]
+ModalitySpec = Annotated[
+    Union[ImageSpec, AudioSpec, TextSpec, TabularSpec, SensorSpec, ArraySpec], Field(discriminator="kind")
+]
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:

@@ -71,7 +71,10 @@ def join(
         )
     folder = str(stream.file.resolve().parent)
     other = other.with_columns(
-        polars.when(polars.col(c).str.starts_with("/")).then(polars.col(c)).otherwise(folder + "/" + polars.col(c)).alias(c)
+        polars.when(polars.col(c).str.starts_with("/"))
+        .then(polars.col(c))
+        .otherwise(folder + "/" + polars.col(c))
+        .alias(c)
         for c in kept
         if c in files
     )
@@ -79,7 +82,11 @@ def join(
     left = left.with_row_index(_LEFT).drop_nulls().sort(_TIME)
     times = _seconds(other, stream.time, str(stream.file))
     right = other.select(*([stream.by] if stream.by else []), *kept).with_columns(times.alias(_STREAM_TIME))
-    right = right.with_row_index("__right").drop_nulls([_STREAM_TIME, *([stream.by] if stream.by else [])]).sort(_STREAM_TIME)
+    right = (
+        right.with_row_index("__right")
+        .drop_nulls([_STREAM_TIME, *([stream.by] if stream.by else [])])
+        .sort(_STREAM_TIME)
+    )
     joined = _joined(left, right, kept, stream, name)
     out = table.with_row_index(_LEFT).join(joined.select(_LEFT, *kept), on=_LEFT, how="left", maintain_order="left")
     apart = joined["__apart"].drop_nulls()
@@ -122,7 +129,10 @@ def _joined(
         )
     right = right.with_columns(_number(right, column, name) for column in kept)
     if stream.method == "linear":
-        before, after = asof("backward"), asof("forward").rename({c: f"{c}__after" for c in (*kept, _STREAM_TIME, "__right")})
+        before, after = (
+            asof("backward"),
+            asof("forward").rename({c: f"{c}__after" for c in (*kept, _STREAM_TIME, "__right")}),
+        )
         both = before.join(after.select(_LEFT, *(f"{c}__after" for c in (*kept, _STREAM_TIME, "__right"))), on=_LEFT)
         span = col(f"{_STREAM_TIME}__after") - col(_STREAM_TIME)
         share = polars.when(span > 0).then((col(_TIME) - col(_STREAM_TIME)) / span).otherwise(0.0)

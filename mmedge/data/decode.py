@@ -70,7 +70,8 @@ def decode(
             # Forked from a server that holds no threads: torch, which the caller has imported, does not survive a fork.
             with ProcessPoolExecutor(min(count, len(chunks)), get_context("forkserver")) as pool:
                 for found, size in zip(
-                    pool.map(decode_rows, *zip(*((spec, name, chunk, folder, target) for chunk in chunks))), map(len, chunks)
+                    pool.map(decode_rows, *zip(*((spec, name, chunk, folder, target) for chunk in chunks))),
+                    map(len, chunks),
                 ):
                     faults += found
                     done += size

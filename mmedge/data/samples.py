@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.artifact import hash_json, replacing, sha256_of, write_json
+from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.data.decode import Job, decode, value_of
 from mmedge.data.source import columns_of, read_table, write_manifests
 from mmedge.data.splits import SPLITS
@@ -297,7 +297,11 @@ def _samples(
             where=f"sample {table['id'][int(empty[0])]}",
             todo="remove the rows",
         )
-    groups = table.select(polars.coalesce("group", "id"))[:, 0].to_numpy() if "group" in table.columns else np.arange(table.height)
+    groups = (
+        table.select(polars.coalesce("group", "id"))[:, 0].to_numpy()
+        if "group" in table.columns
+        else np.arange(table.height)
+    )
     return Samples(
         split, tuple(table["id"]), inputs, present, targets, np.unique(groups, return_inverse=True)[1].astype(np.int64)
     )

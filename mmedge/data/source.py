@@ -128,12 +128,10 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
             where=f"{data.manifest}, row {wrong + 1}, column {data.id}",
         )
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)] + [data.target]
-    columns = {column: polars.col(column) for column in kept}
+    columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
     if data.group:  # a row of no group is a group of its own
         columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
-    out = table.select(
-        polars.int_range(1, table.height + 1).alias(ROW), **{"id": ids, **columns}
-    )
+    out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
     return out.with_columns(_split(table, out, data, seed).alias(SPLIT)), alignments
 
 
@@ -183,7 +181,9 @@ def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
 def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:
     """The split of each row: by column, fold or ratios. Where the column knows no validation, it is drawn from training."""
     target = out[data.target].fill_null("")
-    labels = (target if data.task == "classification" else polars.Series(["" if t == "" else "x" for t in target])).to_numpy()
+    labels = (
+        target if data.task == "classification" else polars.Series(["" if t == "" else "x" for t in target])
+    ).to_numpy()
     groups = out["group"].to_numpy() if data.group else None
     shares = [data.ratios[split] for split in SPLITS]  # type: ignore[index]
     validation = shares[1] / (shares[0] + shares[1])
@@ -193,8 +193,18 @@ def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int
         chosen = splits.by_ratio(labels, groups, shares, seed)
     else:
         assert data.manifest is not None
-        named = table[data.split].str.to_lowercase().replace(
-            {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation", "training": "train"}
+        named = (
+            table[data.split]
+            .str.to_lowercase()
+            .replace(
+                {
+                    "val": "validation",
+                    "valid": "validation",
+                    "dev": "validation",
+                    "eval": "validation",
+                    "training": "train",
+                }
+            )
         )
         unknown = (~named.is_in(SPLITS)).fill_null(True)
         if unknown.any():
@@ -277,7 +287,8 @@ def _cells(
             )
         case SensorSpec() if isinstance(value, tuple):
             raise MmedgeError(
-                f"{modality} must be an array [channels, time]; its rate is the recipe's source_rate", where=f"sample {sample}"
+                f"{modality} must be an array [channels, time]; its rate is the recipe's source_rate",
+                where=f"sample {sample}",
             )
         case _:
             np.save(path := path.with_suffix(".npy"), np.asarray(value, np.float32))

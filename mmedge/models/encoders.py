@@ -111,6 +111,5 @@ class TextEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mask = (x != self.pad).to(torch.float32).unsqueeze(1)  # [batch, 1, length]
-        # Padding is zeroed before the convolutions too: a text's answer must not depend on what lies behind it.
         features = self.features(self.embed(x).transpose(1, 2) * mask) * mask
         return self.project(features.sum(dim=2) / mask.sum(dim=2).clamp(min=1.0))

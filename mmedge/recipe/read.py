@@ -79,7 +79,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
             "manifest": at(recipe.data.manifest),
             "recordings": at(recipe.data.recordings),
             "modalities": {name: spec(modality) for name, modality in recipe.data.modalities.items()},
-            "align": recipe.data.align and {
+            "align": recipe.data.align
+            and {
                 name: stream.model_copy(update={"file": at(stream.file)}) for name, stream in recipe.data.align.items()
             },
         }

@@ -344,16 +344,24 @@ class Recipe(Frozen):
                 named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
                 named += [(f"{stage}.model.encoders", name) for name in model.encoders]
                 named += [(f"{stage}.model.inputs", name) for name in model.inputs]
-        for stage, train in (
-            ("teacher", self.teacher.train),
-            ("distill", self.distill and self.distill.train),
-            ("prune", self.prune and self.prune.train),
-        ):
+        for stage, train in self._schedules():
             named += [(f"{stage}.train.augment", name) for name in (train.augment if train else ())]
-        return [
+        faults = [
             f"{where}: the data has no modality {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
             for where, name in named
             if name not in known
+        ]
+        for stage, train in self._schedules():
+            for name, augment in (train.augment if train else {}).items():
+                if name in known and known[name].kind == "text" and augment != Augment(mask=augment.mask):
+                    faults.append(f"{stage}.train.augment.{name}: of a text, only 'mask' can be changed")
+        return faults
+
+    def _schedules(self) -> list[tuple[str, Train | None]]:
+        return [
+            ("teacher", self.teacher.train),
+            ("distill", self.distill.train if self.distill else None),
+            ("prune", self.prune.train if self.prune else None),
         ]
 
     def _gate_faults(self) -> list[str]:

@@ -94,8 +94,15 @@ class Engine:
             )
         for name, shape in self._shapes.items():
             given = tensors.get(name)
-            if given is None or given.dtype != self._dtypes[name] or given.shape[1:] != shape or len(given) != len(present):
-                raise MmedgeError(f"{name} must be {self._dtypes[name]} {[len(present), *shape]}, not {_described(given)}")
+            if (
+                given is None
+                or given.dtype != self._dtypes[name]
+                or given.shape[1:] != shape
+                or len(given) != len(present)
+            ):
+                raise MmedgeError(
+                    f"{name} must be {self._dtypes[name]} {[len(present), *shape]}, not {_described(given)}"
+                )
         if len(tensors) != len(self._shapes) + 1:
             raise self._unknown(tensors.keys() - {*self._shapes, "present"})
         return self._run(tensors)
@@ -172,9 +179,11 @@ class Engine:
 def _is_batch(spec: ModalitySpec, value: Any) -> bool:
     if not isinstance(value, list):
         return False
-    # A plain list of numbers is one tabular sample, or one array.
+    if isinstance(spec, TabularSpec):  # a plain list of cells, words and None among them, is one sample
+        return not value or any(isinstance(row, (list, tuple, dict, np.ndarray)) for row in value)
+    # A plain list of numbers is one array.
     return (
-        not (isinstance(spec, TabularSpec) or spec.kind == "array")
+        spec.kind != "array"
         or not value
         or isinstance(value[0], (list, tuple, dict, np.ndarray, str, Path, type(None)))
     )

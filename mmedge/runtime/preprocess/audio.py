@@ -44,7 +44,8 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
             return samples.mean(axis=1), rate
         if spec.channel >= samples.shape[1]:
             raise MmedgeError(
-                f"the {name} has {samples.shape[1]} channels, and channel {spec.channel} is asked for", where=where(value)
+                f"the {name} has {samples.shape[1]} channels, and channel {spec.channel} is asked for",
+                where=where(value),
             )
         return np.ascontiguousarray(samples[:, spec.channel]), rate
     samples, rate = value if isinstance(value, tuple) else (value, spec.sample_rate)

@@ -44,7 +44,11 @@ def fit(spec: TextSpec, texts: Iterable[str]) -> TextSpec:
         return _taken(spec)
     trained = _trained(spec, sorted(texts))  # sorted: the same texts give the same tokenizer, whatever their order
     return spec.model_copy(
-        update={"fitted": _compact(trained.to_str()), "tokens": trained.get_vocab_size(), "pad": trained.token_to_id(PAD)}
+        update={
+            "fitted": _compact(trained.to_str()),
+            "tokens": trained.get_vocab_size(),
+            "pad": trained.token_to_id(PAD),
+        }
     )
 
 
@@ -71,7 +75,7 @@ def _trained(spec: TextSpec, texts: list[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     special = [PAD, UNKNOWN]
-    common = {"vocab_size": spec.vocabulary, "special_tokens": special, "show_progress": False}
+    common: dict[str, Any] = {"vocab_size": spec.vocabulary, "special_tokens": special, "show_progress": False}
     steps: list[Any] = [getattr(normalizers, spec.normalization)()] if spec.normalization != "none" else []
     steps += [normalizers.Lowercase()] if spec.lowercase else []
     steps += [normalizers.Strip()]
@@ -125,7 +129,9 @@ def _check_installed() -> None:
     try:
         import tokenizers  # noqa: F401
     except ImportError as error:
-        raise MissingDependency("texts need tokenizers, which is not installed", todo="pip install tokenizers") from error
+        raise MissingDependency(
+            "texts need tokenizers, which is not installed", todo="pip install tokenizers"
+        ) from error
 
 
 def _compact(text: str) -> str:
