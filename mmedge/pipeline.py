@@ -29,7 +29,7 @@ _CODE = (
     "training",
     "graph",
     "measure",
-    "runtime/preprocess.py",
+    "runtime/preprocess",
     "runtime/targets",
     "spec.py",
     "stages/trained.py",

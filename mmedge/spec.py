@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Frozen(BaseModel):
@@ -19,41 +20,68 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Normalised(Frozen):
-    """What every modality has: mean and std, given by the recipe or fitted on the training split. Both, or neither."""
+class ModalityBase(Frozen):
+    """What every kind shares. ``column``: the manifest's column; the modality's own name where none is given."""
 
+    column: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
     @property
-    def statistics(self) -> int:
-        """How many means (and as many stds) the modality has."""
-        raise NotImplementedError
+    def columns_read(self) -> tuple[str, ...]:
+        """The manifest's columns that are named; empty where the modality's own name is the column."""
+        return (self.column,) if self.column else ()
+
+    @property
+    def statistics(self) -> int | None:
+        """How many means (and as many stds) the kind has; None where it has none of its own."""
+        return None
 
     @model_validator(mode="after")
-    def _fitting_statistics(self) -> Normalised:
+    def _fitting_statistics(self) -> ModalityBase:
         if (self.mean is None) != (self.std is None):
             raise ValueError("give 'mean' and 'std' together, or neither, to have them fitted")
         if self.mean is not None and self.std is not None:
-            if len(self.mean) != self.statistics or len(self.std) != self.statistics:
+            if self.statistics is not None and not len(self.mean) == len(self.std) == self.statistics:
                 raise ValueError(f"'mean' and 'std' must have {self.statistics} values each")
-            if min(self.std) <= 0:
+            if min(self.std, default=1) <= 0:
                 raise ValueError("every value of 'std' must be above 0")
         return self
 
+    @property
+    def dtype(self) -> str:
+        """The tensor's numpy dtype."""
+        return "float32"
 
-class ImageSpec(Normalised):
-    """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics."""
+    @property
+    def reads_file(self) -> bool:
+        """Whether the first column holds paths of files."""
+        return True
+
+
+class ImageSpec(ModalityBase):
+    """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics.
+
+    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first.
+    ``crop: center`` keeps the aspect by cutting the longer sides; ``none`` stretches. Transparent pixels become white.
+    """
 
     kind: Literal["image"]
-    column: str | None = None
     height: int = Field(224, ge=1, le=4096)
     width: int = Field(224, ge=1, le=4096)
     channels: Literal[1, 3] = 3
+    crop: Literal["none", "center"] = "none"
+    box: tuple[str, str, str, str] | None = None
+
+    @model_validator(mode="after")
+    def _box_of_a_column(self) -> ImageSpec:
+        if self.box and not self.column:
+            raise ValueError("'box' needs 'column': the column of the image's path")
+        return self
 
     @property
     def columns_read(self) -> tuple[str, ...]:
-        return (self.column,) if self.column else ()
+        return (*super().columns_read, *(self.box or ()))
 
     @property
     def statistics(self) -> int:
@@ -64,28 +92,41 @@ class ImageSpec(Normalised):
         return (self.channels, self.height, self.width)
 
 
-class AudioSpec(Normalised):
-    """A sound file or waveform -> float32 [1, mels, frames]: log-mel energies, normalised per band."""
+class AudioSpec(ModalityBase):
+    """A sound file or waveform -> float32 [1, mels or coefficients, frames], normalised per band.
+
+    ``features``: ``logmel`` energies, or ``mfcc`` with ``coefficients`` of them. ``channel``: the one that is heard;
+    the mean of all where none is named. ``take``: which part of a longer sound is kept; shorter ones are padded.
+    """
 
     kind: Literal["audio"]
-    column: str | None = None
     sample_rate: int = Field(16000, ge=1000, le=192000)
+    features: Literal["logmel", "mfcc"] = "logmel"
     mels: int = Field(64, ge=4, le=256)
+    coefficients: int = Field(13, ge=2, le=64)
     frames: int = Field(100, ge=4, le=10000)
     hop_ms: float = Field(10.0, gt=0)
     window_ms: float = Field(25.0, gt=0)
+    channel: int | None = Field(None, ge=0)
+    take: Literal["start", "center", "end"] = "start"
+
+    @model_validator(mode="after")
+    def _fewer_coefficients(self) -> AudioSpec:
+        if self.features == "mfcc" and self.coefficients > self.mels:
+            raise ValueError(f"'coefficients' ({self.coefficients}) cannot be more than 'mels' ({self.mels})")
+        return self
 
     @property
-    def columns_read(self) -> tuple[str, ...]:
-        return (self.column,) if self.column else ()
+    def bands(self) -> int:
+        return self.mels if self.features == "logmel" else self.coefficients
 
     @property
     def statistics(self) -> int:
-        return self.mels
+        return self.bands
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (1, self.mels, self.frames)
+        return (1, self.bands, self.frames)
 
     @property
     def samples(self) -> int:
@@ -93,22 +134,74 @@ class AudioSpec(Normalised):
         return round(self.frames * self.hop_ms * self.sample_rate / 1000)
 
 
-class TabularSpec(Normalised):
-    """Numeric columns -> float32 [columns], standardised by the training split."""
+class TextSpec(ModalityBase):
+    """A text -> int64 [length] token ids, ``pad`` where it is shorter; 0 everywhere where the modality is absent.
+
+    ``tokenizer``: trained on the training split to at most ``vocabulary`` tokens (``bpe`` works on bytes and knows every
+    script; ``wordpiece`` and ``unigram`` on characters), or ``tokenizer_file``, a Hugging Face ``tokenizer.json``.
+    ``normalization``: the Unicode form that texts are brought to first. ``fitted`` is the tokenizer itself, as JSON: it
+    travels with the spec into every artifact and the bundle. ``tokens``: its number of ids.
+    """
+
+    kind: Literal["text"]
+    length: int = Field(32, ge=1, le=8192)
+    tokenizer: Literal["bpe", "wordpiece", "unigram"] = "bpe"
+    tokenizer_file: Path | None = None
+    vocabulary: int = Field(2000, ge=16, le=200_000)
+    normalization: Literal["NFC", "NFKC", "none"] = "NFKC"
+    lowercase: bool = True
+    fitted: str | None = Field(None, repr=False)
+    tokens: int | None = None
+    pad: int = Field(0, ge=0)
+
+    @property
+    def dtype(self) -> str:
+        return "int64"
+
+    @property
+    def reads_file(self) -> bool:
+        return False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+class TabularSpec(ModalityBase):
+    """Columns of numbers and categories -> float32 [numbers, missing flags, categories].
+
+    ``columns`` are numbers, standardised by the training split; a missing cell becomes the training mean, and with
+    ``missing_indicator`` sets a flag of its own. ``categorical`` columns are ``onehot`` (one place for unknown values,
+    then the training split's; all 0 where the cell is missing) or ``ordinal`` (0 unknown or missing, then equal steps
+    up to 1). The modality is missing where all its cells are. ``categories`` are fitted, unless the recipe gives them.
+    """
 
     kind: Literal["tabular"]
-    columns: tuple[str, ...]
+    column: None = None
+    columns: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    encoding: Literal["onehot", "ordinal"] = "onehot"
+    max_categories: int = Field(64, ge=2)
+    missing_indicator: bool = False
+    categories: dict[str, tuple[str, ...]] | None = None
 
-    @field_validator("columns")
-    @classmethod
-    def _some_columns(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        if not columns:
-            raise ValueError("names no column")
-        return columns
+    @model_validator(mode="after")
+    def _some_columns(self) -> TabularSpec:
+        if not self.columns_read:
+            raise ValueError("names no column: 'columns' are numbers, 'categorical' are words")
+        if len(set(self.columns_read)) < len(self.columns_read):
+            raise ValueError("names a column twice")
+        if self.categories is not None and set(self.categories) != set(self.categorical):
+            raise ValueError("'categories' must list the values of every column of 'categorical', and of no other")
+        return self
 
     @property
     def columns_read(self) -> tuple[str, ...]:
-        return self.columns
+        return (*self.columns, *self.categorical)
+
+    @property
+    def reads_file(self) -> bool:
+        return False
 
     @property
     def statistics(self) -> int:
@@ -116,20 +209,56 @@ class TabularSpec(Normalised):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.columns),)
+        known = self.categories or {}
+        wide = [1 if self.encoding == "ordinal" else 1 + len(known.get(name, ())) for name in self.categorical]
+        return (len(self.columns) * (2 if self.missing_indicator else 1) + sum(wide),)
 
 
-class ArraySpec(Normalised):
+class SensorSpec(ModalityBase):
+    """A time series -> float32 [channels, length], normalised per channel.
+
+    A ``.npy`` file or array [channels, time], or a ``.csv`` file with a named column a channel (``channel_columns``; all
+    but ``time_column`` where none are named). ``source_rate`` in Hz is that of files without a ``time_column`` (in
+    seconds); with ``rate`` they are resampled to it. ``take``: which window of a longer series is kept; a shorter one
+    holds its last value.
+    """
+
+    kind: Literal["sensor"]
+    channels: int = Field(ge=1, le=4096)
+    length: int = Field(ge=2, le=1_000_000)
+    rate: float | None = Field(None, gt=0)
+    source_rate: float | None = Field(None, gt=0)
+    time_column: str | None = None
+    channel_columns: tuple[str, ...] = ()
+    take: Literal["start", "center", "end"] = "start"
+
+    @model_validator(mode="after")
+    def _rates_agree(self) -> SensorSpec:
+        if self.time_column and not self.rate:
+            raise ValueError("'time_column' needs 'rate', the rate in Hz to resample to")
+        if self.rate and not (self.source_rate or self.time_column):
+            raise ValueError("'rate' needs 'source_rate' in Hz, or the 'time_column' of its files")
+        if self.channel_columns and len(self.channel_columns) != self.channels:
+            raise ValueError(
+                f"'channel_columns' names {len(self.channel_columns)} columns for {self.channels} channels"
+            )
+        return self
+
+    @property
+    def statistics(self) -> int:
+        return self.channels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.length)
+
+
+class ArraySpec(ModalityBase):
     """A ``.npy`` file or array of a fixed shape -> float32 of that shape: preprocessing that is the user's own."""
 
     kind: Literal["array"]
-    column: str | None = None
     array_shape: tuple[int, ...] = Field(alias="shape")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    @property
-    def columns_read(self) -> tuple[str, ...]:
-        return (self.column,) if self.column else ()
 
     @property
     def statistics(self) -> int:
@@ -140,7 +269,9 @@ class ArraySpec(Normalised):
         return self.array_shape
 
 
-ModalitySpec = Annotated[Union[ImageSpec, AudioSpec, TabularSpec, ArraySpec], Field(discriminator="kind")]
+ModalitySpec = Annotated[
+    Union[ImageSpec, AudioSpec, TextSpec, TabularSpec, SensorSpec, ArraySpec], Field(discriminator="kind")
+]
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from mmedge.errors import UsageError
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     help="Predict from raw files with a bundle. Each modality of the bundle is an option; one that is left out is missing.\n\n"
-    "Numbers of a tabular modality are given with commas: --vitals 36.6,80.\n\n\b\nExample:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav",
+    "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female.\n\n\b\nExample:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
@@ -52,12 +52,10 @@ def _values(arguments: list[str], engine: Any) -> dict[str, Any]:
             value = rest.pop(0)
         name = option.removeprefix("--").replace("-", "_")
         spec = engine.contract.modalities.get(name)
+        # A row of cells with commas: numbers first, then words; an empty cell is a missing one.
         values[name] = (
-            [cell.strip() for cell in value.split(",")] if spec is not None and spec.kind == "tabular" else value
+            [cell.strip() or None for cell in value.split(",")]
+            if spec is not None and spec.kind == "tabular"
+            else value
         )
-        if spec is not None and spec.kind == "tabular":
-            try:
-                values[name] = [float(cell) for cell in values[name]]
-            except ValueError:
-                raise UsageError(f"{option} must be numbers with commas, not {value!r}") from None
     return values

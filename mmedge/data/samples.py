@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars
 
-from mmedge.artifact import hash_json, replacing, sha256_of, write_json
-from mmedge.data.source import SPLITS, columns_of, read_table, write_manifests
+from mmedge.artifact import hash_json, sha256_of, write_json
+from mmedge.data.decode import Job, decode, value_of
+from mmedge.data.source import columns_of, read_table, write_manifests
+from mmedge.data.splits import SPLITS
 from mmedge.errors import MmedgeError
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.runtime import preprocess
-from mmedge.spec import Contract, ModalitySpec, TabularSpec
+from mmedge.spec import Contract, ModalitySpec, TabularSpec, TextSpec
 
 
 @dataclass(frozen=True)
 class Samples:
     """One split. N samples, M modalities in the contract's order.
 
-    ``inputs``: {modality: float32 [N, *shape]}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1 where
+    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1 where
     unlabelled) or float32 [N] (NaN where unlabelled); ``groups``: int64 [N], the independent unit of each sample.
     """
 
@@ -87,9 +90,11 @@ class Dataset:
 def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dataset:
     """Write the manifests to ``out/data``, preprocess what they name, and return it; what is already there is reused."""
     folder, stamp = out / "data", out / "data" / "source.json"
-    key = hash_json(
-        {"data": recipe.data.model_dump(mode="json"), "seed": recipe.seed, "source": _source_state(recipe.data)}
-    )
+    for cache in (folder, out / ".work"):
+        private(cache)
+    # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
+    described = recipe.data.model_dump(mode="json", exclude={"workers"})
+    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data)})
     if not stamp.is_file() or key not in stamp.read_text():
         write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
         write_json(stamp, {"key": key})
@@ -98,15 +103,25 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         for split in SPLITS
     }
     contract, classes = _contract(recipe.data, tables)
-    digest = hash_json([key, {split: _content(table, folder, contract) for split, table in tables.items()}])
-    contract, inputs = _tensors(contract, tables, folder, out / ".work" / "tensors" / digest[:16], progress)
-    splits = {split: _samples(split, table, inputs[split], contract, classes) for split, table in tables.items()}
+    digest = hash_json([key, {split: _content(split, table, folder, contract) for split, table in tables.items()}])
+    cache = out / ".work" / "tensors" / digest[:16]
+    contract, inputs = _tensors(contract, tables, folder, cache, recipe.data.workers, progress)
+    splits = {
+        split: _samples(split, table, inputs[split], contract, classes, recipe.data.target)
+        for split, table in tables.items()
+    }
     source = (
         tables["test"]["source"][0]
-        if "source" in tables["test"].columns
+        if recipe.data.dataset == "avdigits"
         else (recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name))
     )
     return Dataset(contract, splits["train"], splits["validation"], splits["test"], digest, source)
+
+
+def private(folder: Path) -> None:
+    """Make a folder that nobody else on the machine can look into: caches hold the user's samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def _source_state(data: Data) -> str:
@@ -114,7 +129,9 @@ def _source_state(data: Data) -> str:
     import os
 
     if data.manifest:
-        return sha256_of(data.manifest) if data.manifest.is_file() else ""
+        files = [data.manifest, *(stream.file for stream in data.align.values())]
+        secret = os.environ.get(data.redact.key, "") if data.redact and data.redact.hash else ""
+        return hash_json([*(sha256_of(file) for file in files if file.is_file()), hash_json(secret)])
     folder = data.recordings or os.environ.get("MMEDGE_RECORDINGS")
     if data.dataset == "avdigits" and folder:
         return hash_json(sorted((path.name, path.stat().st_size) for path in Path(folder).glob("*.wav")))
@@ -155,92 +172,111 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract
     }
 
 
-def _content(table: polars.DataFrame, folder: Path, contract: Contract) -> list[str]:
-    """Hashes of the table's rows and of every file that it names."""
-    digests = [hash_json(row) for row in table.iter_rows()]
+def _content(split: str, table: polars.DataFrame, folder: Path, contract: Contract) -> list[str]:
+    """Hashes of the split's manifest and of every file that it names."""
+    digests = [sha256_of(folder / f"{split}.csv")]
     for name, spec in contract.modalities.items():
-        if not isinstance(spec, TabularSpec):
-            column = columns_of(name, spec)[0]
-            for sample, cell in table.select("id", column).iter_rows():
-                if cell is not None:
-                    try:
-                        digests.append(sha256_of(folder / cell))
-                    except OSError as error:
-                        raise MmedgeError(
-                            f"a file of the manifest cannot be read: {error.strerror}",
-                            where=f"sample {sample}, column {column}: {folder / cell}",
-                        ) from error
+        if isinstance(spec, TextSpec) and spec.tokenizer_file and spec.tokenizer_file.is_file():
+            digests.append(sha256_of(spec.tokenizer_file))
+        if not spec.reads_file:
+            continue
+        column = columns_of(name, spec)[0]
+        for sample, cell in table.select("id", column).iter_rows():
+            if cell is not None:
+                try:
+                    digests.append(sha256_of(folder / cell))
+                except OSError as error:
+                    raise MmedgeError(
+                        f"a file of the manifest cannot be read: {error.strerror}",
+                        where=f"sample {sample}, column {column}: {folder / cell}",
+                        todo="mmedge check lists every such file",
+                    ) from error
     return digests
 
 
 def _tensors(
-    contract: Contract, tables: dict[str, polars.DataFrame], folder: Path, cache: Path, progress: Progress
+    contract: Contract,
+    tables: dict[str, polars.DataFrame],
+    folder: Path,
+    cache: Path,
+    workers: int | None,
+    progress: Progress,
 ) -> tuple[Contract, dict[str, dict[str, np.ndarray]]]:
     fitted: dict[str, ModalitySpec] = {}
     inputs: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for name, spec in contract.modalities.items():
         stored = cache / f"{name}.spec.json"
         if not stored.is_file():
-            raw = {split: _raw(name, spec, table, folder, progress) for split, table in tables.items()}
-            fitted[name] = preprocess.fit_statistics(
-                spec, (x for x, row in zip(raw["train"], _has(name, spec, tables["train"])) if row)
-            )
+            cache.mkdir(parents=True, exist_ok=True)
+            spec = fit_vocabulary(name, spec, tables["train"], folder)
+            raw = {split: cache / f"{name}.{split}.raw.npy" for split in SPLITS}
+            for split, table in tables.items():
+                _raw(name, spec, table, folder, raw[split], workers, progress)
+            there = {split: np.flatnonzero(_has(name, spec, table)) for split, table in tables.items()}
+            train = np.load(raw["train"], mmap_mode="r")
+            spec = preprocess.fit_statistics(spec, (train[row] for row in there["train"]))
             for split in SPLITS:
-                values = raw[split]
-                for index, there in enumerate(_has(name, spec, tables[split])):
-                    if there:
-                        values[index] = preprocess.normalise(fitted[name], values[index])
-                with replacing(cache / f"{name}.{split}.npy") as temporary:
-                    np.save(temporary, values)
-            write_json(stored, fitted[name].model_dump(mode="json", by_alias=True))
-        fitted[name] = type(spec).model_validate_json(stored.read_text())
+                values = np.load(raw[split], mmap_mode="r+")
+                for row in there[split]:
+                    values[row] = preprocess.normalise(spec, values[row])
+                values.flush()
+                raw[split].replace(cache / f"{name}.{split}.npy")
+            write_json(stored, spec.model_dump(mode="json", by_alias=True))
+        fitted[name] = type(spec).model_validate_json(stored.read_text(encoding="utf-8"))
         for split in SPLITS:
             inputs[split][name] = np.load(cache / f"{name}.{split}.npy", mmap_mode="r")
     return contract.model_copy(update={"modalities": fitted}), inputs
 
 
+def fit_vocabulary(name: str, spec: ModalitySpec, train: polars.DataFrame, folder: Path) -> ModalitySpec:
+    """The spec with its tokenizer or categories, fitted on the training split's cells."""
+    return preprocess.fit_vocabulary(spec, (value_of(spec, cells, folder) for _, cells in jobs_of(name, spec, train)))
+
+
 def _has(name: str, spec: ModalitySpec, table: polars.DataFrame) -> np.ndarray:
-    """bool [N]: whether every cell that the modality reads is there."""
-    return table.select(polars.all_horizontal(polars.col(column).is_not_null() for column in columns_of(name, spec)))[
-        :, 0
-    ].to_numpy()
+    """bool [N]: whether the modality is there: any cell of a table's columns, the first one (path or text) elsewhere."""
+    columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
+    present = table.select(polars.any_horizontal(polars.col(column).is_not_null() for column in columns))
+    return present[:, 0].to_numpy()
 
 
-def _raw(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Path, progress: Progress) -> np.ndarray:
-    out = np.zeros((table.height, *spec.shape), np.float32)
-    columns = columns_of(name, spec)
-    faults: list[MmedgeError] = []
-    for index, (sample, *cells) in enumerate(table.select("id", *columns).iter_rows()):
-        if None in cells:
-            continue
-        try:
-            out[index] = preprocess.raw_features(
-                spec, cells if isinstance(spec, TabularSpec) else folder / cells[0], name
-            )
-            if not np.isfinite(out[index]).all():
-                raise MmedgeError("NaN or infinite values")
-        except MmedgeError as error:
-            faults.append(MmedgeError(error.what, where=f"sample {sample}, column {columns[0]}: {cells[0]}"))
-        if index % 50 == 49 or index + 1 == table.height:
-            progress.step(f"preprocessing {name}", index + 1, table.height)
+def jobs_of(name: str, spec: ModalitySpec, table: polars.DataFrame) -> list[Job]:
+    """(index, cells) of the rows that have the modality."""
+    there = _has(name, spec, table)
+    rows: list[tuple[Any, ...]] = table.select(*columns_of(name, spec)).rows()
+    return [(index, rows[index]) for index in np.flatnonzero(there).tolist()]
+
+
+def _raw(
+    name: str,
+    spec: ModalitySpec,
+    table: polars.DataFrame,
+    folder: Path,
+    target: Path,
+    workers: int | None,
+    progress: Progress,
+) -> None:
+    jobs = jobs_of(name, spec, table)
+    faults = decode(spec, name, jobs, table.height, folder, target, workers=workers, progress=progress)
     if faults:
+        index, what = faults[0]
+        column = columns_of(name, spec)[0]
         more = f" (and {len(faults) - 1} more such samples)" if len(faults) > 1 else ""
         raise MmedgeError(
-            faults[0].what + more,
-            where=faults[0].where,
+            what + more,
+            where=f"sample {table['id'][index]}, column {column}: {table[column][index]}",
             todo="mend the files, or empty their cells: the modality is then missing for that sample",
         )
-    return out
 
 
 def _samples(
-    split: str, table: polars.DataFrame, inputs: dict[str, np.ndarray], contract: Contract, classes: dict[str, int]
+    split: str,
+    table: polars.DataFrame,
+    inputs: dict[str, np.ndarray],
+    contract: Contract,
+    classes: dict[str, int],
+    target: str,
 ) -> Samples:
-    target = next(
-        column
-        for column in table.columns
-        if column not in ("id", "group", "source") and column not in _modality_columns(contract)
-    )
     if contract.task == "classification":
         targets = np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
     else:
@@ -261,11 +297,11 @@ def _samples(
             where=f"sample {table['id'][int(empty[0])]}",
             todo="remove the rows",
         )
-    groups = table["group"].fill_null("").to_numpy() if "group" in table.columns else np.arange(table.height)
+    groups = (
+        table.select(polars.coalesce("group", "id"))[:, 0].to_numpy()
+        if "group" in table.columns
+        else np.arange(table.height)
+    )
     return Samples(
         split, tuple(table["id"]), inputs, present, targets, np.unique(groups, return_inverse=True)[1].astype(np.int64)
     )
-
-
-def _modality_columns(contract: Contract) -> set[str]:
-    return {column for name, spec in contract.modalities.items() for column in columns_of(name, spec)}

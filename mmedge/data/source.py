@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +14,16 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.artifact import replacing
-from mmedge.data import avdigits
+from mmedge.artifact import replacing, write_json
+from mmedge.data import align, avdigits, splits
+from mmedge.data.splits import SPLITS
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
-from mmedge.recipe import Data
-from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.recipe import Data, Redact
+from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
 
-SPLITS = ("train", "validation", "test")
+# Columns of an arranged manifest that no user's column can be mistaken for.
+ROW, SPLIT = "__row", "__split"
 
 
 def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> None:
@@ -36,7 +41,12 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         tables = {split: _from_dataset(build, split, data, folder, progress) for split in SPLITS}
     else:
         assert data.manifest is not None
-        tables = _from_table(read_table(data.manifest), data, seed)
+        table, alignments = arranged(data, seed)
+        tables = {split: table.filter(polars.col(SPLIT) == split).drop(ROW, SPLIT) for split in SPLITS}
+        for alignment in alignments:
+            progress.say(alignment.said())
+        if alignments:
+            write_json(folder / "align.json", [alignment.record() for alignment in alignments])
     for split, table in tables.items():
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
@@ -87,42 +97,72 @@ def read_table(path: Path) -> polars.DataFrame:
     return table
 
 
-def _from_table(table: polars.DataFrame, data: Data, seed: int) -> dict[str, polars.DataFrame]:
+def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignment]]:
+    """The user's manifest as one table: redacted, aligned, and every row in a split.
+
+    Columns: ``__row`` (from 1, in the user's file), ``id``, the modalities' (paths absolute), the target, ``group`` where
+    one is named, ``__split``. Raises MmedgeError where a column is missing, ids are not unique or a split is unknown.
+    """
     assert data.manifest is not None
+    table = read_table(data.manifest)
+    if data.redact:
+        table = redacted(table, data.redact, data.manifest)
+    files = {columns_of(name, spec)[0] for name, spec in data.modalities.items() if spec.reads_file}
+    folder = str(data.manifest.resolve().parent)
+    table = table.with_columns(_absolute(column, folder) for column in files if column in table.columns)
+    alignments = []
+    for name, stream in data.align.items():
+        table, alignment = align.join(table, name, stream, files, read_table)
+        alignments.append(alignment)
     needed = {"data.target": data.target, "data.id": data.id, "data.group": data.group, "data.split": data.split}
     for key, column in needed.items():
         _require_column(table, column, key, data.manifest)
     for name, spec in data.modalities.items():
-        for column in spec.columns_read or (name,):
+        for column in columns_of(name, spec):
             _require_column(table, column, f"data.modalities.{name}", data.manifest)
-    folder = data.manifest.parent
-    paths = [columns_of(name, spec)[0] for name, spec in data.modalities.items() if not isinstance(spec, TabularSpec)]
-    table = table.with_columns(
-        polars.col(column).map_elements(lambda cell: str((folder / cell).resolve()), return_dtype=polars.String)
-        for column in paths
-    )
     ids = table[data.id] if data.id else polars.Series([f"row-{number}" for number in range(1, table.height + 1)])
     if ids.n_unique() != table.height or ids.null_count():
+        wrong = int((ids.is_null() | ids.is_duplicated()).arg_max() or 0)
         raise MmedgeError(
-            "the sample ids are not unique, or some are empty", where=f"{data.manifest}, column {data.id}"
+            f"the sample ids are not unique, or some are empty: {ids[wrong]!r}",
+            where=f"{data.manifest}, row {wrong + 1}, column {data.id}",
         )
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)] + [data.target]
-    out = table.select(
-        ids.alias("id"),
-        *[polars.col(column) for column in dict.fromkeys(kept)],
-        *([polars.col(data.group).alias("group")] if data.group else []),
-    )
-    split = table[data.split] if data.split else _split(out, data, seed)
-    if data.split:
-        split = split.replace({"val": "validation", "valid": "validation", "dev": "validation"})
-        unknown = sorted({value for value in split if value not in SPLITS}, key=str)
-        if unknown:
-            raise MmedgeError(
-                f"unknown split {unknown[0]!r}",
-                where=f"{data.manifest}, column {data.split}",
-                todo=f"use {', '.join(SPLITS)}",
-            )
-    return {name: out.filter(split == name) for name in SPLITS}
+    columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
+    if data.group:  # a row of no group is a group of its own
+        columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
+    out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
+    return out.with_columns(_split(table, out, data, seed).alias(SPLIT)), alignments
+
+
+def redacted(table: polars.DataFrame, redact: Redact, where: Path) -> polars.DataFrame:
+    """The table without the columns to drop, and with keyed hashes (HMAC-SHA256, 16 hex digits) in those to hash.
+
+    Raises MmedgeError where a column is not there, or the environment variable of the key is not set.
+    """
+    for key, columns in (("drop", redact.drop), ("hash", redact.hash)):
+        for column in columns:
+            _require_column(table, column, f"data.redact.{key}", where)
+    table = table.drop(redact.drop)
+    if not redact.hash:
+        return table
+    secret = os.environ.get(redact.key, "")
+    if not secret:
+        raise MmedgeError(
+            f"columns are to be hashed, and the environment variable {redact.key} holds no key",
+            where="data.redact.hash",
+            todo=f"export {redact.key}=… (a long random text; keep it, or ids cannot be matched again)",
+        )
+
+    def hashed(cell: str) -> str:
+        return hmac.new(secret.encode(), cell.encode(), hashlib.sha256).hexdigest()[:16]
+
+    return table.with_columns(polars.col(c).map_elements(hashed, return_dtype=polars.String) for c in redact.hash)
+
+
+def _absolute(column: str, folder: str) -> polars.Expr:
+    cell = polars.col(column)
+    return polars.when(cell.str.starts_with("/")).then(cell).otherwise(polars.lit(folder + "/") + cell).alias(column)
 
 
 def _require_column(table: polars.DataFrame, column: str | None, key: str, manifest: Path) -> None:
@@ -138,29 +178,51 @@ def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
     return spec.columns_read or (name,)
 
 
-def _split(table: polars.DataFrame, data: Data, seed: int) -> polars.Series:
-    """Seeded split by ``ratios``: whole groups where there are groups, else stratified by the target."""
-    rng = np.random.default_rng(seed)
-    assigned = np.empty(table.height, object)
-    shares = np.array([data.ratios[split] for split in SPLITS])  # type: ignore[index]
-    if data.group:
-        groups = table["group"].fill_null("").to_numpy()
-        units = [np.flatnonzero(groups == group) for group in rng.permutation(np.unique(groups))]
-        strata = [units]
-    elif data.task == "classification":
-        labels = table[data.target].fill_null("").to_numpy()
-        strata = [
-            [np.array([row]) for row in rng.permutation(np.flatnonzero(labels == label))] for label in np.unique(labels)
-        ]
+def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:
+    """The split of each row: by column, fold or ratios. Where the column knows no validation, it is drawn from training."""
+    target = out[data.target].fill_null("")
+    labels = (
+        target if data.task == "classification" else polars.Series(["" if t == "" else "x" for t in target])
+    ).to_numpy()
+    groups = out["group"].to_numpy() if data.group else None
+    shares = [data.ratios[split] for split in SPLITS]  # type: ignore[index]
+    validation = shares[1] / (shares[0] + shares[1])
+    if data.fold:
+        chosen = splits.by_fold(labels, groups, data.fold, validation, seed)
+    elif not data.split:
+        chosen = splits.by_ratio(labels, groups, shares, seed)
     else:
-        strata = [[np.array([row]) for row in rng.permutation(table.height)]]
-    for units in strata:
-        counts = np.zeros(len(SPLITS))
-        for unit in units:  # each unit goes where most is still missing
-            chosen = int(np.argmax(shares * (counts.sum() + len(unit)) - counts))
-            counts[chosen] += len(unit)
-            assigned[unit] = SPLITS[chosen]
-    return polars.Series(assigned.tolist())
+        assert data.manifest is not None
+        named = (
+            table[data.split]
+            .str.to_lowercase()
+            .replace(
+                {
+                    "val": "validation",
+                    "valid": "validation",
+                    "dev": "validation",
+                    "eval": "validation",
+                    "training": "train",
+                }
+            )
+        )
+        unknown = (~named.is_in(SPLITS)).fill_null(True)
+        if unknown.any():
+            row = int(unknown.arg_max() or 0)
+            raise MmedgeError(
+                f"unknown split {table[data.split][row]!r}",
+                where=f"{data.manifest}, row {row + 1}, column {data.split}",
+                todo=f"use {', '.join(SPLITS)}",
+            )
+        if (named == "validation").any():
+            return named
+        rows = np.flatnonzero((named == "train").to_numpy())
+        inner = splits.by_ratio(
+            labels[rows], None if groups is None else groups[rows], [1 - validation, validation], seed
+        )
+        chosen = np.full(table.height, 2, np.int64)
+        chosen[rows] = inner
+    return polars.Series(np.array(SPLITS, dtype=object)[chosen].tolist(), dtype=polars.String)
 
 
 def _from_dataset(
@@ -199,6 +261,12 @@ def _cells(
                 f"{modality} has {len(values)} values for {len(columns)} columns", where=f"sample {sample}"
             )
         return {column: None if cell is None else str(cell) for column, cell in zip(columns, values)}
+    if isinstance(spec, TextSpec):
+        return {columns[0]: str(value)}
+    if isinstance(spec, ImageSpec) and spec.box:
+        value, box = value if isinstance(value, tuple) else (value, (None,) * 4)
+        edges = {column: None if edge is None else str(edge) for column, edge in zip(spec.box, box)}
+        return _cells(modality, spec.model_copy(update={"box": None}), value, folder, stem, sample) | edges
     if isinstance(value, (str, Path)):
         return {columns[0]: str(Path(value).resolve())}
     path = folder / modality / stem
@@ -216,6 +284,11 @@ def _cells(
         case ImageSpec():
             raise MmedgeError(
                 f"{modality} must be uint8 pixels, not {np.asarray(value).dtype}", where=f"sample {sample}"
+            )
+        case SensorSpec() if isinstance(value, tuple):
+            raise MmedgeError(
+                f"{modality} must be an array [channels, time]; its rate is the recipe's source_rate",
+                where=f"sample {sample}",
             )
         case _:
             np.save(path := path.with_suffix(".npy"), np.asarray(value, np.float32))

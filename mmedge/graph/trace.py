@@ -10,5 +10,8 @@ from mmedge.spec import Contract
 
 def example(contract: Contract, batch: int = 2) -> dict[str, Tensor]:
     """Zeros of the contract's shapes, with everything present: what a model can be traced with."""
-    inputs = {name: torch.zeros(batch, *spec.shape) for name, spec in contract.modalities.items()}
+    inputs = {
+        name: torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype))
+        for name, spec in contract.modalities.items()
+    }
     return {"present": torch.ones(batch, len(contract.modalities), dtype=torch.bool), **inputs}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -52,3 +53,63 @@ class DenseEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class SeriesEncoder(nn.Module):
+    """Stages of 1-D convolutions over 5 steps, each halving the length, then a linear layer over what is left.
+
+    ``forward``: float32 [batch, channels, length] -> [batch, embedding].
+    """
+
+    def __init__(self, shape: Sequence[int], widths: Sequence[int], depth: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        channels, length = shape
+        layers: list[nn.Module] = []
+        for out_channels in widths:
+            for index in range(depth):
+                stride = 2 if index == 0 else 1
+                layers += [
+                    nn.Conv1d(channels, out_channels, 5, stride, 2, bias=False),
+                    nn.BatchNorm1d(out_channels),
+                    nn.ReLU(),
+                ]
+                channels = out_channels
+            length = (length + 1) // 2
+        self.features = nn.Sequential(*layers)
+        self.project = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * length, embedding), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.features(x))
+
+
+class TextEncoder(nn.Module):
+    """Token embeddings of the first width, 1-D convolutions over 3 tokens, and the mean over what is no padding.
+
+    ``forward``: int64 [batch, length] -> [batch, embedding]. A text of nothing but padding gives a finite vector.
+    """
+
+    def __init__(
+        self, tokens: int, pad: int, widths: Sequence[int], depth: int, embedding: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.pad = pad
+        self.embed = nn.Embedding(tokens, widths[0])
+        layers: list[nn.Module] = []
+        channels = widths[0]
+        for out_channels in widths[1:] or widths:
+            for _ in range(depth):
+                layers += [
+                    nn.Conv1d(channels, out_channels, 3, 1, 1, bias=False),
+                    nn.BatchNorm1d(out_channels),
+                    nn.ReLU(),
+                ]
+                channels = out_channels
+        self.features = nn.Sequential(*layers)
+        self.project = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, embedding), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x != self.pad).to(torch.float32).unsqueeze(1)  # [batch, 1, length]
+        features = self.features(self.embed(x).transpose(1, 2) * mask) * mask
+        return self.project(features.sum(dim=2) / mask.sum(dim=2).clamp(min=1.0))

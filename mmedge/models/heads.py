@@ -16,7 +16,7 @@ class Wrapped(nn.Module):
     """A user's module behind ``forward(present, **inputs) -> {output: tensor}``.
 
     A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality. ``names`` maps
-    modalities to the parameters of its ``forward``; ``means``: {modality: float32 [*shape]}.
+    modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype.
     """
 
     def __init__(self, inner: nn.Module, names: Mapping[str, str], means: Mapping[str, Tensor], output: str) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
-from mmedge.models.encoders import ConvEncoder, DenseEncoder
+from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Wrapped
 from mmedge.recipe import Encoder, Model
-from mmedge.spec import Contract, ModalitySpec
+from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
 WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
@@ -45,7 +45,7 @@ def build(
         if not isinstance(inner, nn.Module):
             raise UsageError(f"the factory returned {type(inner).__name__}, not a torch.nn.Module", where=model.factory)
         stand_in = {
-            name: torch.from_numpy(np.array(means[name] if means else np.zeros(spec.shape), np.float32))
+            name: torch.from_numpy(_stand_in(spec, means[name] if means else None))
             for name, spec in contract.modalities.items()
         }
         module = Wrapped(
@@ -180,7 +180,20 @@ def contract_of(artifact: Artifact) -> Contract:
     return Contract.model_validate(artifact.meta["contract"])
 
 
+def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
+    """What an absent input is to a module that knows no presence: the training mean, or padding where it is of token ids."""
+    if isinstance(spec, TextSpec):
+        return np.full(spec.shape, spec.pad, spec.dtype)
+    return np.array(np.zeros(spec.shape) if mean is None else mean, spec.dtype)
+
+
 def _encoder(spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
+    if isinstance(spec, TextSpec):
+        if spec.tokens is None:
+            raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
+        return TextEncoder(spec.tokens, spec.pad, encoder.widths, encoder.depth, model.embedding, model.dropout)
+    if isinstance(spec, SensorSpec):
+        return SeriesEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
     if len(spec.shape) == 3:
         return ConvEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
     return DenseEncoder(int(np.prod(spec.shape)), encoder.widths, model.embedding, model.dropout)

@@ -72,8 +72,21 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
             update={"model": section.model.model_copy(update={"weights": at(section.model.weights)})}
         )
 
+    def spec(modality: Any) -> Any:
+        if getattr(modality, "tokenizer_file", None) is None:
+            return modality
+        return modality.model_copy(update={"tokenizer_file": at(modality.tokenizer_file)})
+
     data = recipe.data.model_copy(
-        update={"manifest": at(recipe.data.manifest), "recordings": at(recipe.data.recordings)}
+        update={
+            "manifest": at(recipe.data.manifest),
+            "recordings": at(recipe.data.recordings),
+            "modalities": {name: spec(modality) for name, modality in recipe.data.modalities.items()},
+            "align": recipe.data.align
+            and {
+                name: stream.model_copy(update={"file": at(stream.file)}) for name, stream in recipe.data.align.items()
+            },
+        }
     )
     return recipe.model_copy(update={"data": data, "teacher": model(recipe.teacher), "distill": model(recipe.distill)})
 

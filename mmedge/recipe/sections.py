@@ -15,8 +15,55 @@ Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["onnxruntime-cpu", "tensorrt", "tensorrt-rtx"]
 
 
+class Fold(Frozen):
+    """k-fold cross-validation: part ``index`` of ``k`` is the test split; validation is drawn from the rest."""
+
+    k: int = Field(ge=2)
+    index: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _inside(self) -> Fold:
+        if self.index >= self.k:
+            raise ValueError(f"'index' counts from 0 and must be below 'k' ({self.k})")
+        return self
+
+
+class Redact(Frozen):
+    """Identifying columns, dropped or hashed (HMAC-SHA256) before anything is written or reported.
+
+    The key stands in the environment variable that ``key`` names, never in the recipe.
+    """
+
+    drop: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+    key: str = "MMEDGE_REDACT_KEY"
+
+
+class Stream(Frozen):
+    """A table with timestamps of its own, whose ``columns`` (all others where none are named) join the manifest's rows.
+
+    Times are numbers (seconds) or ISO 8601; ``tolerance`` is in seconds. ``nearest`` and ``previous`` take one row,
+    ``linear`` interpolates numbers between the rows around, ``window`` takes their mean over the tolerance on both sides.
+    ``by``: a column that must be equal in both, a subject say. A row that nothing is near enough to gets empty cells.
+    """
+
+    file: Path
+    time: str = "time"
+    on: str = "time"
+    by: str | None = None
+    columns: tuple[str, ...] = ()
+    method: Literal["nearest", "previous", "linear", "window"] = "nearest"
+    tolerance: float = Field(gt=0)
+
+
 class Data(Frozen):
-    """Where samples come from: ``dataset`` (``avdigits`` or ``module:build``), or ``manifest`` (CSV of paths and values)."""
+    """Where samples come from: ``dataset`` (``avdigits`` or ``module:build``), or ``manifest`` (a table of paths and values).
+
+    A manifest is CSV, TSV, JSONL or Parquet, a row a sample; an empty cell is a missing modality, or a missing label
+    (such a sample of the training split takes part in distillation only). Splits come from the column ``split``, from
+    ``fold``, or from ``ratios``: whole groups where ``group`` names a column, else stratified by the target; seeded.
+    ``workers``: processes that decode; as many as there are cores, where it pays, when none are named.
+    """
 
     dataset: str | None = None
     args: dict[str, Any] = {}
@@ -29,6 +76,10 @@ class Data(Frozen):
     group: str | None = None
     split: str | None = None
     ratios: dict[Literal["train", "validation", "test"], float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
+    fold: Fold | None = None
+    align: dict[str, Stream] = {}
+    redact: Redact | None = None
+    workers: int | None = Field(None, ge=1)
 
     @field_validator("modalities")
     @classmethod
@@ -50,6 +101,29 @@ class Data(Frozen):
             )
         if self.recordings is not None and self.dataset != "avdigits":
             raise ValueError("'recordings' belongs to the dataset 'avdigits'")
+        for key in ("fold", "align", "redact", "split"):
+            if getattr(self, key) and self.manifest is None:
+                raise ValueError(f"{key!r} belongs to a 'manifest'; a dataset gives its own splits and columns")
+        if self.fold and self.split:
+            raise ValueError("name either 'split' or 'fold'")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Data:
+        read = {column for name, spec in self.modalities.items() for column in spec.columns_read or (name,)}
+        if self.target in read:
+            raise ValueError(f"the target {self.target!r} is also the input of a modality")
+        taken = {"id": self.id, "group": self.group} if self.manifest else {}
+        for name, column in taken.items():
+            if name in (read | {self.target}) and column != name:
+                raise ValueError(f"a column named {name!r} is kept for data.{name}: rename it in the manifest")
+        files = {(spec.columns_read or (name,))[0] for name, spec in self.modalities.items() if spec.reads_file}
+        for column in self.redact.hash if self.redact else ():
+            if column in files:
+                raise ValueError(f"redact.hash: the column {column!r} holds paths; hash the files' names themselves")
+        for column in self.redact.drop if self.redact else ():
+            if column in (read | {self.target, self.id, self.group, self.split}):
+                raise ValueError(f"redact.drop: the column {column!r} is used by this recipe")
         if (
             set(self.ratios) != {"train", "validation", "test"}
             or abs(sum(self.ratios.values()) - 1) > 1e-6
@@ -104,7 +178,9 @@ class Augment(Frozen):
 class Train(Frozen):
     """The schedule of the one training loop: AdamW, warm-up and cosine, best checkpoint on validation.
 
-    ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``.
+    ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``. For classes of unequal
+    size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
+    often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
     """
 
     epochs: int = Field(20, ge=1)
@@ -115,6 +191,9 @@ class Train(Frozen):
     gradient_clip: float = Field(5.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     modality_dropout: float = Field(0.5, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    focal_gamma: float = Field(0.0, ge=0)
+    sampling: Literal["uniform", "balanced"] = "uniform"
     augment: dict[str, Augment] = {}
     views: int = Field(1, ge=1)
 
@@ -265,16 +344,24 @@ class Recipe(Frozen):
                 named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
                 named += [(f"{stage}.model.encoders", name) for name in model.encoders]
                 named += [(f"{stage}.model.inputs", name) for name in model.inputs]
-        for stage, train in (
-            ("teacher", self.teacher.train),
-            ("distill", self.distill and self.distill.train),
-            ("prune", self.prune and self.prune.train),
-        ):
+        for stage, train in self._schedules():
             named += [(f"{stage}.train.augment", name) for name in (train.augment if train else ())]
-        return [
+        faults = [
             f"{where}: the data has no modality {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
             for where, name in named
             if name not in known
+        ]
+        for stage, train in self._schedules():
+            for name, augment in (train.augment if train else {}).items():
+                if name in known and known[name].kind == "text" and augment != Augment(mask=augment.mask):
+                    faults.append(f"{stage}.train.augment.{name}: of a text, only 'mask' can be changed")
+        return faults
+
+    def _schedules(self) -> list[tuple[str, Train | None]]:
+        return [
+            ("teacher", self.teacher.train),
+            ("distill", self.distill.train if self.distill else None),
+            ("prune", self.prune.train if self.prune else None),
         ]
 
     def _gate_faults(self) -> list[str]:

@@ -73,10 +73,10 @@ class Engine:
         self.contract, self.target, self.meta = contract, target, meta
         self._run = run
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
-        self._float = np.dtype(np.float32)
+        self._dtypes = {name: np.dtype(spec.dtype) for name, spec in contract.modalities.items()}
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The bare graph: {modality: float32 [batch, *shape], "present": bool [batch, M]} -> {output: float32 [batch, outputs]}.
+        """The bare graph: {modality: [batch, *shape] of its dtype, "present": bool [batch, M]} -> {output: float32 [batch, outputs]}.
 
         Shapes and dtypes are checked, values are not. Every modality must be given, zeros where it is absent.
         Raises MmedgeError naming the input.
@@ -94,8 +94,15 @@ class Engine:
             )
         for name, shape in self._shapes.items():
             given = tensors.get(name)
-            if given is None or given.dtype != self._float or given.shape[1:] != shape or len(given) != len(present):
-                raise MmedgeError(f"{name} must be float32 {[len(present), *shape]}, not {_described(given)}")
+            if (
+                given is None
+                or given.dtype != self._dtypes[name]
+                or given.shape[1:] != shape
+                or len(given) != len(present)
+            ):
+                raise MmedgeError(
+                    f"{name} must be {self._dtypes[name]} {[len(present), *shape]}, not {_described(given)}"
+                )
         if len(tensors) != len(self._shapes) + 1:
             raise self._unknown(tensors.keys() - {*self._shapes, "present"})
         return self._run(tensors)
@@ -104,8 +111,8 @@ class Engine:
         """Raw values of one sample -> a Prediction; lists of them -> a list of Predictions.
 
         A modality that is left out, or None, is missing; at least one must be given. Image: a path, bytes, or uint8
-        [h, w(, c)]. Audio: a path, bytes, float [samples] at the bundle's rate, or (samples, rate). Tabular: numbers, or a
-        dict by column. Array: a path of a .npy file, or an array.
+        [h, w(, c)]. Audio: a path, bytes, float [samples] at the bundle's rate, or (samples, rate). Text: a str. Tabular: numbers
+        and words, or a dict by column, None where a cell is missing. Sensor: a path, [channels, time], or (that, rate). Array: a path of a .npy file, or an array.
         """
         unknown = values.keys() - self._shapes.keys()
         if unknown:
@@ -139,7 +146,7 @@ class Engine:
         for name, spec in self.contract.modalities.items():
             tensors[name] = np.stack(
                 [
-                    preprocess.tensor(spec, sample[name], name) if name in sample else np.zeros(spec.shape, np.float32)
+                    preprocess.tensor(spec, sample[name], name) if name in sample else np.zeros(spec.shape, spec.dtype)
                     for sample in samples
                 ]
             )
@@ -172,9 +179,11 @@ class Engine:
 def _is_batch(spec: ModalitySpec, value: Any) -> bool:
     if not isinstance(value, list):
         return False
-    # A plain list of numbers is one tabular sample, or one array.
+    if isinstance(spec, TabularSpec):  # a plain list of cells, words and None among them, is one sample
+        return not value or any(isinstance(row, (list, tuple, dict, np.ndarray)) for row in value)
+    # A plain list of numbers is one array.
     return (
-        not (isinstance(spec, TabularSpec) or spec.kind == "array")
+        spec.kind != "array"
         or not value
         or isinstance(value[0], (list, tuple, dict, np.ndarray, str, Path, type(None)))
     )

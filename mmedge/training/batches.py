@@ -16,18 +16,24 @@ from mmedge.recipe import Augment, Train
 
 @dataclass(frozen=True)
 class Batch:
-    """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout."""
+    """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
+
+    ``weights``: float32 [batch], what each label counts; None where all count the same.
+    """
 
     index: np.ndarray
     view: int
     inputs: dict[str, Tensor]
     present: Tensor
     targets: Tensor
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""
         inputs = {name: x.to(device) for name, x in self.inputs.items()}
-        return replace(self, inputs=inputs, present=self.present.to(device), targets=self.targets.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        moved = replace(self, inputs=inputs, present=self.present.to(device), targets=self.targets.to(device))
+        return replace(moved, weights=weights)
 
 
 def steps_per_epoch(samples: Samples, train: Train) -> int:
@@ -38,23 +44,54 @@ def steps_per_epoch(samples: Samples, train: Train) -> int:
 def batches(
     samples: Samples, train: Train, *, seed: int, view_seed: int, epoch: int, usable: np.ndarray
 ) -> Iterator[Batch]:
-    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other."""
+    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other, unless ``sampling`` is balanced."""
     rng = np.random.default_rng([seed, epoch])
     size = min(train.batch_size, len(samples))
     steps = steps_per_epoch(samples, train)
     rounds = -(-steps * size // len(usable))
-    order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
+    if train.sampling == "balanced":
+        order = rng.choice(usable, steps * size, p=_shares(samples.targets[usable]))
+    else:
+        order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
+    weights = class_weights(samples.targets) if train.class_weights == "balanced" else None
     view = epoch % train.views
     for index in order.reshape(steps, size):
         inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
         present = drop_modalities(samples.present[index], train.modality_dropout, rng)
-        yield Batch(index, view, inputs, torch.from_numpy(present), torch.from_numpy(samples.targets[index]))
+        yield Batch(
+            index,
+            view,
+            inputs,
+            torch.from_numpy(present),
+            torch.from_numpy(samples.targets[index]),
+            None if weights is None else torch.from_numpy(weights[index]),
+        )
+
+
+def class_weights(targets: np.ndarray) -> np.ndarray:
+    """float32 [N]: labelled samples over (classes times samples of the class), 1 on average; 1 for the unlabelled.
+
+    King & Zeng 2001, "Logistic regression in rare events data", as scikit-learn's ``class_weight="balanced"``.
+    ``targets``: int64 [N], -1 unlabelled; a regression's targets all weigh 1.
+    """
+    weights = np.ones(len(targets), np.float32)
+    if targets.dtype.kind == "i" and (targets >= 0).any():
+        known = np.flatnonzero(targets >= 0)
+        counts = np.bincount(targets[known])
+        weights[known] = len(known) / ((counts > 0).sum() * counts[targets[known]])
+    return weights
+
+
+def _shares(targets: np.ndarray) -> np.ndarray:
+    """float64 [n], adding up to 1: every class is drawn as often as any other; the unlabelled as often as in the data."""
+    weights = class_weights(targets).astype(np.float64)
+    return weights / weights.sum()
 
 
 def view_of(
     samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int
 ) -> dict[str, Tensor]:
-    """{modality: float32 [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
+    """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
     return {
         name: torch.from_numpy(
             _augmented(x[index], augment[name], index, view_seed, view, len(samples)) if name in augment else x[index]
@@ -110,7 +147,7 @@ def _masked(x: np.ndarray, widest: int, draws: np.ndarray, axis: int) -> np.ndar
     start = draws[:, 1:] * (x.shape[axis] - width)
     place = np.arange(x.shape[axis])
     hidden = (place >= start) & (place < start + width)
-    return np.where(hidden.reshape(_along(x, axis)), np.float32(0), x)
+    return np.where(hidden.reshape(_along(x, axis)), x.dtype.type(0), x)
 
 
 def _along(x: np.ndarray, axis: int) -> tuple[int, ...]:

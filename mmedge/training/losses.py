@@ -7,17 +7,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def label_loss(output: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+def label_loss(
+    output: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None, gamma: float = 0.0
+) -> Tensor:
     """Cross-entropy (int64 targets) or squared error (float targets) over the labelled samples of a batch.
 
     ``output``: float [batch, outputs]; ``targets``: int64 [batch], -1 unlabelled, or float [batch], NaN unlabelled. The
     sum over labelled samples is divided by the whole batch, so that a few labels do not outweigh many soft targets.
+    ``weights``: float [batch], what each label counts. ``gamma`` above 0 scales a class's loss by (1 - p)^gamma, p being
+    the probability of the right class (Lin et al. 2017, "Focal loss for dense object detection").
     """
     if targets.is_floating_point():
         known = ~torch.isnan(targets)
         errors = (output[:, 0] - torch.where(known, targets, 0.0)) ** 2
         return (errors * known).sum() / len(targets)
-    return F.cross_entropy(output, targets, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / len(targets)
+    if weights is None and gamma == 0:
+        return F.cross_entropy(output, targets, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / len(
+            targets
+        )
+    losses = F.cross_entropy(output, targets, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+    if gamma:
+        right = F.softmax(output, dim=1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+        losses = losses * (1 - right).clamp(min=1e-6) ** gamma
+    return (losses if weights is None else losses * weights).sum() / len(targets)
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float, task: str) -> Tensor:

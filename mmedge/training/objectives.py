@@ -18,7 +18,11 @@ def supervised(contract: Contract, train: Train):
 
     def objective(module: nn.Module, batch: Batch) -> Tensor:
         return label_loss(
-            module(present=batch.present, **batch.inputs)[contract.output], batch.targets, train.label_smoothing
+            module(present=batch.present, **batch.inputs)[contract.output],
+            batch.targets,
+            train.label_smoothing,
+            batch.weights,
+            train.focal_gamma,
         )
 
     return objective
@@ -42,7 +46,9 @@ class Distillation(nn.Module):
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         output = student(present=batch.present, **batch.inputs)[self._contract.output]
         logits, features = self._teacher.outputs(batch, output.device)
-        total = self._loss.labels * label_loss(output, batch.targets, self._train.label_smoothing)
+        total = self._loss.labels * label_loss(
+            output, batch.targets, self._train.label_smoothing, batch.weights, self._train.focal_gamma
+        )
         if self._loss.logits:
             total = total + self._loss.logits * logit_loss(output, logits, self._loss.temperature, self._contract.task)
         if self._hint and features is not None:

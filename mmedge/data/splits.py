@@ -1,0 +1,85 @@
+"""Which sample is in which split: by ratio or fold, whole groups or stratified, always a function of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmedge.recipe import Fold
+
+SPLITS = ("train", "validation", "test")
+# How many orders of the groups are tried for one in which the training split has every class.
+_ATTEMPTS = 50
+
+
+def by_ratio(labels: np.ndarray | None, groups: np.ndarray | None, shares: Sequence[float], seed: int) -> np.ndarray:
+    """int64 [N]: the part (0, 1, …) of each row, parts of the sizes ``shares`` (which add up to 1).
+
+    ``groups`` (str [N]) are never torn apart; the order of groups is drawn again, up to 50 times, until the first part
+    has every class. Without groups, rows are stratified by ``labels`` (str [N], "" unlabelled, None for regression);
+    rows without a label all go to the first part, since only training can use them.
+    """
+    if groups is not None:
+        return _whole_groups(labels, groups, np.asarray(shares), seed)
+    rng = np.random.default_rng(seed)
+    count = len(labels) if labels is not None else 0
+    assert labels is not None, "rows are counted by their labels"
+    assigned = np.zeros(count, np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        if label != "":
+            assigned[rows] = _dealt(len(rows), np.asarray(shares))
+    return assigned
+
+
+def by_fold(labels: np.ndarray, groups: np.ndarray | None, fold: Fold, validation: float, seed: int) -> np.ndarray:
+    """int64 [N]: 0 train, 1 validation, 2 test. The test split is part ``fold.index`` of ``fold.k`` equal ones;
+
+    ``validation`` is the share of the rest that validates. Over all indices, every labelled row is tested once.
+    """
+    parts = by_ratio(labels, groups, [1 / fold.k] * fold.k, seed)
+    test = parts == fold.index
+    if groups is None:  # unlabelled rows stay in training, whatever the fold
+        test &= labels != ""
+    assigned = np.full(len(labels), 2, np.int64)
+    rest = np.flatnonzero(~test)
+    inner = by_ratio(
+        labels[rest], None if groups is None else groups[rest], [1 - validation, validation], seed + 1 + fold.index
+    )
+    assigned[rest] = inner
+    return assigned
+
+
+def _dealt(count: int, shares: np.ndarray) -> np.ndarray:
+    """The part of each of ``count`` rows: each goes where most is still missing."""
+    counts, out = np.zeros(len(shares)), np.empty(count, np.int64)
+    for number in range(count):
+        out[number] = chosen = int(np.argmax(shares * (number + 1) - counts))
+        counts[chosen] += 1
+    return out
+
+
+def _whole_groups(labels: np.ndarray | None, groups: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    names, place = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(place)
+    codes = None if labels is None else np.unique(labels, return_inverse=True)[1]
+    real = None if labels is None else labels != ""
+    best, fewest = np.zeros(len(groups), np.int64), np.inf
+    for _ in range(_ATTEMPTS):
+        part, counts = np.empty(len(names), np.int64), np.zeros(len(shares))
+        for unit in rng.permutation(len(names)):
+            part[unit] = chosen = int(np.argmax(shares * (counts.sum() + sizes[unit]) - counts))
+            counts[chosen] += sizes[unit]
+        assigned = part[place]
+        faults = 1000.0 * (counts == 0).sum()
+        if codes is not None and real is not None and real.any():
+            classes = np.unique(codes[real])
+            absent = [len(np.setdiff1d(classes, codes[real & (assigned == p)])) for p in range(len(shares))]
+            faults += absent[0] + 0.01 * sum(absent[1:])
+        if faults < fewest:
+            best, fewest = assigned, faults
+        if faults == 0:
+            break
+    return best

@@ -1,0 +1,90 @@
+"""Time series, and arrays of a fixed shape."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError, did_you_mean
+from mmedge.runtime.preprocess.values import existing, load_npy, numbers, shaped, where, window
+from mmedge.spec import ArraySpec, SensorSpec
+
+
+def features(spec: SensorSpec, value: Any, name: str) -> np.ndarray:
+    """float32 [channels, length]. ``value``: a path of .npy or .csv, an array [channels, time], or (array, rate in Hz)."""
+    rate = spec.source_rate
+    seconds: np.ndarray | None = None
+    if isinstance(value, tuple) and len(value) == 2:
+        value, rate = value[0], float(value[1])
+    if isinstance(value, (str, Path)):
+        if str(value).lower().endswith((".csv", ".tsv", ".txt")):
+            series, seconds = _table(spec, value, name)
+        else:
+            series = numbers(load_npy(value, name), name)
+    else:
+        series = numbers(value, name)
+    if series.ndim != 2 or series.shape[0] != spec.channels or series.shape[1] == 0:
+        raise MmedgeError(
+            f"{name} has shape {list(series.shape)}, the model takes {[spec.channels]} x time", where=where(value)
+        )
+    if not np.isfinite(series).all():
+        raise MmedgeError(f"the {name} holds NaN or infinite values", where=where(value))
+    if spec.rate and seconds is not None:
+        series = _on_a_grid(series, seconds, spec.rate, name, value)
+    elif spec.rate and rate and rate != spec.rate:
+        import soxr
+
+        series = soxr.resample(np.ascontiguousarray(series.T), rate, spec.rate).T
+    if series.shape[1] == 0:
+        raise MmedgeError(f"the {name} is shorter than one step at {spec.rate} Hz", where=where(value))
+    kept = series[:, window(series.shape[1], spec.length, spec.take)]
+    missing = spec.length - kept.shape[1]
+    return np.ascontiguousarray(np.pad(kept, ((0, 0), (0, missing)), mode="edge"), np.float32)
+
+
+def array(spec: ArraySpec, value: Any, name: str) -> np.ndarray:
+    """float32 [*spec.shape] of a .npy file or an array."""
+    loaded = load_npy(value, name) if isinstance(value, (str, Path)) else value
+    return shaped(numbers(loaded, name), spec.shape, name)
+
+
+def _table(spec: SensorSpec, value: str | Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """[channels, time] and, where a time column is named, seconds [time]."""
+    path = existing(value, name)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream, delimiter=delimiter)
+            header = [cell.strip() for cell in next(rows, [])]
+            body = [row for row in rows if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MmedgeError(f"the {name} cannot be read: {error}", where=str(path)) from error
+    wanted = spec.channel_columns or tuple(column for column in header if column != spec.time_column)
+    for column in (*wanted, *([spec.time_column] if spec.time_column else [])):
+        if column not in header:
+            raise MmedgeError(
+                f"the {name} has no column {column!r}{did_you_mean(column, header)}; it has {', '.join(header)}",
+                where=str(path),
+            )
+    if not body:
+        raise MmedgeError(f"the {name} has no rows", where=str(path))
+    places = [header.index(column) for column in wanted]
+    try:
+        series = np.array([[float(row[place]) for row in body] for place in places], np.float32)
+        if spec.time_column is None:
+            return series, None
+        return series, np.array([float(row[header.index(spec.time_column)]) for row in body])
+    except (ValueError, IndexError) as error:
+        raise MmedgeError(f"the {name} holds a cell that is no number: {error}", where=str(path)) from error
+
+
+def _on_a_grid(series: np.ndarray, seconds: np.ndarray, rate: float, name: str, value: Any) -> np.ndarray:
+    """Linear interpolation of irregular steps onto a regular grid that starts with the first."""
+    if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+        raise MmedgeError(f"the {name}'s times do not rise from row to row", where=where(value))
+    steps = int(np.floor((seconds[-1] - seconds[0]) * rate + 1e-6)) + 1
+    grid = seconds[0] + np.arange(steps) / rate
+    return np.stack([np.interp(grid, seconds, channel) for channel in series]).astype(np.float32)

@@ -1,0 +1,109 @@
+"""Rows of numbers and categories."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError, did_you_mean
+from mmedge.spec import TabularSpec
+
+
+def features(spec: TabularSpec, value: Any, name: str) -> np.ndarray:
+    """float32 [*spec.shape]; a number that is missing is NaN until ``normalise`` puts the training mean in its place.
+
+    ``value``: a dict by column, or a sequence in the order of ``columns``, then ``categorical``; None or "" is missing.
+    """
+    cells = _cells(spec, value, name)
+    if all(cell is None for cell in cells):
+        raise MmedgeError(f"{name} has no value at all: leave the modality out")
+    numbers = [_number(cell, column, name) for cell, column in zip(cells, spec.columns)]
+    parts = [*numbers]
+    if spec.missing_indicator:
+        parts += [float(cell is None) for cell in cells[: len(spec.columns)]]
+    known = spec.categories or {}
+    for cell, column in zip(cells[len(spec.columns) :], spec.categorical):
+        values = known.get(column, ())
+        place = values.index(str(cell)) + 1 if cell is not None and str(cell) in values else 0
+        if spec.encoding == "ordinal":
+            parts.append(place / len(values) if values else 0.0)
+        else:
+            parts += [float(cell is not None and place == index) for index in range(1 + len(values))]
+    return np.asarray(parts, np.float32)
+
+
+def normalise(spec: TabularSpec, values: np.ndarray) -> np.ndarray:
+    """Standardise the numbers; a missing one becomes their mean, which is 0 after it."""
+    out = np.array(values, np.float32)
+    count = len(spec.columns)
+    if spec.mean is not None and spec.std is not None and count:
+        out[:count] = (out[:count] - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    out[:count] = np.where(np.isnan(out[:count]), np.float32(0), out[:count])
+    return out
+
+
+def fit_categories(spec: TabularSpec, rows: Iterable[Sequence[Any]]) -> TabularSpec:
+    """The spec with the training split's values of each categorical column, at most ``max_categories``, the commonest."""
+    if spec.categories is not None or not spec.categorical:
+        return spec
+    counts: list[Counter[str]] = [Counter() for _ in spec.categorical]
+    for row in rows:
+        for counter, cell in zip(counts, row[len(spec.columns) :]):
+            if cell is not None:
+                counter[str(cell)] += 1
+    kept = {
+        column: tuple(sorted(sorted(counter, key=lambda value: (-counter[value], value))[: spec.max_categories]))
+        for column, counter in zip(spec.categorical, counts)
+    }
+    return spec.model_copy(update={"categories": kept})
+
+
+def fit_statistics(spec: TabularSpec, rows: Iterable[np.ndarray]) -> TabularSpec:
+    """The spec with mean and standard deviation of each number column over the cells that are there."""
+    count = len(spec.columns)
+    known, total, squares = np.zeros(count), np.zeros(count), np.zeros(count)
+    for row in rows:
+        there = ~np.isnan(row[:count])
+        values = np.where(there, row[:count], 0).astype(np.float64)
+        known, total, squares = known + there, total + values, squares + values**2
+    mean = total / np.maximum(known, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(known, 1) - mean**2, 0))
+    # A constant column carries nothing; dividing by one keeps it at zero and finite.
+    std = np.where(std < 1e-6, 1.0, std)
+    return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
+
+
+def _cells(spec: TabularSpec, value: Any, name: str) -> list[Any]:
+    columns = spec.columns_read
+    if isinstance(value, Mapping):
+        unknown, absent = sorted(value.keys() - set(columns)), [c for c in columns if c not in value]
+        if absent:
+            raise MmedgeError(f"{name} has no value for {', '.join(absent)}")
+        if unknown:
+            raise MmedgeError(f"{name} has no column {unknown[0]!r}{did_you_mean(unknown[0], columns)}")
+        value = [value[column] for column in columns]
+    if isinstance(value, np.ndarray):
+        if value.shape != (len(columns),):
+            raise MmedgeError(f"{name} has shape {list(value.shape)}, the model takes {[len(columns)]}")
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise MmedgeError(f"{name} must be numbers: a list or a dict by column, not {type(value).__name__}")
+    if len(value) != len(columns):
+        raise MmedgeError(f"{name} has shape {[len(value)]}, the model takes {[len(columns)]}")
+    return [None if isinstance(cell, str) and not cell else cell for cell in value]
+
+
+def _number(cell: Any, column: str, name: str) -> float:
+    if cell is None:
+        return math.nan
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        raise MmedgeError(f"{name} must be numbers: {column} is {cell!r}") from None
+    if not math.isfinite(number):
+        raise MmedgeError(f"{name} holds NaN or infinite values: {column} is {cell!r}", todo="None is a missing value")
+    return number

@@ -1,0 +1,57 @@
+"""What the kinds share in reading a raw value: where it stands, whether it is there, and its shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError
+
+
+def where(value: Any) -> str | None:
+    """The place that an error names: the path, where the value is one."""
+    if isinstance(value, tuple) and value:
+        value = value[0]
+    return str(value) if isinstance(value, (str, Path)) else None
+
+
+def existing(value: str | Path, name: str) -> Path:
+    """The path of a file that is there; raises MmedgeError."""
+    path = Path(value)
+    if not path.is_file():
+        raise MmedgeError(f"the {name} file does not exist", where=str(path))
+    return path
+
+
+def load_npy(value: str | Path, name: str) -> np.ndarray:
+    """An array of a .npy file, which is never unpickled; raises MmedgeError."""
+    try:
+        loaded = np.load(existing(value, name), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise MmedgeError(f"the {name} is not an array that can be read: {error}", where=where(value)) from error
+    if not isinstance(loaded, np.ndarray):
+        raise MmedgeError(f"the {name} holds several arrays, it must be one (.npy)", where=where(value))
+    return loaded
+
+
+def numbers(value: Any, name: str) -> np.ndarray:
+    """float32 array of a value; raises MmedgeError where it is not of numbers."""
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise MmedgeError(f"{name} must be numbers: {error}") from error
+
+
+def shaped(values: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """``values`` where they have the shape; raises MmedgeError."""
+    if values.shape != shape:
+        raise MmedgeError(f"{name} has shape {list(values.shape)}, the model takes {list(shape)}")
+    return values
+
+
+def window(length: int, wanted: int, take: str) -> slice:
+    """The part of ``length`` steps that is kept where only ``wanted`` fit."""
+    start = {"start": 0, "center": max(0, length - wanted) // 2, "end": max(0, length - wanted)}[take]
+    return slice(start, start + min(length, wanted))
