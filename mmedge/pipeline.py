@@ -198,9 +198,10 @@ def _user_code(section: Any, context: Context) -> str | None:
     return artifacts.sha256_of(Path(file)) if file else None
 
 
-def _weights(section: Any) -> str | None:
-    weights = getattr(getattr(section, "model", None), "weights", None)
-    return artifacts.sha256_of(weights) if weights and weights.is_file() else None
+def _weights(section: Any) -> list[str]:
+    """Hashes of the model files that a section names."""
+    named = [getattr(getattr(section, "model", None), "weights", None), getattr(section, "onnx", None)]
+    return [artifacts.sha256_of(path) for path in named if path and path.is_file()]
 
 
 def _check_targets(recipe: Recipe, wanted: list[str]) -> None:

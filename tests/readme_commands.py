@@ -30,8 +30,18 @@ def main() -> int:
     bin_folder = Path(sys.executable).parent
     for command in commands(text):
         started = time.monotonic()
-        done = subprocess.run(f"{bin_folder}/{command}", shell=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
-        print(f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s): {command}", flush=True)
+        done = subprocess.run(
+            f"{bin_folder}/{command}",
+            shell=True,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        print(
+            f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s): {command}", flush=True
+        )
         if done.returncode:
             print(done.stdout[-3000:], done.stderr[-3000:], sep="\n")
             return 1

@@ -39,7 +39,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
 
 
-_PATH_KEYS = ("data.manifest", "data.recordings", "teacher.model.weights", "distill.model.weights")
+_PATH_KEYS = ("data.manifest", "data.recordings", "teacher.onnx", "teacher.model.weights", "distill.model.weights")
 
 
 def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -88,7 +88,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
             },
         }
     )
-    return recipe.model_copy(update={"data": data, "teacher": model(recipe.teacher), "distill": model(recipe.distill)})
+    teacher = model(recipe.teacher).model_copy(update={"onnx": at(recipe.teacher.onnx)})
+    return recipe.model_copy(update={"data": data, "teacher": teacher, "distill": model(recipe.distill)})
 
 
 def _plain(value: Any) -> Any:

@@ -199,31 +199,47 @@ class Train(Frozen):
 
 
 class Teacher(Frozen):
-    """The teacher's model and schedule. With ``model.weights`` and no ``train`` it is taken as it is."""
+    """The teacher's model and schedule. With ``model.weights`` and ``train: null`` it is taken as it is.
+
+    ``onnx``: a model file of any origin instead, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs.
+    """
 
     model: Model = Model()
+    onnx: Path | None = None
     train: Train | None = Train()
 
 
 class Hint(Frozen):
-    """Names of the layers whose outputs are matched (FitNets), as in ``named_modules()``."""
+    """Two layers whose outputs are matched, named as in ``named_modules()``, and how.
+
+    ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations`` (distances
+    and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a modality that the
+    student does not get: the student then learns to imagine its features.
+    """
 
     teacher: str = "fusion"
     student: str = "fusion"
+    kind: Literal["features", "attention", "relations", "contrastive"] = "features"
+    weight: float = Field(1.0, gt=0)
 
 
 class Loss(Frozen):
-    """Weights of the distillation loss; ``temperature`` softens the logits."""
+    """Weights of the distillation loss; ``temperature`` softens the logits.
+
+    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: ``constant``, or ``linear``
+    where the teacher's part falls to nothing at the last epoch and labels have the last word.
+    """
 
     labels: float = Field(1.0, ge=0)
     logits: float = Field(1.0, ge=0)
+    kind: Literal["kd", "dkd", "dist"] = "kd"
     temperature: float = Field(2.0, gt=0)
-    features: float = Field(0.0, ge=0)
-    hint: Hint = Hint()
+    hints: tuple[Hint, ...] = ()
+    schedule: Literal["constant", "linear"] = "constant"
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
-        if self.labels + self.logits + self.features == 0:
+        if self.labels + self.logits == 0 and not self.hints:
             raise ValueError("every weight is 0: nothing would be learned")
         return self
 
@@ -236,19 +252,25 @@ class Controls(Frozen):
 
 
 class Distill(Frozen):
-    """The student, its loss and schedule. ``labels``: how many training labels the student stages may see."""
+    """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see."""
 
     model: Model = Model()
-    labels: int | Literal["all"] = "all"
+    labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
     train: Train = Train()
     controls: Controls = Controls()
+
+    @model_validator(mode="after")
+    def _something_teaches(self) -> Distill:
+        if self.labels == "none" and not self.loss.logits and not self.loss.hints:
+            raise ValueError("with 'labels: none', loss.logits or loss.hints must teach")
+        return self
 
     @field_validator("labels")
     @classmethod
     def _positive(cls, labels: int | str) -> int | str:
         if isinstance(labels, int) and labels < 1:
-            raise ValueError("must be 'all' or at least 1")
+            raise ValueError("must be 'all', 'none' or at least 1")
         return labels
 
 

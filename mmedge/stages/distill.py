@@ -30,10 +30,11 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
         context.dataset.validation.only(tuple(contract.modalities)),
     )
     labelled, everything = np.flatnonzero(samples.labelled), np.arange(len(samples))
+    with_control = config.controls.no_distillation and len(labelled) > 0
     students: dict[str, tuple[nn.Module, Fitted]] = {}
     for number in range(config.controls.seeds):
         seed = context.recipe.seed + number
-        for name in ("distilled", "control") if config.controls.no_distillation else ("distilled",):
+        for name in ("distilled", "control") if with_control else ("distilled",):
             torch.manual_seed(seed)
             student = context.build(config.model, contract)
             taught = name == "distilled"

@@ -55,17 +55,24 @@ def write_trained(
         (folder / "training.json").write_text(json.dumps(fitted.history, indent=1))
         write(folder)
         meta |= {
-            "contract": contract.model_dump(mode="json", by_alias=True),
             "model": model.model_dump(mode="json"),
             "params": params(module),
             "macs": macs(module, contract),
             "notes": [*notes, *fitted.notes],
             "verification": [agreement.record() for agreement in agreements],
-            "recipe": context.recipe.resolved(),
-            "code": str(context.code),
+            **provenance(contract, context),
             **(more or {}),
         }
     return read(target)
+
+
+def provenance(contract: Contract, context: Context) -> dict[str, Any]:
+    """What every artifact says of itself: its contract, and the recipe (and folder of code) that made it."""
+    return {
+        "contract": contract.model_dump(mode="json", by_alias=True),
+        "recipe": context.recipe.resolved(),
+        "code": str(context.code),
+    }
 
 
 def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples) -> list[Agreement]:

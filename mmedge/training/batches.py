@@ -18,7 +18,8 @@ from mmedge.recipe import Augment, Train
 class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
-    ``weights``: float32 [batch], what each label counts; None where all count the same.
+    ``weights``: float32 [batch], what each label counts; None where all count the same. ``passed``: the share of the
+    schedule that lies behind, 0 in the first epoch.
     """
 
     index: np.ndarray
@@ -27,6 +28,7 @@ class Batch:
     present: Tensor
     targets: Tensor
     weights: Tensor | None = None
+    passed: float = 0.0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""
@@ -65,6 +67,7 @@ def batches(
             torch.from_numpy(present),
             torch.from_numpy(samples.targets[index]),
             None if weights is None else torch.from_numpy(weights[index]),
+            epoch / train.epochs,
         )
 
 

@@ -35,7 +35,7 @@ class Context:
 
     def build(self, section: Model, contract: Contract) -> nn.Module:
         """A fresh model of a recipe's section, checked against the contract."""
-        module = load.build(section, contract, factory=self.factory(section), means=self._means(contract))
+        module = load.build(section, contract, factory=self.factory(section), means=self.means(contract))
         load.check_forward(module, contract, section.factory or "the built-in network")
         return module
 
@@ -51,7 +51,8 @@ class Context:
         whole = self.dataset.contract
         return whole.only(section.modalities) if section.modalities else whole
 
-    def _means(self, contract: Contract) -> dict[str, np.ndarray]:
+    def means(self, contract: Contract) -> dict[str, np.ndarray]:
+        """{modality: float32 [*shape]}: training means, which stand in for an absent input of a foreign model."""
         train = self.dataset.train.only(tuple(contract.modalities))
         return {
             name: x[train.present[:, index]].mean(axis=0, dtype=np.float64).astype(np.float32)

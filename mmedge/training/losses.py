@@ -30,26 +30,3 @@ def label_loss(
         right = F.softmax(output, dim=1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
         losses = losses * (1 - right).clamp(min=1e-6) ** gamma
     return (losses if weights is None else losses * weights).sum() / len(targets)
-
-
-def logit_loss(student: Tensor, teacher: Tensor, temperature: float, task: str) -> Tensor:
-    """Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network": KL divergence at a temperature, times T^2.
-
-    ``student``, ``teacher``: float [batch, outputs]. For regression, the squared error to the teacher's value.
-    """
-    if task == "regression":
-        return F.mse_loss(student, teacher)
-    soft = F.log_softmax(teacher / temperature, dim=1)
-    return (
-        F.kl_div(F.log_softmax(student / temperature, dim=1), soft, reduction="batchmean", log_target=True)
-        * temperature**2
-    )
-
-
-def feature_loss(projected: Tensor, teacher: Tensor) -> Tensor:
-    """Romero et al. 2015, "FitNets": the student's projected hint against the teacher's, each scaled to unit length.
-
-    Unit length (as in attention transfer, Zagoruyko & Komodakis 2017) makes the weight independent of the layers' scale.
-    ``projected``, ``teacher``: float [batch, features].
-    """
-    return (F.normalize(projected, dim=1) - F.normalize(teacher, dim=1)).square().sum(dim=1).mean()

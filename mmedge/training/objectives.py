@@ -6,51 +6,70 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.graph.trace import example
-from mmedge.recipe import Loss, Train
+from mmedge.recipe import Hint, Loss, Train
 from mmedge.spec import Contract
+from mmedge.training import distillation
 from mmedge.training.batches import Batch
-from mmedge.training.losses import feature_loss, label_loss, logit_loss
-from mmedge.training.teachers import Hint, Teacher
+from mmedge.training.losses import label_loss
+from mmedge.training.teachers import Layer, Teacher
 
 
 def supervised(contract: Contract, train: Train):
     """Loss over the labelled samples of a batch."""
 
     def objective(module: nn.Module, batch: Batch) -> Tensor:
-        return label_loss(
-            module(present=batch.present, **batch.inputs)[contract.output],
-            batch.targets,
-            train.label_smoothing,
-            batch.weights,
-            train.focal_gamma,
-        )
+        return _labels(module(present=batch.present, **batch.inputs)[contract.output], batch, train)
 
     return objective
 
 
 class Distillation(nn.Module):
-    """Labels where there are any, the teacher's logits, and its hint through a learned projection.
+    """Labels where there are any, the teacher's logits, and its hints, each through what its kind needs.
 
     The teacher answers for the full input whatever the student is shown or takes: the full teacher teaches the subsets.
+    Projections are parameters of the objective; they are trained along and left behind.
     """
 
     def __init__(self, student: nn.Module, teacher: Teacher, contract: Contract, loss: Loss, train: Train) -> None:
         super().__init__()
         self._teacher, self._contract, self._loss, self._train = teacher, contract, loss, train
-        self._hint = Hint(student, loss.hint.student, "student") if loss.features else None
-        if self._hint:
+        self._layers = [Layer(student, hint.student, hint.kind, "student") for hint in loss.hints]
+        if self._layers:
             with torch.no_grad():
-                student(**example(contract))
-            self.project = nn.Linear(self._hint.take().shape[1], teacher.features)
+                student.eval()(**example(contract))
+        widths = zip(self._layers, teacher.widths, loss.hints)
+        self.project = nn.ModuleList(_projection(hint, layer.take().shape[1], width) for layer, width, hint in widths)
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         output = student(present=batch.present, **batch.inputs)[self._contract.output]
         logits, features = self._teacher.outputs(batch, output.device)
-        total = self._loss.labels * label_loss(
-            output, batch.targets, self._train.label_smoothing, batch.weights, self._train.focal_gamma
-        )
-        if self._loss.logits:
-            total = total + self._loss.logits * logit_loss(output, logits, self._loss.temperature, self._contract.task)
-        if self._hint and features is not None:
-            total = total + self._loss.features * feature_loss(self.project(self._hint.take()), features)
-        return total
+        loss, taught = self._loss, output.new_zeros(())
+        if loss.logits:
+            taught = taught + loss.logits * distillation.logit_loss(
+                output, logits, batch.targets, kind=loss.kind, temperature=loss.temperature, task=self._contract.task
+            )
+        for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, features):
+            taught = taught + hint.weight * _hint_loss(hint, project(layer.take()), theirs)
+        fading = 1 - batch.passed if loss.schedule == "linear" else 1.0
+        return loss.labels * _labels(output, batch, self._train) + fading * taught
+
+
+def _labels(output: Tensor, batch: Batch, train: Train) -> Tensor:
+    return label_loss(output, batch.targets, train.label_smoothing, batch.weights, train.focal_gamma)
+
+
+def _projection(hint: Hint, student: int, teacher: int) -> nn.Module:
+    """From the student's width to the teacher's, where the kind compares values and not relations."""
+    return nn.Linear(student, teacher) if hint.kind in ("features", "contrastive") else nn.Identity()
+
+
+def _hint_loss(hint: Hint, student: Tensor, teacher: Tensor) -> Tensor:
+    match hint.kind:
+        case "features":
+            return distillation.features(student, teacher)
+        case "attention":
+            return distillation.attention(student, teacher)
+        case "relations":
+            return distillation.relations(student, teacher)
+        case "contrastive":
+            return distillation.contrastive(student, teacher)

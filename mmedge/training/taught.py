@@ -8,13 +8,15 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Train
 from mmedge.spec import Contract
 from mmedge.training.context import Context
-from mmedge.training.teachers import Teacher
+from mmedge.training.teachers import GraphSource, ModuleSource, Teacher
 
 
 def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
     """The training split as the student may see it: its own modalities, and only ``distill.labels`` of the labels."""
     train = context.dataset.train.only(tuple(contract.modalities))
-    return train if config.labels == "all" else train.with_labels(config.labels, context.recipe.seed)
+    if config.labels == "all":
+        return train
+    return train.with_labels(0 if config.labels == "none" else config.labels, context.recipe.seed)
 
 
 def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
@@ -33,14 +35,19 @@ def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
         raise UsageError(
             f"the teacher takes {', '.join(absent)}, which the data does not have", where=str(artifact.path)
         )
+    hints = config.loss.hints
+    source = (
+        ModuleSource(context.rebuild(artifact), contract, hints)
+        if "model" in artifact.meta
+        else GraphSource(artifact.file("model.onnx"), contract, hints)
+    )
     return Teacher(
-        context.rebuild(artifact),
-        contract,
+        source,
         context.dataset.train.only(tuple(contract.modalities)),
         train,
         key=f"{artifact.sha256} {context.dataset.sha256}",
         view_seed=context.recipe.seed,
-        hint=config.loss.hint.teacher if config.loss.features else None,
+        hints=hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
     )

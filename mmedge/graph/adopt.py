@@ -1,0 +1,141 @@
+"""A foreign ONNX model behind the contract: its inputs renamed, ``present`` added, its batch axis checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.spec import Contract
+
+
+def adopt(
+    source: Path, contract: Contract, names: Mapping[str, str], means: Mapping[str, np.ndarray], target: Path
+) -> None:
+    """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
+
+    ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input where the
+    model has no input ``present`` of its own. Raises UsageError where inputs or shapes do not fit.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    if not source.is_file():
+        raise MmedgeError("the ONNX file does not exist", where=str(source))
+    try:
+        model = onnx.load(source)
+        onnx.checker.check_model(model)
+    except Exception as error:  # onnx raises protobuf's, its own and OS errors
+        raise MmedgeError(f"the ONNX file cannot be read: {str(error).splitlines()[0]}", where=str(source)) from error
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    _check_inputs(inputs, contract, names, source)
+    if len(graph.output) != 1:
+        listed = ", ".join(value.name for value in graph.output)
+        raise UsageError(f"the model has outputs {listed}; a teacher must have one, the logits", where=str(source))
+    _rename(graph, graph.output[0].name, contract.output)
+    added: list[Any] = []
+    own_presence = "present" in inputs
+    for index, name in enumerate(contract.modalities):
+        theirs = names.get(name, name)
+        if own_presence:
+            _rename(graph, theirs, name)
+            continue
+        inside = f"mmedge.{name}.filled"
+        _rename(graph, theirs, inside)
+        graph.input.remove(next(value for value in graph.input if value.name == inside))
+        rank = len(contract.modalities[name].shape)
+        constants = {
+            "mean": np.asarray(means[name], np.float32)[None],
+            "at": np.array([index], np.int64),
+            "to": np.array([-1] + [1] * rank, np.int64),
+        }
+        for part, value in constants.items():
+            graph.initializer.append(numpy_helper.from_array(value, f"mmedge.{name}.{part}"))
+        added += [
+            helper.make_node("Gather", ["present", f"mmedge.{name}.at"], [f"mmedge.{name}.given"], axis=1),
+            helper.make_node("Reshape", [f"mmedge.{name}.given", f"mmedge.{name}.to"], [f"mmedge.{name}.there"]),
+            helper.make_node("Where", [f"mmedge.{name}.there", name, f"mmedge.{name}.mean"], [inside]),
+        ]
+        graph.input.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *contract.modalities[name].shape])
+        )
+    if not own_presence:
+        graph.input.append(
+            helper.make_tensor_value_info("present", TensorProto.BOOL, ["batch", len(contract.modalities)])
+        )
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def count(graph: Path) -> tuple[int, int]:
+    """(parameters, multiply-accumulates of one sample) of a graph: what its constants hold, and its Conv, Gemm and MatMul do."""
+    import onnx
+    from onnx import numpy_helper, shape_inference
+
+    model = onnx.load(graph)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].ClearField("dim_param")
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    inferred = shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
+    for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]:
+        shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+    parameters = sum(
+        numpy_helper.to_array(tensor).size
+        for tensor in model.graph.initializer
+        if tensor.data_type in (1, 3, 10, 11, 16)
+    )
+    macs = 0
+    for node in inferred.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.output[0] in shapes and node.input[1] in shapes:
+            weight, out = shapes[node.input[1]], int(np.prod(shapes[node.output[0]]))
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            depth = weight[-1] if transposed else weight[-2] if len(weight) > 1 else weight[0]
+            macs += out * int(np.prod(weight[1:]) if node.op_type == "Conv" else depth)
+    return parameters, macs
+
+
+def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path) -> None:
+    expected = {names.get(name, name): spec.shape for name, spec in contract.modalities.items()}
+    for name, shape in expected.items():
+        if name not in inputs:
+            raise UsageError(
+                f"the model has no input {name!r}{did_you_mean(name, inputs)}; it has {', '.join(inputs)}",
+                where=str(source),
+                todo="map them in the recipe: teacher.model.inputs: {modality: input}",
+            )
+        dims = [dim.dim_value or None for dim in inputs[name].type.tensor_type.shape.dim]
+        if len(dims) != len(shape) + 1 or any(have not in (None, want) for have, want in zip(dims[1:], shape)):
+            raise UsageError(
+                f"the input {name!r} has shape {dims}; the data gives [batch, {', '.join(map(str, shape))}]",
+                where=str(source),
+            )
+        if dims[0] is not None:
+            raise UsageError(
+                f"the batch of the input {name!r} is fixed to {dims[0]}",
+                where=str(source),
+                todo="export it with a dynamic batch",
+            )
+    unknown = sorted(inputs.keys() - expected.keys() - {"present"})
+    if unknown:
+        raise UsageError(f"the model also wants {', '.join(unknown)}, which no modality gives", where=str(source))
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    for value in [*graph.input, *graph.output]:
+        if value.name == old:
+            value.name = new
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
