@@ -34,8 +34,7 @@ def main() -> int:
             f"{bin_folder}/{command}",
             shell=True,
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
         )

@@ -1,0 +1,89 @@
+"""A foreign ONNX model becomes a graph that keeps the contract, or is refused with a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mmedge.errors import MmedgeError, UsageError
+from mmedge.graph.adopt import adopt, count
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.spec import ArraySpec, Contract
+
+CONTRACT = Contract(
+    task="classification",
+    labels=("a", "b"),
+    modalities={"left": ArraySpec(kind="array", shape=(3,)), "right": ArraySpec(kind="array", shape=(2,))},
+)
+MEANS = {"left": np.array([1, 2, 3], np.float32), "right": np.array([4, 5], np.float32)}
+NAMES = {"left": "l", "right": "r"}
+WEIGHT = np.arange(10, dtype=np.float32).reshape(5, 2)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """scores = concat(l, r) @ WEIGHT, written by hand."""
+
+    def write(batch="n", inputs=("l", "r")):
+        shapes = dict(zip(("l", "r"), ([batch, 3], [batch, 2])))
+        graph = helper.make_graph(
+            [
+                helper.make_node("Concat", ["l", "r"], ["both"], axis=1),
+                helper.make_node("MatMul", ["both", "w"], ["scores"]),
+            ],
+            "foreign",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in inputs],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 2])],
+            [numpy_helper.from_array(WEIGHT, "w")],
+        )
+        path = tmp_path / "foreign.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+        return path
+
+    return write
+
+
+def test_present_inputs_pass_and_absent_ones_become_the_training_mean(foreign, tmp_path):
+    adopt(foreign(), CONTRACT, NAMES, MEANS, tmp_path / "adopted.onnx")
+    left, right = np.ones((3, 3), np.float32), np.full((3, 2), 2, np.float32)
+    present = np.array([[True, True], [True, False], [False, True]])
+    run = onnxruntime_cpu.session(tmp_path / "adopted.onnx")
+    scores = run({"left": left, "right": right, "present": present})["logits"]
+    filled_left = np.where(present[:, :1], left, MEANS["left"])
+    filled_right = np.where(present[:, 1:], right, MEANS["right"])
+    np.testing.assert_allclose(scores, np.concatenate([filled_left, filled_right], 1) @ WEIGHT, rtol=1e-6)
+
+
+def test_parameters_and_multiplications_are_counted(foreign):
+    assert count(foreign()) == (10, 10)
+
+
+def test_an_unknown_input_is_told_with_what_there_is(foreign, tmp_path):
+    with pytest.raises(UsageError, match="no input 'left'.*it has l, r"):
+        adopt(foreign(), CONTRACT, {"right": "r"}, MEANS, tmp_path / "x.onnx")
+
+
+def test_a_fixed_batch_is_refused(foreign, tmp_path):
+    with pytest.raises(UsageError, match="fixed to 1"):
+        adopt(foreign(batch=1), CONTRACT, NAMES, MEANS, tmp_path / "x.onnx")
+
+
+def test_another_shape_is_refused(foreign, tmp_path):
+    wide = CONTRACT.model_copy(
+        update={"modalities": {**CONTRACT.modalities, "left": ArraySpec(kind="array", shape=(4,))}}
+    )
+    with pytest.raises(UsageError, match="has shape"):
+        adopt(foreign(), wide, NAMES, MEANS, tmp_path / "x.onnx")
+
+
+def test_an_input_that_no_modality_gives_is_refused(foreign, tmp_path):
+    with pytest.raises(UsageError, match="also wants r"):
+        adopt(foreign(), CONTRACT.only(["left"]), NAMES, MEANS, tmp_path / "x.onnx")
+
+
+def test_a_file_that_is_no_onnx_model_is_refused(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"not a model")
+    with pytest.raises(MmedgeError, match="cannot be read"):
+        adopt(tmp_path / "bad.onnx", CONTRACT, NAMES, MEANS, tmp_path / "x.onnx")
