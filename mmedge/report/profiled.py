@@ -1,0 +1,73 @@
+"""A profile's record as tables on the terminal (stderr)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LAYERS_SHOWN = 8
+
+
+def print_profile(record: dict[str, Any]) -> None:
+    """Latency by model and batch, then what was measured once a model, the costliest layers, and the warnings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    machine = record["machine"]
+    table = Table(title=f"{machine['cpu']}, {record['settings']['threads']} thread(s); milliseconds")
+    table.add_column("model", overflow="fold", min_width=16)
+    for heading in ("batch", "what", "p50", "p95", "p99", "mean", "cv", "of first"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in record["models"]:
+        for entry in model["batches"]:
+            for what in ("compute", "end_to_end"):
+                timing = entry[what]
+                if "not_available" in timing:
+                    continue
+                ratio = f"{entry['ratio_to_first']:.3f}" if what == "compute" and "ratio_to_first" in entry else ""
+                table.add_row(
+                    model["name"],
+                    str(entry["batch"]),
+                    what.replace("_", " "),
+                    *(f"{timing[name]:.3f}" for name in ("p50_ms", "p95_ms", "p99_ms", "mean_ms")),
+                    f"{timing['cv']:.2f}",
+                    ratio,
+                )
+    console.print(table)
+    for model in record["models"]:
+        console.print(f"{model['name']} ({model['target']}, {model['size_bytes'] / 1000:,.0f} kB)")
+        for line in _once(model):
+            console.print(f"  {line}")
+    for warning in record["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}")
+
+
+def _once(model: dict[str, Any]) -> list[str]:
+    """What is measured once a model."""
+    memory, energy = model["memory"], model["energy"]
+    lines = [
+        f"load {_figure(model['load_ms'], 'ms')}, first inference {_figure(model['first_inference_ms'], 'ms')}, after idle {_figure(model['after_idle_ms'], 'ms')}",
+        "peak memory "
+        + (
+            f"{memory['host_peak_bytes'] / 1e6:.0f} MB ({memory['host_before_load_bytes'] / 1e6:.0f} MB before loading)"
+            if "host_peak_bytes" in memory
+            else f"not available: {memory['not_available']}"
+        ),
+        "energy "
+        + (
+            f"{energy['mj_per_inference']:.3g} mJ an inference at {energy['mean_watts']:.1f} W ({energy['source']})"
+            if "source" in energy
+            else f"not available: {energy['not_available']}"
+        ),
+        "throughput "
+        + ", ".join(f"{row['samples_per_s']:,.0f}/s with {row['streams']} stream(s)" for row in model["throughput"]),
+    ]
+    if "branches" in model:
+        lines.append("branches " + ", ".join(f"{name} {share:.0%}" for name, share in model["branches"].items()))
+        for layer in sorted(model["layers"], key=lambda layer: -layer["share"])[:_LAYERS_SHOWN]:
+            lines.append(f"  {layer['share']:6.1%}  {layer['branch']:10} {layer['kind']:14} {layer['name']}")
+    return lines
+
+
+def _figure(value: Any, unit: str) -> str:
+    return f"not available: {value['not_available']}" if isinstance(value, dict) else f"{value:.3g} {unit}"
