@@ -46,7 +46,7 @@ def profile(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from mmedge.runtime.profile import Settings, measured
+    from mmedge.runtime.profile import Settings, measured, parsed_shapes
 
     settings = Settings(
         target,

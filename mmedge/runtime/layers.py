@@ -112,6 +112,7 @@ def branch_of_nodes(nodes: list[Node], inputs: list[str]) -> dict[str, str]:
     branches = {}
     for node in nodes:
         sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.inputs))
-        reached |= dict.fromkeys(node.outputs, sources)
+        if node.inputs:  # OpenVINO has a node for each input, too
+            reached |= dict.fromkeys(node.outputs, sources)
         branches[node.name] = next(iter(sources)) if len(sources) == 1 else FUSION
     return branches
