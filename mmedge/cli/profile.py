@@ -46,8 +46,7 @@ def profile(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from mmedge.runtime.profile import Settings
-    from mmedge.runtime.profile import profile as measure
+    from mmedge.runtime.profile import Settings, measured, parsed_shapes
 
     settings = Settings(
         target,
@@ -55,12 +54,10 @@ def profile(
         threads,
         runs,
         idle_s=idle,
-        shapes={
-            name: _numbers(sizes, f"--shape {name}") for name, _, sizes in (item.partition("=") for item in shapes)
-        },
+        shapes=parsed_shapes(shapes),
     )
     with progress() as shown:
-        record = measure([model, *against], settings, shown)
+        record = measured([model, *against], settings, shown)
     from mmedge.report.profiled import print_profile
 
     print_profile(record)
@@ -82,6 +79,14 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 def _write(record: dict[str, Any], out: Path) -> None:
     from mmedge.artifact import write_json
+    from mmedge.errors import MissingDependency
 
     write_json(out / "profile.json", record)
-    click.echo(f"profile: {out / 'profile.json'}", err=True)
+    files = [out / "profile.json"]
+    try:
+        from mmedge.report.profile_plots import write_plots
+
+        files += write_plots(record, out)
+    except MissingDependency as error:
+        click.echo(f"no plots: {error}", err=True)
+    click.echo(f"profile: {', '.join(map(str, files))}", err=True)

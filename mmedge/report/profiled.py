@@ -15,27 +15,26 @@ def print_profile(record: dict[str, Any]) -> None:
     console = Console(stderr=True, highlight=False)
     machine = record["machine"]
     table = Table(title=f"{machine['cpu']}, {record['settings']['threads']} thread(s); milliseconds")
-    table.add_column("model", overflow="fold", min_width=16)
-    for heading in ("batch", "what", "p50", "p95", "p99", "mean", "cv", "of first"):
+    for heading in ("model", "batch", "what", "p50", "p95", "p99", "p99.9", "mean", "cv", "of 1"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for model in record["models"]:
+    for number, model in enumerate(record["models"], 1):
         for entry in model["batches"]:
             for what in ("compute", "end_to_end"):
                 timing = entry[what]
                 if "not_available" in timing:
                     continue
-                ratio = f"{entry['ratio_to_first']:.3f}" if what == "compute" and "ratio_to_first" in entry else ""
+                ratio = entry.get("ratio_to_first") if what == "compute" else None
                 table.add_row(
-                    model["name"],
+                    str(number),
                     str(entry["batch"]),
-                    what.replace("_", " "),
-                    *(f"{timing[name]:.3f}" for name in ("p50_ms", "p95_ms", "p99_ms", "mean_ms")),
+                    "end to end" if what == "end_to_end" else what,
+                    *(f"{timing[name]:.3f}" for name in ("p50_ms", "p95_ms", "p99_ms", "p99_9_ms", "mean_ms")),
                     f"{timing['cv']:.2f}",
-                    ratio,
+                    f"{ratio['value']:.3f}" if ratio else "",
                 )
     console.print(table)
-    for model in record["models"]:
-        console.print(f"{model['name']} ({model['target']}, {model['size_bytes'] / 1000:,.0f} kB)")
+    for number, model in enumerate(record["models"], 1):
+        console.print(f"{number}: {model['name']} ({model['target']}, {model['size_bytes'] / 1000:,.0f} kB)")
         for line in _once(model):
             console.print(f"  {line}")
     for warning in record["warnings"]:
@@ -62,6 +61,12 @@ def _once(model: dict[str, Any]) -> list[str]:
         "throughput "
         + ", ".join(f"{row['samples_per_s']:,.0f}/s with {row['streams']} stream(s)" for row in model["throughput"]),
     ]
+    for entry in model["batches"]:
+        if "ratio_to_first" in entry:
+            low, high = entry["ratio_to_first"]["ci95"]
+            lines.append(
+                f"batch {entry['batch']}: {entry['ratio_to_first']['value']:.3f} x the latency of 1, 95 % interval {low:.3f} to {high:.3f}"
+            )
     if "branches" in model:
         lines.append("branches " + ", ".join(f"{name} {share:.0%}" for name, share in model["branches"].items()))
         for layer in sorted(model["layers"], key=lambda layer: -layer["share"])[:_LAYERS_SHOWN]:

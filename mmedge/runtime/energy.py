@@ -78,6 +78,18 @@ def _nvml() -> Meter | str:
     return Meter("NVML, GPU 0", joules)
 
 
+def gpu_memory_bytes() -> int | None:
+    """Memory in use on the first GPU, by every process; None where there is none that tells."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    device, memory = ctypes.c_void_p(), (ctypes.c_ulonglong * 3)()
+    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
+        return None
+    return None if library.nvmlDeviceGetMemoryInfo(device, memory) else int(memory[2])
+
+
 def _jetson(root: Path = Path("/sys/bus/i2c/drivers/ina3221")) -> Meter | str:
     """The board's input rail: voltage times current, summed up every 10 ms by a thread."""
     rail = next(

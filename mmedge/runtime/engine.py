@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmedge import artifact
-from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
+from mmedge.runtime.sessions import opened
+from mmedge.runtime.targets import tensorrt
+from mmedge.runtime.targets.session import Session
+from mmedge.runtime.timing import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
-_BY_TARGET = {"onnxruntime-cpu": "model.onnx"}
+_FLOAT, _BOOL = np.dtype(np.float32), np.dtype(bool)
 
 
 @dataclass(frozen=True)
@@ -32,80 +36,151 @@ class Prediction:
         )
 
 
-def load(path: str | Path, target: str | None = None, threads: int = 1) -> Engine:
-    """Load a bundle, verifying every file before it is used.
+def load(
+    path: str | Path,
+    target: str | None = None,
+    threads: int = 1,
+    *,
+    providers: Sequence[Any] | None = None,
+    require_signature: str | Path | bytes | None = None,
+) -> Engine:
+    """Load a bundle, a folder or a zip file, verifying every file before it is used.
 
-    ``target``: one that the bundle holds; ``onnxruntime-cpu`` where none is named. Raises MmedgeError for a damaged or
-    foreign folder, UsageError for an unknown target, MissingDependency where the target cannot run here.
+    ``target``: one that the bundle holds; ``onnxruntime-cpu`` where none is named. ``providers``: ONNX Runtime's own, as
+    ``["TensorrtExecutionProvider"]``, instead of the target's. ``require_signature``: the public key (PEM) that must have
+    signed the bundle. Raises MmedgeError for a damaged, foreign or unsigned one, UsageError for an unknown target,
+    MissingDependency where the target cannot run here.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise MmedgeError("the bundle does not exist", where=str(folder))
-    bundle = artifact.read(folder)
-    if bundle.stage != "bundle":
-        raise UsageError(
-            f"this is the artifact of stage {bundle.stage!r}, not a bundle",
-            where=str(folder),
-            todo="mmedge run or mmedge export writes a bundle",
-        )
+    read = bundles.read(Path(path), require_signature=require_signature)
     if threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
-    contract = Contract.model_validate(bundle.meta["contract"])
+    contract = Contract.model_validate(read.artifact.meta["contract"])
     target = target or "onnxruntime-cpu"
-    if target not in bundle.meta["targets"]:
+    targets = read.artifact.meta["targets"]
+    if target not in targets:
         raise UsageError(
-            f"the bundle has no engine for {target!r}{did_you_mean(target, bundle.meta['targets'])}; it has {', '.join(bundle.meta['targets'])}",
-            where=str(folder),
+            f"the bundle has no engine for {target!r}{did_you_mean(target, targets)}; it has {', '.join(targets)}",
+            where=str(path),
         )
-    if target in tensorrt.PACKAGES:
-        run = tensorrt.session(folder / target / "engine.plan", target=target, threads=threads)
-    elif target in _BY_TARGET:
-        run = onnxruntime_cpu.session(folder / _BY_TARGET[target], threads=threads)
-    else:
-        raise MissingDependency(f"this version of mmedge cannot run {target}", todo="upgrade mmedge")
-    return Engine(contract, run, target, bundle.meta)
+    _check_belongs(targets[target].get("engine"), target, contract, Path(path))
+
+    def open_file(name: str) -> Session:
+        return opened(read.folder / name, target, threads=threads, providers=providers)
+
+    return Engine(contract, open_file, bundles.engine_file(read.artifact, target), target, read)
+
+
+def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path) -> None:
+    """An engine of another version, GPU or preprocessing is refused, with the command that builds the right one."""
+    if engine is None:
+        return
+    why = tensorrt.check_engine(engine, target) if target in tensorrt.PACKAGES else None
+    if engine.get("preprocessing_sha256", bundles.preprocessing_sha256(contract)) != bundles.preprocessing_sha256(
+        contract
+    ):
+        why = "its preprocessing is not the bundle's"
+    if why:
+        raise MmedgeError(
+            f"the {target} engine does not belong here: {why}", where=str(path), todo=f"mmedge export --rebuild {path}"
+        )
 
 
 class Engine:
-    """A model ready to answer. ``contract`` says what it takes; ``meta`` is the bundle's record, figures included."""
+    """A model ready to answer, from any thread. ``contract`` says what it takes; ``meta`` is the bundle's record."""
 
-    def __init__(self, contract: Contract, run: onnxruntime_cpu.Run, target: str, meta: Mapping[str, Any]) -> None:
-        self.contract, self.target, self.meta = contract, target, meta
-        self._run = run
+    def __init__(
+        self, contract: Contract, open_file: Callable[[str], Session], file: str, target: str, read: bundles.Bundle
+    ) -> None:
+        self.contract, self.target, self.meta = contract, target, read.artifact.meta
+        self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
+        self._run = open_file(file).run
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
         self._dtypes = {name: np.dtype(spec.dtype) for name, spec in contract.modalities.items()}
+        self._checked = [(name, len(shape) + 1, shape, self._dtypes[name]) for name, shape in self._shapes.items()]
+        entry = self.meta["targets"][target]
+        self._subset_files: dict[frozenset[str], str] = {
+            frozenset(name.split("+")): file for name, file in entry.get("subsets", {}).items()
+        }
+        self._subsets: dict[frozenset[str], Session] = {}
+        self._opening = threading.Lock()
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The bare graph: {modality: [batch, *shape] of its dtype, "present": bool [batch, M]} -> {output: float32 [batch, outputs]}.
 
-        Shapes and dtypes are checked, values are not. Every modality must be given, zeros where it is absent.
+        Shapes and dtypes are checked, values are not. Every modality is given, zeros where it is absent; or absent ones
+        are left out together with ``present``, and the engine of that subset runs, where the bundle has one.
         Raises MmedgeError naming the input.
         """
-        present = tensors.get("present")
-        if (
-            present is None
-            or present.dtype != bool
-            or present.ndim != 2
-            or present.shape[1] != len(self._shapes)
-            or not len(present)
-        ):
+        if "present" not in tensors:
+            return self._run_subset(tensors)
+        try:
+            present = tensors["present"]
+            rows, columns = present.shape
+            if present.dtype != _BOOL or columns != len(self._checked) or not rows:
+                raise ValueError
+        except (ValueError, AttributeError):
             raise MmedgeError(
-                f"present must be bool [batch, {len(self._shapes)}] with a batch of at least 1, not {_described(present)}"
-            )
-        for name, shape in self._shapes.items():
-            given = tensors.get(name)
-            if (
-                given is None
-                or given.dtype != self._dtypes[name]
-                or given.shape[1:] != shape
-                or len(given) != len(present)
-            ):
-                raise MmedgeError(
-                    f"{name} must be {self._dtypes[name]} {[len(present), *shape]}, not {_described(given)}"
-                )
-        if len(tensors) != len(self._shapes) + 1:
+                f"present must be bool [batch, {len(self._shapes)}] with a batch of at least 1, not {_described(tensors['present'])}"
+            ) from None
+        self._check(tensors, self._checked, rows)
+        if len(tensors) != len(self._checked) + 1:
             raise self._unknown(tensors.keys() - {*self._shapes, "present"})
         return self._run(tensors)
+
+    def warm_up(self, batch: int = 1) -> int:
+        """Run on zeros until the latency is stable; how many runs that took. The subsets' engines are opened too."""
+        zeros = {name: np.zeros((batch, *shape), self._dtypes[name]) for name, shape in self._shapes.items()}
+        for names in self._subset_files:
+            self._run_subset({name: zeros[name] for name in names})
+        feed = {**zeros, "present": np.ones((batch, len(zeros)), bool)}
+        return warm_up(lambda: self._run(feed))[0]
+
+    def parts(self, kind: str) -> Session | None:
+        """A part of a split engine: a modality's encoder by its name, or ``fusion``; None where the bundle is not split."""
+        entry = self.meta["targets"][self.target].get("split")
+        return None if entry is None else self._open(entry["files"][kind])
+
+    def _run_subset(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run without what is absent: by the subset's own engine, or by the whole one with zeros."""
+        unknown = tensors.keys() - self._shapes.keys()
+        if unknown:
+            raise self._unknown(unknown)
+        if not tensors:
+            raise MmedgeError(f"nothing is given; at least one of {', '.join(self._shapes)}")
+        rows = len(next(iter(tensors.values()))) if all(np.ndim(given) for given in tensors.values()) else 0
+        self._check(tensors, [row for row in self._checked if row[0] in tensors], rows)
+        if not rows:
+            raise MmedgeError("the batch is empty")
+        session = self._subset(frozenset(tensors))
+        if session is not None:
+            return session.run(tensors)
+        absent = {
+            n: np.zeros((rows, *shape), self._dtypes[n]) for n, shape in self._shapes.items() if n not in tensors
+        }
+        present = np.tile([name in tensors for name in self._shapes], (rows, 1))
+        return self._run({**tensors, **absent, "present": present})
+
+    def _check(
+        self, tensors: Mapping[str, np.ndarray], wanted: list[tuple[str, int, tuple[int, ...], np.dtype]], rows: int
+    ) -> None:
+        for name, axes, shape, dtype in wanted:
+            given = tensors.get(name)
+            try:
+                took = given.shape  # type: ignore[union-attr]
+                fits = given.dtype == dtype and len(took) == axes and took[0] == rows and took[1:] == shape  # type: ignore[union-attr]
+            except AttributeError:
+                fits = False
+            if not fits:
+                raise MmedgeError(f"{name} must be {dtype} {[rows, *shape]}, not {_described(given)}")
+
+    def _subset(self, names: frozenset[str]) -> Session | None:
+        if names not in self._subset_files:
+            return None
+        if names not in self._subsets:
+            with self._opening:
+                if names not in self._subsets:
+                    self._subsets[names] = self._open(self._subset_files[names])
+        return self._subsets[names]
 
     def predict(self, **values: Any) -> Any:
         """Raw values of one sample -> a Prediction; lists of them -> a list of Predictions.
@@ -153,7 +228,18 @@ class Engine:
         return tensors
 
     def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
-        output = self._run(self.preprocess(samples))[self.contract.output]
+        names = frozenset(samples[0])
+        if names and names in self._subset_files and all(sample.keys() == names for sample in samples):
+            specs = self.contract.modalities
+            tensors = {
+                name: np.stack([preprocess.tensor(specs[name], sample[name], name) for sample in samples])
+                for name in names
+            }
+            return self.answers(self._run_subset(tensors)[self.contract.output])
+        return self.answers(self._run(self.preprocess(samples))[self.contract.output])
+
+    def answers(self, output: np.ndarray) -> list[Prediction]:
+        """The graph's output, float32 [batch, outputs], as Predictions. Raises MmedgeError for NaN and infinity."""
         if not np.isfinite(output).all():
             raise MmedgeError(
                 "the engine answered NaN or infinity",

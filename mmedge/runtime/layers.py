@@ -4,26 +4,51 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError
+from mmedge.runtime.onnxfile import Node, read_nodes
 
 FUSION = "fusion"
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node of an ONNX graph."""
+def by_target(
+    file: Path, target: str, inputs: Mapping[str, np.ndarray], *, threads: int, runs: int = 50
+) -> list[dict[str, Any]] | None:
+    """One row a layer in order, {"name", "kind", "branch", "mean_us", "share"}; None where the target has no profile."""
+    match target:
+        case "onnxruntime-cpu":
+            return profile_layers(file, inputs, threads=threads, runs=runs)
+        case "openvino-cpu":
+            return _openvino_layers(file, inputs, threads, runs)
+    return None
 
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+
+def _openvino_layers(file: Path, inputs: Mapping[str, np.ndarray], threads: int, runs: int) -> list[dict[str, Any]]:
+    from mmedge.runtime.targets import openvino_cpu
+
+    times = openvino_cpu.layer_times(file, inputs, threads=threads, runs=runs)
+    nodes = [
+        Node(
+            node.get_friendly_name(),
+            str(node.get_rt_info()["layerType"].astype(str))
+            if "layerType" in node.get_rt_info()
+            else node.get_type_name(),
+            tuple(value.get_node().get_friendly_name() for value in node.input_values()),
+            (node.get_friendly_name(),),
+        )
+        for node, _ in times
+    ]
+    branches = branch_of_nodes(nodes, list(inputs))
+    timed = [(node, mean) for node, (_, mean) in zip(nodes, times) if mean]
+    total = sum(mean for _, mean in timed) or 1.0
+    return [
+        {"name": node.name, "kind": node.kind, "branch": branches[node.name], "mean_us": mean, "share": mean / total}
+        for node, mean in timed
+    ]
 
 
 def profile_layers(
@@ -87,61 +112,7 @@ def branch_of_nodes(nodes: list[Node], inputs: list[str]) -> dict[str, str]:
     branches = {}
     for node in nodes:
         sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.inputs))
-        reached |= dict.fromkeys(node.outputs, sources)
+        if node.inputs:  # OpenVINO has a node for each input, too
+            reached |= dict.fromkeys(node.outputs, sources)
         branches[node.name] = next(iter(sources)) if len(sources) == 1 else FUSION
     return branches
-
-
-def read_nodes(file: Path) -> list[Node]:
-    """The nodes of an ONNX file, in order, read from the protobuf itself: the device has no ``onnx`` package.
-
-    Field numbers are those of onnx.proto: ModelProto.graph = 7, GraphProto.node = 1, NodeProto.input = 1, output = 2,
-    name = 3, op_type = 4. Raises MmedgeError for a file that is no protobuf.
-    """
-    data = memoryview(file.read_bytes())
-    nodes = []
-    try:
-        for graph in (body for field, body in _fields(data) if field == 7):
-            for node in (body for field, body in _fields(graph) if field == 1):
-                parts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""]}
-                for field, body in _fields(node):
-                    if field in parts:
-                        parts[field].append(str(body, "utf-8"))
-                nodes.append(Node(parts[3][-1], parts[4][-1], tuple(parts[1]), tuple(parts[2])))
-    except (IndexError, UnicodeDecodeError, ValueError) as error:
-        raise MmedgeError("the file is not an ONNX graph", where=str(file)) from error
-    return nodes
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, bytes) of a message's length-delimited fields; the others are skipped."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        match tag & 7:
-            case 0:
-                _, at = _varint(data, at)
-            case 1:
-                at += 8
-            case 5:
-                at += 4
-            case 2:
-                size, at = _varint(data, at)
-                if at + size > len(data):
-                    raise ValueError("a field ends after its message")
-                yield tag >> 3, data[at : at + size]
-                at += size
-            case kind:
-                raise ValueError(f"wire type {kind}")
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number is too long")

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 import mmedge
-from mmedge import artifact
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Progress, Silent
+from mmedge.runtime import bundle as bundles
 from mmedge.runtime import energy, layers
 from mmedge.runtime.engine import Engine, load
 from mmedge.runtime.machine import Watch, cores, machine, resident_bytes
-from mmedge.runtime.sessions import Session, TensorInfo, opened
-from mmedge.runtime.timing import interleaved
+from mmedge.runtime.sessions import opened
+from mmedge.runtime.targets.session import Session, TensorInfo
+from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
 from mmedge.spec import ArraySpec, AudioSpec, Contract, ImageSpec, ModalitySpec, TabularSpec
 
 # A spread above this share of the mean is told of.
@@ -55,32 +56,31 @@ class Subject:
     target: str
     contract: Contract | None = None
     bundle: Path | None = None
+    held: Any = None  # keeps what a zip was unpacked into
 
 
 def subject(path: Path, target: str | None) -> Subject:
-    """A bundle, another artifact with a graph in it, or a bare ONNX file."""
-    if path.is_dir():
-        found = artifact.read(path)
+    """A bundle (folder or zip), another artifact with a graph in it, or a bare ONNX file."""
+    if path.is_dir() or path.suffix == ".zip":
+        read = bundles.read(path, any_stage=True)
+        found = read.artifact
         contract = Contract.model_validate(found.meta["contract"]) if "contract" in found.meta else None
+        name = target or "onnxruntime-cpu"
         if found.stage == "bundle":
-            name = target or "onnxruntime-cpu"
             if name not in found.meta["targets"]:
                 raise UsageError(
                     f"the bundle has no engine for {name!r}; it has {', '.join(found.meta['targets'])}", where=str(path)
                 )
-            engine = found.meta["targets"][name].get("engine")
-            return Subject(
-                str(path), path / name / engine["file"] if engine else path / "model.onnx", name, contract, path
-            )
+            return Subject(str(path), read.folder / bundles.engine_file(found, name), name, contract, path, read)
         if not found.file("model.onnx").is_file():
             raise UsageError(f"the artifact of stage {found.stage!r} holds no model.onnx", where=str(path))
-        return Subject(str(path), found.file("model.onnx"), target or "onnxruntime-cpu", contract)
+        return Subject(str(path), found.file("model.onnx"), name, contract)
     if not path.is_file():
         raise MmedgeError("there is no such model", where=str(path), todo="name a bundle, an artifact or an ONNX file")
     return Subject(str(path), path, target or "onnxruntime-cpu")
 
 
-def profile(paths: Sequence[Path], settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+def measured(paths: Sequence[Path], settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
     """Profile models on this machine; those after the first are compared with it. Returns the record (see the README).
 
     All models are timed in one interleaved run per batch size. Raises MmedgeError for a model that cannot be run.
@@ -99,10 +99,13 @@ def profile(paths: Sequence[Path], settings: Settings, progress: Progress | None
         call = _call(session, feed)
         record["after_idle_ms"] = _after_idle_ms(call, settings.idle_s)
         record["throughput"] = _throughput(call, settings, settings.batches[0])
-        record["energy"] = energy.measure(call, seconds=settings.seconds, samples=settings.batches[0])
-        if each.target == "onnxruntime-cpu":
-            record["layers"] = layers.profile_layers(each.file, feed, threads=settings.threads)
-            record["branches"] = layers.by_branch(record["layers"])
+        gpu = session.parts is not None or each.target == "onnxruntime-cuda"
+        record["energy"] = energy.measure(call, seconds=settings.seconds, samples=settings.batches[0], gpu=gpu)
+        found = layers.by_target(each.file, each.target, feed, threads=settings.threads)
+        if found is None:
+            record["layers"] = {"not_available": f"no profile by layer is taken on {each.target}"}
+        else:
+            record["layers"], record["branches"] = found, layers.by_branch(found)
     return {
         "schema": 1,
         "mmedge": mmedge.__version__,
@@ -134,26 +137,53 @@ def _time_batch(
         calls[f"compute {number}"] = _call(session, inputs(session.inputs, batch, settings.shapes))
         if engine is not None:
             calls[f"end to end {number}"] = _predict(engine, raw_values(engine.contract, batch))
-    timings = interleaved(
+    settled = {name: warm_up(call) for name, call in calls.items()}
+    taken = spans(
         calls,
         runs=settings.runs,
-        warmup=20,
+        warmup=0,
         step=lambda done, total: progress.step(f"timing batch {batch}", done, total, f"{len(calls)} calls in turn"),
     )
-    first = timings["compute 0"]
-    for number, record in enumerate(records):
+    timings = {name: summary(times) for name, times in taken.items()}
+    for number, (record, session) in enumerate(zip(records, sessions)):
         compute, end = timings[f"compute {number}"], timings.get(f"end to end {number}")
-        entry: dict[str, Any] = {"batch": batch, "compute": compute.record()}
-        entry["end_to_end"] = (
-            end.record() if end else {"not_available": "a bare graph has no preprocessing; profile its bundle"}
-        )
+        warmed, stable = settled[f"compute {number}"]
+        entry: dict[str, Any] = {
+            "batch": batch,
+            "warm_up": {"runs": warmed, "stable": stable},
+            "compute": compute.record(),
+            "end_to_end": end.record()
+            if end
+            else {"not_available": "a bare graph has no preprocessing; profile its bundle"},
+            "spans_us": [round(value / 1000, 2) for value in taken[f"compute {number}"].tolist()],
+        }
+        if session.parts is not None:
+            entry["parts_ms"] = session.parts()
         if number:
-            entry["ratio_to_first"] = compute.p50_ms / first.p50_ms
+            low, high = ratio_interval(taken[f"compute {number}"], taken["compute 0"])
+            entry["ratio_to_first"] = {
+                "value": compute.p50_ms / timings["compute 0"].p50_ms,
+                "ci95": [low, high],
+            }
         record["batches"].append(entry)
+        where = f"{subjects[number].name}, batch {batch}"
         if compute.cv > WIDE_SPREAD:
             warnings.append(
-                f"{subjects[number].name}, batch {batch}: wide spread (cv {compute.cv:.2f}); look at the percentiles, not at the mean"
+                f"{where}: wide spread (cv {compute.cv:.2f}, p99 {compute.p99_ms / compute.p50_ms:.1f} x p50); look at the percentiles, not at the mean"
             )
+        if not stable:
+            warnings.append(f"{where}: the latency did not settle in {warmed} warm-up runs")
+
+
+def parsed_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """``INPUT=N,N`` of the command line -> {input: shape}."""
+    shapes = {}
+    for item in given:
+        name, _, sizes = item.partition("=")
+        if not name or not all(size.isdigit() and int(size) for size in sizes.split(",")):
+            raise UsageError(f"--shape wants INPUT=N,N with sizes of at least 1, not {item!r}")
+        shapes[name] = tuple(map(int, sizes.split(",")))
+    return shapes
 
 
 def inputs(
@@ -270,11 +300,13 @@ def cold() -> None:
     for _ in range(20):
         session.run(feed)
     peak = resident_bytes("VmHWM")
-    memory = (
+    memory: dict[str, Any] = (
         {"not_available": "this system has no /proc/self/status"}
         if before is None or peak is None
         else {"host_peak_bytes": peak, "host_before_load_bytes": before}
     )
+    device = energy.gpu_memory_bytes()
+    memory |= {"device": {"not_available": "no NVIDIA GPU"} if device is None else {"used_bytes": device}}
     print(json.dumps({"load_ms": (loaded - start) * 1000, "first_inference_ms": first_ms, "memory": memory}))
 
 

@@ -1,67 +1,44 @@
-"""Opening a model file on a target: the one table of what can be run, and what an opened model says of itself."""
+"""Opening a model file on a target: the one table of what can be run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.runtime.targets.session import Session
 
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input: its dtype, and its shape with None where an axis is dynamic."""
-
-    dtype: np.dtype
-    shape: tuple[int | None, ...]
+# The file that a bundle keeps for a target, where it is not the graph itself.
+ENGINES = {"openvino-cpu": "engine.xml", "tensorrt": "engine.plan", "tensorrt-rtx": "engine.plan"}
 
 
-@dataclass(frozen=True)
-class Session:
-    """A model ready to run. ``run({input: array}) -> {output: array}``; ``native``: the target's own object behind it."""
+def opened(
+    file: Path, target: str = "onnxruntime-cpu", *, threads: int = 1, providers: Sequence[Any] | None = None
+) -> Session:
+    """Open ``file`` on ``target``. ``providers``: ONNX Runtime's own, with their options, instead of the target's.
 
-    run: Run
-    inputs: Mapping[str, TensorInfo]
-    native: Any
-
-
-def opened(file: Path, target: str = "onnxruntime-cpu", *, threads: int = 1) -> Session:
-    """Open ``file`` on ``target``. Raises MissingDependency where the target cannot run here, MmedgeError for a bad file."""
-    match target:
-        case "onnxruntime-cpu":
-            return _onnxruntime(file, threads)
-    raise MissingDependency(f"this version of mmedge cannot run {target}", todo="name another --target")
-
-
-def _onnxruntime(file: Path, threads: int) -> Session:
-    from mmedge.runtime.targets import onnxruntime_cpu
-
+    Raises MissingDependency where the target cannot run here, MmedgeError for a file that it does not take.
+    """
     if not file.is_file():
         raise MmedgeError("the model does not exist", where=str(file))
-    native = onnxruntime_cpu.native_session(file, threads=threads)
-    names = [output.name for output in native.get_outputs()]
-    inputs = {
-        taken.name: TensorInfo(
-            _DTYPES[taken.type], tuple(size if isinstance(size, int) and size > 0 else None for size in taken.shape)
-        )
-        for taken in native.get_inputs()
-    }
-    return Session(lambda feed: dict(zip(names, native.run(None, feed))), inputs, native)
+    match target:
+        case "onnxruntime-cpu":
+            from mmedge.runtime.targets import onnxruntime_cpu
 
+            return onnxruntime_cpu.session(file, threads=threads, providers=providers)
+        case "onnxruntime-cuda":
+            from mmedge.runtime.targets import onnxruntime_cuda
 
-_DTYPES: dict[str, np.dtype] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(double)": np.dtype(np.float64),
-    "tensor(int64)": np.dtype(np.int64),
-    "tensor(int32)": np.dtype(np.int32),
-    "tensor(int8)": np.dtype(np.int8),
-    "tensor(uint8)": np.dtype(np.uint8),
-    "tensor(bool)": np.dtype(bool),
-}
+            return onnxruntime_cuda.session(file, threads=threads, providers=providers)
+        case "openvino-cpu":
+            from mmedge.runtime.targets import openvino_cpu
+
+            return openvino_cpu.session(file, threads=threads)
+        case "tensorrt" | "tensorrt-rtx":
+            from mmedge.runtime.targets import tensorrt_session
+
+            return tensorrt_session.session(file, target=target)
+    raise MissingDependency(
+        f"this version of mmedge cannot run {target}", todo="name another target, or upgrade mmedge"
+    )

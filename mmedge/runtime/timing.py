@@ -19,6 +19,7 @@ class Timing:
     p90_ms: float
     p95_ms: float
     p99_ms: float
+    p99_9_ms: float
     mean_ms: float
     cv: float
     runs: int
@@ -34,12 +35,23 @@ def interleaved(
     warmup: int,
     step: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Timing]:
-    """Time each call ``runs`` times, one of each a round, since machines drift and ratios are judged.
+    """The summary of ``spans``, by call."""
+    return {name: summary(times) for name, times in spans(calls, runs=runs, warmup=warmup, step=step).items()}
+
+
+def spans(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    runs: int,
+    warmup: int,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, np.ndarray]:
+    """Time each call ``runs`` times, one of each a round, since machines drift and ratios are judged. int64 [runs], ns.
 
     Each round has an order of its own: in a fixed one, whoever follows a large model would always find its caches cold.
     ``step(done, total)`` is told of progress, outside the timed spans. Garbage collection is off while timing.
     """
-    spans = {name: np.empty(runs, np.int64) for name in calls}
+    taken = {name: np.empty(runs, np.int64) for name in calls}
     for call in calls.values():
         for _ in range(warmup):
             call()
@@ -53,17 +65,54 @@ def interleaved(
                 call = calls[name]
                 start = time.perf_counter_ns()
                 call()
-                spans[name][index] = time.perf_counter_ns() - start
+                taken[name][index] = time.perf_counter_ns() - start
             if index % 100 == 99:
                 step(index + 1, runs)
     finally:
         if collecting:
             gc.enable()
-    return {name: summary(times) for name, times in spans.items()}
+    return taken
+
+
+def warm_up(
+    call: Callable[[], Any], *, window: int = 20, tolerance: float = 0.05, most_s: float = 5.0
+) -> tuple[int, bool]:
+    """Call until the medians of three windows in a row agree within ``tolerance``; (calls made, whether they did).
+
+    ``most_s`` bounds it, so that a machine that never settles is still measured; its reader is then warned.
+    """
+    medians: list[float] = []
+    until = time.perf_counter() + most_s
+    while len(medians) < 3 or time.perf_counter() < until:
+        times = []
+        for _ in range(window):
+            start = time.perf_counter_ns()
+            call()
+            times.append(time.perf_counter_ns() - start)
+        medians.append(float(np.median(times)))
+        last = medians[-3:]
+        if len(last) == 3 and max(last) <= min(last) * (1 + tolerance):
+            return len(medians) * window, True
+    return len(medians) * window, False
+
+
+def ratio_interval(
+    ours: np.ndarray, theirs: np.ndarray, *, block: int = 20, resamples: int = 500
+) -> tuple[float, float]:
+    """95 % interval of the ratio of two medians, int64 [runs] each of the same rounds.
+
+    Block bootstrap (Kunsch 1989): neighbouring rounds share the machine's state, so that whole stretches are drawn.
+    """
+    runs, random = min(len(ours), len(theirs)), np.random.default_rng(0)
+    block = max(1, min(block, runs // 5))
+    starts = random.integers(0, runs - block + 1, (resamples, -(-runs // block)))
+    rows = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)
+    low, high = np.percentile(np.median(ours[rows], axis=1) / np.median(theirs[rows], axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def summary(nanoseconds: np.ndarray) -> Timing:
     """Percentiles of measured spans, int64 [runs] in nanoseconds."""
     ms = nanoseconds / 1e6
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(ms, [50, 90, 95, 99]))
-    return Timing(p50, p90, p95, p99, float(ms.mean()), float(ms.std() / ms.mean()), len(ms))
+    p50, p90, p95, p99, p99_9 = (float(value) for value in np.percentile(ms, [50, 90, 95, 99, 99.9]))
+    return Timing(p50, p90, p95, p99, p99_9, float(ms.mean()), float(ms.std() / ms.mean()), len(ms))

@@ -46,7 +46,11 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
                 "present": (len(contract.modalities),)
             }
             built = tensorrt.build(
-                folder / GRAPH, folder / ENGINE, target=name, shapes=shapes, max_batch=config.max_batch
+                folder / GRAPH,
+                folder / ENGINE,
+                target=name,
+                shapes=shapes,
+                options=tensorrt.Options(batch=(1, 1, config.max_batch)),
             )
             tensorrt.check_precision(built, chosen, name)
             meta["engine"] = {"file": ENGINE, **built}

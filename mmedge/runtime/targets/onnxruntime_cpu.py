@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MmedgeError
+from mmedge.runtime.targets.session import Session, TensorInfo
 
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+_DTYPES: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(bool)": np.dtype(bool),
+}
 
 
-def session(graph: Path | bytes, *, threads: int = 1, optimize: bool = True) -> Run:
-    """``run({input: array}) -> {output: array}`` of an ONNX graph (a path, or its bytes).
+def session(
+    graph: Path | bytes, *, threads: int = 1, optimize: bool = True, providers: Sequence[Any] | None = None
+) -> Session:
+    """Open an ONNX graph (a path, or its bytes).
 
     Spinning threads are off: beside other work they cost more than they give. ``optimize=False`` runs the graph node by
     node as it is written, to verify its numbers apart from fused kernels.
     """
-    native = native_session(graph, threads=threads, optimize=optimize)
+    native = native_session(graph, threads=threads, optimize=optimize, providers=providers)
+    # Named here once: asked for none, ONNX Runtime makes this list anew in every call.
     names = [output.name for output in native.get_outputs()]
+    execute = native.run
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, native.run(None, inputs)))
+        return dict(zip(names, execute(names, inputs)))
 
-    return run
+    return Session(run, tensor_infos(native), native)
 
 
-def native_session(graph: Path | bytes, *, threads: int = 1, optimize: bool = True):
+def tensor_infos(native: Any) -> dict[str, TensorInfo]:
+    """What an ``onnxruntime.InferenceSession`` takes."""
+    infos = {}
+    for taken in native.get_inputs():
+        if taken.type not in _DTYPES:
+            raise MmedgeError(f"the graph's input {taken.name} is of {taken.type}, which mmedge does not feed")
+        shape = tuple(size if isinstance(size, int) and size > 0 else None for size in taken.shape)
+        infos[taken.name] = TensorInfo(_DTYPES[taken.type], shape)
+    return infos
+
+
+def native_session(
+    graph: Path | bytes, *, threads: int = 1, optimize: bool = True, providers: Sequence[Any] | None = None
+):
     """The ``onnxruntime.InferenceSession`` behind ``session``."""
     import onnxruntime
 
@@ -39,8 +67,16 @@ def native_session(graph: Path | bytes, *, threads: int = 1, optimize: bool = Tr
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+            graph if isinstance(graph, bytes) else str(graph),
+            options,
+            providers=list(providers) if providers else ["CPUExecutionProvider"],
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        where = None if isinstance(graph, bytes) else str(graph)
-        raise MmedgeError(f"ONNX Runtime does not take the graph: {str(error).splitlines()[0]}", where=where) from error
+        reason, where = str(error).splitlines()[0], None if isinstance(graph, bytes) else str(graph)
+        if "external" in reason.lower():
+            raise MmedgeError(
+                "the graph keeps its weights in another file, which is not beside it",
+                where=where,
+                todo="copy the file of external data beside the graph, under the name that it was written with",
+            ) from error
+        raise MmedgeError(f"ONNX Runtime does not take the graph: {reason}", where=where) from error

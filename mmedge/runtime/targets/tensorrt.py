@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: the same API, one code path, parameterised by the module.
+"""Building TensorRT and TensorRT for RTX engines: the same API, one code path, parameterised by the module.
 
 Networks are strongly typed: the precision is what the ONNX graph says (FP16 tensors, Q/DQ pairs), never a builder flag.
 """
@@ -7,12 +7,30 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine is built. None: the builder's own default.
+
+    ``batch``: (least, optimised for, largest). ``workspace_mb``: the most scratch memory a layer may take.
+    ``level``: builder optimisation level, 0 to 5. ``timing_cache``: a file that is read, kept and added to.
+    ``version_compatible``, ``hardware_compatible``: engines that run on other versions, or other GPUs from Ampere on.
+    """
+
+    batch: tuple[int, int, int] = (1, 1, 8)
+    workspace_mb: int | None = None
+    level: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
 
 def module_of(target: str) -> Any:
@@ -27,63 +45,139 @@ def module_of(target: str) -> Any:
 
 
 def build(
-    graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[int, ...]], max_batch: int
+    graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[int, ...]], options: Options
 ) -> dict[str, Any]:
     """Build an engine from an ONNX graph. Needs no GPU with tensorrt-rtx.
 
-    ``shapes``: {input: shape without the batch axis}; the profile goes from batch 1 (which is also optimised for) to
-    ``max_batch``. Returns what the bundle must remember: version, layers, batch range.
-    Raises MmedgeError with every parser error, by node, and MismatchError where the engine's precision is not the graph's.
+    ``shapes``: {input: shape without the batch axis}. Returns what the bundle must remember: version, layers, profiles.
+    Raises MmedgeError with every node that is not supported, and with every parser error, by node.
     """
     trt = module_of(target)
-    logger = _collector(trt)
+    logger = collector(trt)
+    unsupported = unsupported_nodes(graph, target)
+    if unsupported:
+        raise MmedgeError(
+            f"{target} does not support every node of the graph: {'; '.join(unsupported)}", where=str(graph)
+        )
     builder = trt.Builder(logger)
-    flags = 0
-    if hasattr(
-        trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"
-    ):  # TensorRT 11 knows nothing else and has dropped the flag
-        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
+    network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        listed = "; ".join(
-            f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors
+        raise MmedgeError(
+            f"{target} cannot parse the graph: {_parser_errors(parser) or logger.worst}", where=str(graph)
         )
-        raise MmedgeError(f"{target} cannot parse the graph: {listed or logger.worst}", where=str(graph))
     config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
+    notes: list[str] = []
+    profile, profiles = builder.create_optimization_profile(), {}
     for name, shape in shapes.items():
-        profile.set_shape(name, (1, *shape), (1, *shape), (max_batch, *shape))
+        profiles[name] = [[size, *shape] for size in options.batch]
+        profile.set_shape(name, *map(tuple, profiles[name]))
     config.add_optimization_profile(profile)
+    cache = _configure(trt, config, options, notes)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise MmedgeError(f"{target} did not build the engine: {logger.worst or 'no reason given'}", where=str(graph))
     engine.write_bytes(bytes(serialized))
+    if cache is not None and options.timing_cache is not None:
+        options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        options.timing_cache.write_bytes(bytes(cache.serialize()))
+    capability = compute_capability()
     return {
         "version": trt.__version__,
         "layers": network.num_layers,
-        "weight_types": _weight_types(trt, network),
-        "batch": [1, max_batch],
+        "weight_types": _weight_types(network),
+        "batch": [options.batch[0], options.batch[2]],
+        "profiles": profiles,
+        "version_compatible": options.version_compatible,
+        "hardware_compatible": options.hardware_compatible or target == "tensorrt-rtx",
+        **({"compute_capability": capability} if capability else {}),
+        **({"notes": notes} if notes else {}),
     }
 
 
-def session(engine: Path, *, target: str, threads: int = 1):
-    """Deserialize an engine. Raises MissingDependency where there is no GPU to run it on."""
+def unsupported_nodes(graph: Path, target: str) -> list[str]:
+    """The nodes that the target's parser does not take, each as "name (operator)": asked before a long build."""
     trt = module_of(target)
-    runtime = trt.Runtime(_collector(trt))
-    if runtime is None or runtime.deserialize_cuda_engine(engine.read_bytes()) is None:
-        raise MissingDependency(
-            f"the {target} engine cannot be loaded on this machine",
-            where=str(engine),
-            todo="run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'",
-        )
-    raise MissingDependency(
-        f"running {target} engines is not part of this version", todo="load the bundle with target='onnxruntime-cpu'"
+    logger = collector(trt)
+    # The builder must outlive the parser: the network is its own.
+    builder = trt.Builder(logger)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, logger)
+    data = graph.read_bytes()
+    if parser.supports_model_v2(data) if hasattr(parser, "supports_model_v2") else parser.supports_model(data)[0]:
+        return []
+    from mmedge.runtime.onnxfile import read_nodes
+
+    nodes = read_nodes(graph)
+    refused = [
+        f"{nodes[index].name} ({nodes[index].kind})"
+        for part in range(getattr(parser, "num_subgraphs", 0))
+        if not parser.is_subgraph_supported(part)
+        for index in parser.get_subgraph_nodes(part)
+        if index < len(nodes)
+    ]
+    return refused or [_parser_errors(parser) or logger.worst or "the parser names none"]
+
+
+def _strongly_typed(trt: Any) -> int:
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    # TensorRT 11 knows nothing else and has dropped the flag.
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parser_errors(parser: Any) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(
+        f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors
     )
 
 
-def _weight_types(trt: Any, network: Any) -> dict[str, int]:
+def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any:
+    """Set what was asked for; what this version does not offer is noted. Returns the timing cache, where there is one."""
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        level = getattr(trt.HardwareCompatibilityLevel, "AMPERE_PLUS", None)
+        if level is None:
+            notes.append("hardware compatibility is what this TensorRT always builds")
+        else:
+            config.hardware_compatibility_level = level
+    if options.timing_cache is None:
+        return None
+    cache = config.create_timing_cache(options.timing_cache.read_bytes() if options.timing_cache.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        # One of another version or GPU is refused: a new one is begun.
+        cache = config.create_timing_cache(b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            notes.append("no timing cache: this TensorRT keeps none")
+            return None
+    return cache
+
+
+def compute_capability() -> str | None:
+    """Of the first GPU, as "8.7"; None where there is none."""
+    from mmedge.runtime.doctor import nvidia_gpus
+
+    gpus = nvidia_gpus()
+    return gpus[0].get("compute_capability") if gpus else None
+
+
+def check_engine(engine: Mapping[str, Any], target: str) -> str | None:
+    """Why an engine does not belong to this machine, in a few words; None where it does, as far as metadata tells."""
+    here = module_of(target).__version__
+    if engine["version"] != here and not engine.get("version_compatible"):
+        return f"it was built by {target} {engine['version']}, and here is {here}"
+    built_for, capability = engine.get("compute_capability"), compute_capability()
+    if built_for and capability and built_for != capability and not engine.get("hardware_compatible"):
+        return f"it was built for compute capability {built_for}, and this GPU has {capability}"
+    return None
+
+
+def _weight_types(network: Any) -> dict[str, int]:
     """How many layer outputs the parsed, strongly typed network has of each type: the precision that is built."""
     counts: dict[str, int] = {}
     for index in range(network.num_layers):
@@ -104,7 +198,7 @@ def check_precision(built: Mapping[str, Any], precision: str, target: str) -> No
         )
 
 
-def _collector(trt: Any) -> Any:
+def collector(trt: Any) -> Any:
     """A logger that keeps the last error instead of printing it."""
 
     class Collector(trt.ILogger):

@@ -1,0 +1,78 @@
+"""Where two graphs part: the first tensor that differs, found by bisection over their common tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmedge.runtime.targets import onnxruntime_cpu
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The node behind the first tensor that differs. ``relative``: largest difference over the reference's largest value."""
+
+    node: str
+    kind: str
+    tensor: str
+    relative: float
+
+    def __str__(self) -> str:
+        return f"first node that differs: {self.node} ({self.kind}), by {self.relative:.2g} of its largest output"
+
+
+def first_difference(
+    reference: Path, other: Path, inputs: Mapping[str, np.ndarray], *, tolerance: float
+) -> Divergence | None:
+    """The first node of ``other`` whose output is further than ``tolerance`` from the reference's; None where none is.
+
+    Tensors of the same name are compared, in the reference's order, by running sub-graphs of both without fusions. A
+    difference is taken to stay once it is there, as it does in a network; what is found is looked at once more.
+    """
+    import onnx
+
+    models = [onnx.shape_inference.infer_shapes(onnx.load(graph)) for graph in (reference, other)]
+    by_output = [{name: node for node in model.graph.node for name in node.output} for model in models]
+    typed = [{value.name for value in [*model.graph.value_info, *model.graph.output]} for model in models]
+    tensors = [
+        name for node in models[0].graph.node for name in node.output if name in by_output[1] and all(name in t for t in typed)
+    ]
+    extractors = [onnx.utils.Extractor(model) for model in models]
+    known: dict[str, float] = {}
+
+    def differs(tensor: str) -> bool:
+        if tensor not in known:
+            values = [_value(extractor, model, tensor, inputs) for extractor, model in zip(extractors, models)]
+            known[tensor] = _relative(*values)
+        return not known[tensor] <= tolerance  # written so that NaN differs
+
+    if not tensors or not differs(tensors[-1]):
+        return None
+    low, high = 0, len(tensors) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if differs(tensors[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    tensor = tensors[low]
+    node = by_output[1][tensor]
+    return Divergence(node.name or tensor, node.op_type, tensor, known.get(tensor, float("nan")))
+
+
+def _value(extractor: object, model: object, tensor: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    taken = [value.name for value in model.graph.input]  # type: ignore[attr-defined]
+    part = extractor.extract_model(taken, [tensor])  # type: ignore[attr-defined]
+    session = onnxruntime_cpu.session(part.SerializeToString(), optimize=False)
+    return session({name: inputs[name] for name in session.inputs})[tensor]
+
+
+def _relative(expected: np.ndarray, actual: np.ndarray) -> float:
+    if expected.shape != actual.shape:
+        return float("inf")
+    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    scale = float(np.abs(expected).max(initial=0)) or 1.0
+    return float(np.abs(expected - actual).max(initial=0)) / scale

@@ -1,0 +1,158 @@
+"""Cutting a fusion graph: an engine for a subset of its modalities, or encoders and fusion head apart.
+
+Both are cut from the one verified graph, by its structure alone, so that a user's model is cut like a built-in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.spec import Contract
+
+
+def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target: Path) -> None:
+    """Write the graph that takes only ``subset``: no input ``present``, and the absent encoders left out.
+
+    ``present`` becomes a constant; every Where that it decides is replaced by the side that it takes, and what then leads
+    nowhere is removed. An absent input that is still read (for its batch size, say) becomes zeros.
+    """
+    import onnx
+    from onnx import helper
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    names = list(contract.modalities)
+    row = np.array([[name in subset for name in names]])
+    anchor = next(name for name in names if name in subset)
+    made: list[Any] = [helper.make_node("Shape", [anchor], ["mmedge.batch"], "mmedge.batch", start=0, end=1)]
+    shapes = _shapes(model)
+    replaced: dict[str, Any] = {}
+    for node, takes in _decided(model, row):
+        kept, out = node.input[1 if takes else 2], node.output[0]
+        if shapes.get(kept) == shapes.get(out) and out in shapes:
+            replaced[node.name or out] = [helper.make_node("Identity", [kept], [out], f"{out}.kept")]
+        elif out in shapes and all(isinstance(size, int) for size in shapes[out][1:]):
+            replaced[node.name or out] = _expanded(model, kept, out, shapes[out][1:])
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        nodes += replaced.get(node.name or (node.output[0] if node.output else ""), [node])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(row, "mmedge.row"))
+    made += _expanded(model, "mmedge.row", "present", [len(names)])
+    for name in names:
+        if name not in subset:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((), np.float32), f"mmedge.zero.{name}"))
+            made += _expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
+    _finish(model, [*made, *nodes], list(subset))
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list[str]]:
+    """Write ``<modality>.onnx`` for every encoder and ``fusion.onnx``; returns {modality: names of its embeddings}.
+
+    A modality's encoder is all that it alone reaches. Raises MmedgeError where a modality has no part of its own.
+    """
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    inputs = [value.name for value in model.graph.input]
+    reached = {name: frozenset({name}) for name in inputs}
+    own: dict[str, list[str]] = {name: [] for name in contract.modalities}
+    ends = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.input))
+        for name in node.input:
+            only = next(iter(reached.get(name, ())), None) if len(reached.get(name, ())) == 1 else None
+            if only in own and (len(sources) > 1) and name not in own[only]:
+                own[only].append(name)
+        reached |= dict.fromkeys(node.output, sources)
+    for name, tensors in own.items():
+        if not tensors or name in tensors or any(tensor in ends for tensor in tensors):
+            raise MmedgeError(
+                f"the graph cannot be split: {name} has no encoder of its own before it meets the others",
+                where=str(graph),
+                todo="leave out export.split",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    extractor = onnx.utils.Extractor(model)
+    for name, tensors in own.items():
+        onnx.save(extractor.extract_model([name], tensors), folder / f"{name}.onnx")
+    head = extractor.extract_model([*(t for tensors in own.values() for t in tensors), "present"], [contract.output])
+    onnx.save(head, folder / "fusion.onnx")
+    return own
+
+
+def _decided(model: Any, row: np.ndarray) -> list[tuple[Any, bool]]:
+    """The Where nodes whose condition ``present`` alone decides, the same for the whole batch, and the side they take."""
+    import onnx
+
+    constant = {tensor.name for tensor in model.graph.initializer}
+    known, nodes = {"present"}, []
+    for node in model.graph.node:
+        if node.input and all(name in known or name in constant or not name for name in node.input):
+            (known if any(name in known for name in node.input) else constant).update(node.output)
+            nodes.append(node)
+        elif not node.input:
+            constant.update(node.output)
+            nodes.append(node)
+    wheres = [node for node in model.graph.node if node.op_type == "Where" and node.input[0] in known]
+    conditions = sorted({node.input[0] for node in wheres} - {"present"})
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.output[:], part.graph.value_info[:]
+    part.graph.node.extend(nodes)
+    kept = [value for value in model.graph.input if value.name == "present"]
+    del part.graph.input[:]
+    part.graph.input.extend(kept)
+    part.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None) for name in conditions)
+    values = {"present": row}
+    if conditions:
+        values |= onnxruntime_cpu.session(part.SerializeToString(), optimize=False)({"present": row})
+    return [
+        (node, bool(values[node.input[0]].all()))
+        for node in wheres
+        if values[node.input[0]].all() or not values[node.input[0]].any()
+    ]
+
+
+def _expanded(model: Any, source: str, out: str, rest: Iterable[Any]) -> list[Any]:
+    """Nodes that repeat ``source`` to [batch, *rest], named ``out``."""
+    import onnx
+    from onnx import helper
+
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(list(rest), np.int64), f"{out}.rest"))
+    return [
+        helper.make_node("Concat", ["mmedge.batch", f"{out}.rest"], [f"{out}.shape"], f"{out}.shape", axis=0),
+        helper.make_node("Expand", [source, f"{out}.shape"], [out], f"{out}.expanded"),
+    ]
+
+
+def _finish(model: Any, nodes: list[Any], inputs: list[str]) -> None:
+    """Keep the nodes, initializers and inputs that the outputs need."""
+    needed = {value.name for value in model.graph.output}
+    kept = []
+    for node in reversed(nodes):
+        if needed & set(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    taken = [value for value in model.graph.input if value.name in inputs]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.input[:], model.graph.value_info[:]
+    model.graph.node.extend(reversed(kept))
+    model.graph.initializer.extend(stored)
+    model.graph.input.extend(taken)
+
+
+def _shapes(model: Any) -> dict[str, list[int | str]]:
+    """{tensor: its axes, a name where one is dynamic}, as far as they can be inferred."""
+    shapes: dict[str, list[int | str]] = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
+        axes = [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim]
+        if value.type.tensor_type.HasField("shape") and all(axes):
+            shapes[value.name] = axes
+    return shapes

@@ -1,0 +1,243 @@
+"""A bundle on disk: a folder, or one zip file of the same. Read safely, its signature verified before anything else."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmedge import artifact
+from mmedge.artifact import Artifact
+from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.spec import Contract
+
+SIGNATURE = "manifest.sig"
+_MOST_FILES = 4096
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. ``held`` keeps the folder that a zip was unpacked into until the bundle is let go."""
+
+    artifact: Artifact
+    held: Any = None
+
+    @property
+    def folder(self) -> Path:
+        return self.artifact.path
+
+
+def read(path: Path, *, require_signature: str | Path | bytes | None = None, any_stage: bool = False) -> Bundle:
+    """Read a bundle, folder or zip, verifying every file. ``require_signature``: a public key (PEM file, or its bytes).
+
+    ``any_stage``: the artifact of another stage is taken too.
+
+    Raises MmedgeError for a damaged, foreign, unsigned or wrongly signed one, UsageError for another kind of artifact.
+    """
+    if path.is_file():
+        held = tempfile.TemporaryDirectory(prefix="mmedge-", ignore_cleanup_errors=True)
+        folder = Path(held.name)
+        try:
+            unpack(path, folder)
+            return Bundle(_verified(folder, path, require_signature, any_stage), held)
+        except BaseException:
+            held.cleanup()
+            raise
+    if not path.is_dir():
+        raise MmedgeError("the bundle does not exist", where=str(path))
+    return Bundle(_verified(path, path, require_signature, any_stage))
+
+
+def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_stage: bool) -> Artifact:
+    if key is not None:
+        _verify_signature(folder, shown, key)
+    found = artifact.read(folder)
+    if found.stage != "bundle" and not any_stage:
+        raise UsageError(
+            f"this is the artifact of stage {found.stage!r}, not a bundle",
+            where=str(shown),
+            todo="mmedge run or mmedge export writes a bundle",
+        )
+    return found
+
+
+def engine_file(found: Artifact, target: str) -> str:
+    """The file that a bundle's target is run from, relative to the bundle."""
+    engine = found.meta["targets"][target].get("engine")
+    return f"{target}/{engine['file']}" if engine else found.meta["targets"][target].get("file", "model.onnx")
+
+
+def preprocessing_sha256(contract: Contract) -> str:
+    """What an engine remembers of the preprocessing that it was measured with."""
+    return artifact.hash_json({name: spec.model_dump(mode="json") for name, spec in contract.modalities.items()})
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write a bundle's folder as one zip file, nothing compressed, so that it is read as fast as the files are."""
+    listed = artifact.read(folder)
+    names = [artifact.MANIFEST, *_listed(listed)]
+    if (folder / SIGNATURE).is_file():
+        names.insert(1, SIGNATURE)
+    with artifact.replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as out:
+        for name in names:
+            # A fixed date: the same bundle is the same file.
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            out.writestr(entry, (folder / name).read_bytes())
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a bundle's zip into an empty folder.
+
+    Raises MmedgeError for what no bundle holds: names that lead out of the folder, links, the same name twice,
+    compressed or encrypted entries, sizes that are not those of the file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as source:
+            entries = source.infolist()
+            _check_entries(archive, entries)
+            for entry in entries:
+                file = folder / entry.filename
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with source.open(entry) as stream, file.open("xb") as out:
+                    shutil.copyfileobj(stream, out)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise MmedgeError(
+            f"the bundle cannot be unpacked: {error}",
+            where=str(archive),
+            todo="copy it again: it is cut short or damaged",
+        ) from error
+
+
+def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
+    def refuse(what: str) -> MmedgeError:
+        return MmedgeError(
+            f"the file is no bundle that mmedge wrote: {what}", where=str(archive), todo="get it again from its source"
+        )
+
+    if len(entries) > _MOST_FILES:
+        raise refuse(f"it has {len(entries)} entries")
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.filename
+        parts = PurePosixPath(name)
+        # orig_filename: zipfile cuts a name at a zero byte.
+        if (
+            parts.is_absolute()
+            or ".." in parts.parts
+            or "\\" in name
+            or ":" in name
+            or name != entry.orig_filename
+            or not name
+        ):
+            raise refuse(f"an entry leads out of its folder: {name!r}")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if entry.is_dir() or kind not in (0, stat.S_IFREG):
+            raise refuse(f"an entry is not a plain file: {name!r}")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise refuse(f"an entry is compressed or encrypted: {name!r}")
+        if name.lower() in seen:
+            raise refuse(f"an entry stands there twice: {name!r}")
+        seen.add(name.lower())
+    # Stored entries cannot be larger together than the file; overlapping ones say they are.
+    if sum(entry.file_size for entry in entries) > archive.stat().st_size:
+        raise refuse("its entries are larger than the file")
+
+
+def sign(folder: Path, private_key: Path) -> None:
+    """Sign a bundle's manifest, and by its hashes every file, with an Ed25519 key (PEM): writes ``manifest.sig``."""
+    key = _private_key(private_key)
+    with artifact.replacing(folder / SIGNATURE) as temporary:
+        temporary.write_text(key.sign((folder / artifact.MANIFEST).read_bytes()).hex() + "\n")
+
+
+def _verify_signature(folder: Path, shown: Path, key: str | Path | bytes) -> None:
+    exceptions = _cryptography("cryptography.exceptions")
+    public = _public_key(key)
+    try:
+        signature = bytes.fromhex((folder / SIGNATURE).read_text().strip())
+        manifest = (folder / artifact.MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        what = "is not signed" if Path(error.filename).name == SIGNATURE else "has no manifest.json"
+        raise MmedgeError(
+            f"a signature is required and the bundle {what}",
+            where=str(shown),
+            todo="mmedge export BUNDLE --sign KEY signs it",
+        ) from None
+    except ValueError:
+        raise MmedgeError("the bundle's signature cannot be read", where=str(shown), todo="sign it again") from None
+    try:
+        public.verify(signature, manifest)
+    except exceptions.InvalidSignature:
+        raise MmedgeError(
+            "the bundle's signature is not by the key that is required, or the bundle was changed",
+            where=str(shown),
+            todo="do not use it: get it again from its source",
+        ) from None
+
+
+def _public_key(key: str | Path | bytes) -> Any:
+    serialization = _cryptography("cryptography.hazmat.primitives.serialization")
+    where = None if isinstance(key, bytes) else str(key)
+    try:
+        loaded = serialization.load_pem_public_key(key if isinstance(key, bytes) else Path(key).read_bytes())
+    except FileNotFoundError:
+        raise UsageError("the public key does not exist", where=where) from None
+    except ValueError:
+        loaded = None
+    if type(loaded).__name__.find("Ed25519") < 0:
+        raise UsageError("this is no Ed25519 public key in PEM form", where=where, todo="openssl pkey -in KEY -pubout")
+    return loaded
+
+
+def _private_key(path: Path) -> Any:
+    serialization = _cryptography("cryptography.hazmat.primitives.serialization")
+    try:
+        loaded = serialization.load_pem_private_key(path.read_bytes(), None)
+    except FileNotFoundError:
+        raise UsageError(
+            "the key does not exist", where=str(path), todo="openssl genpkey -algorithm ed25519 -out KEY"
+        ) from None
+    except (ValueError, TypeError):
+        loaded = None
+    if type(loaded).__name__.find("Ed25519") < 0:
+        raise UsageError(
+            "this is no Ed25519 private key in PEM form without a password",
+            where=str(path),
+            todo="openssl genpkey -algorithm ed25519 -out KEY",
+        )
+    return loaded
+
+
+def _cryptography(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(
+            "signatures need the package cryptography, which is not installed", todo="pip install 'mmedge[sign]'"
+        ) from error
+
+
+def _listed(found: Artifact) -> list[str]:
+    import json
+
+    return sorted(json.loads(found.file(artifact.MANIFEST).read_text(encoding="utf-8"))["files"])
+
+
+@contextmanager
+def rewriting(found: Artifact) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Change a bundle's files: yields (temporary folder with all of them, meta); the bundle is replaced at the end."""
+    with artifact.creating(found.path, stage=found.stage, key=found.key, parent=found.parent) as (folder, meta):
+        for name in _listed(found):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.file(name), folder / name)
+        meta |= found.meta
+        yield folder, meta

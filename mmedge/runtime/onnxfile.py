@@ -1,0 +1,74 @@
+"""Reading the structure of an ONNX file without the ``onnx`` package, which a device does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmedge.errors import MmedgeError
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of an ONNX graph."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_nodes(file: Path) -> list[Node]:
+    """The nodes of an ONNX file, in order, read from the protobuf itself.
+
+    Field numbers are those of onnx.proto: ModelProto.graph = 7, GraphProto.node = 1, NodeProto.input = 1, output = 2,
+    name = 3, op_type = 4. Raises MmedgeError for a file that is no protobuf.
+    """
+    data = memoryview(file.read_bytes())
+    nodes = []
+    try:
+        for graph in (body for field, body in _fields(data) if field == 7):
+            for node in (body for field, body in _fields(graph) if field == 1):
+                parts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""]}
+                for field, body in _fields(node):
+                    if field in parts:
+                        parts[field].append(str(body, "utf-8"))
+                nodes.append(Node(parts[3][-1], parts[4][-1], tuple(parts[1]), tuple(parts[2])))
+    except (IndexError, UnicodeDecodeError, ValueError) as error:
+        raise MmedgeError("the file is not an ONNX graph", where=str(file)) from error
+    return nodes
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, bytes) of a message's length-delimited fields; the others are skipped."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 1:
+                at += 8
+            case 5:
+                at += 4
+            case 2:
+                size, at = _varint(data, at)
+                if at + size > len(data):
+                    raise ValueError("a field ends after its message")
+                yield tag >> 3, data[at : at + size]
+                at += size
+            case kind:
+                raise ValueError(f"wire type {kind}")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("a number is too long")

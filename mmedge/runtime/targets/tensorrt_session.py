@@ -1,0 +1,162 @@
+"""Running TensorRT and TensorRT for RTX engines through cuda-python: pinned buffers, one stream, CUDA graphs.
+
+Small, so that it can be checked by reading; it runs only where an NVIDIA GPU is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.runtime.targets import tensorrt
+from mmedge.runtime.targets.session import Session, TensorInfo
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """A tensor's memory, as large as its profile allows: pinned on the host, and on the device."""
+
+    name: str
+    taken: bool
+    dtype: np.dtype
+    host: np.ndarray  # uint8 [bytes], pinned
+    device: int
+
+
+def session(engine: Path, *, target: str) -> Session:
+    """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on."""
+    trt, cuda = tensorrt.module_of(target), _cuda(target)
+    logger = tensorrt.collector(trt)
+    todo = "run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'"
+    code, count = cuda.cudaGetDeviceCount()
+    if int(code) or not count:
+        raise MissingDependency(
+            f"the {target} engine cannot be loaded: CUDA finds no GPU here", where=str(engine), todo=todo
+        )
+    runtime = trt.Runtime(logger)
+    loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
+    if loaded is None:
+        raise MissingDependency(f"the {target} engine does not load here: {logger.worst}", where=str(engine), todo=todo)
+    return _opened(trt, cuda, runtime, loaded)
+
+
+def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any) -> Session:
+    context, stream = engine.create_execution_context(), _ok(cuda.cudaStreamCreate())
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    taken = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    infos, largest = {}, {}
+    for name in taken:
+        shape = tuple(engine.get_tensor_shape(name))
+        infos[name] = TensorInfo(
+            np.dtype(trt.nptype(engine.get_tensor_dtype(name))), tuple(n if n >= 0 else None for n in shape)
+        )
+        least, _, most = engine.get_tensor_profile_shape(name, 0)
+        largest[name] = (tuple(least), tuple(most))
+        context.set_input_shape(name, tuple(most))
+    buffers = []
+    for name in names:  # outputs have their largest shape while the inputs have theirs
+        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+        buffers.append(_buffer(cuda, name, name in largest, dtype, tuple(context.get_tensor_shape(name))))
+        context.set_tensor_address(name, buffers[-1].device)
+    events = [_ok(cuda.cudaEventCreate()) for _ in range(4)]
+    graphs: dict[tuple[tuple[int, ...], ...], Any] = {}
+    lock, last = threading.Lock(), {}
+
+    def execute(key: tuple[tuple[int, ...], ...]) -> None:
+        """Compute at the shapes that are set: by a CUDA graph from the second time on."""
+        if key in graphs and graphs[key] is not None:
+            _ok(cuda.cudaGraphLaunch(graphs[key], stream))
+            return
+        if key in graphs:  # ran once: what TensorRT allocates on the first run is there, so that it can be recorded
+            _ok(cuda.cudaStreamBeginCapture(stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+            _enqueue(context, stream)
+            graphs[key] = _ok(cuda.cudaGraphInstantiate(_ok(cuda.cudaStreamEndCapture(stream)), 0))
+            _ok(cuda.cudaGraphLaunch(graphs[key], stream))
+            return
+        # Other shapes: a recording holds only as long as the context's shapes stay what they were.
+        graphs.clear()
+        graphs[key] = None
+        _enqueue(context, stream)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        key = tuple(inputs[name].shape for name in taken)
+        for name, shape in zip(taken, key):
+            least, most = largest[name]
+            if len(shape) != len(most) or any(not low <= size <= high for low, size, high in zip(least, shape, most)):
+                raise MmedgeError(
+                    f"{name} has shape {list(shape)}, the engine takes {list(least)} to {list(most)}",
+                    todo="give smaller batches, or export with a larger max_batch",
+                )
+        with lock:  # a context runs one inference at a time
+            for name, shape in zip(taken, key):
+                context.set_input_shape(name, shape)
+            _ok(cuda.cudaEventRecord(events[0], stream))
+            for buffer in buffers:
+                if buffer.taken:
+                    array = np.ascontiguousarray(inputs[buffer.name], buffer.dtype)
+                    buffer.host[: array.nbytes] = array.reshape(-1).view(np.uint8)
+                    _copy(cuda, buffer, array.nbytes, stream, to_device=True)
+            _ok(cuda.cudaEventRecord(events[1], stream))
+            execute(key)
+            _ok(cuda.cudaEventRecord(events[2], stream))
+            outputs = {}
+            for buffer in buffers:
+                if not buffer.taken:
+                    shape = tuple(context.get_tensor_shape(buffer.name))
+                    size = int(np.prod(shape)) * buffer.dtype.itemsize
+                    _copy(cuda, buffer, size, stream, to_device=False)
+                    outputs[buffer.name] = (buffer.host[:size], buffer.dtype, shape)
+            _ok(cuda.cudaEventRecord(events[3], stream))
+            _ok(cuda.cudaStreamSynchronize(stream))
+            for number, part in enumerate(("host_to_device", "compute", "device_to_host")):
+                last[part] = float(_ok(cuda.cudaEventElapsedTime(events[number], events[number + 1])))
+            return {name: host.view(dtype).reshape(shape).copy() for name, (host, dtype, shape) in outputs.items()}
+
+    # The runtime is kept with the engine: TensorRT wants it to live longer.
+    return Session(run, infos, (runtime, engine, context), lambda: dict(last))
+
+
+def _buffer(cuda: Any, name: str, taken: bool, dtype: np.dtype, shape: tuple[int, ...]) -> _Buffer:
+    size = max(int(np.prod(shape)) * dtype.itemsize, 1)
+    pinned = int(_ok(cuda.cudaMallocHost(size)))
+    host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pinned))
+    return _Buffer(name, taken, dtype, host, int(_ok(cuda.cudaMalloc(size))))
+
+
+def _copy(cuda: Any, buffer: _Buffer, size: int, stream: Any, *, to_device: bool) -> None:
+    host, kinds = buffer.host.ctypes.data, cuda.cudaMemcpyKind
+    target, source = (buffer.device, host) if to_device else (host, buffer.device)
+    kind = kinds.cudaMemcpyHostToDevice if to_device else kinds.cudaMemcpyDeviceToHost
+    _ok(cuda.cudaMemcpyAsync(target, source, size, kind, stream))
+
+
+def _enqueue(context: Any, stream: Any) -> None:
+    if not context.execute_async_v3(int(stream)):
+        raise MmedgeError("TensorRT did not run the engine", todo="mmedge export --rebuild BUNDLE on this machine")
+
+
+def _ok(answer: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call; raises MmedgeError where its code is not success."""
+    code, *values = answer
+    if int(code):
+        raise MmedgeError(
+            f"CUDA answers {getattr(code, 'name', code)}", todo="mmedge doctor tells what this machine has"
+        )
+    return values[0] if values else None
+
+
+def _cuda(target: str) -> Any:
+    for module in ("cuda.bindings.runtime", "cuda.cudart"):  # the second: cuda-python before 12.6
+        try:
+            return importlib.import_module(module)
+        except ImportError:
+            continue
+    raise MissingDependency(f"running {target} engines needs cuda-python", todo=f"pip install 'mmedge[{target}]'")
