@@ -1,4 +1,4 @@
-"""Looks at a recipe's data and models before anything is trained."""
+"""Looks at a recipe's data and models before anything is trained, and tells all faults at once."""
 
 from __future__ import annotations
 
@@ -6,40 +6,195 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 
-from mmedge.data import samples
+from mmedge.data import faults as tables
+from mmedge.data import source
+from mmedge.data.media import media_faults
+from mmedge.data.samples import Samples, private
+from mmedge.data.source import ROW, SPLIT, arranged, columns_of, read_table, write_manifests
+from mmedge.data.splits import SPLITS
+from mmedge.errors import Fault, MmedgeError
+from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Recipe
-from mmedge.training.context import Context
+from mmedge.recipe import Model, Recipe
+from mmedge.spec import Contract, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.stages.quantize import calibration_rows
 
 
-def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> dict[str, Any]:
-    """Prepare the data into ``out``, build both models, run one batch through each, and return the data card.
+def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:
+    """The data card, with all ``faults``: ``{"errors": n, "warnings": n, "faults": [...], ...}``. Raises none of them.
 
-    Raises the MmedgeError of the first fault.
+    ``media`` False: the table alone is looked at, no file that it names is opened. ``out``: where a built-in or user's
+    dataset writes its files, as in a run.
     """
-    dataset = samples.prepare(recipe, out, code=code, progress=progress)
-    context = Context(recipe, dataset, out / ".work", code, progress)
-    for section in (recipe.teacher.model, recipe.distill and recipe.distill.model):
-        if section:
-            context.build(section, context.contract(section))
-    return {
-        "recipe": recipe.name,
-        "source": dataset.source,
-        "modalities": {name: list(spec.shape) for name, spec in dataset.contract.modalities.items()},
-        "labels": list(dataset.contract.labels),
-        "splits": {split.split: _card(split, dataset) for split in (dataset.train, dataset.validation, dataset.test)},
-    }
+    found: list[Fault] = []
+    card: dict[str, Any] = {"recipe": recipe.name, "source": _source(recipe)}
+    specs: dict[str, ModalitySpec] = dict(recipe.data.modalities)
+    table, file, folder, notes = _table(recipe, out, code, progress, found)
+    if table is not None:
+        card |= {"align": notes} if notes else {}
+        found += tables.table_faults(table, recipe.data, file)
+        for name, spec in recipe.data.modalities.items():
+            if spec.reads_file:
+                progress.say(f"check: looking for the files of {name}")
+                found += tables.missing_files(table, name, spec, folder, file)
+            if isinstance(spec, ImageSpec):
+                found += tables.box_faults(table, spec, file)
+        if media:
+            private(out / ".work")
+            more, facts, fitted = media_faults(table, recipe.data, folder, file, out / ".work", progress)
+            found += more
+            specs |= fitted
+            card["media"] = facts
+        card |= {"labels": _labels(recipe, table), "splits": {split: _card(split, table, recipe) for split in SPLITS}}
+        found += _calibration(recipe, table, found, file)
+    card["modalities"] = {name: list(spec.shape) for name, spec in specs.items()}
+    progress.say("check: building the models")
+    found += _model_faults(recipe, specs, card.get("labels") or [], code)
+    found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
+    errors = sum(fault.severity == "error" for fault in found)
+    return {**card, "errors": errors, "warnings": len(found) - errors, "faults": [fault.record() for fault in found]}
 
 
-def _card(split: samples.Samples, dataset: samples.Dataset) -> dict[str, Any]:
+def _source(recipe: Recipe) -> str:
+    return recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name)
+
+
+def _table(
+    recipe: Recipe, out: Path, code: Path, progress: Progress, found: list[Fault]
+) -> tuple[polars.DataFrame | None, str, Path, list[Any]]:
+    """The arranged table, the file that rows are counted in, the folder of its relative paths, and how streams aligned."""
+    data = recipe.data
+    if data.manifest is None:
+        folder = out / "data"
+        private(folder)
+        try:
+            write_manifests(data, folder, seed=recipe.seed, code=code, progress=progress)
+            parts = [
+                read_table(folder / f"{split}.csv")
+                .with_row_index(ROW, offset=1)
+                .with_columns(polars.lit(split).alias(SPLIT))
+                for split in SPLITS
+            ]
+            return polars.concat(parts, how="diagonal"), str(folder / "{train,validation,test}.csv"), folder, []
+        except MmedgeError as error:
+            found.append(Fault.of(error, "dataset"))
+        except Exception as error:  # a user's dataset may raise anything
+            what = f"the dataset fails: {type(error).__name__}: {error}"
+            found.append(
+                Fault("error", "dataset", what, str(data.dataset), todo="--debug of mmedge train shows the traceback")
+            )
+        return None, "", folder, []
+    faults, usable = tables.manifest_faults(data)
+    found += faults
+    if usable is not None:
+        try:
+            table, alignments = arranged(usable, recipe.seed)
+            return table, str(data.manifest), data.manifest.resolve().parent, [a.record() for a in alignments]
+        except MmedgeError as error:
+            found.append(Fault.of(error, "manifest"))
+    return None, str(data.manifest), data.manifest.parent, []
+
+
+def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
+    if recipe.data.task == "regression":
+        return []
+    return sorted(set(table.filter(polars.col(SPLIT) == "train")[recipe.data.target].drop_nulls()))
+
+
+def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
+    data, part = recipe.data, table.filter(polars.col(SPLIT) == split)
+    present = {}
+    for name, spec in data.modalities.items():
+        columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
+        present[name] = int(
+            part.select(polars.any_horizontal(polars.col(c).is_not_null() for c in columns).sum()).item() or 0
+        )
     card: dict[str, Any] = {
-        "samples": len(split),
-        "labelled": int(split.labelled.sum()),
-        "groups": len(np.unique(split.groups)),
-        "present": {name: int(split.present[:, index].sum()) for index, name in enumerate(split.inputs)},
+        "samples": part.height,
+        "labelled": part.height - part[data.target].null_count(),
+        "groups": part["group"].n_unique() if "group" in part.columns else part.height,
+        "present": present,
     }
-    if dataset.contract.labels:
-        counts = np.bincount(split.targets[split.targets >= 0], minlength=len(dataset.contract.labels))
-        card["classes"] = dict(zip(dataset.contract.labels, counts.tolist()))
+    if data.task == "classification":
+        card["classes"] = dict(sorted(part[data.target].drop_nulls().value_counts().iter_rows()))
+    elif part.height:
+        values = part[data.target].cast(polars.Float64, strict=False).drop_nulls()
+        if len(values):
+            low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+            card["target"] = {"min": low, "mean": float(values.mean()), "max": high}  # type: ignore[arg-type]
     return card
+
+
+def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
+    """Training samples that INT8 would be calibrated on and whose content is also in the test split."""
+    if recipe.quantize is None or "int8" not in recipe.quantize.candidates:
+        return []
+    shared = {
+        fault.row for fault in found if fault.kind == "duplicate" and fault.severity == "error" and "test" in fault.what
+    }
+    if not shared:
+        return []
+    train = table.filter(polars.col(SPLIT) == "train")
+    labels = _labels(recipe, table)
+    if recipe.data.task == "classification":
+        known = {label: index for index, label in enumerate(labels)}
+        targets = np.array([known.get(label, -1) for label in train[recipe.data.target]], np.int64)
+    else:
+        targets = np.zeros(train.height, np.float32)
+    rows = np.arange(train.height)
+    drawn = calibration_rows(
+        Samples("train", tuple(train["id"]), {}, np.ones((train.height, 0), bool), targets, rows),
+        recipe.quantize.calibration,
+        recipe.seed,
+    )
+    overlap = sorted(row for row in train[ROW].gather(drawn.tolist()) if row in shared)
+    return [
+        Fault(
+            "error",
+            "calibration-overlap",
+            "a calibration sample is also in the test split: quantization would be tuned on what judges it",
+            file,
+            row,
+            todo="remove the duplicate",
+        )
+        for row in overlap
+    ]
+
+
+def _model_faults(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str], code: Path) -> list[Fault]:
+    """The traps of both models; where the data did not tell the classes, two stand in for them."""
+    regression = recipe.data.task == "regression"
+    names = () if regression else tuple(labels) if len(labels) > 1 else ("first", "second")
+    # A text that could not be fitted has as many tokens as it may have.
+    specs = {
+        name: spec.model_copy(update={"tokens": spec.vocabulary})
+        if spec.kind == "text" and spec.tokens is None
+        else spec
+        for name, spec in specs.items()
+    }
+    whole = Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
+    faults: list[Fault] = []
+    for where, section in (
+        ("teacher.model", recipe.teacher.model),
+        ("distill.model", recipe.distill and recipe.distill.model),
+    ):
+        if section:
+            contract = whole.only(section.modalities) if section.modalities else whole
+            faults += _traps(section, contract, where, code)
+    return faults
+
+
+def _traps(section: Model, contract: Contract, where: str, code: Path) -> list[Fault]:
+    try:
+        factory = source.load_attribute(section.factory, code) if section.factory else None
+    except MmedgeError as error:
+        return [Fault.of(error, "model", module=where)]
+    except Exception as error:  # importing a user's module may raise anything
+        return [
+            Fault(
+                "error", "model", f"{section.factory} cannot be imported: {type(error).__name__}: {error}", module=where
+            )
+        ]
+    return traps(section, contract, factory, where)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any, Literal
 
 
 class MmedgeError(Exception):
@@ -52,6 +54,37 @@ class Interrupted(MmedgeError):
     """Ctrl-C; the state is saved and the same command resumes."""
 
     exit_code = 130
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One finding of ``mmedge check``: what, where (file, row from 1, column, module), and what to do. Errors stop a run,
+
+    warnings are for the user to judge. ``kind`` is a short name, the same for all findings of its kind.
+    """
+
+    severity: Literal["error", "warning"]
+    kind: str
+    what: str
+    file: str | None = None
+    row: int | None = None
+    column: str | None = None
+    module: str | None = None
+    todo: str | None = None
+
+    @classmethod
+    def of(cls, error: MmedgeError, kind: str, **place: Any) -> Fault:
+        """The fault that an error tells of."""
+        return cls("error", kind, error.what, **{"file": error.where, "todo": error.todo, **place})
+
+    @property
+    def where(self) -> str:
+        row = f"row {self.row}" if self.row is not None else None
+        column = f"column {self.column}" if self.column else None
+        return ", ".join(part for part in (self.module, self.file, row, column) if part)
+
+    def record(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

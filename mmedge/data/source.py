@@ -132,7 +132,12 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
     if data.group:  # a row of no group is a group of its own
         columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
     out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
-    return out.with_columns(_split(table, out, data, seed).alias(SPLIT)), alignments
+    out = out.with_columns(_split(table, out, data, seed).alias(SPLIT))
+    if not data.split and not data.group:  # the same sample twice is one unit: it must not teach and judge
+        together = out.with_columns(polars.col(SPLIT).first().over([c for c in columns if c != data.target]))
+        if together[SPLIT].n_unique() == out[SPLIT].n_unique():
+            out = together
+    return out, alignments
 
 
 def redacted(table: polars.DataFrame, redact: Redact, where: Path) -> polars.DataFrame:

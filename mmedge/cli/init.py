@@ -1,0 +1,65 @@
+"""``mmedge init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmedge.cli.common import framed, print_json
+from mmedge.errors import UsageError
+
+
+@click.command(
+    help="Write a recipe for a manifest of your own: a CSV, JSONL or Parquet table, a row a sample, of paths and values."
+    " It looks at every column, proposes modalities, target and preprocessing, and runs as it is. Rows with holes are kept."
+    "\n\n\b\nExample:\n  mmedge init data/manifest.csv --out my.yaml"
+)
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--target", help="The column to predict.  [default: the one that looks like it]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("my.yaml"),
+    show_default=True,
+    help="The recipe to write.",
+)
+@click.option("--code", is_flag=True, help="Also write a module beside it, for a network or a dataset of your own.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+@framed
+def init(manifest: Path, target: str | None, out: Path, code: bool, force: bool, as_json: bool) -> None:
+    from mmedge.artifact import replacing
+    from mmedge.data.draft import code_text, recipe_text
+    from mmedge.data.propose import propose
+    from mmedge.recipe import load
+
+    module = out.with_name(f"{out.stem.replace('-', '_')}_code.py") if code else None
+    if module and not module.stem.isidentifier():
+        raise UsageError(f"{module.stem!r} is no name of a Python module", todo="choose another --out")
+    for file in (out, module):
+        if file and file.exists() and not force:
+            raise UsageError("the file is already there", where=str(file), todo="choose another --out, or say --force")
+    proposal = propose(manifest, target)
+    texts = {out: recipe_text(proposal, out, module.stem if module else None)}
+    if module:
+        texts[module] = code_text(proposal, out)
+    for file, text in texts.items():
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    load(out)  # what it writes is a valid recipe, or this says why
+    for column in proposal.columns:
+        click.echo(f"{column.name}: {column.role}, {column.why}", err=True)
+    click.echo(f"wrote {', '.join(map(str, texts))}\nnext: mmedge check {out} && mmedge run {out}", err=True)
+    if as_json:
+        columns = {column.name: {"role": column.role, "why": column.why} for column in proposal.columns}
+        print_json(
+            {
+                "recipe": str(out),
+                "code": module and str(module),
+                "rows": proposal.rows,
+                "target": proposal.target,
+                "task": proposal.task,
+                "columns": columns,
+                "modalities": proposal.modalities,
+            }
+        )

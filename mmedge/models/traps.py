@@ -1,0 +1,376 @@
+"""The traps in users' models: what trains well and breaks in a checkpoint, at batch 1, or on another machine."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmedge.errors import Fault, MmedgeError
+from mmedge.graph.trace import example
+from mmedge.models import load
+from mmedge.models.heads import Wrapped
+from mmedge.recipe import Model
+from mmedge.spec import Contract
+
+_INTERNAL = frozenset(vars(nn.Module()))
+
+
+def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[Fault]:
+    """Every trap of a recipe's model that can be seen by building it and running it a few times.
+
+    ``where`` is the section's name in the recipe; a fault's ``module`` is the submodule's dotted name.
+    """
+    faults = source_faults(factory) if factory is not None else []
+    bare = section.model_copy(update={"weights": None})
+    try:
+        torch.manual_seed(0)
+        module = load.build(bare, contract, factory=factory)
+        torch.manual_seed(1)
+        again = load.build(bare, contract, factory=factory)
+    except MmedgeError as error:
+        return [*faults, Fault.of(error, "model", module=where)]
+    except Exception as error:  # a user's constructor may raise anything
+        return [*faults, _raised(error, f"{where}: the factory", where)]
+    if section.weights is not None:
+        try:
+            load.load_weights(module.inner if isinstance(module, Wrapped) else module, section.weights)
+        except MmedgeError as error:
+            faults.append(Fault.of(error, "checkpoint", module=f"{where}.weights"))
+    faults += _unregistered(module, where)
+    faults += _not_saved(module, again, where)
+    faults += _mode(module, where)
+    faults += _slow_pooling(module, where)
+    try:
+        with torch.no_grad():
+            faults += _behaviour(module, contract, where)
+    except MmedgeError as error:
+        faults.append(Fault.of(error, "model", module=where))
+    except Exception as error:  # a user's forward may raise anything
+        faults.append(_raised(error, f"{where}: forward", where))
+    return faults
+
+
+def source_faults(factory: Any) -> list[Fault]:
+    """What a factory's source file shows: devices by name, and ``squeeze()`` of every axis, with their lines."""
+    try:
+        file = inspect.getsourcefile(factory)
+        tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else None
+    except (OSError, TypeError, SyntaxError, UnicodeDecodeError):
+        return []
+    faults = []
+    for node in ast.walk(tree) if tree else ():
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        constants = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
+        if name == "cuda" or any(
+            isinstance(value, str) and value.split(":")[0] in ("cuda", "mps") for value in constants
+        ):
+            faults.append(
+                Fault(
+                    "error",
+                    "device",
+                    f"a device is named in the code: {ast.unparse(node)[:80]}",
+                    f"{file}:{node.lineno}",
+                    todo="leave it to the caller: take the device of an input, or register a buffer",
+                )
+            )
+        if name == "squeeze" and not constants and not node.args[isinstance(node.func, ast.Attribute) is False :]:
+            faults.append(
+                Fault(
+                    "warning",
+                    "squeeze",
+                    f"squeeze() without an axis drops the batch at batch 1: {ast.unparse(node)[:80]}",
+                    f"{file}:{node.lineno}",
+                    todo="name the axis, as in squeeze(-1)",
+                )
+            )
+        if (
+            name == "load"
+            and ast.unparse(node.func) == "torch.load"
+            and not any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
+        ):
+            faults.append(
+                Fault(
+                    "warning",
+                    "unpickles",
+                    f"torch.load may run code that is in the file: {ast.unparse(node)[:80]}",
+                    f"{file}:{node.lineno}",
+                    todo="pass weights_only=True, or use safetensors",
+                )
+            )
+    return faults
+
+
+def _raised(error: Exception, what: str, where: str) -> Fault:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
+        return Fault(
+            "error",
+            "device",
+            f"{what} needs a device that is not here: {first}",
+            module=where,
+            todo="name no device in the model's code",
+        )
+    return Fault(
+        "error", "model", f"{what} fails: {first}", module=where, todo="--debug shows the traceback of mmedge train"
+    )
+
+
+def _modules(module: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_modules():
+        if child is module and isinstance(module, Wrapped):
+            continue
+        yield ".".join(part for part in (where, name.removeprefix("inner").removeprefix(".")) if part), child
+
+
+def _unregistered(module: nn.Module, where: str) -> list[Fault]:
+    """Weights in a plain list, tuple, dict or attribute: absent from ``state_dict``, never trained, never saved."""
+    registered = (
+        {id(p) for p in module.parameters()} | {id(b) for b in module.buffers()} | {id(m) for m in module.modules()}
+    )
+    faults = []
+    for name, child in _modules(module, where):
+        for attribute, value in vars(child).items():
+            if attribute in _INTERNAL:
+                continue
+            held = [part for part in _flat(value) if id(part) not in registered]
+            if held:
+                kind = type(value).__name__ if not isinstance(value, Tensor) else "plain tensor"
+                faults.append(
+                    Fault(
+                        "error",
+                        "unregistered",
+                        f"weights are held in a {kind} and absent from state_dict: they are neither trained nor saved",
+                        module=f"{name}.{attribute}",
+                        todo="use nn.ModuleList, nn.ModuleDict, nn.ParameterList or register_buffer",
+                    )
+                )
+    return faults
+
+
+def _flat(value: Any) -> Iterator[nn.Module | Tensor]:
+    if isinstance(value, Tensor):
+        if value.numel() > 1 or value.requires_grad:
+            yield value
+    elif isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _flat(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _flat(part)
+
+
+def _not_saved(module: nn.Module, again: nn.Module, where: str) -> list[Fault]:
+    """Buffers that are not saved and that two constructions make differently: a reloaded model would be another."""
+    others = dict(again.named_modules())
+    faults = []
+    for (name, child), key in zip(
+        _modules(module, where),
+        [n for n, c in module.named_modules() if not (c is module and isinstance(module, Wrapped))],
+    ):
+        for buffer in child._non_persistent_buffers_set:
+            here, there = child._buffers.get(buffer), others[key]._buffers.get(buffer)
+            if here is not None and there is not None and not torch.equal(here, there):
+                faults.append(
+                    Fault(
+                        "error",
+                        "not-persistent",
+                        "the buffer is not saved (persistent=False) and is drawn anew at each construction",
+                        module=f"{name}.{buffer}",
+                        todo="register it with persistent=True, or compute it without chance",
+                    )
+                )
+    return faults
+
+
+def _mode(module: nn.Module, where: str) -> list[Fault]:
+    module.eval()
+    return [
+        Fault(
+            "error",
+            "train-mode",
+            "the module stays in training mode after eval(): dropout and batch statistics would go into the export",
+            module=name,
+            todo="call super().train(mode) in its own train(), and set no self.training",
+        )
+        for name, child in _modules(module, where)
+        if child.training
+    ][:5]
+
+
+def _slow_pooling(module: nn.Module, where: str) -> list[Fault]:
+    return [
+        Fault(
+            "warning",
+            "slow-pooling",
+            f"adaptive pooling to {child.output_size} exports as some twenty nodes",
+            module=name,
+            todo="use a fixed AvgPool window, or pool to 1",
+        )
+        for name, child in _modules(module, where)
+        if isinstance(child, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))
+        and child.output_size not in (1, (1,), (1, 1))
+    ]
+
+
+def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
+    """Runs the module at batch 2 twice, and at batch 1, and names the first submodule whose answers do not agree."""
+    inputs = _random_inputs(contract)
+    single = {name: x[:1] for name, x in inputs.items()}
+    torch.manual_seed(2)
+    first, before = _recorded(module, inputs, where)
+    torch.manual_seed(3)
+    second, after = _recorded(module, inputs, where)
+    faults: list[Fault] = []
+    if tuple(first.shape) != (2, contract.outputs):
+        faults.append(
+            Fault(
+                "error",
+                "output",
+                f"the output of a batch of 2 has shape {list(first.shape)}; it must be {[2, contract.outputs]}",
+                module=where,
+                todo="one row a sample, one column a class",
+            )
+        )
+    if first.shape == second.shape and not torch.equal(first, second):
+        named = next(
+            (
+                name
+                for name in before
+                if name in after
+                and before[name].shape == after[name].shape
+                and not torch.equal(before[name], after[name])
+            ),
+            where,
+        )
+        faults.append(
+            Fault(
+                "error",
+                "train-mode",
+                "the module answers the same input differently in evaluation mode: chance would go into the export",
+                module=named,
+                todo="use nn.Dropout, or F.dropout(…, training=self.training)",
+            )
+        )
+    try:
+        one, alone = _recorded(module, single, where)
+    except MmedgeError:
+        raise
+    except Exception as error:  # a user's forward may raise anything
+        reached = _reached(module, single, where)
+        faults.append(
+            Fault(
+                "error",
+                "batch-1",
+                f"the model fails on a batch of 1: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                module=reached,
+                todo="look for .squeeze() without an axis, or statistics over the batch",
+            )
+        )
+        return faults
+    dropped = next(
+        (
+            name
+            for name in before
+            if name in alone
+            and before[name].dim()
+            and before[name].shape[0] == 2
+            and (alone[name].dim() != before[name].dim() or alone[name].shape[0] != 1)
+        ),
+        None,
+    )
+    if dropped or one.dim() != first.dim():
+        faults.append(
+            Fault(
+                "error",
+                "batch-1",
+                "the batch axis is lost at batch 1",
+                module=dropped or where,
+                todo="name the axis of squeeze(), as in squeeze(-1)",
+            )
+        )
+    elif (
+        torch.equal(first, second)
+        and one.shape[1:] == first.shape[1:]
+        and not torch.allclose(one[0], first[0], atol=1e-4, rtol=1e-3)
+    ):
+        named = next(
+            (
+                name
+                for name in before
+                if name in alone
+                and alone[name].shape[1:] == before[name].shape[1:]
+                and before[name].is_floating_point()
+                and not torch.allclose(alone[name][0], before[name][0], atol=1e-4, rtol=1e-3)
+            ),
+            where,
+        )
+        faults.append(
+            Fault(
+                "error",
+                "batch-1",
+                "a sample's answer depends on the rest of its batch",
+                module=named,
+                todo="compute nothing over the batch axis in forward",
+            )
+        )
+    return faults
+
+
+def _random_inputs(contract: Contract) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    out = {}
+    for name, x in example(contract, 2).items():
+        if name == "present":
+            out[name] = x
+        elif x.is_floating_point():
+            out[name] = torch.randn(x.shape, generator=generator)
+        else:
+            out[name] = torch.randint(
+                0, getattr(contract.modalities[name], "tokens", 2) or 2, x.shape, generator=generator
+            )
+    return out
+
+
+def _recorded(module: nn.Module, inputs: dict[str, Tensor], where: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The output, and each submodule's by name in the order in which they finished: the innermost first."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _m, _i, output: (
+            seen.setdefault(name, output.detach().clone()) if isinstance(output, Tensor) else None
+        )
+
+    hooks = [child.register_forward_hook(keep(name)) for name, child in _modules(module, where)]
+    try:
+        result = module(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next(iter(result.values())), seen
+
+
+def _reached(module: nn.Module, inputs: dict[str, Tensor], where: str) -> str:
+    """The innermost submodule that had begun and not ended when the call failed."""
+    stack: list[str] = []
+    hooks = []
+    for name, child in _modules(module, where):
+        hooks.append(child.register_forward_pre_hook(lambda _m, _i, name=name: stack.append(name)))
+        hooks.append(child.register_forward_hook(lambda _m, _i, _o: stack.pop() and None))
+    try:
+        module(**inputs)
+    except Exception:  # the one that is being located
+        return stack[-1] if stack else where
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return where
