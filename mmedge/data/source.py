@@ -19,6 +19,8 @@ from mmedge.recipe import Data
 from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, TabularSpec
 
 SPLITS = ("train", "validation", "test")
+# Columns of the written manifests that are mmedge's own.
+_OWN_COLUMNS = ("id", "group", "source")
 
 
 def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> None:
@@ -38,6 +40,12 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         assert data.manifest is not None
         tables = _from_table(read_table(data.manifest), data, seed)
     for split, table in tables.items():
+        if table.is_empty():
+            raise MmedgeError(
+                f"the {split} split is empty",
+                where=str(data.manifest or data.dataset),
+                todo="correct data.split or data.ratios, or add rows",
+            )
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
 
@@ -106,10 +114,11 @@ def _from_table(table: polars.DataFrame, data: Data, seed: int) -> dict[str, pol
         raise MmedgeError(
             "the sample ids are not unique, or some are empty", where=f"{data.manifest}, column {data.id}"
         )
-    kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)] + [data.target]
+    kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     out = table.select(
         ids.alias("id"),
         *[polars.col(column) for column in dict.fromkeys(kept)],
+        polars.col(data.target).alias(target_column(data)),
         *([polars.col(data.group).alias("group")] if data.group else []),
     )
     split = table[data.split] if data.split else _split(out, data, seed)
@@ -138,6 +147,11 @@ def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
     return spec.columns_read or (name,)
 
 
+def target_column(data: Data) -> str:
+    """The column of the written manifests that holds the target; a name that mmedge uses itself gets an underscore."""
+    return f"{data.target}_" if data.target in _OWN_COLUMNS else data.target
+
+
 def _split(table: polars.DataFrame, data: Data, seed: int) -> polars.Series:
     """Seeded split by ``ratios``: whole groups where there are groups, else stratified by the target."""
     rng = np.random.default_rng(seed)
@@ -148,7 +162,7 @@ def _split(table: polars.DataFrame, data: Data, seed: int) -> polars.Series:
         units = [np.flatnonzero(groups == group) for group in rng.permutation(np.unique(groups))]
         strata = [units]
     elif data.task == "classification":
-        labels = table[data.target].fill_null("").to_numpy()
+        labels = table[target_column(data)].fill_null("").to_numpy()
         strata = [
             [np.array([row]) for row in rng.permutation(np.flatnonzero(labels == label))] for label in np.unique(labels)
         ]
@@ -176,13 +190,11 @@ def _from_dataset(
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
         target = item.get(data.target)
-        row[data.target] = None if target is None else str(target)
+        row[target_column(data)] = None if target is None else str(target)
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)
         progress.step(f"writing {split}", index + 1, len(dataset))
-    if not rows:
-        raise MmedgeError(f"the dataset's {split} split is empty", where=data.dataset)
     return polars.DataFrame(rows, infer_schema_length=None)
 
 
