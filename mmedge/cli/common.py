@@ -13,9 +13,11 @@ from typing import Any
 
 import click
 
-from mmedge.errors import Interrupted, MmedgeError
+from mmedge.errors import Interrupted, MissingDependency, MmedgeError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
+# What the base install leaves out;
+_TOOLCHAIN = ("jinja2", "matplotlib", "nncf", "onnx", "onnxscript", "polars", "safetensors", "sklearn", "torch", "torch_pruning")  # fmt: skip
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
@@ -41,6 +43,17 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             error = MmedgeError(
                 f"{type(raised).__name__}: {raised.strerror or raised}", where=raised.filename and str(raised.filename)
+            )
+        except ModuleNotFoundError as raised:
+            if debug:
+                raise
+            package = (raised.name or "").partition(".")[0]
+            error = (
+                MissingDependency(
+                    f"this verb needs {package}, which is not installed", todo="pip install 'mmedge[toolchain]'"
+                )
+                if package in _TOOLCHAIN
+                else MmedgeError(f"a module cannot be imported: {raised}", todo="install it, or correct the recipe")
             )
         except MemoryError:
             error = MmedgeError("out of memory", todo="lower the batch size")
