@@ -12,7 +12,7 @@ from mmedge.data import faults as tables
 from mmedge.data import source
 from mmedge.data.media import media_faults
 from mmedge.data.samples import Samples, private
-from mmedge.data.source import ROW, SPLIT, arranged, columns_of, read_table, write_manifests
+from mmedge.data.source import ROW, SPLIT, arranged, columns_of, read_table, target_column, write_manifests
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
@@ -100,7 +100,7 @@ def _table(
 def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
     if recipe.data.task == "regression":
         return []
-    return sorted(set(table.filter(polars.col(SPLIT) == "train")[recipe.data.target].drop_nulls()))
+    return sorted(set(table.filter(polars.col(SPLIT) == "train")[target_column(recipe.data)].drop_nulls()))
 
 
 def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
@@ -113,14 +113,14 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
         )
     card: dict[str, Any] = {
         "samples": part.height,
-        "labelled": part.height - part[data.target].null_count(),
+        "labelled": part.height - part[target_column(data)].null_count(),
         "groups": part["group"].n_unique() if "group" in part.columns else part.height,
         "present": present,
     }
     if data.task == "classification":
-        card["classes"] = dict(sorted(part[data.target].drop_nulls().value_counts().iter_rows()))
+        card["classes"] = dict(sorted(part[target_column(data)].drop_nulls().value_counts().iter_rows()))
     elif part.height:
-        values = part[data.target].cast(polars.Float64, strict=False).drop_nulls()
+        values = part[target_column(data)].cast(polars.Float64, strict=False).drop_nulls()
         if len(values):
             low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
             card["target"] = {"min": low, "mean": float(values.mean()), "max": high}  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
     labels = _labels(recipe, table)
     if recipe.data.task == "classification":
         known = {label: index for index, label in enumerate(labels)}
-        targets = np.array([known.get(label, -1) for label in train[recipe.data.target]], np.int64)
+        targets = np.array([known.get(label, -1) for label in train[target_column(recipe.data)]], np.int64)
     else:
         targets = np.zeros(train.height, np.float32)
     rows = np.arange(train.height)

@@ -16,6 +16,8 @@ import click
 from mmedge.errors import Interrupted, MissingDependency, MmedgeError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
+# What the base install leaves out;
+_TOOLCHAIN = ("jinja2", "matplotlib", "nncf", "onnx", "onnxscript", "polars", "safetensors", "sklearn", "torch", "torch_pruning")  # fmt: skip
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
@@ -43,11 +45,15 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
                 f"{type(raised).__name__}: {raised.strerror or raised}", where=raised.filename and str(raised.filename)
             )
         except ModuleNotFoundError as raised:
-            if debug or raised.name is None:
+            if debug:
                 raise
-            error = MissingDependency(
-                f"this verb needs {raised.name.partition('.')[0]}, which is not installed",
-                todo="pip install 'mmedge[toolchain]'",
+            package = (raised.name or "").partition(".")[0]
+            error = (
+                MissingDependency(
+                    f"this verb needs {package}, which is not installed", todo="pip install 'mmedge[toolchain]'"
+                )
+                if package in _TOOLCHAIN
+                else MmedgeError(f"a module cannot be imported: {raised}", todo="install it, or correct the recipe")
             )
         except MemoryError:
             error = MmedgeError("out of memory", todo="lower the batch size")

@@ -87,7 +87,7 @@ def _degraded_digits(seed: int) -> dict[str, list[list[np.ndarray]]]:
     chosen: dict[str, list[np.ndarray]] = {split: [] for split in _PAIRS_PER_DIGIT}
     for digit in range(10):
         of_digit = rng.permutation(np.flatnonzero(labels == digit))
-        cuts = np.cumsum(list(_PAIRS_PER_DIGIT.values()))[:-1]
+        cuts = np.cumsum(list(_PAIRS_PER_DIGIT.values()))
         for split, part in zip(_PAIRS_PER_DIGIT, np.split(of_digit, cuts)):
             chosen[split].append(pixels[part].astype(np.float64))
     train = np.concatenate(chosen["train"])

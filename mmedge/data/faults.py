@@ -9,7 +9,7 @@ from typing import Literal
 
 import polars
 
-from mmedge.data.source import ROW, SPLIT, columns_of, read_table
+from mmedge.data.source import ROW, SPLIT, columns_of, read_table, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError, did_you_mean
 from mmedge.recipe import Data
@@ -146,7 +146,7 @@ def _split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]
                     todo="correct data.split or data.ratios, or add rows",
                 )
             )
-        elif part[data.target].null_count() == part.height:
+        elif part[target_column(data)].null_count() == part.height:
             faults.append(
                 Fault(
                     "error",
@@ -157,8 +157,8 @@ def _split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]
                     todo="add labels",
                 )
             )
-        elif split != "train" and part[data.target].null_count():
-            count = part[data.target].null_count()
+        elif split != "train" and part[target_column(data)].null_count():
+            count = part[target_column(data)].null_count()
             faults.append(
                 Fault(
                     "warning",
@@ -174,7 +174,8 @@ def _split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]
 
 def _class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     faults: list[Fault] = []
-    target, known = data.target, table.filter(polars.col(data.target).is_not_null())
+    target = target_column(data)
+    known = table.filter(polars.col(target).is_not_null())
     counts = {
         split: dict(known.filter(polars.col(SPLIT) == split)[target].value_counts().iter_rows()) for split in SPLITS
     }
@@ -234,13 +235,13 @@ def _class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]
 
 
 def _value_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    values = table[data.target].cast(polars.Float64, strict=False)
-    wrong = (table[data.target].is_not_null() & ~values.is_finite().fill_null(False)).arg_true().to_list()
+    values = table[target_column(data)].cast(polars.Float64, strict=False)
+    wrong = (table[target_column(data)].is_not_null() & ~values.is_finite().fill_null(False)).arg_true().to_list()
     faults = [
         Fault(
             "error",
             "target",
-            f"the target {table[data.target][row]!r} is not a finite number",
+            f"the target {table[target_column(data)][row]!r} is not a finite number",
             file,
             table[ROW][row],
             data.target,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import polars
 
 from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.data.decode import Job, decode, value_of
-from mmedge.data.source import columns_of, read_table, write_manifests
+from mmedge.data.source import columns_of, load_attribute, read_table, target_column, write_manifests
 from mmedge.data.splits import SPLITS
 from mmedge.errors import MmedgeError
 from mmedge.progress import Progress
@@ -94,20 +96,17 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         private(cache)
     # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
     described = recipe.data.model_dump(mode="json", exclude={"workers"})
-    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data)})
+    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data, code)})
     if not stamp.is_file() or key not in stamp.read_text():
         write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
         write_json(stamp, {"key": key})
-    tables = {
-        split: read_table(folder / f"{split}.csv") if (folder / f"{split}.csv").stat().st_size else polars.DataFrame()
-        for split in SPLITS
-    }
+    tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
     contract, classes = _contract(recipe.data, tables)
     digest = hash_json([key, {split: _content(split, table, folder, contract) for split, table in tables.items()}])
     cache = out / ".work" / "tensors" / digest[:16]
     contract, inputs = _tensors(contract, tables, folder, cache, recipe.data.workers, progress)
     splits = {
-        split: _samples(split, table, inputs[split], contract, classes, recipe.data.target)
+        split: _samples(split, table, inputs[split], contract, classes, target_column(recipe.data))
         for split, table in tables.items()
     }
     source = (
@@ -124,10 +123,8 @@ def private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def _source_state(data: Data) -> str:
+def _source_state(data: Data, code: Path) -> str:
     """What may change outside the recipe and must not be mistaken for the same data."""
-    import os
-
     if data.manifest:
         files = [data.manifest, *(stream.file for stream in data.align.values())]
         secret = os.environ.get(data.redact.key, "") if data.redact and data.redact.hash else ""
@@ -135,24 +132,21 @@ def _source_state(data: Data) -> str:
     folder = data.recordings or os.environ.get("MMEDGE_RECORDINGS")
     if data.dataset == "avdigits" and folder:
         return hash_json(sorted((path.name, path.stat().st_size) for path in Path(folder).glob("*.wav")))
+    if data.dataset and data.dataset != "avdigits":
+        file = inspect.getsourcefile(load_attribute(data.dataset, code))
+        return sha256_of(Path(file)) if file else ""
     return ""
 
 
 def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract, dict[str, int]]:
     for split, table in tables.items():
-        if table.is_empty():
-            raise MmedgeError(
-                f"the {split} split is empty",
-                where=f"data/{split}.csv",
-                todo="correct data.split or data.ratios, or add rows",
-            )
-        if table[data.target].null_count() == table.height:
+        if table[target_column(data)].null_count() == table.height:
             raise MmedgeError(
                 f"no sample of the {split} split has a label", where=f"data/{split}.csv, column {data.target}"
             )
     if data.task == "regression":
         return Contract(task="regression", modalities=data.modalities, output="value"), {}
-    labels = sorted(set(tables["train"][data.target].drop_nulls()))
+    labels = sorted(set(tables["train"][target_column(data)].drop_nulls()))
     if len(labels) < 2:
         raise MmedgeError(
             f"the training split has one class only: {labels[0]!r}",
@@ -160,7 +154,7 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract
             todo="classification needs two",
         )
     for split in ("validation", "test"):
-        for sample, label in tables[split].select("id", data.target).iter_rows():
+        for sample, label in tables[split].select("id", target_column(data)).iter_rows():
             if label is not None and label not in labels:
                 raise MmedgeError(
                     f"label {label!r} of a {split} sample is not in the training split",
@@ -289,6 +283,12 @@ def _samples(
                 where=f"sample {table['id'][row]}, column {target}",
             )
         targets = values.fill_null(float("nan")).to_numpy().astype(np.float32)
+        if split != "train" and np.ptp(targets[~np.isnan(targets)]) == 0:
+            raise MmedgeError(
+                f"the targets of the {split} split are all the same: nothing can be judged by them",
+                where=f"data/{split}.csv, column {target}",
+                todo="correct data.split or data.ratios",
+            )
     present = np.stack([_has(name, spec, table) for name, spec in contract.modalities.items()], axis=1)
     empty = np.flatnonzero(~present.any(axis=1))
     if len(empty):

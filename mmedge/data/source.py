@@ -24,6 +24,8 @@ from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularS
 
 # Columns of an arranged manifest that no user's column can be mistaken for.
 ROW, SPLIT = "__row", "__split"
+# Columns of the written manifests that are mmedge's own.
+_OWN_COLUMNS = ("id", "group", "source")
 
 
 def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> None:
@@ -48,6 +50,12 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         if alignments:
             write_json(folder / "align.json", [alignment.record() for alignment in alignments])
     for split, table in tables.items():
+        if table.is_empty():
+            raise MmedgeError(
+                f"the {split} split is empty",
+                where=str(data.manifest or data.dataset),
+                todo="correct data.split or data.ratios, or add rows",
+            )
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
 
@@ -127,14 +135,15 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
             f"the sample ids are not unique, or some are empty: {ids[wrong]!r}",
             where=f"{data.manifest}, row {wrong + 1}, column {data.id}",
         )
-    kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)] + [data.target]
+    kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
+    columns[target_column(data)] = polars.col(data.target)
     if data.group:  # a row of no group is a group of its own
         columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
     out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
     out = out.with_columns(_split(table, out, data, seed).alias(SPLIT))
     if not data.split and not data.group:  # the same sample twice is one unit: it must not teach and judge
-        together = out.with_columns(polars.col(SPLIT).first().over([c for c in columns if c != data.target]))
+        together = out.with_columns(polars.col(SPLIT).first().over([c for c in columns if c != target_column(data)]))
         if together[SPLIT].n_unique() == out[SPLIT].n_unique():
             out = together
     return out, alignments
@@ -183,9 +192,14 @@ def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
     return spec.columns_read or (name,)
 
 
+def target_column(data: Data) -> str:
+    """The column of the written manifests that holds the target; a name that mmedge uses itself gets an underscore."""
+    return f"{data.target}_" if data.target in _OWN_COLUMNS else data.target
+
+
 def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:
     """The split of each row: by column, fold or ratios. Where the column knows no validation, it is drawn from training."""
-    target = out[data.target].fill_null("")
+    target = out[target_column(data)].fill_null("")
     labels = (
         target if data.task == "classification" else polars.Series(["" if t == "" else "x" for t in target])
     ).to_numpy()
@@ -243,13 +257,11 @@ def _from_dataset(
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
         target = item.get(data.target)
-        row[data.target] = None if target is None else str(target)
+        row[target_column(data)] = None if target is None else str(target)
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)
         progress.step(f"writing {split}", index + 1, len(dataset))
-    if not rows:
-        raise MmedgeError(f"the dataset's {split} split is empty", where=data.dataset)
     return polars.DataFrame(rows, infer_schema_length=None)
 
 

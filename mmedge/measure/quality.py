@@ -109,7 +109,9 @@ def subset_scores(
         if (having & samples.labelled).any():
             # Rows that lack the subset keep what they have, so that no row is empty; they are not scored.
             present = np.where(having[:, None], mask, samples.present)
-            scores["+".join(chosen)] = score(contract, predict(present)[having], samples.targets[having])
+            value = score(contract, predict(present)[having], samples.targets[having])
+            if not np.isnan(value):  # R2 of rows that all have the same target
+                scores["+".join(chosen)] = value
     return scores
 
 

@@ -115,7 +115,7 @@ class Data(Frozen):
             raise ValueError(f"the target {self.target!r} is also the input of a modality")
         taken = {"id": self.id, "group": self.group} if self.manifest else {}
         for name, column in taken.items():
-            if name in (read | {self.target}) and column != name:
+            if name in read and column != name:
                 raise ValueError(f"a column named {name!r} is kept for data.{name}: rename it in the manifest")
         files = {(spec.columns_read or (name,))[0] for name, spec in self.modalities.items() if spec.reads_file}
         for column in self.redact.hash if self.redact else ():

@@ -19,7 +19,7 @@ from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
-_FLOAT, _BOOL = np.dtype(np.float32), np.dtype(bool)
+_BOOL = np.dtype(bool)
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,7 @@ class Engine:
         session = self._subset(frozenset(tensors))
         if session is not None:
             return session.run(tensors)
-        absent = {
-            n: np.zeros((rows, *shape), self._dtypes[n]) for n, shape in self._shapes.items() if n not in tensors
-        }
+        absent = {n: np.zeros((rows, *shape), self._dtypes[n]) for n, shape in self._shapes.items() if n not in tensors}
         present = np.tile([name in tensors for name in self._shapes], (rows, 1))
         return self._run({**tensors, **absent, "present": present})
 

@@ -88,7 +88,8 @@ def fit(
                     f", validation {history[-1]['quality']:.3f}" if history else ""
                 )
                 progress.step(task, epoch * steps + step, train.epochs * steps, shown)
-        if not math.isfinite(total):
+        # The last step's loss may be finite and the weights after it not.
+        if not math.isfinite(total) or not all(bool(torch.isfinite(p).all()) for p in parameters):
             if not best:
                 raise MmedgeError(
                     "training diverged: the loss is not finite",

@@ -142,7 +142,7 @@ def test_a_verb_takes_the_artifact_of_an_earlier_stage_in_place_of_a_recipe(mmed
 def test_report_draws_the_page_again(mmedge, finished, tmp_path):
     (tmp_path / "report.json").write_text((finished.out / "report.json").read_text())
     said = mmedge("report", tmp_path, "--json")
-    assert said.code == 0 and document(said) == finished.report
+    assert said.code == 0 and document(said) == json.loads((tmp_path / "report.json").read_text())
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 

@@ -1,0 +1,70 @@
+"""Losses against an independent computation with numpy, term by term."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmedge.training.losses import feature_loss, label_loss, logit_loss
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 4)) * 3
+TARGETS = np.array([0, 3, -1, 2, -1, 1])
+
+
+def t(x):
+    return torch.from_numpy(np.asarray(x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_cross_entropy_of_the_labelled_over_the_whole_batch():
+    p = softmax(STUDENT)
+    expected = sum(-np.log(p[row, label]) for row, label in enumerate(TARGETS) if label >= 0) / 6
+    assert label_loss(t(STUDENT), t(TARGETS)).item() == pytest.approx(expected)
+
+
+def test_label_smoothing_mixes_in_the_uniform_distribution():
+    log_p = np.log(softmax(STUDENT))
+    expected = (
+        sum(-(0.9 * log_p[row, label] + 0.1 * log_p[row].mean()) for row, label in enumerate(TARGETS) if label >= 0) / 6
+    )
+    assert label_loss(t(STUDENT), t(TARGETS), 0.1).item() == pytest.approx(expected)
+
+
+def test_squared_error_of_the_labelled_and_no_gradient_of_nan():
+    values, output = np.array([1.0, np.nan, 3.0]), t(np.array([[0.5], [9.0], [1.0]])).requires_grad_()
+    loss = label_loss(output, t(values))
+    assert loss.item() == pytest.approx((0.25 + 4.0) / 3)
+    loss.backward()
+    np.testing.assert_allclose(output.grad[:, 0], [2 * -0.5 / 3, 0, 2 * -2 / 3])
+
+
+def test_a_batch_without_labels_has_a_loss_of_zero():
+    assert label_loss(t(STUDENT), t(np.full(6, -1))).item() == 0
+    assert label_loss(t(STUDENT), t(np.full(6, np.nan))).item() == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_logit_loss_is_the_kl_divergence_from_teacher_to_student_times_the_squared_temperature(temperature):
+    p, q = softmax(TEACHER / temperature), softmax(STUDENT / temperature)
+    expected = (p * (np.log(p) - np.log(q))).sum(axis=1).mean() * temperature**2
+    assert logit_loss(t(STUDENT), t(TEACHER), temperature, "classification").item() == pytest.approx(expected)
+
+
+def test_logit_loss_is_zero_for_equal_logits_up_to_a_shift():
+    assert logit_loss(t(TEACHER + 5), t(TEACHER), 2.0, "classification").item() == pytest.approx(0, abs=1e-12)
+
+
+def test_logit_loss_of_a_regression_is_the_squared_error_to_the_teacher():
+    assert logit_loss(t(STUDENT), t(TEACHER), 2.0, "regression").item() == pytest.approx(
+        ((STUDENT - TEACHER) ** 2).mean()
+    )
+
+
+def test_feature_loss_is_the_distance_of_unit_vectors():
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (STUDENT, TEACHER))
+    assert feature_loss(t(STUDENT), t(TEACHER)).item() == pytest.approx(((a - b) ** 2).sum(axis=1).mean())
+    assert feature_loss(t(TEACHER * 7), t(TEACHER)).item() == pytest.approx(0, abs=1e-9)
