@@ -63,7 +63,7 @@ def tiny(manifest: Path) -> dict[str, Any]:
         },
         "distill": {
             "model": {"encoders": widths, "embedding": 8, "hidden": 8},
-            "loss": {"features": 0.5},
+            "loss": {"hints": [{"weight": 0.5}]},
             "train": copy.deepcopy(TRAIN),
             "controls": {"seeds": 1},
         },

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmedge import artifact, pipeline, recipe
-from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError
+from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.runtime.targets import tensorrt
 from tests.conftest import child_environment, parsed, tiny, write_recipe
@@ -109,11 +109,11 @@ def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tm
     assert "ratio_to_teacher" in by_stage["quantize"]["latency"]
 
 
-def test_an_artifact_of_another_recipe_is_refused_with_exit_5(finished, values, tmp_path):
+def test_an_artifact_of_another_recipe_is_refused_with_exit_2(finished, values, tmp_path):
     values["data"]["modalities"]["audio"]["mels"] = 12
-    with pytest.raises(MismatchError, match="another recipe.*'audio'") as raised:
+    with pytest.raises(UsageError, match="another recipe.*'audio'") as raised:
         pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "teacher")
-    assert raised.value.exit_code == 5 and "teacher" in str(raised.value)
+    assert raised.value.exit_code == 2 and "teacher" in str(raised.value)
 
 
 @pytest.mark.parametrize("stage", ["bundle", "export-onnxruntime-cpu"])

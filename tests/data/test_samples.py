@@ -282,8 +282,8 @@ def build(split, n=20, shift=0):
 """
 
 
-def user_dataset(tmp_path, name, attribute="build", text=DATASET.replace("SHIFT", "0")):
-    (tmp_path / f"{name}.py").write_text(text)
+def user_dataset(tmp_path, name, attribute="build", text=None):
+    (tmp_path / f"{name}.py").write_text(text or DATASET.replace("SHIFT", "0"))
     values = {
         "name": "t",
         "data": {

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmedge.training.losses import feature_loss, label_loss, logit_loss
+from mmedge.training.losses import label_loss
 
 RNG = np.random.default_rng(0)
-STUDENT, TEACHER = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 4)) * 3
+STUDENT = RNG.normal(size=(6, 4))
 TARGETS = np.array([0, 3, -1, 2, -1, 1])
 
 
@@ -45,26 +45,3 @@ def test_squared_error_of_the_labelled_and_no_gradient_of_nan():
 def test_a_batch_without_labels_has_a_loss_of_zero():
     assert label_loss(t(STUDENT), t(np.full(6, -1))).item() == 0
     assert label_loss(t(STUDENT), t(np.full(6, np.nan))).item() == 0
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
-def test_logit_loss_is_the_kl_divergence_from_teacher_to_student_times_the_squared_temperature(temperature):
-    p, q = softmax(TEACHER / temperature), softmax(STUDENT / temperature)
-    expected = (p * (np.log(p) - np.log(q))).sum(axis=1).mean() * temperature**2
-    assert logit_loss(t(STUDENT), t(TEACHER), temperature, "classification").item() == pytest.approx(expected)
-
-
-def test_logit_loss_is_zero_for_equal_logits_up_to_a_shift():
-    assert logit_loss(t(TEACHER + 5), t(TEACHER), 2.0, "classification").item() == pytest.approx(0, abs=1e-12)
-
-
-def test_logit_loss_of_a_regression_is_the_squared_error_to_the_teacher():
-    assert logit_loss(t(STUDENT), t(TEACHER), 2.0, "regression").item() == pytest.approx(
-        ((STUDENT - TEACHER) ** 2).mean()
-    )
-
-
-def test_feature_loss_is_the_distance_of_unit_vectors():
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (STUDENT, TEACHER))
-    assert feature_loss(t(STUDENT), t(TEACHER)).item() == pytest.approx(((a - b) ** 2).sum(axis=1).mean())
-    assert feature_loss(t(TEACHER * 7), t(TEACHER)).item() == pytest.approx(0, abs=1e-9)

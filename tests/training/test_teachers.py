@@ -8,14 +8,15 @@ from torch import nn
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
-from mmedge.recipe import Augment, Train
+from mmedge.recipe import Augment, Hint, Train
 from mmedge.spec import ArraySpec, Contract
 from mmedge.training.batches import Batch, batches
-from mmedge.training.teachers import Teacher
+from mmedge.training.teachers import ModuleSource, Teacher
 
 CONTRACT = Contract(
     task="classification", modalities={"series": ArraySpec(kind="array", shape=(2, 6))}, labels=("a", "b", "c")
 )
+CPU = torch.device("cpu")
 TRAIN = Train(batch_size=16, views=2, augment={"series": Augment(shift=2, noise=0.3)})
 
 
@@ -39,14 +40,14 @@ def samples(n=200):
 
 
 def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion"):
+    hints = [Hint(teacher=hint)]
     return Teacher(
-        module,
-        CONTRACT,
+        ModuleSource(module, CONTRACT, hints),
         data or samples(),
         train,
         key=key,
         view_seed=3,
-        hint=hint,
+        hints=hints,
         folder=folder,
         progress=Silent(),
     )
@@ -67,7 +68,7 @@ def test_a_cached_answer_is_the_teachers_answer_to_that_very_view_of_that_very_s
     cached = teacher(module, tmp_path)
     for epoch in (0, 1, 2):
         for batch in shuffled(epoch):
-            logits, features = cached.outputs(batch)
+            logits, (features,) = cached.outputs(batch, CPU)
             with torch.no_grad():
                 expected = module(present=batch.present, **batch.inputs)["logits"]
                 hint = module.fusion(batch.inputs["series"])
@@ -79,22 +80,22 @@ def test_the_teacher_is_asked_once_a_view_and_not_again_by_the_next_process(modu
     cached = teacher(module, tmp_path)
     for epoch in (0, 1, 2, 3):
         for batch in shuffled(epoch):
-            cached.outputs(batch)
+            cached.outputs(batch, CPU)
     asked = module.calls
     assert asked == 2 * 2  # two views of 200 samples in batches of 128
     again = teacher(module, tmp_path)
-    again.outputs(shuffled(0)[0])
+    again.outputs(shuffled(0)[0], CPU)
     assert module.calls == asked
 
 
 @pytest.mark.parametrize("other", [{"key": "u"}, {"train": TRAIN.model_copy(update={"augment": {}})}])
 def test_another_teacher_or_augmentation_does_not_find_these_answers(module, tmp_path, other):
     batch = shuffled(0)[0]
-    first = teacher(module, tmp_path).outputs(batch)[0]
+    first = teacher(module, tmp_path).outputs(batch, CPU)[0]
     asked = module.calls
     torch.manual_seed(1)
     stranger = Net().eval()
-    second = teacher(stranger, tmp_path, **other).outputs(batch)[0]
+    second = teacher(stranger, tmp_path, **other).outputs(batch, CPU)[0]
     assert stranger.calls and module.calls == asked and not torch.equal(first, second)
 
 
@@ -102,14 +103,14 @@ def test_the_teacher_sees_all_that_a_sample_has_whatever_the_student_is_shown(mo
     batch = shuffled(0)[0]
     blind = Batch(batch.index, batch.view, batch.inputs, torch.zeros_like(batch.present), batch.targets)
     cached = teacher(module, tmp_path)
-    assert torch.equal(cached.outputs(blind)[0], cached.outputs(batch)[0])
+    assert torch.equal(cached.outputs(blind, CPU)[0], cached.outputs(batch, CPU)[0])
 
 
 def test_a_teacher_that_answers_nan_is_told_with_the_sample(module, tmp_path):
     data = samples()
     data.inputs["series"][13] = np.inf
     with pytest.raises(MmedgeError, match="training sample 13"):
-        teacher(module, tmp_path, data).outputs(shuffled(0)[0])
+        teacher(module, tmp_path, data).outputs(shuffled(0)[0], CPU)
     assert not list(tmp_path.glob("*.npy"))
 
 
