@@ -87,8 +87,16 @@ def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: A
     ignored = _ignored(module, contract, config)
     for step in range(1, _RATIO_STEPS):
         ratio = 0.95 * step / _RATIO_STEPS
-        trial, history = _pruned(module, contract, config, ignored, ratio)
-        share = macs(trial, contract) / before
+        try:
+            trial, history = _pruned(module, contract, config, ignored, ratio)
+            share = macs(trial, contract) / before
+        except (IndexError, RuntimeError, KeyError, AssertionError) as error:
+            # What its dependency graph cannot follow, a flattened map in a concatenation above all, shows only so.
+            raise MmedgeError(
+                f"torch-pruning cannot prune this model: {(str(error) or type(error).__name__).splitlines()[0]}",
+                where="prune",
+                todo="put a linear layer or a pooling between flatten and concatenation, name layers in prune.ignore, or leave out prune",
+            ) from error
         if share <= config.macs:
             say(f"prune: a channel ratio of {ratio:.2f} leaves {share:.0%} of the MACs")
             load.apply_history(module, history, contract)
