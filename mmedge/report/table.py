@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from mmedge.report.record import modality_subsets
@@ -12,7 +13,8 @@ def print_report(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False, width=None)
+    # A log has no width of its own; at rich's 80 columns whole figures would be cut away.
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 180)
     data = report["data"]
     table = Table(
         title=f"{report['recipe']['name']}: {data['source']}, {data['train']} / {data['validation']} / {data['test']} samples"

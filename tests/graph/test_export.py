@@ -54,9 +54,7 @@ def test_a_graph_has_named_inputs_a_boolean_present_a_dynamic_batch_and_no_stack
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-SMALL = Contract(
-    task="classification", modalities={"x": ArraySpec(kind="array", shape=(6,))}, labels=("a", "b", "c")
-)
+SMALL = Contract(task="classification", modalities={"x": ArraySpec(kind="array", shape=(6,))}, labels=("a", "b", "c"))
 
 
 class Frozen(nn.Module):

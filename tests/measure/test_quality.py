@@ -71,7 +71,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng, covered = np.random.default_rng(0), 0
     for trial in range(200):
         right = rng.random(150) < 0.8
-        low, high = quality(CONTRACT, logits(right.astype(int)), made(np.ones(150, int)), resamples=200, seed=trial).ci95
+        low, high = quality(
+            CONTRACT, logits(right.astype(int)), made(np.ones(150, int)), resamples=200, seed=trial
+        ).ci95
         covered += low <= 0.8 <= high
     assert 0.89 <= covered / 200 <= 0.99
 

@@ -29,7 +29,14 @@ class Theirs(nn.Module):
 
     def __init__(self, width=16):
         super().__init__()
-        self.see = nn.Sequential(nn.Conv2d(1, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width * 30, width), nn.ReLU())
+        self.see = nn.Sequential(
+            nn.Conv2d(1, width, 3, 2, 1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(width * 30, width),
+            nn.ReLU(),
+        )
         self.hear = nn.Sequential(nn.Linear(20, width), nn.ReLU())
         self.join = nn.Sequential(nn.Linear(2 * width, 24), nn.ReLU())
         self.out = nn.Linear(24, 3)

