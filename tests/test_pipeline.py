@@ -263,3 +263,37 @@ def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_on
     assert report["stages"][0]["quality"] == uninterrupted.report["stages"][0]["quality"]
     made = [(tmp_path / run / "teacher" / "weights.safetensors").read_bytes() for run in "ab"]
     assert made[0] == made[1]
+
+
+THEIRS = """\
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.see = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU())
+        self.hear = nn.Sequential(nn.Flatten(), nn.Linear(16 * 24, width), nn.ReLU())
+        self.out = nn.Linear(2 * width, 10)
+
+    def forward(self, picture, sound):
+        return self.out(torch.cat([self.see(picture), self.hear(sound)], dim=1))
+"""
+
+
+def test_a_users_network_is_trained_exported_and_started_from(finished, values, tmp_path):
+    (tmp_path / "their_net.py").write_text(THEIRS)
+    values["teacher"]["model"] = {
+        "factory": "their_net:Net",
+        "args": {"width": 12},
+        "inputs": {"image": "picture", "audio": "sound"},
+    }
+    values["distill"] = None
+    values["prune"] = None
+    values["export"] = {"targets": {"onnxruntime-cpu": {}}}
+    recipe_of_theirs = parsed(values)
+    outcome = pipeline.run(recipe_of_theirs, finished.copied(tmp_path / "out"), code=tmp_path, progress=Silent())
+    assert [stage["stage"] for stage in outcome.report["stages"]] == ["teacher", "quantize", "export-onnxruntime-cpu"]
+    assert outcome.report["stages"][0]["params"] == 785 * 12 + 385 * 12 + 25 * 10
+    assert set(outcome.report["stages"][-1]["subsets"]) == {"image", "audio", "image+audio"}
+    assert outcome.exit_code == 0 and (tmp_path / "out" / "bundle" / "model.onnx").is_file()

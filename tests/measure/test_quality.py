@@ -69,13 +69,13 @@ def test_samples_of_one_group_widen_the_interval():
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng, covered = np.random.default_rng(0), 0
-    for trial in range(200):
+    for trial in range(100):
         right = rng.random(150) < 0.8
         low, high = quality(
-            CONTRACT, logits(right.astype(int)), made(np.ones(150, int)), resamples=200, seed=trial
+            CONTRACT, logits(right.astype(int)), made(np.ones(150, int)), resamples=150, seed=trial
         ).ci95
         covered += low <= 0.8 <= high
-    assert 0.89 <= covered / 200 <= 0.99
+    assert 0.87 <= covered / 100 <= 0.99
 
 
 def test_an_output_with_nan_is_told_with_its_sample():
