@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mmedge import artifact, pipeline, recipe
+from mmedge import pipeline, recipe
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.runtime.targets import tensorrt
@@ -69,8 +70,6 @@ def test_a_second_run_computes_nothing_again(finished):
 
 
 def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, values, tmp_path):
-    import shutil
-
     shutil.copytree(finished.out, tmp_path / "out")
     other = changed(
         values,
@@ -181,15 +180,9 @@ def test_a_missing_package_of_an_optional_target_is_a_note(finished, values, tmp
 
 def test_a_verb_that_builds_no_target_does_not_ask_for_its_package(finished, values, tmp_path, monkeypatch):
     without_tensorrt(monkeypatch)
-    outcome = pipeline.run(
-        parsed(values),
-        finished.out,
-        code=finished.out.parent,
-        progress=Silent(),
-        only="quantize",
-    )
+    shutil.copytree(finished.out, tmp_path / "out")
+    outcome = pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), only="quantize")
     assert outcome.exit_code == 0
-    artifact.write_json(finished.out / "report.json", finished.report)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +196,10 @@ def test_a_verb_that_builds_no_target_does_not_ask_for_its_package(finished, val
         ({"distill": {"gain": -1.0, "gain_ci95_low": -1.01}}, 0),
     ],
 )
-def test_gates_decide_the_exit_code_and_stand_in_the_report(finished, values, gates, code):
+def test_gates_decide_the_exit_code_and_stand_in_the_report(finished, values, tmp_path, gates, code):
     """Measured figures are remembered, so that only the judging is done again."""
-    try:
-        outcome = pipeline.run(changed(values, gates=gates), finished.out, code=finished.out.parent, progress=Silent())
-    finally:
-        artifact.write_json(finished.out / "report.json", finished.report)
+    shutil.copytree(finished.out, tmp_path / "out")
+    outcome = pipeline.run(changed(values, gates=gates), tmp_path / "out", code=tmp_path, progress=Silent())
     assert outcome.exit_code == code
     assert outcome.report["verdict"] == ("fail" if code else "pass")
     for stage in outcome.report["stages"]:
@@ -272,3 +263,37 @@ def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_on
     assert report["stages"][0]["quality"] == uninterrupted.report["stages"][0]["quality"]
     made = [(tmp_path / run / "teacher" / "weights.safetensors").read_bytes() for run in "ab"]
     assert made[0] == made[1]
+
+
+THEIRS = """\
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.see = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU())
+        self.hear = nn.Sequential(nn.Flatten(), nn.Linear(16 * 24, width), nn.ReLU())
+        self.out = nn.Linear(2 * width, 10)
+
+    def forward(self, picture, sound):
+        return self.out(torch.cat([self.see(picture), self.hear(sound)], dim=1))
+"""
+
+
+def test_a_users_network_is_trained_exported_and_started_from(finished, values, tmp_path):
+    (tmp_path / "their_net.py").write_text(THEIRS)
+    values["teacher"]["model"] = {
+        "factory": "their_net:Net",
+        "args": {"width": 12},
+        "inputs": {"image": "picture", "audio": "sound"},
+    }
+    values["distill"] = None
+    values["prune"] = None
+    values["export"] = {"targets": {"onnxruntime-cpu": {}}}
+    recipe_of_theirs = parsed(values)
+    outcome = pipeline.run(recipe_of_theirs, finished.copied(tmp_path / "out"), code=tmp_path, progress=Silent())
+    assert [stage["stage"] for stage in outcome.report["stages"]] == ["teacher", "quantize", "export-onnxruntime-cpu"]
+    assert outcome.report["stages"][0]["params"] == 785 * 12 + 385 * 12 + 25 * 10
+    assert set(outcome.report["stages"][-1]["subsets"]) == {"image", "audio", "image+audio"}
+    assert outcome.exit_code == 0 and (tmp_path / "out" / "bundle" / "model.onnx").is_file()

@@ -94,7 +94,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise MmedgeError(f"the weights cannot be read: {str(error).splitlines()[0]}", where=str(path)) from error
+        reason = (str(error) or "the file ends too early").splitlines()[0]
+        raise MmedgeError(f"the weights cannot be read: {reason}", where=str(path)) from error
     except Exception as error:  # torch raises pickle.UnpicklingError, whose module is not to be imported for that
         raise MmedgeError(
             "the checkpoint holds more than weights, and mmedge unpickles nothing",

@@ -24,7 +24,7 @@ from mmedge.training.objectives import Distillation, supervised
 from mmedge.training.taught import taught_samples, teacher_for
 
 _PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
-_LARGEST_RATIO, _RATIO_STEPS = 0.95, 64
+_LARGEST_RATIO, _RATIO_STEPS = 0.95, 40
 
 
 def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
@@ -85,29 +85,27 @@ def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: A
     """
     before = macs(module, contract)
     ignored = _ignored(module, contract, config)
-
-    def tried(step: int) -> tuple[float, list[Any]]:
-        trial, history = _pruned(module, contract, config, ignored, _LARGEST_RATIO * step / _RATIO_STEPS)
-        return macs(trial, contract) / before, history
-
-    low, high = 0, _RATIO_STEPS  # the share of MACs falls as the ratio grows: bisect for the first that is small enough
-    share, history = tried(high)
-    if share > config.macs:
-        raise MmedgeError(
-            f"pruning cannot reach {config.macs:.0%} of the parent's MACs; {share:.0%} is the least",
-            where="prune.macs",
-            todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
-        )
-    while high - low > 1:
-        middle = (low + high) // 2
-        reached, found = tried(middle)
-        if reached <= config.macs:
-            high, share, history = middle, reached, found
-        else:
-            low = middle
-    say(f"prune: a channel ratio of {_LARGEST_RATIO * high / _RATIO_STEPS:.2f} leaves {share:.0%} of the MACs")
-    load.apply_history(module, history, contract)
-    return history
+    for step in range(1, _RATIO_STEPS):
+        ratio = _LARGEST_RATIO * step / _RATIO_STEPS
+        try:
+            trial, history = _pruned(module, contract, config, ignored, ratio)
+            share = macs(trial, contract) / before
+        except (IndexError, RuntimeError, KeyError, AssertionError) as error:
+            # What its dependency graph cannot follow, a flattened map in a concatenation above all, shows only so.
+            raise MmedgeError(
+                f"torch-pruning cannot prune this model: {(str(error) or type(error).__name__).splitlines()[0]}",
+                where="prune",
+                todo="put a linear layer or a pooling between flatten and concatenation, name layers in prune.ignore, or leave out prune",
+            ) from error
+        if share <= config.macs:
+            say(f"prune: a channel ratio of {ratio:.2f} leaves {share:.0%} of the MACs")
+            load.apply_history(module, history, contract)
+            return history
+    raise MmedgeError(
+        f"pruning cannot reach {config.macs:.0%} of the parent's MACs",
+        where="prune.macs",
+        todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
+    )
 
 
 def _pruned(

@@ -193,7 +193,7 @@ def test_a_fault_of_the_manifest_is_told_with_its_place(tmp_path, table, data, s
 
 
 def test_a_regression_whose_test_targets_are_all_equal_is_told_before_training(tmp_path):
-    with pytest.raises(MmedgeError, match="test split.*same"):
+    with pytest.raises(MmedgeError, match=r"test split.*same"):
         numbers(
             tmp_path,
             rows(label=lambda i: 5 if i // 2 % 4 == 3 else i),
@@ -282,8 +282,8 @@ def build(split, n=20, shift=0):
 """
 
 
-def user_dataset(tmp_path, name, attribute="build", text=None):
-    (tmp_path / f"{name}.py").write_text(text or DATASET.replace("SHIFT", "0"))
+def user_dataset(tmp_path, name, attribute="build", text=DATASET):
+    (tmp_path / f"{name}.py").write_text(text.replace("SHIFT", "0"))
     values = {
         "name": "t",
         "data": {

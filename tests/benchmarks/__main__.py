@@ -1,0 +1,21 @@
+"""``python -m tests.benchmarks [NAME]``: all benchmarks, or the named one."""
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    names = [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.name != "__main__"]
+    chosen = sys.argv[1:] or names
+    for name in chosen:
+        if name not in names:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(names)}")
+    for name in chosen:
+        print(f"== {name}")
+        importlib.import_module(f"tests.benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Graphs: what torch computes, for every subset and any batch; FP16, symmetric INT8 and what really runs in 8 bits."""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from mmedge.errors import MismatchError, MmedgeError
+from mmedge.graph import precision
+from mmedge.graph.export import compare, export
+from mmedge.models.load import contract_of
+from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
+from mmedge.spec import ArraySpec, Contract, subsets
+
+
+@pytest.fixture(scope="module")
+def quantized(finished):
+    return finished.out / "quantize"
+
+
+def inputs_of(contract, batch, subset=None):
+    rng = np.random.default_rng(batch)
+    names = list(contract.modalities)
+    mask = np.array([subset is None or name in subset for name in names])
+    tensors = {
+        name: rng.normal(size=(batch, *spec.shape)).astype(np.float32) for name, spec in contract.modalities.items()
+    }
+    return {**tensors, "present": np.tile(mask, (batch, 1))}
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("stage", ["teacher", "distill", "prune"])
+def test_the_graph_is_the_model_for_every_subset_and_batch(finished, context, stage, batch):
+    made = finished.artifact(stage)
+    contract, module, run = contract_of(made), context.rebuild(made), onnxruntime_cpu.session(made.file("model.onnx"))
+    for subset in subsets(list(contract.modalities)):
+        inputs = inputs_of(contract, batch, subset)
+        with torch.no_grad():
+            expected = module(**{name: torch.from_numpy(x) for name, x in inputs.items()})["logits"].numpy()
+        np.testing.assert_allclose(run(inputs)["logits"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_has_named_inputs_a_boolean_present_a_dynamic_batch_and_no_stack_traces(finished):
+    model = onnx.load(finished.out / "teacher" / "model.onnx")
+    shapes = {value.name: value.type.tensor_type for value in model.graph.input}
+    assert list(shapes) == ["image", "audio", "present"]
+    assert shapes["present"].elem_type == onnx.TensorProto.BOOL
+    assert len({shape.shape.dim[0].dim_param for shape in shapes.values()}) == 1
+    assert all(shape.shape.dim[0].dim_param for shape in shapes.values())
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+SMALL = Contract(task="classification", modalities={"x": ArraySpec(kind="array", shape=(6,))}, labels=("a", "b", "c"))
+
+
+class Frozen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, present, x):
+        return {"logits": self.layer(x.reshape(2, 6))}
+
+
+class Branching(Frozen):
+    def forward(self, present, x):
+        return {"logits": self.layer(x) if float(x.sum()) > 0 else self.layer(-x)}
+
+
+@pytest.mark.parametrize("module", [Frozen, Branching])
+def test_a_frozen_batch_and_control_flow_by_value_are_refused_with_what_to_do(tmp_path, module):
+    with pytest.raises(MmedgeError) as raised:
+        export(module(), SMALL, tmp_path / "m.onnx")
+    assert 2 <= len(str(raised.value).splitlines()) <= 3 and not (tmp_path / "m.onnx").exists()
+
+
+def test_compare_tells_differences_and_the_share_of_equal_classes():
+    expected, actual = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.0], [1.5, 1.0]])
+    agreement = compare("x", expected, actual)
+    assert (agreement.max_abs, agreement.mean_abs, agreement.top1, agreement.n) == (1.5, 0.5, 0.5, 2)
+    assert compare("x", expected[:, :1], actual[:, :1]).top1 == 1
+
+
+def test_fp16_has_half_weights_float_inputs_and_nearly_the_same_answers(finished, quantized):
+    contract = contract_of(finished.artifact("quantize"))
+    half = onnx.load(quantized / "fp16.onnx")
+    types = {tensor.data_type for tensor in half.graph.initializer if len(tensor.dims) > 1}
+    assert types == {onnx.TensorProto.FLOAT16}
+    assert [value.type.tensor_type.elem_type for value in half.graph.input] == [1, 1, onnx.TensorProto.BOOL]
+    inputs = inputs_of(contract, 5)
+    a, b = (onnxruntime_cpu.session(quantized / f"{name}.onnx")(inputs)["logits"] for name in ("fp32", "fp16"))
+    assert a.dtype == b.dtype == np.float32 and 0 < np.abs(a - b).max() < 0.02 * max(1, np.abs(a).max())
+
+
+def zero_points(path):
+    model = onnx.load(path)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return [
+        stored[node.input[2]]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2
+    ]
+
+
+def test_symmetric_codes_are_int8_with_zero_point_0_and_tensorrt_takes_them(finished, quantized, tmp_path):
+    contract = contract_of(finished.artifact("quantize"))
+    assert any(zero.dtype == np.uint8 for zero in zero_points(quantized / "int8.onnx"))
+    changed = precision.to_symmetric(quantized / "int8.onnx", tmp_path / "s.onnx")
+    assert changed > 0
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zero_points(tmp_path / "s.onnx"))
+    inputs = inputs_of(contract, 5)
+    a, b = (
+        onnxruntime_cpu.session(path, optimize=False)(inputs)["logits"]
+        for path in (quantized / "int8.onnx", tmp_path / "s.onnx")
+    )
+    assert np.abs(a - b).max() < 0.1 * max(1, np.abs(a).max())
+    shapes = {**{name: spec.shape for name, spec in contract.modalities.items()}, "present": (2,)}
+    pytest.importorskip("tensorrt_rtx")
+    built = tensorrt.build(tmp_path / "s.onnx", tmp_path / "e.plan", target="tensorrt-rtx", shapes=shapes, max_batch=4)
+    assert (tmp_path / "e.plan").stat().st_size > 1000 and built["weight_types"]["int8"] > 0
+    tensorrt.check_precision(built, "int8", "tensorrt-rtx")
+
+
+def test_a_zero_point_other_than_0_has_no_symmetric_form(quantized, tmp_path):
+    model = onnx.load(quantized / "int8.onnx")
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.uint8 and value.size == 1:
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(value, 7), tensor.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match="zero point"):
+        precision.to_symmetric(tmp_path / "m.onnx", tmp_path / "s.onnx")
+
+
+def test_int8_kernels_are_counted_where_they_run_and_only_there(quantized, tmp_path):
+    counts = precision.int8_kernels(quantized / "int8.onnx", tmp_path)
+    assert sum(counts.values()) >= 2 and all(counts.values())
+    assert precision.int8_kernels(quantized / "fp32.onnx", tmp_path) == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_of_another_precision_than_asked_for_is_a_mismatch():
+    with pytest.raises(MismatchError) as raised:
+        tensorrt.check_precision({"weight_types": {"float": 9}}, "fp16", "tensorrt-rtx")
+    assert raised.value.exit_code == 5
+
+
+def test_a_graph_that_no_runtime_takes_is_an_error_with_its_path(quantized, tmp_path):
+    shutil.copyfile(quantized / "fp32.onnx", tmp_path / "cut.onnx")
+    with (tmp_path / "cut.onnx").open("r+b") as stream:
+        stream.truncate(500)
+    with pytest.raises(MmedgeError, match=r"cut\.onnx"):
+        onnxruntime_cpu.session(tmp_path / "cut.onnx")
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(MmedgeError, match=r"cut\.onnx"):
+        tensorrt.build(tmp_path / "cut.onnx", tmp_path / "e", target="tensorrt-rtx", shapes={}, max_batch=1)

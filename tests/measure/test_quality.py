@@ -1,0 +1,140 @@
+"""Quality: intervals over whole groups, subsets with holes, and the gain against a computation by hand."""
+
+import numpy as np
+import pytest
+
+from mmedge.data.samples import Samples
+from mmedge.errors import MmedgeError
+from mmedge.measure.gain import gain
+from mmedge.measure.quality import bootstrap_rows, quality, score, subset_scores
+from mmedge.spec import ArraySpec, Contract
+
+SPEC = ArraySpec(kind="array", shape=(1,))
+CONTRACT = Contract(task="classification", modalities={"a": SPEC, "b": SPEC}, labels=("x", "y"))
+VALUE = Contract(task="regression", modalities={"a": SPEC}, output="value")
+
+
+def made(targets, groups=None, present=None):
+    n = len(targets)
+    present = np.ones((n, 2), bool) if present is None else np.array(present)
+    groups = np.arange(n) if groups is None else np.array(groups)
+    return Samples(
+        "test",
+        tuple(f"s{i}" for i in range(n)),
+        {"a": np.zeros((n, 1)), "b": np.zeros((n, 1))},
+        present,
+        np.array(targets),
+        groups,
+    )
+
+
+def logits(classes):
+    return np.eye(2, dtype=np.float32)[np.array(classes)]
+
+
+def test_accuracy_is_over_the_labelled_samples():
+    assert score(CONTRACT, logits([0, 1, 1, 0]), np.array([0, 1, 0, -1])) == pytest.approx(2 / 3)
+
+
+def test_r2_is_one_minus_the_unexplained_share():
+    targets, output = np.array([1.0, 2.0, 3.0, np.nan]), np.array([[1.5], [2.0], [2.0], [9.0]])
+    assert score(VALUE, output, targets) == pytest.approx(1 - (0.25 + 0 + 1) / 2)
+
+
+def test_the_bootstrap_draws_whole_groups():
+    groups = np.array([2, 0, 1, 0, 2, 2, 1, 0])
+    for rows in bootstrap_rows(groups, 200, seed=0):
+        counts = np.bincount(rows, minlength=8)
+        for group in range(3):
+            assert len(set(counts[groups == group])) == 1
+        assert sum(counts[groups == group][0] for group in range(3)) == 3
+
+
+def test_the_bootstrap_is_that_of_its_seed():
+    first, second, other = (bootstrap_rows(np.arange(9), 5, seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other))
+
+
+def test_samples_of_one_group_widen_the_interval():
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.random(40) < 0.7, 10)
+    output = logits(right.astype(int))
+    targets = np.ones(400, int)
+    alone = quality(CONTRACT, output, made(targets), resamples=500, seed=0)
+    grouped = quality(CONTRACT, output, made(targets, np.repeat(np.arange(40), 10)), resamples=500, seed=0)
+    assert alone.value == grouped.value and (alone.groups, grouped.groups) == (400, 40)
+    assert np.ptp(grouped.ci95) > 2 * np.ptp(alone.ci95)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, covered = np.random.default_rng(0), 0
+    for trial in range(100):
+        right = rng.random(150) < 0.8
+        low, high = quality(
+            CONTRACT, logits(right.astype(int)), made(np.ones(150, int)), resamples=150, seed=trial
+        ).ci95
+        covered += low <= 0.8 <= high
+    assert 0.87 <= covered / 100 <= 0.99
+
+
+def test_an_output_with_nan_is_told_with_its_sample():
+    output = logits([0, 1, 0])
+    output[1, 0] = np.nan
+    with pytest.raises(MmedgeError, match="sample s1"):
+        quality(CONTRACT, output, made([0, 1, 0]), resamples=100, seed=0)
+
+
+def test_a_subset_is_scored_over_the_samples_that_have_it_and_shown_only_it():
+    present = [[True, True], [True, False], [False, True], [True, True]]
+    samples = made([0, 1, 1, 0], present=present)
+    seen = []
+
+    def predict(present):
+        seen.append(present.copy())
+        # Right where a is present, wrong elsewhere.
+        return logits(np.where(present[:, 0], samples.targets, 1 - samples.targets))
+
+    assert subset_scores(CONTRACT, samples, predict) == {"a": 1.0, "b": 0.0, "a+b": 1.0}
+    alone_a, alone_b, both = seen
+    np.testing.assert_array_equal(alone_a[[0, 1, 3]], [[True, False]] * 3)
+    np.testing.assert_array_equal(alone_b[[0, 2, 3]], [[False, True]] * 3)
+    np.testing.assert_array_equal(both[[0, 3]], [[True, True]] * 2)
+    assert all(shown.any(axis=1).all() and not (shown & ~samples.present).any() for shown in seen)
+
+
+def test_a_subset_that_no_labelled_sample_has_is_left_out():
+    samples = made([0, -1, 1], present=[[True, False], [True, True], [False, True]])
+    assert list(subset_scores(CONTRACT, samples, lambda present: logits([0, 0, 1]))) == ["a", "b"]
+
+
+def test_a_subset_whose_regression_targets_are_all_equal_is_left_out_and_not_nan():
+    contract = VALUE.model_copy(update={"modalities": {"a": SPEC, "b": SPEC}})
+    samples = made([1.0, 2.0, 5.0], present=[[True, True], [True, False], [True, False]])
+    scores = subset_scores(contract, samples, lambda present: np.array([[1.0], [2.0], [5.0]]))
+    assert scores == {"a": 1.0}
+
+
+def test_the_gain_is_the_mean_difference_over_the_seeds():
+    targets = np.array([0, 1] * 20)
+    right, half = logits(targets), logits(np.zeros(40, int))
+    record = gain(CONTRACT, [right, right], [half, right], made(targets), resamples=300, seed=0)
+    assert record["gain"] == pytest.approx(0.25) and record["seeds"] == 2
+    assert record["distilled_by_seed"] == [1.0, 1.0] and record["control_by_seed"] == [0.5, 1.0]
+    # Two pairs, of gains 0.5 and 0: a draw of seeds gives 0, 0.25 or 0.5, give or take the samples.
+    low, high = record["gain_ci95"]
+    assert low == 0 and 0.5 <= high <= 0.7 and "no proven gain" in record["notes"][0]
+
+
+def test_the_gains_interval_without_samples_chance_is_that_of_the_seeds():
+    targets = np.zeros(30, int)
+    record = gain(CONTRACT, [logits(targets)] * 3, [logits(targets + 1)] * 3, made(targets), resamples=100, seed=0)
+    assert record["gain"] == 1 and record["gain_ci95"] == [1, 1] and "helps" in record["notes"][0]
+    worse = gain(CONTRACT, [logits(targets + 1)], [logits(targets)], made(targets), resamples=100, seed=0)
+    assert worse["gain"] == -1 and "hurts" in worse["notes"][0]
+
+
+def test_the_gain_counts_labelled_samples_only():
+    targets = np.array([0, 1, -1, -1])
+    record = gain(CONTRACT, [logits([0, 1, 0, 0])], [logits([1, 1, 0, 0])], made(targets), resamples=100, seed=0)
+    assert record["gain"] == pytest.approx(0.5)

@@ -1,0 +1,95 @@
+"""report.html: one page that needs nothing else, drawn from the record alone."""
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from mmedge.report.html import write_html
+from mmedge.report.table import print_report, short
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.svgs, self.links, self.tags = 0, [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.svgs += tag == "svg"
+        # A namespace is a name, not something that is fetched; a fragment stays inside the page.
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")]
+
+
+@pytest.fixture(scope="module")
+def text(finished):
+    return (finished.out / "report.html").read_text()
+
+
+def test_the_page_loads_nothing_from_anywhere(text):
+    page = Page(text)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links), page.links
+    assert not {"script", "iframe", "link", "img"} & set(page.tags)
+    assert not re.search(r"url\(\s*['\"]?(?!#)", text) and "@import" not in text
+
+
+def test_the_page_has_the_three_pictures(text):
+    assert Page(text).svgs == 3
+    for said in ("latency, ms", "95 % interval", "image + audio", "gain of the distilled student"):
+        assert said in text, said
+
+
+def test_the_page_has_every_stage_and_its_figures(finished, text):
+    for stage in finished.report["stages"]:
+        assert stage["stage"] in text
+        assert f"{stage['quality']['value']:.3f}" in text
+    assert finished.report["verdict"] in text
+
+
+def test_the_same_report_gives_the_same_page(finished, tmp_path):
+    for name in "ab":
+        write_html(finished.report, tmp_path / f"{name}.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_what_a_user_wrote_is_escaped(finished, tmp_path):
+    report = copy.deepcopy(finished.report)
+    report["recipe"]["name"] = "<script>alert(1)</script>"
+    report["stages"][0]["notes"].append("<b>bold</b>")
+    write_html(report, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "<script>" not in page and "<b>bold</b>" not in page and "&lt;script&gt;" in page
+
+
+def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(finished, tmp_path, capsys):
+    report = copy.deepcopy(finished.report)
+    report["controls"] = []
+    report["stages"][-1] = {"stage": "export-tensorrt", "status": "skipped", "gates": [], "notes": ["not installed"]}
+    for stage in report["stages"]:
+        stage.pop("latency", None)
+    write_html(report, tmp_path / "x.html")
+    assert Page((tmp_path / "x.html").read_text()).svgs == 1
+    print_report(report)
+    said = capsys.readouterr()
+    assert said.out == "" and "skipped" in said.err
+
+
+def test_a_failed_gate_shows_on_the_page_and_in_the_table(finished, tmp_path, capsys):
+    report = copy.deepcopy(finished.report)
+    report["stages"][0]["gates"] = [
+        {"name": "quality", "limit": 0.99, "value": 0.5, "passed": False},
+        {"name": "latency_p50_ms", "limit": 1.0, "passed": False},
+    ]
+    report["verdict"] = "fail"
+    write_html(report, tmp_path / "x.html")
+    assert "0.99" in (tmp_path / "x.html").read_text()
+    print_report(report)
+    said = capsys.readouterr().err
+    assert "FAILED teacher: quality is 0.5, limit 0.99" in said and "verdict: fail" in said and "not measured" in said
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0"), (999, "999"), (1500, "1.5k"), (3_720_000, "3.72M"), (2e9, "2G")])
+def test_counts_are_short(count, said):
+    assert short(count) == said
