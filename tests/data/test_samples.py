@@ -122,7 +122,7 @@ def test_a_hole_in_the_manifest_is_a_missing_modality(tmp_path):
     for number, row in enumerate(table):
         row.append(number)
         if number % 3 == 0:
-            row[1] = ""
+            row[1] = row[2] = ""  # a single empty cell is imputed; a row without any of them lacks the modality
     made = numbers(
         tmp_path,
         table,
@@ -171,7 +171,7 @@ def test_a_target_column_may_have_any_name(tmp_path, column):
     [
         (rows(label=lambda i: "zz" if i == 6 else "yn"[i % 2]), {}, "label 'zz' of a test sample.*\n.*s6"),
         (rows(label=lambda i: "y"), {}, "one class only: 'y'"),
-        (rows(split=lambda i: "train"), {}, "validation split is empty"),
+        (rows(split=lambda i: "train"), {}, "split is empty"),
         (rows(split=lambda i: "tarin"), {}, "unknown split 'tarin'"),
         (rows(label=lambda i: ""), {}, "no sample of the train split has a label"),
         (rows(label=lambda i: "abc" if i == 6 else i), {"task": "regression"}, "'abc' is not a finite number.*\n.*s6"),
