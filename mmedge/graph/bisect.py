@@ -38,7 +38,10 @@ def first_difference(
     by_output = [{name: node for node in model.graph.node for name in node.output} for model in models]
     typed = [{value.name for value in [*model.graph.value_info, *model.graph.output]} for model in models]
     tensors = [
-        name for node in models[0].graph.node for name in node.output if name in by_output[1] and all(name in t for t in typed)
+        name
+        for node in models[0].graph.node
+        for name in node.output
+        if name in by_output[1] and all(name in t for t in typed)
     ]
     extractors = [onnx.utils.Extractor(model) for model in models]
     known: dict[str, float] = {}

@@ -45,7 +45,9 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
     made += _expanded(model, "mmedge.row", "present", [len(names)])
     for name in names:
         if name not in subset:
-            model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((), np.float32), f"mmedge.zero.{name}"))
+            model.graph.initializer.append(
+                onnx.numpy_helper.from_array(np.zeros((), np.float32), f"mmedge.zero.{name}")
+            )
             made += _expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
     _finish(model, [*made, *nodes], list(subset))
     onnx.checker.check_model(model)
@@ -67,9 +69,9 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
     for node in model.graph.node:
         sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.input))
         for name in node.input:
-            only = next(iter(reached.get(name, ())), None) if len(reached.get(name, ())) == 1 else None
-            if only in own and (len(sources) > 1) and name not in own[only]:
-                own[only].append(name)
+            for only in reached.get(name, frozenset()) if len(reached.get(name, ())) == 1 else ():
+                if only in own and len(sources) > 1 and name not in own[only]:
+                    own[only].append(name)
         reached |= dict.fromkeys(node.output, sources)
     for name, tensors in own.items():
         if not tensors or name in tensors or any(tensor in ends for tensor in tensors):
@@ -109,7 +111,9 @@ def _decided(model: Any, row: np.ndarray) -> list[tuple[Any, bool]]:
     kept = [value for value in model.graph.input if value.name == "present"]
     del part.graph.input[:]
     part.graph.input.extend(kept)
-    part.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None) for name in conditions)
+    part.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None) for name in conditions
+    )
     values = {"present": row}
     if conditions:
         values |= onnxruntime_cpu.session(part.SerializeToString(), optimize=False)({"present": row})
