@@ -27,7 +27,9 @@ def sshd(tmp_path_factory):
     """A user's sshd with keys of its own: (port, options of ssh that reach it)."""
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if not Path(program).is_file():
-        got = subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", "openssh-server"], capture_output=True)
+        got = subprocess.run(
+            ["apt-get", "install", "-y", "--no-install-recommends", "openssh-server"], capture_output=True
+        )
         if got.returncode or not Path(program).is_file():
             pytest.skip("openssh-server is not installed and cannot be installed here")
     folder = tmp_path_factory.mktemp("sshd")
@@ -39,8 +41,19 @@ def sshd(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = [f"HostKey={folder / 'host'}", f"AuthorizedKeysFile={folder / 'authorized'}", "StrictModes=no", "UsePAM=no"]
-    settings += [f"Port={port}", "ListenAddress=127.0.0.1", "PidFile=none", "PasswordAuthentication=no", "PermitRootLogin=yes"]
+    settings = [
+        f"HostKey={folder / 'host'}",
+        f"AuthorizedKeysFile={folder / 'authorized'}",
+        "StrictModes=no",
+        "UsePAM=no",
+    ]
+    settings += [
+        f"Port={port}",
+        "ListenAddress=127.0.0.1",
+        "PidFile=none",
+        "PasswordAuthentication=no",
+        "PermitRootLogin=yes",
+    ]
     command = [program, "-D", "-e", "-f", "/dev/null", *(word for line in settings for word in ("-o", line))]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stderr=log, stdout=log)
@@ -52,7 +65,14 @@ def sshd(tmp_path_factory):
                 time.sleep(0.05)
             else:
                 pytest.fail(f"sshd does not start: {(folder / 'log').read_text()}")
-            known = ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={folder / 'known'}", "-o", "IdentitiesOnly=yes"]
+            known = [
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                f"UserKnownHostsFile={folder / 'known'}",
+                "-o",
+                "IdentitiesOnly=yes",
+            ]
             yield port, folder, known
         finally:
             server.terminate()
@@ -144,7 +164,10 @@ def test_a_target_that_the_device_cannot_run_is_told_before_anything_is_copied(s
         remote.measured([bundle], QUICK, device(sshd, python, target="tensorflow"))
 
 
-@pytest.mark.parametrize("address", ["ssh://host", "ssh:host/x", "ssh://a b/tensorrt", "ssh://host:99999/tensorrt", "ssh://-oProxyCommand=x/t"])
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://host", "ssh:host/x", "ssh://a b/tensorrt", "ssh://host:99999/tensorrt", "ssh://-oProxyCommand=x/t"],
+)
 def test_a_bad_address_is_a_usage_error(address):
     with pytest.raises(UsageError):
         remote.device(address)
