@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import predict_module
 from mmedge.models.load import WEIGHTS, contract_of
 from mmedge.recipe import Recipe
+from mmedge.runtime.machine import machine
 from mmedge.stages import export
 from mmedge.training.context import Context
 
@@ -99,9 +99,8 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
     if done.artifact is None:
         return {"stage": done.stage, "status": "skipped", "gates": [], "notes": [done.note]}
     artifact = done.artifact
-    engine = artifact.file(export.ENGINE)
-    graph = artifact.file(GRAPH)
-    weights = engine if engine.is_file() else graph
+    shipped = artifact.meta.get("engine", {}).get("files", [GRAPH])
+    engine, on = export.measured_file(artifact)
     record: dict[str, Any] = {
         "stage": done.stage,
         "parent": artifact.parent,
@@ -109,7 +108,7 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
         "sha256": artifact.sha256,
         "params": artifact.meta["params"],
         "macs": artifact.meta["macs"],
-        "size_bytes": weights.stat().st_size,
+        "size_bytes": sum(artifact.file(name).stat().st_size for name in shipped),
         "seconds": round(done.seconds, 2),
     }
     for field in ("precision", "candidates", "verification"):
@@ -121,7 +120,7 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
         [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap],
         context,
         f"measuring {done.stage}",
-        lambda: figures(graph, contract_of(artifact), dataset, recipe.measure, recipe.seed),
+        lambda: figures(engine, contract_of(artifact), dataset, recipe.measure, recipe.seed, target=on),
     )
     record |= {"gates": [], "status": done.status, "notes": list(artifact.meta["notes"])}
     return record
@@ -147,7 +146,9 @@ def _add_latency(
     ran: list[Ran], records: list[dict[str, Any]], dataset: samples.Dataset, recipe: Recipe, context: Context, out: Path
 ) -> None:
     timed = {
-        done.stage: done.artifact for done in ran if done.artifact and not done.artifact.file(export.ENGINE).is_file()
+        done.stage: done.artifact
+        for done in ran
+        if done.artifact and done.artifact.meta.get("target", "onnxruntime-cpu") == "onnxruntime-cpu"
     }
     graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
     measure = recipe.measure
@@ -164,9 +165,11 @@ def _add_latency(
         },
     )
     by_sha256 = {artifact.sha256: stage for stage, artifact in timed.items()}
-    for record in records:
+    for done, record in zip(ran, records):
         stage = record["stage"]
-        if stage in timings:
+        if done.artifact and "latency" in done.artifact.meta:  # taken by the export itself, on its own target
+            record["latency"] = done.artifact.meta["latency"]
+        elif stage in timings:
             parent = by_sha256.get(record["parent"])
             timing = timings[stage]
             record["latency"] = {
@@ -296,16 +299,13 @@ def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, A
     if (path / artifacts.MANIFEST).is_file() and artifacts.read(path).key == key:
         return
     with artifacts.creating(path, stage="bundle", key=key, parent=first.sha256) as (folder, meta):
-        shutil.copyfile(first.file(GRAPH), folder / GRAPH)
         targets: dict[str, Any] = {}
         for done, _ in engines:
             assert done.artifact is not None
-            name = done.artifact.meta["target"]
-            targets[name] = export.record(done.artifact)
-            if "engine" in targets[name]:
-                (folder / name).mkdir()
-                for file in (GRAPH, export.ENGINE):
-                    shutil.copyfile(done.artifact.file(file), folder / name / file)
+            targets[done.artifact.meta["target"]] = export.record(done.artifact)
+            for file, name in export.files(done.artifact):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(done.artifact.file(file), folder / name)
         meta |= {
             "name": report["recipe"]["name"],
             "contract": first.meta["contract"],
@@ -314,22 +314,3 @@ def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, A
             "verdict": report["verdict"],
             "data": report["data"]["source"],
         }
-
-
-def machine() -> dict[str, Any]:
-    """The machine that figures were taken on."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    import onnxruntime
-
-    return {
-        "cpu": model,
-        "cores": os.cpu_count() or 1,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-    }

@@ -18,7 +18,7 @@ from mmedge.errors import MissingDependency, UsageError
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress
 from mmedge.recipe import Recipe, Target
-from mmedge.runtime.targets import tensorrt
+from mmedge.runtime.sessions import require_builder
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training.context import Context
 
@@ -154,7 +154,7 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
             return recipe.prune, (recipe.distill,)
         case "quantize":
             return recipe.quantize, (recipe.measure,)
-    return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], ()
+    return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)
 
 
 def _call(stage: str, parent: Artifact | None, context: Context, target: Path, key: str) -> Artifact:
@@ -179,9 +179,9 @@ def _call(stage: str, parent: Artifact | None, context: Context, target: Path, k
 
 def _missing_package(name: str, recipe: Recipe) -> str | None:
     """Why an optional target is left out; None where it can be built."""
-    if name in tensorrt.PACKAGES and not recipe.export.targets[cast(Target, name)].required:
+    if not recipe.export.targets[cast(Target, name)].required:
         try:
-            tensorrt.module_of(name)
+            require_builder(name)
         except MissingDependency as error:
             return f"{error.what}; {error.todo}"
     return None
@@ -207,8 +207,8 @@ def _weights(section: Any) -> list[str]:
 def _check_targets(recipe: Recipe, wanted: list[str]) -> None:
     """A target whose package is missing is told before anything is trained for it."""
     for name, options in recipe.export.targets.items():
-        if name in tensorrt.PACKAGES and options.required and f"export-{name}" in wanted:
-            tensorrt.module_of(name)
+        if options.required and f"export-{name}" in wanted:
+            require_builder(name)
 
 
 def _check_same_data(given: Artifact, dataset: samples.Dataset) -> None:

@@ -18,7 +18,7 @@ VERBS = {
     "distill": ("stages", "Distil the teacher into a student, and train its control."),
     "prune": ("stages", "Prune the student and recover it with the teacher."),
     "quantize": ("stages", "Make candidate precisions and keep the best."),
-    "export": ("stages", "Build the engines and the bundle."),
+    "export": ("export", "Build the engines and the bundle."),
     "profile": ("profile", "Time bundles and ONNX graphs, interleaved."),
     "report": ("report", "Draw report.html from report.json."),
     "predict": ("predict", "Predict from raw files with a bundle."),

@@ -17,7 +17,14 @@ from mmedge.errors import UsageError
     "\n\n\b\nExamples:\n  mmedge profile runs/demo/bundle\n  mmedge profile runs/demo/bundle --against runs/demo/teacher --batch 1,8"
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
+@click.option(
+    "--target",
+    help="One of the bundle's engines, here, or on a device: ssh://user@host:port/TARGET.  [default: onnxruntime-cpu]",
+)
+@click.option(
+    "--ssh-option", "ssh_options", multiple=True, help="Passed to ssh, as --ssh-option=-i --ssh-option=KEY. Repeatable."
+)
+@click.option("--python", default="python3", show_default=True, help="The Python on the device that has mmedge.")
 @click.option("--against", multiple=True, type=click.Path(path_type=Path), help="Another model to compare. Repeatable.")
 @click.option("--batch", "batches", default="1", show_default=True, metavar="N[,N…]", help="Batch sizes.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -37,6 +44,8 @@ from mmedge.errors import UsageError
 def profile(
     model: Path,
     target: str | None,
+    ssh_options: tuple[str, ...],
+    python: str,
     against: tuple[Path, ...],
     batches: str,
     threads: int,
@@ -57,7 +66,13 @@ def profile(
         shapes=parsed_shapes(shapes),
     )
     with progress() as shown:
-        record = measured([model, *against], settings, shown)
+        if target and target.startswith("ssh:"):
+            from mmedge.runtime import remote
+
+            where = remote.device(target, options=ssh_options, python=python)
+            record = remote.measured([model, *against], settings, where, shown)
+        else:
+            record = measured([model, *against], settings, shown)
     from mmedge.report.profiled import print_profile
 
     print_profile(record)

@@ -32,14 +32,15 @@ def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.C
     )
     @framed
     def command(recipe: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
-        return _run(recipe, out, start, overrides, only, as_json)
+        return run_stages(recipe, out, start, overrides, only, as_json)[0]
 
     return command
 
 
-def _run(
+def run_stages(
     path: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], only: str | None, as_json: bool
-) -> int:
+) -> tuple[int, Path]:
+    """Run a recipe's stages and show the report; returns the exit code and the folder that was written to."""
     recipe, code, start = _recipe(path, overrides, start)
     out = out or Path("runs") / recipe.name
     with progress() as shown:
@@ -56,7 +57,7 @@ def _run(
     click.echo(f"report: {out / 'report.html'}", err=True)
     if as_json:
         print_json(outcome.report)
-    return outcome.exit_code
+    return outcome.exit_code, out
 
 
 def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple[Any, Path, Path | None]:
@@ -95,10 +96,4 @@ quantize = _stage(
     "quantize",
     "Make candidate precisions, judge and time them, keep the best.",
     "mmedge quantize recipes/avdigits.yaml --out runs/demo",
-)
-export = _stage(
-    "export",
-    "export",
-    "Build the engines, hold them against their parent, and write the bundle.",
-    "mmedge export recipes/avdigits.yaml --out runs/demo",
 )

@@ -69,9 +69,9 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
     for node in model.graph.node:
         sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.input))
         for name in node.input:
-            only = next(iter(reached.get(name, ())), None) if len(reached.get(name, ())) == 1 else None
-            if only is not None and only in own and (len(sources) > 1) and name not in own[only]:
-                own[only].append(name)
+            for only in reached.get(name, frozenset()) if len(reached.get(name, ())) == 1 else ():
+                if only in own and len(sources) > 1 and name not in own[only]:
+                    own[only].append(name)
         reached |= dict.fromkeys(node.output, sources)
     for name, tensors in own.items():
         if not tensors or name in tensors or any(tensor in ends for tensor in tensors):

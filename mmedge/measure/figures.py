@@ -8,15 +8,23 @@ from typing import Any
 from mmedge.data.samples import Dataset
 from mmedge.measure.quality import graph_predictor, quality, subset_scores
 from mmedge.recipe import Measure
-from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.sessions import opened
 from mmedge.spec import Contract
 
 _THREADS = 2
 
 
-def figures(graph: Path, contract: Contract, dataset: Dataset, measure: Measure, seed: int) -> dict[str, Any]:
-    """``quality_validation``, ``quality`` and every subset of an exported graph, as ONNX Runtime computes it."""
-    run = onnxruntime_cpu.session(graph, threads=_THREADS)
+def figures(
+    graph: Path,
+    contract: Contract,
+    dataset: Dataset,
+    measure: Measure,
+    seed: int,
+    *,
+    target: str = "onnxruntime-cpu",
+) -> dict[str, Any]:
+    """``quality_validation``, ``quality`` and every subset of an exported graph or engine, as the target computes it."""
+    run = opened(graph, target, threads=_THREADS)
     out: dict[str, Any] = {}
     for field, split in (("quality_validation", dataset.validation), ("quality", dataset.test)):
         samples = split.only(tuple(contract.modalities))

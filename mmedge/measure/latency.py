@@ -1,4 +1,4 @@
-"""Latency of ONNX graphs on ONNX Runtime CPU: all of them in one interleaved run, so that their ratios hold."""
+"""Latency of models, all of them in one interleaved run, so that their ratios hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmedge.data.samples import Samples
 from mmedge.progress import Progress
 from mmedge.recipe import Measure
 from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import Timing, interleaved
 
 
@@ -26,22 +27,28 @@ def one_sample(samples: Samples, batch: int) -> dict[str, np.ndarray]:
 def time_graphs(
     graphs: Mapping[str, Path], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress
 ) -> dict[str, Timing]:
-    """Time the bare ``InferenceSession.run`` of each graph on the inputs that it takes.
+    """Time each graph on ONNX Runtime CPU; see ``time_sessions``."""
+    sessions = {name: onnxruntime_cpu.session(graph, threads=measure.threads) for name, graph in graphs.items()}
+    return time_sessions(sessions, inputs, measure, progress)
 
-    ``present`` is cut to the columns that a graph with fewer modalities has.
+
+def time_sessions(
+    sessions: Mapping[str, Session], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress
+) -> dict[str, Timing]:
+    """Time opened models in one interleaved run, each on those of the inputs that it takes.
+
+    ``present`` is cut to the columns that a model with fewer modalities has.
     """
     calls = {}
-    for name, graph in graphs.items():
-        native = onnxruntime_cpu.native_session(graph, threads=measure.threads)
-        feed = {}
-        for taken in native.get_inputs():
-            feed[taken.name] = (
-                inputs[taken.name][:, : taken.shape[1]] if taken.name == "present" else inputs[taken.name]
-            )
-        calls[name] = lambda native=native, feed=feed: native.run(None, feed)
+    for name, session in sessions.items():
+        feed = {
+            taken: inputs[taken][:, : info.shape[1]] if taken == "present" else inputs[taken]
+            for taken, info in session.inputs.items()
+        }
+        calls[name] = lambda run=session.run, feed=feed: run(feed)
     return interleaved(
         calls,
         runs=measure.runs,
         warmup=measure.warmup,
-        step=lambda done, total: progress.step("measuring latency", done, total, f"{len(calls)} graphs in turn"),
+        step=lambda done, total: progress.step("measuring latency", done, total, f"{len(calls)} models in turn"),
     )

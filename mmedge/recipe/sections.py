@@ -12,7 +12,7 @@ from mmedge.errors import did_you_mean
 from mmedge.spec import Frozen, ModalitySpec, subsets
 
 Precision = Literal["fp32", "fp16", "int8"]
-Target = Literal["onnxruntime-cpu", "tensorrt", "tensorrt-rtx"]
+Target = Literal["onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 
 
 class Fold(Frozen):
@@ -303,20 +303,39 @@ class Quantize(Frozen):
 
 
 class TargetOptions(Frozen):
-    """``precision``: taken where the target cannot be run here; ``max_batch``: the largest batch of its profile.
+    """``precision``: taken instead of the fastest, or where the target cannot be run here.
 
-    ``required: false`` leaves the target out, with a note, where its package is not installed.
+    ``max_batch``: the largest batch of its profile, ``best_batch`` the one it is optimised for. ``workspace_mb``, ``level``
+    (0 to 5), ``version_compatible``, ``hardware_compatible``: TensorRT's builder. ``required: false`` leaves the target
+    out, with a note, where its package is not installed.
     """
 
     precision: Precision | None = None
     max_batch: int = Field(8, ge=1)
+    best_batch: int = Field(1, ge=1)
+    workspace_mb: int | None = Field(None, ge=1)
+    level: int | None = Field(None, ge=0, le=5)
+    version_compatible: bool = False
+    hardware_compatible: bool = False
     required: bool = True
+
+    @model_validator(mode="after")
+    def _batches_in_order(self) -> TargetOptions:
+        if self.best_batch > self.max_batch:
+            raise ValueError(f"'best_batch' ({self.best_batch}) is above 'max_batch' ({self.max_batch})")
+        return self
 
 
 class Export(Frozen):
-    """The engines to build, by target."""
+    """The engines to build, by target.
+
+    ``per_subset``: an engine for every smaller set of modalities, without the absent encoders, where it is faster.
+    ``split``: encoders and fusion head apart too, for modalities that come at different rates.
+    """
 
     targets: dict[Target, TargetOptions] = {"onnxruntime-cpu": TargetOptions()}
+    per_subset: bool = False
+    split: bool = False
 
     @field_validator("targets")
     @classmethod

@@ -117,6 +117,11 @@ _TARGETS: dict[str, tuple[Callable[[], Missing], Callable[[list[dict[str, Any]]]
 }
 
 
+def ready_to_run(target: str) -> bool:
+    """Whether nothing is missing for running ``target`` here."""
+    return not _TARGETS[target][1](nvidia_gpus())
+
+
 def nvidia_gpus() -> list[dict[str, Any]]:
     """{"name", "memory_bytes", "compute_capability", "driver"} of every GPU, asked of the driver; none without one."""
     try:

@@ -9,9 +9,6 @@ from typing import Any
 from mmedge.errors import MissingDependency, MmedgeError
 from mmedge.runtime.targets.session import Session
 
-# The file that a bundle keeps for a target, where it is not the graph itself.
-ENGINES = {"openvino-cpu": "engine.xml", "tensorrt": "engine.plan", "tensorrt-rtx": "engine.plan"}
-
 
 def opened(
     file: Path, target: str = "onnxruntime-cpu", *, threads: int = 1, providers: Sequence[Any] | None = None
@@ -42,3 +39,26 @@ def opened(
     raise MissingDependency(
         f"this version of mmedge cannot run {target}", todo="name another target, or upgrade mmedge"
     )
+
+
+def require_builder(target: str) -> None:
+    """Raise MissingDependency, with the command that helps, where engines for ``target`` cannot be built here."""
+    match target:
+        case "openvino-cpu":
+            from mmedge.runtime.targets import openvino_cpu
+
+            openvino_cpu.module()
+        case "tensorrt" | "tensorrt-rtx":
+            from mmedge.runtime.targets import tensorrt
+
+            tensorrt.module_of(target)
+
+
+def can_run(target: str) -> bool:
+    """Whether engines for ``target`` can be run, and so timed, on this machine."""
+    match target:
+        case "onnxruntime-cpu" | "openvino-cpu":
+            return True
+    from mmedge.runtime.doctor import ready_to_run
+
+    return ready_to_run(target)

@@ -40,13 +40,13 @@ def session(engine: Path, *, threads: int = 1, counters: bool = False) -> Sessio
     """Open an IR or an ONNX graph. One inference request a caller: they are kept and lent, so that threads do not wait."""
     compiled = _compiled(engine, threads, counters)
     infos = {
-        port.get_any_name(): TensorInfo(
+        _name(port): TensorInfo(
             np.dtype(port.get_element_type().to_dtype()),
             tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()),
         )
         for port in compiled.inputs
     }
-    outputs = [(port.get_any_name(), index) for index, port in enumerate(compiled.outputs)]
+    outputs = [(_name(port), index) for index, port in enumerate(compiled.outputs)]
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,6 +93,12 @@ def _compiled(engine: Path, threads: int, counters: bool) -> Any:
         return openvino.Core().compile_model(str(engine), "CPU", config)
     except Exception as error:
         raise MmedgeError(f"OpenVINO does not take the engine: {_reason(error)}", where=str(engine)) from error
+
+
+def _name(port: Any) -> str:
+    """A tensor's name. Where OpenVINO drops a cast, its tensor has two: the cast's own, which FP16 conversion made up, goes."""
+    names = sorted(port.get_names())
+    return next((name for name in names if not name.startswith(("graph_input_cast", "graph_output_cast"))), names[0])
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
+from mmedge.spec import Contract
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -93,6 +94,11 @@ def build(
         **({"compute_capability": capability} if capability else {}),
         **({"notes": notes} if notes else {}),
     }
+
+
+def input_shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
+    """{input: shape without the batch axis} of a bundle's graph."""
+    return {name: spec.shape for name, spec in contract.modalities.items()} | {"present": (len(contract.modalities),)}
 
 
 def unsupported_nodes(graph: Path, target: str) -> list[str]:

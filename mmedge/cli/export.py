@@ -1,0 +1,93 @@
+"""``mmedge export``: the stage, and what is done with a finished bundle: one file, a signature, a rebuild on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmedge.cli.common import framed, out_option, print_json, progress
+from mmedge.errors import UsageError
+
+
+@click.command(
+    help="Build the engines and the bundle. RECIPE is a recipe file, or the artifact of an earlier stage, or a finished bundle"
+    " that is only to be zipped or signed."
+    "\n\n\b\nExamples:\n  mmedge export recipes/avdigits.yaml --out runs/demo --zip\n  mmedge export runs/demo/bundle --sign KEY.pem"
+    "\n  mmedge export --rebuild runs/demo/bundle"
+)
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@out_option()
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path),
+    help="An artifact to start from instead of the stages before it.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key. Repeatable.")
+@click.option("--zip", "zipped", is_flag=True, help="Write the bundle as one file, too: BUNDLE.zip.")
+@click.option(
+    "--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign the bundle with an Ed25519 key (PEM)."
+)
+@click.option(
+    "--rebuild",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Build a bundle's engines again, for this device.",
+)
+@framed
+def export(
+    recipe: Path | None,
+    out: Path | None,
+    start: Path | None,
+    overrides: tuple[str, ...],
+    zipped: bool,
+    sign: Path | None,
+    rebuild: Path | None,
+    as_json: bool,
+) -> int:
+    if (recipe is None) == (rebuild is None):
+        raise UsageError("name either a RECIPE to export, or a bundle with --rebuild BUNDLE")
+    if rebuild is not None:
+        with progress() as shown:
+            from mmedge.runtime.rebuild import rebuild as build
+
+            built = build(rebuild, progress=shown)
+        _finish(rebuild, zipped, sign)
+        if as_json:
+            print_json(built)
+        return 0
+    assert recipe is not None
+    if recipe.is_dir() and (zipped or sign) and _is_bundle(recipe):
+        files = _finish(recipe, zipped, sign)
+        if as_json:
+            print_json({"bundle": str(recipe), "files": files})
+        return 0
+    from mmedge.cli.stages import run_stages
+
+    code, written = run_stages(recipe, out, start, overrides, "export", as_json)
+    _finish(written / "bundle", zipped, sign)
+    return code
+
+
+def _is_bundle(path: Path) -> bool:
+    from mmedge import artifact
+
+    return artifact.read(path).stage == "bundle"
+
+
+def _finish(bundle: Path, zipped: bool, sign: Path | None) -> list[str]:
+    """Sign and zip a bundle, in this order, so that the one file holds the signature."""
+    from mmedge.runtime import bundle as bundles
+
+    written = []
+    if sign is not None:
+        bundles.sign(bundle, sign)
+        written.append(str(bundle / bundles.SIGNATURE))
+    if zipped:
+        target = bundle.with_name(f"{bundle.name}.zip")
+        bundles.pack(bundle, target)
+        written.append(str(target))
+    for file in written:
+        click.echo(f"written: {file}", err=True)
+    return written
