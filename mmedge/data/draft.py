@@ -12,22 +12,22 @@ from mmedge.data.propose import Proposal
 
 # Widths of the encoders' stages by kind: (teacher, student).
 _WIDTHS = {
-    "image": ([32, 64, 96, 128], [16, 24, 32]),
-    "audio": ([32, 64, 96, 128], [16, 24, 32]),
+    "image": ([24, 48, 96], [16, 24, 32]),
+    "audio": ([24, 48, 96], [16, 24, 32]),
     "sensor": ([32, 64, 96], [16, 24, 32]),
     "text": ([64, 96], [24, 24]),
     "tabular": ([64], [24]),
     "array": ([64], [24]),
 }
 # Optimizer steps that a small model settles in.
-_STEPS = 800
+_STEPS = 600
 
 
 def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
     """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
     train_rows = max(1, int(0.7 * proposal.rows))
     batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
-    epochs = min(60, max(4, round(_STEPS * batch / train_rows)))
+    epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
     manifest = Path(os.path.relpath(proposal.manifest.resolve(), path.resolve().parent)).as_posix()
     width = max((len(name) for name in proposal.modalities), default=0)
     kinds = {name: spec["kind"] for name, spec in proposal.modalities.items()}

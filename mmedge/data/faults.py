@@ -272,7 +272,20 @@ def _group_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]
         .filter(polars.col(SPLIT).list.len() > 1)
         .sort(ROW)
     )
-    return [
+    units = {split: table.filter(polars.col(SPLIT) == split)["group"].n_unique() for split in SPLITS[1:]}
+    few = [
+        Fault(
+            "warning",
+            "few-groups",
+            f"the {split} split has {count} group{'s' if count > 1 else ''}: its figures speak for no other",
+            file,
+            column=data.group,
+            todo="add groups, or give the split a larger share",
+        )
+        for split, count in units.items()
+        if 0 < count < 5
+    ]
+    return few + [
         Fault(
             "error",
             "group-leakage",

@@ -188,7 +188,7 @@ def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | None:
     if not sides:
         return None
     middle = int(np.median(sides))
-    side = middle if middle <= 32 else 64 if middle >= 64 else 48 if middle >= 48 else 32
+    side = middle if middle <= 32 else 48 if middle >= 48 else 32
     return "image", {"height": side, "width": side, "channels": 1 if all(gray) else 3}
 
 
