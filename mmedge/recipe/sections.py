@@ -275,10 +275,14 @@ class Distill(Frozen):
 
 
 class Prune(Frozen):
-    """Structured pruning. ``macs`` is the share of the parent's multiply-accumulates to keep."""
+    """Structured pruning. ``macs`` is the share of the parent's multiply-accumulates to keep, at most.
+
+    ``round_to``: channels that are left are a multiple of it. Kernels work on blocks of 8 or 16 channels, on CPUs and GPUs:
+    13 channels cost what 16 do, and more.
+    """
 
     macs: float = Field(0.65, gt=0, lt=1)
-    round_to: int = Field(2, ge=1)
+    round_to: int = Field(8, ge=1)
     ignore: tuple[str, ...] = ()
     train: Train = Train(epochs=10, learning_rate=1e-3)
 
