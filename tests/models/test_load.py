@@ -76,7 +76,7 @@ def answers(module):
 
 
 def prune_config(share):
-    return Prune(macs=share)
+    return Prune(macs=share, round_to=2)
 
 
 @pytest.mark.parametrize(("model", "factory"), CASES)
