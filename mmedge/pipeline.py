@@ -62,13 +62,14 @@ def run(
             ran.append(_run_stage(stage, ran, given, context, out))
         else:
             ran.append(_earlier(stage, given, context, out))
-    return conclude(recipe, dataset, [done for done in ran if done.artifact or done.stage in wanted], context, out)
+    ran = [done for done in ran if done.artifact or done.stage in wanted]
+    return conclude(recipe, dataset, ran if given else _still_valid(ran, context, out), context, out)
 
 
 def _chain(recipe: Recipe, wanted: list[str], given: Artifact | None) -> list[str]:
     """The stages to pass through: those up to the last wanted one, from the given artifact's on."""
     last = max(recipe.stages.index(stage) for stage in wanted)
-    chain = [stage for stage in recipe.stages[: last + 1] if stage in wanted or not stage.startswith("export-")]
+    chain = [stage for stage in recipe.stages[: last + 1] if stage in wanted or _may_have_children(stage)]
     if given:
         if given.stage not in recipe.stages or given.stage.startswith("export-"):
             raise UsageError(
@@ -113,34 +114,72 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
         missing = _missing_package(stage.removeprefix("export-"), recipe)
         if missing:
             return Ran(stage, None, "skipped", 0.0, missing)
-    parent = next((d.artifact for d in reversed(before) if d.artifact and not d.stage.startswith("export-")), None)
-    teacher = next((d.artifact for d in before if d.stage == "teacher"), None)
+    key = _key(stage, before, context)
+    target = out / stage
+    cached = _unchanged(target, key)
+    if cached:
+        context.progress.say(f"{stage}: unchanged, taken from {target}")
+        return Ran(stage, cached, "cached", 0.0)
+    started = time.monotonic()
+    context = replace(context, work=out / ".work" / f"{stage}-{key[:16]}", teacher=_teacher(before))
+    made = _call(stage, _parent(before), context, target, key)
+    shutil.rmtree(context.work, ignore_errors=True)  # only an interrupted stage needs it
+    return Ran(stage, made, "ran", time.monotonic() - started)
+
+
+def _key(stage: str, before: list[Ran], context: Context) -> str:
+    """Hash of all that a stage's outcome depends on: parent, configuration, data, code and model files."""
+    recipe, parent, teacher = context.recipe, _parent(before), _teacher(before)
     section, also = _sections(stage, recipe)
-    key = hash_json(
+    own_code = f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"
+    return hash_json(
         {
             "stage": stage,
             "parent": parent and parent.sha256,
             "teacher": teacher.sha256 if teacher and stage in ("distill", "prune") else None,
             "config": [_dumped(section), *map(_dumped, also), _dumped(recipe.data), recipe.seed],
             "data": context.dataset.sha256,
-            "code": [
-                code_hash(*_CODE, f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"),
-                _user_code(section, context),
-            ],
+            "code": [code_hash(*_CODE, own_code), _user_code(section, context)],
             "weights": _weights(section),
         }
     )
-    target = out / stage
+
+
+def _parent(before: list[Ran]) -> Artifact | None:
+    return next((done.artifact for done in reversed(before) if done.artifact and _may_have_children(done.stage)), None)
+
+
+def _teacher(before: list[Ran]) -> Artifact | None:
+    return next((done.artifact for done in before if done.stage == "teacher"), None)
+
+
+def _may_have_children(stage: str) -> bool:
+    return not stage.startswith("export-")
+
+
+def _unchanged(target: Path, key: str) -> Artifact | None:
+    """The artifact that an earlier command wrote, where the same command would write it again."""
     if (target / artifacts.MANIFEST).is_file():
-        cached = artifacts.read(target)
-        if cached.key == key:
-            context.progress.say(f"{stage}: unchanged, taken from {target}")
-            return Ran(stage, cached, "cached", 0.0)
-    started = time.monotonic()
-    context = replace(context, work=out / ".work" / f"{stage}-{key[:16]}", teacher=teacher)
-    made = _call(stage, parent, context, target, key)
-    shutil.rmtree(context.work, ignore_errors=True)  # only an interrupted stage needs it
-    return Ran(stage, made, "ran", time.monotonic() - started)
+        artifact = artifacts.read(target)
+        if artifact.key == key:
+            return artifact
+    return None
+
+
+def _still_valid(ran: list[Ran], context: Context, out: Path) -> list[Ran]:
+    """What earlier commands made of the stages behind the ones that ran, as far as it still follows from them.
+
+    So that one verb on a finished run's folder leaves its report whole.
+    """
+    found = list(ran)
+    for stage in context.recipe.stages:
+        if stage not in [done.stage for done in found]:
+            artifact = _unchanged(out / stage, _key(stage, found, context))
+            if artifact:
+                found.append(Ran(stage, artifact, "cached", 0.0))
+            elif _may_have_children(stage):
+                break
+    return found
 
 
 def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:

@@ -84,13 +84,11 @@ def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, va
         "quantize": "ran",
         "export-onnxruntime-cpu": "ran",
     }
-    # The verbs of single stages, on the same folder: each takes what is there.
-    for verb, last in (("teacher", "teacher"), ("distill", "distill"), ("prune", "prune"), ("quantize", "quantize")):
+    # The verbs of single stages, on the same folder: each takes what is there, and the report stays whole.
+    for verb in ("teacher", "distill", "prune", "quantize", "export"):
         alone = pipeline.run(other, tmp_path / "out", code=tmp_path, progress=Silent(), only=verb)
-        assert alone.report["stages"][-1]["stage"] == last
+        assert [stage["stage"] for stage in alone.report["stages"]] == other.stages
         assert {stage["status"] for stage in alone.report["stages"]} == {"cached"}
-    alone = pipeline.run(other, tmp_path / "out", code=tmp_path, progress=Silent(), only="export")
-    assert alone.report["stages"][-1]["stage"] == "export-onnxruntime-cpu"
 
 
 def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tmp_path):
@@ -297,3 +295,21 @@ def test_a_users_network_is_trained_exported_and_started_from(finished, values, 
     assert outcome.report["stages"][0]["params"] == 785 * 12 + 385 * 12 + 25 * 10
     assert set(outcome.report["stages"][-1]["subsets"]) == {"image", "audio", "image+audio"}
     assert outcome.exit_code == 0 and (tmp_path / "out" / "bundle" / "model.onnx").is_file()
+
+
+def test_one_verb_on_a_finished_run_leaves_the_report_whole(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    again = pipeline.run(
+        recipe.load(finished.recipe_file), out, code=finished.out.parent, progress=Silent(), only="distill"
+    )
+    assert [stage["stage"] for stage in again.report["stages"]] == [s["stage"] for s in finished.report["stages"]]
+    assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
+
+
+def test_a_verb_that_changes_a_stage_drops_what_no_longer_follows_from_it(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    changed_recipe = recipe.load(finished.recipe_file, ("quantize.calibration=30",))
+    again = pipeline.run(changed_recipe, out, code=finished.out.parent, progress=Silent(), only="quantize")
+    assert [(s["stage"], s["status"]) for s in again.report["stages"]][-1] == ("quantize", "ran")
