@@ -64,13 +64,18 @@ def test_a_graph_whose_inputs_meet_at_once_cannot_be_split(tmp_path):
     ab.append(helper.make_tensor_value_info("present", TensorProto.BOOL, ["batch", 2]))
     out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
     nodes = [helper.make_node("Add", ["image", "vitals"], ["logits"], "add")]
-    model = helper.make_model(helper.make_graph(nodes, "g", ab, [out]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ab, [out]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(MmedgeError, match="image has no encoder of its own"):
         cut.split_graph(tmp_path / "model.onnx", CONTRACT, tmp_path / "parts")
 
 
-@pytest.mark.parametrize(("weight", "node"), [("conv", "conv_1"), ("conv2", "conv_2"), ("vitals_w", "vitals_linear"), ("bias", "head_linear")])
+@pytest.mark.parametrize(
+    ("weight", "node"),
+    [("conv", "conv_1"), ("conv2", "conv_2"), ("vitals_w", "vitals_linear"), ("bias", "head_linear")],
+)
 def test_the_first_node_that_differs_is_named(graph, tmp_path, weight, node):
     model = onnx.load(graph)
     for tensor in model.graph.initializer:

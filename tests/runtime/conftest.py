@@ -11,6 +11,7 @@ import pytest
 from mmedge import artifact
 from tests.runtime.small import write_bundle
 
+
 @pytest.fixture(scope="session")
 def made_bundle(tmp_path_factory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundle") / "bundle")

@@ -75,7 +75,9 @@ def test_a_flipped_byte_of_a_graph_is_refused(archive):
 
 
 @pytest.mark.usefixtures("nothing_opened")
-@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", "a\\..\\outside", "C:/outside", "MODEL.onnx"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/tmp/outside", "a/../../outside", "a\\..\\outside", "C:/outside", "MODEL.onnx"]
+)
 def test_an_entry_that_leads_out_or_stands_twice_is_refused_and_written_nowhere(archive, tmp_path, name):
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr(zipfile.ZipInfo(name), b"x")

@@ -82,7 +82,9 @@ def test_profile_figures_are_those_of_direct_timing_in_the_same_run(made_bundle)
     """The session that is profiled, beside a bare one on the same arrays: what is added is a small share."""
     session = onnxruntime_cpu.session(made_bundle / "model.onnx")
     feed = inputs(session.inputs, 1)
-    taken = spans({"ours": lambda: session.run(feed), "bare": lambda: session.native.run(None, feed)}, runs=400, warmup=50)
+    taken = spans(
+        {"ours": lambda: session.run(feed), "bare": lambda: session.native.run(None, feed)}, runs=400, warmup=50
+    )
     low, _ = ratio_interval(taken["ours"], taken["bare"])
     assert low < 1.25  # a bound that only a second run, or a copy, would break; the benchmark shows the figure
 
@@ -108,9 +110,7 @@ def test_warming_up_ends_when_the_latency_settles_and_says_when_it_does_not():
     assert warm_up(lambda: time.sleep(next(growing)), most_s=0.2, tolerance=0.01)[1] is False
 
 
-@pytest.mark.parametrize(
-    ("path", "said"), [("nowhere.onnx", "no such model"), (".", "no mmedge artifact")]
-)
+@pytest.mark.parametrize(("path", "said"), [("nowhere.onnx", "no such model"), (".", "no mmedge artifact")])
 def test_what_is_no_model_is_told(tmp_path, path, said):
     with pytest.raises(MmedgeError, match=said):
         measured([tmp_path / path], QUICK)
@@ -201,7 +201,10 @@ def test_jetson_sums_up_voltage_times_current(tmp_path):
 
 def test_the_doctor_names_the_command_for_everything_that_is_missing():
     record = doctor.examine()
-    assert record["targets"]["onnxruntime-cpu"] == {"build": {"ready": True, "missing": []}, "run": {"ready": True, "missing": []}}
+    assert record["targets"]["onnxruntime-cpu"] == {
+        "build": {"ready": True, "missing": []},
+        "run": {"ready": True, "missing": []},
+    }
     assert set(record["targets"]) == {"onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"}
     for answer in record["targets"].values():
         for finding in answer.values():

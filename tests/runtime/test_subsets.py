@@ -36,7 +36,7 @@ def test_a_modality_alone_runs_its_own_engine_and_answers_as_the_whole_one(made_
 def test_the_engine_of_a_subset_holds_no_node_of_the_absent_encoder(made_bundle):
     from mmedge.runtime.onnxfile import read_nodes
 
-    assert not any("Conv" == node.kind for node in read_nodes(made_bundle / "subsets/vitals.onnx"))
+    assert not any(node.kind == "Conv" for node in read_nodes(made_bundle / "subsets/vitals.onnx"))
     assert len(read_nodes(made_bundle / "subsets/image.onnx")) < len(read_nodes(made_bundle / "model.onnx"))
 
 
@@ -56,7 +56,9 @@ def test_without_engines_of_subsets_the_whole_one_answers_with_zeros(rewritten, 
     bundle = rewritten(lambda meta: meta["targets"]["onnxruntime-cpu"].pop("subsets"))
     given = tensors()
     plain = runtime.load(bundle)
-    np.testing.assert_allclose(plain.run({"vitals": given["vitals"]})["logits"], engine.run({"vitals": given["vitals"]})["logits"], atol=1e-6)
+    np.testing.assert_allclose(
+        plain.run({"vitals": given["vitals"]})["logits"], engine.run({"vitals": given["vitals"]})["logits"], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,11 @@ def test_a_stream_encodes_a_value_once_and_answers_as_predict_does(engine, sampl
     stream, encoded = Stream(engine), []
     encoders = stream._encoders
     stream._encoders = {
-        name: type("Counted", (), {"run": staticmethod(lambda given, name=name: encoded.append(name) or encoders[name].run(given))})
+        name: type(
+            "Counted",
+            (),
+            {"run": staticmethod(lambda given, name=name: encoded.append(name) or encoders[name].run(given))},
+        )
         for name in encoders
     }
     stream.update(0.0, **sample)
@@ -163,7 +169,9 @@ def test_a_stale_value_counts_as_missing_and_is_reported(engine, sample):
     stream.update(5.0, image=sample["image"])
     answer = stream.predict(5.0)
     assert answer.stale == ("vitals",) and answer.missing == ()
-    assert answer.prediction.probabilities == pytest.approx(engine.predict(image=sample["image"]).probabilities, abs=1e-6)
+    assert answer.prediction.probabilities == pytest.approx(
+        engine.predict(image=sample["image"]).probabilities, abs=1e-6
+    )
     with pytest.raises(UsageError, match="no modality 'sound'"):
         stream.update(sound=1)
     with pytest.raises(UsageError, match="max_age_s"):
@@ -182,7 +190,9 @@ def test_async_sources_of_different_rates_are_aligned(engine, sample):
             await asyncio.sleep(0)
 
     async def collect():
-        return [answer async for answer in answers(Stream(engine, 10), {"image": images(), "vitals": vitals()}, "image")]
+        return [
+            answer async for answer in answers(Stream(engine, 10), {"image": images(), "vitals": vitals()}, "image")
+        ]
 
     got = asyncio.run(collect())
     assert [answer.at for answer in got] == [0, 0.5, 1, 1.5, 2, 2.5]
@@ -197,7 +207,13 @@ def test_a_graph_without_its_external_data_is_told(tmp_path):
     from tests.runtime.small import write_graph
 
     write_graph(tmp_path / "whole.onnx")
-    onnx.save(onnx.load(tmp_path / "whole.onnx"), tmp_path / "parts.onnx", save_as_external_data=True, location="weights", size_threshold=512)
+    onnx.save(
+        onnx.load(tmp_path / "whole.onnx"),
+        tmp_path / "parts.onnx",
+        save_as_external_data=True,
+        location="weights",
+        size_threshold=512,
+    )
     onnxruntime_cpu.session(tmp_path / "parts.onnx")
     (tmp_path / "weights").unlink()
     with pytest.raises(MmedgeError, match="keeps its weights in another file"):
