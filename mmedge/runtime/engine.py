@@ -113,8 +113,8 @@ class Engine:
         if "present" not in tensors and tensors.keys() != self._shapes.keys():
             return self._run_subset(tensors)
         try:
-            present = tensors.get("present")
-            rows, columns = present.shape  # type: ignore[union-attr]
+            present: Any = tensors.get("present")
+            rows, columns = present.shape
             if present.dtype != _BOOL or columns != len(self._checked) or not rows:
                 raise ValueError
         except (ValueError, AttributeError):
