@@ -19,7 +19,9 @@ def write(bundle: Path, out: Path) -> Path:
     contract = Contract.model_validate(read.artifact.meta["contract"])
     model = out / read.artifact.meta["name"]
     if model.exists():
-        raise UsageError("the model is in the repository already", where=str(model), todo="remove it, or write elsewhere")
+        raise UsageError(
+            "the model is in the repository already", where=str(model), todo="remove it, or write elsewhere"
+        )
     (model / "1").mkdir(parents=True)
     shutil.copyfile(read.folder / "model.onnx", model / "1/model.onnx")
     (model / "config.pbtxt").write_text(config(read.artifact.meta["name"], contract), encoding="utf-8")
@@ -33,7 +35,9 @@ def config(name: str, contract: Contract) -> str:
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {_MOST}"]
     lines += [_tensor("input", *one) for one in inputs]
     lines.append(_tensor("output", contract.output, "TYPE_FP32", (contract.outputs,)))
-    lines.append(f"dynamic_batching {{ preferred_batch_size: [ {_MOST // 2}, {_MOST} ] max_queue_delay_microseconds: 1000 }}")
+    lines.append(
+        f"dynamic_batching {{ preferred_batch_size: [ {_MOST // 2}, {_MOST} ] max_queue_delay_microseconds: 1000 }}"
+    )
     lines.append("instance_group [ { count: 1 kind: KIND_AUTO } ]")
     return "\n".join(lines) + "\n"
 

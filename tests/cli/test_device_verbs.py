@@ -17,15 +17,34 @@ __all__ = ["bundle", "made_bundle", "sample"]
 
 def mmedge(*arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-    return subprocess.run([sys.executable, "-m", "mmedge", *map(str, arguments)], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "mmedge", *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
 
 
 def test_profile_prints_one_document_and_writes_plots(bundle, tmp_path):
-    done = mmedge("profile", bundle, "--against", bundle / "model.onnx", "--runs", 20, "--idle", 0, "--json", "--out", tmp_path / "p")
+    done = mmedge(
+        "profile",
+        bundle,
+        "--against",
+        bundle / "model.onnx",
+        "--runs",
+        20,
+        "--idle",
+        0,
+        "--json",
+        "--out",
+        tmp_path / "p",
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert [model["name"] for model in record["models"]] == [str(bundle), str(bundle / "model.onnx")]
-    assert {file.name for file in (tmp_path / "p").iterdir()} == {"profile.json", "histogram.svg", "timeline.svg", "branches.svg"}
+    assert {file.name for file in (tmp_path / "p").iterdir()} == {
+        "profile.json",
+        "histogram.svg",
+        "timeline.svg",
+        "branches.svg",
+    }
     assert "branches" in done.stderr and "x the latency of 1" in done.stderr
 
 
@@ -55,8 +74,12 @@ def test_doctor_prints_one_document():
 def test_a_finished_bundle_is_signed_and_zipped(bundle, tmp_path, sample):
     key = ed25519.Ed25519PrivateKey.generate()
     private, public = tmp_path / "key.pem", tmp_path / "key.pub"
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
     done = mmedge("export", bundle, "--zip", "--sign", private, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["files"] == [str(bundle / "manifest.sig"), f"{bundle}.zip"]

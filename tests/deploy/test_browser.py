@@ -36,7 +36,9 @@ try {
 
 @pytest.mark.slow
 def test_the_page_answers_as_python_does(tmp_path):
-    chromium = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    chromium = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
     if chromium is None or shutil.which("npm") is None:
         pytest.skip("there is no chromium, or no npm")
     site = Path(shutil.copytree(SOURCE, tmp_path / "site"))
@@ -53,7 +55,11 @@ def test_the_page_answers_as_python_does(tmp_path):
     answers: queue.Queue = queue.Queue()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".wasm": "application/wasm"}
+        extensions_map = {
+            **http.server.SimpleHTTPRequestHandler.extensions_map,
+            ".mjs": "text/javascript",
+            ".wasm": "application/wasm",
+        }
 
         def do_POST(self):
             answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -67,7 +73,9 @@ def test_the_page_answers_as_python_does(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     browser = subprocess.Popen(
-        [*command, f"http://127.0.0.1:{server.server_address[1]}/driver.html"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, f"http://127.0.0.1:{server.server_address[1]}/driver.html"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         got = answers.get(timeout=120)
@@ -78,7 +86,9 @@ def test_the_page_answers_as_python_does(tmp_path):
     assert "error" not in got, got
     engine = runtime.load(bundle)
     image, audio = site / "image.png", site / "audio.wav"
-    for answer, given in zip(got, ({"image": image, "audio": audio}, {"image": image}, {"audio": audio}, {"image": site / "sized.png"})):
+    for answer, given in zip(
+        got, ({"image": image, "audio": audio}, {"image": image}, {"audio": audio}, {"image": site / "sized.png"})
+    ):
         expected = engine.predict(**given)
         assert answer["label"] == expected.label
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=2e-4)

@@ -23,7 +23,9 @@ def test_the_app_answers_for_every_frame(tmp_path):
     write_sound(tmp_path / "sounds/0.wav")
     command = [sys.executable, str(APP), str(bundle), "--fps", "50"]
     done = subprocess.run(
-        [*command, "--image", str(tmp_path / "frames"), "--audio", str(tmp_path / "sounds")], capture_output=True, text=True
+        [*command, "--image", str(tmp_path / "frames"), "--audio", str(tmp_path / "sounds")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]

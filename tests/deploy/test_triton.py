@@ -26,7 +26,11 @@ def test_the_config_is_one_that_triton_reads(repository, made_bundle, tmp_path):
     folder = repository.write(made_bundle, tmp_path)
     config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert config.name == folder.name == "small" and config.backend == "onnxruntime" and config.max_batch_size == 8
-    assert [(one.name, list(one.dims)) for one in config.input] == [("image", [1, 8, 8]), ("vitals", [3]), ("present", [2])]
+    assert [(one.name, list(one.dims)) for one in config.input] == [
+        ("image", [1, 8, 8]),
+        ("vitals", [3]),
+        ("present", [2]),
+    ]
     assert config.input[2].data_type == model_config_pb2.TYPE_BOOL
     assert [(one.name, list(one.dims)) for one in config.output] == [("logits", [3])]
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]

@@ -22,7 +22,13 @@ from mmedge.runtime.targets import tensorrt
 from mmedge.stages import export
 from tests.runtime.small import CONTRACT, write_graph
 
-DESCRIBED = {"contract": CONTRACT.model_dump(mode="json", by_alias=True), "params": 1, "macs": 1, "recipe": {}, "code": "."}
+DESCRIBED = {
+    "contract": CONTRACT.model_dump(mode="json", by_alias=True),
+    "params": 1,
+    "macs": 1,
+    "recipe": {},
+    "code": ".",
+}
 
 
 @pytest.fixture
@@ -40,13 +46,19 @@ def parent(tmp_path):
 @pytest.fixture
 def context(tmp_path):
     random, n = np.random.default_rng(0), 24
-    inputs = {name: random.standard_normal((n, *spec.shape)).astype(np.float32) for name, spec in CONTRACT.modalities.items()}
+    inputs = {
+        name: random.standard_normal((n, *spec.shape)).astype(np.float32) for name, spec in CONTRACT.modalities.items()
+    }
     ids = tuple(map(str, range(n)))
     test = Samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
     recipe = SimpleNamespace(export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5))
     (tmp_path / ".work").mkdir()
     return SimpleNamespace(
-        dataset=SimpleNamespace(test=test), recipe=recipe, progress=Silent(), teacher=None, work=tmp_path / ".work/stage"
+        dataset=SimpleNamespace(test=test),
+        recipe=recipe,
+        progress=Silent(),
+        teacher=None,
+        work=tmp_path / ".work/stage",
     )
 
 
@@ -141,13 +153,20 @@ def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, paren
     assert any("of_nobody" in name for name in tensorrt.unsupported_nodes(tmp_path / "odd.onnx", "tensorrt-rtx"))
     with pytest.raises(MmedgeError, match="of_nobody"):
         tensorrt.build(
-            tmp_path / "odd.onnx", tmp_path / "engine", target="tensorrt-rtx", shapes={"x": (3,)}, options=tensorrt.Options()
+            tmp_path / "odd.onnx",
+            tmp_path / "engine",
+            target="tensorrt-rtx",
+            shapes={"x": (3,)},
+            options=tensorrt.Options(),
         )
     assert tensorrt.unsupported_nodes(parent.file("model.onnx"), "tensorrt-rtx") == []
 
 
 def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it(rtx, parent, context, tmp_path):
-    made = [exported(parent, context, "onnxruntime-cpu", tmp_path), exported(parent, context, "tensorrt-rtx", tmp_path, max_batch=4)]
+    made = [
+        exported(parent, context, "onnxruntime-cpu", tmp_path),
+        exported(parent, context, "tensorrt-rtx", tmp_path, max_batch=4),
+    ]
     path = bundled(*made, path=tmp_path / "bundle")
     with bundles.rewriting(artifact.read(path)) as (folder, meta):  # as if built by another version
         engine = meta["targets"]["tensorrt-rtx"]["engine"] | {"version": "0.9"}
