@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def first_difference(
     """The first node of ``other`` whose output is further than ``tolerance`` from the reference's; None where none is.
 
     Tensors of the same name are compared, in the reference's order, by running sub-graphs of both without fusions. A
-    difference is taken to stay once it is there, as it does in a network; what is found is looked at once more.
+    difference is taken to stay once it is there, as it does in a network.
     """
     import onnx
 
@@ -62,8 +63,26 @@ def first_difference(
         else:
             low = middle + 1
     tensor = tensors[low]
+    # Branches lie one after the other in the file, so that bisection may have passed one by: back along its sources.
+    while (before := next((t for t in _sources(by_output[0], set(tensors), tensor) if differs(t)), None)) is not None:
+        tensor = before
     node = by_output[1][tensor]
     return Divergence(node.name or tensor, node.op_type, tensor, known.get(tensor, float("nan")))
+
+
+def _sources(by_output: Mapping[str, Any], common: set[str], tensor: str) -> list[str]:
+    """The nearest tensors of ``common`` that ``tensor`` is computed from."""
+    found, open_, seen = [], list(by_output[tensor].input), set()
+    while open_:
+        name = open_.pop()
+        if name in seen or name not in by_output:
+            continue
+        seen.add(name)
+        if name in common:
+            found.append(name)
+        else:
+            open_ += by_output[name].input
+    return found
 
 
 def _value(extractor: object, model: object, tensor: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

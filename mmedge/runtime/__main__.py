@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     profile.add_argument("--threads", type=int, default=1)
     profile.add_argument("--runs", type=int, default=500)
     profile.add_argument("--idle", type=float, default=1.0)
+    profile.add_argument("--seconds", type=float, default=1.0)
     profile.add_argument("--shape", action="append", default=[], metavar="INPUT=N,N")
     verbs.add_parser("doctor", help="tell what this machine can do")
     given = parser.parse_args(arguments)
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
                 tuple(given.batch or (1,)),
                 given.threads,
                 given.runs,
+                seconds=given.seconds,
                 idle_s=given.idle,
                 shapes=parsed_shapes(given.shape),
             )

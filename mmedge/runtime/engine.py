@@ -111,16 +111,16 @@ class Engine:
         are left out together with ``present``, and the engine of that subset runs, where the bundle has one.
         Raises MmedgeError naming the input.
         """
-        if "present" not in tensors:
+        if "present" not in tensors and tensors.keys() != self._shapes.keys():
             return self._run_subset(tensors)
         try:
-            present = tensors["present"]
+            present: Any = tensors.get("present")
             rows, columns = present.shape
             if present.dtype != _BOOL or columns != len(self._checked) or not rows:
                 raise ValueError
         except (ValueError, AttributeError):
             raise MmedgeError(
-                f"present must be bool [batch, {len(self._shapes)}] with a batch of at least 1, not {_described(tensors['present'])}"
+                f"present must be bool [batch, {len(self._shapes)}] with a batch of at least 1, not {_described(tensors.get('present'))}"
             ) from None
         self._check(tensors, self._checked, rows)
         if len(tensors) != len(self._checked) + 1:

@@ -170,7 +170,16 @@ def _copy(file: Path, remote: str, where: Device, progress: Progress) -> None:
 
 def _profile_command(where: Device, settings: Settings, remote: list[str]) -> str:
     words = [where.python, "-m", "mmedge.runtime", "profile", "--target", where.target]
-    words += ["--threads", str(settings.threads), "--runs", str(settings.runs), "--idle", str(settings.idle_s)]
+    words += [
+        "--threads",
+        str(settings.threads),
+        "--runs",
+        str(settings.runs),
+        "--idle",
+        str(settings.idle_s),
+        "--seconds",
+        str(settings.seconds),
+    ]
     words += [word for batch in settings.batches for word in ("--batch", str(batch))]
     words += [
         word for name, shape in settings.shapes.items() for word in ("--shape", f"{name}={','.join(map(str, shape))}")

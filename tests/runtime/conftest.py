@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmedge import artifact
-
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.runtime.small import write_bundle
 
 
 @pytest.fixture(scope="session")
 def made_bundle(tmp_path_factory) -> Path:
-    from small import write_bundle
-
     return write_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 
 

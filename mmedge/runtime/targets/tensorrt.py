@@ -114,15 +114,11 @@ def unsupported_nodes(graph: Path, target: str) -> list[str]:
         return []
     from mmedge.runtime.onnxfile import read_nodes
 
-    nodes = read_nodes(graph)
-    refused = [
-        f"{nodes[index].name} ({nodes[index].kind})"
-        for part in range(getattr(parser, "num_subgraphs", 0))
-        if not parser.is_subgraph_supported(part)
-        for index in parser.get_subgraph_nodes(part)
-        if index < len(nodes)
-    ]
-    return refused or [_parser_errors(parser) or logger.worst or "the parser names none"]
+    # The parser's own errors name the node; its subgraphs list what it does take, so that they do not tell.
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    refused = [f"{error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors]
+    unknown = [f"{node.name} ({node.kind})" for node in read_nodes(graph) if not parser.supports_operator(node.kind)]
+    return refused or unknown or [logger.worst or "the parser names none"]
 
 
 def _strongly_typed(trt: Any) -> int:

@@ -1,0 +1,69 @@
+// The page: a bundle's manifest and graph, its preprocessing, onnxruntime-web, an answer.
+import * as ort from "./ort.wasm.min.mjs";
+import { audio, image, tabular } from "./preprocess.js";
+
+ort.env.wasm.numThreads = 1; // threads need cross-origin isolation, which a plain server does not give
+
+/** Load the bundle in a folder; the engine's predict({modality: Blob | number[]}) -> {label, probabilities} or {value}. */
+export async function load(folder) {
+  const { meta } = await (await fetch(`${folder}/manifest.json`)).json();
+  const graph = await (await fetch(`${folder}/model.onnx`)).arrayBuffer();
+  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+  return { meta, predict: (given) => predict(session, meta.contract, given) };
+}
+
+async function predict(session, contract, given) {
+  const names = Object.keys(contract.modalities);
+  const feed = { present: new ort.Tensor("bool", names.map((name) => given[name] !== undefined), [1, names.length]) };
+  for (const [name, spec] of Object.entries(contract.modalities)) {
+    const shape = shapeOf(spec);
+    const size = shape.reduce((product, axis) => product * axis, 1);
+    const values = given[name] === undefined ? new Float32Array(size) : await tensor(spec, given[name]);
+    if (values.length !== size) throw new Error(`${name} has ${values.length} values, the model takes ${size}`);
+    feed[name] = new ort.Tensor("float32", values, [1, ...shape]);
+  }
+  const output = (await session.run(feed))[contract.output].data;
+  if (contract.task === "regression") return { value: output[0] };
+  const top = Math.max(...output);
+  const shifted = Array.from(output, (value) => Math.exp(value - top));
+  const sum = shifted.reduce((total, value) => total + value, 0);
+  const probabilities = Object.fromEntries(contract.labels.map((label, index) => [label, shifted[index] / sum]));
+  return { label: contract.labels[output.indexOf(top)], probabilities };
+}
+
+function tensor(spec, value) {
+  if (spec.kind === "image") return image(spec, value);
+  if (spec.kind === "audio") return audio(spec, value);
+  if (spec.kind === "tabular") return tabular(spec, value);
+  throw new Error(`inputs of the kind ${spec.kind} are not part of this page`);
+}
+
+function shapeOf(spec) {
+  if (spec.kind === "image") return [spec.channels, spec.height, spec.width];
+  if (spec.kind === "audio") return [1, spec.mels, spec.frames];
+  return spec.kind === "tabular" ? [spec.columns.length] : spec.shape;
+}
+
+async function page() {
+  const engine = await load("bundle");
+  document.getElementById("name").textContent = engine.meta.name;
+  const given = {};
+  const answer = document.getElementById("answer");
+  for (const [name, spec] of Object.entries(engine.meta.contract.modalities)) {
+    const label = document.createElement("label");
+    const input = document.createElement("input");
+    input.type = spec.kind === "tabular" ? "text" : "file";
+    label.append(`${name}: `, input);
+    document.getElementById("inputs").append(label);
+    input.addEventListener("change", async () => {
+      given[name] = input.type === "file" ? input.files[0] : input.value.split(",").map(Number);
+      try {
+        answer.textContent = JSON.stringify(await engine.predict(given), null, 2);
+      } catch (error) {
+        answer.textContent = `error: ${error.message}`;
+      }
+    });
+  }
+}
+
+if (document.getElementById("inputs")) page();

@@ -1,0 +1,188 @@
+// The bundle's preprocessing, as mmedge/runtime/preprocess.py does it with Pillow and kaldi-native-fbank.
+
+/** A picture (Blob) -> float32 [channels, height, width]. */
+export async function image(spec, blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  const planes = [];
+  for (let c = 0; c < spec.channels; c++) {
+    const plane = new Uint8Array(bitmap.width * bitmap.height);
+    for (let i = 0; i < plane.length; i++) {
+      plane[i] = spec.channels === 3
+        ? data[4 * i + c]
+        : (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16; // ITU-R 601, as Pillow's "L"
+    }
+    planes.push(resize(plane, bitmap.width, bitmap.height, spec.width, spec.height));
+  }
+  const size = spec.width * spec.height;
+  const out = new Float32Array(spec.channels * size);
+  for (let c = 0; c < spec.channels; c++) {
+    for (let i = 0; i < size; i++) out[c * size + i] = normalised(spec, Math.fround(planes[c][i] / 255), c);
+  }
+  return out;
+}
+
+/** A WAV file of 16 bits (Blob) -> float32 [1, mels, frames]. */
+export async function audio(spec, blob) {
+  const wave = new Float64Array(spec.samples ?? Math.round((spec.frames * spec.hop_ms * spec.sample_rate) / 1000));
+  const read = readWave(await blob.arrayBuffer(), spec.sample_rate);
+  wave.set(read.subarray(0, wave.length));
+  const mel = logMel(spec, wave);
+  const out = new Float32Array(spec.mels * spec.frames);
+  for (let m = 0; m < spec.mels; m++) {
+    for (let f = 0; f < spec.frames; f++) {
+      const value = f < mel.length ? mel[f][m] : Math.log(EPSILON);
+      out[m * spec.frames + f] = normalised(spec, value, m);
+    }
+  }
+  return out;
+}
+
+/** Numbers in the order of spec.columns -> float32 [columns]. */
+export function tabular(spec, values) {
+  if (values.length !== spec.columns.length || values.some((value) => !Number.isFinite(value))) {
+    throw new Error(`wanted are ${spec.columns.length} numbers: ${spec.columns.join(", ")}`);
+  }
+  return Float32Array.from(values, (value, index) => normalised(spec, value, index));
+}
+
+const EPSILON = 2 ** -23; // float32's, Kaldi's floor of an energy
+
+function normalised(spec, value, index) {
+  return spec.mean && spec.std ? (value - spec.mean[index]) / spec.std[index] : value;
+}
+
+/** Pillow's bilinear resize of 8-bit pixels: a triangle as wide as the scale, in fixed point, rows first. */
+function resize(pixels, width, height, toWidth, toHeight) {
+  if (width === toWidth && height === toHeight) return pixels;
+  const across = width === toWidth ? pixels : pass(pixels, height, coefficients(width, toWidth), width, 1, toWidth, 1);
+  return height === toHeight
+    ? across
+    : pass(across, toWidth, coefficients(height, toHeight), 1, toWidth, 1, toWidth);
+}
+
+function pass(pixels, lines, weights, lineStep, step, outLineStep, outStep) {
+  const out = new Uint8Array(lines * weights.length);
+  for (let line = 0; line < lines; line++) {
+    weights.forEach(({ first, taps }, to) => {
+      let sum = 1 << 21;
+      for (let k = 0; k < taps.length; k++) sum += pixels[line * lineStep + (first + k) * step] * taps[k];
+      out[line * outLineStep + to * outStep] = Math.min(255, Math.max(0, sum >> 22));
+    });
+  }
+  return out;
+}
+
+function coefficients(from, to) {
+  const scale = from / to;
+  const support = Math.max(scale, 1);
+  return Array.from({ length: to }, (_, index) => {
+    const centre = (index + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - support + 0.5));
+    const last = Math.min(from, Math.trunc(centre + support + 0.5));
+    const taps = [];
+    for (let x = first; x < last; x++) taps.push(Math.max(0, 1 - Math.abs((x - centre + 0.5) / support)));
+    const sum = taps.reduce((total, tap) => total + tap, 0);
+    return { first, taps: taps.map((tap) => Math.trunc((tap / sum) * (1 << 22) + 0.5)) };
+  });
+}
+
+function readWave(buffer, wantedRate) {
+  const view = new DataView(buffer);
+  const tag = (at) => String.fromCharCode(...new Uint8Array(buffer, at, 4));
+  if (buffer.byteLength < 44 || tag(0) !== "RIFF" || tag(8) !== "WAVE") throw new Error("the sound is not a WAV file");
+  let channels, rate, bits;
+  for (let at = 12; at + 8 <= buffer.byteLength; ) {
+    const size = view.getUint32(at + 4, true);
+    if (tag(at) === "fmt ") {
+      channels = view.getUint16(at + 10, true);
+      rate = view.getUint32(at + 12, true);
+      bits = view.getUint16(at + 22, true);
+    } else if (tag(at) === "data") {
+      if (bits !== 16 || rate !== wantedRate) throw new Error(`the sound must have 16 bits and ${wantedRate} Hz`);
+      const count = Math.floor(Math.min(size, buffer.byteLength - at - 8) / (2 * channels));
+      const out = new Float64Array(count);
+      for (let i = 0; i < count; i++) {
+        for (let c = 0; c < channels; c++) out[i] += view.getInt16(at + 8 + 2 * (i * channels + c), true) / 32768 / channels;
+      }
+      return out;
+    }
+    at += 8 + size + (size % 2);
+  }
+  throw new Error("the WAV file holds no samples");
+}
+
+/** Kaldi's fbank: no dither, mirrored edges, pre-emphasis 0.97, Povey window, power, HTK mel scale, natural log. */
+function logMel(spec, wave) {
+  const shift = Math.trunc(spec.sample_rate * 0.001 * spec.hop_ms);
+  const length = Math.trunc(spec.sample_rate * 0.001 * spec.window_ms);
+  const padded = 2 ** Math.ceil(Math.log2(length));
+  const count = Math.trunc((wave.length + Math.trunc(shift / 2)) / shift);
+  const window = Float64Array.from({ length }, (_, i) => (0.5 - 0.5 * Math.cos((2 * Math.PI * i) / (length - 1))) ** 0.85);
+  const banks = melBanks(spec, padded);
+  const frames = [];
+  for (let frame = 0; frame < Math.min(count, spec.frames); frame++) {
+    const start = Math.trunc(shift * frame + shift / 2) - Math.trunc(length / 2);
+    const re = new Float64Array(padded), im = new Float64Array(padded);
+    for (let i = 0; i < length; i++) {
+      let at = start + i;
+      while (at < 0 || at >= wave.length) at = at < 0 ? -at - 1 : 2 * wave.length - 1 - at;
+      re[i] = wave[at] * 32768;
+    }
+    let mean = 0;
+    for (let i = 0; i < length; i++) mean += re[i] / length;
+    for (let i = 0; i < length; i++) re[i] -= mean;
+    for (let i = length - 1; i > 0; i--) re[i] -= 0.97 * re[i - 1];
+    re[0] -= 0.97 * re[0];
+    for (let i = 0; i < length; i++) re[i] *= window[i];
+    fft(re, im);
+    frames.push(banks.map((bank) => {
+      let energy = 0;
+      for (const [bin, weight] of bank) energy += weight * (re[bin] ** 2 + im[bin] ** 2);
+      return Math.log(Math.max(energy, EPSILON));
+    }));
+  }
+  return frames;
+}
+
+function melBanks(spec, padded) {
+  const mel = (hertz) => 1127 * Math.log(1 + hertz / 700);
+  const low = mel(20), delta = (mel(spec.sample_rate / 2) - low) / (spec.mels + 1);
+  return Array.from({ length: spec.mels }, (_, band) => {
+    const left = low + band * delta, centre = left + delta, right = centre + delta;
+    const bank = [];
+    for (let bin = 0; bin < padded / 2; bin++) {
+      const at = mel((spec.sample_rate / padded) * bin);
+      if (at > left && at < right) bank.push([bin, at <= centre ? (at - left) / delta : (right - at) / delta]);
+    }
+    return bank;
+  });
+}
+
+/** In-place radix-2 FFT (Cooley & Tukey 1965). */
+function fft(re, im) {
+  const n = re.length;
+  for (let i = 1, j = 0; i < n; i++) {
+    let bit = n >> 1;
+    for (; j & bit; bit >>= 1) j ^= bit;
+    j ^= bit;
+    if (i < j) {
+      [re[i], re[j]] = [re[j], re[i]];
+      [im[i], im[j]] = [im[j], im[i]];
+    }
+  }
+  for (let size = 2; size <= n; size *= 2) {
+    for (let start = 0; start < n; start += size) {
+      for (let k = 0; k < size / 2; k++) {
+        const angle = (-2 * Math.PI * k) / size, c = Math.cos(angle), s = Math.sin(angle);
+        const a = start + k, b = a + size / 2;
+        const tr = re[b] * c - im[b] * s, ti = re[b] * s + im[b] * c;
+        re[b] = re[a] - tr; im[b] = im[a] - ti;
+        re[a] += tr; im[a] += ti;
+      }
+    }
+  }
+}

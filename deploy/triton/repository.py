@@ -1,0 +1,56 @@
+"""A Triton model repository from a bundle: python repository.py BUNDLE OUT."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from mmedge.errors import MmedgeError, UsageError
+from mmedge.runtime import bundle as bundles
+from mmedge.spec import Contract
+
+_MOST = 8
+
+
+def write(bundle: Path, out: Path) -> Path:
+    """Write OUT/<name>/config.pbtxt and OUT/<name>/1/model.onnx; returns the model's folder."""
+    read = bundles.read(bundle)
+    contract = Contract.model_validate(read.artifact.meta["contract"])
+    model = out / read.artifact.meta["name"]
+    if model.exists():
+        raise UsageError(
+            "the model is in the repository already", where=str(model), todo="remove it, or write elsewhere"
+        )
+    (model / "1").mkdir(parents=True)
+    shutil.copyfile(read.folder / "model.onnx", model / "1/model.onnx")
+    (model / "config.pbtxt").write_text(config(read.artifact.meta["name"], contract), encoding="utf-8")
+    return model
+
+
+def config(name: str, contract: Contract) -> str:
+    """The text of config.pbtxt. Dims are without the batch axis, which Triton adds."""
+    inputs = [(modality, "TYPE_FP32", spec.shape) for modality, spec in contract.modalities.items()]
+    inputs.append(("present", "TYPE_BOOL", (len(contract.modalities),)))
+    lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {_MOST}"]
+    lines += [_tensor("input", *one) for one in inputs]
+    lines.append(_tensor("output", contract.output, "TYPE_FP32", (contract.outputs,)))
+    lines.append(
+        f"dynamic_batching {{ preferred_batch_size: [ {_MOST // 2}, {_MOST} ] max_queue_delay_microseconds: 1000 }}"
+    )
+    lines.append("instance_group [ { count: 1 kind: KIND_AUTO } ]")
+    return "\n".join(lines) + "\n"
+
+
+def _tensor(kind: str, name: str, dtype: str, shape: tuple[int, ...]) -> str:
+    return f'{kind} [ {{ name: "{name}" data_type: {dtype} dims: [ {", ".join(map(str, shape))} ] }} ]'
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        print(write(Path(sys.argv[1]), Path(sys.argv[2])))
+    except MmedgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,33 @@
+"""The Python app's loop, fed from files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+APP = Path(__file__).parents[2] / "deploy/python/app.py"
+
+
+def test_the_app_answers_for_every_frame(tmp_path):
+    from tests.deploy.linear import write_bundle, write_sound
+
+    bundle = write_bundle(tmp_path / "bundle")
+    for name in ("frames", "sounds"):
+        (tmp_path / name).mkdir()
+    random = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / f"frames/{number}.png")
+    write_sound(tmp_path / "sounds/0.wav")
+    command = [sys.executable, str(APP), str(bundle), "--fps", "50"]
+    done = subprocess.run(
+        [*command, "--image", str(tmp_path / "frames"), "--audio", str(tmp_path / "sounds")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2, 3, 4]
+    assert all(line["label"] in ("a", "b", "c", "d") and set(line["ages_s"]) == {"image", "audio"} for line in lines)

@@ -1,0 +1,44 @@
+"""The Triton repository, read by Triton's own protobuf."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from mmedge.errors import UsageError
+from mmedge.runtime import bundle as bundles
+
+SCRIPT = Path(__file__).parents[2] / "deploy/triton/repository.py"
+
+
+@pytest.fixture(scope="module")
+def repository():
+    spec = importlib.util.spec_from_file_location("repository", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_config_is_one_that_triton_reads(repository, made_bundle, tmp_path):
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    from google.protobuf import text_format
+
+    folder = repository.write(made_bundle, tmp_path)
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert config.name == folder.name == "small" and config.backend == "onnxruntime" and config.max_batch_size == 8
+    assert [(one.name, list(one.dims)) for one in config.input] == [
+        ("image", [1, 8, 8]),
+        ("vitals", [3]),
+        ("present", [2]),
+    ]
+    assert config.input[2].data_type == model_config_pb2.TYPE_BOOL
+    assert [(one.name, list(one.dims)) for one in config.output] == [("logits", [3])]
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+    assert (folder / "1/model.onnx").read_bytes() == (made_bundle / "model.onnx").read_bytes()
+
+
+def test_a_model_that_is_there_already_is_not_overwritten(repository, made_bundle, tmp_path):
+    repository.write(made_bundle, tmp_path)
+    with pytest.raises(UsageError, match="in the repository already"):
+        repository.write(made_bundle, tmp_path)
+    assert bundles.read(made_bundle)

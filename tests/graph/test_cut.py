@@ -1,0 +1,88 @@
+"""Cutting graphs, and finding where two part."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mmedge.errors import MmedgeError
+from mmedge.graph import cut
+from mmedge.graph.bisect import first_difference
+from mmedge.runtime.onnxfile import read_nodes
+from mmedge.runtime.targets import onnxruntime_cpu
+from tests.runtime.small import CONTRACT, write_graph
+
+
+@pytest.fixture
+def graph(tmp_path):
+    write_graph(tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def given(batch=5):
+    random = np.random.default_rng(3)
+    return {
+        "image": random.standard_normal((batch, 1, 8, 8)).astype(np.float32),
+        "vitals": random.standard_normal((batch, 3)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("subset", [("image",), ("vitals",), ("image", "vitals")])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_graph_of_a_subset_answers_as_the_whole_one(graph, tmp_path, subset, batch):
+    cut.subset_graph(graph, CONTRACT, subset, tmp_path / "cut.onnx")
+    whole, part, x = onnxruntime_cpu.session(graph), onnxruntime_cpu.session(tmp_path / "cut.onnx"), given(batch)
+    present = np.tile([name in subset for name in x], (batch, 1))
+    expected = whole({**x, "present": present})["logits"]
+    assert set(part.inputs) == set(subset)
+    np.testing.assert_allclose(part({name: x[name] for name in subset})["logits"], expected, atol=1e-6)
+
+
+def test_an_absent_encoder_is_left_out(graph, tmp_path):
+    cut.subset_graph(graph, CONTRACT, ["vitals"], tmp_path / "cut.onnx")
+    kinds = [node.kind for node in read_nodes(tmp_path / "cut.onnx")]
+    assert "Conv" not in kinds and "Where" not in kinds
+    assert (tmp_path / "cut.onnx").stat().st_size < graph.stat().st_size / 2
+
+
+def test_encoders_and_head_together_are_the_whole_graph(graph, tmp_path):
+    own = cut.split_graph(graph, CONTRACT, tmp_path / "parts")
+    assert own == {"image": ["image_f"], "vitals": ["vitals_f"]}
+    x, present = given(), np.array([[True, True], [True, False], [False, True], [True, True], [False, False]])
+    embedded: dict[str, np.ndarray] = {"present": present}
+    for name in own:
+        embedded |= onnxruntime_cpu.session(tmp_path / "parts" / f"{name}.onnx")({name: x[name]})
+    head = onnxruntime_cpu.session(tmp_path / "parts/fusion.onnx")
+    expected = onnxruntime_cpu.session(graph)({**x, "present": present})["logits"]
+    np.testing.assert_allclose(head(embedded)["logits"], expected, atol=1e-6)
+
+
+def test_a_graph_whose_inputs_meet_at_once_cannot_be_split(tmp_path):
+    from onnx import TensorProto, helper
+
+    ab = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "vitals")]
+    ab.append(helper.make_tensor_value_info("present", TensorProto.BOOL, ["batch", 2]))
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
+    nodes = [helper.make_node("Add", ["image", "vitals"], ["logits"], "add")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ab, [out]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(MmedgeError, match="image has no encoder of its own"):
+        cut.split_graph(tmp_path / "model.onnx", CONTRACT, tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("weight", "node"),
+    [("conv", "conv_1"), ("conv2", "conv_2"), ("vitals_w", "vitals_linear"), ("bias", "head_linear")],
+)
+def test_the_first_node_that_differs_is_named(graph, tmp_path, weight, node):
+    model = onnx.load(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name == weight:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.1), weight))
+    onnx.save(model, tmp_path / "other.onnx")
+    x = {**given(1), "present": np.ones((1, 2), bool)}
+    found = first_difference(graph, tmp_path / "other.onnx", x, tolerance=1e-4)
+    assert found is not None and found.node == node and node in str(found)
+    assert first_difference(graph, graph, x, tolerance=1e-4) is None

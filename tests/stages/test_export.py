@@ -1,0 +1,195 @@
+"""Export on a small graph that needs no training: targets, per-subset and split engines, TensorRT's options, rebuild."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mmedge import artifact, runtime
+from mmedge.data.samples import Samples
+from mmedge.errors import MismatchError, MmedgeError, UsageError
+from mmedge.progress import Silent
+from mmedge.recipe import Measure, TargetOptions
+from mmedge.recipe.sections import Export
+from mmedge.runtime import bundle as bundles
+from mmedge.runtime.onnxfile import read_nodes
+from mmedge.runtime.rebuild import rebuild
+from mmedge.runtime.targets import tensorrt
+from mmedge.stages import export
+from tests.runtime.small import CONTRACT, write_graph
+
+DESCRIBED = {
+    "contract": CONTRACT.model_dump(mode="json", by_alias=True),
+    "params": 1,
+    "macs": 1,
+    "recipe": {},
+    "code": ".",
+}
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """A quantize artifact with two candidates."""
+    with artifact.creating(tmp_path / "quantize", stage="quantize", key="k", parent=None) as (folder, meta):
+        for name in ("model.onnx", "fp32.onnx"):
+            write_graph(folder / name, channels=96)
+        export.precisions.to_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
+        kept = [{"precision": name, "kept": True, "why": "kept"} for name in ("fp32", "fp16")]
+        meta |= {**DESCRIBED, "candidates": kept, "precision": "fp32", "notes": []}
+    return artifact.read(tmp_path / "quantize")
+
+
+@pytest.fixture
+def context(tmp_path):
+    random, n = np.random.default_rng(0), 24
+    inputs = {
+        name: random.standard_normal((n, *spec.shape)).astype(np.float32) for name, spec in CONTRACT.modalities.items()
+    }
+    ids = tuple(map(str, range(n)))
+    test = Samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
+    recipe = SimpleNamespace(export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5))
+    (tmp_path / ".work").mkdir()
+    return SimpleNamespace(
+        dataset=SimpleNamespace(test=test),
+        recipe=recipe,
+        progress=Silent(),
+        teacher=None,
+        work=tmp_path / ".work/stage",
+    )
+
+
+def exported(parent, context, name, tmp_path, **options):
+    return export.export(parent, TargetOptions(**options), context, tmp_path / f"export-{name}", "k", name=name)
+
+
+def bundled(*made: artifact.Artifact, path: Path) -> Path:
+    with artifact.creating(path, stage="bundle", key="b", parent=None) as (folder, meta):
+        for one in made:
+            for source, target in export.files(one):
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(one.file(source), folder / target)
+        targets = {one.meta["target"]: export.record(one) for one in made}
+        meta |= {"name": "small", "contract": DESCRIBED["contract"], "targets": targets, "figures": {}}
+    return path
+
+
+def test_the_engine_of_one_modality_is_cut_verified_and_faster(parent, context, tmp_path):
+    made = exported(parent, context, "onnxruntime-cpu", tmp_path)
+    # The picture's encoder is nearly all of the work; without it there is nearly nothing left.
+    assert made.meta["subsets"]["vitals"]["ratio_to_all"] < 1 / 1.3
+    assert set(made.meta["split"]["files"]) == {"image", "vitals", "fusion"}
+    engine = runtime.load(bundled(made, path=tmp_path / "bundle"))
+    x = context.dataset.test.inputs["vitals"][:3]
+    zeros = np.zeros((3, 1, 8, 8), np.float32)
+    whole = engine.run({"image": zeros, "vitals": x, "present": np.tile([False, True], (3, 1))})["logits"]
+    np.testing.assert_allclose(engine.run({"vitals": x})["logits"], whole, atol=1e-6)
+
+
+def test_an_engine_that_is_not_faster_is_left_out_with_a_note(parent, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_NOISE", 1.0)
+    made = exported(parent, context, "onnxruntime-cpu", tmp_path)
+    assert made.meta["subsets"] == {}
+    assert sum("no engine for" in note for note in made.meta["notes"]) == 2
+    assert not list(made.path.glob("subsets/*.onnx"))
+
+
+def test_openvino_is_built_measured_and_judged_on_itself(parent, context, tmp_path):
+    pytest.importorskip("openvino")
+    made = exported(parent, context, "openvino-cpu", tmp_path)
+    latency = made.meta["latency"]
+    assert latency["target"] == "openvino-cpu" and latency["p50_ms"] > 0 and latency["ratio_to_parent"] > 0
+    assert {one["subset"] for one in made.meta["verification"]} == {"image", "vitals", "image+vitals"}
+    assert made.meta["engine"]["files"] == ["engine.xml", "engine.bin"]
+    assert any(" x the latency of " in note for note in made.meta["notes"])
+    assert export.measured_file(made) == (made.file("engine.xml"), "openvino-cpu")
+    path = bundled(exported(parent, context, "onnxruntime-cpu", tmp_path), made, path=tmp_path / "bundle")
+    sample = {"vitals": [1.0, 2.0, 3.0], "image": np.full((8, 8), 90, np.uint8)}
+    ours, theirs = runtime.load(path, "openvino-cpu"), runtime.load(path)
+    assert ours.predict(**sample).probabilities == pytest.approx(theirs.predict(**sample).probabilities, abs=1e-3)
+
+
+def test_a_mismatch_names_the_first_node_and_is_exit_5(parent, context, tmp_path):
+    model = onnx.load(parent.file("fp32.onnx"))
+    for tensor in model.graph.initializer:
+        if tensor.name == "conv2":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), "conv2"))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(MismatchError, match=r"first node that differs: conv_2 \(Conv\)") as raised:
+        export.verify(parent.file("fp32.onnx"), tmp_path / "wrong.onnx", CONTRACT, context.dataset.test, "fp32")
+    assert raised.value.exit_code == 5
+
+
+@pytest.fixture(scope="module")
+def rtx():
+    return pytest.importorskip("tensorrt_rtx")
+
+
+def test_tensorrt_is_built_with_the_options_of_the_recipe(rtx, parent, context, tmp_path):
+    options = {"precision": "fp16", "max_batch": 4, "best_batch": 2, "workspace_mb": 64}
+    made = exported(parent, context, "tensorrt-rtx", tmp_path, **options)
+    engine = made.meta["engine"]
+    assert engine["profiles"]["image"] == [[1, 1, 8, 8], [2, 1, 8, 8], [4, 1, 8, 8]]
+    assert engine["profiles"]["present"] == [[1, 2], [2, 2], [4, 2]]
+    assert engine["weight_types"]["half"] > 0 and engine["precision"] == "fp16"
+    assert engine["graph_sha256"] == artifact.sha256_of(made.file("model.onnx"))
+    assert engine["preprocessing_sha256"] == bundles.preprocessing_sha256(CONTRACT)
+
+
+def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, parent, tmp_path):
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y"], "fine"),
+        helper.make_node("Unheard", ["y"], ["z"], "of_nobody", domain="somebody"),
+    ]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "z")]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("somebody", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "odd.onnx")
+    assert any("of_nobody" in name for name in tensorrt.unsupported_nodes(tmp_path / "odd.onnx", "tensorrt-rtx"))
+    with pytest.raises(MmedgeError, match="of_nobody"):
+        tensorrt.build(
+            tmp_path / "odd.onnx",
+            tmp_path / "engine",
+            target="tensorrt-rtx",
+            shapes={"x": (3,)},
+            options=tensorrt.Options(),
+        )
+    assert tensorrt.unsupported_nodes(parent.file("model.onnx"), "tensorrt-rtx") == []
+
+
+def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it(rtx, parent, context, tmp_path):
+    made = [
+        exported(parent, context, "onnxruntime-cpu", tmp_path),
+        exported(parent, context, "tensorrt-rtx", tmp_path, max_batch=4),
+    ]
+    path = bundled(*made, path=tmp_path / "bundle")
+    with bundles.rewriting(artifact.read(path)) as (folder, meta):  # as if built by another version
+        engine = meta["targets"]["tensorrt-rtx"]["engine"] | {"version": "0.9"}
+        meta["targets"] = meta["targets"] | {"tensorrt-rtx": meta["targets"]["tensorrt-rtx"] | {"engine": engine}}
+        (folder / "tensorrt-rtx/engine.plan").write_bytes(b"old")
+    with pytest.raises(MmedgeError, match=r"--rebuild"):
+        runtime.load(path, "tensorrt-rtx")
+    built = rebuild(path)["tensorrt-rtx"]
+    assert built["version"] == rtx.__version__ and built["batch"] == [1, 4]
+    assert (path / "tensorrt-rtx/engine.plan").stat().st_size > 1000
+    assert runtime.load(path).predict(vitals=[0.0, 0.0, 0.0]).label
+
+
+def test_what_cannot_be_rebuilt_is_a_usage_error(parent, context, tmp_path):
+    path = bundled(exported(parent, context, "onnxruntime-cpu", tmp_path), path=tmp_path / "bundle")
+    with pytest.raises(UsageError, match="no engine to rebuild"):
+        rebuild(path)
+    with pytest.raises(UsageError, match="no engine for 'tensorrt'"):
+        rebuild(path, targets=["tensorrt"])
+    bundles.pack(path, tmp_path / "b.zip")
+    with pytest.raises(UsageError, match="not rebuilt in place"):
+        rebuild(tmp_path / "b.zip")
+
+
+def test_the_graph_of_the_bundle_has_every_node_that_a_reader_can_name(parent):
+    assert all(node.name for node in read_nodes(parent.file("model.onnx")))
