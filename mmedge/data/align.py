@@ -91,7 +91,11 @@ def join(
     out = table.with_row_index(_LEFT).join(joined.select(_LEFT, *kept), on=_LEFT, how="left", maintain_order="left")
     apart = joined["__apart"].drop_nulls()
     used = joined["__used"].explode(empty_as_null=False).drop_nulls().n_unique() if joined.height else 0
-    quantiles = {"p50": apart.quantile(0.5, "linear"), "p95": apart.quantile(0.95, "linear"), "max": apart.max()} if len(apart) else {}
+    quantiles = (
+        {"p50": apart.quantile(0.5, "linear"), "p95": apart.quantile(0.95, "linear"), "max": apart.max()}
+        if len(apart)
+        else {}
+    )
     return out.drop(_LEFT), Alignment(
         name,
         stream.method,
