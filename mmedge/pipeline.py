@@ -118,7 +118,12 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
             "stage": stage,
             "parent": parent and parent.sha256,
             "teacher": teacher.sha256 if teacher and stage in ("distill", "prune") else None,
-            "config": [_dumped(section), *map(_dumped, also), _dumped(recipe.data), recipe.seed],
+            "config": [
+                _dumped(section),
+                *map(_dumped, also),
+                _dumped(recipe.data.model_copy(update={"workers": None})),
+                recipe.seed,
+            ],
             "data": context.dataset.sha256,
             "code": [
                 code_hash(*_CODE, f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"),
