@@ -121,6 +121,7 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
         card["classes"] = dict(sorted(part[target_column(data)].drop_nulls().value_counts().iter_rows()))
     elif part.height:
         values = part[target_column(data)].cast(polars.Float64, strict=False).drop_nulls()
+        values = values.filter(values.is_finite())
         if len(values):
             low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
             card["target"] = {"min": low, "mean": float(values.mean()), "max": high}  # type: ignore[arg-type]

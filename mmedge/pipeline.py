@@ -137,7 +137,12 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
             "stage": stage,
             "parent": parent and parent.sha256,
             "teacher": teacher.sha256 if teacher and stage in ("distill", "prune") else None,
-            "config": [_dumped(section), *map(_dumped, also), _dumped(recipe.data), recipe.seed],
+            "config": [
+                _dumped(section),
+                *map(_dumped, also),
+                _dumped(recipe.data.model_copy(update={"workers": None})),
+                recipe.seed,
+            ],
             "data": context.dataset.sha256,
             "code": [code_hash(*_CODE, own_code), _user_code(section, context)],
             "weights": _weights(section),

@@ -57,6 +57,7 @@ def decode(
     all cores, where the first rows' time says that it is worth their start.
     """
     np.lib.format.open_memmap(target, "w+", np.dtype(spec.dtype), (rows, *spec.shape)).flush()
+    _allot(target)
     began = time.monotonic()
     faults, done = decode_rows(spec, name, jobs[:_TRIED], folder, target), min(_TRIED, len(jobs))
     rest = jobs[_TRIED:]
@@ -103,6 +104,21 @@ def decode_rows(spec: ModalitySpec, name: str, jobs: Sequence[Job], folder: Path
             faults.append((index, error.what))
     out.flush()
     return faults
+
+
+def _allot(target: Path) -> None:
+    """Take the file's place on the disk now: a mapped write to a full disk would kill the process."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            with target.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, target.stat().st_size)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise MmedgeError(
+            f"cannot write the decoded samples: {error.strerror or error}",
+            where=str(target),
+            todo="free some space or choose another --out",
+        ) from error
 
 
 def _cores() -> int:

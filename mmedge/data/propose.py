@@ -42,7 +42,8 @@ _TARGETS = [
 ]
 _ID = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|nr|no|编号)($|_|\b)", re.IGNORECASE)
 _GROUP = re.compile(
-    r"speaker|subject|patient|person|user|device|session|participant|group|household|客户|患者", re.IGNORECASE
+    r"speaker|subject|patient|person|user|device|session|participant|group|household|customer|client|^who$|客户|患者",
+    re.IGNORECASE,
 )
 _SPLITS = {"train", "training", "validation", "val", "valid", "dev", "eval", "test"}
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")

@@ -227,9 +227,12 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
     inputs = _random_inputs(contract)
     single = {name: x[:1] for name, x in inputs.items()}
     torch.manual_seed(2)
-    first, before = _recorded(module, inputs, where)
+    before: dict[str, Tensor] = {}
+    after: dict[str, Tensor] = {}
+    alone: dict[str, Tensor] = {}
+    first = _recorded(module, inputs, where, before)
     torch.manual_seed(3)
-    second, after = _recorded(module, inputs, where)
+    second = _recorded(module, inputs, where, after)
     faults: list[Fault] = []
     if tuple(first.shape) != (2, contract.outputs):
         faults.append(
@@ -262,11 +265,11 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
             )
         )
     try:
-        one, alone = _recorded(module, single, where)
+        one = _recorded(module, single, where, alone)
     except MmedgeError:
         raise
     except Exception as error:  # a user's forward may raise anything
-        reached = _reached(module, single, where)
+        reached = _lost_batch(before, alone) or _reached(module, single, where)
         faults.append(
             Fault(
                 "error",
@@ -277,17 +280,7 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
             )
         )
         return faults
-    dropped = next(
-        (
-            name
-            for name in before
-            if name in alone
-            and before[name].dim()
-            and before[name].shape[0] == 2
-            and (alone[name].dim() != before[name].dim() or alone[name].shape[0] != 1)
-        ),
-        None,
-    )
+    dropped = _lost_batch(before, alone)
     if dropped or one.dim() != first.dim():
         faults.append(
             Fault(
@@ -341,9 +334,18 @@ def _random_inputs(contract: Contract) -> dict[str, Tensor]:
     return out
 
 
-def _recorded(module: nn.Module, inputs: dict[str, Tensor], where: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """The output, and each submodule's by name in the order in which they finished: the innermost first."""
-    seen: dict[str, Tensor] = {}
+def _lost_batch(before: dict[str, Tensor], alone: dict[str, Tensor]) -> str | None:
+    """The first submodule whose output had the batch's axis at batch 2 (``before``) and has it not at batch 1 (``alone``)."""
+    for name, pair in before.items():
+        if name in alone and pair.dim() and pair.shape[0] == 2:
+            single = alone[name]
+            if single.dim() != pair.dim() or single.shape[0] != 1:
+                return name
+    return None
+
+
+def _recorded(module: nn.Module, inputs: dict[str, Tensor], where: str, seen: dict[str, Tensor]) -> Tensor:
+    """The output; ``seen`` gets each submodule's by name, in the order in which they finished: the innermost first."""
 
     def keep(name: str) -> Any:
         return lambda _m, _i, output: (
@@ -356,7 +358,7 @@ def _recorded(module: nn.Module, inputs: dict[str, Tensor], where: str) -> tuple
     finally:
         for hook in hooks:
             hook.remove()
-    return next(iter(result.values())), seen
+    return next(iter(result.values()))
 
 
 def _reached(module: nn.Module, inputs: dict[str, Tensor], where: str) -> str:

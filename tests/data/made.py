@@ -11,8 +11,18 @@ import soundfile
 from PIL import Image
 
 TEXTS = {
-    "temple": ["a temple under a pale sky", "red walls, 红墙和屋顶", "roofs of an old palace 宫殿", "stairs lead to the Temple"],
-    "flower": ["a yellow flower 🌼", "petals in the sun, 阳光下的花瓣", "a blossom and its leaves", "one Flower among green leaves"],
+    "temple": [
+        "a temple under a pale sky",
+        "red walls, 红墙和屋顶",
+        "roofs of an old palace 宫殿",
+        "stairs lead to the Temple",
+    ],
+    "flower": [
+        "a yellow flower 🌼",
+        "petals in the sun, 阳光下的花瓣",
+        "a blossom and its leaves",
+        "one Flower among green leaves",
+    ],
 }
 COLUMNS = ["picture", "sound", "words", "weight", "height", "colour", "motion", "who", "kind"]
 

@@ -16,7 +16,9 @@ def joined(tmp_path, method, tolerance=0.5, *, stream=None, rows=None, **keys):
     data = {
         "manifest": str(tmp_path / "m.csv"),
         "target": "y",
-        "align": {"sensor": {"file": str(tmp_path / "s.csv"), "time": "t", "method": method, "tolerance": tolerance, **keys}},
+        "align": {
+            "sensor": {"file": str(tmp_path / "s.csv"), "time": "t", "method": method, "tolerance": tolerance, **keys}
+        },
         "modalities": {"x": {"kind": "tabular", "columns": ["v"]}},
     }
     table, reports = source.arranged(parsed({"schema": 1, "name": "t", "data": data}).data, 0)
@@ -82,7 +84,7 @@ def test_a_faulty_stream_is_told(tmp_path, keys, said):
 
 def test_a_run_writes_the_report_beside_its_manifests(tmp_path):
     rows = [["time", "y"], *([str(i), "ab"[i % 2]] for i in range(40))]
-    stream = [["t", "v"], *([str(i + 0.1), str(i)] for i in range(0, 40))]
+    stream = [["t", "v"], *([str(i + 0.1), str(i)] for i in range(40))]
     write_table(tmp_path / "m.csv", rows)
     write_table(tmp_path / "s.csv", stream)
     data = {

@@ -51,7 +51,9 @@ def test_every_kind_is_the_same_bit_for_bit_in_a_process_without_torch(prepared)
     work = {"contract": dataset.contract.model_dump(mode="json", by_alias=True), "values": values}
     (folder / "work.json").write_text(json.dumps(work), encoding="utf-8")
     subprocess.run(
-        [sys.executable, "-c", _ON_THE_DEVICE, str(folder / "work.json"), str(folder / "out.npz")], check=True, timeout=120
+        [sys.executable, "-c", _ON_THE_DEVICE, str(folder / "work.json"), str(folder / "out.npz")],
+        check=True,
+        timeout=120,
     )
     answers = np.load(folder / "out.npz")
     assert all(any(name.startswith(f"{modality}/") for name in answers.files) for modality in MODALITIES)
@@ -97,7 +99,9 @@ def test_caches_are_private_to_the_user(prepared):
 
 def test_the_same_data_is_not_decoded_twice_and_workers_change_nothing(tmp_path, monkeypatch):
     manifest = five_kinds(tmp_path, 160)
-    alone = samples.prepare(parsed(recipe_values(manifest, workers=1)), tmp_path / "a", code=tmp_path, progress=Silent())
+    alone = samples.prepare(
+        parsed(recipe_values(manifest, workers=1)), tmp_path / "a", code=tmp_path, progress=Silent()
+    )
     two = samples.prepare(parsed(recipe_values(manifest, workers=2)), tmp_path / "b", code=tmp_path, progress=Silent())
     for name in MODALITIES:
         np.testing.assert_array_equal(alone.train.inputs[name], two.train.inputs[name])

@@ -132,7 +132,9 @@ def test_a_series_is_resampled_to_the_specs_rate():
     spec = SensorSpec(kind="sensor", channels=1, length=100, rate=50, source_rate=100)
     x = preprocess.tensor(spec, np.sin(2 * np.pi * 3 * time)[None].astype(np.float32))
     np.testing.assert_allclose(x[0, 10:90], np.sin(2 * np.pi * 3 * np.arange(10, 90) / 50), atol=0.02)
-    np.testing.assert_array_equal(x, preprocess.tensor(spec, (np.sin(2 * np.pi * 3 * time)[None].astype(np.float32), 100)))
+    np.testing.assert_array_equal(
+        x, preprocess.tensor(spec, (np.sin(2 * np.pi * 3 * time)[None].astype(np.float32), 100))
+    )
 
 
 def test_a_series_in_a_csv_is_the_same_as_in_an_array_whatever_its_columns_order(tmp_path):
@@ -203,7 +205,8 @@ def test_a_box_cuts_its_region_out():
     pixels = RNG.integers(0, 256, (10, 20, 3), np.uint8)
     spec = ImageSpec(kind="image", column="p", box=("l", "t", "r", "b"), height=4, width=5)
     np.testing.assert_array_equal(
-        preprocess.tensor(spec, (pixels, ("3", "2", "8", "6"))), preprocess.tensor(spec, np.ascontiguousarray(pixels[2:6, 3:8]))
+        preprocess.tensor(spec, (pixels, ("3", "2", "8", "6"))),
+        preprocess.tensor(spec, np.ascontiguousarray(pixels[2:6, 3:8])),
     )
     for box in ((3, 2, 3, 6), (-1, 0, 4, 4), (0, 0, 21, 4), (0, None, 4, 4), ("x", 0, 4, 4)):
         with pytest.raises(MmedgeError, match="box"):

@@ -1,0 +1,51 @@
+"""``mmedge check`` on the command line: exit codes, one JSON document, and places of faults."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from mmedge.cli.main import cli
+from tests.data.made import five_kinds, recipe_values
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    manifest = five_kinds(tmp_path / "data", 40)
+    with (tmp_path / "r.yaml").open("w") as stream:
+        YAML().dump(recipe_values(manifest), stream)
+    return tmp_path / "r.yaml"
+
+
+def run(recipe, *more):
+    return CliRunner().invoke(
+        cli, ["check", str(recipe), "--out", str(recipe.parent / "out"), *more], standalone_mode=False
+    )
+
+
+def test_a_sound_recipe_passes_and_the_card_is_on_stderr(recipe):
+    result = run(recipe)
+    assert result.return_value == 0 and result.stdout == "" and "samples 28" in result.stderr
+
+
+def test_errors_fail_with_their_places_and_warnings_do_not(recipe):
+    (recipe.parent / "data/s/2.wav").write_bytes(b"RIFF")
+    result = run(recipe)
+    assert result.return_value == 1
+    assert (
+        "row 3, column sound" in result.stderr and "do: mend the file" in result.stderr and "1 errors" in result.stderr
+    )
+    assert run(recipe, "--no-media").return_value == 0
+
+
+def test_json_is_one_document_with_every_fault(recipe):
+    (recipe.parent / "data/s/2.wav").unlink()
+    result = run(recipe, "--json")
+    card = json.loads(result.stdout)
+    assert result.return_value == 1 and card["errors"] == 1 and card["faults"][0]["row"] == 3
+
+
+def test_an_unknown_key_is_an_invalid_recipe(recipe):
+    result = run(recipe, "--set", "data.tarpet=kind")
+    assert result.return_value == 2 and "did you mean 'target'" in result.stderr

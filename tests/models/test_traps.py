@@ -1,0 +1,161 @@
+"""The traps of users' models: each one is found, and named by its submodule or line; a sound model has none."""
+
+import textwrap
+
+import pytest
+import torch
+
+from mmedge.data.source import load_attribute
+from mmedge.models.traps import traps
+from mmedge.recipe import Model
+from mmedge.spec import Contract
+
+CONTRACT = Contract.model_validate(
+    {
+        "task": "classification",
+        "labels": ["a", "b", "c"],
+        "modalities": {"x": {"kind": "array", "shape": [4]}, "t": {"kind": "text", "length": 5, "tokens": 9}},
+    }
+)
+HEAD = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+        self.branch = Branch()
+        self.out = nn.Linear(8, 3)
+    def forward(self, x, t, present):
+        return self.out(torch.cat([self.branch(x), self.words(t).mean(dim=1)], dim=1))
+
+class Branch(nn.Module):
+"""
+
+
+def found(tmp_path, branch, more="", **section):
+    name = f"net_{abs(hash((branch, more, str(tmp_path))))}"
+    (tmp_path / f"{name}.py").write_text(HEAD + textwrap.indent(textwrap.dedent(branch), "    ") + more)
+    factory = load_attribute(f"{name}:Net", tmp_path)
+    return traps(Model(factory=f"{name}:Net", **section), CONTRACT, factory, "teacher.model")
+
+
+LINEAR = """
+def __init__(self):
+    super().__init__()
+    self.layer = nn.Linear(4, 4)
+"""
+
+
+def test_a_sound_model_has_no_trap(tmp_path):
+    assert found(tmp_path, LINEAR + "def forward(self, x):\n    return self.layer(x)\n") == []
+
+
+@pytest.mark.parametrize(
+    "branch, kind, module",
+    [
+        (
+            "def __init__(self):\n    super().__init__()\n    self.layers = [nn.Linear(4, 4)]\n"
+            "def forward(self, x):\n    return self.layers[0](x)\n",
+            "unregistered",
+            "teacher.model.branch.layers",
+        ),
+        (
+            "def __init__(self):\n    super().__init__()\n    self.scale = torch.ones(4)\n"
+            "def forward(self, x):\n    return x * self.scale\n",
+            "unregistered",
+            "teacher.model.branch.scale",
+        ),
+        (
+            "def __init__(self):\n    super().__init__()\n    self.register_buffer('mix', torch.randn(4, 4), persistent=False)\n"
+            "def forward(self, x):\n    return x @ self.mix\n",
+            "not-persistent",
+            "teacher.model.branch.mix",
+        ),
+        (
+            LINEAR + "def forward(self, x):\n    return F.dropout(self.layer(x), 0.5)\n",
+            "train-mode",
+            "teacher.model.branch",
+        ),
+        (
+            LINEAR
+            + "def train(self, mode=True):\n    return super().train(True)\ndef forward(self, x):\n    return self.layer(x)\n",
+            "train-mode",
+            "teacher.model.branch",
+        ),
+        (
+            LINEAR + "def forward(self, x):\n    return self.layer(x)[:, None].squeeze()\n",
+            "batch-1",
+            "teacher.model.branch",
+        ),
+        (
+            LINEAR + "def forward(self, x):\n    return self.layer(x - x.mean(dim=0))\n",
+            "batch-1",
+            "teacher.model.branch.layer",
+        ),
+        (LINEAR + "def forward(self, x):\n    return self.layer(x)[:, :3]\n", "model", "teacher.model"),
+    ],
+)
+def test_a_trap_is_found_and_its_module_named(tmp_path, branch, kind, module):
+    faults = [fault for fault in found(tmp_path, branch) if fault.severity == "error"]
+    assert (kind, module) in {(fault.kind, fault.module) for fault in faults}, faults
+    assert all(fault.todo for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "line, kind",
+    [
+        ("return self.layer(x.cuda())", "device"),
+        ("return self.layer(x.to('cuda:0'))", "device"),
+        ("return self.layer(x + torch.zeros(4, device='cuda'))", "device"),
+        ("return self.layer(x)[:, None].squeeze()", "squeeze"),
+    ],
+)
+def test_what_the_source_shows_is_told_with_its_line(tmp_path, line, kind):
+    source = LINEAR + f"def forward(self, x):\n    {line}\n"
+    fault = next(fault for fault in found(tmp_path, source) if fault.kind == kind and fault.file)
+    file, _, number = fault.file.rpartition(":")
+    with open(file) as stream:
+        assert line in stream.read().splitlines()[int(number) - 1]
+
+
+def test_a_squeeze_that_names_its_axis_is_no_trap(tmp_path):
+    source = (
+        LINEAR
+        + "def forward(self, x):\n    y = torch.squeeze(self.layer(x)[:, None], 1)\n    return y[:, None].squeeze(1)\n"
+    )
+    assert found(tmp_path, source) == []
+
+
+def test_a_whole_pickled_module_and_a_wrong_checkpoint_are_told(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    torch.save({"other": torch.ones(2)}, tmp_path / "other.pt")
+    source = LINEAR + "def forward(self, x):\n    return self.layer(x)\n"
+    for file, said in (("whole.pt", "more than weights"), ("other.pt", "do not fit"), ("none.pt", "does not exist")):
+        (fault,) = found(tmp_path, source, weights=tmp_path / file)
+        assert fault.kind == "checkpoint" and said in fault.what and file in fault.file
+
+
+def test_a_constructor_that_raises_is_told_and_not_raised(tmp_path):
+    (fault,) = found(tmp_path, "def __init__(self):\n    raise ValueError('no such size')\n")
+    assert fault.kind == "model" and "no such size" in fault.what
+
+
+def test_the_built_in_network_of_every_kind_has_no_trap():
+    contract = Contract.model_validate(
+        {
+            "task": "regression",
+            "output": "value",
+            "modalities": {
+                "image": {"kind": "image", "height": 12, "width": 10},
+                "sound": {"kind": "audio", "mels": 8, "frames": 12},
+                "text": {"kind": "text", "length": 6, "tokens": 20},
+                "table": {"kind": "tabular", "columns": ["a", "b"]},
+                "motion": {"kind": "sensor", "channels": 2, "length": 9},
+                "array": {"kind": "array", "shape": [3, 2]},
+            },
+        }
+    )
+    assert traps(Model(), contract, None, "teacher.model") == []

@@ -1,0 +1,287 @@
+"""``check``: every fault of the list, on real broken files, each with its place; and all of them in one go."""
+
+import csv
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mmedge.check import check
+from mmedge.progress import Silent
+from tests.data.made import COLUMNS, five_kinds, parsed, recipe_values, write_table
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return five_kinds(folder), folder
+
+
+@pytest.fixture
+def task(whole, tmp_path):
+    """A copy of the whole task that a test may break: (manifest, rows as lists)."""
+    shutil.copytree(whole[1], tmp_path / "t")
+    with (tmp_path / "t/manifest.csv").open(encoding="utf-8", newline="") as stream:
+        return tmp_path / "t/manifest.csv", list(csv.reader(stream))[1:]
+
+
+def look(manifest, rows=None, *, media=True, header=COLUMNS, model=None, **data):
+    if rows is not None:
+        write_table(manifest, [header, *rows])
+    values = recipe_values(manifest, **data)
+    values.update(model or {})
+    return check(parsed(values), manifest.parent / "out", code=manifest.parent, progress=Silent(), media=media)
+
+
+def of(card, kind):
+    return [fault for fault in card["faults"] if fault["kind"] == kind]
+
+
+def at(rows, column, row):
+    """The first row from ``row`` on whose cell is filled: (index, cell)."""
+    place = COLUMNS.index(column)
+    return next((index, rows[index][place]) for index in range(row, len(rows)) if rows[index][place])
+
+
+def test_a_sound_task_has_no_error_and_a_card_with_counts_classes_presence_and_shapes(whole):
+    card = look(whole[0])
+    assert card["errors"] == 0, card["faults"]
+    assert sum(split["samples"] for split in card["splits"].values()) == 60
+    train = card["splits"]["train"]
+    assert train["classes"] == {"flower": 21, "temple": 21} and train["present"]["picture"] < train["samples"] == 42
+    assert card["modalities"]["picture"] == [3, 16, 16] and card["modalities"]["facts"] == [8]
+    assert card["media"]["sound"]["sample_rates"] == {
+        "8000": sum(s["present"]["sound"] for s in card["splits"].values())
+    }
+
+
+@pytest.mark.parametrize(
+    "column, content",
+    [("picture", b""), ("picture", "half"), ("picture", b"no picture"), ("sound", b"RIFF"), ("motion", "half")],
+)
+def test_an_unreadable_file_is_told_with_its_row_and_column(task, column, content):
+    manifest, rows = task
+    index, cell = at(rows, column, 20)
+    file = manifest.parent / cell
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content == "half" else content)
+    (fault,) = of(look(manifest, rows), "unreadable")
+    assert (fault["row"], fault["column"], fault["severity"]) == (index + 1, column, "error")
+    assert cell in fault["what"] and fault["file"] == str(manifest) and fault["todo"]
+
+
+def test_a_missing_file_is_told_with_and_without_looking_at_media(task):
+    manifest, rows = task
+    index, cell = at(rows, "sound", 5)
+    (manifest.parent / cell).unlink()
+    for media in (True, False):
+        (fault,) = of(look(manifest, rows, media=media), "missing-file")
+        assert fault["row"] == index + 1 and fault["column"] == "sound"
+
+
+def test_a_truncated_wav_that_the_library_reads_without_a_word_is_told(task):
+    manifest, rows = task
+    index, cell = at(rows, "sound", 8)
+    file = manifest.parent / cell
+    file.write_bytes(file.read_bytes()[:-3000])
+    assert len(soundfile.read(file)[0]) == 2500
+    (fault,) = of(look(manifest, rows), "truncated-audio")
+    assert fault["row"] == index + 1 and "3000 of the bytes" in fault["what"]
+
+
+def test_nan_in_a_series_and_in_a_sound_is_told(task):
+    manifest, rows = task
+    motion, cell = at(rows, "motion", 3)
+    np.save(manifest.parent / cell, np.full((2, 50), np.nan, np.float32))
+    sound, cell = at(rows, "sound", 12)
+    soundfile.write(manifest.parent / cell, np.full(4000, np.nan, np.float32), 8000, subtype="FLOAT")
+    found = {(fault["row"], fault["column"]) for fault in of(look(manifest, rows), "unreadable")}
+    assert found == {(motion + 1, "motion"), (sound + 1, "sound")}
+
+
+def test_a_cell_that_is_no_number_or_not_finite_is_told(task):
+    manifest, rows = task
+    rows[10][3], rows[11][3], rows[12][4] = "heavy", "nan", "inf"
+    faults = of(look(manifest, rows), "number")
+    assert [(f["row"], f["column"]) for f in faults] == [(11, "weight"), (12, "weight"), (13, "height")]
+
+
+def test_a_constant_column_and_a_blank_picture_are_warned_of(task):
+    manifest, rows = task
+    for row in rows:
+        row[4] = "5"
+    index, cell = at(rows, "picture", 9)
+    Image.new("RGB", (40, 40), (7, 7, 7)).save(manifest.parent / cell)
+    card = look(manifest, rows)
+    assert [fault["column"] for fault in of(card, "constant")] == ["height"]
+    assert [fault["row"] for fault in of(card, "blank")] == [index + 1] and card["errors"] == 0
+
+
+def test_a_constant_channel_is_warned_of(task):
+    manifest, rows = task
+    for file in (manifest.parent / "m").iterdir():
+        series = np.load(file)
+        series[1] = 3
+        np.save(file, series)
+    (fault,) = of(look(manifest, rows), "constant")
+    assert "channel 1 of motion" in fault["what"]
+
+
+def with_split(rows, of_row):
+    return [[*row, of_row(index)] for index, row in enumerate(rows)]
+
+
+SPLIT = {"header": [*COLUMNS, "part"], "split": "part"}
+
+
+def spread(index):
+    return ("train", "train", "validation", "test")[index // 2 % 4]
+
+
+def test_a_label_that_training_never_sees_is_an_error_with_its_row(task):
+    manifest, rows = task
+    rows[7][8] = "castle"
+    faults = of(look(manifest, with_split(rows, spread), **SPLIT), "unseen-label")
+    assert [(f["row"], f["column"]) for f in faults] == [(8, "kind")] and "castle" in faults[0]["what"]
+
+
+def test_tiny_and_empty_classes_are_warned_of(task):
+    manifest, rows = task
+    for index in (0, 1, 8):
+        rows[index][8] = "castle"
+    card = look(manifest, with_split(rows, spread), **SPLIT)
+    assert "3 training samples" in of(card, "tiny-class")[0]["what"]
+    assert len(of(card, "empty-class")) == 2 and card["errors"] == 0
+
+
+def test_one_class_in_training_is_an_error_and_in_test_a_warning(task):
+    manifest, rows = task
+    card = look(manifest, [row for row in rows if row[8] == "flower"])
+    assert {fault["severity"] for fault in of(card, "one-class")} == {"error", "warning"} and card["errors"] == 1
+
+
+def test_an_empty_split_and_an_unlabelled_one_are_errors(task):
+    manifest, rows = task
+    card = look(manifest, with_split(rows, lambda index: "train"), **SPLIT)
+    assert "the test split is empty" in of(card, "empty-split")[0]["what"]
+    for index, row in enumerate(rows):
+        row[8] = "" if spread(index) == "test" else row[8]
+    assert len(of(look(manifest, with_split(rows, spread), **SPLIT), "unlabelled-split")) == 1
+
+
+def test_an_unknown_split_and_an_id_twice_are_told_with_every_row(task):
+    manifest, rows = task
+    rows = with_split(rows, lambda index: "tset" if index in (3, 9) else spread(index))
+    rows = [[*row, f"s{index % 50}"] for index, row in enumerate(rows)]
+    card = look(manifest, rows, header=[*COLUMNS, "part", "name"], split="part", id="name")
+    assert [fault["row"] for fault in of(card, "split")] == [4, 10] and len(of(card, "id")) == 20
+    assert card["splits"]["train"]["samples"]  # and the rest was looked at all the same
+
+
+def test_a_group_in_two_splits_is_leakage(task):
+    manifest, rows = task
+    faults = of(look(manifest, with_split(rows, spread), group="who", **SPLIT), "group-leakage")
+    assert faults and faults[0]["severity"] == "error" and "person" in faults[0]["what"]
+    assert not of(look(manifest, rows, group="who", header=COLUMNS), "group-leakage")
+
+
+def test_a_copied_file_and_a_copied_sample_across_splits_are_found_by_content(task):
+    manifest, rows = task
+    train, test = (
+        next(i for i in range(60) if spread(i) == split and all(rows[i][c] for c in (0, 1, 6)))
+        for split in ("train", "test")
+    )
+    shutil.copy(manifest.parent / rows[train][0], manifest.parent / rows[test][0])
+    card = look(manifest, with_split(rows, spread), **SPLIT)
+    (fault,) = of(card, "duplicate")
+    assert fault["severity"] == "warning" and fault["column"] == "picture" and fault["row"] == min(train, test) + 1
+    for column in (1, 6):
+        shutil.copy(manifest.parent / rows[train][column], manifest.parent / rows[test][column])
+    rows[test][2:6] = rows[train][2:6]
+    card = look(manifest, with_split(rows, spread), model={"quantize": {}}, **SPLIT)
+    assert [fault["severity"] for fault in of(card, "duplicate")].count("error") == 1
+    (overlap,) = of(card, "calibration-overlap")
+    assert overlap["severity"] == "error"
+
+
+def test_the_same_row_twice_is_kept_in_one_split_where_mmedge_splits(task):
+    manifest, rows = task
+    assert not of(look(manifest, rows + rows), "duplicate")
+
+
+def test_a_modality_that_is_absent_everywhere_is_an_error_and_from_test_a_warning(task):
+    manifest, rows = task
+    for row in rows:
+        row[1] = ""
+    (fault,) = of(look(manifest, rows), "absent-modality")
+    assert fault["severity"] == "error" and "'sound'" in fault["what"]
+    for index, row in enumerate(rows):
+        row[1] = f"s/{index}.wav" if spread(index) != "test" else ""
+    (fault,) = of(look(manifest, with_split(rows, spread), **SPLIT), "absent-modality")
+    assert fault["severity"] == "warning" and "test split" in fault["what"]
+
+
+def test_a_row_with_nothing_in_it_is_an_error(task):
+    manifest, rows = task
+    rows[30][:7] = [""] * 7
+    assert [fault["row"] for fault in of(look(manifest, rows), "empty-row")] == [31]
+
+
+def test_a_mix_of_sample_rates_is_warned_of_with_a_row_of_the_rare_one(task):
+    manifest, rows = task
+    index, cell = at(rows, "sound", 15)
+    soundfile.write(manifest.parent / cell, np.sin(np.arange(8000) / 5).astype(np.float32) / 2, 16000)
+    (fault,) = of(look(manifest, rows), "sample-rates")
+    assert fault["row"] == index + 1 and "1 at 16000 Hz" in fault["what"]
+
+
+def test_missing_columns_are_told_all_at_once_and_the_models_are_looked_at_still(task):
+    manifest, rows = task
+    header = ["pictures", *COLUMNS[1:8], "kinds"]
+    card = look(manifest, rows, header=header, group="whom", model={"teacher": {"model": {"factory": "absent:net"}}})
+    assert [fault["column"] for fault in of(card, "missing-column")] == ["kind", "whom", "picture"]
+    assert "did you mean 'pictures'" in of(card, "missing-column")[2]["what"] and len(of(card, "model")) == 1
+
+
+def test_targets_that_are_no_numbers_are_told_for_regression(task):
+    manifest, rows = task
+    for index, row in enumerate(rows):
+        row[8] = str(index / 7)
+    rows[4][8], rows[5][8] = "tall", "inf"
+    assert [f["row"] for f in of(look(manifest, rows, task="regression"), "target")] == [5, 6]
+
+
+def test_half_a_box_is_an_error(task):
+    manifest, rows = task
+    rows = [[*row, 0, 0, 30, "" if index == 4 else 30] for index, row in enumerate(rows)]
+    boxed = recipe_values(manifest)["data"]["modalities"] | {
+        "picture": {"kind": "image", "column": "picture", "box": ["l", "t", "r", "b"], "height": 8, "width": 8}
+    }
+    card = look(manifest, rows, header=[*COLUMNS, "l", "t", "r", "b"], modalities=boxed)
+    assert [fault["row"] for fault in of(card, "box")] == [5]
+
+
+def test_all_faults_come_in_one_go_errors_first(task):
+    manifest, rows = task
+    _, cell = at(rows, "picture", 0)
+    (manifest.parent / cell).write_bytes(b"x")
+    _, cell = at(rows, "sound", 0)
+    (manifest.parent / cell).unlink()
+    rows[20][3] = "heavy"
+    for row in rows:
+        row[5] = "red"
+    card = look(manifest, rows, model={"distill": {"model": {"factory": "nowhere:net"}}})
+    assert {fault["kind"] for fault in card["faults"]} >= {"unreadable", "missing-file", "number", "constant", "model"}
+    severities = [fault["severity"] for fault in card["faults"]]
+    assert severities == sorted(severities) and card["errors"] == severities.count("error")
+
+
+def test_a_wav_header_that_a_stream_left_open_is_not_truncated(tmp_path):
+    from mmedge.data.media import missing_bytes
+
+    head = b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+    (tmp_path / "open.wav").write_bytes(head + b"data" + struct.pack("<I", 0xFFFFFFFF) + b"\0" * 100)
+    (tmp_path / "cut.wav").write_bytes(head + b"data" + struct.pack("<I", 500) + b"\0" * 100)
+    assert missing_bytes(tmp_path / "open.wav") == 0 and missing_bytes(tmp_path / "cut.wav") == 400
