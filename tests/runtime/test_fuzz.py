@@ -1,5 +1,6 @@
 """Fuzzing: whatever a bundle or a media file holds, the answer is a prediction or one of our errors. ``make fuzz`` goes on for longer."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -47,6 +48,7 @@ def test_any_bytes_as_a_bundle_are_refused(content):
     assert _load(content) is None
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @fuzzed
 @given(names=st.lists(st.tuples(st.text(max_size=30), st.integers(0, 0xFFFFFFFF), st.binary(max_size=50)), max_size=6))
 def test_any_names_and_modes_in_a_zip_stay_inside_or_are_refused(names):
@@ -61,10 +63,8 @@ def test_any_names_and_modes_in_a_zip_stay_inside_or_are_refused(names):
                     out.writestr(entry, content)
                 except (UnicodeEncodeError, ValueError):
                     continue
-        try:
+        with contextlib.suppress(MmedgeError):
             bundles.unpack(Path(outer) / "b.zip", folder)
-        except MmedgeError:
-            pass
         assert {path.name for path in Path(outer).iterdir()} == {"b.zip", "in"}
         assert [path.name for path in (Path(outer) / "in").iterdir()] == ["side"]
         assert not any(path.is_symlink() for path in folder.rglob("*"))
@@ -75,10 +75,8 @@ def test_any_names_and_modes_in_a_zip_stay_inside_or_are_refused(names):
 def test_any_bytes_as_an_onnx_file_are_read_or_refused(content):
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         Path(file.name).write_bytes(content)
-        try:
+        with contextlib.suppress(MmedgeError):
             onnxfile.read_nodes(Path(file.name))
-        except MmedgeError:
-            pass
 
 
 def _png() -> bytes:
