@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow fuzz lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -13,6 +13,11 @@ test: lint
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
+
+# Whatever a bundle or a media file holds: FUZZ examples of each kind.
+FUZZ ?= 5000
+fuzz: $(INSTALLED)
+	MMEDGE_FUZZ=$(FUZZ) $(BIN)/pytest tests/runtime/test_fuzz.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check mmedge tests
@@ -26,7 +31,7 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[toolchain,tensorrt-rtx,demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[toolchain,openvino,tensorrt-rtx,sign,demo,dev]'
 	touch $@
 
 clean:

@@ -108,7 +108,7 @@ _TARGETS: dict[str, tuple[Callable[[], Missing], Callable[[list[dict[str, Any]]]
     "onnxruntime-cuda": (
         _nothing,
         lambda gpus: [
-            *_provider("CUDAExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-gpu"),
+            *_provider("CUDAExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"),
             *_gpu(gpus),
         ],
     ),

@@ -48,6 +48,7 @@ def test_any_bytes_as_a_bundle_are_refused(content):
     assert _load(content) is None
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @fuzzed
 @given(names=st.lists(st.tuples(st.text(max_size=30), st.integers(0, 0xFFFFFFFF), st.binary(max_size=50)), max_size=6))
 def test_any_names_and_modes_in_a_zip_stay_inside_or_are_refused(names):
