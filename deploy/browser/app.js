@@ -31,7 +31,17 @@ async function predict(session, contract, given) {
   return { label: contract.labels[output.indexOf(top)], probabilities };
 }
 
+/** What the Python runtime can do and this page cannot is refused, never done otherwise. */
+function refuseOthers(spec) {
+  const plain = { crop: "none", take: "start", features: "logmel", channel: null, box: null, missing_indicator: false };
+  for (const [key, value] of Object.entries(plain)) {
+    if (spec[key] !== undefined && spec[key] !== value) throw new Error(`${key}: ${spec[key]} is not part of this page`);
+  }
+  if (spec.categorical?.length) throw new Error("categorical columns are not part of this page");
+}
+
 function tensor(spec, value) {
+  refuseOthers(spec);
   if (spec.kind === "image") return image(spec, value);
   if (spec.kind === "audio") return audio(spec, value);
   if (spec.kind === "tabular") return tabular(spec, value);

@@ -43,10 +43,13 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
         nodes += replaced.get(node.name or (node.output[0] if node.output else ""), [node])
     model.graph.initializer.append(onnx.numpy_helper.from_array(row, "mmedge.row"))
     made += _expanded(model, "mmedge.row", "present", [len(names)])
+    kinds = {
+        value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in model.graph.input
+    }
     for name in names:
         if name not in subset:
             model.graph.initializer.append(
-                onnx.numpy_helper.from_array(np.zeros((), np.float32), f"mmedge.zero.{name}")
+                onnx.numpy_helper.from_array(np.zeros((), kinds[name]), f"mmedge.zero.{name}")
             )
             made += _expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
     _finish(model, [*made, *nodes], list(subset))

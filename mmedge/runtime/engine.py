@@ -93,7 +93,9 @@ class Engine:
     ) -> None:
         self.contract, self.target, self.meta = contract, target, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
-        self._run = open_file(file).run
+        session = open_file(file)
+        self._run, self.inputs = session.run, session.inputs
+        self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
         self._dtypes = {name: np.dtype(spec.dtype) for name, spec in contract.modalities.items()}
         self._checked = [(name, len(shape) + 1, shape, self._dtypes[name]) for name, shape in self._shapes.items()]
@@ -111,6 +113,18 @@ class Engine:
         are left out together with ``present``, and the engine of that subset runs, where the bundle has one.
         Raises MmedgeError naming the input.
         """
+        try:  # the short way, for what is right: beside a small graph every microsecond counts
+            rows = tensors["present"].shape[0]
+            wanted = self._accepted.get(rows) or self._expected(rows)
+            for name, shape, dtype in wanted:
+                given = tensors[name]
+                if given.shape != shape or given.dtype != dtype:
+                    break
+            else:
+                if len(tensors) == len(wanted) and rows:
+                    return self._run(tensors)
+        except (KeyError, AttributeError, IndexError):
+            pass
         if "present" not in tensors and tensors.keys() != self._shapes.keys():
             return self._run_subset(tensors)
         try:
@@ -126,6 +140,16 @@ class Engine:
         if len(tensors) != len(self._checked) + 1:
             raise self._unknown(tensors.keys() - {*self._shapes, "present"})
         return self._run(tensors)
+
+    def _expected(self, rows: int) -> list[tuple[str, tuple[int, ...], np.dtype]]:
+        """(name, shape, dtype) of every input at a batch size, remembered for a few of them."""
+        if len(self._accepted) >= 64:
+            self._accepted.clear()
+        shapes = {**self._shapes, "present": (len(self._shapes),)}
+        self._accepted[rows] = [
+            (name, (rows, *shapes[name]), self.inputs[name].dtype) for name in shapes if name in self.inputs
+        ]
+        return self._accepted[rows]
 
     def warm_up(self, batch: int = 1) -> int:
         """Run on zeros until the latency is stable; how many runs that took. The subsets' engines are opened too."""

@@ -26,7 +26,7 @@ from mmedge.runtime.machine import Watch, cores, machine, resident_bytes
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets.session import Session, TensorInfo
 from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
-from mmedge.spec import ArraySpec, AudioSpec, Contract, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import AudioSpec, Contract, ImageSpec, ModalitySpec, TabularSpec
 
 # A spread above this share of the mean is told of.
 WIDE_SPREAD = 0.3
@@ -223,24 +223,26 @@ def raw_values(contract: Contract, batch: int) -> dict[str, list[Any]]:
 
 def _raw(spec: ModalitySpec, random: np.random.Generator) -> Any:
     buffer = io.BytesIO()
-    match spec:
-        case ImageSpec():
-            from PIL import Image
+    kind: str = spec.kind
+    if isinstance(spec, ImageSpec):
+        from PIL import Image
 
-            pixels = random.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
-            Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).save(buffer, "PNG")
-            return buffer.getvalue()
-        case AudioSpec():
-            with wave.open(buffer, "wb") as sound:
-                sound.setnchannels(1)
-                sound.setsampwidth(2)
-                sound.setframerate(spec.sample_rate)
-                sound.writeframes(random.normal(0, 3000, spec.samples).astype("<i2").tobytes())
-            return buffer.getvalue()
-        case TabularSpec():
-            return random.normal(size=len(spec.columns)).tolist()
-        case ArraySpec():
-            return random.standard_normal(spec.shape).astype(np.float32)
+        pixels = random.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
+        Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).save(buffer, "PNG")
+        return buffer.getvalue()
+    if isinstance(spec, AudioSpec):
+        with wave.open(buffer, "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(spec.sample_rate)
+            sound.writeframes(random.normal(0, 3000, spec.samples).astype("<i2").tobytes())
+        return buffer.getvalue()
+    if isinstance(spec, TabularSpec):
+        words = dict.fromkeys(getattr(spec, "categorical", ()), "a word")
+        return {**dict(zip(spec.columns, random.normal(size=len(spec.columns)).tolist())), **words}
+    if kind == "text":
+        return " ".join(["word"] * spec.shape[0])
+    return random.standard_normal(spec.shape).astype(np.float32)
 
 
 def _call(session: Session, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:

@@ -57,7 +57,9 @@ class Stream:
         self._fusion = engine.parts("fusion")
         self._encoders = {name: engine.parts(name) for name in names} if self._fusion else {}
         # What stands for an absent modality: the fusion head looks at ``present``, never at this.
-        self._blank = {name: self._embed(name, np.zeros(spec.shape, np.float32)) for name, spec in names.items()}
+        self._blank = {
+            name: self._embed(name, np.zeros(spec.shape, engine.inputs[name].dtype)) for name, spec in names.items()
+        }
 
     def update(self, at: float | None = None, **values: Any) -> None:
         """New raw values, as ``predict`` takes them, of the moment ``at`` (now, by the stream's clock)."""

@@ -1,0 +1,174 @@
+"""The TensorRT session's own steps, against stand-ins for CUDA and the engine: buffers, shapes, recordings. No GPU is here;
+where one is, ``test_a_built_engine_answers_as_onnxruntime`` runs the real thing."""
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.runtime import doctor
+from mmedge.runtime.targets import onnxruntime_cpu, tensorrt, tensorrt_session
+from tests.runtime.small import CONTRACT, write_graph
+
+
+class Cuda:
+    """Memory is the host's; what is enqueued is run at once, or recorded while a capture is on."""
+
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self):
+        self.blocks, self.captured, self.launched, self.context = [], 0, 0, None
+
+    def cudaMalloc(self, size):
+        self.blocks.append(ctypes.create_string_buffer(size))
+        return 0, ctypes.addressof(self.blocks[-1])
+
+    cudaMallocHost = cudaMalloc
+
+    def cudaMemcpyAsync(self, target, source, size, kind, stream):
+        ctypes.memmove(target, source, size)
+        return (0,)
+
+    def cudaStreamCreate(self):
+        return 0, 7
+
+    def cudaStreamSynchronize(self, stream):
+        return (0,)
+
+    def cudaEventCreate(self):
+        return 0, object()
+
+    def cudaEventRecord(self, event, stream):
+        return (0,)
+
+    def cudaEventElapsedTime(self, start, end):
+        return 0, 0.5
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        self.captured += 1
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream):
+        return 0, "graph"
+
+    def cudaGraphInstantiate(self, graph, flags):
+        return 0, "recording"
+
+    def cudaGraphLaunch(self, recording, stream):
+        self.launched += 1
+        self.context.execute_async_v3(stream)
+        return (0,)
+
+
+class Context:
+    """y = 2 x, for x of float32 [batch, 3]."""
+
+    def __init__(self):
+        self.shape, self.addresses = None, {}
+
+    def set_input_shape(self, name, shape):
+        self.shape = tuple(shape)
+
+    def get_tensor_shape(self, name):
+        return self.shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream):
+        count = int(np.prod(self.shape))
+        view = {n: np.ctypeslib.as_array((ctypes.c_float * count).from_address(a)) for n, a in self.addresses.items()}
+        view["y"][:] = 2 * view["x"]
+        return True
+
+
+@pytest.fixture
+def opened():
+    cuda, context = Cuda(), Context()
+    cuda.context = context
+    engine = SimpleNamespace(
+        create_execution_context=lambda: context,
+        num_io_tensors=2,
+        get_tensor_name=lambda index: "xy"[index],
+        get_tensor_mode=lambda name: "in" if name == "x" else "out",
+        get_tensor_shape=lambda name: (-1, 3),
+        get_tensor_dtype=lambda name: "float",
+        get_tensor_profile_shape=lambda name, profile: ((1, 3), (1, 3), (4, 3)),
+    )
+    trt = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in"), nptype=lambda dtype: np.float32)
+    return tensorrt_session._opened(trt, cuda, object(), engine), cuda
+
+
+def test_batches_of_every_size_in_the_profile_are_answered(opened):
+    session, _ = opened
+    assert session.inputs["x"].shape == (None, 3)
+    for batch in (4, 1, 3, 1, 1):
+        x = np.random.default_rng(batch).standard_normal((batch, 3)).astype(np.float32)
+        np.testing.assert_array_equal(session.run({"x": x})["y"], 2 * x)
+    assert set(session.parts()) == {"host_to_device", "compute", "device_to_host"}
+
+
+def test_the_second_run_at_a_shape_is_recorded_and_later_ones_replayed(opened):
+    session, cuda = opened
+    x = np.ones((2, 3), np.float32)
+    for _ in range(4):
+        session.run({"x": x})
+    assert (cuda.captured, cuda.launched) == (1, 3)
+    session.run({"x": x[:1]})  # other shapes: the recording no longer holds
+    session.run({"x": x})
+    assert (cuda.captured, cuda.launched) == (1, 3)
+
+
+def test_an_answer_is_not_overwritten_by_the_next_one(opened):
+    session, _ = opened
+    first = session.run({"x": np.ones((1, 3), np.float32)})["y"]
+    session.run({"x": np.zeros((1, 3), np.float32)})
+    assert (first == 2).all()
+
+
+def test_a_batch_outside_the_profile_and_a_cuda_error_are_told(opened):
+    session, cuda = opened
+    with pytest.raises(MmedgeError, match=r"the engine takes \[1, 3\] to \[4, 3\]"):
+        session.run({"x": np.ones((5, 3), np.float32)})
+    cuda.cudaStreamSynchronize = lambda stream: (2,)
+    with pytest.raises(MmedgeError, match="CUDA answers"):
+        session.run({"x": np.ones((1, 3), np.float32)})
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    pytest.importorskip("tensorrt_rtx")
+    folder = tmp_path_factory.mktemp("plan")
+    write_graph(folder / "model.onnx")
+    tensorrt.build(
+        folder / "model.onnx",
+        folder / "engine.plan",
+        target="tensorrt-rtx",
+        shapes=tensorrt.input_shapes(CONTRACT),
+        options=tensorrt.Options(),
+    )
+    return folder
+
+
+@pytest.mark.skipif(bool(doctor.nvidia_gpus()), reason="there is a GPU")
+def test_without_a_gpu_loading_an_engine_is_exit_6(plan):
+    with pytest.raises(MissingDependency, match="CUDA finds no GPU") as raised:
+        tensorrt_session.session(plan / "engine.plan", target="tensorrt-rtx")
+    assert raised.value.exit_code == 6
+
+
+@pytest.mark.skipif(not doctor.nvidia_gpus(), reason="there is no GPU")
+def test_a_built_engine_answers_as_onnxruntime(plan):
+    session = tensorrt_session.session(plan / "engine.plan", target="tensorrt-rtx")
+    random = np.random.default_rng(0)
+    for batch in (1, 3, 3, 3, 8):
+        feed = {
+            name: random.standard_normal((batch, *spec.shape)).astype(np.float32)
+            for name, spec in CONTRACT.modalities.items()
+        }
+        feed["present"] = np.ones((batch, 2), bool)
+        expected = onnxruntime_cpu.session(plan / "model.onnx")(feed)["logits"]
+        np.testing.assert_allclose(session.run(feed)["logits"], expected, atol=1e-2)
