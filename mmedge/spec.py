@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Frozen(BaseModel):
     """A typed value that is never written to and takes no unknown key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModalityBase(Frozen):
@@ -258,7 +258,7 @@ class ArraySpec(ModalityBase):
 
     kind: Literal["array"]
     array_shape: tuple[int, ...] = Field(alias="shape")
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     @property
     def statistics(self) -> int:

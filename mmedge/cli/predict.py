@@ -51,6 +51,8 @@ def _values(arguments: list[str], engine: Any) -> dict[str, Any]:
                 raise UsageError(f"{option} wants a value")
             value = rest.pop(0)
         name = option.removeprefix("--").replace("-", "_")
+        if name in values:
+            raise UsageError(f"--{name} is given twice", todo="predict answers for one sample: one value a modality")
         spec = engine.contract.modalities.get(name)
         # A row of cells with commas: numbers first, then words; an empty cell is a missing one.
         values[name] = (

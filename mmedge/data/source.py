@@ -98,7 +98,15 @@ def read_table(path: Path) -> polars.DataFrame:
                     path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ","
                 )
     except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise MmedgeError(f"the manifest cannot be read: {str(error).splitlines()[0]}", where=str(path)) from error
+        raise MmedgeError(
+            f"the manifest cannot be read: {str(error).splitlines()[0]}",
+            where=str(path),
+            todo="save it as UTF-8" if "utf-8" in str(error) else None,
+        ) from error
+    if len(table.columns) == 1 and (other := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
+        raise MmedgeError(
+            f"the manifest's columns are separated by {other!r}", where=str(path), todo="save it with commas"
+        )
     table = table.select(polars.all().cast(polars.String).replace("", None))
     if table.is_empty():
         raise MmedgeError("the manifest has no rows", where=str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -136,7 +136,7 @@ class Data(Frozen):
 class Encoder(Frozen):
     """Widths of a built-in encoder's stages; ``depth`` is the number of layers a stage."""
 
-    widths: tuple[int, ...] = Field((16, 32, 48), min_length=1)
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 48), min_length=1)
     depth: int = Field(1, ge=1)
 
 
@@ -163,6 +163,13 @@ class Model(Frozen):
         if factory is not None and (factory.count(":") != 1 or not all(factory.split(":"))):
             raise ValueError(f"must be 'module:factory', not {factory!r}")
         return factory
+
+    @field_validator("modalities")
+    @classmethod
+    def _some_and_each_once(cls, modalities: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if modalities is not None and (not modalities or len(set(modalities)) < len(modalities)):
+            raise ValueError("must name at least one modality, each once; leave it out for all of them")
+        return modalities
 
 
 class Augment(Frozen):
@@ -207,6 +214,12 @@ class Teacher(Frozen):
     model: Model = Model()
     onnx: Path | None = None
     train: Train | None = Train()
+
+    @model_validator(mode="after")
+    def _learnt_somewhere(self) -> Teacher:
+        if self.train is None and self.onnx is None and self.model.weights is None:
+            raise ValueError("with 'train: null', name model.weights or onnx: the teacher has learnt nothing else")
+        return self
 
 
 class Hint(Frozen):
@@ -364,7 +377,7 @@ class Recipe(Frozen):
 
     schema_: Literal[1] = Field(1, alias="schema")
     name: str = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     data: Data
     teacher: Teacher = Teacher()
     distill: Distill | None = None

@@ -13,22 +13,14 @@ def print_report(report: dict[str, Any]) -> None:
     A narrow terminal gets the columns that matter most; a log gets all of them.
     """
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=_ALL_COLUMNS)
-    data, subsets = report["data"], modality_subsets(report)[:-1]
-    wide = console.width >= _ALL_COLUMNS - 20
-    table = Table(
-        title=f"{report['recipe']['name']}: {data['source']}, {data['train']} training, {data['validation']} validation, {data['test']} test samples"
-    )
-    for heading in _columns(subsets, wide):
-        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
-    for stage in report["stages"]:
-        cells = _cells(stage, subsets)
-        table.add_row(*(cells.get(heading, "") for heading in _columns(subsets, wide)))
-    console.print(table)
+    subsets = modality_subsets(report)[:-1]
+    table = _table(report, subsets, wide=True)
+    needed = Console(width=_ANY_WIDTH).measure(table).maximum
+    if not console.is_terminal:  # a log has no width: without one, rich took 80 columns and cut figures away
+        console = Console(stderr=True, highlight=False, width=needed)
+    console.print(table if needed <= console.width else _table(report, subsets, wide=False))
     for control in report["controls"]:
         low, high = control["gain_ci95"]
         console.print(
@@ -43,7 +35,22 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(f"verdict: [bold {colour}]{report['verdict']}[/]")
 
 
-_ALL_COLUMNS = 150
+_ANY_WIDTH = 100_000
+
+
+def _table(report: dict[str, Any], subsets: list[str], wide: bool) -> Any:
+    from rich.table import Table
+
+    data = report["data"]
+    table = Table(
+        title=f"{report['recipe']['name']}: {data['source']}, {data['train']} training, {data['validation']} validation, {data['test']} test samples"
+    )
+    for heading in _columns(subsets, wide):
+        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
+    for stage in report["stages"]:
+        cells = _cells(stage, subsets)
+        table.add_row(*(cells.get(heading, "") for heading in _columns(subsets, wide)))
+    return table
 
 
 def _columns(subsets: list[str], wide: bool) -> list[str]:

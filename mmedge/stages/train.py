@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from mmedge.artifact import Artifact, creating, read
-from mmedge.errors import MmedgeError
 from mmedge.graph.adopt import adopt, count
 from mmedge.recipe import Teacher
 from mmedge.spec import Contract
@@ -29,12 +28,6 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
     torch.manual_seed(context.recipe.seed)
     module = context.build(config.model, contract)
     if config.train is None:
-        if config.model.weights is None:
-            raise MmedgeError(
-                "the teacher has neither a schedule nor weights",
-                where="teacher",
-                todo="name teacher.train or teacher.model.weights",
-            )
         fitted = Fitted([], 0, ("taken from its weights, not trained here",))
     else:
         fitted = fit(

@@ -172,6 +172,7 @@ def test_predict_prints_labels_or_one_document(mmedge, finished, media):
         ([], 2, "at least one of image, audio"),
         (["--imge", "x.png"], 2, "did you mean 'image'"),
         (["--image"], 2, "wants a value"),
+        (["--image", "x.png", "--image=y.png"], 2, "given twice"),
         (["x.png"], 2, "unexpected argument"),
         (["--image", __file__], 1, "not an image"),
         (["--audio", __file__], 1, "not a sound"),

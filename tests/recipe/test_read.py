@@ -81,6 +81,13 @@ def test_the_good_recipe_has_its_values_and_the_defaults(tmp_path):
         ("  distill: {quality", "  teacher: {gain", ["'gain' is a figure of the stage distill alone"]),
         ("train: {epochs: 3}", "loss: {labels: 0, logits: 0}", ["every weight is 0"]),
         ("train: {epochs: 3}", "labels: 0", ["distill.labels", "at least 1"]),
+        ("quality: 0.5", "quality: .nan", ["gates.distill.quality", "finite"]),
+        ("epochs: 3", "learning_rate: .inf", ["distill.train.learning_rate", "finite"]),
+        ("schema: 1", "schema: 1\nseed: 9999999999", ["seed", "not 9999999999"]),
+        ("{embedding: 8}", "{modalities: []}", ["teacher.model.modalities", "at least one"]),
+        ("{embedding: 8}", "{modalities: [image, image]}", ["teacher.model.modalities", "each once"]),
+        ("{embedding: 8}", "{encoders: {image: {widths: [0]}}}", ["encoders.image.widths", "not 0"]),
+        ("model: {embedding: 8}", "train: null", ["teacher", "model.weights"]),
     ],
 )
 def test_a_fault_is_told_with_its_key_and_what_was_meant(tmp_path, old, new, said):

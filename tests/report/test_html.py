@@ -90,6 +90,19 @@ def test_a_failed_gate_shows_on_the_page_and_in_the_table(finished, tmp_path, ca
     assert "FAILED teacher: quality is 0.5, limit 0.99" in said and "verdict: fail" in said and "not measured" in said
 
 
+def test_a_log_of_three_modalities_cuts_no_figure_away(finished, capsys):
+    report = copy.deepcopy(finished.report)
+    for stage in report["stages"]:
+        stage["subsets"] |= {f"{name}+temperature_sensors": 0.123 for name in stage["subsets"]}
+    print_report(report)
+    said = capsys.readouterr().err
+    assert (
+        "…" not in said
+        and "audio+temperature_sensors" in said
+        and f"{report['stages'][0]['quality']['value']:.3f} [" in said
+    )
+
+
 @pytest.mark.parametrize(("count", "said"), [(0, "0"), (999, "999"), (1500, "1.5k"), (3_720_000, "3.72M"), (2e9, "2G")])
 def test_counts_are_short(count, said):
     assert short(count) == said

@@ -99,6 +99,15 @@ def test_what_is_no_sound_is_an_error(tmp_path, content):
         preprocess.tensor(SOUND, tmp_path / "x.wav", "audio")
 
 
+def test_a_truncated_sound_is_an_error_and_not_an_answer(tmp_path):
+    whole = wav(WAVE)
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    for value in (tmp_path / "cut.wav", str(tmp_path / "cut.wav"), whole[: len(whole) // 2]):
+        with pytest.raises(MmedgeError, match="audio is truncated"):
+            preprocess.tensor(SOUND, value, "audio")
+    np.testing.assert_array_equal(preprocess.tensor(SOUND, whole), preprocess.tensor(SOUND, WAVE))
+
+
 @pytest.mark.parametrize("spec", [GRAY, SOUND, ARRAY])
 def test_a_missing_file_and_a_folder_are_errors(spec, tmp_path):
     for path in (tmp_path / "nowhere", tmp_path):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -38,8 +39,16 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
         source = io.BytesIO(value) if isinstance(value, (bytes, bytearray)) else existing(value, name)
         try:
             samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+            with open(source, "rb") if isinstance(source, Path) else io.BytesIO(value) as stream:
+                short = missing_bytes(stream)
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             raise MmedgeError(f"the {name} is not a sound that can be read: {error}", where=where(value)) from error
+        if short:
+            raise MmedgeError(
+                f"the {name} is truncated: {short} of the bytes that its header promises are not there",
+                where=where(value),
+                todo="copy it again, or leave it out",
+            )
         if spec.channel is None:
             return samples.mean(axis=1), rate
         if spec.channel >= samples.shape[1]:
@@ -57,6 +66,25 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
             f"{name} must be float samples [n] (or a pair of them and their rate), not {samples.dtype} {list(samples.shape)}"
         )
     return samples.astype(np.float32), int(rate)
+
+
+def missing_bytes(stream: BinaryIO) -> int:
+    """How many bytes a WAV file's header promises that are not there; 0 for other formats, which say so on decoding.
+
+    libsndfile reads a truncated WAV file without a word.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return 0
+    while len(chunk := stream.read(8)) == 8:
+        name, length = struct.unpack("<4sI", chunk)
+        if name == b"data":
+            promised = 0 if length == 0xFFFFFFFF else length  # a stream's writer did not know
+            return max(0, stream.tell() + promised - size)
+        stream.seek(length + length % 2, io.SEEK_CUR)
+    return 0
 
 
 def _bands(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
