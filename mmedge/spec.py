@@ -282,13 +282,16 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
 class Contract(Frozen):
     """What a model promises: its inputs in order, its output, its labels. ``present`` is bool [batch, modalities].
 
-    ``labels`` are the classes in the order of the output's columns; empty for regression.
+    ``labels`` are the classes in the order of the output's columns; empty for regression, whose training targets have
+    the mean ``target_mean`` and the standard deviation ``target_std``: outputs are in the targets' own unit.
     """
 
     task: Literal["classification", "regression"]
     modalities: dict[str, ModalitySpec]
     labels: tuple[str, ...] = ()
     output: str = "logits"
+    target_mean: float = 0.0
+    target_std: float = 1.0
 
     @property
     def outputs(self) -> int:

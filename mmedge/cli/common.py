@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
             if debug:
                 raise
             error = raised
+        except BrokenPipeError:  # whoever read our output has enough, as in mmedge predict … | head -1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except OSError as raised:
             if debug:
                 raise

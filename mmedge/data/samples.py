@@ -145,7 +145,10 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract
                 f"no sample of the {split} split has a label", where=f"data/{split}.csv, column {data.target}"
             )
     if data.task == "regression":
-        return Contract(task="regression", modalities=data.modalities, output="value"), {}
+        mean, std = _mean_and_std(tables["train"][target_column(data)])
+        return Contract(
+            task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std
+        ), {}
     labels = sorted(set(tables["train"][target_column(data)].drop_nulls()))
     if len(labels) < 2:
         raise MmedgeError(
@@ -164,6 +167,16 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract
     return Contract(task="classification", modalities=data.modalities, labels=tuple(labels)), {
         label: index for index, label in enumerate(labels)
     }
+
+
+def _mean_and_std(targets: polars.Series) -> tuple[float, float]:
+    """Of the finite numbers among the cells; a standard deviation of 0 becomes 1."""
+    values = targets.cast(polars.Float64, strict=False).drop_nulls()
+    values = values.filter(values.is_finite())
+    if not len(values):
+        return 0.0, 1.0  # what is wrong is told where the targets are read
+    array = values.to_numpy()
+    return float(array.mean()), float(array.std()) or 1.0
 
 
 def _content(split: str, table: polars.DataFrame, folder: Path, contract: Contract) -> list[str]:

@@ -15,7 +15,7 @@ from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
-from mmedge.models.fusion import FusionNet
+from mmedge.models.fusion import FusionNet, Rescale
 from mmedge.models.heads import Wrapped
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
@@ -32,14 +32,15 @@ def build(
     ``factory`` is what ``model.factory`` names, already imported; ``means`` are the training means [*shape] that stand
     in for absent inputs of a module that knows no presence.
     """
+    module: Any
     if model.factory is None:
         encoders = {
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
-        module: nn.Module = FusionNet(
-            encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout
-        )
+        module = FusionNet(encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout)
+        if contract.task == "regression":
+            module.head.append(Rescale(contract.target_mean, contract.target_std))
     else:
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmedge.report.table import console_for
+
 _LAYERS_SHOWN = 8
 
 
 def print_profile(record: dict[str, Any]) -> None:
     """Latency by model and batch, then what was measured once a model, the costliest layers, and the warnings."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
     machine = record["machine"]
     table = Table(title=f"{machine['cpu']}, {record['settings']['threads']} thread(s); milliseconds")
     for heading in ("model", "batch", "what", "p50", "p95", "p99", "p99.9", "mean", "cv", "of 1"):
@@ -32,6 +32,7 @@ def print_profile(record: dict[str, Any]) -> None:
                     f"{timing['cv']:.2f}",
                     f"{ratio['value']:.3f}" if ratio else "",
                 )
+    console, _ = console_for(table)
     console.print(table)
     for number, model in enumerate(record["models"], 1):
         console.print(f"{number}: {model['name']} ({model['target']}, {model['size_bytes'] / 1000:,.0f} kB)")

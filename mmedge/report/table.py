@@ -12,15 +12,10 @@ def print_report(report: dict[str, Any]) -> None:
 
     A narrow terminal gets the columns that matter most; a log gets all of them.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
     subsets = modality_subsets(report)[:-1]
     table = _table(report, subsets, wide=True)
-    needed = Console(width=_ANY_WIDTH).measure(table).maximum
-    if not console.is_terminal:  # a log has no width: without one, rich took 80 columns and cut figures away
-        console = Console(stderr=True, highlight=False, width=needed)
-    console.print(table if needed <= console.width else _table(report, subsets, wide=False))
+    console, fits = console_for(table)
+    console.print(table if fits else _table(report, subsets, wide=False))
     for control in report["controls"]:
         low, high = control["gain_ci95"]
         console.print(
@@ -36,6 +31,17 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 _ANY_WIDTH = 100_000
+
+
+def console_for(table: Any) -> tuple[Any, bool]:
+    """A rich console on stderr, and whether the table fits it. A log has no width: rich would take 80 columns and cut."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    needed = Console(width=_ANY_WIDTH).measure(table).maximum
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=max(needed, console.width))
+    return console, needed <= console.width
 
 
 def _table(report: dict[str, Any], subsets: list[str], wide: bool) -> Any:
