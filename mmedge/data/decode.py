@@ -57,6 +57,17 @@ def decode(
     all cores, where the first rows' time says that it is worth their start.
     """
     np.lib.format.open_memmap(target, "w+", np.dtype(spec.dtype), (rows, *spec.shape)).flush()
+    if hasattr(os, "posix_fallocate"):  # a mapped file is sparse: on a full disk, writing to it kills the process
+        size = target.stat().st_size
+        try:
+            with target.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            raise MmedgeError(
+                f"the arrays of {name} take {size / 1e6:.1f} MB: {error.strerror}",
+                where=str(target),
+                todo="free some space, or name another --out",
+            ) from error
     began = time.monotonic()
     faults, done = decode_rows(spec, name, jobs[:_TRIED], folder, target), min(_TRIED, len(jobs))
     rest = jobs[_TRIED:]
