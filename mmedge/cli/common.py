@@ -59,6 +59,12 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
                 if package in _TOOLCHAIN
                 else MmedgeError(f"a module cannot be imported: {raised}", todo="install it, or correct the recipe")
             )
+        except SystemExit as raised:
+            if debug:
+                raise
+            error = MmedgeError(
+                f"a module that the recipe names ended the process: exit({raised.code})", todo="raise an error instead"
+            )
         except MemoryError:
             error = MmedgeError("out of memory", todo="lower the batch size")
         except Exception as raised:

@@ -196,3 +196,12 @@ def test_check_prints_a_data_card(mmedge, finished):
         "image": 240,
         "audio": 240,
     }
+
+
+def test_a_users_module_that_exits_is_an_error_and_one_document(mmedge, finished, tmp_path, monkeypatch):
+    def leave(*arguments, **options):
+        raise SystemExit(7)
+
+    monkeypatch.setattr(pipeline, "run", leave)
+    said = mmedge("run", finished.recipe_file, "--out", tmp_path / "out", "--json")
+    assert said.code == 1 and "exit(7)" in said.err and document(said)["error"]["exit_code"] == 1

@@ -39,7 +39,7 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
         source = io.BytesIO(value) if isinstance(value, (bytes, bytearray)) else existing(value, name)
         try:
             samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-            with open(source, "rb") if isinstance(source, Path) else io.BytesIO(value) as stream:
+            with source.open("rb") if isinstance(source, Path) else source as stream:
                 short = missing_bytes(stream)
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
             raise MmedgeError(f"the {name} is not a sound that can be read: {error}", where=where(value)) from error
