@@ -177,8 +177,8 @@ def test_a_teacher_of_given_weights_is_taken_as_it_is(finished, context, tmp_pat
     made = train.train(None, Teacher(model=model, train=None), context, tmp_path / "t", "k")
     assert made.file("weights.safetensors").read_bytes() == weights.read_bytes()
     assert any("not trained here" in note for note in made.meta["notes"])
-    with pytest.raises(MmedgeError, match=r"teacher\.train or teacher\.model\.weights"):
-        train.train(None, Teacher(train=None), context, tmp_path / "u", "k")
+    with pytest.raises(ValueError, match=r"name model\.weights or onnx"):
+        Teacher(train=None)
 
 
 def test_distillation_trains_its_control_on_the_same_schedule(finished):
