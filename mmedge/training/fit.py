@@ -88,11 +88,12 @@ def fit(
                     f", validation {history[-1]['quality']:.3f}" if history else ""
                 )
                 progress.step(task, epoch * steps + step, train.epochs * steps, shown)
-        # The last step's loss may be finite and the weights after it not.
-        if not math.isfinite(total) or not all(bool(torch.isfinite(p).all()) for p in parameters):
+        # The last step's loss may be finite, and what the weights after it answer not.
+        figures = _validate(module, contract, validation) if math.isfinite(total) else None
+        if figures is None:
             if not best:
                 raise MmedgeError(
-                    "training diverged: the loss is not finite",
+                    "training diverged: the loss or the outputs are not finite",
                     where=f"{task}, epoch {epoch + 1}",
                     todo="lower train.learning_rate",
                 )
@@ -102,7 +103,7 @@ def fit(
             "epoch": epoch + 1,
             "loss": total / steps,
             "seconds": time.monotonic() - started,
-            **_validate(module, contract, validation),
+            **figures,
         }
         if not history or record["selection"] >= max(earlier["selection"] for earlier in history):
             best = {name: value.detach().clone() for name, value in module.state_dict().items()}
@@ -117,18 +118,27 @@ def fit(
     return Fitted(history, selected + 1, notes)
 
 
-def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dict[str, float]:
-    """Validation figures of one epoch. ``selection`` weighs all modalities present as much as the mean of the subsets,
+def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dict[str, float] | None:
+    """Validation figures of one epoch; None where the outputs are not finite.
 
-    so that the best checkpoint is not one that forgot a modality.
+    ``selection`` weighs all modalities present as much as the mean of the subsets, so that the best checkpoint is not one
+    that forgot a modality.
     """
     module.eval()
-    scores = subset_scores(contract, validation, lambda present: predict_module(module, contract, validation, present))
-    whole = "+".join(contract.modalities)
-    quality = scores.get(
-        whole, score(contract, predict_module(module, contract, validation, validation.present), validation.targets)
-    )
-    return {"quality": quality, "selection": 0.5 * quality + 0.5 * float(np.mean(list(scores.values()) or [quality]))}
+    finite = True
+
+    def predict(present: np.ndarray) -> np.ndarray:
+        nonlocal finite
+        output = predict_module(module, contract, validation, present)
+        finite = finite and bool(np.isfinite(output).all())
+        return output
+
+    scores = subset_scores(contract, validation, predict)
+    quality = scores.get("+".join(contract.modalities))
+    if quality is None:  # no sample has every modality
+        quality = score(contract, predict(validation.present), validation.targets)
+    selection = 0.5 * quality + 0.5 * float(np.mean(list(scores.values()) or [quality]))
+    return {"quality": quality, "selection": selection} if finite else None
 
 
 def _decay_groups(parts: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

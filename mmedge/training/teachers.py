@@ -31,7 +31,7 @@ class Layer:
         layers = {name.removeprefix("inner."): child for name, child in module.named_modules() if name}
         if layer.removeprefix("inner.") not in layers:
             raise UsageError(
-                f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {', '.join(layers)}",
+                f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {_some(layers)}",
                 where=f"distill.loss.hints.{where}",
             )
         self._kind = kind
@@ -46,6 +46,12 @@ class Layer:
         """The layer's output in the last forward pass."""
         assert self._value is not None, "the layer did not run"
         return self._value
+
+
+def _some(layers: Mapping[str, nn.Module], most: int = 24) -> str:
+    """Layer names, the outermost first: a large model has hundreds."""
+    names = sorted(layers, key=lambda name: name.count("."))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Source(Protocol):
