@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def commands(text: str) -> list[str]:
-    """The lines of the ``sh`` blocks that call mmedge."""
+    """The lines of the ``sh`` blocks that call mmedge or a script of the recipes."""
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("mmedge ")]
+    return [line for line in lines if line.startswith(("mmedge ", "python "))]
 
 
 def python_blocks(text: str) -> list[str]:
