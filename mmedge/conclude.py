@@ -33,13 +33,17 @@ GRAPH = "model.onnx"
 
 @dataclass(frozen=True)
 class Ran:
-    """One stage of a run. ``status``: ran, cached, or skipped (then there is no artifact, and ``note`` says why)."""
+    """One stage of a run. ``status``: ran, cached, or skipped (then there is no artifact, and ``note`` says why).
+
+    ``given``: it was named by ``--from``, or stands beside what was; its gates are another run's.
+    """
 
     stage: str
     artifact: Artifact | None
     status: str
     seconds: float
     note: str | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
     """Measure every stage, judge it, write the bundle and the report."""
     records = [_record(done, dataset, recipe, context, out) for done in ran]
     _add_latency(ran, records, dataset, recipe, context, out)
-    exit_codes = [_judge(record, records, recipe) for record in records]
     controls = _controls(ran, dataset, recipe, context, out)
-    for record in records:
-        if record["stage"] == "distill":
+    exit_codes: list[int] = []
+    for done, record in zip(ran, records):
+        if done.given:  # judged by the run that made it, which has its parents to compare with
+            continue
+        exit_codes.append(_judge(record, records, recipe))
+        if done.stage == "distill":
             exit_codes.append(_judge_gain(record, controls, recipe))
     report = {
         "schema": 1,

@@ -87,7 +87,7 @@ def _chain(recipe: Recipe, wanted: list[str], given: Artifact | None) -> list[st
 def _earlier(stage: str, given: Artifact | None, context: Context, out: Path) -> Ran:
     """An artifact that an earlier command wrote. The teacher may also stand beside the given artifact, or be absent."""
     if given and given.stage == stage:
-        return Ran(stage, given, "cached", 0.0)
+        return Ran(stage, given, "cached", 0.0, given=True)
     places = [out / stage, *([given.path.parent / stage] if given else [])]
     found = next((place for place in places if (place / artifacts.MANIFEST).is_file()), None)
     if found is None:
@@ -99,7 +99,7 @@ def _earlier(stage: str, given: Artifact | None, context: Context, out: Path) ->
         )
     earlier = artifacts.read(found)
     _check_same_data(earlier, context.dataset)
-    return Ran(stage, earlier, "cached", 0.0)
+    return Ran(stage, earlier, "cached", 0.0, given=given is not None)
 
 
 _VERBS = {"teacher": "train"}
@@ -108,7 +108,7 @@ _VERBS = {"teacher": "train"}
 def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: Context, out: Path) -> Ran:
     """Run one stage, or take it from ``out`` where nothing that it depends on has changed."""
     if given and given.stage == stage:
-        return Ran(stage, given, "cached", 0.0)
+        return Ran(stage, given, "cached", 0.0, given=True)
     recipe = context.recipe
     if stage.startswith("export-"):
         missing = _missing_package(stage.removeprefix("export-"), recipe)

@@ -313,3 +313,18 @@ def test_a_verb_that_changes_a_stage_drops_what_no_longer_follows_from_it(finish
     changed_recipe = recipe.load(finished.recipe_file, ("quantize.calibration=30",))
     again = pipeline.run(changed_recipe, out, code=finished.out.parent, progress=Silent(), only="quantize")
     assert [(s["stage"], s["status"]) for s in again.report["stages"]][-1] == ("quantize", "ran")
+
+
+def test_gates_of_a_stage_that_the_run_was_given_are_not_judged_again(finished, values, tmp_path):
+    gated = changed(values, gates={"prune": {"macs_ratio_to_parent": 0.9}, "quantize": {"quality": 0.0}})
+    outcome = pipeline.run(
+        gated,
+        finished.copied(tmp_path / "out"),
+        code=tmp_path,
+        progress=Silent(),
+        start=finished.out / "prune",
+        only="quantize",
+    )
+    assert outcome.exit_code == 0 and outcome.report["verdict"] == "pass"
+    by_stage = {stage["stage"]: stage["gates"] for stage in outcome.report["stages"]}
+    assert not by_stage["prune"] and by_stage["quantize"][0]["passed"]
