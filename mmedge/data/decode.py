@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ def decode(
     Nothing is held in memory but one sample a process. Returns the rows that could not be decoded. ``workers`` None:
     all cores, where the first rows' time says that it is worth their start.
     """
+    # A worker of ours imports the caller's script first. One without a main guard would decode again in there, over the
+    # parent's file; it ends here instead, and the parent goes on alone. multiprocessing marks that phase so.
+    if getattr(current_process(), "_inheriting", False):
+        raise MmedgeError("a worker process ran the whole script again", todo="guard it: if __name__ == '__main__':")
     np.lib.format.open_memmap(target, "w+", np.dtype(spec.dtype), (rows, *spec.shape)).flush()
     _allot(target)
     began = time.monotonic()
