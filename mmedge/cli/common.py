@@ -19,6 +19,19 @@ from mmedge.errors import Interrupted, MissingDependency, MmedgeError
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
 # What the base install leaves out;
 _TOOLCHAIN = ("jinja2", "matplotlib", "nncf", "onnx", "onnxscript", "polars", "safetensors", "sklearn", "torch", "torch_pruning")  # fmt: skip
+start_option = click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path),
+    help="An artifact to start from instead of the stages before it.",
+)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a recipe key, as in teacher.train.epochs=5. Repeatable.",
+)
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mmedge.cli.common import framed, out_option, print_json, progress
+from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
 from mmedge.errors import UsageError
 
 
@@ -18,13 +18,8 @@ from mmedge.errors import UsageError
 )
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @out_option()
-@click.option(
-    "--from",
-    "start",
-    type=click.Path(path_type=Path),
-    help="An artifact to start from instead of the stages before it.",
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key. Repeatable.")
+@start_option
+@set_option
 @click.option("--zip", "zipped", is_flag=True, help="Write the bundle as one file, too: BUNDLE.zip.")
 @click.option(
     "--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign the bundle with an Ed25519 key (PEM)."

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mmedge.cli.common import framed, out_option, print_json, progress
+from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
 
 
 def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
@@ -17,19 +17,8 @@ def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.C
     )
     @click.argument("recipe", type=click.Path(path_type=Path))
     @out_option()
-    @click.option(
-        "--from",
-        "start",
-        type=click.Path(path_type=Path),
-        help="An artifact to start from instead of the stages before it.",
-    )
-    @click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Override a recipe key, as in teacher.train.epochs=5. Repeatable.",
-    )
+    @start_option
+    @set_option
     @framed
     def command(recipe: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
         return run_stages(recipe, out, start, overrides, only, as_json)[0]

@@ -31,6 +31,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     )
     labelled, everything = np.flatnonzero(samples.labelled), np.arange(len(samples))
     with_control = config.controls.no_distillation and len(labelled) > 0
+    teacher = teacher_for(config, context, config.train)
     students: dict[str, tuple[nn.Module, Fitted]] = {}
     for number in range(config.controls.seeds):
         seed = context.recipe.seed + number
@@ -39,7 +40,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
             student = context.build(config.model, contract)
             taught = name == "distilled"
             objective = (
-                Distillation(student, teacher_for(config, context, config.train), contract, config.loss, config.train)
+                Distillation(student, teacher, contract, config.loss, config.train)
                 if taught
                 else supervised(contract, config.train)
             )
