@@ -1,29 +1,11 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
+from mmedge.recipe.compression import Precision, Prune, Quantize
+from mmedge.recipe.data import Data, Fold, Redact, Stream
+from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.read import load, parse, with_overrides
-from mmedge.recipe.sections import (
-    Augment,
-    Controls,
-    Data,
-    Distill,
-    Encoder,
-    Export,
-    Fold,
-    Hint,
-    Loss,
-    Measure,
-    Model,
-    Precision,
-    Prune,
-    Quantize,
-    Recipe,
-    Redact,
-    Stream,
-    Target,
-    TargetOptions,
-    Teacher,
-    Train,
-)
+from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Teacher, Train
+from mmedge.recipe.whole import Recipe
 
 __all__ = [
     "Augment",

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.recipe.sections import Recipe
+from mmedge.recipe.whole import Recipe
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -13,8 +13,7 @@ from mmedge import artifact, runtime
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.progress import Silent
-from mmedge.recipe import Measure, TargetOptions
-from mmedge.recipe.sections import Export
+from mmedge.recipe import Export, Measure, TargetOptions
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime.onnxfile import read_nodes
 from mmedge.runtime.rebuild import rebuild

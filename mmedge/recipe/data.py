@@ -1,0 +1,129 @@
+"""The section ``data``: where samples come from, and how they are split, joined and redacted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mmedge.errors import did_you_mean
+from mmedge.spec import Frozen, ModalitySpec
+
+
+class Fold(Frozen):
+    """k-fold cross-validation: part ``index`` of ``k`` is the test split; validation is drawn from the rest."""
+
+    k: int = Field(ge=2)
+    index: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _inside(self) -> Fold:
+        if self.index >= self.k:
+            raise ValueError(f"'index' counts from 0 and must be below 'k' ({self.k})")
+        return self
+
+
+class Redact(Frozen):
+    """Identifying columns, dropped or hashed (HMAC-SHA256) before anything is written or reported.
+
+    The key stands in the environment variable that ``key`` names, never in the recipe.
+    """
+
+    drop: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+    key: str = "MMEDGE_REDACT_KEY"
+
+
+class Stream(Frozen):
+    """A table with timestamps of its own, whose ``columns`` (all others where none are named) join the manifest's rows.
+
+    Times are numbers (seconds) or ISO 8601; ``tolerance`` is in seconds. ``nearest`` and ``previous`` take one row,
+    ``linear`` interpolates numbers between the rows around, ``window`` takes their mean over the tolerance on both sides.
+    ``by``: a column that must be equal in both, a subject say. A row that nothing is near enough to gets empty cells.
+    """
+
+    file: Path
+    time: str = "time"
+    on: str = "time"
+    by: str | None = None
+    columns: tuple[str, ...] = ()
+    method: Literal["nearest", "previous", "linear", "window"] = "nearest"
+    tolerance: float = Field(gt=0)
+
+
+class Data(Frozen):
+    """Where samples come from: ``dataset`` (``avdigits`` or ``module:build``), or ``manifest`` (a table of paths and values).
+
+    A manifest is CSV, TSV, JSONL or Parquet, a row a sample; an empty cell is a missing modality, or a missing label
+    (such a sample of the training split takes part in distillation only). Splits come from the column ``split``, from
+    ``fold``, or from ``ratios``: whole groups where ``group`` names a column, else stratified by the target; seeded.
+    ``workers``: processes that decode; as many as there are cores, where it pays, when none are named.
+    """
+
+    dataset: str | None = None
+    args: dict[str, Any] = {}
+    manifest: Path | None = None
+    recordings: Path | None = None
+    modalities: dict[str, ModalitySpec]
+    task: Literal["classification", "regression"] = "classification"
+    target: str = "label"
+    id: str | None = None
+    group: str | None = None
+    split: str | None = None
+    ratios: dict[Literal["train", "validation", "test"], float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
+    fold: Fold | None = None
+    align: dict[str, Stream] = {}
+    redact: Redact | None = None
+    workers: int | None = Field(None, ge=1)
+
+    @field_validator("modalities")
+    @classmethod
+    def _named_well(cls, modalities: dict[str, ModalitySpec]) -> dict[str, ModalitySpec]:
+        if not modalities:
+            raise ValueError("names no modality")
+        for name in modalities:
+            if not name.isidentifier() or name == "present":
+                raise ValueError(f"a modality's name must be a Python identifier other than 'present', not {name!r}")
+        return modalities
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.dataset is None) == (self.manifest is None):
+            raise ValueError("name either 'dataset' or 'manifest'")
+        if self.dataset is not None and self.dataset != "avdigits" and ":" not in self.dataset:
+            raise ValueError(
+                f"'dataset' is 'avdigits' or 'module:build', not {self.dataset!r}{did_you_mean(self.dataset, ['avdigits'])}"
+            )
+        if self.recordings is not None and self.dataset != "avdigits":
+            raise ValueError("'recordings' belongs to the dataset 'avdigits'")
+        for key in ("fold", "align", "redact", "split"):
+            if getattr(self, key) and self.manifest is None:
+                raise ValueError(f"{key!r} belongs to a 'manifest'; a dataset gives its own splits and columns")
+        if self.fold and self.split:
+            raise ValueError("name either 'split' or 'fold'")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Data:
+        read = {column for name, spec in self.modalities.items() for column in spec.columns_read or (name,)}
+        if self.target in read:
+            raise ValueError(f"the target {self.target!r} is also the input of a modality")
+        taken = {"id": self.id, "group": self.group} if self.manifest else {}
+        for name, column in taken.items():
+            if name in read and column != name:
+                raise ValueError(f"a column named {name!r} is kept for data.{name}: rename it in the manifest")
+        files = {(spec.columns_read or (name,))[0] for name, spec in self.modalities.items() if spec.reads_file}
+        for column in self.redact.hash if self.redact else ():
+            if column in files:
+                raise ValueError(f"redact.hash: the column {column!r} holds paths; hash the files' names themselves")
+        for column in self.redact.drop if self.redact else ():
+            if column in (read | {self.target, self.id, self.group, self.split}):
+                raise ValueError(f"redact.drop: the column {column!r} is used by this recipe")
+        if (
+            set(self.ratios) != {"train", "validation", "test"}
+            or abs(sum(self.ratios.values()) - 1) > 1e-6
+            or min(self.ratios.values()) <= 0
+        ):
+            raise ValueError("'ratios' must give train, validation and test a share above 0, and add up to 1")
+        return self

@@ -1,0 +1,65 @@
+"""The sections ``export`` and ``measure``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mmedge.recipe.compression import Precision
+from mmedge.spec import Frozen
+
+Target = Literal["onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+
+
+class TargetOptions(Frozen):
+    """``precision``: taken instead of the fastest, or where the target cannot be run here.
+
+    ``max_batch``: the largest batch of its profile, ``best_batch`` the one it is optimised for. ``workspace_mb``, ``level``
+    (0 to 5), ``version_compatible``, ``hardware_compatible``: TensorRT's builder. ``required: false`` leaves the target
+    out, with a note, where its package is not installed.
+    """
+
+    precision: Precision | None = None
+    max_batch: int = Field(8, ge=1)
+    best_batch: int = Field(1, ge=1)
+    workspace_mb: int | None = Field(None, ge=1)
+    level: int | None = Field(None, ge=0, le=5)
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    required: bool = True
+
+    @model_validator(mode="after")
+    def _batches_in_order(self) -> TargetOptions:
+        if self.best_batch > self.max_batch:
+            raise ValueError(f"'best_batch' ({self.best_batch}) is above 'max_batch' ({self.max_batch})")
+        return self
+
+
+class Export(Frozen):
+    """The engines to build, by target.
+
+    ``per_subset``: an engine for every smaller set of modalities, without the absent encoders, where it is faster.
+    ``split``: encoders and fusion head apart too, for modalities that come at different rates.
+    """
+
+    targets: dict[Target, TargetOptions] = {"onnxruntime-cpu": TargetOptions()}
+    per_subset: bool = False
+    split: bool = False
+
+    @field_validator("targets")
+    @classmethod
+    def _with_the_graph(cls, targets: dict[Target, TargetOptions]) -> dict[Target, TargetOptions]:
+        if "onnxruntime-cpu" not in targets:
+            raise ValueError("must hold 'onnxruntime-cpu': its graph is the bundle's model.onnx")
+        return targets
+
+
+class Measure(Frozen):
+    """How latency is taken: one thread and spinning off are the honest default."""
+
+    batch: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)
+    runs: int = Field(1000, ge=20)
+    warmup: int = Field(50, ge=1)
+    bootstrap: int = Field(2000, ge=100)

@@ -1,0 +1,100 @@
+"""A whole recipe: frozen, typed, every default written in its section's file; what the sections say of each other must agree."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mmedge import gate
+from mmedge.errors import did_you_mean
+from mmedge.recipe.compression import Prune, Quantize
+from mmedge.recipe.data import Data
+from mmedge.recipe.export import Export, Measure
+from mmedge.recipe.training import Augment, Distill, Teacher, Train
+from mmedge.spec import Frozen, subsets
+
+
+class Recipe(Frozen):
+    """A whole recipe. A stage whose section is missing is not run."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data
+    teacher: Teacher = Teacher()
+    distill: Distill | None = None
+    prune: Prune | None = None
+    quantize: Quantize | None = None
+    export: Export = Export()
+    measure: Measure = Measure()
+    gates: dict[str, dict[str, float]] = {}
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Recipe:
+        faults = [*self._modality_faults(), *self._gate_faults()]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _modality_faults(self) -> list[str]:
+        known = self.data.modalities
+        named: list[tuple[str, str]] = []
+        for stage, model in (("teacher", self.teacher.model), ("distill", self.distill and self.distill.model)):
+            if model:
+                named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
+                named += [(f"{stage}.model.encoders", name) for name in model.encoders]
+                named += [(f"{stage}.model.inputs", name) for name in model.inputs]
+        for stage, train in self._schedules():
+            named += [(f"{stage}.train.augment", name) for name in (train.augment if train else ())]
+        faults = [
+            f"{where}: the data has no modality {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
+            for where, name in named
+            if name not in known
+        ]
+        for stage, train in self._schedules():
+            for name, augment in (train.augment if train else {}).items():
+                if name in known and known[name].kind == "text" and augment != Augment(mask=augment.mask):
+                    faults.append(f"{stage}.train.augment.{name}: of a text, only 'mask' can be changed")
+        return faults
+
+    def _schedules(self) -> list[tuple[str, Train | None]]:
+        return [
+            ("teacher", self.teacher.train),
+            ("distill", self.distill.train if self.distill else None),
+            ("prune", self.prune.train if self.prune else None),
+        ]
+
+    def _gate_faults(self) -> list[str]:
+        stages = self.stages
+        faults = [
+            f"gates: the recipe has no stage {stage!r}{did_you_mean(stage, stages)}; it has {', '.join(stages)}"
+            for stage in self.gates
+            if stage not in stages
+        ]
+        for stage, limits in self.gates.items():
+            faults += [
+                f"gates.{stage}: unknown figure {name!r}{did_you_mean(name, gate.FIGURES)}"
+                for name in limits
+                if not gate.known(name)
+            ]
+            names = ["+".join(chosen) for chosen in subsets(tuple(self.data.modalities))]
+            for name in limits:
+                family, _, subset = name.partition(".")
+                if gate.known(name) and subset and subset not in names:
+                    faults.append(
+                        f"gates.{stage}: no subset of modalities {subset!r}{did_you_mean(subset, names)}; there are {', '.join(names)}"
+                    )
+                if family in ("gain", "gain_ci95_low") and stage != "distill":
+                    faults.append(f"gates.{stage}: {name!r} is a figure of the stage distill alone")
+        return faults
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that a run has, in order."""
+        optional = [name for name in ("distill", "prune", "quantize") if getattr(self, name) is not None]
+        return ["teacher", *optional, *(f"export-{target}" for target in self.export.targets)]
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, every default written out."""
+        return self.model_dump(mode="json", by_alias=True)
