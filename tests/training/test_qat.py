@@ -16,6 +16,7 @@ from mmedge.progress import Silent
 from mmedge.recipe import Model, Train
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import quantize
+from mmedge.stages.quantize import ptq
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
@@ -84,7 +85,7 @@ def trained(finished, dataset, tmp_path_factory):
     contract, validation = contract_of(teacher), dataset.validation
     graph = rescaled(teacher.file("model.onnx"), folder / "fp32.onnx")
     rows = quantize.calibration_rows(dataset.train, 40, seed=0)
-    quantize._int8(graph, folder / "ptq.onnx", quantize.calibration_inputs(dataset.train, rows, 0))
+    ptq.int8(graph, folder / "ptq.onnx", quantize.calibration_inputs(dataset.train, rows, 0))
     train = Train(epochs=8, learning_rate=1e-3, batch_size=16)
     fitted = train_quantized(
         folder / "ptq.onnx", folder / "qat.onnx", teacher, train, replace(context, teacher=teacher)
