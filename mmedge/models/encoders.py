@@ -77,9 +77,7 @@ class SeriesEncoder(nn.Module):
                 ]
                 channels = out_channels
         self.features = nn.Sequential(*layers)
-        self.project = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(channels, embedding), nn.ReLU()
-        )
+        self.project = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, embedding), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.features(x).mean(dim=2))
