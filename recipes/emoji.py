@@ -26,11 +26,9 @@ def main(package: Path, target: Path) -> None:
         table.writerow(["id", "picture", "name", "kin", "category"])
         for emoji in chosen:
             picture = package / "img" / "twitter" / "64" / emoji["image"]
-            # Emoji of one subcategory look and are called alike (cat face, cat with tears of joy): a word in common is enough
-            # for two of them to be one thing in two poses, so the first word of a name is the group.
-            kin = f"{emoji['subcategory']}/{emoji['short_name'].split('_')[0].split('-')[0]}"
-            name = emoji["name"].lower()
-            table.writerow([emoji["short_name"], os.path.relpath(picture, target.parent), name, kin, emoji["category"]])
+            # A police officer comes as a person, a man and a woman: one thing in three poses, kept in one split.
+            kin = " ".join(word for word in emoji["name"].lower().split() if word not in ("man", "woman", "male", "female", "person"))
+            table.writerow([emoji["short_name"], os.path.relpath(picture, target.parent), emoji["name"].lower(), kin, emoji["category"]])
     print(f"{target}: {len(chosen)} emoji")
 
 
