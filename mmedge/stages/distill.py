@@ -81,7 +81,11 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
         target=target,
         key=key,
         parent=parent,
-        notes=(labels, f"seed {best.rpartition('-')[2]} of {config.controls.seeds} kept, by validation"),
+        notes=(
+            labels,
+            *teacher.notes,
+            f"seed {best.rpartition('-')[2]} of {config.controls.seeds} kept, by validation",
+        ),
         more={"students": sorted(others)},
         write=write,
     )

@@ -37,12 +37,21 @@ class Teacher:
 
     The teacher sees every modality a sample has, whatever the student is shown. A view is computed for the whole split
     when it is first asked for; files are keyed by the source (its weights, data, augmentation, view seed), hints and
-    view, and rows by sample. ``count``: samples of the training split.
+    view, and rows by sample. ``count``: samples of the training split; ``notes``: what a reader of the report must know of the teacher.
     """
 
     def __init__(
-        self, source: Source, count: int, views: int, *, hints: Sequence[Hint], folder: Path, progress: Progress
+        self,
+        source: Source,
+        count: int,
+        views: int,
+        *,
+        hints: Sequence[Hint],
+        folder: Path,
+        progress: Progress,
+        notes: tuple[str, ...] = (),
     ) -> None:
+        self.notes = notes
         self._source, self._count, self._views_total = source, count, views
         self._folder, self._progress = folder, progress
         self._hints = tuple(hints)
@@ -53,10 +62,6 @@ class Teacher:
     def columns(self) -> np.ndarray | None:
         """int64: the student's outputs that the logits stand for; None for all."""
         return self._source.columns
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._source.notes
 
     def outputs(self, batch: Batch, device: torch.device) -> Taught:
         """The teacher's answers for the samples of a batch, as the batch's view shows them, on ``device``."""
