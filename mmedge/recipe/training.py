@@ -236,6 +236,9 @@ class Distill(Frozen):
 
     ``teachers``: further ones beside the run's, whose probabilities are averaged with its own: by their weights
     (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's teacher's.
+
+    ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
+    the teacher at every step.
     """
 
     model: Model = Model()
@@ -244,6 +247,7 @@ class Distill(Frozen):
     teachers: tuple[Another, ...] = ()
     combine: Literal["average", "confidence"] = "average"
     train: Train = Train()
+    cache: Literal["measured", "always", "never"] = "measured"
     controls: Controls = Controls()
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     )
     labelled, everything = np.flatnonzero(samples.labelled), np.arange(len(samples))
     with_control = config.controls.no_distillation and len(labelled) > 0
-    teacher = teacher_for(config, context, config.train)
+    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
     students: dict[str, tuple[nn.Module, Fitted]] = {}
     for number in range(config.controls.seeds):
         seed = context.recipe.seed + number

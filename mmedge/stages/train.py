@@ -10,10 +10,8 @@ import torch
 
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
-from mmedge.errors import UsageError
-from mmedge.graph.adopt import adopt, count
+from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.recipe import Teacher
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
 from mmedge.training.context import Context
@@ -72,7 +70,7 @@ def _adopted(config: Teacher, contract: Contract, source: Path, context: Context
     """The artifact of an ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
         adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH)
-        _check_width(folder / GRAPH, contract, source, context)
+        check_width(folder / GRAPH, contract, source, "teacher")
         parameters, multiplied = count(folder / GRAPH)
         meta |= {"params": parameters, "macs": multiplied, "notes": [f"an ONNX file, taken as it is: {source.name}"]}
         meta |= provenance(contract, context)
@@ -97,19 +95,3 @@ def _answers(config: Teacher, source: Path, context: Context, target: Path, key:
         ]
         meta |= provenance(contract, context)
     return read(target)
-
-
-def _check_width(graph: Path, contract: Contract, source: Path, context: Context) -> None:
-    """Raise UsageError where the graph does not answer with the contract's outputs."""
-    rows = np.arange(2)
-    samples = context.dataset.validation.only(tuple(contract.modalities))
-    inputs = {name: np.array(x[rows % len(samples)]) for name, x in samples.inputs.items()}
-    shape = onnxruntime_cpu.session(graph)({**inputs, "present": np.ones((2, len(inputs)), bool)})[
-        contract.output
-    ].shape
-    if shape != (2, contract.outputs):
-        raise UsageError(
-            f"the model's output has shape {list(shape)} for a batch of 2; the classes need {[2, contract.outputs]}",
-            where=str(source),
-            todo="list the model's classes in its own order: teacher.classes: {its class: class of the data, or null}",
-        )

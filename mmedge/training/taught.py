@@ -12,12 +12,13 @@ from mmedge.artifact import Artifact, sha256_of
 from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
 from mmedge.data.samples import Dataset, Samples
 from mmedge.errors import UsageError
-from mmedge.graph.adopt import adopt
+from mmedge.graph.adopt import adopt, check_width
 from mmedge.measure.classes import class_map
 from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
 from mmedge.recipe import Another, Augment, Distill, Given, Hint, Train
 from mmedge.spec import Contract, ModalitySpec
+from mmedge.training.caching import Asked
 from mmedge.training.combined import Combined
 from mmedge.training.context import Context
 from mmedge.training.sources import AnswersSource, GraphSource, MappedSource, ModuleSource, Shown, Source
@@ -32,27 +33,30 @@ def taught_samples(config: Distill, context: Context, contract: Contract) -> Sam
     return train.with_labels(0 if config.labels == "none" else config.labels, context.recipe.seed)
 
 
-def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
-    """The run's teacher, or all teachers together, answering for the training split under ``train``'s augmentation."""
+def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) -> Teacher:
+    """The run's teacher, or all teachers together, answering for the training split under ``train``'s augmentation,
+
+    in ``fits`` trainings.
+    """
     if context.teacher is None:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
-    source, notes = _together(config, context, train)
     return Teacher(
-        source,
+        _together(config, context, train),
         len(context.dataset.train),
         train.views,
+        asked=Asked.by(train, fits, config.cache),
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
-        notes=notes,
     )
 
 
-def _together(config: Distill, context: Context, train: Train) -> tuple[Source, tuple[str, ...]]:
+def _together(config: Distill, context: Context, train: Train) -> Source:
+    """The run's teacher, or its and the further ones' answers made into one, with a note of how good that is."""
     contract = context.dataset.contract
     own = _sources(config, context, train, "train")
     if len(own) == 1:
-        return own[0], own[0].notes
+        return own[0]
     weights = [1.0, *(given.weight for given in config.teachers)]
     regression = contract.task == "regression"
 
@@ -68,7 +72,8 @@ def _together(config: Distill, context: Context, train: Train) -> tuple[Source, 
         f"{len(own)} teachers ({config.combine}), {metric_of(contract)} on validation: {told}, together {figures[-1]}"
     )
     whole = combined(own)
-    return whole, (*whole.notes, note)
+    whole.notes += (note,)
+    return whole
 
 
 def _without_hints(config: Distill) -> Distill:
@@ -143,6 +148,7 @@ def _of_file(given: Another, where: str, context: Context, train: Train, split: 
         graph = context.work / f"{where}.onnx"
         graph.parent.mkdir(parents=True, exist_ok=True)
         adopt(given.onnx, contract, given.model.inputs, own.means(contract), graph)
+        check_width(graph, contract, given.onnx, where)
         source = GraphSource(graph, contract, shown, (), key=key, who=where)
     else:
         source = ModuleSource(own.build(given.model, contract), contract, shown, (), key=key, who=where)
