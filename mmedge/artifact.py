@@ -58,6 +58,16 @@ def hash_json(value: Any) -> str:
     ).hexdigest()
 
 
+def code_hash(*names: str) -> str:
+    """Hash of the package's own source files and folders of these names."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in names:
+        for file in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside ``path`` and rename; NaN and infinity are refused, since JSON has neither."""
     with replacing(path) as temporary:

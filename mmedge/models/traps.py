@@ -27,12 +27,11 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     ``where`` is the section's name in the recipe; a fault's ``module`` is the submodule's dotted name.
     """
     faults = source_faults(factory) if factory is not None else []
-    bare = section.model_copy(update={"weights": None})
     try:
         torch.manual_seed(0)
-        module = load.build(bare, contract, factory=factory)
+        module = load.build(section, contract, factory=factory, fresh=True)
         torch.manual_seed(1)
-        again = load.build(bare, contract, factory=factory)
+        again = load.build(section, contract, factory=factory, fresh=True)
     except MmedgeError as error:
         return [*faults, Fault.of(error, "model", module=where)]
     except Exception as error:  # a user's constructor may raise anything

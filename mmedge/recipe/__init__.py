@@ -3,6 +3,7 @@
 from mmedge.recipe.compression import Precision, Prune, Quantize
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
+from mmedge.recipe.origin import recall, remember, shown
 from mmedge.recipe.read import load, parse, with_overrides
 from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Teacher, Train
 from mmedge.recipe.whole import Recipe
@@ -31,5 +32,8 @@ __all__ = [
     "Train",
     "load",
     "parse",
+    "recall",
+    "remember",
+    "shown",
     "with_overrides",
 ]

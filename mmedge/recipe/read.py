@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,32 +64,22 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    def at(path: Path | None) -> Path | None:
-        return path and (folder / path.expanduser()).resolve()
+    anchored: Recipe = each_path(recipe, lambda path: (folder / path.expanduser()).resolve())
+    return anchored
 
-    def model(section: Any) -> Any:
-        return section and section.model_copy(
-            update={"model": section.model.model_copy(update={"weights": at(section.model.weights)})}
-        )
 
-    def spec(modality: Any) -> Any:
-        if getattr(modality, "tokenizer_file", None) is None:
-            return modality
-        return modality.model_copy(update={"tokenizer_file": at(modality.tokenizer_file)})
-
-    data = recipe.data.model_copy(
-        update={
-            "manifest": at(recipe.data.manifest),
-            "recordings": at(recipe.data.recordings),
-            "modalities": {name: spec(modality) for name, modality in recipe.data.modalities.items()},
-            "align": recipe.data.align
-            and {
-                name: stream.model_copy(update={"file": at(stream.file)}) for name, stream in recipe.data.align.items()
-            },
-        }
-    )
-    teacher = model(recipe.teacher).model_copy(update={"onnx": at(recipe.teacher.onnx)})
-    return recipe.model_copy(update={"data": data, "teacher": teacher, "distill": model(recipe.distill)})
+def each_path(value: Any, change: Callable[[Path], Path]) -> Any:
+    """A section, or what it holds, with every path of it changed."""
+    if isinstance(value, Path):
+        return change(value)
+    if isinstance(value, BaseModel):
+        held = {name: getattr(value, name) for name in type(value).model_fields}
+        return value.model_copy(update={name: each_path(item, change) for name, item in held.items()})
+    if isinstance(value, Mapping):
+        return {name: each_path(item, change) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(each_path(item, change) for item in value)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -55,7 +55,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
         shutil.copyfile(folder / f"{fastest['precision']}.onnx", folder / GRAPH)
         notes += [f"{row['precision']}: {row['why']}" for row in table]
         meta |= {
-            **{name: parent.meta[name] for name in ("contract", "params", "macs", "recipe", "code")},
+            **{name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")},
             "candidates": table,
             "precision": fastest["precision"],
             "notes": notes,

@@ -18,7 +18,7 @@ def supervised(contract: Contract, train: Train):
     """Loss over the labelled samples of a batch."""
 
     def objective(module: nn.Module, batch: Batch) -> Tensor:
-        return _labels(module(present=batch.present, **batch.inputs)[contract.output], batch, train)
+        return _labels(module(present=batch.present, **batch.inputs)[contract.output], batch, contract, train)
 
     return objective
 
@@ -46,16 +46,29 @@ class Distillation(nn.Module):
         loss, taught = self._loss, output.new_zeros(())
         if loss.logits:
             taught = taught + loss.logits * distillation.logit_loss(
-                output, logits, batch.targets, kind=loss.kind, temperature=loss.temperature, task=self._contract.task
+                _standard(output, self._contract),
+                _standard(logits, self._contract),
+                batch.targets,
+                kind=loss.kind,
+                temperature=loss.temperature,
+                task=self._contract.task,
             )
         for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, features):
             taught = taught + hint.weight * _hint_loss(hint, project(layer.take()), theirs)
         fading = 1 - batch.passed if loss.schedule == "linear" else 1.0
-        return loss.labels * _labels(output, batch, self._train) + fading * taught
+        return loss.labels * _labels(output, batch, self._contract, self._train) + fading * taught
 
 
-def _labels(output: Tensor, batch: Batch, train: Train) -> Tensor:
-    return label_loss(output, batch.targets, train.label_smoothing, batch.weights, train.focal_gamma)
+def _labels(output: Tensor, batch: Batch, contract: Contract, train: Train) -> Tensor:
+    output, targets = _standard(output, contract), batch.targets
+    if contract.task == "regression":
+        targets = _standard(targets, contract)
+    return label_loss(output, targets, train.label_smoothing, batch.weights, train.focal_gamma)
+
+
+def _standard(x: Tensor, contract: Contract) -> Tensor:
+    """A regression's values in standard units, so that the loss's parts weigh the same whatever the target's unit."""
+    return (x - contract.target_mean) / contract.target_std if contract.task == "regression" else x
 
 
 def _projection(hint: Hint, student: int, teacher: int) -> nn.Module:
