@@ -59,11 +59,12 @@ def hash_json(value: Any) -> str:
 
 
 def code_hash(*names: str) -> str:
-    """Hash of the package's own source files and folders of these names."""
+    """Hash of the package's own source files and folders of these names; ``.py`` may be left out."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for name in names:
-        for file in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
+        place = root / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from mmedge.data.source import (
 )
 from mmedge.data.splits import SPLITS
 from mmedge.data.tensors import Decoded, decoded, forget_others, tensors
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
@@ -88,7 +88,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits, their contract, the sha256 of manifests, files and preprocessing, and ``facts`` for the report."""
+    """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
+
+    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what the
+    report tells of the data beside that.
+    """
 
     contract: Contract
     train: Samples
@@ -96,11 +100,51 @@ class Dataset:
     test: Samples
     sha256: str
     source: str
+    out: Path
+    workers: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def preprocessed(self, modalities: Mapping[str, ModalitySpec], progress: Progress) -> Dataset:
+        """The same samples as a model with ``modalities`` takes them: those alone, and preprocessed as their specs say.
+
+        What differs from this dataset's preprocessing is decoded from the same cells once, and kept beside it.
+        Raises UsageError where the data has no such modality.
+        """
+        _check_read(self.contract.modalities, modalities)
+        asked = {
+            name: spec.model_copy(update={"column": self.contract.modalities[name].column})
+            for name, spec in modalities.items()
+        }
+        whole = self.contract.only(tuple(asked))
+        other = {name: spec for name, spec in asked.items() if spec != whole.modalities[name]}
+        parts = {split: getattr(self, split).only(tuple(asked)) for split in SPLITS}
+        folder, cache = self.out / "data", self.out / ".work" / "tensors"
+        tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}
+        for name, spec in other.items():
+            one = decoded(name, spec, tables, folder, cache, self.workers, progress)
+            _refuse_unreadable(name, spec, one, tables, lambda sample, column: f"sample {sample}, column {column}")
+            fitted, inputs = tensors(one, tables)
+            whole = whole.model_copy(update={"modalities": {**whole.modalities, name: fitted}})
+            for split, part in parts.items():
+                parts[split] = replace(part, inputs={**part.inputs, name: inputs[split]})
+        return replace(self, contract=whole, **parts)
 
 
 # (sample's id, column) -> where it stands in the user's own table.
 Place = Callable[[str, str | None], str]
+
+
+def _check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySpec]) -> None:
+    """Raise UsageError where another preprocessing reads what the data does not have."""
+    for name, spec in theirs.items():
+        if name not in ours:
+            raise UsageError(
+                f"the teacher takes the modality {name!r}, which the data does not have{did_you_mean(name, ours)}",
+                todo=f"the data has {', '.join(ours)}",
+            )
+        if isinstance(spec, TabularSpec) and set(spec.columns_read) - set(ours[name].columns_read):
+            lacking = sorted(set(spec.columns_read) - set(ours[name].columns_read))
+            raise UsageError(f"the teacher's {name!r} reads {', '.join(lacking)}, which the data's does not name")
 
 
 def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dataset:
@@ -140,7 +184,9 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     )
     written = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
     digest = hash_json([key, written, {name: one.key for name, one in all_decoded.items()}])
-    return Dataset(contract, splits["train"], splits["validation"], splits["test"], digest, source, facts)
+    return Dataset(
+        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, data.workers, facts
+    )
 
 
 def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -> tuple[str, dict[str, Any]]:

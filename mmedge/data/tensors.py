@@ -29,10 +29,11 @@ class Decoded:
 
     ``faults``: {split: [(row of the split, what is wrong)]}; ``blank``: {split: rows of one value throughout}; ``tokens``:
     how many each text has, all splits together; ``constant``: a sensor's channels that never change; ``contents``:
-    {split: a hash of what each row holds, None where the modality is missing}.
+    {split: a hash of what each row holds, None where the modality is missing}; ``data``: a hash of them all.
     """
 
     key: str
+    data: str
     folder: Path
     spec: ModalitySpec
     faults: dict[str, list[tuple[int, str]]]
@@ -72,6 +73,7 @@ def decoded(
             for split, table in tables.items()
         ]
         record = {
+            "data": hash_json(contents),
             "spec": fitted.model_dump(mode="json", by_alias=True),
             "faults": {split: one["faults"] for split, one in zip(tables, seen)},
             "blank": {split: one["blank"] for split, one in zip(tables, seen)},
@@ -82,6 +84,7 @@ def decoded(
     record = json.loads(stamp.read_text(encoding="utf-8"))
     return Decoded(
         key,
+        record["data"],
         place,
         type(spec).model_validate(record["spec"]),
         {split: [(row, what) for row, what in found] for split, found in record["faults"].items()},
@@ -116,9 +119,10 @@ def tensors(found: Decoded, tables: Mapping[str, polars.DataFrame]) -> tuple[Mod
 
 def forget_others(cache: Path, kept: list[Decoded]) -> None:
     """Delete what other data, or the same before it was redacted, left in the cache."""
-    names = {found.folder.name for found in kept}
     for place in cache.iterdir():
-        if place.name not in names:
+        stamp = place / "decoded.json"
+        data = json.loads(stamp.read_text(encoding="utf-8"))["data"] if stamp.is_file() else None
+        if data not in {found.data for found in kept}:
             shutil.rmtree(place, ignore_errors=True)
 
 
