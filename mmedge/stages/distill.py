@@ -57,6 +57,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
                 state=context.work / f"{name}-{number}.safetensors",
                 task=f"{'distilling' if taught else 'control without a teacher'}, seed {number + 1}/{config.controls.seeds}",
                 progress=context.progress,
+                logs=context.logs / f"{name}-{number}",
             )
             students[f"{name}-{number}"] = (student, fitted)
     best = max(
