@@ -42,7 +42,10 @@ def test_targets_in_the_hundred_thousands_are_learned_in_their_own_unit(tmp_path
             "target": "price",
             "modalities": {"x": {"kind": "tabular", "columns": ["a", "b"]}},
         },
-        "teacher": {"train": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01}, "model": {"encoders": {"x": {"widths": [16]}}}},
+        "teacher": {
+            "train": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01},
+            "model": {"encoders": {"x": {"widths": [16]}}},
+        },
     }
     recipe = parsed(values)
     dataset = samples.prepare(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
