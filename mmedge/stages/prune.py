@@ -41,10 +41,11 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     )
     torch.manual_seed(context.recipe.seed)
     taught = context.teacher is not None and context.teacher.sha256 != parent.sha256
+    notes: tuple[str, ...] = ()
     if taught:
-        objective: Any = Distillation(
-            module, teacher_for(teaching, context, config.train), contract, teaching.loss, config.train
-        )
+        teacher = teacher_for(teaching, context, config.train)
+        notes = teacher.notes
+        objective: Any = Distillation(module, teacher, contract, teaching.loss, config.train)
     else:
         objective = supervised(contract, config.train)
     fitted = fit(
@@ -75,7 +76,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         key=key,
         parent=parent,
         history=history,
-        notes=(note,),
+        notes=(note, *notes),
     )
 
 
