@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from mmedge.progress import Progress
 from mmedge.runtime import preprocess
 from mmedge.spec import ModalitySpec, SensorSpec, TabularSpec, TextSpec
 
+# Stands for the content of a file that is not there or cannot be opened.
+UNREADABLE = "unreadable"
 # What a decoded value may depend on, beside the file and the spec.
 _CODE = ("runtime/preprocess", "data/decode.py", "data/tensors.py", "spec.py")
 
@@ -142,10 +145,11 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
     out: list[str | None] = [None] * table.height
     for index, cells in jobs_of(name, spec, table):
         if spec.reads_file:
-            try:
-                out[index] = hash_json([sha256_of(folder / cells[0]), *cells[1:]])[:32]
-            except OSError as error:
-                out[index] = f"unreadable: {error.errno}"
+            try:  # only of files: reading a pipe would wait for ever
+                digest = sha256_of(folder / cells[0]) if os.path.isfile(folder / cells[0]) else None
+            except OSError:
+                digest = None
+            out[index] = hash_json([digest, *cells[1:]])[:32] if digest else UNREADABLE
         else:
             out[index] = hash_json(cells)[:32]
     return out

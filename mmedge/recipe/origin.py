@@ -29,7 +29,9 @@ def _without_folders(value: Any) -> Any:
 
 def remember(recipe: Recipe, code: Path, work: Path) -> None:
     """Write the whole recipe, and the folder of its code, into ``work``, the run's private folder."""
-    write_json(_file(shown(recipe), work), {"recipe": recipe.resolved(), "code": str(code)})
+    file, record = _file(shown(recipe), work), {"recipe": recipe.resolved(), "code": str(code)}
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != record:
+        write_json(file, record)
 
 
 def recall(values: dict[str, Any], work: Path) -> tuple[dict[str, Any], Path]:

@@ -13,7 +13,7 @@ import polars
 from mmedge.data.checks.cells import duplicate
 from mmedge.data.source import ROW, SPLIT, columns_of, with_something
 from mmedge.data.splits import SPLITS
-from mmedge.data.tensors import Decoded, decoded
+from mmedge.data.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
 from mmedge.progress import Progress
 from mmedge.recipe import Data
@@ -204,7 +204,7 @@ def _same_content(
     for split, rows in one.contents.items():
         numbers = tables[split][ROW].to_list()
         for index, held in enumerate(rows):
-            if held and not held.startswith("unreadable"):
+            if held and held != UNREADABLE:
                 contents[numbers[index]].append(f"{name}:{held}")
                 if spec.reads_file:
                     places[held].append((numbers[index], split))
