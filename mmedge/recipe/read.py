@@ -43,7 +43,14 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
 
 
-_PATH_KEYS = ("data.manifest", "data.recordings", "teacher.onnx", "teacher.model.weights", "distill.model.weights")
+_PATH_KEYS = (
+    "data.manifest",
+    "data.recordings",
+    "teacher.onnx",
+    "teacher.outputs",
+    "teacher.model.weights",
+    "distill.model.weights",
+)
 
 
 def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
