@@ -106,7 +106,7 @@ def decode_rows(spec: ModalitySpec, name: str, jobs: Sequence[Job], folder: Path
             features = preprocess.raw_features(spec, value_of(spec, cells, folder), name)
             # A number that is missing in a table is NaN until it is normalised; elsewhere NaN is a fault of the file.
             if not isinstance(spec, TabularSpec) and not np.isfinite(features).all():
-                raise MmedgeError("NaN or infinite values")
+                raise MmedgeError(f"the {name} holds NaN or infinite values, or such that float32 cannot hold")
             out[index] = features
         except MmedgeError as error:
             faults.append((index, error.what))

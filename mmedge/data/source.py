@@ -203,7 +203,7 @@ def _absolute(column: str, folder: str) -> polars.Expr:
 
 def _require_column(table: polars.DataFrame, column: str | None, key: str, manifest: Path) -> None:
     if column is not None and column not in table.columns:
-        raise MmedgeError(
+        raise UsageError(
             f"no column {column!r}{did_you_mean(column, table.columns)}; there are {', '.join(table.columns)}",
             where=f"{manifest}, named by {key}",
         )
@@ -259,20 +259,9 @@ def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int
         chosen = splits.by_ratio(labels, groups, shares, seed)
     else:
         assert data.manifest is not None
-        named = (
-            table[data.split]
-            .str.to_lowercase()
-            .replace(
-                {
-                    "val": "validation",
-                    "valid": "validation",
-                    "dev": "validation",
-                    "eval": "validation",
-                    "training": "train",
-                }
-            )
-        )
-        unknown = (~named.is_in(SPLITS)).fill_null(True)
+        spoken = table[data.split].str.strip_chars().str.to_lowercase()
+        named = spoken.replace_strict(splits.SPELLINGS, default=None, return_dtype=polars.String)
+        unknown = named.is_null()
         if unknown.any():
             row = int(unknown.arg_max() or 0)
             raise MmedgeError(

@@ -64,7 +64,7 @@ def decoded(
     tokenizer = spec.tokenizer_file if isinstance(spec, TextSpec) else None
     read = sha256_of(tokenizer) if tokenizer and tokenizer.is_file() else ""
     key = hash_json([spec.model_dump(mode="json", by_alias=True), read, code_hash(*_CODE), contents])
-    place = cache / f"{name}-{key[:16]}"
+    place = _fitted_before(name, spec, contents, cache) or cache / f"{name}-{key[:16]}"
     stamp = place / "decoded.json"
     whole = (place / "spec.json").is_file() or all(_raw(place, split).is_file() for split in tables)
     if not (stamp.is_file() and whole):
@@ -76,6 +76,7 @@ def decoded(
             for split, table in tables.items()
         ]
         record = {
+            "key": key,
             "data": hash_json(contents),
             "spec": fitted.model_dump(mode="json", by_alias=True),
             "faults": {split: one["faults"] for split, one in zip(tables, seen)},
@@ -86,7 +87,7 @@ def decoded(
         write_json(stamp, record)
     record = json.loads(stamp.read_text(encoding="utf-8"))
     return Decoded(
-        key,
+        record["key"],
         record["data"],
         place,
         type(spec).model_validate(record["spec"]),
@@ -96,6 +97,16 @@ def decoded(
         record["constant"],
         contents,
     )
+
+
+def _fitted_before(name: str, spec: ModalitySpec, contents: Any, cache: Path) -> Path | None:
+    """Where the same content was fitted to this very spec, statistics and all: a teacher that was trained on the same data."""
+    dumped, data = spec.model_dump(mode="json", by_alias=True), hash_json(contents)
+    for stored in sorted(cache.glob(f"{name}-*/spec.json")):
+        record = json.loads((stored.parent / "decoded.json").read_text(encoding="utf-8"))
+        if record["data"] == data and json.loads(stored.read_text(encoding="utf-8")) == dumped:
+            return stored.parent
+    return None
 
 
 def tensors(found: Decoded, tables: Mapping[str, polars.DataFrame]) -> tuple[ModalitySpec, dict[str, np.ndarray]]:

@@ -66,7 +66,16 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [line for fault in error.errors() for line in _fault_lines(fault, where, tree, values)]
+        told = [fault["loc"] for fault in error.errors()]
+        lines = [
+            line
+            for fault in error.errors()
+            # A list that is too short because its items are faulty: the items' faults say it.
+            if not (
+                fault["type"] == "too_short" and any(loc[: len(fault["loc"])] == fault["loc"] != loc for loc in told)
+            )
+            for line in _fault_lines(fault, where, tree, values)
+        ]
         count = len(lines)
         raise UsageError(
             f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)

@@ -10,6 +10,7 @@ from mmedge.data.source import ROW, SPLIT, columns_of, present
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault
 from mmedge.recipe import Data
+from mmedge.runtime.preprocess.tabular import LARGEST
 from mmedge.spec import ImageSpec, TabularSpec
 
 
@@ -51,8 +52,8 @@ def number_faults(table: polars.DataFrame, spec: TabularSpec, file: str) -> list
     faults: list[Fault] = []
     for column in spec.columns:
         cells = table[column]
-        values = cells.cast(polars.Float64, strict=False)
-        for row in (cells.is_not_null() & ~values.is_finite().fill_null(False)).arg_true():
+        values = cells.str.strip_chars().cast(polars.Float64, strict=False)
+        for row in (cells.is_not_null() & ~(values.abs() <= LARGEST).fill_null(False)).arg_true():
             said = "is not finite" if values[row] is not None else "is no number"
             faults.append(
                 Fault(

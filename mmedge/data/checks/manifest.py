@@ -8,7 +8,7 @@ from pathlib import Path
 import polars
 
 from mmedge.data.source import ROW, columns_of, read_table
-from mmedge.data.splits import SPLITS
+from mmedge.data.splits import SPELLINGS, SPLITS
 from mmedge.errors import Fault, MmedgeError, did_you_mean
 from mmedge.recipe import Data
 from mmedge.spec import ModalitySpec
@@ -73,9 +73,8 @@ def manifest_faults(data: Data) -> tuple[list[Fault], Data | None]:
             for row in bad
         ]
     if data.split:
-        spoken = {*SPLITS, "val", "valid", "dev", "eval", "training"}
         cells = table[data.split]
-        bad = (~cells.str.to_lowercase().is_in(spoken)).fill_null(True).arg_true().to_list()
+        bad = (~cells.str.strip_chars().str.to_lowercase().is_in(list(SPELLINGS))).fill_null(True).arg_true().to_list()
         relaxed |= {"split": None} if bad else {}
         faults += [
             Fault(
@@ -103,8 +102,16 @@ def missing_files(table: polars.DataFrame, name: str, spec: ModalitySpec, folder
             file,
             row,
             column,
-            todo="correct the path, or empty the cell: the modality is then missing for that sample",
+            todo=_about_path(cell),
         )
         for row, cell in table.select(ROW, column).drop_nulls().iter_rows()
         if not os.path.isfile(folder / cell)
     ]
+
+
+def _about_path(cell: str) -> str:
+    if "://" in cell:
+        return "mmedge fetches nothing: download it, and name the file"
+    if "\\" in cell:
+        return "write folders with / between them"
+    return "correct the path, or empty the cell: the modality is then missing for that sample"

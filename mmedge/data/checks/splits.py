@@ -90,6 +90,21 @@ def class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
                     todo="classification needs two: correct the split, or add rows",
                 )
             )
+    spellings: dict[str, str] = {}
+    for label in sorted(known[target].unique()):
+        other = spellings.setdefault(" ".join(label.lower().split()), label)
+        if other != label:
+            faults.append(
+                Fault(
+                    "warning",
+                    "alike-labels",
+                    f"the labels {other!r} and {label!r} differ in blanks or case only, and are two classes",
+                    file,
+                    known.filter(polars.col(target) == label)[ROW][0],
+                    target,
+                    todo="spell them alike",
+                )
+            )
     for label, count in sorted(counts["train"].items()):
         if count < TINY:
             faults.append(
