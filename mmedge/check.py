@@ -170,13 +170,6 @@ def _contract(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str])
     """The data's contract; where the data did not tell the classes, two stand in for them."""
     regression = recipe.data.task == "regression"
     names = () if regression else tuple(labels) if len(labels) > 1 else ("first", "second")
-    # A text that could not be fitted has as many tokens as it may have.
-    specs = {
-        name: spec.model_copy(update={"tokens": spec.vocabulary})
-        if spec.kind == "text" and spec.tokens is None
-        else spec
-        for name, spec in specs.items()
-    }
     return Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
 
 

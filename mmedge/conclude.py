@@ -157,7 +157,8 @@ def _classes(artifact: Artifact, dataset: samples.Dataset, recipe: Recipe) -> Cl
     """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
     if artifact.stage != "teacher":
         return None
-    return class_map(contract_of(artifact).labels, dataset.contract.labels, recipe.teacher.classes, "teacher.classes")
+    theirs, ours = contract_of(artifact), dataset.contract
+    return class_map(theirs.labels, ours.labels, recipe.teacher.classes, "teacher.classes", task=ours.task)
 
 
 def _remembered(out: Path, what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:

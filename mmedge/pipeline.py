@@ -264,7 +264,8 @@ def _check_same_data(given: Artifact, dataset: samples.Dataset, recipe: Recipe) 
         raise UsageError(f"an artifact of stage {given.stage!r} cannot be gone on from", where=str(given.path))
     theirs, ours = contract_of(given), dataset.contract
     if given.stage == "teacher" and recipe.distill is not None and theirs.task == ours.task:
-        class_map(theirs.labels, ours.labels, recipe.teacher.classes, f"teacher.classes, of {given.path}")
+        where = f"teacher.classes, of {given.path}"
+        class_map(theirs.labels, ours.labels, recipe.teacher.classes, where, task=ours.task)
         samples.check_read(ours.modalities, theirs.modalities)
         return
     differing = [name for name, spec in theirs.modalities.items() if ours.modalities.get(name) != spec]
