@@ -61,9 +61,17 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
     elif ":" in source and not path.exists():
         found = _built(load_attribute(source, Path.cwd())(), source)
     elif not path.exists():
-        raise MmedgeError("the data does not exist", where=source, todo="name an .npz, a folder of .npz or .npy files, a .csv, or module:build")
+        raise MmedgeError(
+            "the data does not exist",
+            where=source,
+            todo="name an .npz, a folder of .npz or .npy files, a .csv, or module:build",
+        )
     else:
-        raise UsageError(f"data of {path.suffix or 'this kind'} is not read", where=source, todo="save the model's inputs as .npz or .npy")
+        raise UsageError(
+            f"data of {path.suffix or 'this kind'} is not read",
+            where=source,
+            todo="save the model's inputs as .npz or .npy",
+        )
     calls: list[dict[str, np.ndarray]] = []
     known: list[Any] = []
     places: list[str] = []
@@ -88,7 +96,11 @@ def _classes(values: list[Any], where: str) -> np.ndarray:
     try:
         numbers = np.array([float(value) for value in values])
     except (TypeError, ValueError) as error:
-        raise UsageError(f"a label is not a class number: {error}", where=where, todo="number the classes as the columns of the model's output") from error
+        raise UsageError(
+            f"a label is not a class number: {error}",
+            where=where,
+            todo="number the classes as the columns of the model's output",
+        ) from error
     if not np.isfinite(numbers).all() or (numbers != numbers.astype(np.int64)).any() or (numbers < 0).any():
         raise UsageError("labels must be class numbers from 0", where=where)
     return numbers.astype(np.int64)
@@ -124,7 +136,9 @@ def _npy(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise MmedgeError("a file of the data does not exist", where=str(path)) from None
     except Exception as error:  # as above
-        raise MmedgeError(f"the array cannot be read: {str(error).splitlines()[0]}", where=str(path), todo="save it with numpy.save") from error
+        raise MmedgeError(
+            f"the array cannot be read: {str(error).splitlines()[0]}", where=str(path), todo="save it with numpy.save"
+        ) from error
 
 
 def _folder(folder: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, Any]]]:
@@ -217,7 +231,10 @@ def _split(arrays: Mapping[str, Any], infos: Mapping[str, TensorInfo], place: st
         )
     unknown = sorted(arrays.keys() - infos.keys())
     if unknown:
-        raise UsageError(f"the model has no input {unknown[0]!r}{did_you_mean(unknown[0], infos)}; it takes {', '.join(infos)}", where=place)
+        raise UsageError(
+            f"the model has no input {unknown[0]!r}{did_you_mean(unknown[0], infos)}; it takes {', '.join(infos)}",
+            where=place,
+        )
     ready = {name: _typed(name, np.asarray(arrays[name]), info, place) for name, info in infos.items()}
     counts: dict[str, int] = {}
     for name, info in infos.items():
@@ -248,7 +265,9 @@ def _typed(name: str, value: np.ndarray, info: TensorInfo, place: str) -> np.nda
         return value
     floating = (np.issubdtype(value.dtype, np.floating), np.issubdtype(info.dtype, np.floating))
     whole = value.dtype.kind in "iufb" and np.array_equal(value, np.trunc(value))
-    if value.dtype.kind in "iufb" and (floating == (True, True) or (whole and value.dtype.kind != "b" and value.ndim == 0)):
+    if value.dtype.kind in "iufb" and (
+        floating == (True, True) or (whole and value.dtype.kind != "b" and value.ndim == 0)
+    ):
         return value.astype(info.dtype)
     if value.dtype.kind in "iu" and info.dtype.kind in "iu" and np.array_equal(value.astype(info.dtype), value):
         return value.astype(info.dtype)
