@@ -11,16 +11,16 @@ import numpy as np
 
 from mmedge import __version__, artifact
 from mmedge.data.arrays import Calls, read_calls
-from mmedge.errors import AccuracyGateFailed, LatencyGateFailed, MmedgeError, UsageError, did_you_mean
+from mmedge.errors import AccuracyGateFailed, LatencyGateFailed, MismatchError, MmedgeError, UsageError, did_you_mean
 from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import bootstrap_rows
 from mmedge.progress import Progress
-from mmedge.recipe import Measure, Quantize
+from mmedge.recipe import Measure, Quantize, precision_of
 from mmedge.runtime.machine import machine
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.runtime.timing import Timing
 from mmedge.stages.quantize import calibration, concluded
-from mmedge.stages.quantize.candidates import Scored, Task, make_and_judge
+from mmedge.stages.quantize.candidates import Scored, Table, Task, make_and_judge
 
 Judge = Literal["accuracy", "agreement", "difference"]
 _SAYS = {
@@ -37,6 +37,7 @@ class Settings:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
+    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted.
     """
 
     config: Quantize
@@ -47,6 +48,7 @@ class Settings:
     runs: int | None = None
     seed: int = 0
     max_latency_ratio: float | None = None
+    asked: bool = False
 
 
 def quantize_file(model: Path, source: str, out: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             work=folder / ".work",
             elsewhere=False,
         )
-        table = make_and_judge(task, settings.config, folder)
+        table = _made(task, settings, folder)
         report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
             table, settings.config, folder, notes
         )
@@ -119,6 +121,21 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
         artifact.write_json(folder / "report.json", report)
         meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
     return report
+
+
+def _made(task: Task, settings: Settings, folder: Path) -> Table:
+    """The candidates; without INT8 where the graph has none that runs in 8 bits and nobody named it."""
+    try:
+        return make_and_judge(task, settings.config, folder)
+    except MismatchError as error:
+        floats = tuple(name for name in settings.config.candidates if precision_of(name) != "int8")
+        if settings.asked or settings.config.require == "int8":
+            raise
+        for written in folder.glob("int8*.onnx"):
+            written.unlink()
+        table = make_and_judge(task, settings.config.model_copy(update={"candidates": floats}), folder)
+        table.absent["int8"] = error.what
+        return table
 
 
 def _check_out(out: Path) -> None:

@@ -94,6 +94,7 @@ def quantize(
             threads,
             seed=seed,
             max_latency_ratio=max_latency_ratio,
+            asked=candidates is not None,
         )
         out = out or Path("runs") / f"{recipe.stem}-quantized"
         report = quantize_file(recipe, data, out, settings, shown)
