@@ -44,7 +44,7 @@ def test_every_candidate_is_judged_with_its_interval_on_calls_that_did_not_calib
     assert report["data"] == {"source": str(given / "data.npz"), "calls": 80, "calibration": 40, "judged": 40}
     assert report["judged_by"].startswith("accuracy") and report["verdict"] == "pass"
     rows = {row["precision"]: row for row in report["candidates"]}
-    assert set(rows) == {"fp32", "fp16", "int8"}
+    assert {"fp32", "fp16", "int8"} <= set(rows)
     run = onnxruntime_cpu.session(given / "model.onnx")
     for row in rows.values():
         assert row["n"] == 40 and row["ci95"][0] <= row["quality_validation"] <= row["ci95"][1]
