@@ -56,6 +56,16 @@ class Samples:
             present=self.present[:, chosen],
         )
 
+    def shown(self, modalities: Sequence[str]) -> Samples:
+        """The same rows with nothing else present. A row that lacks one of them keeps what it has, and loses its label.
+
+        So no row is empty, and none counts that could not be shown the subset.
+        """
+        mask = np.array([name in modalities for name in self.inputs])
+        having = np.asarray(self.present[:, mask].all(axis=1))
+        present = np.where(having[:, None], mask, self.present)
+        return replace(self, present=present, targets=_hidden(self.targets, ~having))
+
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
         known = np.flatnonzero(self.labelled)
@@ -72,9 +82,14 @@ class Samples:
             known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
         else:
             known = rng.permutation(known)
-        targets = self.targets.copy()
-        targets[known[count:]] = -1 if targets.dtype.kind == "i" else np.nan
-        return replace(self, targets=targets)
+        return replace(self, targets=_hidden(self.targets, known[count:]))
+
+
+def _hidden(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The targets with those of some rows (indices, or bool [N]) unknown."""
+    targets = targets.copy()
+    targets[rows] = -1 if targets.dtype.kind == "i" else np.nan
+    return targets
 
 
 @dataclass(frozen=True)

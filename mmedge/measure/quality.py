@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,25 +94,37 @@ def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.nda
     ]
 
 
+def subset_answers(
+    contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{subset: (scored rows, bool [n]; output, float [n, outputs])} for every non-empty subset that has such rows.
+
+    Scored are the labelled samples that have all of the subset's modalities. ``predict(present: bool [n, M]) -> float
+    [n, outputs]`` withholds what is not present.
+    """
+    names = tuple(contract.modalities)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for chosen in subsets(names):
+        shown = samples.shown(chosen)
+        if shown.labelled.any():
+            found["+".join(chosen)] = shown.labelled, predict(shown.present)
+    return found
+
+
 def subset_scores(
     contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, float]:
-    """The metric for every non-empty subset of modalities, over the samples that have all of the subset's modalities.
+    """The metric for every subset of ``subset_answers``."""
+    scores = {
+        name: score(contract, output[rows], samples.targets[rows])
+        for name, (rows, output) in subset_answers(contract, samples, predict).items()
+    }
+    return {name: value for name, value in scores.items() if not np.isnan(value)}  # R2 where all targets are equal
 
-    ``predict(present: bool [n, M]) -> float [n, outputs]`` withholds what is not present.
-    """
-    names = tuple(contract.modalities)
-    scores: dict[str, float] = {}
-    for chosen in subsets(names):
-        mask = np.array([name in chosen for name in names])
-        having = np.asarray(samples.present[:, mask].all(axis=1))
-        if (having & samples.labelled).any():
-            # Rows that lack the subset keep what they have, so that no row is empty; they are not scored.
-            present = np.where(having[:, None], mask, samples.present)
-            value = score(contract, predict(present)[having], samples.targets[having])
-            if not np.isnan(value):  # R2 of rows that all have the same target
-                scores["+".join(chosen)] = value
-    return scores
+
+def balanced(quality: float, subsets: Collection[float]) -> float:
+    """What checkpoints and students are chosen by: all modalities present weigh as much as the mean of the subsets."""
+    return 0.5 * quality + 0.5 * (sum(subsets) / len(subsets) if subsets else quality)
 
 
 def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:

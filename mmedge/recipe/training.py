@@ -135,9 +135,17 @@ class Loss(Frozen):
 
 
 class Controls(Frozen):
-    """The same student without a teacher on the same schedule, over ``seeds`` seeds: is the teacher worth it?"""
+    """What the student is compared with, each on the same schedule over ``seeds`` seeds.
+
+    ``no_distillation``: the same student without a teacher; where it is better on validation, it is what ships, and the
+    report says "do not distil". Without this control nothing is decided. ``same_modality_teacher``: where the student
+    takes other modalities than the teacher, a teacher of the student's own teaches it too: do the others help?
+    ``subset_students``: a student of the same size for each proper subset of modalities, trained for that subset alone.
+    """
 
     no_distillation: bool = True
+    same_modality_teacher: bool = False
+    subset_students: bool = False
     seeds: int = Field(3, ge=1)
 
 

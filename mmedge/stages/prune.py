@@ -40,7 +40,11 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         context.dataset.validation.only(tuple(contract.modalities)),
     )
     torch.manual_seed(context.recipe.seed)
-    taught = context.teacher is not None and context.teacher.sha256 != parent.sha256
+    taught = (
+        context.teacher is not None
+        and context.teacher.sha256 != parent.sha256
+        and parent.meta.get("decision", {}).get("kept") != "control"  # the student does better without
+    )
     if taught:
         objective: Any = Distillation(
             module, teacher_for(teaching, context, config.train), contract, teaching.loss, config.train
