@@ -19,7 +19,7 @@ from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe
 from mmedge.spec import Contract, ImageSpec, ModalitySpec, TabularSpec
-from mmedge.stages.quantize import calibration_rows
+from mmedge.stages.quantize.calibration import calibration_rows
 
 
 def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:

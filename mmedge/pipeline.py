@@ -131,7 +131,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
     """Hash of all that a stage's outcome depends on: parent, configuration, data, code and model files."""
     recipe, parent, teacher = context.recipe, _parent(before), _teacher(before)
     section, also = _sections(stage, recipe)
-    own_code = f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"
+    own_code = f"stages/{_VERBS.get(stage, stage.partition('-')[0])}"
     return hash_json(
         {
             "stage": stage,

@@ -8,7 +8,8 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Train
 from mmedge.spec import Contract
 from mmedge.training.context import Context
-from mmedge.training.teachers import GraphSource, ModuleSource, Teacher
+from mmedge.training.sources import GraphSource, ModuleSource, Shown, Source
+from mmedge.training.teachers import Teacher
 
 
 def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
@@ -30,23 +31,19 @@ def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
             f"the teacher's classes {list(contract.labels)} are not the data's {list(context.dataset.contract.labels)}",
             where=str(artifact.path),
         )
-    absent = [name for name in contract.modalities if name not in context.dataset.contract.modalities]
-    if absent:
-        raise UsageError(
-            f"the teacher takes {', '.join(absent)}, which the data does not have", where=str(artifact.path)
-        )
     hints = config.loss.hints
-    source = (
-        ModuleSource(context.rebuild(artifact), contract, hints)
-        if "model" in artifact.meta
-        else GraphSource(artifact.file("model.onnx"), contract, hints)
-    )
+    dataset = context.dataset.preprocessed(contract.modalities, context.progress)
+    shown = Shown(dataset.train, train.augment, context.recipe.seed)
+    key = f"{artifact.sha256} {context.dataset.sha256}"
+    source: Source
+    if "model" in artifact.meta:
+        source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who="the teacher")
+    else:
+        source = GraphSource(artifact.file("model.onnx"), contract, shown, hints, key=key, who="the teacher")
     return Teacher(
         source,
-        context.dataset.train.only(tuple(contract.modalities)),
-        train,
-        key=f"{artifact.sha256} {context.dataset.sha256}",
-        view_seed=context.recipe.seed,
+        len(dataset.train),
+        train.views,
         hints=hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
