@@ -12,7 +12,8 @@ from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
 from mmedge.training.objectives import supervised
-from mmedge.training.teachers import ModuleSource, Teacher
+from mmedge.training.sources import ModuleSource, Shown
+from mmedge.training.teachers import Teacher
 
 
 def takes_others(teacher: Contract, student: Contract) -> bool:
@@ -63,14 +64,14 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
     )
     layers = {name.removeprefix("inner.") for name, _ in module.named_modules()}
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if hint.teacher.removeprefix("inner.") in layers)
-    teacher = Teacher(
-        ModuleSource(module, contract, hints),
-        train,
-        config.train,
+    source = ModuleSource(
+        module,
+        contract,
+        Shown(train, config.train.augment, recipe.seed),
+        hints,
         key=f"{sha256_of(state)} {context.dataset.sha256}",
-        view_seed=recipe.seed,
-        hints=hints,
-        folder=context.work.parent / "teacher-outputs",
-        progress=context.progress,
+        who="the teacher of the student's modalities",
     )
+    folder = context.work.parent / "teacher-outputs"
+    teacher = Teacher(source, len(train), config.train.views, hints=hints, folder=folder, progress=context.progress)
     return teacher, config.loss.model_copy(update={"hints": hints})
