@@ -47,6 +47,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "data:",
         f"  manifest: {_plain(manifest)}",
         f"  task: {proposal.task}",
+        *(['  separator: ";"  # between the labels of one cell'] if proposal.task == "multilabel" else []),
         f"  target: {_plain(proposal.target)}  # an empty cell is an unlabelled sample: distillation learns from it too",
     ]
     for key, why in (("id", "names a sample in errors"), ("group", "whole groups go to one split"), ("split", "")):
@@ -140,7 +141,7 @@ def _model(kinds: dict[str, str], which: int, code: str | None, factory: str) ->
 def code_text(proposal: Proposal, path: Path) -> str:
     """A module to fill in: two networks that already take the manifest's modalities, and a dataset."""
     names = list(proposal.modalities)
-    outputs = proposal.classes if proposal.task == "classification" else 1
+    outputs = 1 if proposal.task == "regression" else proposal.classes
     arguments = ", ".join(names)
     sizes = _sizes(proposal)
     return f'''"""Code of your own for {path.name}. A recipe names it as module:attribute; mmedge imports it from the recipe's folder.

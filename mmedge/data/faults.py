@@ -9,6 +9,7 @@ from typing import Literal
 
 import polars
 
+from mmedge.data.labels import named_in
 from mmedge.data.source import ROW, SPLIT, columns_of, read_table, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError, did_you_mean
@@ -41,6 +42,8 @@ def manifest_faults(data: Data) -> tuple[list[Fault], Data | None]:
     named: list[tuple[str, str | None]] = [
         (f"data.{key}", getattr(data, key)) for key in ("target", "id", "group", "split")
     ]
+    if data.label_columns:  # the target is put together from them
+        named = [*named[1:], *(("data.label_columns", column) for column in data.label_columns)]
     named += [
         (f"data.modalities.{name}", column)
         for name, spec in data.modalities.items()
@@ -101,7 +104,7 @@ def table_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     """Faults of an arranged table (see ``source.arranged``): labels, classes, groups, presence, numbers."""
     return [
         *_split_faults(table, data, file),
-        *(_class_faults(table, data, file) if data.task == "classification" else _value_faults(table, data, file)),
+        *(_value_faults(table, data, file) if data.task == "regression" else _class_faults(table, data, file)),
         *_group_faults(table, data, file),
         *_presence_faults(table, data, file),
         *(
@@ -175,7 +178,9 @@ def _split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]
 def _class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     faults: list[Fault] = []
     target = target_column(data)
-    known = table.filter(polars.col(target).is_not_null())
+    named = [None if names is None else sorted(names) for names in named_in(data, table[target])]
+    known = table.with_columns(polars.Series(target, named, dtype=polars.List(polars.String))).explode(target)
+    known = known.filter(polars.col(target).is_not_null())
     counts = {
         split: dict(known.filter(polars.col(SPLIT) == split)[target].value_counts().iter_rows()) for split in SPLITS
     }

@@ -14,6 +14,7 @@ import polars
 
 from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.data.decode import Job, decode, value_of
+from mmedge.data.labels import hidden, labelled, named_in, one_hot, spread_over
 from mmedge.data.source import columns_of, load_attribute, read_table, target_column, write_manifests
 from mmedge.data.splits import SPLITS
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
@@ -28,7 +29,7 @@ class Samples:
     """One split. N samples, M modalities in the contract's order.
 
     ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1 where
-    unlabelled) or float32 [N] (NaN where unlabelled); ``groups``: int64 [N], the independent unit of each sample.
+    unlabelled), float32 [N] (NaN where unlabelled), or float32 [N, labels] of 0 and 1 for several labels a sample; ``groups``: int64 [N], the independent unit of each sample.
     """
 
     split: str
@@ -44,8 +45,7 @@ class Samples:
     @property
     def labelled(self) -> np.ndarray:
         """bool [N]."""
-        known: np.ndarray = self.targets >= 0 if self.targets.dtype.kind == "i" else ~np.isnan(self.targets)
-        return known
+        return labelled(self.targets)
 
     def only(self, modalities: Sequence[str]) -> Samples:
         """The same samples with some of the modalities, for a model that takes fewer."""
@@ -64,7 +64,7 @@ class Samples:
         mask = np.array([name in modalities for name in self.inputs])
         having = np.asarray(self.present[:, mask].all(axis=1))
         present = np.where(having[:, None], mask, self.present)
-        return replace(self, present=present, targets=_hidden(self.targets, ~having))
+        return replace(self, present=present, targets=hidden(self.targets, ~having))
 
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
@@ -74,22 +74,14 @@ class Samples:
                 f"{count} labels are asked for, the training split has {len(known)}", where="distill.labels"
             )
         rng = np.random.default_rng(seed)
-        if self.targets.dtype.kind == "i":
-            of_class = [
-                rng.permutation(known[self.targets[known] == label]) for label in np.unique(self.targets[known])
-            ]
+        classes = spread_over(self.targets)
+        if classes is not None:
+            of_class = [rng.permutation(known[classes[known] == label]) for label in np.unique(classes[known])]
             rank = np.concatenate([np.arange(len(rows)) for rows in of_class])
             known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
         else:
             known = rng.permutation(known)
-        return replace(self, targets=_hidden(self.targets, known[count:]))
-
-
-def _hidden(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The targets with those of some rows (indices, or bool [N]) unknown."""
-    targets = targets.copy()
-    targets[rows] = -1 if targets.dtype.kind == "i" else np.nan
-    return targets
+        return replace(self, targets=hidden(self.targets, known[count:]))
 
 
 @dataclass(frozen=True)
@@ -166,14 +158,11 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
         write_json(stamp, {"key": key})
     tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
-    contract, classes = _contract(recipe.data, tables)
+    contract = _contract(recipe.data, tables)
     digest = hash_json([key, {split: _content(split, table, folder, contract) for split, table in tables.items()}])
     cache = out / ".work" / "tensors" / digest[:16]
     contract, inputs = _tensors(contract, tables, folder, cache, recipe.data.workers, progress)
-    splits = {
-        split: _samples(split, table, inputs[split], contract, classes, target_column(recipe.data))
-        for split, table in tables.items()
-    }
+    splits = {split: _samples(split, table, inputs[split], contract, recipe.data) for split, table in tables.items()}
     source = (
         tables["test"]["source"][0]
         if recipe.data.dataset == "avdigits"
@@ -205,7 +194,7 @@ def _source_state(data: Data, code: Path) -> str:
     return ""
 
 
-def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract, dict[str, int]]:
+def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> Contract:
     for split, table in tables.items():
         if table[target_column(data)].null_count() == table.height:
             raise MmedgeError(
@@ -213,27 +202,27 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract
             )
     if data.task == "regression":
         mean, std = _mean_and_std(tables["train"][target_column(data)])
-        return Contract(
-            task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std
-        ), {}
-    labels = sorted(set(tables["train"][target_column(data)].drop_nulls()))
+        return Contract(task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std)
+    named = {split: named_in(data, table[target_column(data)]) for split, table in tables.items()}
+    labels = sorted({label for names in named["train"] if names for label in names})
     if len(labels) < 2:
         raise MmedgeError(
-            f"the training split has one class only: {labels[0]!r}",
+            f"the training split has one class only: {labels[0]!r}"
+            if labels
+            else "no training sample has a label's name",
             where=f"data/train.csv, column {data.target}",
-            todo="classification needs two",
+            todo=f"{data.task} needs two",
         )
     for split in ("validation", "test"):
-        for sample, label in tables[split].select("id", target_column(data)).iter_rows():
-            if label is not None and label not in labels:
-                raise MmedgeError(
-                    f"label {label!r} of a {split} sample is not in the training split",
-                    where=f"sample {sample}",
-                    todo="correct the label or the split",
-                )
-    return Contract(task="classification", modalities=data.modalities, labels=tuple(labels)), {
-        label: index for index, label in enumerate(labels)
-    }
+        for sample, names in zip(tables[split]["id"], named[split]):
+            for label in names or ():
+                if label not in labels:
+                    raise MmedgeError(
+                        f"label {label!r} of a {split} sample is not in the training split",
+                        where=f"sample {sample}",
+                        todo="correct the label or the split",
+                    )
+    return Contract(task=data.task, modalities=data.modalities, labels=tuple(labels))
 
 
 def _mean_and_std(targets: polars.Series) -> tuple[float, float]:
@@ -348,11 +337,14 @@ def _samples(
     table: polars.DataFrame,
     inputs: dict[str, np.ndarray],
     contract: Contract,
-    classes: dict[str, int],
-    target: str,
+    data: Data,
 ) -> Samples:
+    target = target_column(data)
     if contract.task == "classification":
+        classes = {label: index for index, label in enumerate(contract.labels)}
         targets = np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
+    elif contract.task == "multilabel":
+        targets = one_hot(named_in(data, table[target]), contract.labels)
     else:
         values = table[target].cast(polars.Float32, strict=False)
         wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.data.labels import labelled
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.spec import Contract, subsets
@@ -44,18 +45,35 @@ class Quality:
 
 
 def metric_of(contract: Contract) -> str:
-    """``accuracy``; for regression ``r2``, so that more is better everywhere."""
-    return "accuracy" if contract.task == "classification" else "r2"
+    """``accuracy``; the mean ``average_precision`` of several labels; for regression ``r2``: more is better everywhere."""
+    return {"classification": "accuracy", "multilabel": "average_precision", "regression": "r2"}[contract.task]
 
 
 def score(contract: Contract, output: np.ndarray, targets: np.ndarray) -> float:
     """The metric over labelled samples. ``output``: float [n, outputs]; ``targets``: as in ``Samples``."""
-    known = _labelled(targets)
+    known = labelled(targets)
     output, targets = output[known], targets[known]
     if contract.task == "classification":
         return float((output.argmax(axis=1) == targets).mean())
+    if contract.task == "multilabel":
+        return average_precision(output, targets)
     spread = float(((targets - targets.mean()) ** 2).sum())
     return float(1 - ((output[:, 0] - targets) ** 2).sum() / spread) if spread else float("nan")
+
+
+def average_precision(output: np.ndarray, targets: np.ndarray) -> float:
+    """The macro mean over labels of the area under precision and recall; NaN where no label has a sample.
+
+    ``output``: float [n, labels]; ``targets``: 0 or 1, [n, labels]. A label that no sample has is left out. Equal outputs
+    share one threshold, as in scikit-learn's ``average_precision_score``.
+    """
+    found = []
+    for scores, has in zip(output.T, targets.T > 0.5):
+        if has.any():
+            right, everything = np.sort(scores[has]), np.sort(scores)
+            above = [len(all_) - np.searchsorted(all_, right) for all_ in (right, everything)]
+            found.append(float((above[0] / above[1]).mean()))
+    return float(np.mean(found)) if found else float("nan")
 
 
 def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resamples: int, seed: int) -> Quality:
@@ -68,7 +86,7 @@ def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resampl
             "the model's output holds NaN or infinity",
             where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(output))[0][0])]}",
         )
-    known = np.flatnonzero(_labelled(samples.targets))
+    known = np.flatnonzero(samples.labelled)
     output, targets, groups = output[known], samples.targets[known], samples.groups[known]
     draws = [score(contract, output[rows], targets[rows]) for rows in bootstrap_rows(groups, resamples, seed)]
     low, high = np.nanpercentile(draws, [2.5, 97.5])
@@ -171,15 +189,17 @@ def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Callable[
     return predict
 
 
-def _labelled(targets: np.ndarray) -> np.ndarray:
-    known: np.ndarray = targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
-    return known
-
-
 def _others(contract: Contract, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     if contract.task == "regression":
         errors = output[:, 0] - targets
         return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
     from sklearn.metrics import f1_score
 
+    if contract.task == "multilabel":
+        said, true = output > 0, targets > 0.5
+        return {
+            "f1_micro": float(f1_score(true, said, average="micro", zero_division=0)),
+            "f1": float(f1_score(true, said, average="macro", zero_division=0)),
+            "all_labels_right": float((said == true).all(axis=1).mean()),
+        }
     return {"f1": float(f1_score(targets, output.argmax(axis=1), average="macro", zero_division=0))}

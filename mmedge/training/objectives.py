@@ -66,6 +66,7 @@ class Distillation(nn.Module):
         rows = answer.rows
         if self._columns is not None:
             output = output.index_select(1, self._columns.to(output.device))
+        if self._columns is not None and targets.dim() == 1:  # of several labels, none excludes the teacher's
             places = self._places.to(targets.device)[targets.clamp(min=0)]
             foreign = (targets >= 0) & (places < 0)
             rows = ~foreign if rows is None else rows & ~foreign

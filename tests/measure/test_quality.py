@@ -6,7 +6,7 @@ import pytest
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.measure.gain import decide, gain
-from mmedge.measure.quality import bootstrap_rows, quality, score, subset_scores
+from mmedge.measure.quality import average_precision, bootstrap_rows, quality, score, subset_scores
 from mmedge.spec import ArraySpec, Contract
 
 SPEC = ArraySpec(kind="array", shape=(1,))
@@ -192,3 +192,17 @@ def test_a_student_is_held_against_one_trained_for_the_subset_alone(ours, theirs
     first, second = (subset_answers_of(targets, {"a": share})["a"][1] for share in (ours, theirs))
     record = gain(CONTRACT, [first], [second], made(targets), name="alone-a", resamples=50, seed=0)
     assert record["notes"][0].startswith(said)
+
+
+def test_average_precision_is_scikit_learns_with_and_without_ties():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    targets = (rng.random((50, 4)) < 0.3).astype(np.float32)
+    for output in (rng.standard_normal((50, 4)), rng.integers(0, 4, (50, 4)).astype(float)):
+        expected = average_precision_score(targets, output, average="macro")
+        assert average_precision(output, targets) == pytest.approx(expected)
+    targets[:, 1] = 0  # a label that no sample has is left out
+    expected = average_precision_score(targets[:, [0, 2, 3]], output[:, [0, 2, 3]], average="macro")
+    assert average_precision(output, targets) == pytest.approx(expected)
+    assert np.isnan(average_precision(output, np.zeros_like(targets)))
