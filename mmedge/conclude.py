@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
         (done, record) for done, record in zip(ran, records) if done.stage.startswith("export-") and done.artifact
     ]
     if any(done.stage == "export-onnxruntime-cpu" for done, _ in engines):
-        _write_bundle(engines, report, out)
+        _write_bundle(engines, report, out, context.progress.say)
     write_json(out / "report.json", report)
     return Outcome(report, min((code for code in exit_codes if code), default=0))
 
@@ -142,7 +143,7 @@ def _remembered(out: Path, what: str, key: list[Any], context: Context, saying: 
         / "measured"
         / f"{what}-{hash_json([key, code_hash('measure', 'runtime/timing.py', 'runtime/targets')])[:24]}.json"
     )
-    if path.is_file():
+    with suppress(OSError, ValueError):  # not there, or damaged: then it is taken again
         return json.loads(path.read_text())
     context.progress.say(saying)
     value = compute()
@@ -294,7 +295,9 @@ def _compare(
     return gain(contract, ours, theirs, test, name=name, resamples=resamples, seed=recipe.seed)
 
 
-def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, Any], out: Path) -> None:
+def _write_bundle(
+    engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, Any], out: Path, say: Callable[[str], None]
+) -> None:
     """What ships: the graph, engines for other targets beside it, preprocessing, labels and measured figures."""
     first = next(done.artifact for done, _ in engines if done.stage == "export-onnxruntime-cpu")
     assert first is not None
@@ -306,7 +309,7 @@ def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, A
     }
     key = hash_json([[done.artifact and done.artifact.sha256 for done, _ in engines], measured, report["verdict"]])
     path = out / "bundle"
-    if (path / artifacts.MANIFEST).is_file() and artifacts.read(path).key == key:
+    if artifacts.unchanged(path, key, say):
         return
     with artifacts.creating(path, stage="bundle", key=key, parent=first.sha256) as (folder, meta):
         targets: dict[str, Any] = {}

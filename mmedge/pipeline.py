@@ -116,7 +116,7 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
             return Ran(stage, None, "skipped", 0.0, missing)
     key = _key(stage, before, context)
     target = out / stage
-    cached = _unchanged(target, key)
+    cached = artifacts.unchanged(target, key, context.progress.say)
     if cached:
         context.progress.say(f"{stage}: unchanged, taken from {target}")
         return Ran(stage, cached, "cached", 0.0)
@@ -162,15 +162,6 @@ def _may_have_children(stage: str) -> bool:
     return not stage.startswith("export-")
 
 
-def _unchanged(target: Path, key: str) -> Artifact | None:
-    """The artifact that an earlier command wrote, where the same command would write it again."""
-    if (target / artifacts.MANIFEST).is_file():
-        artifact = artifacts.read(target)
-        if artifact.key == key:
-            return artifact
-    return None
-
-
 def _still_valid(ran: list[Ran], context: Context, out: Path) -> list[Ran]:
     """What earlier commands made of the stages behind the ones that ran, as far as it still follows from them.
 
@@ -179,7 +170,7 @@ def _still_valid(ran: list[Ran], context: Context, out: Path) -> list[Ran]:
     found = list(ran)
     for stage in context.recipe.stages:
         if stage not in [done.stage for done in found]:
-            artifact = _unchanged(out / stage, _key(stage, found, context))
+            artifact = artifacts.unchanged(out / stage, _key(stage, found, context), context.progress.say)
             if artifact:
                 found.append(Ran(stage, artifact, "cached", 0.0))
             elif _may_have_children(stage):

@@ -24,7 +24,11 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError("the recipe does not exist", where=str(path)) from None
+        raise UsageError(
+            "the recipe does not exist",
+            where=str(path),
+            todo="correct the path, or copy one of recipes/; mmedge init writes one for a table",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the recipe cannot be read: {error}", where=str(path)) from error
     except MarkedYAMLError as error:

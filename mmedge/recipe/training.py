@@ -65,11 +65,22 @@ class Train(Frozen):
     ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``. For classes of unequal
     size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
     often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
+
+    ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
+    ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
+    exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
+    add up to the batch's, for less memory on the same schedule. ``ema``: keep the running average of the weights with this
+    decay (0.999, say) instead of the weights themselves. ``early_stopping``: end after that many epochs without a better
+    one on validation. ``compile``: run the model through torch.compile, which needs a C++ compiler (a GPU: Triton).
+    ``log: tensorboard`` writes event files into OUT/tensorboard beside the training.csv that every stage has.
     """
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float = Field(5.0, gt=0)
@@ -80,6 +91,22 @@ class Train(Frozen):
     sampling: Literal["uniform", "balanced"] = "uniform"
     augment: dict[str, Augment] = {}
     views: int = Field(1, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = Field(1, ge=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    early_stopping: int | None = Field(None, ge=1)
+    compile: bool = False
+    log: Literal["csv", "tensorboard"] = "csv"
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Train:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("'nesterov: true' needs 'optimizer: sgd' with a momentum")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"'accumulate: {self.accumulate}' is more parts than a batch has samples ({self.batch_size})"
+            )
+        return self
 
 
 class Teacher(Frozen):

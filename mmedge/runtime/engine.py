@@ -57,8 +57,6 @@ def load(
     MissingDependency where the target cannot run here.
     """
     read = bundles.read(Path(path), require_signature=require_signature)
-    if threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
     contract = Contract.model_validate(read.artifact.meta["contract"])
     target = target or "onnxruntime-cpu"
     targets = read.artifact.meta["targets"]
@@ -248,18 +246,29 @@ class Engine:
         for name, spec in self.contract.modalities.items():
             tensors[name] = np.stack(
                 [
-                    preprocess.tensor(spec, sample[name], name) if name in sample else np.zeros(spec.shape, spec.dtype)
-                    for sample in samples
+                    self._tensor(name, sample[name], row, len(samples))
+                    if name in sample
+                    else np.zeros(spec.shape, spec.dtype)
+                    for row, sample in enumerate(samples)
                 ]
             )
         return tensors
 
+    def _tensor(self, name: str, value: Any, row: int, rows: int) -> np.ndarray:
+        """One value preprocessed; an error of a batch names its sample."""
+        try:
+            return preprocess.tensor(self.contract.modalities[name], value, name)
+        except MmedgeError as error:
+            if rows == 1:
+                raise
+            place = f"sample {row} of the batch" + (f", {error.where}" if error.where else "")
+            raise type(error)(error.what, where=place, todo=error.todo) from error
+
     def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
         names = frozenset(samples[0])
         if names and names in self._subset_files and all(sample.keys() == names for sample in samples):
-            specs = self.contract.modalities
             tensors = {
-                name: np.stack([preprocess.tensor(specs[name], sample[name], name) for sample in samples])
+                name: np.stack([self._tensor(name, one[name], row, len(samples)) for row, one in enumerate(samples)])
                 for name in names
             }
             return self.answers(self._run_subset(tensors)[self.contract.output])

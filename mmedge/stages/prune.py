@@ -64,6 +64,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         state=context.work / "prune.safetensors",
         task="recovering after pruning",
         progress=context.progress,
+        logs=context.logs / "prune",
     )
     after = macs(module, contract)
     note = f"{1 - after / before:.0%} of the parent's MACs removed by magnitude importance, recovered {'with the teacher' if taught else 'without a teacher'}"

@@ -43,6 +43,7 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
             state=context.work / "teacher.safetensors",
             task="training the teacher",
             progress=context.progress,
+            logs=context.logs / "teacher",
         )
     return write_trained(
         module,

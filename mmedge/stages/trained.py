@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted
+from mmedge.training.log import CSV, csv_of
 
 GRAPH = "model.onnx"
 # Largest difference from torch that an FP32 graph may have, relative to the largest output.
@@ -52,7 +52,7 @@ def write_trained(
         agreements = verify(
             module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities))
         )
-        (folder / "training.json").write_text(json.dumps(fitted.history, indent=1))
+        (folder / CSV).write_text(csv_of(fitted.history))
         write(folder)
         meta |= {
             "model": model.model_dump(mode="json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
     ``weights``: float32 [batch], what each label counts; None where all count the same. ``passed``: the share of the
-    schedule that lies behind, 0 in the first epoch.
+    schedule that lies behind, 0 in the first epoch. ``share``: what part of its batch this is, by samples; 1 is the whole.
     """
 
     index: np.ndarray
@@ -29,6 +29,25 @@ class Batch:
     targets: Tensor
     weights: Tensor | None = None
     passed: float = 0.0
+    share: float = 1.0
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in ``parts`` parts of sizes as equal as can be; the mean of their losses, by ``share``, is the batch's."""
+        if parts == 1:
+            return [self]
+        bounds = np.linspace(0, len(self.index), parts + 1).round().astype(int)
+        return [self._rows(slice(start, end)) for start, end in pairwise(bounds.tolist())]
+
+    def _rows(self, rows: slice) -> Batch:
+        return replace(
+            self,
+            index=self.index[rows],
+            inputs={name: x[rows] for name, x in self.inputs.items()},
+            present=self.present[rows],
+            targets=self.targets[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            share=self.share * (rows.stop - rows.start) / len(self.index),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""

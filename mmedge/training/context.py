@@ -43,6 +43,11 @@ class Context:
         """The model of an artifact, in evaluation mode."""
         return load.rebuild(artifact, self.factory(Model.model_validate(artifact.meta.get("model", {}))), weights)
 
+    @property
+    def logs(self) -> Path:
+        """Where TensorBoard's event files of this stage go, outside the work folder, which is removed: OUT/tensorboard/STAGE."""
+        return self.work.parent.parent / "tensorboard" / self.work.name.rpartition("-")[0]
+
     def factory(self, section: Model) -> Any:
         return load_attribute(section.factory, self.code) if section.factory else None
 

@@ -61,6 +61,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         state=state,
         task="control: a teacher of the student's modalities",
         progress=context.progress,
+        logs=context.logs / "same-modality-teacher",
     )
     layers = {name.removeprefix("inner.") for name, _ in module.named_modules()}
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if hint.teacher.removeprefix("inner.") in layers)

@@ -103,9 +103,9 @@ class Layer:
         self._value = attention_map(value) if self._kind == "attention" else value.flatten(1)
 
     def take(self) -> Tensor:
-        """The layer's output in the last forward pass."""
+        """The layer's output in the last forward pass, as float32 whatever precision it ran in."""
         assert self._value is not None, "the layer did not run"
-        return self._value
+        return self._value.float()
 
 
 def _some(layers: Mapping[str, nn.Module], most: int = 24) -> str:

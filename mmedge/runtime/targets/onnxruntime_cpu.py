@@ -47,7 +47,10 @@ def tensor_infos(native: Any) -> dict[str, TensorInfo]:
     infos = {}
     for taken in native.get_inputs():
         if taken.type not in _DTYPES:
-            raise MmedgeError(f"the graph's input {taken.name} is of {taken.type}, which mmedge does not feed")
+            raise MmedgeError(
+                f"the graph's input {taken.name} is of {taken.type}, which mmedge does not feed",
+                todo="export it with inputs of numbers or booleans",
+            )
         shape = tuple(size if isinstance(size, int) and size > 0 else None for size in taken.shape)
         infos[taken.name] = TensorInfo(_DTYPES[taken.type], shape)
     return infos
@@ -79,4 +82,8 @@ def native_session(
                 where=where,
                 todo="copy the file of external data beside the graph, under the name that it was written with",
             ) from error
-        raise MmedgeError(f"ONNX Runtime does not take the graph: {reason}", where=where) from error
+        raise MmedgeError(
+            f"ONNX Runtime does not take the graph: {reason}",
+            where=where,
+            todo="look whether it is a whole ONNX file, of an opset that this ONNX Runtime knows",
+        ) from error
