@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,30 +44,60 @@ def to_symmetric(graph: Path, target: Path) -> int:
     the codes: scale times 255/127. Raises ValueError for a zero point other than 0, which has no symmetric form.
     """
     import onnx
-    from onnx import numpy_helper
 
     model = onnx.load(graph)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    changed: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
-            continue
-        scale, zero = stored[node.input[1]], stored[node.input[2]]
-        if zero.name not in changed and numpy_helper.to_array(zero).dtype != np.uint8:
-            continue
-        if zero.name not in changed and numpy_helper.to_array(zero).any():
-            raise ValueError(f"{node.name} has a zero point other than 0")
-        for tensor, value in (
-            (scale, numpy_helper.to_array(scale) * np.float32(255 / 127)),
-            (zero, np.zeros(tuple(zero.dims), np.int8)),
-        ):
-            if tensor.name not in changed:
-                tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, value.dtype), tensor.name))
-                changed.add(tensor.name)
-    del model.graph.value_info[:]  # NNCF notes the tensors' types there, uint8 among them
+    names = _zero_points(model, np.uint8)
+    _recode(model, names, np.float32(255 / 127), np.int8)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
-    return len(changed) // 2
+    return len(names)
+
+
+def to_unsigned(graph: Path, like: Path, target: Path) -> None:
+    """Undo ``to_symmetric`` for the tensors that are uint8 in ``like``, which ``graph`` was made of: the same range in
+    255 steps. ONNX Runtime fuses a ReLU with its convolution only so: it drops a ReLU whose codes begin at 0."""
+    import onnx
+
+    model = onnx.load(graph)
+    _recode(model, _zero_points(onnx.load(like), np.uint8), np.float32(127 / 255), np.uint8)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+
+
+def _zero_points(model: Any, dtype: Any) -> set[str]:
+    """The names of the stored zero points of a type; raises ValueError where one is not 0."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
+            value = numpy_helper.to_array(stored[node.input[2]])
+            if value.dtype == dtype:
+                if value.any():
+                    raise ValueError(f"{node.name} has a zero point other than 0")
+                names.add(node.input[2])
+    return names
+
+
+def _recode(model: Any, zero_points: set[str], factor: np.float32, dtype: Any) -> None:
+    """Give zero points another type and the scales beside them a factor, in place."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    scales = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and len(node.input) > 2
+        and node.input[2] in zero_points
+    }
+    for name in scales:
+        value = numpy_helper.to_array(stored[name]) * factor
+        stored[name].CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    for name in zero_points:
+        stored[name].CopyFrom(numpy_helper.from_array(np.zeros(tuple(stored[name].dims), dtype), name))
+    del model.graph.value_info[:]  # NNCF notes the tensors' types there, uint8 among them
 
 
 def int8_kernels(graph: Path, folder: Path) -> dict[str, int]:

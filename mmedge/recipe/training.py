@@ -177,12 +177,17 @@ class Controls(Frozen):
 
 
 class Distill(Frozen):
-    """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see."""
+    """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see.
+
+    ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
+    the teacher at every step.
+    """
 
     model: Model = Model()
     labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
     train: Train = Train()
+    cache: Literal["measured", "always", "never"] = "measured"
     controls: Controls = Controls()
 
     @model_validator(mode="after")

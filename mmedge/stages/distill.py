@@ -19,6 +19,7 @@ from mmedge.training.controls import same_modality_teacher, takes_others
 from mmedge.training.objectives import Distillation, supervised
 from mmedge.training.students import Student, Variant, train_student
 from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.teachers import Teacher
 
 # Resamples of the interval that the decision tells; the decision itself is the sign of the mean.
 _RESAMPLES = 500
@@ -31,7 +32,8 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     the labelled samples only, since nothing else can teach it.
     """
     contract = context.contract(config.model)
-    variants = _variants(config, context, contract)
+    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
+    variants = _variants(config, context, contract, teacher)
     students: dict[str, list[Student]] = {}
 
     def train(variant: Variant) -> None:
@@ -72,6 +74,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
         parent=parent,
         notes=(
             f"{samples.labelled.sum()} of {len(samples)} training samples have a label that the student may see",
+            *teacher.notes,
             decision["said"],
             f"seed {number} of {config.controls.seeds} kept, by validation",
         ),
@@ -80,11 +83,10 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     )
 
 
-def _variants(config: Distill, context: Context, contract: Contract) -> dict[str, Variant]:
+def _variants(config: Distill, context: Context, contract: Contract, teacher: Teacher) -> dict[str, Variant]:
     """The distilled student, and those controls that are there whatever is kept."""
     samples = taught_samples(config, context, contract)
     validation = context.dataset.validation.only(tuple(contract.modalities))
-    teacher = teacher_for(config, context, config.train)
     distilled = Variant(
         "distilled",
         "distilling",

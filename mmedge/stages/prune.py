@@ -45,10 +45,11 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         and context.teacher.sha256 != parent.sha256
         and parent.meta.get("decision", {}).get("kept") != "control"  # the student does better without
     )
+    notes: tuple[str, ...] = ()
     if taught:
-        objective: Any = Distillation(
-            module, teacher_for(teaching, context, config.train), contract, teaching.loss, config.train
-        )
+        teacher = teacher_for(teaching, context, config.train)
+        notes = teacher.notes
+        objective: Any = Distillation(module, teacher, contract, teaching.loss, config.train)
     else:
         objective = supervised(contract, config.train)
     fitted = fit(
@@ -79,7 +80,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         key=key,
         parent=parent,
         history=history,
-        notes=(note,),
+        notes=(note, *notes),
     )
 
 

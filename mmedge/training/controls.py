@@ -9,6 +9,7 @@ from mmedge.artifact import sha256_of
 from mmedge.errors import UsageError
 from mmedge.recipe import Distill, Hint, Loss
 from mmedge.spec import Contract
+from mmedge.training.caching import Asked
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
 from mmedge.training.objectives import supervised
@@ -74,5 +75,13 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         who="the teacher of the student's modalities",
     )
     folder = context.work.parent / "teacher-outputs"
-    teacher = Teacher(source, len(train), config.train.views, hints=hints, folder=folder, progress=context.progress)
+    teacher = Teacher(
+        source,
+        len(train),
+        config.train.views,
+        asked=Asked.by(config.train, config.controls.seeds, config.cache),
+        hints=hints,
+        folder=folder,
+        progress=context.progress,
+    )
     return teacher, config.loss.model_copy(update={"hints": hints})

@@ -7,6 +7,7 @@ from mmedge.errors import UsageError
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Train
 from mmedge.spec import Contract
+from mmedge.training.caching import Asked
 from mmedge.training.context import Context
 from mmedge.training.sources import GraphSource, ModuleSource, Shown, Source
 from mmedge.training.teachers import Teacher
@@ -20,8 +21,8 @@ def taught_samples(config: Distill, context: Context, contract: Contract) -> Sam
     return train.with_labels(0 if config.labels == "none" else config.labels, context.recipe.seed)
 
 
-def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
-    """The run's teacher, answering for the training split under ``train``'s augmentation."""
+def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) -> Teacher:
+    """The run's teacher, answering for the training split under ``train``'s augmentation, in ``fits`` trainings."""
     artifact = context.teacher
     if artifact is None:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
@@ -44,6 +45,7 @@ def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
         source,
         len(dataset.train),
         train.views,
+        asked=Asked.by(train, fits, config.cache),
         hints=hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,

@@ -1,5 +1,8 @@
 """The teacher's cached answers: those that it would give now, row by row and view by view."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,10 @@ from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Hint, Loss, Train
 from mmedge.spec import ArraySpec, Contract
+from mmedge.training import caching
 from mmedge.training.batches import Batch, batches
+from mmedge.training.caching import Asked
+from mmedge.training.fit import fit
 from mmedge.training.objectives import Distillation
 from mmedge.training.sources import Answer, ModuleSource, Shown
 from mmedge.training.teachers import Teacher
@@ -41,11 +47,12 @@ def samples(n=200):
     )
 
 
-def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion"):
+def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode="always", fits=1):
     hints = [Hint(teacher=hint)]
     data = data or samples()
     source = ModuleSource(module, CONTRACT, Shown(data, train.augment, 3), hints, key=key, who="the teacher")
-    return Teacher(source, len(data), train.views, hints=hints, folder=folder, progress=Silent())
+    asked = Asked.by(train, fits, mode)
+    return Teacher(source, len(data), train.views, asked=asked, hints=hints, folder=folder, progress=Silent())
 
 
 def shuffled(epoch):
@@ -74,6 +81,7 @@ def test_a_cached_answer_is_the_teachers_answer_to_that_very_view_of_that_very_s
 
 def test_the_teacher_is_asked_once_a_view_and_not_again_by_the_next_process(module, tmp_path):
     cached = teacher(module, tmp_path)
+    assert cached.decision.kept  # as it was told; nothing is measured
     for epoch in (0, 1, 2, 3):
         for batch in shuffled(epoch):
             cached.outputs(batch, CPU)
@@ -128,7 +136,7 @@ class Fixed:
 
 def test_samples_without_an_answer_and_classes_that_the_teacher_does_not_know_are_left_to_the_labels(tmp_path):
     """The gradient of the logit loss is zero there, and elsewhere that of the softmax over the known classes."""
-    teacher = Teacher(Fixed(), 200, 2, hints=[], folder=tmp_path, progress=Silent())
+    teacher = Teacher(Fixed(), 200, 2, asked=Asked(2, 16, "always"), hints=[], folder=tmp_path, progress=Silent())
     student = Net()
     objective = Distillation(student, teacher, CONTRACT, Loss(labels=0, kind="kd", temperature=1.0), TRAIN)
     batch = shuffled(0)[0]
@@ -141,3 +149,71 @@ def test_samples_without_an_answer_and_classes_that_the_teacher_does_not_know_ar
     theirs = torch.softmax(torch.stack([rows, -rows], 1), 1)
     ours = torch.softmax(output.detach()[taught][:, [0, 2]], 1)
     torch.testing.assert_close(output.grad[taught][:, [0, 2]], (ours - theirs) / len(taught), atol=1e-5, rtol=1e-4)
+
+
+def distilled(module, folder, mode):
+    """A student's training with the teacher's answers kept or asked for, and what was told."""
+    torch.manual_seed(1)
+    student, train = Net(), TRAIN.model_copy(update={"epochs": 4})
+    teaches = teacher(module, folder, train=train, mode=mode)
+    loss = Loss(hints=(Hint(),))
+    fitted = fit(
+        student,
+        Distillation(student, teaches, CONTRACT, loss, train),
+        CONTRACT,
+        samples(),
+        samples(60),
+        train,
+        seed=0,
+        view_seed=3,
+        usable=np.arange(200),
+        state=folder / "state",
+        task="t",
+        progress=Silent(),
+    )
+    return [record["loss"] for record in fitted.history], teaches.notes
+
+
+def test_a_student_has_the_same_losses_whether_the_answers_are_kept_or_asked_for(module, tmp_path):
+    kept, _ = distilled(module, tmp_path / "kept", "always")
+    asked = module.calls
+    live, notes = distilled(module, tmp_path / "live", "never")
+    assert asked <= 2 + 2 * 2 and module.calls - asked >= 4 * 12  # once a view, once a step
+    assert live == pytest.approx(kept, rel=1e-5)
+    assert not list((tmp_path / "live").glob("*.npy")) and notes == (
+        "the teacher is asked at every step, as distill.cache asks",
+    )
+
+
+class Slow(Net):
+    def forward(self, present, series):
+        time.sleep(0.02)
+        return super().forward(present, series)
+
+
+def test_answers_are_kept_where_that_is_faster_and_the_figures_are_told(tmp_path):
+    """20 ms against microseconds: no machine is so busy as to turn it round."""
+    twice = teacher(Slow().eval(), tmp_path / "a", train=TRAIN.model_copy(update={"epochs": 20}), mode="measured")
+    assert twice.decision.kept
+    (said,) = twice.notes
+    assert "times as fast: a batch of 16 takes the teacher 2" in said and "20 passes" in said and "2 views" in said
+    # Each view is seen once: there is nothing to keep, however slow the teacher.
+    once = TRAIN.model_copy(update={"epochs": 2})
+    assert not teacher(Slow().eval(), tmp_path / "b", train=once, mode="measured").decision.kept
+    # Trainings of three seeds see each view three times.
+    assert teacher(Slow().eval(), tmp_path / "c", train=once, mode="measured", fits=3).decision.kept
+    assert not list((tmp_path / "c").glob(".probe*"))
+
+
+def test_the_decision_is_that_of_the_interrupted_call(module, tmp_path):
+    train = TRAIN.model_copy(update={"epochs": 20})
+    assert teacher(Slow().eval(), tmp_path, train=train, mode="measured").decision.kept
+    again = teacher(module, tmp_path, train=train, mode="measured")
+    assert again.decision.kept and module.calls == 0
+
+
+def test_answers_that_the_disk_has_no_room_for_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    train = TRAIN.model_copy(update={"epochs": 20})
+    decision = teacher(Slow().eval(), tmp_path, train=train, mode="measured").decision
+    assert not decision.kept and "GB free" in decision.said
