@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.models.fusion import repeated
 
 
 class Wrapped(nn.Module):
@@ -25,11 +26,15 @@ class Wrapped(nn.Module):
         self.names = dict(names)
         self.output = output
         self.takes_present = _takes(inner, "present")
+        self.rescale: nn.Module = nn.Identity()
         for name, mean in means.items():
             self.register_buffer(f"mean_{name}", mean.clone())
         _check_parameters(inner, self.names)
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        if present.dim() == 3:  # in training: k answers a sample, as FusionNet gives them
+            inputs = {name: repeated(x, present.shape[1]) for name, x in inputs.items()}
+            present = present.flatten(0, 1)
         arguments: dict[str, Tensor] = {}
         for index, (name, parameter) in enumerate(self.names.items()):
             x = inputs[name]
@@ -42,9 +47,9 @@ class Wrapped(nn.Module):
 
     def _named(self, result: Any) -> dict[str, Tensor]:
         if isinstance(result, Tensor):
-            return {self.output: result}
+            return {self.output: self.rescale(result)}
         if isinstance(result, Mapping) and self.output in result:
-            return {self.output: result[self.output]}
+            return {self.output: self.rescale(result[self.output])}
         found = f"a dict of {sorted(result)}" if isinstance(result, Mapping) else type(result).__name__
         raise UsageError(
             f"the module must return a tensor or a dict with {self.output!r}, not {found}",

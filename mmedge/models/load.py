@@ -38,7 +38,8 @@ def build(
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
-        module = FusionNet(encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout)
+        sizes = (model.embedding, model.hidden, contract.outputs)
+        module = FusionNet(encoders, *sizes, contract.output, model.dropout, model.hallucinate)
         if contract.task == "regression":
             module.head.append(Rescale(contract.target_mean, contract.target_std))
     else:
@@ -52,6 +53,9 @@ def build(
         module = Wrapped(
             inner, {name: model.inputs.get(name, name) for name in contract.modalities}, stand_in, contract.output
         )
+        if contract.task == "regression":  # weights that were trained elsewhere answer in the targets' own unit
+            scale = (contract.target_mean, contract.target_std) if model.weights is None else (0.0, 1.0)
+            module.rescale = Rescale(*scale)
     if model.weights is not None:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module

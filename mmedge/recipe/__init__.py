@@ -4,7 +4,7 @@ from mmedge.recipe.compression import Precision, Prune, Quantize
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.read import load, parse, with_overrides
-from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Teacher, Train
+from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Schedule, Teacher, Train
 from mmedge.recipe.whole import Recipe
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Redact",
+    "Schedule",
     "Stream",
     "Target",
     "TargetOptions",

@@ -21,7 +21,9 @@ class Model(Frozen):
     """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
 
     ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``weights``: safetensors, or a
-    checkpoint that ``torch.load(weights_only=True)`` reads.
+    checkpoint that ``torch.load(weights_only=True)`` reads. ``hallucinate``: modalities of the data that the network does
+    not take and imagines: a branch of its own makes their features from those it has, taught by the teacher's encoder.
+    A regression network of one's own that has no weights yet answers in standard units of the training targets.
     """
 
     factory: str | None = None
@@ -29,6 +31,7 @@ class Model(Frozen):
     inputs: dict[str, str] = {}
     weights: Path | None = None
     modalities: tuple[str, ...] | None = None
+    hallucinate: tuple[str, ...] = ()
     encoders: dict[str, Encoder] = {}
     embedding: int = Field(64, ge=1)
     hidden: int = Field(64, ge=1)
@@ -40,6 +43,14 @@ class Model(Frozen):
         if factory is not None and (factory.count(":") != 1 or not all(factory.split(":"))):
             raise ValueError(f"must be 'module:factory', not {factory!r}")
         return factory
+
+    @model_validator(mode="after")
+    def _imagines_what_it_lacks(self) -> Model:
+        if self.hallucinate and self.factory:
+            raise ValueError("'hallucinate' belongs to the built-in network; teach a branch of your own by a hint")
+        if self.hallucinate and (self.modalities is None or set(self.hallucinate) & set(self.modalities)):
+            raise ValueError("'hallucinate' names modalities that are not among 'modalities'")
+        return self
 
     @field_validator("modalities")
     @classmethod
@@ -66,6 +77,11 @@ class Train(Frozen):
     size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
     often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
 
+    ``modality_dropout``: the share of samples that lose a random part of their modalities; or ``every``: each sample is
+    answered three times a step, with all it has, with a random part and with the rest, so that no modality lives off
+    another (of two modalities, these are all the subsets). The built-in network runs its encoders once for the three; a
+    network of one's own is run on all three.
+
     ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
     ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
     exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
@@ -85,7 +101,7 @@ class Train(Frozen):
     warmup: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float = Field(5.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    modality_dropout: float = Field(0.5, ge=0, lt=1)
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["every"] = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     focal_gamma: float = Field(0.0, ge=0)
     sampling: Literal["uniform", "balanced"] = "uniform"
@@ -126,25 +142,30 @@ class Teacher(Frozen):
         return self
 
 
+Schedule = Literal["constant", "linear", "rise", "cosine"]
+
+
 class Hint(Frozen):
     """Two layers whose outputs are matched, named as in ``named_modules()``, and how.
 
     ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations`` (distances
     and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a modality that the
-    student does not get: the student then learns to imagine its features.
+    student does not get: the student then learns to imagine its features. ``schedule``: of this hint's weight; the
+    loss's own where none is given.
     """
 
     teacher: str = "fusion"
     student: str = "fusion"
     kind: Literal["features", "attention", "relations", "contrastive"] = "features"
     weight: float = Field(1.0, gt=0)
+    schedule: Schedule | None = None
 
 
 class Loss(Frozen):
     """Weights of the distillation loss; ``temperature`` softens the logits.
 
-    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: ``constant``, or ``linear``
-    where the teacher's part falls to nothing at the last epoch and labels have the last word.
+    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: of the teacher's part:
+    ``constant``; ``linear`` and ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
     """
 
     labels: float = Field(1.0, ge=0)
@@ -152,7 +173,7 @@ class Loss(Frozen):
     kind: Literal["kd", "dkd", "dist"] = "kd"
     temperature: float = Field(2.0, gt=0)
     hints: tuple[Hint, ...] = ()
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Schedule = "constant"
 
     @model_validator(mode="after")
     def _something(self) -> Loss:

@@ -43,6 +43,7 @@ class Recipe(Frozen):
         for stage, model in (("teacher", self.teacher.model), ("distill", self.distill and self.distill.model)):
             if model:
                 named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
+                named += [(f"{stage}.model.hallucinate", name) for name in model.hallucinate]
                 named += [(f"{stage}.model.encoders", name) for name in model.encoders]
                 named += [(f"{stage}.model.inputs", name) for name in model.inputs]
         for stage, train in self._schedules():
