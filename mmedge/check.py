@@ -19,9 +19,9 @@ from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Model, Recipe
+from mmedge.recipe import Model, Recipe, precision_of
 from mmedge.spec import Contract, ImageSpec, ModalitySpec, TabularSpec
-from mmedge.stages.quantize.calibration import calibration_rows
+from mmedge.stages.quantize.calibration import MOST, calibration_rows
 
 
 def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
     """Training samples that INT8 would be calibrated on and whose content is also in the test split."""
-    if recipe.quantize is None or "int8" not in recipe.quantize.candidates:
+    if recipe.quantize is None or not any(precision_of(name) == "int8" for name in recipe.quantize.candidates):
         return []
     shared = {
         fault.row for fault in found if fault.kind == "duplicate" and fault.severity == "error" and "test" in fault.what
@@ -151,7 +151,7 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
     rows = np.arange(train.height)
     drawn = calibration_rows(
         Samples("train", tuple(train["id"]), {}, np.ones((train.height, 0), bool), targets, rows),
-        recipe.quantize.calibration,
+        recipe.quantize.calibration or MOST,
         recipe.seed,
     )
     overlap = sorted(row for row in train[ROW].gather(drawn.tolist()) if row in shared)

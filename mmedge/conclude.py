@@ -76,6 +76,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
         if done.given:  # judged by the run that made it, which has its parents to compare with
             continue
         exit_codes.append(_judge(record, records, recipe))
+        exit_codes += _missed(done.artifact, record)
         if done.stage == "distill":
             exit_codes.append(_judge_gain(record, controls, recipe))
     report = {
@@ -120,7 +121,7 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
         "size_bytes": sum(artifact.file(name).stat().st_size for name in shipped),
         "seconds": round(done.seconds, 2),
     }
-    for field in ("precision", "candidates", "verification", "decision"):
+    for field in ("precision", "candidates", "calibration", "fusion_points", "sensitivity", "verification", "decision"):
         if field in artifact.meta:
             record[field] = artifact.meta[field]
     record |= _remembered(
@@ -209,6 +210,15 @@ def _judge(record: dict[str, Any], records: list[dict[str, Any]], recipe: Recipe
     verdict = gate.judge(_gate_figures(record, records), limits)
     record["gates"] = [judged.record() for judged in verdict.gates]
     return verdict.exit_code
+
+
+def _missed(artifact: Artifact | None, record: dict[str, Any]) -> list[int]:
+    """Budgets that the stage itself judged, on validation, and could not meet; their exit codes."""
+    misses = artifact.meta.get("misses", []) if artifact else []
+    record["gates"] += [
+        {"name": miss["name"], "limit": miss["limit"], "value": miss["value"], "passed": False} for miss in misses
+    ]
+    return [miss["exit"] for miss in misses]
 
 
 def _judge_gain(record: dict[str, Any], controls: list[dict[str, Any]], recipe: Recipe) -> int:

@@ -1,6 +1,6 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
-from mmedge.recipe.compression import Precision, Prune, Quantize
+from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.read import load, parse, with_overrides
@@ -9,6 +9,7 @@ from mmedge.recipe.whole import Recipe
 
 __all__ = [
     "Augment",
+    "Candidate",
     "Controls",
     "Data",
     "Distill",
@@ -32,5 +33,6 @@ __all__ = [
     "Train",
     "load",
     "parse",
+    "precision_of",
     "with_overrides",
 ]

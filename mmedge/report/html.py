@@ -8,7 +8,7 @@ from typing import Any
 
 from mmedge.artifact import replacing
 from mmedge.errors import MissingDependency
-from mmedge.report import plots
+from mmedge.report import plots, quantized
 from mmedge.report.record import modality_subsets
 from mmedge.report.table import short
 
@@ -34,6 +34,11 @@ def write_html(report: dict[str, Any], path: Path) -> None:
         picture=Markup(plots.accuracy_against_latency(report)) if timed else "",
         matrix=Markup(plots.subset_matrix(report)) if modality_subsets(report) else "",
         gains=Markup(plots.gains(report)) if report["controls"] else "",
+        sensitivities={
+            stage["stage"]: Markup(quantized.sensitivity(stage["sensitivity"]))
+            for stage in report["stages"]
+            if "sensitivity" in stage
+        },
         headline=_headline(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -170,7 +171,7 @@ def _proper(count: int) -> np.ndarray:
 def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, view: int, total: int) -> np.ndarray:
     """Shift with the edge repeated, mask bands (SpecAugment, Park et al. 2019) with the training mean, add noise."""
     # Drawn for the whole split and then indexed: a row's view does not depend on the batch it comes in.
-    draws = np.random.default_rng([seed, view, 7]).random((total, 6))[index]
+    draws = _draws(seed, view, total)[index]
     if augment.shift and x.ndim >= 2:
         x = _shifted(x, augment.shift, draws[:, 0], axis=x.ndim - 1)
     if augment.shift_rows and x.ndim >= 3:
@@ -187,10 +188,24 @@ def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, vi
     return x
 
 
+@lru_cache(maxsize=2)
+def _draws(seed: int, view: int, total: int) -> np.ndarray:
+    """float64 [total, 6] in [0, 1), kept while the epoch lasts: drawing for a million rows takes longer than a step."""
+    draws = np.random.default_rng([seed, view, 7]).random((total, 6))
+    draws.flags.writeable = False
+    return draws
+
+
 def _shifted(x: np.ndarray, most: int, draw: np.ndarray, axis: int) -> np.ndarray:
-    offset = np.floor(draw * (2 * most + 1)).astype(np.int64) - most
-    place = np.clip(np.arange(x.shape[axis]) - offset[:, None], 0, x.shape[axis] - 1)
-    return np.take_along_axis(x, place.reshape(_along(x, axis)), axis=axis)
+    offsets = np.floor(draw * (2 * most + 1)).astype(np.int64) - most
+    shifted = np.empty_like(x)
+    for offset in np.unique(
+        offsets
+    ):  # whole rows of one shift at a time: a tenth of the time of an index for each number
+        rows = np.flatnonzero(offsets == offset)
+        place = np.clip(np.arange(x.shape[axis]) - offset, 0, x.shape[axis] - 1)
+        shifted[rows] = np.take(x[rows], place, axis=axis)
+    return shifted
 
 
 def _masked(x: np.ndarray, widest: int, draws: np.ndarray, axis: int) -> np.ndarray:

@@ -39,7 +39,11 @@ def session(
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(names, execute(names, inputs)))
 
-    return Session(run, tensor_infos(native), native)
+    def run_of_one(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {only: execute(names, inputs)[0]}
+
+    only = names[0]
+    return Session(run_of_one if len(names) == 1 else run, tensor_infos(native), native)
 
 
 def tensor_infos(native: Any) -> dict[str, TensorInfo]:
