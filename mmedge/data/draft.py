@@ -77,6 +77,11 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         if column.role == "unused"
     ]
     schedule = ["    epochs: " + str(epochs), f"    batch_size: {batch}", "    learning_rate: 0.002"]
+    sides = [
+        "    modality_dropout: every  # no modality lives off another; a network of your own runs 3 times a step: else 0.5"
+    ]
+    sides = sides if len(kinds) > 1 else []
+    schedule += sides
     if proposal.task == "classification":
         schedule.append(
             "    class_weights: none  # balanced: rare classes weigh more; also sampling: balanced, focal_gamma: 2"
@@ -105,7 +110,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "  macs: 0.7",
         "  train:",
     ]
-    lines += [f"    epochs: {max(2, epochs // 3)}", f"    batch_size: {batch}", "    learning_rate: 0.001"]
+    lines += [f"    epochs: {max(2, epochs // 3)}", f"    batch_size: {batch}", "    learning_rate: 0.001", *sides]
     lines += [
         "",
         "# Candidates are measured; one that is slower or loses more is not taken.",

@@ -201,12 +201,14 @@ class Distill(Frozen):
     """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see.
 
     ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
-    the teacher at every step.
+    the teacher at every step. ``candidates``: losses that are tried beside ``loss``, each in one seed; the best on
+    validation teaches. ``auto``: what ``loss`` says, stronger, weaker, and fading.
     """
 
     model: Model = Model()
     labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
+    candidates: tuple[Loss, ...] | Literal["auto"] = ()
     train: Train = Train()
     cache: Literal["measured", "always", "never"] = "measured"
     controls: Controls = Controls()
@@ -216,6 +218,23 @@ class Distill(Frozen):
         if self.labels == "none" and not self.loss.logits and not self.loss.hints:
             raise ValueError("with 'labels: none', loss.logits or loss.hints must teach")
         return self
+
+    @property
+    def losses(self) -> list[Loss]:
+        """The losses to choose from, ``loss`` first. What the model imagines has a hint in each, a teacher's encoder."""
+        if self.candidates == "auto":
+            of = self.loss
+            stronger, weaker = (of.model_copy(update={"logits": of.logits * factor}) for factor in (4, 0.25))
+            found = [of, stronger, weaker, of.model_copy(update={"schedule": "linear"})]
+        else:
+            found = [self.loss, *self.candidates]
+        return [self._imagining(loss) for loss in found]
+
+    def _imagining(self, loss: Loss) -> Loss:
+        taught = {hint.student for hint in loss.hints}
+        missing = [name for name in self.model.hallucinate if f"imagine.{name}" not in taught]
+        hints = tuple(Hint(teacher=f"encoders.{name}", student=f"imagine.{name}") for name in missing)
+        return loss.model_copy(update={"hints": (*loss.hints, *hints)})
 
     @field_validator("labels")
     @classmethod

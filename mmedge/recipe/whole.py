@@ -65,11 +65,11 @@ class Recipe(Frozen):
         if task == "classification":
             return []
         faults = []
-        loss = self.distill and self.distill.loss
-        if loss and loss.kind != "kd":
-            faults.append(
-                f"distill.loss.kind: {loss.kind!r} compares classes that exclude each other; for {task} use 'kd'"
-            )
+        for loss in self.distill.losses if self.distill else ():
+            if loss.kind != "kd":
+                faults.append(
+                    f"distill.loss.kind: {loss.kind!r} compares classes that exclude each other; for {task} use 'kd'"
+                )
         for stage, train in self._schedules():
             for key, off in (("class_weights", "none"), ("sampling", "uniform"), ("focal_gamma", 0.0)):
                 if train and getattr(train, key) != off:

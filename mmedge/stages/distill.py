@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from mmedge.artifact import Artifact
 from mmedge.measure.gain import decide
 from mmedge.models import load
-from mmedge.recipe import Distill
+from mmedge.recipe import Distill, Loss
 from mmedge.spec import Contract, subsets
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
@@ -32,36 +32,51 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     the labelled samples only, since nothing else can teach it.
     """
     contract = context.contract(config.model)
-    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
-    variants = _variants(config, context, contract, teacher)
-    students: dict[str, list[Student]] = {}
+    lessons = [_lesson(config, loss, context, contract) for loss in config.losses]
+    # Of several losses one is chosen in the first seed; that seed's student need not be trained again.
+    first = (
+        [
+            train_student(lesson.tried(number), config.model, contract, context, 0)
+            for number, lesson in enumerate(lessons)
+        ]
+        if len(lessons) > 1
+        else []
+    )
+    chosen = max(range(len(first)), key=lambda number: first[number].selection, default=0)
+    lesson = lessons[chosen]
+    variants = _variants(lesson, context, contract)
+    students: dict[str, list[Student]] = {"distilled": first[chosen : chosen + 1]}
 
     def train(variant: Variant) -> None:
-        students[variant.name] = [
-            train_student(variant, config.model, contract, context, number) for number in range(config.controls.seeds)
-        ]
+        of = students.setdefault(variant.name, [])
+        for number in range(len(of), config.controls.seeds):
+            of.append(train_student(variant, config.model, contract, context, number))
 
     for variant in variants.values():
         train(variant)
-    decision = _decision(students, variants["distilled"], contract, context)
+    decision = _decision(students, lesson.variant, contract, context)
     kept = variants[decision["kept"]]
     compared = _compared(variants)
     if config.controls.subset_students:
-        for chosen in subsets(tuple(contract.modalities))[:-1]:
-            alone = kept.alone(chosen)
+        for subset in subsets(tuple(contract.modalities))[:-1]:
+            alone = kept.alone(subset)
             if len(alone.usable):
                 train(alone)
-                compared[alone.name] = {"students": alone.name, "against": kept.name, "shown": list(chosen)}
+                compared[alone.name] = {"students": alone.name, "against": kept.name, "shown": list(subset)}
     number = max(range(config.controls.seeds), key=lambda number: students[kept.name][number].selection)
     best = students[kept.name][number]
     every = {f"{name}-{n}": student for name, of in students.items() for n, student in enumerate(of)}
+    losses = [
+        {"loss": lessons[n].config.loss.model_dump(mode="json"), "selection": student.selection, "kept": n == chosen}
+        for n, student in enumerate(first)
+    ]
 
     def write(folder: Path) -> None:
         for name, student in every.items():
             (folder / name).mkdir()
             load.save(student.module, folder / name, [])
 
-    samples = variants["distilled"].samples
+    samples = lesson.variant.samples
     return write_trained(
         best.module,
         contract,
@@ -74,37 +89,63 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
         parent=parent,
         notes=(
             f"{samples.labelled.sum()} of {len(samples)} training samples have a label that the student may see",
-            *teacher.notes,
+            *lesson.teacher.notes,
+            *([_said(losses)] if losses else []),
             decision["said"],
             f"seed {number} of {config.controls.seeds} kept, by validation",
         ),
-        more={"students": sorted(every), "controls": compared, "decision": decision},
+        more={
+            "students": sorted(every),
+            "controls": compared,
+            "decision": decision,
+            "loss": lesson.config.loss.model_dump(mode="json"),
+            **({"losses": losses} if losses else {}),
+        },
         write=write,
     )
 
 
-def _variants(config: Distill, context: Context, contract: Contract, teacher: Teacher) -> dict[str, Variant]:
-    """The distilled student, and those controls that are there whatever is kept."""
+@dataclass(frozen=True)
+class _Lesson:
+    """One of the recipe's losses as a section of its own, the teacher that answers what it asks, and its student."""
+
+    config: Distill
+    teacher: Teacher
+    variant: Variant
+
+    def tried(self, number: int) -> Variant:
+        """The same student under a name of its own."""
+        return replace(self.variant, name=f"loss-{number}", says=f"trying loss {number + 1}")
+
+
+def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -> _Lesson:
+    config = config.model_copy(update={"loss": loss})
+    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
     samples = taught_samples(config, context, contract)
-    validation = context.dataset.validation.only(tuple(contract.modalities))
-    distilled = Variant(
+    variant = Variant(
         "distilled",
         "distilling",
-        lambda student: Distillation(student, teacher, contract, config.loss, config.train),
+        lambda student: Distillation(student, teacher, contract, loss, config.train),
         samples,
-        validation,
+        context.dataset.validation.only(tuple(contract.modalities)),
         np.arange(len(samples)),
         config.train,
     )
+    return _Lesson(config, teacher, variant)
+
+
+def _variants(lesson: _Lesson, context: Context, contract: Contract) -> dict[str, Variant]:
+    """The distilled student, and those controls that are there whatever is kept."""
+    config, distilled = lesson.config, lesson.variant
     found = [distilled]
-    if config.controls.no_distillation and samples.labelled.any():
+    if config.controls.no_distillation and distilled.samples.labelled.any():
         found.append(
             replace(
                 distilled,
                 name="control",
                 says="control without a teacher",
                 objective=lambda _: supervised(contract, config.train),
-                usable=np.flatnonzero(samples.labelled),
+                usable=np.flatnonzero(distilled.samples.labelled),
             )
         )
     assert context.teacher is not None, "teacher_for has refused that"
@@ -119,6 +160,15 @@ def _variants(config: Distill, context: Context, contract: Contract, teacher: Te
             )
         )
     return {variant.name: variant for variant in found}
+
+
+def _said(losses: list[dict[str, Any]]) -> str:
+    """Which loss was chosen, against which others."""
+    kept = next(row for row in losses if row["kept"])
+    others = ", ".join(f"{row['selection']:.3f}" for row in losses if not row["kept"])
+    loss = kept["loss"]
+    words = f"{loss['kind']}, logits {loss['logits']:g}, temperature {loss['temperature']:g}, {loss['schedule']}"
+    return f"loss chosen in one seed by validation: {words} ({kept['selection']:.3f}; the others {others})"
 
 
 def _compared(variants: dict[str, Variant]) -> dict[str, dict[str, Any]]:
