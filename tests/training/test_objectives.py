@@ -35,10 +35,12 @@ def made(context, loss, train, model=None):
 
 
 TRAIN = Train(batch_size=16)
-EVERY_KIND = tuple(
-    Hint(teacher=layer, student=layer, kind=kind)
-    for layer, kind in [("fusion", "features"), ("fusion", "relations"), ("encoders.audio", "contrastive")]
-    + [("encoders.image.features", "attention"), ("encoders.image", "features")]
+EVERY_KIND = (
+    Hint(kind="features"),
+    Hint(kind="relations"),
+    Hint(teacher="encoders.audio", student="encoders.audio", kind="contrastive"),
+    Hint(teacher="encoders.image.features", student="encoders.image.features", kind="attention"),
+    Hint(teacher="encoders.image", student="encoders.image"),
 )
 
 
