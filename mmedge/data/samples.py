@@ -66,6 +66,17 @@ class Samples:
         present = np.where(having[:, None], mask, self.present)
         return replace(self, present=present, targets=hidden(self.targets, ~having))
 
+    def taken(self, rows: np.ndarray) -> Samples:
+        """The samples of some rows (int64), in that order."""
+        return Samples(
+            self.split,
+            tuple(self.ids[row] for row in rows),
+            {name: x[rows] for name, x in self.inputs.items()},
+            self.present[rows],
+            self.targets[rows],
+            self.groups[rows],
+        )
+
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
         known = np.flatnonzero(self.labelled)
@@ -106,26 +117,34 @@ class Dataset:
         What differs from this dataset's preprocessing is decoded from the same cells once, and kept beside it.
         Raises UsageError where the data has no such modality.
         """
-        _check_read(self.contract.modalities, modalities)
+        check_read(self.contract.modalities, modalities)
         asked = {
             name: spec.model_copy(update={"column": self.contract.modalities[name].column})
             for name, spec in modalities.items()
         }
-        whole = self.contract.only(tuple(asked))
+        # In the order asked for, which is that of the columns of ``present``.
+        whole = self.contract.model_copy(
+            update={"modalities": {name: self.contract.modalities[name] for name in asked}}
+        )
         other = {name: spec for name, spec in asked.items() if spec != whole.modalities[name]}
-        parts = {split: getattr(self, split).only(tuple(asked)) for split in SPLITS}
+        order = [list(self.contract.modalities).index(name) for name in asked]
+        parts: dict[str, Samples] = {}
+        for split in SPLITS:
+            part: Samples = getattr(self, split)
+            inputs = {name: part.inputs[name] for name in asked}
+            parts[split] = replace(part, inputs=inputs, present=part.present[:, order])
         folder, cache = self.out / "data", self.out / ".work" / "tensors" / self.sha256[:16]
         tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}
         for name, spec in other.items():
             alone = self.contract.model_copy(update={"modalities": {name: spec}})
-            fitted, inputs = _tensors(alone, tables, folder, _cache_of(name, spec, cache), self.workers, progress)
+            fitted, decoded = _tensors(alone, tables, folder, _cache_of(name, spec, cache), self.workers, progress)
             whole = whole.model_copy(update={"modalities": {**whole.modalities, **fitted.modalities}})
             for split, part in parts.items():
-                parts[split] = replace(part, inputs={**part.inputs, **inputs[split]})
-        return replace(self, contract=whole, **parts)
+                parts[split] = replace(part, inputs={**part.inputs, **decoded[split]})
+        return replace(self, contract=whole, train=parts["train"], validation=parts["validation"], test=parts["test"])
 
 
-def _check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySpec]) -> None:
+def check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySpec]) -> None:
     """Raise UsageError where another preprocessing reads what the data does not have."""
     for name, spec in theirs.items():
         if name not in ours:
@@ -133,6 +152,8 @@ def _check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalityS
                 f"the teacher takes the modality {name!r}, which the data does not have{did_you_mean(name, ours)}",
                 todo=f"the data has {', '.join(ours)}",
             )
+        if spec.kind != ours[name].kind:
+            raise UsageError(f"the teacher's {name!r} is of kind {spec.kind!r}, the data's of kind {ours[name].kind!r}")
         if isinstance(spec, TabularSpec) and set(spec.columns_read) - set(ours[name].columns_read):
             lacking = sorted(set(spec.columns_read) - set(ours[name].columns_read))
             raise UsageError(f"the teacher's {name!r} reads {', '.join(lacking)}, which the data's does not name")

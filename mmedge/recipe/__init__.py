@@ -4,10 +4,24 @@ from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, pre
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.read import load, parse, with_overrides
-from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Schedule, Teacher, Train
+from mmedge.recipe.training import (
+    Another,
+    Augment,
+    Controls,
+    Distill,
+    Encoder,
+    Given,
+    Hint,
+    Loss,
+    Model,
+    Schedule,
+    Teacher,
+    Train,
+)
 from mmedge.recipe.whole import Recipe
 
 __all__ = [
+    "Another",
     "Augment",
     "Candidate",
     "Controls",
@@ -16,6 +30,7 @@ __all__ = [
     "Encoder",
     "Export",
     "Fold",
+    "Given",
     "Hint",
     "Loss",
     "Measure",

@@ -29,7 +29,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
     teacher does not have are left out of the loss. Raises UsageError where the teacher was not trained here.
     """
     section, recipe = context.recipe.teacher, context.recipe
-    if section.train is None or section.onnx is not None:
+    if section.train is None or not section.trained_here:
         raise UsageError(
             "a teacher that is taken as it is cannot be trained anew for the student's modalities",
             where="distill.controls.same_modality_teacher",
