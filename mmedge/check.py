@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.data import faults as tables
 from mmedge.data import source
+from mmedge.data.checks import table_faults
+from mmedge.data.checks.manifest import manifest_faults, missing_files
+from mmedge.data.checks.media import media_faults
 from mmedge.data.labels import named_in
-from mmedge.data.media import media_faults
-from mmedge.data.samples import Samples, private
-from mmedge.data.source import ROW, SPLIT, arranged, columns_of, read_table, target_column, write_manifests
+from mmedge.data.samples import Samples, manifests, private
+from mmedge.data.source import ROW, SPLIT, arranged, present, read_table, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Given, Model, Recipe, precision_of
-from mmedge.spec import Contract, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.training.faults import own_contract, teaching_faults
 
@@ -37,16 +38,16 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
         card |= {"align": notes} if notes else {}
-        found += tables.table_faults(table, recipe.data, file)
+        found += table_faults(table, recipe.data, file)
         for name, spec in recipe.data.modalities.items():
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
-                found += tables.missing_files(table, name, spec, folder, file)
-            if isinstance(spec, ImageSpec):
-                found += tables.box_faults(table, spec, file)
+                found += missing_files(table, name, spec, folder, file)
         if media:
-            private(out / ".work")
-            more, facts, fitted = media_faults(table, recipe.data, folder, file, out / ".work", progress)
+            cache = out / ".work" / "tensors"
+            for kept in (out / ".work", cache):
+                private(kept)
+            more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
             found += more
             specs |= fitted
             card["media"] = facts
@@ -75,9 +76,8 @@ def _table(
     data = recipe.data
     if data.manifest is None:
         folder = out / "data"
-        private(folder)
         try:
-            write_manifests(data, folder, seed=recipe.seed, code=code, progress=progress)
+            manifests(recipe, folder, code=code, progress=progress)
             parts = [
                 read_table(folder / f"{split}.csv")
                 .with_row_index(ROW, offset=1)
@@ -93,7 +93,7 @@ def _table(
                 Fault("error", "dataset", what, str(data.dataset), todo="--debug of mmedge train shows the traceback")
             )
         return None, "", folder, []
-    faults, usable = tables.manifest_faults(data)
+    faults, usable = manifest_faults(data)
     found += faults
     if usable is not None:
         try:
@@ -113,17 +113,14 @@ def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
 
 def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
     data, part = recipe.data, table.filter(polars.col(SPLIT) == split)
-    present = {}
+    there = {}
     for name, spec in data.modalities.items():
-        columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
-        present[name] = int(
-            part.select(polars.any_horizontal(polars.col(c).is_not_null() for c in columns).sum()).item() or 0
-        )
+        there[name] = int(part.select(present(name, spec).sum()).item() or 0)
     card: dict[str, Any] = {
         "samples": part.height,
         "labelled": part.height - part[target_column(data)].null_count(),
         "groups": part["group"].n_unique() if "group" in part.columns else part.height,
-        "present": present,
+        "present": there,
     }
     if data.task != "regression":
         named = named_in(data, part[target_column(data)])

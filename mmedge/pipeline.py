@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmedge import artifact as artifacts
-from mmedge.artifact import Artifact, hash_json
-from mmedge.conclude import Outcome, Ran, code_hash, conclude
+from mmedge.artifact import Artifact, code_hash, hash_json
+from mmedge.conclude import Outcome, Ran, conclude
 from mmedge.data import samples
 from mmedge.data.source import load_attribute
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress
-from mmedge.recipe import Recipe, Target
+from mmedge.recipe import Recipe, Target, remember
 from mmedge.runtime.sessions import require_builder
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training.context import Context
@@ -52,6 +52,7 @@ def run(
     chain = _chain(recipe, wanted, given)
     _check_targets(recipe, wanted)
     dataset = samples.prepare(recipe, out, code=code, progress=progress)
+    remember(recipe, code, out / ".work")
     context = Context(recipe, dataset, out / ".work", code, progress)
     if given:
         _check_same_data(given, dataset, recipe)

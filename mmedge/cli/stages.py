@@ -57,8 +57,12 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     if not path.is_dir():
         return recipes.load(path, overrides), path.resolve().parent, start
     given = artifact.read(path)
-    values, folder = recipes.with_overrides(given.meta.get("recipe", {}), overrides), Path(given.meta.get("code", "."))
-    return recipes.parse(values, where=path / artifact.MANIFEST), folder, start or path
+    values, folder = recipes.recall(given.meta.get("recipe", {}), path.resolve().parent / ".work")
+    return (
+        recipes.parse(recipes.with_overrides(values, overrides), where=path / artifact.MANIFEST),
+        folder,
+        start or path,
+    )
 
 
 run = _stage(

@@ -83,9 +83,7 @@ class Distillation(nn.Module):
             foreign = (targets >= 0) & (places < 0)
             rows = ~foreign if rows is None else rows & ~foreign
             targets = torch.where(targets >= 0, places, targets)
-        logits, share = answer.logits, 1.0
-        if self._contract.task == "regression":
-            output, logits = output / self._contract.target_std, logits / self._contract.target_std
+        output, logits, share = _standard(output, self._contract), _standard(answer.logits, self._contract), 1.0
         if rows is not None:
             if not rows.any():
                 return output.sum() * 0
@@ -107,11 +105,16 @@ def scheduled(schedule: Schedule, passed: float) -> float:
     return 1.0
 
 
+def _standard(x: Tensor, contract: Contract) -> Tensor:
+    """A regression's values in standard units, so that the loss's parts weigh the same whatever the target's unit."""
+    return (x - contract.target_mean) / contract.target_std if contract.task == "regression" else x
+
+
 def _labels(output: Tensor, batch: Batch, contract: Contract, train: Train) -> Tensor:
     targets = repeated(batch.targets, batch.answers)
     weights = None if batch.weights is None else repeated(batch.weights, batch.answers)
-    if contract.task == "regression":  # in standard units, so that a loss weighs the same whatever the target's unit
-        output, targets = output / contract.target_std, targets / contract.target_std
+    if contract.task == "regression":
+        output, targets = _standard(output, contract), _standard(targets, contract)
     return label_loss(output, targets, train.label_smoothing, weights, train.focal_gamma)
 
 
