@@ -298,7 +298,7 @@ def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tm
     inputs = [{"x": random.standard_normal((1, 8)).astype(np.float32)} for _ in range(8)]
     inputs += [{"x": np.zeros((1, 8), np.float32)}]
     assert calibration.converged(path, inputs)[0] == 9
-    ptq.int8(path, tmp_path / "q.onnx", inputs)
+    ptq.int8(path, tmp_path / "q.onnx", inputs, "int8-extremes")
     assert {layer.label for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"w", "v"}
     kernels = candidates.proved(tmp_path / "q.onnx")
     assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized"}
