@@ -84,9 +84,3 @@ prune = _stage(
     "Prune the student and recover it with the teacher.",
     "mmedge prune recipes/avdigits.yaml --out runs/demo",
 )
-quantize = _stage(
-    "quantize",
-    "quantize",
-    "Make candidate precisions, judge and time them, keep the best.",
-    "mmedge quantize recipes/avdigits.yaml --out runs/demo",
-)

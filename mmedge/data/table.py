@@ -17,17 +17,20 @@ _FOREIGN = {".xlsx", ".xls", ".ods", ".json", ".feather", ".arrow", ".pkl", ".pi
 
 
 def read_table(path: Path) -> polars.DataFrame:
-    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null."""
+    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null, lists are JSON."""
     table = read_columns(path, "manifest")
     for name, kind in table.schema.items():
-        if isinstance(kind, (polars.List, polars.Array)) or (
-            isinstance(kind, polars.Struct) and path.suffix.lower() == ".parquet"
-        ):
+        if isinstance(kind, polars.Struct) and path.suffix.lower() == ".parquet":
             raise MmedgeError(
-                f"the cells of a manifest are texts, numbers and paths, and those of {name!r} are lists or objects",
+                f"the cells of a manifest are texts, numbers and paths, and those of {name!r} are objects",
                 where=f"{path}, column {name}",
                 todo="give each of their values a column of its own, or save a series as a .npy file",
             )
+    lists = [name for name, kind in table.schema.items() if isinstance(kind, (polars.List, polars.Array))]
+    table = table.with_columns(
+        polars.col(name).map_elements(lambda cell: json.dumps(list(cell), ensure_ascii=False), polars.String)
+        for name in lists
+    )
     return table.select(polars.all().cast(polars.String).replace("", None))
 
 

@@ -24,16 +24,21 @@ _BOOL = np.dtype(bool)
 
 @dataclass(frozen=True)
 class Prediction:
-    """One sample's answer. Classification: ``label`` and ``probabilities`` {label: p}; regression: ``value``."""
+    """One sample's answer. Classification: ``label`` and ``probabilities`` {label: p}; regression: ``value``.
+
+    Several labels: ``labels``, those with a probability above 0.5, the likeliest first, and the ``probabilities`` of all.
+    """
 
     label: str | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     value: float | None = None
+    labels: tuple[str, ...] | None = None
 
     def record(self) -> dict[str, Any]:
-        return (
-            {"value": self.value} if self.label is None else {"label": self.label, "probabilities": self.probabilities}
-        )
+        if self.value is not None:
+            return {"value": self.value}
+        named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
+        return {**named, "probabilities": self.probabilities}
 
 
 def load(
@@ -281,6 +286,8 @@ class Engine:
             )
         if self.contract.task == "regression":
             return [Prediction(value=float(row[0])) for row in output]
+        if self.contract.task == "multilabel":
+            return [_several(self.contract.labels, row) for row in output]
         shifted = np.exp(output - output.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         labels = self.contract.labels
@@ -294,6 +301,13 @@ class Engine:
         return UsageError(
             f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
         )
+
+
+def _several(labels: Sequence[str], row: np.ndarray) -> Prediction:
+    """``row``: one logit a label."""
+    probabilities = {label: float(p) for label, p in zip(labels, 0.5 * (1 + np.tanh(row / 2)))}  # no overflow
+    found = sorted((label for label in labels if probabilities[label] > 0.5), key=lambda label: -probabilities[label])
+    return Prediction(probabilities=probabilities, labels=tuple(found))
 
 
 def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
