@@ -57,20 +57,16 @@ def load(
     MissingDependency where the target cannot run here.
     """
     read = bundles.read(Path(path), require_signature=require_signature)
-    contract = Contract.model_validate(read.artifact.meta["contract"])
+    found = read.artifact
+    contract = bundles.contract_of(found)
     target = target or "onnxruntime-cpu"
-    targets = read.artifact.meta["targets"]
-    if target not in targets:
-        raise UsageError(
-            f"the bundle has no engine for {target!r}{did_you_mean(target, targets)}; it has {', '.join(targets)}",
-            where=str(path),
-        )
-    _check_belongs(targets[target].get("engine"), target, contract, Path(path))
+    entry = bundles.target_of(found, target)
+    _check_belongs(entry.get("engine"), target, contract, Path(path))
 
     def open_file(name: str) -> Session:
-        return opened(read.folder / name, target, threads=threads, providers=providers)
+        return opened(bundles.listed_file(found, name), target, threads=threads, providers=providers)
 
-    return Engine(contract, open_file, bundles.engine_file(read.artifact, target), target, read)
+    return Engine(contract, open_file, bundles.engine_file(entry, target), target, read)
 
 
 def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path) -> None:
@@ -88,6 +84,28 @@ def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Cont
         )
 
 
+def _check_takes(session: Session, contract: Contract, file: Path) -> None:
+    """Raise MmedgeError where the graph's inputs are not those of the contract."""
+    wanted = {name: (np.dtype(spec.dtype), spec.shape) for name, spec in contract.modalities.items()}
+    wanted["present"] = (_BOOL, (len(contract.modalities),))
+    for name in sorted(wanted.keys() | session.inputs.keys()):
+        info, ours = session.inputs.get(name), wanted.get(name)
+        if info is None or ours is None:
+            what = f"the engine has {'no' if info is None else 'an'} input {name}"
+        elif info.dtype != ours[0] or len(info.shape) != len(ours[1]) + 1:
+            what = f"the engine's input {name} is {info.dtype} {list(info.shape)}"
+        elif any(size is not None and size != want for size, want in zip(info.shape[1:], ours[1])):
+            what = f"the engine's input {name} is {list(info.shape)}"
+        else:
+            continue
+        said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
+        raise MmedgeError(
+            f"{what}, the bundle's contract {said}",
+            where=str(file),
+            todo="graph and manifest do not belong together: export it again",
+        )
+
+
 class Engine:
     """A model ready to answer, from any thread. ``contract`` says what it takes; ``meta`` is the bundle's record."""
 
@@ -97,6 +115,7 @@ class Engine:
         self.contract, self.target, self.meta = contract, target, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
         session = open_file(file)
+        _check_takes(session, contract, read.folder / file)
         self._run, self.inputs = session.run, session.inputs
         self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
@@ -274,11 +293,17 @@ class Engine:
                 name: np.stack([self._tensor(name, one[name], row, len(samples)) for row, one in enumerate(samples)])
                 for name in names
             }
-            return self.answers(self._run_subset(tensors)[self.contract.output])
-        return self.answers(_executed(self._run, self.preprocess(samples))[self.contract.output])
+            return self.answers(self._run_subset(tensors))
+        return self.answers(_executed(self._run, self.preprocess(samples)))
 
-    def answers(self, output: np.ndarray) -> list[Prediction]:
-        """The graph's output, float32 [batch, outputs], as Predictions. Raises MmedgeError for NaN and infinity."""
+    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
+        """What ``run`` returns, as Predictions. Raises MmedgeError for NaN and infinity, and for what the contract does not say."""
+        output = outputs.get(self.contract.output)
+        if output is None or output.ndim != 2 or output.shape[1] != self.contract.outputs:
+            raise MmedgeError(
+                f"the engine answers {', '.join(f'{name} {list(x.shape)}' for name, x in outputs.items())}, its contract says {self.contract.output} [batch, {self.contract.outputs}]",
+                todo="the bundle's graph and manifest do not belong together: export it again",
+            )
         if not np.isfinite(output).all():
             raise MmedgeError(
                 "the engine answered NaN or infinity",
