@@ -42,6 +42,7 @@ class Artifact:
     parent: str | None
     sha256: str
     meta: dict[str, Any] = field(repr=False)
+    files: frozenset[str] = field(default=frozenset(), repr=False)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -65,6 +66,17 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
     ).hexdigest()
+
+
+def code_hash(*names: str) -> str:
+    """Hash of the package's own source files and folders of these names; ``.py`` may be left out."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in names:
+        place = root / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -227,7 +239,8 @@ def read(path: Path) -> Artifact:
     try:
         for name, entry in record["files"].items():
             _verify_file(path, name, entry["sha256"])
-        return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], record["meta"])
+        files, meta = frozenset(record["files"]), {**record["meta"]}
+        return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], meta, files)
     except (KeyError, TypeError, AttributeError) as error:
         raise _tampered(f"the manifest lacks {error}", manifest) from error
 

@@ -62,7 +62,8 @@ class ModalityBase(Frozen):
 class ImageSpec(ModalityBase):
     """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics.
 
-    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first.
+    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first. A column with
+    a plus, as in ``[x, y, +w, +h]``, counts from left or top: it is a width or height.
     ``crop: center`` keeps the aspect by cutting the longer sides; ``none`` stretches. Transparent pixels become white.
     """
 
@@ -81,7 +82,7 @@ class ImageSpec(ModalityBase):
 
     @property
     def columns_read(self) -> tuple[str, ...]:
-        return (*super().columns_read, *(self.box or ()))
+        return (*super().columns_read, *(column.removeprefix("+") for column in self.box or ()))
 
     @property
     def statistics(self) -> int:
@@ -279,14 +280,18 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
 
 
+Task = Literal["classification", "multilabel", "regression"]
+
+
 class Contract(Frozen):
     """What a model promises: its inputs in order, its output, its labels. ``present`` is bool [batch, modalities].
 
     ``labels`` are the classes in the order of the output's columns; empty for regression, whose training targets have
-    the mean ``target_mean`` and the standard deviation ``target_std``: outputs are in the targets' own unit.
+    the mean ``target_mean`` and the standard deviation ``target_std``: outputs are in the targets' own unit. With
+    ``multilabel`` every label has a logit of its own: it is there where the sigmoid is above 0.5.
     """
 
-    task: Literal["classification", "regression"]
+    task: Task
     modalities: dict[str, ModalitySpec]
     labels: tuple[str, ...] = ()
     output: str = "logits"

@@ -7,21 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mmedge.spec import Frozen
+from mmedge.spec import Frozen, ModalitySpec
 
 
 class Encoder(Frozen):
     """Widths of a built-in encoder's stages; ``depth`` is the number of layers a stage."""
 
-    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 48), min_length=1)
-    depth: int = Field(1, ge=1)
+    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field((16, 32, 48), min_length=1)
+    depth: int = Field(1, ge=1, le=1000)
 
 
 class Model(Frozen):
     """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
 
     ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``weights``: safetensors, or a
-    checkpoint that ``torch.load(weights_only=True)`` reads.
+    checkpoint that ``torch.load(weights_only=True)`` reads. ``hallucinate``: modalities of the data that the network does
+    not take and imagines: a branch of its own makes their features from those it has, taught by the teacher's encoder.
+    A regression network of one's own that has no weights yet answers in standard units of the training targets.
     """
 
     factory: str | None = None
@@ -29,9 +31,10 @@ class Model(Frozen):
     inputs: dict[str, str] = {}
     weights: Path | None = None
     modalities: tuple[str, ...] | None = None
+    hallucinate: tuple[str, ...] = ()
     encoders: dict[str, Encoder] = {}
-    embedding: int = Field(64, ge=1)
-    hidden: int = Field(64, ge=1)
+    embedding: int = Field(64, ge=1, le=65_536)
+    hidden: int = Field(64, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
 
     @field_validator("factory")
@@ -40,6 +43,14 @@ class Model(Frozen):
         if factory is not None and (factory.count(":") != 1 or not all(factory.split(":"))):
             raise ValueError(f"must be 'module:factory', not {factory!r}")
         return factory
+
+    @model_validator(mode="after")
+    def _imagines_what_it_lacks(self) -> Model:
+        if self.hallucinate and self.factory:
+            raise ValueError("'hallucinate' belongs to the built-in network; teach a branch of your own by a hint")
+        if self.hallucinate and (self.modalities is None or set(self.hallucinate) & set(self.modalities)):
+            raise ValueError("'hallucinate' names modalities that are not among 'modalities'")
+        return self
 
     @field_validator("modalities")
     @classmethod
@@ -66,6 +77,11 @@ class Train(Frozen):
     size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
     often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
 
+    ``modality_dropout``: the share of samples that lose a random part of their modalities; or ``every``: each sample is
+    answered three times a step, with all it has, with a random part and with the rest, so that no modality lives off
+    another (of two modalities, these are all the subsets). The built-in network runs its encoders once for the three; a
+    network of one's own is run on all three.
+
     ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
     ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
     exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
@@ -75,9 +91,9 @@ class Train(Frozen):
     ``log: tensorboard`` writes event files into OUT/tensorboard beside the training.csv that every stage has.
     """
 
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=2)
-    learning_rate: float = Field(2e-3, gt=0)
+    epochs: int = Field(20, ge=1, le=1_000_000)
+    batch_size: int = Field(64, ge=2, le=1_000_000)
+    learning_rate: float = Field(2e-3, gt=0, le=100)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
@@ -85,12 +101,12 @@ class Train(Frozen):
     warmup: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float = Field(5.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    modality_dropout: float = Field(0.5, ge=0, lt=1)
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["every"] = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     focal_gamma: float = Field(0.0, ge=0)
     sampling: Literal["uniform", "balanced"] = "uniform"
     augment: dict[str, Augment] = {}
-    views: int = Field(1, ge=1)
+    views: int = Field(1, ge=1, le=1_000_000)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = Field(1, ge=1)
     ema: float | None = Field(None, gt=0, lt=1)
@@ -109,21 +125,87 @@ class Train(Frozen):
         return self
 
 
-class Teacher(Frozen):
-    """The teacher's model and schedule. With ``model.weights`` and ``train: null`` it is taken as it is.
+Class = Annotated[str, Field(coerce_numbers_to_str=True)]
 
-    ``onnx``: a model file of any origin instead, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs.
+
+class Given(Frozen):
+    """A teacher of any origin: ``model`` (the built-in network, or ``module:factory``, with ``weights``), or one file.
+
+    ``onnx``: a model file, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs, and ``model.modalities``
+    names those that it takes. ``outputs``: what a model said elsewhere, by sample id: a CSV, TSV, JSONL or Parquet table
+    with the column ``id`` and one column a class (regression: one column), or an .npz with the arrays ``ids`` and
+    ``logits`` or ``probabilities``; ``values`` says which of them a table holds. Samples that it lacks learn from their
+    labels alone; all augmented views of a sample get its one answer.
+
+    ``classes``, where the teacher's are not the data's: {teacher's class: class of the data, or null for none}, in the
+    order of the model's outputs where it does not name them itself. ``preprocessing``, where the teacher's is not that of
+    ``data.modalities``: {modality: its spec}. The student, and so the bundle, keeps that of ``data.modalities``;
+    augmentation is drawn once for both, and shifts and masks are scaled to the teacher's sizes.
     """
 
     model: Model = Model()
     onnx: Path | None = None
+    outputs: Path | None = None
+    values: Literal["logits", "probabilities"] = "logits"
+    classes: dict[Class, Class | None] = {}
+    preprocessing: dict[str, ModalitySpec] = {}
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the teacher comes from."""
+        return [path for path in (self.model.weights, self.onnx, self.outputs) if path]
+
+    @model_validator(mode="after")
+    def _one_file(self) -> Given:
+        if self.onnx and self.outputs:
+            raise ValueError("name either 'onnx' or 'outputs'")
+        return self
+
+
+class Teacher(Given):
+    """The run's teacher: trained by ``train``'s schedule, or taken as it is: ``onnx``, ``outputs``, or ``model.weights``
+
+    with ``train: null``.
+    """
+
     train: Train | None = Train()
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> Teacher:
-        if self.train is None and self.onnx is None and self.model.weights is None:
-            raise ValueError("with 'train: null', name model.weights or onnx: the teacher has learnt nothing else")
+        if self.train is None and not self.files:
+            raise ValueError(
+                "with 'train: null', name model.weights or onnx or outputs: the teacher has learnt nothing else"
+            )
         return self
+
+    @property
+    def trained_here(self) -> bool:
+        return self.train is not None and not self.onnx and not self.outputs
+
+
+class Another(Given):
+    """A further teacher: one of ``artifact`` (a folder that mmedge wrote), ``onnx``, ``outputs`` and ``model.weights``.
+
+    ``weight`` is against the run's own teacher, which has 1.
+    """
+
+    artifact: Path | None = None
+    weight: float = Field(1.0, gt=0)
+
+    @property
+    def files(self) -> list[Path]:
+        return [*super().files, *([self.artifact / "manifest.json"] if self.artifact else [])]
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Another:
+        if len(self.files) != 1:
+            raise ValueError("name one of 'artifact', 'onnx', 'outputs' and 'model.weights'")
+        if self.artifact and (self.preprocessing or self.model != Model()):
+            raise ValueError("an artifact holds its own model and preprocessing")
+        return self
+
+
+Schedule = Literal["constant", "linear", "rise", "cosine"]
 
 
 class Hint(Frozen):
@@ -131,20 +213,22 @@ class Hint(Frozen):
 
     ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations`` (distances
     and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a modality that the
-    student does not get: the student then learns to imagine its features.
+    student does not get: the student then learns to imagine its features. ``schedule``: of this hint's weight; the
+    loss's own where none is given.
     """
 
     teacher: str = "fusion"
     student: str = "fusion"
     kind: Literal["features", "attention", "relations", "contrastive"] = "features"
     weight: float = Field(1.0, gt=0)
+    schedule: Schedule | None = None
 
 
 class Loss(Frozen):
     """Weights of the distillation loss; ``temperature`` softens the logits.
 
-    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: ``constant``, or ``linear``
-    where the teacher's part falls to nothing at the last epoch and labels have the last word.
+    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: of the teacher's part:
+    ``constant``; ``linear`` and ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
     """
 
     labels: float = Field(1.0, ge=0)
@@ -152,7 +236,7 @@ class Loss(Frozen):
     kind: Literal["kd", "dkd", "dist"] = "kd"
     temperature: float = Field(2.0, gt=0)
     hints: tuple[Hint, ...] = ()
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Schedule = "constant"
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
@@ -162,22 +246,37 @@ class Loss(Frozen):
 
 
 class Controls(Frozen):
-    """The same student without a teacher on the same schedule, over ``seeds`` seeds: is the teacher worth it?"""
+    """What the student is compared with, each on the same schedule over ``seeds`` seeds.
+
+    ``no_distillation``: the same student without a teacher; where it is better on validation, it is what ships, and the
+    report says "do not distil". Without this control nothing is decided. ``same_modality_teacher``: where the student
+    takes other modalities than the teacher, a teacher of the student's own teaches it too: do the others help?
+    ``subset_students``: a student of the same size for each proper subset of modalities, trained for that subset alone.
+    """
 
     no_distillation: bool = True
+    same_modality_teacher: bool = False
+    subset_students: bool = False
     seeds: int = Field(3, ge=1)
 
 
 class Distill(Frozen):
     """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see.
 
+    ``teachers``: further ones beside the run's, whose probabilities are averaged with its own: by their weights
+    (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's teacher's.
+
     ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
-    the teacher at every step.
+    the teacher at every step. ``candidates``: losses that are tried beside ``loss``, each in one seed; the best on
+    validation teaches. ``auto``: what ``loss`` says, stronger, weaker, and fading.
     """
 
     model: Model = Model()
     labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
+    candidates: tuple[Loss, ...] | Literal["auto"] = ()
+    teachers: tuple[Another, ...] = ()
+    combine: Literal["average", "confidence"] = "average"
     train: Train = Train()
     cache: Literal["measured", "always", "never"] = "measured"
     controls: Controls = Controls()
@@ -187,6 +286,23 @@ class Distill(Frozen):
         if self.labels == "none" and not self.loss.logits and not self.loss.hints:
             raise ValueError("with 'labels: none', loss.logits or loss.hints must teach")
         return self
+
+    @property
+    def losses(self) -> list[Loss]:
+        """The losses to choose from, ``loss`` first. What the model imagines has a hint in each, a teacher's encoder."""
+        if self.candidates == "auto":
+            of = self.loss
+            stronger, weaker = (of.model_copy(update={"logits": of.logits * factor}) for factor in (4, 0.25))
+            found = [of, stronger, weaker, of.model_copy(update={"schedule": "linear"})]
+        else:
+            found = [self.loss, *self.candidates]
+        return [self._imagining(loss) for loss in found]
+
+    def _imagining(self, loss: Loss) -> Loss:
+        taught = {hint.student for hint in loss.hints}
+        missing = [name for name in self.model.hallucinate if f"imagine.{name}" not in taught]
+        hints = tuple(Hint(teacher=f"encoders.{name}", student=f"imagine.{name}") for name in missing)
+        return loss.model_copy(update={"hints": (*loss.hints, *hints)})
 
     @field_validator("labels")
     @classmethod

@@ -35,8 +35,8 @@ def test_the_page_loads_nothing_from_anywhere(text):
     assert not re.search(r"url\(\s*['\"]?(?!#)", text) and "@import" not in text
 
 
-def test_the_page_has_the_three_pictures(text):
-    assert Page(text).svgs == 3
+def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text):
+    assert Page(text).svgs == 4 and "all of audio" in text and "hollow: taken back to FP32" in text
     for said in ("latency, ms", "95 % interval", "image + audio", "gain of the distilled student"):
         assert said in text, said
 
@@ -69,6 +69,7 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
     report["stages"][-1] = {"stage": "export-tensorrt", "status": "skipped", "gates": [], "notes": ["not installed"]}
     for stage in report["stages"]:
         stage.pop("latency", None)
+        stage.pop("sensitivity", None)
     write_html(report, tmp_path / "x.html")
     assert Page((tmp_path / "x.html").read_text()).svgs == 1
     print_report(report)
@@ -106,3 +107,21 @@ def test_a_log_of_three_modalities_cuts_no_figure_away(finished, capsys):
 @pytest.mark.parametrize(("count", "said"), [(0, "0"), (999, "999"), (1500, "1.5k"), (3_720_000, "3.72M"), (2e9, "2G")])
 def test_counts_are_short(count, said):
     assert short(count) == said
+
+
+def test_the_page_and_the_table_say_which_student_ships(finished, text, capsys):
+    said = finished.stage("distill")["decision"]["said"]
+    assert said[1:].split(":")[0] in text
+    print_report(finished.report)
+    assert f"distill: {said}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, tmp_path, capsys):
+    report = copy.deepcopy(finished.report)
+    alone = {**report["controls"][0], "name": "alone-image", "notes": ["holds: no more than 0.02 below"]}
+    report["controls"].append(alone)
+    write_html(report, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert page.count("alone-image") >= 2 and "Holds: no more than 0.02 below" in page
+    print_report(report)
+    assert "alone-image: gain" in capsys.readouterr().err

@@ -30,12 +30,15 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
             )
         picture = _in_8_bits(picture, name, value)
         if box is not None:
-            picture = picture.crop(_corners(box, picture.size, name, value))
+            picture = picture.crop(_corners(spec, box, picture.size, name, value))
         if spec.crop == "center":
             picture = _centered(picture, spec.width / spec.height)
         picture = picture.convert("L" if spec.channels == 1 else "RGB")
-        if picture.size != (spec.width, spec.height):
-            picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+        # First the width, then the height: left to itself, Pillow before 13 does it so and later ones by what is quicker,
+        # which is another picture by a level here and there.
+        for size in ((spec.width, picture.height), (spec.width, spec.height)):
+            if picture.size != size:
+                picture = picture.resize(size, Image.Resampling.BILINEAR)
     except UnidentifiedImageError as error:
         raise MmedgeError(
             f"the {name} is not an image that can be read",
@@ -89,9 +92,13 @@ def _in_8_bits(picture: Any, name: str, value: Any) -> Any:
     return picture
 
 
-def _corners(box: Any, size: tuple[int, int], name: str, value: Any) -> tuple[int, int, int, int]:
+def _corners(spec: ImageSpec, box: Any, size: tuple[int, int], name: str, value: Any) -> tuple[int, int, int, int]:
     try:
         left, top, right, bottom = (float(edge) for edge in box)
+        if spec.box and spec.box[2].startswith("+"):
+            right += left
+        if spec.box and spec.box[3].startswith("+"):
+            bottom += top
         corners = (round(left), round(top), round(right), round(bottom))
     except (TypeError, ValueError, OverflowError) as error:
         raise MmedgeError(
