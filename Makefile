@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench bench-losses clean
+.PHONY: demo test test-slow fuzz lint bench bench-big clean bench-losses
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+# INT8 on a network of 11 M parameters, trained for MMEDGE_SECONDS first.
+bench-big: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks big_networks
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)

@@ -138,7 +138,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
         {
             "stage": stage,
             "parent": parent and parent.sha256,
-            "teacher": teacher.sha256 if teacher and stage in ("distill", "prune") else None,
+            "teacher": teacher.sha256 if teacher and stage in ("distill", "prune", "quantize") else None,
             "config": [
                 _dumped(section),
                 *map(_dumped, also),
@@ -190,7 +190,10 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
         case "prune":
             return recipe.prune, (recipe.distill,)
         case "quantize":
-            return recipe.quantize, (recipe.measure,)
+            return recipe.quantize, (
+                recipe.distill,
+                recipe.measure,
+            )
     return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)
 
 

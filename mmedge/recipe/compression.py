@@ -60,6 +60,9 @@ class Quantize(Frozen):
     the budget holds. ``fallbacks`` are
     tried in order while no INT8 candidate is inside the budget. ``search_seconds`` bounds the search for ``-mixed``.
 
+    ``qat``: training with the quantization in the graph (``int8-qat``), taught as in distillation by ``train``'s schedule:
+    ``auto`` where every other INT8 candidate missed the budget and INT8 was measured faster than FP32.
+
     ``require``: the precision that the result must have; where no candidate of it is inside the budget, the best is kept
     and the run ends with exit code 3.
     """
@@ -70,6 +73,8 @@ class Quantize(Frozen):
     max_subset_drop: float = Field(0.02, ge=0)
     calibration: int | None = Field(None, ge=1)
     ignore: tuple[str, ...] = ()
+    qat: Literal["auto", "always", "never"] = "auto"
+    train: Train = Train(epochs=6, learning_rate=5e-4)
     require: Precision | None = None
     search_seconds: float = Field(120.0, gt=0)
 

@@ -104,6 +104,7 @@ class Recipe(Frozen):
             ("teacher", self.teacher.train),
             ("distill", self.distill.train if self.distill else None),
             ("prune", self.prune.train if self.prune else None),
+            ("quantize", self.quantize.train if self.quantize else None),
         ]
 
     def _gate_faults(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Quantization-aware training: it mends what calibration cannot, and ends in plain Q/DQ that both runtimes take."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,16 +8,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mmedge import recipe
-from mmedge.graph.precision import int8_kernels, to_symmetric
+from mmedge import artifact, recipe
+from mmedge.graph.precision import int8_kernels, optimized, to_symmetric
 from mmedge.graph.trainable import TrainableGraph
 from mmedge.measure.quality import predict_graph, predict_module, score
 from mmedge.models.load import contract_of
 from mmedge.progress import Silent
-from mmedge.recipe import Model, Train
+from mmedge.recipe import Model, Quantize, Train
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import quantize
-from mmedge.stages.quantize import ptq
+from mmedge.stages.quantize import calibration, ptq
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
@@ -84,8 +85,8 @@ def trained(finished, dataset, tmp_path_factory):
     teacher = longer(made, context, folder)
     contract, validation = contract_of(teacher), dataset.validation
     graph = rescaled(teacher.file("model.onnx"), folder / "fp32.onnx")
-    rows = quantize.calibration_rows(dataset.train, 40, seed=0)
-    ptq.int8(graph, folder / "ptq.onnx", quantize.calibration_inputs(dataset.train, rows, 0))
+    rows = calibration.calibration_rows(dataset.train, 40, seed=0)
+    ptq.int8(graph, folder / "ptq.onnx", calibration.calibration_inputs(dataset.train, rows, 0))
     train = Train(epochs=8, learning_rate=1e-3, batch_size=16)
     fitted = train_quantized(
         folder / "ptq.onnx", folder / "qat.onnx", teacher, train, replace(context, teacher=teacher)
@@ -133,7 +134,7 @@ def test_the_graph_equals_the_module_that_was_trained(trained, dataset):
 
 def test_onnx_runtime_runs_it_in_8_bits_and_tensorrt_builds_it(trained):
     folder, contract, *_ = trained
-    assert int8_kernels(folder / "qat.onnx", folder)["QLinearConv"] == 4
+    assert int8_kernels(optimized(folder / "qat.onnx"))["QLinearConv"] == 4
     built = tensorrt.build(
         folder / "symmetric.onnx",
         folder / "engine.plan",
@@ -150,3 +151,49 @@ def test_training_without_the_runs_teacher_is_taught_by_the_fp32_parent(finished
     graph = finished.artifact("quantize").file("int8.onnx")
     fitted = train_quantized(graph, tmp_path / "q.onnx", made, Train(epochs=1), alone)
     assert len(fitted.history) == 1 and (tmp_path / "q.onnx").is_file()
+
+
+@pytest.fixture
+def failing(trained, context):
+    """A parent that calibration alone fails on, and a context whose teacher is right."""
+    folder, *_ = trained
+    teacher = artifact.read(folder / "t")
+    shutil.copytree(folder / "t", context.work / "failing")
+    shutil.copy(folder / "fp32.onnx", context.work / "failing" / "model.onnx")
+    return replace(teacher, path=context.work / "failing"), replace(context, teacher=teacher)
+
+
+def settings(**more):
+    train = Train(epochs=4, learning_rate=1e-3, batch_size=16)
+    budget = {"max_drop": 0.25, "max_subset_drop": 0.5, "calibration": 40}
+    return Quantize(candidates=("fp32", "int8"), fallbacks=(), train=train, **budget, **more)
+
+
+def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_path):
+    parent, context = failing
+    made = quantize.quantize(parent, settings(qat="always"), context, tmp_path / "q", "k")
+    rows = {row["precision"]: row for row in made.meta["candidates"]}
+    assert list(rows) == ["fp32", "int8", "int8-qat"]
+    assert not rows["int8"]["kept"] and rows["int8-qat"]["kept"]
+    assert rows["int8-qat"]["int8_kernels"] == rows["int8"]["int8_kernels"]
+    assert rows["int8-qat"]["size_bytes"] == made.file("int8-qat.onnx").stat().st_size
+    assert any(note.startswith("int8-qat: trained from int8, epoch") for note in made.meta["notes"])
+
+
+def test_by_itself_it_trains_only_where_int8_is_faster_and_says_so_else(failing, tmp_path, monkeypatch):
+    parent, context = failing
+    monkeypatch.setattr("mmedge.stages.quantize.trained.NOISE", 1.0)  # no latency is below FP32's by so much
+    made = quantize.quantize(parent, settings(), context, tmp_path / "q", "k")
+    assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8"]
+    assert any(note.startswith("int8-qat was not trained: INT8 takes") for note in made.meta["notes"])
+    asked = quantize.quantize(parent, settings(require="int8"), context, tmp_path / "asked", "k")
+    assert asked.meta["precision"] == "int8-qat" and "misses" not in asked.meta
+
+
+def test_it_does_not_train_where_calibration_was_enough_or_the_recipe_says_never(failing, finished, context, tmp_path):
+    enough = quantize.quantize(
+        finished.artifact("teacher"), settings(qat="auto", require="int8"), context, tmp_path / "a", "k"
+    )
+    never = quantize.quantize(failing[0], settings(qat="never", require="int8"), failing[1], tmp_path / "b", "k")
+    assert not enough.file("int8-qat.onnx").exists() and not never.file("int8-qat.onnx").exists()
+    assert enough.meta["candidates"][1]["kept"] and not never.meta["candidates"][1]["kept"]

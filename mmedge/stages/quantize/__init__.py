@@ -27,6 +27,7 @@ from mmedge.stages.quantize.candidates import (
     outputs_of,
     timer,
 )
+from mmedge.stages.quantize.trained import add_trained
 from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
@@ -52,6 +53,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             elsewhere=any(name != "onnxruntime-cpu" for name in context.recipe.export.targets),
         )
         table = make_and_judge(task, config, folder)
+        table = add_trained(table, task, config, parent, context, folder, notes)
         meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
         meta |= concluded(table, config, folder, notes)
         if calibrated:

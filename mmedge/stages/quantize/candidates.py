@@ -27,7 +27,7 @@ from mmedge.spec import Contract
 from mmedge.stages.quantize import mixed, ptq
 
 # A candidate must beat FP32's median latency by this share to take its place.
-_NOISE = 0.03
+NOISE = 0.03
 # Rows that sensitivity is measured on, for each set of inputs, and the seconds that they may take: a large network gets
 # fewer, but never less than the second figure.
 _ROWS, _FEWEST_ROWS, _PASS_SECONDS = 200, 24, 4.0
@@ -181,7 +181,7 @@ def _fallbacks(task: Task, config: Quantize, graphs: Mapping[str, Path], table: 
     if fallbacks and not task.elsewhere and config.require != "int8":
         timings = task.time({name: graphs[name] for name in ("fp32", "int8")})
         ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms
-        if ratio > 1 - _NOISE:
+        if ratio > 1 - NOISE:
             table.notes.append(f"no variant of int8 was tried: it takes {ratio:.2f} x the time of fp32 here")
             return ()
     return tuple(fallbacks)
@@ -216,7 +216,7 @@ def _make(
         case "int8-weights":
             precision.weights_only(task.graph, target)
         case "int8-mixed":
-            budget = {n: over(scores[n], scores["fp32"], config) for n in graphs if _is_static(n)}
+            budget = {n: over(scores[n], scores["fp32"], config) for n in graphs if is_static(n)}
             if not budget:
                 raise MmedgeError("it starts from an int8 candidate, and there is none")
             base = min(budget, key=lambda n: budget[n])
@@ -242,7 +242,7 @@ def _make(
             table.fusion_points = table.fusion_points or points
 
 
-def _is_static(name: str) -> bool:
+def is_static(name: str) -> bool:
     """Whether a candidate has quantized activations that the search may take back."""
     return precision_of(name) == "int8" and name not in ("int8-weights", "int8-mixed")
 
@@ -290,6 +290,15 @@ def judge(
     return table
 
 
+def with_candidate(name: str, graph: Path, table: Table, task: Task, config: Quantize) -> Table:
+    """The table with one more candidate, that was made elsewhere; all are timed again, in one interleaved run."""
+    known = {
+        row["precision"]: Scored(row["quality_validation"], row["subsets_validation"], row["n"]) for row in table.rows
+    }
+    graphs = {other: graph.with_name(f"{other}.onnx") for other in known} | {name: graph}
+    return replace(table, rows=judge(graphs, task, config, known | {name: task.evaluate(graph)}))
+
+
 def proved(graph: Path) -> dict[str, Any]:
     """``int8_kernels`` and ``int8_layers`` of a Q/DQ graph, from the graph that ONNX Runtime really runs.
 
@@ -326,4 +335,4 @@ def _why(row: dict[str, Any], reference: Scored) -> str:
 def fastest_kept(table: list[dict[str, Any]]) -> dict[str, Any]:
     """The fastest candidate inside the budget; FP32 stays unless another is faster by more than timing noise."""
     best = min((row for row in table if row["kept"]), key=lambda row: row["p50_ms"])
-    return best if best["ratio_to_fp32"] < 1 - _NOISE else next(row for row in table if row["precision"] == "fp32")
+    return best if best["ratio_to_fp32"] < 1 - NOISE else next(row for row in table if row["precision"] == "fp32")

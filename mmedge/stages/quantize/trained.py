@@ -1,0 +1,51 @@
+"""``int8-qat``: training where calibration alone misses the accuracy budget, and where it can pay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmedge.artifact import Artifact
+from mmedge.errors import MmedgeError
+from mmedge.recipe import Quantize
+from mmedge.stages.quantize.candidates import NOISE, Scored, Table, Task, is_static, over, with_candidate
+from mmedge.training.context import Context
+from mmedge.training.qat import train_quantized
+
+NAME = "int8-qat"
+
+
+def add_trained(
+    table: Table, task: Task, config: Quantize, parent: Artifact, context: Context, folder: Path, notes: list[str]
+) -> Table:
+    """The table with ``int8-qat``, trained from the INT8 candidate that loses least, where ``config.qat`` asks for it.
+
+    ``auto`` trains only where every INT8 candidate missed the budget, and INT8 was measured faster than FP32 or is
+    required: training changes no latency.
+    """
+    scores = {r["precision"]: Scored(r["quality_validation"], r["subsets_validation"], r["n"]) for r in table.rows}
+    static = {name: over(scores[name], scores["fp32"], config) for name in scores if is_static(name)}
+    if config.qat == "never" or not static:
+        return table
+    base = min(static, key=lambda name: static[name])
+    if config.qat == "auto":
+        if any(row["kept"] for row in table.rows if row["precision"].startswith("int8")):
+            return table
+        ratio = min(row["ratio_to_fp32"] for row in table.rows if row["precision"] in static)
+        asked = config.require == "int8" or any(o.precision == "int8" for o in context.recipe.export.targets.values())
+        if ratio > 1 - NOISE and not asked:
+            notes.append(f"{NAME} was not trained: INT8 takes {ratio:.2f} x the time of fp32 here, trained or not")
+            return table
+    context.progress.say(f"quantize: training {NAME}, from {base}")
+    graph = folder / f"{NAME}.onnx"
+    try:
+        fitted = train_quantized(folder / f"{base}.onnx", graph, parent, config.train, context)
+    except MmedgeError as error:
+        if type(error) is not MmedgeError:
+            raise
+        table.absent[NAME] = error.what
+        return table
+    notes.append(
+        f"{NAME}: trained from {base}, epoch {fitted.best_epoch} of {config.train.epochs} is kept by validation"
+    )
+    notes += [f"{NAME}: {note}" for note in fitted.notes]
+    return with_candidate(NAME, graph, table, task, config)
