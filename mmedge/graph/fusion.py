@@ -21,7 +21,7 @@ def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, n
 
     Quantizers unify the scales of a Concat's inputs, so that codes can be joined without computing. Each row: the joining
     ``node`` and its ``kind``, the ``branch`` that comes in, its ``scale`` and the ``own_scale`` that its values ask for
-    (the mean of each sample's extreme), the share of the 256 codes between its extremes (``codes``), the share of its
+    (the largest of them), the share of the 256 codes between its extremes (``codes``), the share of its
     values beyond the range (``clipped``), and whether it was kept ``apart``. ``quantized`` is rewritten only then.
     ``inputs``: {input: [1, *shape]} of calibration samples, of which 64 are looked at.
     """
@@ -41,7 +41,8 @@ def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, n
             continue
         lowest, highest = (0, 255) if zero.dtype == np.uint8 else (-128, 127)
         extremes = [float(np.abs(sample).max(initial=0)) for sample in values[source]]
-        own = float(np.mean(extremes)) / highest or float(scale)
+        # The largest, not the mean: what is clipped here costs more than a few codes do.
+        own = float(np.max(extremes)) / highest or float(scale)
         apart = node.op_type == "Concat" and float(scale) / own >= WASTE
         if apart:  # Q and DQ have the one scale in common; another modality's pair has a tensor of its own
             _own_scale(model, wiring, quantize, np.float32(own), numpy_helper)

@@ -6,8 +6,9 @@ A pair is a QuantizeLinear and the DequantizeLinear behind it. A layer is a node
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,12 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What moves or selects values without computing new ones: codes pass through, and quantizers are placed before it.
 _PASSING = (
-    "Reshape",
-    "Flatten",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "Slice",
-    "Split",
-    "MaxPool",
-    "Concat",
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"),
+    *("Slice", "Split", "Gather", "MaxPool", "Concat"),
 )
-# Folded into the quantizer behind it by every runtime.
+# Of these, those through which ONNX Runtime sees the whole quantized tensor.
+_WHOLE = _PASSING[:6]
+# Folded into the quantizer behind it: always the first, and the second where its bounds are those of the codes.
 _FOLDED = ("Relu", "Clip")
 
 
@@ -110,7 +105,7 @@ def layers(model: Any) -> list[Layer]:
     branches = branches_of(model)
     found = []
     for node in wiring.nodes:
-        if node.op_type in (_Q, _DQ, *_PASSING):
+        if node.op_type in (_Q, _DQ, "Shape", *_PASSING):
             continue
         read = [name for name in node.input if wiring.dequantized(name) is not None]
         if not read:
@@ -120,9 +115,12 @@ def layers(model: Any) -> list[Layer]:
         if weight is not None:
             stored = wiring.made_by.get(weight[1].input[0])
             source = stored.input[0] if stored is not None else weight[1].input[0]
-            label, size = _label(source), int(np.prod(wiring.constants[source].dims))
+            label, size = _label(source, node, wiring), int(np.prod(wiring.constants[source].dims))
         found.append(Layer(node.name, node.op_type, label, branches[node.name], size))
-    return found
+    often = Counter(layer.label for layer in found)  # weights that several layers share
+    return [
+        replace(layer, label=f"{layer.label} ({layer.name})") if often[layer.label] > 1 else layer for layer in found
+    ]
 
 
 def branches_of(model: Any) -> dict[str, str]:
@@ -132,11 +130,18 @@ def branches_of(model: Any) -> dict[str, str]:
     return branch_of_nodes(nodes, [value.name for value in model.graph.input if value.name not in constant])
 
 
-def _label(weight: str) -> str:
-    """``encoders.audio.features.0`` of ``q_output_module.encoders.audio.features.0.weight_1``."""
+def _label(weight: str, node: Any, wiring: Wiring) -> str:
+    """``encoders.audio.features.0`` of ``q_output_module.encoders.audio.features.0.weight_1``.
+
+    Weights that the exporter transposed have lost their name; the bias that is added behind has it still.
+    """
     if weight.startswith("q_output_"):  # NNCF numbers them
         weight = re.sub(r"_\d+$", "", weight.removeprefix("q_output_"))
-    return weight.removeprefix("module.").removesuffix(".weight")
+    named_ = [weight, *list(node.input)[2:]]
+    for reader in wiring.readers.get(node.output[0], []):
+        named_ += [name for name in reader.input if reader.op_type == "Add" and name in wiring.constants]
+    best = next((name for name in named_ if "." in name), weight)
+    return best.removeprefix("module.").removesuffix(".weight").removesuffix(".bias")
 
 
 def named(wanted: Sequence[str], known: Iterable[Layer], *, where: str) -> list[str]:
@@ -180,7 +185,8 @@ def restored(model: Any, reference: Any, names: Collection[str]) -> Any:
     moved: dict[str, str] = {}
     for node in wiring.nodes:
         nodes.append(node)
-        if node.name not in names or node.op_type in (_Q, _DQ):
+        # The shape of a tensor is the same before its pair.
+        if node.op_type in (_Q, _DQ) or (node.name not in names and node.op_type != "Shape"):
             continue
         added: list[Any] = []
         weight = wiring.weight(node)
@@ -299,7 +305,7 @@ class Proof:
     unexplained: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        return {"asked": self.asked, "int8": self.int8, "float_layers": self.float_layers}
+        return {**asdict(self), "unexplained": list(self.unexplained)}
 
 
 def prove(graph: Path, optimized: Any) -> Proof:
@@ -331,17 +337,16 @@ def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return f"ONNX Runtime has no 8-bit {node.op_type}"
     data = wiring.made_by.get(node.input[1 - weight] if node.op_type == "MatMul" else node.input[0])
-    while data is not None and data.op_type in _PASSING and data.op_type != "Concat":
+    while data is not None and data.op_type in _WHOLE:
         data = wiring.made_by.get(data.input[0])
     if data is None or data.op_type != _DQ:
-        return (
-            "its input joins tensors of several scales"
-            if data is not None and data.op_type == "Concat"
-            else ("its input is not quantized")
-        )
+        if data is not None and data.op_type == "Concat":
+            return "its input joins tensors of several scales"
+        return "its input is not quantized, or not as a whole"
     after = wiring.readers.get(node.output[0], [])
+    clipped = len(after) == 1 and after[0].op_type == "Clip"
     while len(after) == 1 and after[0].op_type in (*_FOLDED, "Add" if node.op_type == "MatMul" else "Relu"):
         after = wiring.readers.get(after[0].output[0], [])
     if not after or any(reader.op_type != _Q for reader in after):
         return "its output stays float"
-    return None
+    return "its Clip is not folded into the quantizer behind it" if clipped else None

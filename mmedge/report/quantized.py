@@ -28,7 +28,7 @@ def sensitivity(measured: dict[str, Any]) -> str:
     axes.set_xlim(left=_LEAST)
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("error of the outputs where it alone is INT8, share of their power (hollow: taken back to FP32)")
+    axes.set_xlabel("error of the outputs, it alone in INT8 (hollow: taken back to FP32)")
     for branch, colour in colours.items():
         axes.barh(0, 0, color=colour, label=branch)
     axes.legend(frameon=False, fontsize=9, loc="best")

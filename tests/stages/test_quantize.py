@@ -270,6 +270,18 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
         Quantize(candidates=("fp32", "fp16"), require="int8")
 
 
+def test_a_taken_graph_with_a_layer_that_runs_in_float_for_no_reason_is_a_mismatch_with_exit_5(graphs, tmp_path):
+    proof = qdq.prove(graphs[0], onnx.load(graphs[0]))  # as if the runtime fused nothing
+    taken = row("int8", 0.5) | {"quality_validation": 0.9, "why": "", "int8_layers": proof.record()}
+    table = candidates.Table(rows=[row("fp32", 1.0) | {"quality_validation": 0.9, "why": ""}, taken])
+    with pytest.raises(MismatchError, match=r"ignore: \[encoders\.image\.features\.0") as raised:
+        quantize.concluded(table, Quantize(), tmp_path, [])
+    assert raised.value.exit_code == 5
+    table.rows[1]["kept"] = False  # what is not taken need not be what it says
+    (tmp_path / "fp32.onnx").write_text("fp32")
+    assert quantize.concluded(table, Quantize(), tmp_path, [])["precision"] == "fp32"
+
+
 def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tmp_path):
     """Positive values alone go on: NonZero gives as many rows as there are, and for some samples none."""
     random = np.random.default_rng(1)
@@ -301,7 +313,7 @@ def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tm
     ptq.int8(path, tmp_path / "q.onnx", inputs, "int8-extremes")
     assert {layer.label for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"w", "v"}
     kernels = candidates.proved(tmp_path / "q.onnx")
-    assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized"}
+    assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized, or not as a whole"}
     for sample in inputs:
         a, b = (onnxruntime_cpu.session(file)(sample)["y"] for file in (path, tmp_path / "q.onnx"))
         if a.shape == b.shape:  # a value near zero may round to it

@@ -21,6 +21,7 @@ from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
     Task,
+    check_proof,
     evaluator,
     fastest_kept,
     make_and_judge,
@@ -87,7 +88,7 @@ def calibrate(
 def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> dict[str, Any]:
     """Write ``model.onnx`` and return what the artifact says of the candidates.
 
-    Where a precision is required and none of it is inside the budget, the one that loses least is taken, and ``misses``
+    Raises MismatchError where the taken graph's INT8 layers run in float. Where a precision is required and none of it is inside the budget, the one that loses least is taken, and ``misses``
     holds the gate that it failed.
     """
     fastest = fastest_kept(table.rows)
@@ -112,6 +113,7 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
             notes.append(
                 f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest['precision']}"
             )
+    check_proof(fastest)
     shutil.copyfile(folder / f"{fastest['precision']}.onnx", folder / GRAPH)
     if fastest["precision"] == "fp32":
         notes.append("fp32, the parent's precision, is kept: no candidate is faster inside the budget")
