@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmedge import artifact as artifacts
-from mmedge.artifact import Artifact, hash_json
-from mmedge.conclude import Outcome, Ran, code_hash, conclude
+from mmedge.artifact import Artifact, code_hash, hash_json
+from mmedge.conclude import Outcome, Ran, conclude
 from mmedge.data import samples
 from mmedge.data.source import load_attribute
 from mmedge.errors import MissingDependency, UsageError
+from mmedge.measure.classes import class_map
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress, Silent
-from mmedge.recipe import Recipe, Target
+from mmedge.recipe import Recipe, Target, remember
 from mmedge.runtime.sessions import require_builder
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training import processes
@@ -56,9 +57,10 @@ def run(
     _check_targets(recipe, wanted)
     with processes.main_first():
         dataset = samples.prepare(recipe, out, code=code, progress=progress)
+        remember(recipe, code, out / ".work")
     context = Context(recipe, dataset, out / ".work", code, progress)
     if given:
-        _check_same_data(given, dataset)
+        _check_same_data(given, dataset, recipe)
     ran: list[Ran] = []
     # What lies before the given artifact is not run: of it, the teacher alone is looked for.
     first = recipe.stages.index(given.stage) if given and given.stage in recipe.stages else 0
@@ -106,7 +108,7 @@ def _earlier(stage: str, given: Artifact | None, context: Context, out: Path) ->
             todo=f"run mmedge {_VERBS.get(stage, stage)} first, or name an artifact with --from",
         )
     earlier = artifacts.read(found)
-    _check_same_data(earlier, context.dataset)
+    _check_same_data(earlier, context.dataset, context.recipe)
     return Ran(stage, earlier, "cached", 0.0, given=given is not None)
 
 
@@ -143,7 +145,7 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
 
 def _trains(stage: str, recipe: Recipe) -> bool:
     """Whether the processes that train together share the stage's work."""
-    return stage in ("distill", "prune") or (stage == "teacher" and recipe.teacher.train is not None)
+    return stage in ("distill", "prune") or (stage == "teacher" and recipe.teacher.trained_here)
 
 
 def _key(stage: str, before: list[Ran], context: Context) -> str:
@@ -164,7 +166,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
             ],
             "data": context.dataset.sha256,
             "code": [code_hash(*_CODE, own_code), _user_code(section, context)],
-            "weights": _weights(section),
+            "weights": [digest for part in (section, *also) for digest in _weights(part)],
         }
     )
 
@@ -245,16 +247,23 @@ def _dumped(section: Any) -> Any:
     return section.model_dump(mode="json") if section is not None else None
 
 
-def _user_code(section: Any, context: Context) -> str | None:
-    """Hash of the file that a user's factory comes from."""
-    factory = getattr(getattr(section, "model", None), "factory", None)
-    file = inspect.getsourcefile(load_attribute(factory, context.code)) if factory else None
-    return artifacts.sha256_of(Path(file)) if file else None
+def _givens(section: Any) -> list[Any]:
+    """The models that a section describes: its own, and those of further teachers."""
+    return [section, *getattr(section, "teachers", ())]
+
+
+def _user_code(section: Any, context: Context) -> list[str]:
+    """Hashes of the files that a user's factories come from."""
+    factories = [getattr(getattr(given, "model", None), "factory", None) for given in _givens(section)]
+    files = [inspect.getsourcefile(load_attribute(factory, context.code)) for factory in factories if factory]
+    return [artifacts.sha256_of(Path(file)) for file in files if file]
 
 
 def _weights(section: Any) -> list[str]:
     """Hashes of the model files that a section names."""
-    named = [getattr(getattr(section, "model", None), "weights", None), getattr(section, "onnx", None)]
+    named: list[Path] = []
+    for given in _givens(section):
+        named += getattr(given, "files", [getattr(getattr(given, "model", None), "weights", None)])
     return [artifacts.sha256_of(path) for path in named if path and path.is_file()]
 
 
@@ -265,11 +274,19 @@ def _check_targets(recipe: Recipe, wanted: list[str]) -> None:
             require_builder(name)
 
 
-def _check_same_data(given: Artifact, dataset: samples.Dataset) -> None:
-    """An artifact belongs to the recipe where its classes and preprocessing are the data's."""
+def _check_same_data(given: Artifact, dataset: samples.Dataset, recipe: Recipe) -> None:
+    """An artifact belongs to the recipe where its classes and preprocessing are the data's.
+
+    A teacher that only teaches may have its own: of its classes the recipe says what they mean.
+    """
     if "contract" not in given.meta:
         raise UsageError(f"an artifact of stage {given.stage!r} cannot be gone on from", where=str(given.path))
     theirs, ours = contract_of(given), dataset.contract
+    if given.stage == "teacher" and recipe.distill is not None and theirs.task == ours.task:
+        where = f"teacher.classes, of {given.path}"
+        class_map(theirs.labels, ours.labels, recipe.teacher.classes, where, task=ours.task)
+        samples.check_read(ours.modalities, theirs.modalities)
+        return
     differing = [name for name, spec in theirs.modalities.items() if ours.modalities.get(name) != spec]
     if theirs.task != ours.task or theirs.labels != ours.labels or differing:
         what = f"the modality {differing[0]!r}" if differing else "the classes"

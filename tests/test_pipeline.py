@@ -109,8 +109,8 @@ def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tm
 def test_an_artifact_of_another_recipe_is_refused_with_exit_2(finished, values, tmp_path):
     values["data"]["modalities"]["audio"]["mels"] = 12
     with pytest.raises(UsageError, match="another recipe.*'audio'") as raised:
-        pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "teacher")
-    assert raised.value.exit_code == 2 and "teacher" in str(raised.value)
+        pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "distill")
+    assert raised.value.exit_code == 2 and "distill" in str(raised.value)
 
 
 @pytest.mark.parametrize("stage", ["bundle", "export-onnxruntime-cpu"])

@@ -3,11 +3,25 @@
 from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
+from mmedge.recipe.origin import recall, remember, shown
 from mmedge.recipe.read import load, parse, with_overrides
-from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Teacher, Train
+from mmedge.recipe.training import (
+    Another,
+    Augment,
+    Controls,
+    Distill,
+    Encoder,
+    Given,
+    Hint,
+    Loss,
+    Model,
+    Teacher,
+    Train,
+)
 from mmedge.recipe.whole import Recipe
 
 __all__ = [
+    "Another",
     "Augment",
     "Candidate",
     "Controls",
@@ -16,6 +30,7 @@ __all__ = [
     "Encoder",
     "Export",
     "Fold",
+    "Given",
     "Hint",
     "Loss",
     "Measure",
@@ -33,5 +48,8 @@ __all__ = [
     "load",
     "parse",
     "precision_of",
+    "recall",
+    "remember",
+    "shown",
     "with_overrides",
 ]

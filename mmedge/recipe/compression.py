@@ -56,21 +56,22 @@ class Quantize(Frozen):
     the extremes of all samples; ``-percentile`` the mean of each sample's outermost 0.01 %; ``-histogram`` the range of
     least error; ``-narrow`` weights of 7 bits, which do not saturate on CPUs without VNNI; ``-bias`` corrects biases layer
     by layer instead of at once; ``-smooth`` is SmoothQuant, for transformers; ``-weights`` quantizes weights alone;
-    ``-mixed`` takes the most sensitive layers of the best of them back to FP32 until the budget holds. ``fallbacks`` are
+    ``-mixed`` takes layers that the runtime computes in float anyway back to FP32, and of the others the most sensitive until
+    the budget holds. ``fallbacks`` are
     tried in order while no INT8 candidate is inside the budget. ``search_seconds`` bounds the search for ``-mixed``.
 
     ``require``: the precision that the result must have; where no candidate of it is inside the budget, the best is kept
     and the run ends with exit code 3.
     """
 
-    candidates: tuple[Candidate, ...] = ("fp32", "fp16", "int8")
+    candidates: tuple[Candidate, ...] = ("fp32", "fp16", "int8", "int8-mixed")
     fallbacks: tuple[Candidate, ...] = ("int8-narrow", "int8-extremes", "int8-percentile", "int8-smooth", "int8-mixed")
     max_drop: float = Field(0.01, ge=0)
     max_subset_drop: float = Field(0.02, ge=0)
     calibration: int | None = Field(None, ge=1)
     ignore: tuple[str, ...] = ()
     require: Precision | None = None
-    search_seconds: float = Field(240.0, gt=0)
+    search_seconds: float = Field(120.0, gt=0)
 
     @model_validator(mode="after")
     def _required_is_made(self) -> Quantize:

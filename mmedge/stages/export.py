@@ -11,7 +11,7 @@ import numpy as np
 from mmedge.artifact import Artifact, creating, read, sha256_of
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
-from mmedge.graph import cut
+from mmedge.graph import cut, qdq
 from mmedge.graph import precision as precisions
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.export import Agreement, compare
@@ -43,7 +43,7 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
     with creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta):
         context.progress.say(f"export: building for {name}")
         meta |= {
-            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe", "code")},
+            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
             "target": name,
         }
         notes: list[str] = []
@@ -182,6 +182,8 @@ def _build(
             folder / GRAPH, folder / ENGINE, target=name, shapes=tensorrt.input_shapes(contract), options=options
         ) | {"file": ENGINE, "files": [ENGINE]}
         tensorrt.check_precision(built, chosen, name)
+        if chosen == "int8":
+            _check_int8_layers(folder / GRAPH, built["int8_layers"], name)
     else:
         return None
     return built | {
@@ -189,6 +191,20 @@ def _build(
         "graph_sha256": sha256_of(folder / GRAPH),
         "preprocessing_sha256": preprocessing_sha256(contract),
     }
+
+
+def _check_int8_layers(graph: Path, built: list[str], name: str) -> None:
+    """Raise MismatchError where the network that was built has a layer in float that the graph has in INT8."""
+    import onnx
+
+    asked = {layer.name: layer.label for layer in qdq.layers(onnx.load(graph)) if layer.kind in qdq.WEIGHTED}
+    missing = [label for node, label in asked.items() if node not in built]
+    if missing:
+        raise MismatchError(
+            f"{len(missing)} of {len(asked)} layers that the graph has in INT8 are float in the {name} network: {', '.join(missing[:8])}",
+            where=str(graph),
+            todo=f"declare them: quantize.ignore: [{', '.join(missing[:8])}]",
+        )
 
 
 def _reference(parent: Artifact) -> Path:

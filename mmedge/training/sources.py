@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.artifact import hash_json
+from mmedge.data.answers import Answers, no_common_sample
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.measure.classes import ClassMap
 from mmedge.recipe import Augment, Hint
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
@@ -159,6 +161,51 @@ class GraphSource:
         logits = self._run({**feed, "present": self._shown.present(index).numpy()})[self._contract.output]
         self._shown.finite([logits], index, self._who)
         return Answer(logits.astype(np.float32), np.ones(len(index), bool))
+
+
+class AnswersSource:
+    """Outputs that were computed elsewhere, found by the sample's id: the same for every augmented view."""
+
+    fixed = True
+    columns: np.ndarray | None = None
+
+    def __init__(self, answers: Answers, ids: Sequence[str], hints: Sequence[Hint], *, key: str, split: str) -> None:
+        no_hints(hints, "a file of outputs")
+        self.key = key
+        self._logits, self._rows = answers.logits, answers.rows(ids)
+        answered = int((self._rows >= 0).sum())
+        if not answered:
+            raise no_common_sample(answers, ids, split)
+        self.notes: tuple[str, ...] = (
+            "answers from a file: all augmented views of a sample are taught by its one answer",
+        )
+        if answered < len(ids):
+            self.notes += (
+                f"the file has {answered} of the {len(ids)} {split} samples; the others learn from their labels alone",
+            )
+
+    def answer(self, index: np.ndarray, view: int) -> Answer:
+        rows = self._rows[index]
+        return Answer(np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0)), rows >= 0)
+
+
+class MappedSource:
+    """A teacher with classes of its own: its answers as probabilities of those of the data's classes that it knows.
+
+    Samples of which it gives more than half to classes that the data does not have are not taught by it.
+    """
+
+    def __init__(self, source: Source, classes: ClassMap) -> None:
+        self._source, self._classes = source, classes
+        self.key = hash_json([source.key, classes.theirs, classes.ours, classes.to])
+        self.fixed, self.notes = source.fixed, (*source.notes, classes.said())
+        whole = len(classes.columns) == len(classes.ours)
+        self.columns: np.ndarray | None = None if whole else classes.columns
+
+    def answer(self, index: np.ndarray, view: int) -> Answer:
+        theirs = self._source.answer(index, view)
+        logits, kept = self._classes.known(theirs.logits)
+        return replace(theirs, logits=logits, taught=theirs.taught & (kept >= 0.5))
 
 
 def no_hints(hints: Sequence[Hint], who: str) -> None:

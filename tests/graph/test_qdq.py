@@ -4,10 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
-from mmedge.errors import UsageError
+from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import precision, qdq
 from mmedge.models.load import contract_of
-from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
+from mmedge.stages import export
 
 
 @pytest.fixture
@@ -50,6 +51,27 @@ def test_a_layer_taken_back_costs_its_neighbours_no_8_bit_kernel(models, tmp_pat
         proof = qdq.prove(tmp_path / "part.onnx", precision.optimized(tmp_path / "part.onnx"))
         assert proof.asked == whole.asked - 1 and not proof.unexplained
         assert proof.int8 == whole.int8 - (layer.label not in whole.float_layers)
+
+
+def test_tensorrt_builds_in_int8_just_the_layers_that_are_left(models, finished, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    quantized, fp32 = models
+    audio = [layer.name for layer in qdq.layers(quantized) if layer.branch == "audio"]
+    onnx.save(qdq.restored(quantized, fp32, audio), tmp_path / "part.onnx")
+    precision.to_symmetric(tmp_path / "part.onnx", tmp_path / "symmetric.onnx")
+    built = tensorrt.build(
+        tmp_path / "symmetric.onnx",
+        tmp_path / "engine.plan",
+        target="tensorrt-rtx",
+        shapes=tensorrt.input_shapes(contract_of(finished.artifact("prune"))),
+        options=tensorrt.Options(),
+    )
+    assert sorted(built["int8_layers"]) == sorted({layer.name for layer in qdq.layers(quantized)} - set(audio))
+    with pytest.raises(
+        MismatchError, match=rf"{len(audio)} of .* layers that the graph has in INT8 are float"
+    ) as raised:
+        export._check_int8_layers(finished.out / "quantize" / "int8.onnx", built["int8_layers"], "tensorrt-rtx")
+    assert raised.value.exit_code == 5
 
 
 def test_a_runtime_that_fuses_nothing_is_seen(models, tmp_path):

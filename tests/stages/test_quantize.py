@@ -22,7 +22,9 @@ from mmedge.stages.quantize.calibration import calibration_inputs, calibration_r
 def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finished):
     made = finished.artifact("quantize")
     table = {row["precision"]: row for row in made.meta["candidates"]}
-    assert list(table) == ["fp32", "fp16", "int8"]
+    assert list(table) == ["fp32", "fp16", "int8", "int8-mixed"]
+    assert table["int8-mixed"]["int8_layers"]["int8"] == table["int8-mixed"]["int8_layers"]["asked"] > 0
+    assert 0 <= table["int8"]["saturation"] < 1
     assert table["fp32"]["ratio_to_fp32"] == 1 and table["int8"]["int8_kernels"]
     for name, row in table.items():
         assert row["kept"] and row["why"].startswith("kept: loses")
@@ -109,7 +111,8 @@ def scaled(graph: Path, source: str, factor: float, target: Path) -> Path:
 
 @pytest.fixture
 def outputs(finished, context):
-    made = candidates.outputs_of(contract_of(finished.artifact("prune")), context.dataset.validation)
+    made = finished.artifact("prune")
+    made = candidates.outputs_of(made.file("model.onnx"), contract_of(made), context.dataset.validation)
     return lambda graph: made(graph, True)
 
 
@@ -145,7 +148,9 @@ def test_the_layer_that_quantization_breaks_goes_back_to_fp32_and_the_others_sta
 
 def test_a_search_that_finds_nothing_writes_nothing_and_says_why(graphs, outputs, tmp_path):
     found = searched(*graphs, outputs, tmp_path, most=-1.0)
-    assert not found["found"] and found["said"] == "only FP32 holds it" and not (tmp_path / "mixed.onnx").exists()
+    assert (
+        not found["found"] and found["said"] == "only FP32 holds the budget" and not (tmp_path / "mixed.onnx").exists()
+    )
     late = searched(*graphs, outputs, tmp_path / "late", seconds=1e-9)
     assert not late["found"] and "the time of 1e-09 s ended first" in late["said"]
 

@@ -27,8 +27,10 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
         raise MmedgeError(f"{name} has no tokenizer yet: it is fitted on the training split")
     try:
         ids = _tokenizer(spec.fitted, spec.length).encode(value).ids
-    except UnicodeEncodeError as error:
-        raise MmedgeError(f"{name} is not valid Unicode: {error.reason}") from error
+    except (UnicodeEncodeError, TypeError) as error:  # which one, depends on the version of tokenizers
+        raise MmedgeError(
+            f"{name} is not valid Unicode: it holds half a surrogate pair", todo="decode it with errors='replace'"
+        ) from error
     if not ids:
         raise MmedgeError(f"{name} has no token: it is empty or only blanks")
     out = np.full(spec.length, spec.pad, np.int64)
@@ -67,7 +69,9 @@ def _taken(spec: TextSpec) -> TextSpec:
     named = [tokenizer.token_to_id(token) for token in (PAD, "<pad>", "<|pad|>", "<PAD>")]
     pad = padding["pad_id"] if padding else next((index for index in named if index is not None), spec.pad)
     tokens = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return spec.model_copy(update={"fitted": _compact(tokenizer.to_str()), "tokens": tokens, "pad": pad})
+    # The tokenizer itself travels; where it was read from is nobody's business.
+    taken = {"fitted": _compact(tokenizer.to_str()), "tokens": tokens, "pad": pad, "tokenizer_file": None}
+    return spec.model_copy(update=taken)
 
 
 def _trained(spec: TextSpec, texts: list[str]) -> Any:

@@ -86,6 +86,7 @@ def build(
         "version": trt.__version__,
         "layers": network.num_layers,
         "weight_types": _weight_types(network),
+        "int8_layers": _int8_layers(network),
         "batch": [options.batch[0], options.batch[2]],
         "profiles": profiles,
         "version_compatible": options.version_compatible,
@@ -197,6 +198,36 @@ def _weight_types(network: Any) -> dict[str, int]:
             name = str(layer.get_output(position).dtype).rsplit(".", 1)[-1].lower()
             counts[name] = counts.get(name, 0) + 1
     return counts
+
+
+def _int8_layers(network: Any) -> list[str]:
+    """Names of the convolutions and products whose data and weights are both dequantized: the builder runs them in INT8.
+
+    Which kernels it then took, an engine tells only where it can be loaded: on a GPU.
+    """
+    made_by = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for position in range(layer.num_outputs):
+            made_by[layer.get_output(position).name] = layer
+
+    def dequantized(tensor: Any) -> bool:
+        layer = made_by.get(tensor.name) if tensor is not None else None
+        if layer is None:
+            return False
+        kind = str(layer.type).rsplit(".", 1)[-1]
+        if kind in ("SHUFFLE", "CONCATENATION", "SLICE", "POOLING"):
+            return all(dequantized(layer.get_input(i)) for i in range(layer.num_inputs if kind[0] == "C" else 1))
+        return kind == "DEQUANTIZE"
+
+    found = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        kind = str(layer.type).rsplit(".", 1)[-1]
+        weighted = kind in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY") and layer.num_inputs > 1
+        if weighted and dequantized(layer.get_input(0)) and dequantized(layer.get_input(1)):
+            found.append(layer.name)
+    return found
 
 
 def check_precision(built: Mapping[str, Any], precision: str, target: str) -> None:

@@ -45,14 +45,14 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             graph=parent.file(GRAPH),
             calibration=inputs,
             evaluate=evaluator(contract, validation),
-            outputs=outputs_of(contract, validation),
+            outputs=outputs_of(parent.file(GRAPH), contract, validation),
             time=timer(validation, context.recipe.measure, context.progress),
             progress=context.progress,
             work=context.work,
             elsewhere=any(name != "onnxruntime-cpu" for name in context.recipe.export.targets),
         )
         table = make_and_judge(task, config, folder)
-        meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe", "code")}
+        meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
         meta |= concluded(table, config, folder, notes)
         if calibrated:
             meta["calibration"] = calibrated

@@ -61,14 +61,15 @@ def search(
     First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back to
     FP32 from the worst on, and bisection finds how many must: ``overshoot(graph) <= 0`` is inside the budget. Layers that
     the runtime computes in float anyway go back first, since they gain nothing. ``found`` is False, and nothing written,
-    where only FP32 holds the budget or the time ended first. What was measured stands in ``cache`` and is not measured
+    where only FP32 holds the budget, the graph holds it as it is, or the time ended first. What was measured stands in ``cache`` and is not measured
     again by the next call.
     """
     import onnx
 
     began = time.monotonic()
     model, float_model = onnx.load(quantized), onnx.load(reference)
-    known = _Known(cache, [sha256_of(quantized), sha256_of(reference)])
+    expected = outputs(reference)
+    known = _Known(cache, [sha256_of(quantized), sha256_of(reference), str(expected.shape)])
     layers = qdq.layers(model)
     floating = qdq.prove(quantized, precision.optimized(quantized)).float_layers
     free = [layer.name for layer in layers if layer.label in floating]
@@ -82,7 +83,6 @@ def search(
 
         return known.get([kind, sorted(back)], compute)
 
-    expected = outputs(reference)
     every = [layer.name for layer in layers]
 
     def error(names: Collection[str]) -> float:
@@ -121,14 +121,14 @@ def search(
             high = middle
         else:
             low = middle
-    ended = time.monotonic() - began > seconds and high - low > 1
-    found = high < len(groups)
+    ended = high - low > 1
+    found = high < len(groups) and bool(back(high))
     if found:
         onnx.save(qdq.restored(model, float_model, back(high)), target)
     taken = set(back(high)) if found else set()
     return {
         "found": found,
-        "said": f"the time of {seconds:g} s ended first" if ended else "only FP32 holds it",
+        "said": _said(ended, found, high, seconds),
         "groups": [
             {
                 "label": group.label,
@@ -146,6 +146,14 @@ def search(
         "evaluations": known.computed,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _said(ended: bool, found: bool, back: int, seconds: float) -> str:
+    if ended:
+        return f"the time of {seconds:g} s ended first"
+    if not found:
+        return "no layer need go back" if back == 0 else "only FP32 holds the budget"
+    return "inside the budget"
 
 
 def grouped(layers: Sequence[Layer], most: int) -> list[Group]:
