@@ -126,8 +126,9 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
             return Ran(stage, None, "skipped", 0.0, missing)
     key = _key(stage, before, context)
     target = out / stage
-    cached = artifacts.unchanged(target, key, context.progress.say)
-    if cached:
+    cached = artifacts.unchanged(target, key, context.progress.say) if processes.is_main() else None
+    if processes.of_main(lambda: cached is not None):
+        cached = cached or artifacts.read(target)
         context.progress.say(f"{stage}: unchanged, taken from {target}")
         return Ran(stage, cached, "cached", 0.0)
     started = time.monotonic()
