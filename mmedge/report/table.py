@@ -16,6 +16,9 @@ def print_report(report: dict[str, Any]) -> None:
     table = _table(report, subsets, wide=True)
     console, fits = console_for(table)
     console.print(table if fits else _table(report, subsets, wide=False))
+    for stage in report["stages"]:
+        if "decision" in stage:
+            console.print(f"{stage['stage']}: {stage['decision']['said']}")
     for control in report["controls"]:
         low, high = control["gain_ci95"]
         console.print(

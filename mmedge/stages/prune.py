@@ -15,7 +15,7 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.graph.trace import example
 from mmedge.measure.cost import macs
 from mmedge.models import load
-from mmedge.recipe import Distill, Model, Prune
+from mmedge.recipe import Distill, Loss, Model, Prune
 from mmedge.spec import Contract
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
@@ -35,12 +35,18 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     history = remove_channels(module, contract, config, context.progress.say)
     history = load.history_of(parent) + history
     teaching = context.recipe.distill or Distill()
+    if "loss" in parent.meta:  # the one that distillation settled on
+        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
     samples, validation = (
         taught_samples(teaching, context, contract),
         context.dataset.validation.only(tuple(contract.modalities)),
     )
     torch.manual_seed(context.recipe.seed)
-    taught = context.teacher is not None and context.teacher.sha256 != parent.sha256
+    taught = (
+        context.teacher is not None
+        and context.teacher.sha256 != parent.sha256
+        and parent.meta.get("decision", {}).get("kept") != "control"  # the student does better without
+    )
     notes: tuple[str, ...] = ()
     if taught:
         teacher = teacher_for(teaching, context, config.train)
