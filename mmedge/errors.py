@@ -56,6 +56,12 @@ class Interrupted(MmedgeError):
     exit_code = 130
 
 
+class PeerEnded(MmedgeError):
+    """Another of the processes that train together has ended, and told why. Never a command's own exit code: see cli.launch."""
+
+    exit_code = 75
+
+
 @dataclass(frozen=True)
 class Fault:
     """One finding of ``mmedge check``: what, where (file, row from 1, column, module), and what to do. Errors stop a run,

@@ -17,10 +17,11 @@ from mmedge.data.source import load_attribute
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
 from mmedge.models.load import contract_of
-from mmedge.progress import Progress
+from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, Target, remember
 from mmedge.runtime.sessions import require_builder
 from mmedge.stages import distill, export, prune, quantize, train
+from mmedge.training import processes
 from mmedge.training.context import Context
 
 # What a stage's outcome may depend on, beside its own file.
@@ -43,16 +44,20 @@ def run(
     """Run a recipe's stages into ``out``, or ``only`` the one of that name (``export``: all exports), then report.
 
     ``start`` is an artifact to begin from instead of the stages that lead to it. ``code`` is where the recipe's own
-    modules are imported from. Raises MmedgeError and its kinds; an interrupted call goes on where it stopped.
+    modules are imported from. Raises MmedgeError and its kinds; an interrupted call goes on where it stopped. Of several
+    processes that train together (``training.processes``) all train, the main one does the rest and has the report.
     """
+    processes.start()
+    progress = progress if processes.is_main() else Silent()
     wanted = [stage for stage in recipe.stages if only is None or stage.partition("-")[0] == only]
     if not wanted:
         raise UsageError(f"the recipe has no section {only!r}", todo=f"it has {', '.join(recipe.stages)}")
     given = artifacts.read(start) if start else None
     chain = _chain(recipe, wanted, given)
     _check_targets(recipe, wanted)
-    dataset = samples.prepare(recipe, out, code=code, progress=progress)
-    remember(recipe, code, out / ".work")
+    with processes.main_first():
+        dataset = samples.prepare(recipe, out, code=code, progress=progress)
+        remember(recipe, code, out / ".work")
     context = Context(recipe, dataset, out / ".work", code, progress)
     if given:
         _check_same_data(given, dataset, recipe)
@@ -64,6 +69,9 @@ def run(
             ran.append(_run_stage(stage, ran, given, context, out))
         else:
             ran.append(_earlier(stage, given, context, out))
+    processes.finish()
+    if not processes.is_main():
+        return Outcome({}, 0)
     ran = [done for done in ran if done.artifact or done.stage in wanted]
     return conclude(recipe, dataset, ran if given else _still_valid(ran, context, out), context, out)
 
@@ -118,15 +126,27 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
             return Ran(stage, None, "skipped", 0.0, missing)
     key = _key(stage, before, context)
     target = out / stage
-    cached = artifacts.unchanged(target, key, context.progress.say)
-    if cached:
+    cached = artifacts.unchanged(target, key, context.progress.say) if processes.is_main() else None
+    if processes.of_main(lambda: cached is not None):
+        cached = cached or artifacts.read(target)
         context.progress.say(f"{stage}: unchanged, taken from {target}")
         return Ran(stage, cached, "cached", 0.0)
     started = time.monotonic()
     context = replace(context, work=out / ".work" / f"{stage}-{key[:16]}", teacher=_teacher(before))
-    made = _call(stage, _parent(before), context, target, key)
-    shutil.rmtree(context.work, ignore_errors=True)  # only an interrupted stage needs it
+    if _trains(stage, recipe):
+        made = _call(stage, _parent(before), context, target, key)
+    else:
+        with processes.main_first(), processes.alone():  # the others read what it wrote
+            parent = _parent(before)
+            made = _call(stage, parent, context, target, key) if processes.is_main() else artifacts.read(target)
+    if processes.is_main():
+        shutil.rmtree(context.work, ignore_errors=True)  # only an interrupted stage needs it
     return Ran(stage, made, "ran", time.monotonic() - started)
+
+
+def _trains(stage: str, recipe: Recipe) -> bool:
+    """Whether the processes that train together share the stage's work."""
+    return stage in ("distill", "prune") or (stage == "teacher" and recipe.teacher.trained_here)
 
 
 def _key(stage: str, before: list[Ran], context: Context) -> str:

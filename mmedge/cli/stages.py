@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.launch import devices_option, launch
+from mmedge.progress import Silent
+from mmedge.training import processes
 
 
 def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
@@ -19,8 +23,18 @@ def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.C
     @out_option()
     @start_option
     @set_option
+    @devices_option
     @framed
-    def command(recipe: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
+    def command(
+        recipe: Path,
+        out: Path | None,
+        start: Path | None,
+        overrides: tuple[str, ...],
+        devices: int,
+        as_json: bool,
+    ) -> int:
+        if devices > 1 and not processes.launched():
+            return launch(devices)
         return run_stages(recipe, out, start, overrides, only, as_json)[0]
 
     return command
@@ -32,13 +46,15 @@ def run_stages(
     """Run a recipe's stages and show the report; returns the exit code and the folder that was written to."""
     recipe, code, start = _recipe(path, overrides, start)
     out = out or Path("runs") / recipe.name
-    with progress() as shown:
+    with progress() if processes.is_main() else nullcontext(Silent()) as shown:
         # The stages import torch; it is told before, since it takes seconds.
         shown.say(f"mmedge: {recipe.name} into {out}")
         from mmedge import pipeline
         from mmedge.report.html import write_html
 
         outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only)
+        if not processes.is_main():
+            return outcome.exit_code, out
         write_html(outcome.report, out / "report.html")
     from mmedge.report.table import print_report
 

@@ -14,6 +14,7 @@ from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.recipe import Teacher
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
+from mmedge.training import processes
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import supervised
@@ -24,7 +25,8 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
     """Train the teacher on all labels, or take it as it is. ``parent`` is None: it is the root of the run."""
     if config.outputs is not None:
         return _answers(config, config.outputs, context, target, key)
-    context = context.shown_to(config)
+    with processes.main_first():
+        context = context.shown_to(config)
     contract = context.contract(config.model)
     if config.classes and not config.trained_here:
         contract = contract.model_copy(update={"labels": tuple(config.classes)})

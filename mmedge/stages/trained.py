@@ -19,6 +19,7 @@ from mmedge.models import load
 from mmedge.recipe import Model, shown
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
+from mmedge.training import processes
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted
 from mmedge.training.log import CSV, csv_of
@@ -44,7 +45,13 @@ def write_trained(
     more: dict[str, Any] | None = None,
     write: Callable[[Path], None] = lambda folder: None,
 ) -> Artifact:
-    """Write the artifact of a trained model; its ``model.onnx`` is proved equal to the module on validation samples."""
+    """Write the artifact of a trained model; its ``model.onnx`` is proved equal to the module on validation samples.
+
+    Of several processes the main one writes, and all read it.
+    """
+    if not processes.is_main():
+        processes.wait()
+        return read(target)
     with creating(target, stage=stage, key=key, parent=parent.sha256 if parent else None) as (folder, meta):
         context.progress.say(f"{stage}: exporting the graph and comparing it with torch")
         load.save(module, folder, history or [])
@@ -63,6 +70,7 @@ def write_trained(
             **provenance(contract, context),
             **(more or {}),
         }
+    processes.wait()
     return read(target)
 
 

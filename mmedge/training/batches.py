@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -38,24 +38,6 @@ class Batch:
         """How often each sample is answered: k."""
         return self.present.shape[1] if self.present.dim() == 3 else 1
 
-    def split(self, parts: int) -> list[Batch]:
-        """The batch in ``parts`` parts of sizes as equal as can be; the mean of their losses, by ``share``, is the batch's."""
-        if parts == 1:
-            return [self]
-        bounds = np.linspace(0, len(self.index), parts + 1).round().astype(int)
-        return [self._rows(slice(start, end)) for start, end in pairwise(bounds.tolist())]
-
-    def _rows(self, rows: slice) -> Batch:
-        return replace(
-            self,
-            index=self.index[rows],
-            inputs={name: x[rows] for name, x in self.inputs.items()},
-            present=self.present[rows],
-            targets=self.targets[rows],
-            weights=None if self.weights is None else self.weights[rows],
-            share=self.share * (rows.stop - rows.start) / len(self.index),
-        )
-
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""
         inputs = {name: x.to(device) for name, x in self.inputs.items()}
@@ -70,9 +52,21 @@ def steps_per_epoch(samples: Samples, train: Train) -> int:
 
 
 def batches(
-    samples: Samples, train: Train, *, seed: int, view_seed: int, epoch: int, usable: np.ndarray
+    samples: Samples,
+    train: Train,
+    *,
+    seed: int,
+    view_seed: int,
+    epoch: int,
+    usable: np.ndarray,
+    rank: int = 0,
+    count: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other, unless ``sampling`` is balanced."""
+    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other, unless ``sampling`` is balanced.
+
+    Each comes in ``train.accumulate`` parts, one after another, and of each part come the rows of process ``rank`` of
+    ``count``: batch norm over all processes sees the same samples together as in one process.
+    """
     rng = np.random.default_rng([seed, epoch])
     size = min(train.batch_size, len(samples))
     steps = steps_per_epoch(samples, train)
@@ -83,22 +77,35 @@ def batches(
         order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
     weights = class_weights(samples.targets) if train.class_weights == "balanced" else None
     view = epoch % train.views
-    for index in order.reshape(steps, size):
-        inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
-        available = samples.present[index]
+    own = [
+        _part(part, count, rank)
+        for part in (_part(slice(0, size), train.accumulate, n) for n in range(train.accumulate))
+    ]
+    for whole in order.reshape(steps, size):
+        available = samples.present[whole]
         if train.modality_dropout == "every":
             present = every_side(available, rng)
         else:
             present = drop_modalities(available, train.modality_dropout, rng)
-        yield Batch(
-            index,
-            view,
-            inputs,
-            torch.from_numpy(present),
-            torch.from_numpy(samples.targets[index]),
-            None if weights is None else torch.from_numpy(weights[index]),
-            epoch / train.epochs,
-        )
+        for rows in own:
+            index = whole[rows]
+            inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
+            yield Batch(
+                index,
+                view,
+                inputs,
+                torch.from_numpy(present[rows]),
+                torch.from_numpy(samples.targets[index]),
+                None if weights is None else torch.from_numpy(weights[index]),
+                epoch / train.epochs,
+                len(index) / size,
+            )
+
+
+def _part(rows: slice, parts: int, number: int) -> slice:
+    """Part ``number`` of ``rows`` in ``parts`` parts as equal as can be."""
+    bounds = np.linspace(rows.start, rows.stop, parts + 1).round().astype(int).tolist()
+    return slice(bounds[number], bounds[number + 1])
 
 
 def class_weights(targets: np.ndarray) -> np.ndarray:

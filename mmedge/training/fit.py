@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from mmedge.measure.quality import balanced, predict_module, score, subset_score
 from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.spec import Contract
+from mmedge.training import processes
 from mmedge.training.batches import Batch, batches, steps_per_epoch
+from mmedge.training.batchnorm import synchronised
 from mmedge.training.device import training_device
 from mmedge.training.log import logging_to
 from mmedge.training.optimizer import Average, optimizer_of, set_rate
@@ -59,7 +62,8 @@ def fit(
     """Train ``module`` in place and leave it at its best epoch by validation, in evaluation mode.
 
     ``objective(module, batch)`` is the loss, a scalar; where it is itself an ``nn.Module`` (a projection, say) its
-    parameters are trained along. ``usable``: int64 rows that may be drawn. ``state`` is written at each epoch's end:
+    parameters are trained along. Where several processes train, each works on its part of every batch and all leave with
+    the same weights; the main one validates and writes. ``usable``: int64 rows that may be drawn. ``state`` is written at each epoch's end:
     the same call after a kill goes on from there and ends with the same weights, since every random choice is a
     function of ``seed`` and the epoch. ``logs``: where TensorBoard's files go if the recipe asks for them, by default
     beside ``state``. Raises MmedgeError where the loss is not finite before a first good epoch, UsageError where batch
@@ -70,6 +74,8 @@ def fit(
     parts.to(device)
     _check_batch_norm(parts, min(train.batch_size, len(train_samples)), train)
     call = caller(module, train, device)
+    # Before the average is made: it gives the weights new memory where there are several processes.
+    learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
     scaler = scaler_of(train, device)
     average = Average(module, train.ema) if train.ema else None
     run = State(parts, optimizer_of(parts, train), scaler, average)
@@ -77,28 +83,39 @@ def fit(
     steps = steps_per_epoch(train_samples, train)
     total = steps * train.epochs
     notes: tuple[str, ...] = ()
-    with logging_to(train.log, logs or state.with_suffix(""), len(run.history)) as log:
+    kind = train.log if processes.is_main() else "csv"
+    with logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log, synchronised(parts):
         for epoch in range(len(run.history), train.epochs):
             if _stalled(run.history, train.early_stopping):
                 notes = (
                     f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",
                 )
                 break
-            torch.manual_seed(_mixed(seed, epoch))  # dropout's generator
+            torch.manual_seed(_mixed(seed, epoch, processes.rank()))  # dropout's generator
             module.train()
             started, losses, rate = time.monotonic(), [], 0.0
-            for step, batch in enumerate(
-                batches(train_samples, train, seed=seed, view_seed=view_seed, epoch=epoch, usable=usable), epoch * steps
-            ):
+            drawn = batches(
+                train_samples,
+                train,
+                seed=seed,
+                view_seed=view_seed,
+                epoch=epoch,
+                usable=usable,
+                rank=processes.rank(),
+                count=processes.count(),
+            )
+            for step in range(epoch * steps, (epoch + 1) * steps):
                 rate = set_rate(run.optimizer, train, step, total)
-                losses.append(_step(run, call, objective, batch, train, device))
+                losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
                 if step % 10 == 0:
                     progress.step(task, step, total, _shown(epoch, train, run.history))
             # Read once an epoch: a GPU is not waited for at every step.
-            loss = float(torch.stack(losses).double().mean())
+            loss = float(processes.total(torch.stack(losses).double().mean()))
             with average.shown() if average else nullcontext():
                 # The last step's loss may be finite, and what the weights after it answer not.
-                figures = _validate(module, contract, validation) if math.isfinite(loss) else None
+                figures = (
+                    processes.of_main(lambda: _validate(module, contract, validation)) if math.isfinite(loss) else None
+                )
                 if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
                     run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
             if figures is None:
@@ -112,24 +129,44 @@ def fit(
                 break
             seconds = time.monotonic() - started
             run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
-            run.store(state)
+            if processes.is_main():
+                run.store(state)
             log.row(run.history[-1])
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
+    processes.same(run.best)
     module.load_state_dict(run.best)
     module.to("cpu").eval()
     return Fitted(run.history, best, notes)
 
 
-def _step(run: State, call: Any, objective: Objective, batch: Batch, train: Train, device: torch.device) -> Tensor:
-    """One step of the optimizer on one batch, in ``train.accumulate`` parts; returns its loss, a scalar on the device."""
+class _Learner(nn.Module):
+    """What is trained, as one module whose output is the loss: what DistributedDataParallel takes."""
+
+    def __init__(self, parts: nn.Module, loss: Callable[[Batch], Tensor]) -> None:
+        super().__init__()
+        self.parts, self._loss = parts, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._loss(batch)
+
+
+def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device: torch.device) -> Tensor:
+    """One step of the optimizer on a batch, which comes in ``train.accumulate`` parts.
+
+    Each part's loss counts by its samples, labelled or not, so that the sum of the gradients over parts and processes is
+    that of the whole batch, whichever of them the labels are in. Returns the loss that way, a scalar on the device.
+    """
     run.optimizer.zero_grad(set_to_none=True)
-    total: Tensor | None = None
-    for part in batch.split(train.accumulate):
-        loss = objective(call, part.to(device)) * part.share
-        (run.scaler.scale(loss) if run.scaler else loss).backward()
-        total = loss.detach() if total is None else total + loss.detach()
-    assert total is not None
+    losses = []
+    for number, part in enumerate(parts, 1):
+        # The processes' gradients are averaged once a step, at its last part; hence also the factor.
+        last = number == train.accumulate or processes.count() == 1
+        with nullcontext() if last else learner.no_sync(), processes.together():
+            loss = learner(part.to(device)) * part.share
+            scaled = loss * processes.count()
+            (run.scaler.scale(scaled) if run.scaler else scaled).backward()
+        losses.append(loss.detach())
     if run.scaler:
         run.scaler.unscale_(run.optimizer)
     nn.utils.clip_grad_norm_(run.parts.parameters(), train.gradient_clip)
@@ -140,17 +177,17 @@ def _step(run: State, call: Any, objective: Objective, batch: Batch, train: Trai
         run.optimizer.step()
     if run.average:
         run.average.update()
-    return total
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def _check_batch_norm(parts: nn.Module, batch: int, train: Train) -> None:
-    """Raise UsageError where batch norm would see one sample, which has no variance."""
-    smallest = batch // train.accumulate
+    """Raise UsageError where a part would be empty, or batch norm would see one sample, which has no variance."""
+    number = train.accumulate * processes.count()
     norms = [name for name, m in parts.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if smallest < 1 or (smallest == 1 and norms):
+    if batch < number or (norms and batch // train.accumulate < 2):
         layer = f", and batch norm ({norms[0].partition('.')[2]}) needs two" if norms else ""
         raise UsageError(
-            f"a batch of {batch} samples in {train.accumulate} parts leaves {smallest} a part{layer}",
+            f"a batch of {batch} samples in {number} parts leaves {batch // number} a part{layer}",
             where="train.batch_size, train.accumulate",
             todo="give more training samples, a larger batch or fewer parts",
         )
@@ -193,5 +230,6 @@ def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dic
     return {"quality": quality, "selection": balanced(quality, scores.values())} if finite else None
 
 
-def _mixed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _mixed(seed: int, epoch: int, rank: int) -> int:
+    own = [rank] if rank else []  # so that one process draws as the first of several
+    return int(np.random.SeedSequence([seed, epoch, *own]).generate_state(1)[0])

@@ -18,6 +18,7 @@ from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
 from mmedge.recipe import Another, Augment, Distill, Given, Hint, Train
 from mmedge.spec import Contract, ModalitySpec
+from mmedge.training import processes
 from mmedge.training.caching import Asked
 from mmedge.training.combined import Combined
 from mmedge.training.context import Context
@@ -40,8 +41,10 @@ def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) 
     """
     if context.teacher is None:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
+    with processes.main_first():  # what is preprocessed otherwise, or adopted, is written once
+        source = _together(config, context, train)
     return Teacher(
-        _together(config, context, train),
+        source,
         len(context.dataset.train),
         train.views,
         asked=Asked.by(train, fits, config.cache),

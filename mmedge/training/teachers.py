@@ -14,6 +14,7 @@ from mmedge.artifact import hash_json, replacing
 from mmedge.models.fusion import repeated
 from mmedge.progress import Progress
 from mmedge.recipe import Hint
+from mmedge.training import processes
 from mmedge.training.batches import Batch
 from mmedge.training.caching import Asked, Decision, decided
 from mmedge.training.sources import Source
@@ -80,14 +81,15 @@ class Teacher:
     def decision(self) -> Decision:
         """Whether the answers are kept; taken when it is first asked for, and then the same for good."""
         if self._decision is None:
-            self._decision = decided(
-                self._folder / f"{self._key}-{self._asked.passes}-{self._asked.batch_size}-{self._asked.mode}.json",
-                self._asked,
-                missing=sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
-                views=self._views_total,
-                count=self._count,
-                answer=lambda index: self._parts(index, 0),
-            )
+            with processes.main_first():
+                self._decision = decided(
+                    self._folder / f"{self._key}-{self._asked.passes}-{self._asked.batch_size}-{self._asked.mode}.json",
+                    self._asked,
+                    missing=sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
+                    views=self._views_total,
+                    count=self._count,
+                    answer=lambda index: self._parts(index, 0),
+                )
             self._progress.say(self._decision.said)
         return self._decision
 
@@ -119,10 +121,11 @@ class Teacher:
         view = 0 if self._source.fixed else view
         if view not in self._views:
             paths = self._paths(view)
-            if not all(path.is_file() for path in paths):
-                for path, values in zip(paths, self._compute(view), strict=True):
-                    with replacing(path) as temporary:
-                        np.save(temporary, values)
+            with processes.main_first():
+                if not all(path.is_file() for path in paths):
+                    for path, values in zip(paths, self._compute(view), strict=True):
+                        with replacing(path) as temporary:
+                            np.save(temporary, values)
             self._views[view] = [np.load(path, mmap_mode="r") for path in paths]
         return self._views[view]
 

@@ -1,0 +1,117 @@
+"""``--devices N``: the same command in N processes that train together, each on a GPU of its own, or on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import IO
+
+import click
+
+from mmedge.errors import MissingDependency, PeerEnded
+from mmedge.training.processes import LAUNCHER
+
+devices_option = click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Train with so many processes, one a GPU (without a GPU, on the CPU); each takes its part of every batch.",
+)
+# How long the main process may take to end by itself after another one failed, in seconds.
+_GRACE = 10.0
+
+
+def launch(devices: int) -> int:
+    """Run this very command in ``devices`` processes; returns the exit code of the first that failed, or 0.
+
+    The main one shows progress, prints and writes. What another one says is shown where that one failed by itself.
+    An interrupt goes to the main process, which saves nothing that it has not saved before and ends the others with it.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingDependency(
+            "--devices needs accelerate, which is not installed", todo="pip install 'mmedge[toolchain]'"
+        )
+    port = _free_port()
+    with ExitStack() as opened:
+        texts = [opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(devices)]
+        children = [_started(rank, devices, port, text) for rank, text in enumerate(texts)]
+        try:
+            return _ended(children, texts)
+        finally:
+            _end(children)
+
+
+def _started(rank: int, devices: int, port: int, text: IO[str]) -> subprocess.Popen[bytes]:
+    threads = max(1, (os.cpu_count() or 1) // devices)
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # a hint on speed, from every process
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        LAUNCHER: str(os.getpid()),
+    }
+    # A session of its own: a terminal's Ctrl-C reaches the launcher alone, which hands it on once.
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmedge", *sys.argv[1:]],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=None if rank == 0 else subprocess.DEVNULL,
+        stderr=None if rank == 0 else text,
+        start_new_session=True,
+    )
+
+
+def _ended(children: list[subprocess.Popen[bytes]], texts: Sequence[IO[str]]) -> int:
+    """Wait for all to end, or for one to fail."""
+    failed: float | None = None
+    while True:
+        try:
+            codes = [child.poll() for child in children]
+            own = [rank for rank, code in enumerate(codes) if code not in (None, 0, PeerEnded.exit_code)]
+            if codes[0] not in (None, 0, PeerEnded.exit_code) or all(code == 0 for code in codes):
+                return _as_exit_code(codes[0] or 0)
+            failed = failed or (time.monotonic() if any(codes) else None)
+            if failed and (codes[0] is not None or time.monotonic() - failed > _GRACE):
+                rank = own[0] if own else next(rank for rank, code in enumerate(codes) if code)
+                texts[rank].seek(0)
+                click.echo(f"process {rank}: {texts[rank].read().strip()[-2000:]}", err=True)
+                return _as_exit_code(codes[rank] or 1)
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            children[0].send_signal(signal.SIGINT)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    for child in children:
+        try:
+            child.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _as_exit_code(code: int) -> int:
+    """A child's return code as an exit code; one that a signal ended, or that lost the others, is an error."""
+    return 1 if code < 0 or code == PeerEnded.exit_code else code
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

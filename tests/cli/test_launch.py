@@ -1,0 +1,109 @@
+"""``--devices N``: the command as one, whatever happens in any of its processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmedge import artifact
+from tests.conftest import child_environment, write_recipe
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "mmedge", *map(str, arguments)]
+
+
+def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=child_environment(), cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def children_of(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def losses(made: artifact.Artifact) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader(made.file("training.csv").open())]
+
+
+def test_two_processes_distil_as_one_does_and_write_one_artifact_and_one_document(finished, tmp_path):
+    out = finished.copied(tmp_path / "out", "teacher")
+    said = call("distill", finished.recipe_file, "--out", out, "--devices", 2, "--json", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    report = json.loads(said.stdout)
+    assert [stage["stage"] for stage in report["stages"]] == ["teacher", "distill"]
+    made, one = artifact.read(out / "distill"), finished.artifact("distill")
+    assert made.meta["students"] == one.meta["students"]
+    # Dropout draws otherwise in each process; the batches, views and masks are the same.
+    assert losses(made) == pytest.approx(losses(one), rel=0.05)
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [".work"]
+    assert not list((out / ".work").glob("distill-*"))
+    assert said.stderr.count("distilling, seed 1") <= 4 and "[rank" not in said.stderr
+
+
+BROKEN = """
+import os
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        if os.environ.get("RANK") == "1":
+            raise ValueError("this part is broken")
+        self.layer = nn.LazyLinear(10)
+    def forward(self, image, audio):
+        return self.layer(image.flatten(1))
+"""
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(values, tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    values["teacher"]["model"] = {"factory": "broken:Net"}
+    file = write_recipe(values, tmp_path / "recipe.json")
+    said = call("train", file, "--out", tmp_path / "out", "--devices", 2, cwd=tmp_path)
+    assert said.returncode == 1, said.stderr
+    assert "process 1: " in said.stderr and "this part is broken" in said.stderr
+    assert "Traceback" not in said.stderr and not (tmp_path / "out" / "teacher").exists()
+
+
+def test_a_fault_of_the_recipe_is_told_once_with_its_exit_code(values, tmp_path):
+    values["teacher"]["train"]["epoch"] = 3
+    said = call("train", write_recipe(values, tmp_path / "r.json"), "--devices", 2, cwd=tmp_path)
+    assert said.returncode == 2 and said.stderr.count("did you mean 'epochs'") == 1
+
+
+def test_ctrl_c_ends_every_process_with_130_and_what_was_trained_is_saved(values, tmp_path):
+    values["teacher"]["train"]["epochs"] = 500
+    file, out = write_recipe(values, tmp_path / "recipe.json"), tmp_path / "out"
+    started = subprocess.Popen(
+        command("train", file, "--out", out, "--devices", 2),
+        env=child_environment(),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(out.glob(".work/teacher-*/teacher.safetensors")):
+        assert started.poll() is None, started.stderr.read()
+        time.sleep(0.1)
+    children = children_of(started.pid)
+    os.kill(started.pid, signal.SIGINT)
+    said = started.communicate(timeout=60)[1]
+    assert started.returncode == 130 and said.count("run the same command again") == 1
+    assert len(children) == 2 and not any(map(running, children))
+    assert list(out.glob(".work/teacher-*/teacher.safetensors")) and not (out / "teacher").exists()
