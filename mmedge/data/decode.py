@@ -112,7 +112,7 @@ def decode_rows(spec: ModalitySpec, name: str, jobs: Sequence[Job], folder: Path
     return faults
 
 
-def created(target: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def created(target: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """A mapped array of zeros, private to the user, whose place on the disk is taken. Raises MmedgeError where there is none."""
     np.lib.format.open_memmap(target, "w+", dtype, shape).flush()
     target.chmod(0o600)
