@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench clean
+.PHONY: demo test test-slow fuzz lint bench bench-losses clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+# The table of losses x gain in the README: some 20 minutes.
+bench-losses: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks losses_gain
 
 $(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'
