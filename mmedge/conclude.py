@@ -118,7 +118,7 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
         "size_bytes": sum(artifact.file(name).stat().st_size for name in shipped),
         "seconds": round(done.seconds, 2),
     }
-    for field in ("precision", "candidates", "verification"):
+    for field in ("precision", "candidates", "verification", "pruning"):
         if field in artifact.meta:
             record[field] = artifact.meta[field]
     record |= _remembered(
@@ -205,8 +205,10 @@ def _judge(record: dict[str, Any], records: list[dict[str, Any]], recipe: Recipe
         name: limit for name, limit in recipe.gates.get(record["stage"], {}).items() if not name.startswith("gain")
     }
     verdict = gate.judge(_gate_figures(record, records), limits)
-    record["gates"] = [judged.record() for judged in verdict.gates]
-    return verdict.exit_code
+    # A budget was judged by the stage itself, on its own measurements and the validation split.
+    budget = record.get("pruning", {}).get("verdict", {"gates": [], "exit_code": 0})
+    record["gates"] = [*(judged.record() for judged in verdict.gates), *budget["gates"]]
+    return min((code for code in (verdict.exit_code, budget["exit_code"]) if code), default=0)
 
 
 def _judge_gain(record: dict[str, Any], controls: list[dict[str, Any]], recipe: Recipe) -> int:
@@ -240,6 +242,7 @@ def _gate_figures(record: dict[str, Any], records: list[dict[str, Any]]) -> dict
         out["params_ratio_to_teacher"] = record["params"] / teacher["params"]
     if parent:
         out["macs_ratio_to_parent"] = record["macs"] / parent["macs"]
+        out["params_ratio_to_parent"] = record["params"] / parent["params"]
     if unpruned:
         drops = {
             name: unpruned["subsets"][name] - value

@@ -19,6 +19,7 @@ from mmedge.models.load import contract_of
 from mmedge.progress import Progress
 from mmedge.recipe import Recipe, Target
 from mmedge.runtime.sessions import require_builder
+from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training.context import Context
 
@@ -131,7 +132,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
     """Hash of all that a stage's outcome depends on: parent, configuration, data, code and model files."""
     recipe, parent, teacher = context.recipe, _parent(before), _teacher(before)
     section, also = _sections(stage, recipe)
-    own_code = f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"
+    own_code = "stages/prune" if stage == "prune" else f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"
     return hash_json(
         {
             "stage": stage,
@@ -195,7 +196,7 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
         case "distill":
             return recipe.distill, ()
         case "prune":
-            return recipe.prune, (recipe.distill,)
+            return recipe.prune, (recipe.distill, recipe.measure, list(recipe.export.targets))
         case "quantize":
             return recipe.quantize, (recipe.measure,)
     return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)
@@ -232,7 +233,7 @@ def _missing_package(name: str, recipe: Recipe) -> str | None:
 
 
 def _dumped(section: Any) -> Any:
-    return section.model_dump(mode="json") if section is not None else None
+    return section.model_dump(mode="json") if isinstance(section, Frozen) else section
 
 
 def _user_code(section: Any, context: Context) -> str | None:

@@ -115,6 +115,14 @@ def subset_scores(
     return scores
 
 
+def overall(quality: float, subsets: Mapping[str, float]) -> float:
+    """One figure to choose by: all modalities present weigh as much as the mean of the subsets.
+
+    So that the best by it is not one that forgot a modality.
+    """
+    return 0.5 * quality + 0.5 * float(np.mean(list(subsets.values()) or [quality]))
+
+
 def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
     """A torch model's output [n, outputs] for every sample; ``present``: bool [n, M]."""
     import torch
