@@ -77,17 +77,18 @@ def ratios_to(
 
     ``measure.runs`` rounds, fewer where they would take longer than ``longest_s``.
     """
-    named = {"": reference, **graphs}
+    named = {"reference": reference, **{f"graph {name}": graph for name, graph in graphs.items()}}
     sessions = {name: onnxruntime_cpu.session(graph, threads=measure.threads) for name, graph in named.items()}
     first = _spans(sessions, inputs, measure.model_copy(update={"runs": 20, "warmup": 1}), progress)
     round_s = sum(float(np.median(times)) for times in first.values()) / 1e9
     runs = max(_FEWEST_RUNS, min(measure.runs, int(longest_s / round_s)))
     times = _spans(sessions, inputs, measure.model_copy(update={"runs": runs}), progress)
-    theirs = float(np.median(times[""])) / 1e6
+    theirs = times["reference"]
     found = {}
     for name in graphs:
-        ours = float(np.median(times[name])) / 1e6
-        found[name] = Ratio(ours / theirs, *ratio_interval(times[name], times[""]), ours, theirs)
+        ours = times[f"graph {name}"]
+        ours_ms, theirs_ms = float(np.median(ours)) / 1e6, float(np.median(theirs)) / 1e6
+        found[name] = Ratio(ours_ms / theirs_ms, *ratio_interval(ours, theirs), ours_ms, theirs_ms)
     return found
 
 

@@ -163,7 +163,7 @@ def _measured(
 
 def latency_of(work: Work, module: nn.Module, keep: Mapping[str, int]) -> Ratio:
     """The latency over the parent's of ``module``, which has these units; asked again, it is not measured again."""
-    return Ratio(**work.remembered("latency", keep, lambda: work.latencies({"": module})[""].record()))
+    return Ratio(**work.remembered("latency", keep, lambda: work.latencies({"cut": module})["cut"].record()))
 
 
 def _aimed(goal: Mapping[str, float]) -> dict[str, float]:
