@@ -95,4 +95,9 @@ def split_attention(module: nn.Module, names: Collection[str] | None = None) -> 
         theirs = module.get_submodule(name)
         assert isinstance(theirs, nn.MultiheadAttention)
         setattr(module.get_submodule(parent), own, SplitAttention(theirs).train(theirs.training))
+    for layer in module.modules():
+        if found and isinstance(layer, nn.TransformerEncoder):
+            layer.enable_nested_tensor = layer.use_nested_tensor = (
+                False  # decided when it was built, for its fused path
+            )
     return found

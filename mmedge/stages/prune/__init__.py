@@ -187,7 +187,7 @@ def _attempt(work: Work, base: Attempt, plan: Plan, number: int, before: Judged)
         "latency_ci95": [latency.low, latency.high],
         "faster": latency.faster,
     }
-    why = outcome.not_worth_it(config, row, nothing_cut=not cuts)
+    why = outcome.not_worth_it(config, row, nothing_cut=not cuts and base.fitted is None)
     if why:
         return Attempt(module, base.history, None, row | {"passed": False, "why": why})
     train, steps = config.train, config.steps
