@@ -5,13 +5,15 @@ Written beside and renamed, so that a crash never leaves half a folder that look
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +21,14 @@ from typing import Any
 from mmedge import __version__
 from mmedge.errors import MmedgeError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 MANIFEST = "manifest.json"
+# Part of the name of what is written beside its place: left behind, it is known as ours.
+_BESIDE = ".mmedge-"
 SCHEMA = 1
 
 
@@ -67,32 +76,37 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file to; it takes the place of ``path`` where the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}{_BESIDE}", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            with _held(temporary):
+                yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise MmedgeError(
             f"cannot write: {error.strerror or error}", where=str(path), todo="free some space or choose another --out"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (temporary folder, meta to fill); what stands there at the end becomes the artifact at ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{_BESIDE}", dir=path.parent))
         os.chmod(temporary, 0o755)
         meta: dict[str, Any] = {}
         try:
-            yield temporary, meta
+            with _held(temporary):
+                yield temporary, meta
             files = {
                 p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size}
                 for p in sorted(temporary.rglob("*"))
@@ -119,7 +133,7 @@ def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterato
 
 def _replace_folder(new: Path, path: Path) -> None:
     if path.exists():
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        old = path.with_name(f".{path.name}{_BESIDE}old-{os.getpid()}")
         os.replace(path, old)
         try:
             os.replace(new, path)
@@ -131,6 +145,59 @@ def _replace_folder(new: Path, path: Path) -> None:
         os.replace(new, path)
 
 
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Mark what is being written by a lock, which the system lets go of however this process ends."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network's file system may have no locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what a killed process left beside ``path``: nobody holds its lock, and it is older than a minute.
+
+    An old folder that was put aside is kept for its owner until a whole one stands in its place.
+    """
+    if fcntl is None:
+        return
+    for found in path.parent.glob(f".{glob.escape(path.name)}{_BESIDE}*"):
+        with suppress(OSError):
+            put_aside = found.name.startswith(f".{path.name}{_BESIDE}old-")
+            if time.time() - found.stat().st_mtime < 60 or (put_aside and not path.exists()):
+                continue
+            handle = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(handle)
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                found.unlink()
+
+
+def unchanged(path: Path, key: str, say: Callable[[str], None]) -> Artifact | None:
+    """The artifact at ``path`` where it is whole and of this cache key, so that nothing has to be made; None elsewhere.
+
+    A damaged one is told of and not taken: a cache is made again, where what a user names is an error.
+    """
+    if not (path / MANIFEST).is_file():
+        return None
+    try:
+        found = read(path)
+    except MmedgeError as error:
+        say(f"{path}: {error.what}; it is not taken, but made again where it is needed")
+        return None
+    return found if found.key == key else None
+
+
 def read(path: Path) -> Artifact:
     """Read and verify an artifact: every listed file is there, inside the folder, and has its hash.
 
@@ -140,9 +207,13 @@ def read(path: Path) -> Artifact:
     try:
         record = json.loads(manifest.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MmedgeError("this folder is no mmedge artifact: it has no manifest.json", where=str(path)) from None
-    except (OSError, ValueError) as error:
-        raise MmedgeError(f"the manifest cannot be read: {error}", where=str(manifest)) from error
+        raise MmedgeError(
+            "this folder is no mmedge artifact: it has no manifest.json",
+            where=str(path),
+            todo="name a folder that mmedge wrote, as OUT/bundle or OUT/teacher",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _tampered(f"the manifest cannot be read: {error}", manifest) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
         raise MmedgeError(
@@ -158,13 +229,17 @@ def read(path: Path) -> Artifact:
             _verify_file(path, name, entry["sha256"])
         return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], record["meta"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise MmedgeError(f"the manifest lacks {error}", where=str(manifest)) from error
+        raise _tampered(f"the manifest lacks {error}", manifest) from error
 
 
 def _verify_file(folder: Path, name: str, digest: str) -> None:
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts or "\\" in name:
-        raise MmedgeError(f"the manifest names a file outside its folder: {name!r}", where=str(folder))
+        raise MmedgeError(
+            f"the manifest names a file outside its folder: {name!r}",
+            where=str(folder),
+            todo="do not use it: get it again from its source",
+        )
     file = folder / relative
     # A linked folder on the way leads outside as much as a linked file does.
     linked = any((folder / part).is_symlink() for part in (relative, *relative.parents[:-1]))

@@ -17,9 +17,10 @@ from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Model, Recipe
+from mmedge.recipe import Given, Model, Recipe, precision_of
 from mmedge.spec import Contract, ImageSpec, ModalitySpec, TabularSpec
-from mmedge.stages.quantize import calibration_rows
+from mmedge.stages.quantize.calibration import MOST, calibration_rows
+from mmedge.training.faults import own_contract, teaching_faults
 
 
 def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:
@@ -51,7 +52,11 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
         found += _calibration(recipe, table, found, file)
     card["modalities"] = {name: list(spec.shape) for name, spec in specs.items()}
     progress.say("check: building the models")
-    found += _model_faults(recipe, specs, card.get("labels") or [], code)
+    whole = _contract(recipe, specs, card.get("labels") or [])
+    found += _model_faults(recipe, whole, code)
+    ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
+    labelled = card["splits"]["train"]["labelled"] if table is not None else None
+    found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
     errors = sum(fault.severity == "error" for fault in found)
     return {**card, "errors": errors, "warnings": len(found) - errors, "faults": [fault.record() for fault in found]}
@@ -130,7 +135,7 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
     """Training samples that INT8 would be calibrated on and whose content is also in the test split."""
-    if recipe.quantize is None or "int8" not in recipe.quantize.candidates:
+    if recipe.quantize is None or not any(precision_of(name) == "int8" for name in recipe.quantize.candidates):
         return []
     shared = {
         fault.row for fault in found if fault.kind == "duplicate" and fault.severity == "error" and "test" in fault.what
@@ -147,7 +152,7 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
     rows = np.arange(train.height)
     drawn = calibration_rows(
         Samples("train", tuple(train["id"]), {}, np.ones((train.height, 0), bool), targets, rows),
-        recipe.quantize.calibration,
+        recipe.quantize.calibration or MOST,
         recipe.seed,
     )
     overlap = sorted(row for row in train[ROW].gather(drawn.tolist()) if row in shared)
@@ -164,8 +169,8 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
     ]
 
 
-def _model_faults(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str], code: Path) -> list[Fault]:
-    """The traps of both models; where the data did not tell the classes, two stand in for them."""
+def _contract(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str]) -> Contract:
+    """The data's contract; where the data did not tell the classes, two stand in for them."""
     regression = recipe.data.task == "regression"
     names = () if regression else tuple(labels) if len(labels) > 1 else ("first", "second")
     # A text that could not be fitted has as many tokens as it may have.
@@ -175,21 +180,27 @@ def _model_faults(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[s
         else spec
         for name, spec in specs.items()
     }
-    whole = Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
+    return Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
+
+
+def _factory(section: Model, code: Path) -> Any:
+    return source.load_attribute(section.factory, code) if section.factory else None
+
+
+def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:
+    """The traps of both models."""
     faults: list[Fault] = []
-    for where, section in (
-        ("teacher.model", recipe.teacher.model),
-        ("distill.model", recipe.distill and recipe.distill.model),
-    ):
-        if section:
-            contract = whole.only(section.modalities) if section.modalities else whole
-            faults += _traps(section, contract, where, code)
+    if not recipe.teacher.onnx and not recipe.teacher.outputs:
+        faults += _traps(recipe.teacher.model, own_contract(recipe.teacher, whole), "teacher.model", code)
+    if recipe.distill:
+        student = Given(model=recipe.distill.model)
+        faults += _traps(student.model, own_contract(student, whole), "distill.model", code)
     return faults
 
 
 def _traps(section: Model, contract: Contract, where: str, code: Path) -> list[Fault]:
     try:
-        factory = source.load_attribute(section.factory, code) if section.factory else None
+        factory = _factory(section, code)
     except MmedgeError as error:
         return [Fault.of(error, "model", module=where)]
     except Exception as error:  # importing a user's module may raise anything

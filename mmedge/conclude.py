@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from mmedge import artifact as artifacts
 from mmedge import gate
 from mmedge.artifact import Artifact, hash_json, write_json
 from mmedge.data import samples
-from mmedge.measure.figures import figures
+from mmedge.data.answers import ANSWERS, stored_answers
+from mmedge.measure.classes import ClassMap, class_map
+from mmedge.measure.figures import figures, figures_of_answers
 from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import predict_module
@@ -29,6 +32,18 @@ from mmedge.stages import export
 from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
+# What a stage says of itself that the report repeats.
+_TOLD = (
+    "params",
+    "macs",
+    "precision",
+    "candidates",
+    "calibration",
+    "fusion_points",
+    "sensitivity",
+    "pruning",
+    "verification",
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,13 @@ class Outcome:
 
 
 def code_hash(*names: str) -> str:
-    """Hash of the package's own source files and folders of these names."""
+    """Hash of the package's own source files and folders of these names; ``.py`` may be left out."""
     root = Path(mmedge.__file__).parent
     digest = hashlib.sha256()
     for name in names:
-        for file in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
+        for file in (
+            sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [(root / name).with_suffix(".py")]
+        ):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -74,6 +91,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
         if done.given:  # judged by the run that made it, which has its parents to compare with
             continue
         exit_codes.append(_judge(record, records, recipe))
+        exit_codes += _missed(done.artifact, record)
         if done.stage == "distill":
             exit_codes.append(_judge_gain(record, controls, recipe))
     report = {
@@ -97,7 +115,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
         (done, record) for done, record in zip(ran, records) if done.stage.startswith("export-") and done.artifact
     ]
     if any(done.stage == "export-onnxruntime-cpu" for done, _ in engines):
-        _write_bundle(engines, report, out)
+        _write_bundle(engines, report, out, context.progress.say)
     write_json(out / "report.json", report)
     return Outcome(report, min((code for code in exit_codes if code), default=0))
 
@@ -105,32 +123,54 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
 def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Context, out: Path) -> dict[str, Any]:
     if done.artifact is None:
         return {"stage": done.stage, "status": "skipped", "gates": [], "notes": [done.note]}
-    artifact = done.artifact
-    shipped = artifact.meta.get("engine", {}).get("files", [GRAPH])
-    engine, on = export.measured_file(artifact)
+    artifact, meta = done.artifact, done.artifact.meta
+    shipped = meta.get("engine", {}).get("files", [ANSWERS if _answers(artifact) else GRAPH])
     record: dict[str, Any] = {
         "stage": done.stage,
         "parent": artifact.parent,
         "artifact": Path(os.path.relpath(artifact.path, out)).as_posix(),
         "sha256": artifact.sha256,
-        "params": artifact.meta["params"],
-        "macs": artifact.meta["macs"],
         "size_bytes": sum(artifact.file(name).stat().st_size for name in shipped),
         "seconds": round(done.seconds, 2),
     }
-    for field in ("precision", "candidates", "verification", "pruning"):
-        if field in artifact.meta:
-            record[field] = artifact.meta[field]
-    record |= _remembered(
+    record |= {field: meta[field] for field in _TOLD if field in meta}
+    classes = _classes(artifact, dataset, recipe)
+    measured = _remembered(
         out,
         "figures",
-        [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap],
+        [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap, *([classes.to] if classes else [])],
         context,
         f"measuring {done.stage}",
-        lambda: figures(engine, contract_of(artifact), dataset, recipe.measure, recipe.seed, target=on),
+        lambda: _measured(artifact, classes, dataset, recipe, context),
     )
-    record |= {"gates": [], "status": done.status, "notes": list(artifact.meta["notes"])}
-    return record
+    absent = measured.pop("absent", [])
+    notes = [*meta["notes"], *([classes.said()] if classes else []), *absent]
+    return record | measured | {"gates": [], "status": done.status, "notes": notes}
+
+
+def _measured(
+    artifact: Artifact, classes: ClassMap | None, dataset: samples.Dataset, recipe: Recipe, context: Context
+) -> dict[str, Any]:
+    """Quality and subsets; of a teacher that is a file of outputs, quality where the file has the split's samples."""
+    contract = contract_of(artifact)
+    if _answers(artifact):
+        answers = stored_answers(artifact.file(ANSWERS))
+        return figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
+    engine, on = export.measured_file(artifact)
+    seen = dataset.preprocessed(contract.modalities, context.progress)
+    return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes)
+
+
+def _answers(artifact: Artifact) -> bool:
+    """Whether it is a file of outputs, without a graph."""
+    return artifact.file(ANSWERS).is_file()
+
+
+def _classes(artifact: Artifact, dataset: samples.Dataset, recipe: Recipe) -> ClassMap | None:
+    """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
+    if artifact.stage != "teacher":
+        return None
+    return class_map(contract_of(artifact).labels, dataset.contract.labels, recipe.teacher.classes, "teacher.classes")
 
 
 def _remembered(out: Path, what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
@@ -141,7 +181,7 @@ def _remembered(out: Path, what: str, key: list[Any], context: Context, saying: 
         / "measured"
         / f"{what}-{hash_json([key, code_hash('measure', 'runtime/timing.py', 'runtime/targets')])[:24]}.json"
     )
-    if path.is_file():
+    with suppress(OSError, ValueError):  # not there, or damaged: then it is taken again
         return json.loads(path.read_text())
     context.progress.say(saying)
     value = compute()
@@ -155,12 +195,19 @@ def _add_latency(
     timed = {
         done.stage: done.artifact
         for done in ran
-        if done.artifact and done.artifact.meta.get("target", "onnxruntime-cpu") == "onnxruntime-cpu"
+        if done.artifact
+        and done.artifact.meta.get("target", "onnxruntime-cpu") == "onnxruntime-cpu"
+        and not _answers(done.artifact)
     }
     graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
     measure = recipe.measure
     key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, measure.model_dump(mode="json"), machine()]
     inputs = one_sample(dataset.test, measure.batch)
+    own = {}
+    for stage, artifact in timed.items():
+        contract = contract_of(artifact)
+        if any(spec != dataset.contract.modalities[name] for name, spec in contract.modalities.items()):
+            own[stage] = one_sample(dataset.preprocessed(contract.modalities, context.progress).test, measure.batch)
     timings = _remembered(
         out,
         "latency",
@@ -168,7 +215,8 @@ def _add_latency(
         context,
         "measuring latency, all stages in turn",
         lambda: {
-            stage: timing.record() for stage, timing in time_graphs(graphs, inputs, measure, context.progress).items()
+            stage: timing.record()
+            for stage, timing in time_graphs(graphs, inputs, measure, context.progress, own).items()
         },
     )
     by_sha256 = {artifact.sha256: stage for stage, artifact in timed.items()}
@@ -193,7 +241,7 @@ def _add_latency(
                 record["notes"].append(
                     f"latency spread is wide (cv {timing['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
                 )
-        elif record["status"] != "skipped":
+        elif done.artifact and not _answers(done.artifact):
             record["notes"].append(
                 "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"
             )
@@ -205,10 +253,17 @@ def _judge(record: dict[str, Any], records: list[dict[str, Any]], recipe: Recipe
         name: limit for name, limit in recipe.gates.get(record["stage"], {}).items() if not name.startswith("gain")
     }
     verdict = gate.judge(_gate_figures(record, records), limits)
-    # A budget was judged by the stage itself, on its own measurements and the validation split.
-    budget = record.get("pruning", {}).get("verdict", {"gates": [], "exit_code": 0})
-    record["gates"] = [*(judged.record() for judged in verdict.gates), *budget["gates"]]
-    return min((code for code in (verdict.exit_code, budget["exit_code"]) if code), default=0)
+    record["gates"] = [judged.record() for judged in verdict.gates]
+    return verdict.exit_code
+
+
+def _missed(artifact: Artifact | None, record: dict[str, Any]) -> list[int]:
+    """Budgets that the stage itself judged, on validation, and could not meet; their exit codes."""
+    misses = artifact.meta.get("misses", []) if artifact else []
+    record["gates"] += [
+        {"name": miss["name"], "limit": miss["limit"], "value": miss["value"], "passed": False} for miss in misses
+    ]
+    return [miss["exit"] for miss in misses]
 
 
 def _judge_gain(record: dict[str, Any], controls: list[dict[str, Any]], recipe: Recipe) -> int:
@@ -230,17 +285,17 @@ def _gate_figures(record: dict[str, Any], records: list[dict[str, Any]]) -> dict
         next((other for other in by_stage.values() if other["sha256"] == record["parent"]), None),
     )
     unpruned = by_stage.get("distill", teacher)
-    out: dict[str, float] = {
-        "quality": record["quality"]["value"],
-        "params": record["params"],
-        "macs": record["macs"],
-        "size_bytes": record["size_bytes"],
-    }
+    out: dict[str, float] = {name: record[name] for name in ("params", "macs", "size_bytes") if name in record}
+    if "quality" in record:
+        out["quality"] = record["quality"]["value"]
     out |= {f"subset.{name}": value for name, value in record["subsets"].items()}
-    if teacher:
-        out["quality_ratio_to_teacher"] = record["quality"]["value"] / teacher["quality"]["value"]
+    # A teacher's file of outputs may be of other samples, or of none, and has no parameters: then there is no ratio.
+    theirs, ours = (teacher or {}).get("quality"), record.get("quality")
+    if theirs and ours and theirs["n"] == ours["n"] and theirs["value"]:
+        out["quality_ratio_to_teacher"] = ours["value"] / theirs["value"]
+    if teacher and "params" in teacher:
         out["params_ratio_to_teacher"] = record["params"] / teacher["params"]
-    if parent:
+    if parent and "macs" in parent:
         out["macs_ratio_to_parent"] = record["macs"] / parent["macs"]
         out["params_ratio_to_parent"] = record["params"] / parent["params"]
     if unpruned:
@@ -294,7 +349,9 @@ def _controls(
     ]
 
 
-def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, Any], out: Path) -> None:
+def _write_bundle(
+    engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, Any], out: Path, say: Callable[[str], None]
+) -> None:
     """What ships: the graph, engines for other targets beside it, preprocessing, labels and measured figures."""
     first = next(done.artifact for done, _ in engines if done.stage == "export-onnxruntime-cpu")
     assert first is not None
@@ -306,7 +363,7 @@ def _write_bundle(engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, A
     }
     key = hash_json([[done.artifact and done.artifact.sha256 for done, _ in engines], measured, report["verdict"]])
     path = out / "bundle"
-    if (path / artifacts.MANIFEST).is_file() and artifacts.read(path).key == key:
+    if artifacts.unchanged(path, key, say):
         return
     with artifacts.creating(path, stage="bundle", key=key, parent=first.sha256) as (folder, meta):
         targets: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from mmedge.conclude import Outcome, Ran, code_hash, conclude
 from mmedge.data import samples
 from mmedge.data.source import load_attribute
 from mmedge.errors import MissingDependency, UsageError
+from mmedge.measure.classes import class_map
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress
 from mmedge.recipe import Recipe, Target
@@ -54,7 +55,7 @@ def run(
     dataset = samples.prepare(recipe, out, code=code, progress=progress)
     context = Context(recipe, dataset, out / ".work", code, progress)
     if given:
-        _check_same_data(given, dataset)
+        _check_same_data(given, dataset, recipe)
     ran: list[Ran] = []
     # What lies before the given artifact is not run: of it, the teacher alone is looked for.
     first = recipe.stages.index(given.stage) if given and given.stage in recipe.stages else 0
@@ -99,7 +100,7 @@ def _earlier(stage: str, given: Artifact | None, context: Context, out: Path) ->
             todo=f"run mmedge {_VERBS.get(stage, stage)} first, or name an artifact with --from",
         )
     earlier = artifacts.read(found)
-    _check_same_data(earlier, context.dataset)
+    _check_same_data(earlier, context.dataset, context.recipe)
     return Ran(stage, earlier, "cached", 0.0, given=given is not None)
 
 
@@ -117,7 +118,7 @@ def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: C
             return Ran(stage, None, "skipped", 0.0, missing)
     key = _key(stage, before, context)
     target = out / stage
-    cached = _unchanged(target, key)
+    cached = artifacts.unchanged(target, key, context.progress.say)
     if cached:
         context.progress.say(f"{stage}: unchanged, taken from {target}")
         return Ran(stage, cached, "cached", 0.0)
@@ -132,7 +133,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
     """Hash of all that a stage's outcome depends on: parent, configuration, data, code and model files."""
     recipe, parent, teacher = context.recipe, _parent(before), _teacher(before)
     section, also = _sections(stage, recipe)
-    own_code = "stages/prune" if stage == "prune" else f"stages/{_VERBS.get(stage, stage.partition('-')[0])}.py"
+    own_code = f"stages/{_VERBS.get(stage, stage.partition('-')[0])}"
     return hash_json(
         {
             "stage": stage,
@@ -146,7 +147,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
             ],
             "data": context.dataset.sha256,
             "code": [code_hash(*_CODE, own_code), _user_code(section, context)],
-            "weights": _weights(section),
+            "weights": [digest for part in (section, *also) for digest in _weights(part)],
         }
     )
 
@@ -163,15 +164,6 @@ def _may_have_children(stage: str) -> bool:
     return not stage.startswith("export-")
 
 
-def _unchanged(target: Path, key: str) -> Artifact | None:
-    """The artifact that an earlier command wrote, where the same command would write it again."""
-    if (target / artifacts.MANIFEST).is_file():
-        artifact = artifacts.read(target)
-        if artifact.key == key:
-            return artifact
-    return None
-
-
 def _still_valid(ran: list[Ran], context: Context, out: Path) -> list[Ran]:
     """What earlier commands made of the stages behind the ones that ran, as far as it still follows from them.
 
@@ -180,7 +172,7 @@ def _still_valid(ran: list[Ran], context: Context, out: Path) -> list[Ran]:
     found = list(ran)
     for stage in context.recipe.stages:
         if stage not in [done.stage for done in found]:
-            artifact = _unchanged(out / stage, _key(stage, found, context))
+            artifact = artifacts.unchanged(out / stage, _key(stage, found, context), context.progress.say)
             if artifact:
                 found.append(Ran(stage, artifact, "cached", 0.0))
             elif _may_have_children(stage):
@@ -236,16 +228,23 @@ def _dumped(section: Any) -> Any:
     return section.model_dump(mode="json") if isinstance(section, Frozen) else section
 
 
-def _user_code(section: Any, context: Context) -> str | None:
-    """Hash of the file that a user's factory comes from."""
-    factory = getattr(getattr(section, "model", None), "factory", None)
-    file = inspect.getsourcefile(load_attribute(factory, context.code)) if factory else None
-    return artifacts.sha256_of(Path(file)) if file else None
+def _givens(section: Any) -> list[Any]:
+    """The models that a section describes: its own, and those of further teachers."""
+    return [section, *getattr(section, "teachers", ())]
+
+
+def _user_code(section: Any, context: Context) -> list[str]:
+    """Hashes of the files that a user's factories come from."""
+    factories = [getattr(getattr(given, "model", None), "factory", None) for given in _givens(section)]
+    files = [inspect.getsourcefile(load_attribute(factory, context.code)) for factory in factories if factory]
+    return [artifacts.sha256_of(Path(file)) for file in files if file]
 
 
 def _weights(section: Any) -> list[str]:
     """Hashes of the model files that a section names."""
-    named = [getattr(getattr(section, "model", None), "weights", None), getattr(section, "onnx", None)]
+    named: list[Path] = []
+    for given in _givens(section):
+        named += getattr(given, "files", [getattr(getattr(given, "model", None), "weights", None)])
     return [artifacts.sha256_of(path) for path in named if path and path.is_file()]
 
 
@@ -256,11 +255,18 @@ def _check_targets(recipe: Recipe, wanted: list[str]) -> None:
             require_builder(name)
 
 
-def _check_same_data(given: Artifact, dataset: samples.Dataset) -> None:
-    """An artifact belongs to the recipe where its classes and preprocessing are the data's."""
+def _check_same_data(given: Artifact, dataset: samples.Dataset, recipe: Recipe) -> None:
+    """An artifact belongs to the recipe where its classes and preprocessing are the data's.
+
+    A teacher that only teaches may have its own: of its classes the recipe says what they mean.
+    """
     if "contract" not in given.meta:
         raise UsageError(f"an artifact of stage {given.stage!r} cannot be gone on from", where=str(given.path))
     theirs, ours = contract_of(given), dataset.contract
+    if given.stage == "teacher" and recipe.distill is not None and theirs.task == ours.task:
+        class_map(theirs.labels, ours.labels, recipe.teacher.classes, f"teacher.classes, of {given.path}")
+        samples.check_read(ours.modalities, theirs.modalities)
+        return
     differing = [name for name, spec in theirs.modalities.items() if ours.modalities.get(name) != spec]
     if theirs.task != ours.task or theirs.labels != ours.labels or differing:
         what = f"the modality {differing[0]!r}" if differing else "the classes"

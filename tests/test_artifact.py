@@ -3,11 +3,16 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from mmedge import artifact
 from mmedge.errors import MmedgeError
+from tests.conftest import child_environment
 
 
 def made(path, text="hello", **more):
@@ -181,3 +186,50 @@ def test_json_never_holds_nan_or_infinity(tmp_path, value):
     with pytest.raises(ValueError):
         artifact.write_json(tmp_path / "x.json", {"figure": value})
     assert not list(tmp_path.iterdir())
+
+
+def aged(path):
+    """As a command that was killed an hour ago would have left it."""
+    os.utime(path, (time.time() - 3600,) * 2)
+    return path
+
+
+def test_what_a_killed_process_left_beside_is_removed_by_the_next_one(tmp_path):
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom mmedge import artifact\n"
+        "with artifact.creating(Path(sys.argv[1]) / 'a', stage='x', key='k', parent=None) as (folder, _):\n"
+        "    (folder / 'half').write_text('x')\n"
+        "    with artifact.replacing(Path(sys.argv[1]) / 'report.json'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=child_environment())
+    assert done.returncode == -signal.SIGKILL
+    left = [aged(path) for path in tmp_path.iterdir()]
+    assert len(left) == 2
+    made(tmp_path / "a")
+    artifact.write_json(tmp_path / "report.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report.json"]
+
+
+def test_what_another_process_is_writing_and_what_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / ".a.notes").write_text("a user's")
+    with artifact.creating(tmp_path / "a", stage="x", key="k", parent=None) as (folder, _):
+        (folder / "weights.bin").write_text("slow")
+        aged(folder)
+        made(tmp_path / "a", "fast")
+        assert (folder / "weights.bin").read_text() == "slow"
+    assert artifact.read(tmp_path / "a").file("weights.bin").read_text() == "slow"
+    aged(tmp_path / ".a.notes")
+    made(tmp_path / "a")
+    assert (tmp_path / ".a.notes").read_text() == "a user's"
+
+
+def test_a_damaged_cache_is_told_of_and_not_taken(tmp_path):
+    made(tmp_path / "a")
+    said = []
+    assert artifact.unchanged(tmp_path / "a", "k", said.append) and not said
+    assert artifact.unchanged(tmp_path / "a", "other", said.append) is None and not said
+    assert artifact.unchanged(tmp_path / "nowhere", "k", said.append) is None and not said
+    (tmp_path / "a" / "weights.bin").write_text("spoilt")
+    assert artifact.unchanged(tmp_path / "a", "k", said.append) is None
+    assert "made again" in said[0] and str(tmp_path / "a") in said[0]

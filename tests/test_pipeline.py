@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mmedge import pipeline, recipe
+from mmedge import artifact, pipeline, recipe
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.runtime.targets import tensorrt
@@ -109,8 +109,8 @@ def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tm
 def test_an_artifact_of_another_recipe_is_refused_with_exit_2(finished, values, tmp_path):
     values["data"]["modalities"]["audio"]["mels"] = 12
     with pytest.raises(UsageError, match="another recipe.*'audio'") as raised:
-        pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "teacher")
-    assert raised.value.exit_code == 2 and "teacher" in str(raised.value)
+        pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / "distill")
+    assert raised.value.exit_code == 2 and "distill" in str(raised.value)
 
 
 @pytest.mark.parametrize("stage", ["bundle", "export-onnxruntime-cpu"])
@@ -145,6 +145,24 @@ def test_a_damaged_artifact_is_not_gone_on_from(finished, values, tmp_path):
         stream.write(b"\x55")
     with pytest.raises(MmedgeError, match=r"weights\.safetensors"):
         pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), only="distill")
+
+
+def test_a_damaged_stage_of_the_own_folder_is_told_of_and_made_again(finished, values, tmp_path):
+    stages = ("teacher", "distill", "prune", "quantize", "export-onnxruntime-cpu", "export-tensorrt-rtx", "bundle")
+    out, said = finished.copied(tmp_path / "out", *stages), []
+    for name in ("export-onnxruntime-cpu", "bundle"):
+        (out / name / "model.onnx").write_bytes(b"spoilt")
+
+    class Progress(Silent):
+        def say(self, line):
+            said.append(line)
+
+    outcome = pipeline.run(parsed(values), out, code=tmp_path, progress=Progress(), only="export")
+    status = {stage["stage"]: stage["status"] for stage in outcome.report["stages"]}
+    assert status["export-onnxruntime-cpu"] == "ran" and status["export-tensorrt-rtx"] == "cached"
+    assert sum("made again" in line for line in said) == 2
+    for name in ("export-onnxruntime-cpu", "bundle"):
+        assert artifact.read(out / name).file("model.onnx").stat().st_size > 1000
 
 
 def without_tensorrt(monkeypatch):

@@ -1,26 +1,26 @@
-// Runs a bundle's graph (model.onnx, or OpenVINO's engine.xml) on preprocessed tensors: predict MODEL NAME=FILE.f32 ...
+// Runs a bundle's graph (model.onnx, or OpenVINO's engine.xml) on preprocessed tensors: predict MODEL NAME=FILE ...
 #include <openvino/openvino.hpp>
 
+#include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <map>
 #include <string>
 #include <vector>
 
-static std::vector<float> read_floats(const std::string& file, size_t count) {
+static void read_into(void* memory, size_t size, const std::string& file) {
     std::ifstream stream(file, std::ios::binary | std::ios::ate);
     if (!stream) throw std::runtime_error("cannot read " + file);
-    if (static_cast<size_t>(stream.tellg()) != count * sizeof(float))
+    if (static_cast<size_t>(stream.tellg()) != size)
         throw std::runtime_error(file + " holds " + std::to_string(stream.tellg()) + " bytes, the model takes " +
-                                 std::to_string(count * sizeof(float)));
+                                 std::to_string(size));
     stream.seekg(0);
-    std::vector<float> values(count);
-    stream.read(reinterpret_cast<char*>(values.data()), count * sizeof(float));
-    return values;
+    stream.read(static_cast<char*>(memory), size);
 }
 
 int main(int argc, char** argv) try {
-    if (argc < 3) throw std::runtime_error("usage: predict MODEL NAME=FILE.f32 ...");
+    if (argc < 3) throw std::runtime_error("usage: predict MODEL NAME=FILE ...");
     std::map<std::string, std::string> given;
     for (int i = 2; i < argc; ++i) {
         const std::string word = argv[i];
@@ -52,10 +52,9 @@ int main(int argc, char** argv) try {
             for (size_t k = 0; k < modalities.size(); ++k)
                 tensor.data<ov::fundamental_type_for<ov::element::boolean>>()[k] = given.count(modalities[k]) != 0;
         } else if (given.count(name)) {
-            const auto values = read_floats(given[name], tensor.get_size());
-            std::copy(values.begin(), values.end(), tensor.data<float>());
+            read_into(tensor.data(), tensor.get_byte_size(), given[name]);
         } else {
-            std::fill_n(tensor.data<float>(), tensor.get_size(), 0.0f);
+            std::memset(tensor.data(), 0, tensor.get_byte_size());
         }
         request.set_tensor(name, tensor);
     }

@@ -1,8 +1,9 @@
-// The same with TensorRT (10 or newer): predict_tensorrt BUNDLE/tensorrt/engine.plan NAME=FILE.f32 ...
+// The same with TensorRT (10 or newer): predict_tensorrt BUNDLE/tensorrt/engine.plan NAME=FILE ...
 // g++ -std=c++17 -O2 predict_tensorrt.cpp -o predict_tensorrt -I/usr/local/cuda/include -L/usr/local/cuda/lib64 -lnvinfer -lcudart
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -29,11 +30,13 @@ static void check(cudaError_t code) {
 }
 
 int main(int argc, char** argv) try {
-    if (argc < 3) throw std::runtime_error("usage: predict_tensorrt ENGINE NAME=FILE.f32 ...");
+    if (argc < 3) throw std::runtime_error("usage: predict_tensorrt ENGINE NAME=FILE ...");
     std::map<std::string, std::string> given;
     for (int i = 2; i < argc; ++i) {
         const std::string word = argv[i];
-        given[word.substr(0, word.find('='))] = word.substr(word.find('=') + 1);
+        const auto at = word.find('=');
+        if (at == std::string::npos) throw std::runtime_error("not NAME=FILE: " + word);
+        given[word.substr(0, at)] = word.substr(at + 1);
     }
     Logger logger;
     const auto plan = read_file(argv[1]);
@@ -51,6 +54,9 @@ int main(int argc, char** argv) try {
         if (engine->getTensorIOMode(name.c_str()) == nvinfer1::TensorIOMode::kOUTPUT) output = name;
         else if (name != "present") modalities.push_back(name);
     }
+    for (const auto& entry : given)
+        if (std::find(modalities.begin(), modalities.end(), entry.first) == modalities.end())
+            throw std::runtime_error("the engine has no input " + entry.first);
     std::vector<void*> memory;
     const auto set = [&](const std::string& name, const std::vector<char>& host) {
         void* device = nullptr;
@@ -64,8 +70,9 @@ int main(int argc, char** argv) try {
     for (const auto& name : modalities) {
         auto dims = engine->getTensorShape(name.c_str());
         dims.d[0] = 1;
-        context->setInputShape(name.c_str(), dims);
-        size_t size = sizeof(float);
+        if (!context->setInputShape(name.c_str(), dims)) throw std::runtime_error(name + " does not take a batch of 1");
+        // float32, and int64 for the ids of a text
+        size_t size = engine->getTensorDataType(name.c_str()) == nvinfer1::DataType::kINT64 ? 8 : 4;
         for (int k = 0; k < dims.nbDims; ++k) size *= dims.d[k];
         hosts.push_back(given.count(name) ? read_file(given[name]) : std::vector<char>(size, 0));
         if (hosts.back().size() != size) throw std::runtime_error(given[name] + " is not of the model's size");

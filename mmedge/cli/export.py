@@ -54,6 +54,12 @@ def export(
         return 0
     assert recipe is not None
     if recipe.is_dir() and (zipped or sign) and _is_bundle(recipe):
+        if out or start or overrides:
+            raise UsageError(
+                "--out, --from and --set have no meaning for a finished bundle: it is signed where it is, and zipped beside it",
+                where=str(recipe),
+                todo=f"mmedge export {recipe} without them",
+            )
         files = _finish(recipe, zipped, sign)
         if as_json:
             print_json({"bundle": str(recipe), "files": files})

@@ -69,9 +69,15 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        if "--json" in sys.argv[1:]:  # click parses before any verb runs; a caller waits for its document all the same
-            from mmedge.cli.common import print_error
+        from mmedge.cli.common import print_error
+        from mmedge.errors import UsageError
 
-            print_error(error.format_message(), None, "mmedge VERB --help", error.exit_code)
-        error.show()
+        verb = sys.argv[1] if len(sys.argv) > 1 else None
+        said = UsageError(
+            " ".join(error.format_message().rstrip(".").split()),
+            todo=f"mmedge {verb} --help" if verb in VERBS else "mmedge --help",
+        )
+        if "--json" in sys.argv[1:]:  # click parses before any verb runs; a caller waits for its document all the same
+            print_error(said.what, None, said.todo, error.exit_code)
+        click.echo(f"error: {said}", err=True)
         sys.exit(error.exit_code)

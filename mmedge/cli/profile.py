@@ -55,7 +55,8 @@ def profile(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from mmedge.runtime.profile import Settings, measured, parsed_shapes
+    from mmedge.runtime.feeds import parsed_shapes
+    from mmedge.runtime.profile import Settings, measured
 
     settings = Settings(
         target,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.data.decode import Job, decode, value_of
 from mmedge.data.source import columns_of, load_attribute, read_table, target_column, write_manifests
 from mmedge.data.splits import SPLITS
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.runtime import preprocess
@@ -56,6 +56,17 @@ class Samples:
             present=self.present[:, chosen],
         )
 
+    def taken(self, rows: np.ndarray) -> Samples:
+        """The samples of some rows (int64), in that order."""
+        return Samples(
+            self.split,
+            tuple(self.ids[row] for row in rows),
+            {name: x[rows] for name, x in self.inputs.items()},
+            self.present[rows],
+            self.targets[rows],
+            self.groups[rows],
+        )
+
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
         known = np.flatnonzero(self.labelled)
@@ -79,7 +90,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits, their contract, and the sha256 of manifests, files and preprocessing."""
+    """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
+
+    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe.
+    """
 
     contract: Contract
     train: Samples
@@ -87,6 +101,63 @@ class Dataset:
     test: Samples
     sha256: str
     source: str
+    out: Path
+    workers: int | None = None
+
+    def preprocessed(self, modalities: Mapping[str, ModalitySpec], progress: Progress) -> Dataset:
+        """The same samples as a model with ``modalities`` takes them: those alone, and preprocessed as their specs say.
+
+        What differs from this dataset's preprocessing is decoded from the same cells once, and kept beside it.
+        Raises UsageError where the data has no such modality.
+        """
+        check_read(self.contract.modalities, modalities)
+        asked = {
+            name: spec.model_copy(update={"column": self.contract.modalities[name].column})
+            for name, spec in modalities.items()
+        }
+        # In the order asked for, which is that of the columns of ``present``.
+        whole = self.contract.model_copy(
+            update={"modalities": {name: self.contract.modalities[name] for name in asked}}
+        )
+        other = {name: spec for name, spec in asked.items() if spec != whole.modalities[name]}
+        order = [list(self.contract.modalities).index(name) for name in asked]
+        parts: dict[str, Samples] = {}
+        for split in SPLITS:
+            part: Samples = getattr(self, split)
+            inputs = {name: part.inputs[name] for name in asked}
+            parts[split] = replace(part, inputs=inputs, present=part.present[:, order])
+        folder, cache = self.out / "data", self.out / ".work" / "tensors" / self.sha256[:16]
+        tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}
+        for name, spec in other.items():
+            alone = self.contract.model_copy(update={"modalities": {name: spec}})
+            fitted, decoded = _tensors(alone, tables, folder, _cache_of(name, spec, cache), self.workers, progress)
+            whole = whole.model_copy(update={"modalities": {**whole.modalities, **fitted.modalities}})
+            for split, part in parts.items():
+                parts[split] = replace(part, inputs={**part.inputs, **decoded[split]})
+        return replace(self, contract=whole, train=parts["train"], validation=parts["validation"], test=parts["test"])
+
+
+def check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySpec]) -> None:
+    """Raise UsageError where another preprocessing reads what the data does not have."""
+    for name, spec in theirs.items():
+        if name not in ours:
+            raise UsageError(
+                f"the teacher takes the modality {name!r}, which the data does not have{did_you_mean(name, ours)}",
+                todo=f"the data has {', '.join(ours)}",
+            )
+        if spec.kind != ours[name].kind:
+            raise UsageError(f"the teacher's {name!r} is of kind {spec.kind!r}, the data's of kind {ours[name].kind!r}")
+        if isinstance(spec, TabularSpec) and set(spec.columns_read) - set(ours[name].columns_read):
+            lacking = sorted(set(spec.columns_read) - set(ours[name].columns_read))
+            raise UsageError(f"the teacher's {name!r} reads {', '.join(lacking)}, which the data's does not name")
+
+
+def _cache_of(name: str, spec: ModalitySpec, cache: Path) -> Path:
+    """The folder of a modality's other preprocessing: where this very spec was fitted to before, else one of its own."""
+    for stored in sorted(cache.glob(f"*/{name}.spec.json")):
+        if type(spec).model_validate_json(stored.read_text(encoding="utf-8")) == spec:
+            return stored.parent
+    return cache / hash_json(spec.model_dump(mode="json", by_alias=True))[:16]
 
 
 def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dataset:
@@ -114,7 +185,9 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         if recipe.data.dataset == "avdigits"
         else (recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name))
     )
-    return Dataset(contract, splits["train"], splits["validation"], splits["test"], digest, source)
+    return Dataset(
+        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, recipe.data.workers
+    )
 
 
 def private(folder: Path) -> None:

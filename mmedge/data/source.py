@@ -84,9 +84,15 @@ def load_attribute(name: str, folder: Path) -> Any:
 
 
 def read_table(path: Path) -> polars.DataFrame:
-    """A CSV, JSONL or Parquet file as a table of strings; empty cells are null."""
+    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null."""
+    table = read_columns(path, "manifest")
+    return table.select(polars.all().cast(polars.String).replace("", None))
+
+
+def read_columns(path: Path, what: str) -> polars.DataFrame:
+    """A CSV, TSV, JSONL or Parquet file with a row or more, its cells as they are there. ``what`` it is, for the errors."""
     if not path.is_file():
-        raise MmedgeError("the manifest does not exist", where=str(path), todo="correct data.manifest")
+        raise MmedgeError(f"the {what} does not exist", where=str(path), todo="correct data.manifest")
     try:
         match path.suffix.lower():
             case ".parquet":
@@ -99,17 +105,16 @@ def read_table(path: Path) -> polars.DataFrame:
                 )
     except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise MmedgeError(
-            f"the manifest cannot be read: {str(error).splitlines()[0]}",
+            f"the {what} cannot be read: {str(error).splitlines()[0]}",
             where=str(path),
             todo="save it as UTF-8" if "utf-8" in str(error) else None,
         ) from error
     if len(table.columns) == 1 and (other := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
         raise MmedgeError(
-            f"the manifest's columns are separated by {other!r}", where=str(path), todo="save it with commas"
+            f"the {what}'s columns are separated by {other!r}", where=str(path), todo="save it with commas"
         )
-    table = table.select(polars.all().cast(polars.String).replace("", None))
     if table.is_empty():
-        raise MmedgeError("the manifest has no rows", where=str(path))
+        raise MmedgeError(f"the {what} has no rows", where=str(path))
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 
@@ -102,6 +103,27 @@ def count(graph: Path) -> tuple[int, int]:
             depth = weight[-1] if transposed else weight[-2] if len(weight) > 1 else weight[0]
             macs += out * int(np.prod(weight[1:]) if node.op_type == "Conv" else depth)
     return parameters, macs
+
+
+def check_width(graph: Path, contract: Contract, source: Path, where: str) -> None:
+    """Raise UsageError where an adopted graph fails on a batch of two, or does not answer with the contract's outputs.
+
+    ``where``: the recipe's section that names ``source``.
+    """
+    inputs = {name: np.zeros((2, *spec.shape), spec.dtype) for name, spec in contract.modalities.items()}
+    try:
+        answers = onnxruntime_cpu.session(graph)({**inputs, "present": np.ones((2, len(inputs)), bool)})
+    except MmedgeError:
+        raise
+    except Exception as error:  # ONNX Runtime raises many kinds of its own
+        raise UsageError(f"the model fails on a batch of 2: {str(error).splitlines()[0]}", where=str(source)) from error
+    shape = answers[contract.output].shape
+    if shape != (2, contract.outputs):
+        raise UsageError(
+            f"the model's output has shape {list(shape)} for a batch of 2; the classes need {[2, contract.outputs]}",
+            where=str(source),
+            todo=f"list the model's classes in its own order: {where}.classes: {{its class: class of the data, or null}}",
+        )
 
 
 def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path) -> None:

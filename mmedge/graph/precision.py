@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,9 @@ _INT8_KERNELS = (
     "QLinearGlobalAveragePool",
     "QLinearAveragePool",
 )
+
+# Weights of fewer values are left as they are: scales and nodes would cost more than they save.
+_WORTH = 256
 
 
 def to_fp16(graph: Path, target: Path) -> None:
@@ -43,47 +48,136 @@ def to_symmetric(graph: Path, target: Path) -> int:
     the codes: scale times 255/127. Raises ValueError for a zero point other than 0, which has no symmetric form.
     """
     import onnx
+
+    model = onnx.load(graph)
+    names = _zero_points(model, np.uint8)
+    _recode(model, names, np.float32(255 / 127), np.int8)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+    return len(names)
+
+
+def to_unsigned(graph: Path, like: Path, target: Path) -> None:
+    """Undo ``to_symmetric`` for the tensors that are uint8 in ``like``, which ``graph`` was made of: the same range in
+    255 steps. ONNX Runtime fuses a ReLU with its convolution only so: it drops a ReLU whose codes begin at 0."""
+    import onnx
+
+    model = onnx.load(graph)
+    _recode(model, _zero_points(onnx.load(like), np.uint8), np.float32(127 / 255), np.uint8)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+
+
+def _zero_points(model: Any, dtype: Any) -> set[str]:
+    """The names of the stored zero points of a type; raises ValueError where one is not 0."""
     from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
+            value = numpy_helper.to_array(stored[node.input[2]])
+            if value.dtype == dtype:
+                if value.any():
+                    raise ValueError(f"{node.name} has a zero point other than 0")
+                names.add(node.input[2])
+    return names
+
+
+def _recode(model: Any, zero_points: set[str], factor: np.float32, dtype: Any) -> None:
+    """Give zero points another type and the scales beside them a factor, in place."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    scales = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and len(node.input) > 2
+        and node.input[2] in zero_points
+    }
+    for name in scales:
+        value = numpy_helper.to_array(stored[name]) * factor
+        stored[name].CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    for name in zero_points:
+        stored[name].CopyFrom(numpy_helper.from_array(np.zeros(tuple(stored[name].dims), dtype), name))
+    del model.graph.value_info[:]  # NNCF notes the tensors' types there, uint8 among them
+
+
+def weights_only(graph: Path, target: Path) -> int:
+    """Write a graph whose larger weights are int8 with a scale per output channel, dequantized where they are used.
+
+    A quarter of the size, and float arithmetic. Symmetric codes, which all targets take. Returns how many weights.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
 
     model = onnx.load(graph)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    changed: set[str] = set()
+    nodes: list[Any] = []
+    done: dict[str, str] = {}
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
-            continue
-        scale, zero = stored[node.input[1]], stored[node.input[2]]
-        if zero.name not in changed and numpy_helper.to_array(zero).dtype != np.uint8:
-            continue
-        if zero.name not in changed and numpy_helper.to_array(zero).any():
-            raise ValueError(f"{node.name} has a zero point other than 0")
-        for tensor, value in (
-            (scale, numpy_helper.to_array(scale) * np.float32(255 / 127)),
-            (zero, np.zeros(tuple(zero.dims), np.int8)),
-        ):
-            if tensor.name not in changed:
-                tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, value.dtype), tensor.name))
-                changed.add(tensor.name)
-    del model.graph.value_info[:]  # NNCF notes the tensors' types there, uint8 among them
+        for index, name in enumerate(node.input[:2]):
+            axis = _channel_axis(node, index)
+            if axis is None or name not in stored or np.prod(stored[name].dims) < _WORTH:
+                continue
+            if name not in done:
+                value = numpy_helper.to_array(stored[name])
+                axis = axis % value.ndim
+                if value.dtype != np.float32 or value.ndim < 2:
+                    continue
+                others = tuple(a for a in range(value.ndim) if a != axis)
+                scale = np.maximum(np.abs(value).max(axis=others), 1e-12).astype(np.float32) / np.float32(127)
+                along = [-1 if a == axis else 1 for a in range(value.ndim)]
+                codes = np.clip(np.round(value / scale.reshape(along)), -127, 127).astype(np.int8)
+                parts = {"q": codes, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
+                model.graph.initializer.extend(
+                    numpy_helper.from_array(part, f"{name}.{part_name}") for part_name, part in parts.items()
+                )
+                done[name] = f"{name}.dq"
+                inputs = [f"{name}.{part_name}" for part_name in parts]
+                nodes.append(helper.make_node("DequantizeLinear", inputs, [done[name]], done[name], axis=axis))
+            node.input[index] = done[name]
+        nodes.append(node)
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(kept)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
-    return len(changed) // 2
+    return len(done)
 
 
-def int8_kernels(graph: Path, folder: Path) -> dict[str, int]:
-    """How many 8-bit kernels ONNX Runtime really runs for a graph, by type, read from its own optimised graph.
+def _channel_axis(node: Any, index: int) -> int | None:
+    """The axis of a weight that has a scale each: output channels, or the rows of an embedding."""
+    match node.op_type, index:
+        case ("Conv", 1) | ("Gather", 0):
+            return 0
+        case ("ConvTranspose", 1):
+            return 1
+        case ("Gemm", 1):
+            return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
+        case ("MatMul", 1):
+            return -1
+    return None
 
-    ``folder``: where the optimised graph is written for a moment.
-    """
+
+def optimized(graph: Path) -> Any:
+    """The loaded model that ONNX Runtime makes of a graph on this CPU, all of its fusions done."""
     import onnx
     import onnxruntime
 
-    optimized = folder / "optimized.onnx"
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(optimized)
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    try:
-        counts = Counter(node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node)
-    finally:
-        optimized.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(written)
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return onnx.load(written, load_external_data=False)
+
+
+def int8_kernels(optimised: Any) -> dict[str, int]:
+    """How many 8-bit kernels ONNX Runtime really runs, by type, in the model that ``optimized`` gave."""
+    counts = Counter(node.op_type for node in optimised.graph.node)
     return {name: counts[name] for name in _INT8_KERNELS if counts[name]}

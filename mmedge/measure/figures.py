@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmedge.data.answers import Answers
 from mmedge.data.samples import Dataset
+from mmedge.measure.classes import ClassMap
 from mmedge.measure.quality import graph_predictor, quality, subset_scores
 from mmedge.recipe import Measure
 from mmedge.runtime.sessions import opened
@@ -22,15 +27,57 @@ def figures(
     seed: int,
     *,
     target: str = "onnxruntime-cpu",
+    classes: ClassMap | None = None,
 ) -> dict[str, Any]:
-    """``quality_validation``, ``quality`` and every subset of an exported graph or engine, as the target computes it."""
+    """``quality_validation``, ``quality`` and every subset of an exported graph or engine, as the target computes it.
+
+    ``classes``: what the graph's classes mean, where they are not the data's; it is judged by the data's.
+    """
     run = opened(graph, target, threads=_THREADS)
     out: dict[str, Any] = {}
     for field, split in (("quality_validation", dataset.validation), ("quality", dataset.test)):
         samples = split.only(tuple(contract.modalities))
         predict = graph_predictor(run, contract, samples)
+        if classes:
+            predict = _in_the_datas_classes(predict, classes)
         out[field] = quality(
             contract, predict(samples.present), samples, resamples=measure.bootstrap, seed=seed
         ).record()
         out["subsets" if field == "quality" else "subsets_validation"] = subset_scores(contract, samples, predict)
+    return out
+
+
+def _in_the_datas_classes(
+    predict: Callable[[np.ndarray], np.ndarray], classes: ClassMap
+) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda present: classes.spread(predict(present))
+
+
+def figures_of_answers(
+    answers: Answers,
+    contract: Contract,
+    dataset: Dataset,
+    measure: Measure,
+    seed: int,
+    *,
+    classes: ClassMap | None = None,
+) -> dict[str, Any]:
+    """``quality_validation`` and ``quality`` of outputs that were computed elsewhere, over the samples that they are of.
+
+    A split of which no labelled sample is among them has no figure; ``absent`` says so, and how many samples are lacking.
+    """
+    out: dict[str, Any] = {"subsets": {}, "subsets_validation": {}, "absent": []}
+    for field, samples in (("quality_validation", dataset.validation), ("quality", dataset.test)):
+        rows = answers.rows(samples.ids)
+        there = np.flatnonzero((rows >= 0) & samples.labelled)
+        if not len(there):
+            out["absent"].append(f"no quality on the {samples.split} split: the file has no labelled sample of it")
+            continue
+        if len(there) < samples.labelled.sum():
+            out["absent"].append(
+                f"quality on the {samples.split} split is of the {len(there)} of {int(samples.labelled.sum())} samples that the file has"
+            )
+        logits = answers.logits[rows[there]]
+        output = classes.spread(logits) if classes else logits
+        out[field] = quality(contract, output, samples.taken(there), resamples=measure.bootstrap, seed=seed).record()
     return out

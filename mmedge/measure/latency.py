@@ -28,21 +28,29 @@ def one_sample(samples: Samples, batch: int) -> dict[str, np.ndarray]:
 
 
 def time_graphs(
-    graphs: Mapping[str, Path], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress
+    graphs: Mapping[str, Path],
+    inputs: Mapping[str, np.ndarray],
+    measure: Measure,
+    progress: Progress,
+    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, Timing]:
     """Time each graph on ONNX Runtime CPU; see ``time_sessions``."""
     sessions = {name: onnxruntime_cpu.session(graph, threads=measure.threads) for name, graph in graphs.items()}
-    return time_sessions(sessions, inputs, measure, progress)
+    return time_sessions(sessions, inputs, measure, progress, own)
 
 
 def time_sessions(
-    sessions: Mapping[str, Session], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress
+    sessions: Mapping[str, Session],
+    common: Mapping[str, np.ndarray],
+    measure: Measure,
+    progress: Progress,
+    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, Timing]:
-    """Time opened models in one interleaved run, each on those of the inputs that it takes.
+    """Time opened models in one interleaved run, each on those of the ``common`` inputs that it takes, or on its ``own``.
 
     ``present`` is cut to the columns that a model with fewer modalities has.
     """
-    return {name: summary(times) for name, times in _spans(sessions, inputs, measure, progress).items()}
+    return {name: summary(times) for name, times in _spans(sessions, common, measure, progress, own).items()}
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,15 @@ def ratios_to(
 
 
 def _spans(
-    sessions: Mapping[str, Session], inputs: Mapping[str, np.ndarray], measure: Measure, progress: Progress
+    sessions: Mapping[str, Session],
+    common: Mapping[str, np.ndarray],
+    measure: Measure,
+    progress: Progress,
+    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
     calls = {}
     for name, session in sessions.items():
+        inputs = (own or {}).get(name, common)
         feed = {
             taken: inputs[taken][:, : info.shape[1]] if taken == "present" else inputs[taken]
             for taken, info in session.inputs.items()

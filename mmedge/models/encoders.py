@@ -56,14 +56,16 @@ class DenseEncoder(nn.Module):
 
 
 class SeriesEncoder(nn.Module):
-    """Stages of 1-D convolutions over 5 steps, each halving the length, then a linear layer over what is left.
+    """Stages of 1-D convolutions over 5 steps, each halving the length, then a linear layer over the mean in time.
+
+    The mean, since a movement is the same wherever its window happens to start.
 
     ``forward``: float32 [batch, channels, length] -> [batch, embedding].
     """
 
     def __init__(self, shape: Sequence[int], widths: Sequence[int], depth: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        channels, length = shape
+        channels, _ = shape
         layers: list[nn.Module] = []
         for out_channels in widths:
             for index in range(depth):
@@ -74,14 +76,11 @@ class SeriesEncoder(nn.Module):
                     nn.ReLU(),
                 ]
                 channels = out_channels
-            length = (length + 1) // 2
         self.features = nn.Sequential(*layers)
-        self.project = nn.Sequential(
-            nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * length, embedding), nn.ReLU()
-        )
+        self.project = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, embedding), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.features(x))
+        return self.project(self.features(x).mean(dim=2))
 
 
 class TextEncoder(nn.Module):

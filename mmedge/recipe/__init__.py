@@ -1,20 +1,35 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
-from mmedge.recipe.compression import Precision, Prune, Quantize
+from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.read import load, parse, with_overrides
-from mmedge.recipe.training import Augment, Controls, Distill, Encoder, Hint, Loss, Model, Teacher, Train
+from mmedge.recipe.training import (
+    Another,
+    Augment,
+    Controls,
+    Distill,
+    Encoder,
+    Given,
+    Hint,
+    Loss,
+    Model,
+    Teacher,
+    Train,
+)
 from mmedge.recipe.whole import Recipe
 
 __all__ = [
+    "Another",
     "Augment",
+    "Candidate",
     "Controls",
     "Data",
     "Distill",
     "Encoder",
     "Export",
     "Fold",
+    "Given",
     "Hint",
     "Loss",
     "Measure",
@@ -31,5 +46,6 @@ __all__ = [
     "Train",
     "load",
     "parse",
+    "precision_of",
     "with_overrides",
 ]

@@ -24,7 +24,11 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError("the recipe does not exist", where=str(path)) from None
+        raise UsageError(
+            "the recipe does not exist",
+            where=str(path),
+            todo="correct the path, or copy one of recipes/; mmedge init writes one for a table",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the recipe cannot be read: {error}", where=str(path)) from error
     except MarkedYAMLError as error:
@@ -39,7 +43,14 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
 
 
-_PATH_KEYS = ("data.manifest", "data.recordings", "teacher.onnx", "teacher.model.weights", "distill.model.weights")
+_PATH_KEYS = (
+    "data.manifest",
+    "data.recordings",
+    "teacher.onnx",
+    "teacher.outputs",
+    "teacher.model.weights",
+    "distill.model.weights",
+)
 
 
 def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -67,29 +78,38 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     def at(path: Path | None) -> Path | None:
         return path and (folder / path.expanduser()).resolve()
 
-    def model(section: Any) -> Any:
-        return section and section.model_copy(
-            update={"model": section.model.model_copy(update={"weights": at(section.model.weights)})}
-        )
-
     def spec(modality: Any) -> Any:
         if getattr(modality, "tokenizer_file", None) is None:
             return modality
         return modality.model_copy(update={"tokenizer_file": at(modality.tokenizer_file)})
 
+    def specs(modalities: Any) -> dict[str, Any]:
+        return {name: spec(modality) for name, modality in modalities.items()}
+
+    def model(section: Any) -> Any:
+        return section.model.model_copy(update={"weights": at(section.model.weights)})
+
+    def given(section: Any) -> Any:
+        paths = {key: at(getattr(section, key)) for key in ("onnx", "outputs", "artifact") if hasattr(section, key)}
+        return section.model_copy(
+            update={**paths, "model": model(section), "preprocessing": specs(section.preprocessing)}
+        )
+
     data = recipe.data.model_copy(
         update={
             "manifest": at(recipe.data.manifest),
             "recordings": at(recipe.data.recordings),
-            "modalities": {name: spec(modality) for name, modality in recipe.data.modalities.items()},
+            "modalities": specs(recipe.data.modalities),
             "align": recipe.data.align
             and {
                 name: stream.model_copy(update={"file": at(stream.file)}) for name, stream in recipe.data.align.items()
             },
         }
     )
-    teacher = model(recipe.teacher).model_copy(update={"onnx": at(recipe.teacher.onnx)})
-    return recipe.model_copy(update={"data": data, "teacher": teacher, "distill": model(recipe.distill)})
+    distill = recipe.distill and recipe.distill.model_copy(
+        update={"model": model(recipe.distill), "teachers": tuple(map(given, recipe.distill.teachers))}
+    )
+    return recipe.model_copy(update={"data": data, "teacher": given(recipe.teacher), "distill": distill})
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mmedge.spec import Frozen
+from mmedge.spec import Frozen, ModalitySpec
 
 
 class Encoder(Frozen):
@@ -66,12 +66,23 @@ class Train(Frozen):
     epoch early. For classes of unequal
     size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
     often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
+
+    ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
+    ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
+    exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
+    add up to the batch's, for less memory on the same schedule. ``ema``: keep the running average of the weights with this
+    decay (0.999, say) instead of the weights themselves. ``early_stopping``: end after that many epochs without a better
+    one on validation. ``compile``: run the model through torch.compile, which needs a C++ compiler (a GPU: Triton).
+    ``log: tensorboard`` writes event files into OUT/tensorboard beside the training.csv that every stage has.
     """
 
     epochs: int = Field(20, ge=1)
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float = Field(5.0, gt=0)
@@ -82,22 +93,101 @@ class Train(Frozen):
     sampling: Literal["uniform", "balanced"] = "uniform"
     augment: dict[str, Augment] = {}
     views: int = Field(1, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = Field(1, ge=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    early_stopping: int | None = Field(None, ge=1)
+    compile: bool = False
+    log: Literal["csv", "tensorboard"] = "csv"
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Train:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("'nesterov: true' needs 'optimizer: sgd' with a momentum")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"'accumulate: {self.accumulate}' is more parts than a batch has samples ({self.batch_size})"
+            )
+        return self
 
 
-class Teacher(Frozen):
-    """The teacher's model and schedule. With ``model.weights`` and ``train: null`` it is taken as it is.
+Class = Annotated[str, Field(coerce_numbers_to_str=True)]
 
-    ``onnx``: a model file of any origin instead, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs.
+
+class Given(Frozen):
+    """A teacher of any origin: ``model`` (the built-in network, or ``module:factory``, with ``weights``), or one file.
+
+    ``onnx``: a model file, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs, and ``model.modalities``
+    names those that it takes. ``outputs``: what a model said elsewhere, by sample id: a CSV, TSV, JSONL or Parquet table
+    with the column ``id`` and one column a class (regression: one column), or an .npz with the arrays ``ids`` and
+    ``logits`` or ``probabilities``; ``values`` says which of them a table holds. Samples that it lacks learn from their
+    labels alone; all augmented views of a sample get its one answer.
+
+    ``classes``, where the teacher's are not the data's: {teacher's class: class of the data, or null for none}, in the
+    order of the model's outputs where it does not name them itself. ``preprocessing``, where the teacher's is not that of
+    ``data.modalities``: {modality: its spec}. The student, and so the bundle, keeps that of ``data.modalities``;
+    augmentation is drawn once for both, and shifts and masks are scaled to the teacher's sizes.
     """
 
     model: Model = Model()
     onnx: Path | None = None
+    outputs: Path | None = None
+    values: Literal["logits", "probabilities"] = "logits"
+    classes: dict[Class, Class | None] = {}
+    preprocessing: dict[str, ModalitySpec] = {}
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the teacher comes from."""
+        return [path for path in (self.model.weights, self.onnx, self.outputs) if path]
+
+    @model_validator(mode="after")
+    def _one_file(self) -> Given:
+        if self.onnx and self.outputs:
+            raise ValueError("name either 'onnx' or 'outputs'")
+        return self
+
+
+class Teacher(Given):
+    """The run's teacher: trained by ``train``'s schedule, or taken as it is: ``onnx``, ``outputs``, or ``model.weights``
+
+    with ``train: null``.
+    """
+
     train: Train | None = Train()
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> Teacher:
-        if self.train is None and self.onnx is None and self.model.weights is None:
-            raise ValueError("with 'train: null', name model.weights or onnx: the teacher has learnt nothing else")
+        if self.train is None and not self.files:
+            raise ValueError(
+                "with 'train: null', name model.weights or onnx or outputs: the teacher has learnt nothing else"
+            )
+        return self
+
+    @property
+    def trained_here(self) -> bool:
+        return self.train is not None and not self.onnx and not self.outputs
+
+
+class Another(Given):
+    """A further teacher: one of ``artifact`` (a folder that mmedge wrote), ``onnx``, ``outputs`` and ``model.weights``.
+
+    ``weight`` is against the run's own teacher, which has 1.
+    """
+
+    artifact: Path | None = None
+    weight: float = Field(1.0, gt=0)
+
+    @property
+    def files(self) -> list[Path]:
+        return [*super().files, *([self.artifact / "manifest.json"] if self.artifact else [])]
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Another:
+        if len(self.files) != 1:
+            raise ValueError("name one of 'artifact', 'onnx', 'outputs' and 'model.weights'")
+        if self.artifact and (self.preprocessing or self.model != Model()):
+            raise ValueError("an artifact holds its own model and preprocessing")
         return self
 
 
@@ -144,12 +234,22 @@ class Controls(Frozen):
 
 
 class Distill(Frozen):
-    """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see."""
+    """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see.
+
+    ``teachers``: further ones beside the run's, whose probabilities are averaged with its own: by their weights
+    (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's teacher's.
+
+    ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
+    the teacher at every step.
+    """
 
     model: Model = Model()
     labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
+    teachers: tuple[Another, ...] = ()
+    combine: Literal["average", "confidence"] = "average"
     train: Train = Train()
+    cache: Literal["measured", "always", "never"] = "measured"
     controls: Controls = Controls()
 
     @model_validator(mode="after")

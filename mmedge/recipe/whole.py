@@ -11,7 +11,7 @@ from mmedge.errors import did_you_mean
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure
-from mmedge.recipe.training import Augment, Distill, Teacher, Train
+from mmedge.recipe.training import Augment, Distill, Given, Teacher, Train
 from mmedge.spec import Frozen, subsets
 
 
@@ -32,7 +32,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:
-        faults = [*self._modality_faults(), *self._gate_faults()]
+        faults = [*self._modality_faults(), *self._teacher_faults(), *self._gate_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -40,11 +40,13 @@ class Recipe(Frozen):
     def _modality_faults(self) -> list[str]:
         known = self.data.modalities
         named: list[tuple[str, str]] = []
-        for stage, model in (("teacher", self.teacher.model), ("distill", self.distill and self.distill.model)):
-            if model:
-                named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
-                named += [(f"{stage}.model.encoders", name) for name in model.encoders]
-                named += [(f"{stage}.model.inputs", name) for name in model.inputs]
+        models = [(where, given.model) for where, given in self._givens()]
+        for stage, model in [*models, *([("distill", self.distill.model)] if self.distill else [])]:
+            named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
+            named += [(f"{stage}.model.encoders", name) for name in model.encoders]
+            named += [(f"{stage}.model.inputs", name) for name in model.inputs]
+        for where, given in self._givens():
+            named += [(f"{where}.preprocessing", name) for name in given.preprocessing]
         for stage, train in self._schedules():
             named += [(f"{stage}.train.augment", name) for name in (train.augment if train else ())]
         faults = [
@@ -56,6 +58,23 @@ class Recipe(Frozen):
             for name, augment in (train.augment if train else {}).items():
                 if name in known and known[name].kind == "text" and augment != Augment(mask=augment.mask):
                     faults.append(f"{stage}.train.augment.{name}: of a text, only 'mask' can be changed")
+        return faults
+
+    def _givens(self) -> list[tuple[str, Given]]:
+        """All teachers, each with its place in the recipe."""
+        more = self.distill.teachers if self.distill else ()
+        return [("teacher", self.teacher), *((f"distill.teachers.{n}", given) for n, given in enumerate(more))]
+
+    def _teacher_faults(self) -> list[str]:
+        faults = []
+        teacher = self.teacher
+        for key in ("outputs", "classes", "preprocessing"):
+            if getattr(teacher, key) and self.distill is None:
+                faults.append(f"teacher.{key}: such a teacher can only teach; add a section distill")
+        if self.data.task == "regression":
+            faults += [f"{where}.classes: a regression has none" for where, given in self._givens() if given.classes]
+            if self.distill and self.distill.combine == "confidence":
+                faults.append("distill.combine: a regression's outputs tell no confidence; use average")
         return faults
 
     def _schedules(self) -> list[tuple[str, Train | None]]:

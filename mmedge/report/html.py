@@ -8,7 +8,7 @@ from typing import Any
 
 from mmedge.artifact import replacing
 from mmedge.errors import MissingDependency
-from mmedge.report import plots
+from mmedge.report import plots, quantized
 from mmedge.report.record import modality_subsets
 from mmedge.report.table import short
 
@@ -34,6 +34,11 @@ def write_html(report: dict[str, Any], path: Path) -> None:
         picture=Markup(plots.accuracy_against_latency(report)) if timed else "",
         matrix=Markup(plots.subset_matrix(report)) if modality_subsets(report) else "",
         gains=Markup(plots.gains(report)) if report["controls"] else "",
+        sensitivities={
+            stage["stage"]: Markup(quantized.sensitivity(stage["sensitivity"]))
+            for stage in report["stages"]
+            if "sensitivity" in stage
+        },
         headline=_headline(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
     )
@@ -49,22 +54,27 @@ def _headline(report: dict[str, Any]) -> list[tuple[str, str]]:
     if not timed or not teacher or timed[-1] is teacher:
         return []
     last = timed[-1]
-    quality = last["quality"]
-    return [
+    quality, cards = last["quality"], []
+    beside = f"; the teacher has {teacher['quality']['value']:.3f}" if "quality" in teacher else ""
+    cards.append(
         (
             f"{quality['value']:.3f}",
-            f"{quality['metric']} of {last['stage']} ({quality['ci95'][0]:.3f} to {quality['ci95'][1]:.3f}, n = {quality['n']}); the teacher has {teacher['quality']['value']:.3f}",
-        ),
-        (
-            f"{1 / last['latency']['ratio_to_teacher']:.1f} ×",
-            f"as fast as the teacher: {last['latency']['p50_ms']:.3f} ms against {teacher['latency']['p50_ms']:.3f} ms (p50)",
-        ),
-        (
-            f"{teacher['params'] / last['params']:.0f} ×",
-            f"fewer parameters: {short(last['params'])} against {short(teacher['params'])}",
-        ),
-        (
-            f"{teacher['macs'] / last['macs']:.0f} ×",
-            f"fewer multiply-accumulates: {short(last['macs'])} against {short(teacher['macs'])}",
-        ),
-    ]
+            f"{quality['metric']} of {last['stage']} ({quality['ci95'][0]:.3f} to {quality['ci95'][1]:.3f}, n = {quality['n']}){beside}",
+        )
+    )
+    if "latency" in teacher:
+        cards.append(
+            (
+                f"{1 / last['latency']['ratio_to_teacher']:.1f} ×",
+                f"as fast as the teacher: {last['latency']['p50_ms']:.3f} ms against {teacher['latency']['p50_ms']:.3f} ms (p50)",
+            )
+        )
+    for field, what in (("params", "fewer parameters"), ("macs", "fewer multiply-accumulates")):
+        if field in teacher:
+            cards.append(
+                (
+                    f"{teacher[field] / last[field]:.0f} ×",
+                    f"{what}: {short(last[field])} against {short(teacher[field])}",
+                )
+            )
+    return cards

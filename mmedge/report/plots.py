@@ -14,7 +14,7 @@ _INK, _FAINT = "#1f2933", "#9aa5b1"
 def accuracy_against_latency(report: dict[str, Any]) -> str:
     """Every timed stage: median latency (logarithmic; bar to p95) against quality with its interval."""
     stages = [stage for stage in report["stages"] if "latency" in stage]
-    figure, axes = _figure(8.2, 4.2)
+    figure, axes = figure_and_axes(8.2, 4.2)
     xs: list[float] = []
     ys: list[float] = []
     for number, stage in enumerate(stages):
@@ -42,13 +42,13 @@ def accuracy_against_latency(report: dict[str, Any]) -> str:
     axes.set_ylabel(f"{metric} on the test split, 95 % interval")
     axes.legend(frameon=False, fontsize=9, loc="best")
     axes.grid(alpha=0.25, which="both")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def subset_matrix(report: dict[str, Any]) -> str:
     """Quality of every subset of modalities at every stage: where a modality dies, a column turns dark."""
     stages, names = [stage for stage in report["stages"] if stage.get("subsets")], modality_subsets(report)
-    figure, axes = _figure(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.5 * len(names))
+    figure, axes = figure_and_axes(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.5 * len(names))
     values = [[stage["subsets"].get(name) for stage in stages] for name in names]
     numbers = [[float("nan") if value is None else value for value in row] for row in values]
     axes.imshow(
@@ -74,13 +74,13 @@ def subset_matrix(report: dict[str, Any]) -> str:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def gains(report: dict[str, Any]) -> str:
     """The gain of distillation over each control, with its interval, and the seeds behind it."""
     controls = report["controls"]
-    figure, axes = _figure(8.2, 1.2 + 0.5 * len(controls))
+    figure, axes = figure_and_axes(8.2, 1.2 + 0.5 * len(controls))
     for row, control in enumerate(controls):
         low, high = control["gain_ci95"]
         axes.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
@@ -92,7 +92,7 @@ def gains(report: dict[str, Any]) -> str:
     axes.set_ylim(-0.6, len(controls) - 0.4)
     axes.set_xlabel("gain of the distilled student (dot and 95 % interval; ticks: single seeds)")
     axes.grid(alpha=0.25, axis="x")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _plain(value: float, _position: int) -> str:
@@ -100,7 +100,8 @@ def _plain(value: float, _position: int) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of inches with one axes; raises MissingDependency where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -114,7 +115,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def svg_of(figure: Any) -> str:
+    """The figure as SVG text, the same for the same figure."""
     import matplotlib
 
     text = io.StringIO()

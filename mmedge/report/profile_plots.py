@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.report.plots import _figure, _svg
+from mmedge.report.plots import figure_and_axes, svg_of
 
 
 def write_plots(record: dict[str, Any], out: Path) -> list[Path]:
@@ -32,7 +32,7 @@ def _spans_ms(record: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
 
 
 def _histogram(record: dict[str, Any]) -> str:
-    figure, axes = _figure(8.2, 3.6)
+    figure, axes = figure_and_axes(8.2, 3.6)
     for label, spans in _spans_ms(record):
         axes.hist(
             spans,
@@ -44,23 +44,23 @@ def _histogram(record: dict[str, Any]) -> str:
     axes.set_xlabel("latency, ms (logarithmic)")
     axes.set_ylabel("runs")
     axes.legend(frameon=False, fontsize=9)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _timeline(record: dict[str, Any]) -> str:
-    figure, axes = _figure(8.2, 3.6)
+    figure, axes = figure_and_axes(8.2, 3.6)
     for label, spans in _spans_ms(record):
         axes.plot(spans, ".", markersize=2, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("round")
     axes.set_ylabel("latency, ms (logarithmic)")
     axes.legend(frameon=False, fontsize=9, markerscale=4)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _branches(record: dict[str, Any]) -> str:
     models = [(number, model) for number, model in enumerate(record["models"], 1) if model.get("branches")]
-    figure, axes = _figure(8.2, 1.2 + 0.5 * len(models))
+    figure, axes = figure_and_axes(8.2, 1.2 + 0.5 * len(models))
     names = sorted({name for _, model in models for name in model["branches"]})
     left = np.zeros(len(models))
     for name in names:
@@ -70,4 +70,4 @@ def _branches(record: dict[str, Any]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("share of the time by layer")
     axes.legend(frameon=False, fontsize=9, ncols=len(names))
-    return _svg(figure)
+    return svg_of(figure)

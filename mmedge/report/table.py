@@ -80,13 +80,15 @@ def _cells(stage: dict[str, Any], subsets: list[str]) -> dict[str, str]:
     cells = {"stage": stage["stage"], "status": stage["status"]}
     if stage["status"] == "skipped":
         return cells | {"p50 ms": "skipped"}
-    quality, latency = stage["quality"], stage.get("latency", {})
+    quality, latency = stage.get("quality"), stage.get("latency", {})
     cells |= {
-        "params": short(stage["params"]),
-        "MACs": short(stage["macs"]),
+        "params": short(stage["params"]) if "params" in stage else "unknown",
+        "MACs": short(stage["macs"]) if "macs" in stage else "unknown",
         "size": f"{stage['size_bytes'] / 1000:,.0f} kB",
-        "quality": f"{quality['value']:.3f}",
-        "quality [95 %]": f"{quality['value']:.3f} \\[{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]",
+        "quality": f"{quality['value']:.3f}" if quality else "not measured",
+        "quality [95 %]": f"{quality['value']:.3f} \\[{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]"
+        if quality
+        else "not measured",
         "p50 ms": f"{latency['p50_ms']:.3f}" if latency else "not measured",
     }
     cells |= {name: f"{stage['subsets'][name]:.3f}" for name in subsets if name in stage["subsets"]}

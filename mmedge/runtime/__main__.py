@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 
             record = examine()
         else:
-            from mmedge.runtime.profile import Settings, measured, parsed_shapes
+            from mmedge.runtime.feeds import parsed_shapes
+            from mmedge.runtime.profile import Settings, measured
 
             settings = Settings(
                 given.target,

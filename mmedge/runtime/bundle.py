@@ -41,6 +41,7 @@ def read(path: Path, *, require_signature: str | Path | bytes | None = None, any
     Raises MmedgeError for a damaged, foreign, unsigned or wrongly signed one, UsageError for another kind of artifact.
     """
     if path.is_file():
+        _refuse_parts(path)
         held = tempfile.TemporaryDirectory(prefix="mmedge-", ignore_cleanup_errors=True)
         folder = Path(held.name)
         try:
@@ -50,8 +51,23 @@ def read(path: Path, *, require_signature: str | Path | bytes | None = None, any
             held.cleanup()
             raise
     if not path.is_dir():
-        raise MmedgeError("the bundle does not exist", where=str(path))
+        raise MmedgeError(
+            "the bundle does not exist", where=str(path), todo="mmedge run RECIPE --out DIR writes DIR/bundle"
+        )
     return Bundle(_verified(path, path, require_signature, any_stage))
+
+
+def _refuse_parts(path: Path) -> None:
+    """A graph or manifest is no bundle; where it lies in one, that one was meant."""
+    inside = next((folder for folder in path.parents if (folder / artifact.MANIFEST).is_file()), None)
+    if path.suffix == ".onnx" or (inside is not None and not zipfile.is_zipfile(path)):
+        raise MmedgeError(
+            "a bundle is a folder, or one zip file, and this is a file of it"
+            if inside
+            else "this is a bare graph, not a bundle: it has neither preprocessing nor labels",
+            where=str(path),
+            todo=f"name the bundle: {inside}" if inside else "mmedge profile takes it; mmedge run writes bundles",
+        )
 
 
 def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_stage: bool) -> Artifact:

@@ -15,7 +15,7 @@ from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets import tensorrt
-from mmedge.runtime.targets.session import Session
+from mmedge.runtime.targets.session import Run, Session
 from mmedge.runtime.timing import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
@@ -52,8 +52,6 @@ def load(
     MissingDependency where the target cannot run here.
     """
     read = bundles.read(Path(path), require_signature=require_signature)
-    if threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
     contract = Contract.model_validate(read.artifact.meta["contract"])
     target = target or "onnxruntime-cpu"
     targets = read.artifact.meta["targets"]
@@ -118,13 +116,16 @@ class Engine:
             wanted = self._accepted.get(rows) or self._expected(rows)
             for name, shape, dtype in wanted:
                 given = tensors[name]
-                if given.shape != shape or given.dtype != dtype:
+                # NumPy keeps one object of each dtype: to look whether it is that one is quicker than to compare.
+                if given.shape != shape or (given.dtype is not dtype and given.dtype != dtype):
                     break
             else:
                 if len(tensors) == len(wanted) and rows:
                     return self._run(tensors)
         except (KeyError, AttributeError, IndexError):
             pass
+        except Exception as error:  # the targets' exceptions share no base class
+            raise _refused(error) from error
         if "present" not in tensors and tensors.keys() != self._shapes.keys():
             return self._run_subset(tensors)
         try:
@@ -139,7 +140,7 @@ class Engine:
         self._check(tensors, self._checked, rows)
         if len(tensors) != len(self._checked) + 1:
             raise self._unknown(tensors.keys() - {*self._shapes, "present"})
-        return self._run(tensors)
+        return _executed(self._run, tensors)
 
     def _expected(self, rows: int) -> list[tuple[str, tuple[int, ...], np.dtype]]:
         """(name, shape, dtype) of every input at a batch size, remembered for a few of them."""
@@ -177,10 +178,10 @@ class Engine:
             raise MmedgeError("the batch is empty")
         session = self._subset(frozenset(tensors))
         if session is not None:
-            return session.run(tensors)
+            return _executed(session.run, tensors)
         absent = {n: np.zeros((rows, *shape), self._dtypes[n]) for n, shape in self._shapes.items() if n not in tensors}
         present = np.tile([name in tensors for name in self._shapes], (rows, 1))
-        return self._run({**tensors, **absent, "present": present})
+        return _executed(self._run, {**tensors, **absent, "present": present})
 
     def _check(
         self, tensors: Mapping[str, np.ndarray], wanted: list[tuple[str, int, tuple[int, ...], np.dtype]], rows: int
@@ -243,22 +244,33 @@ class Engine:
         for name, spec in self.contract.modalities.items():
             tensors[name] = np.stack(
                 [
-                    preprocess.tensor(spec, sample[name], name) if name in sample else np.zeros(spec.shape, spec.dtype)
-                    for sample in samples
+                    self._tensor(name, sample[name], row, len(samples))
+                    if name in sample
+                    else np.zeros(spec.shape, spec.dtype)
+                    for row, sample in enumerate(samples)
                 ]
             )
         return tensors
 
+    def _tensor(self, name: str, value: Any, row: int, rows: int) -> np.ndarray:
+        """One value preprocessed; an error of a batch names its sample."""
+        try:
+            return preprocess.tensor(self.contract.modalities[name], value, name)
+        except MmedgeError as error:
+            if rows == 1:
+                raise
+            place = f"sample {row} of the batch" + (f", {error.where}" if error.where else "")
+            raise type(error)(error.what, where=place, todo=error.todo) from error
+
     def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
         names = frozenset(samples[0])
         if names and names in self._subset_files and all(sample.keys() == names for sample in samples):
-            specs = self.contract.modalities
             tensors = {
-                name: np.stack([preprocess.tensor(specs[name], sample[name], name) for sample in samples])
+                name: np.stack([self._tensor(name, one[name], row, len(samples)) for row, one in enumerate(samples)])
                 for name in names
             }
             return self.answers(self._run_subset(tensors)[self.contract.output])
-        return self.answers(self._run(self.preprocess(samples))[self.contract.output])
+        return self.answers(_executed(self._run, self.preprocess(samples))[self.contract.output])
 
     def answers(self, output: np.ndarray) -> list[Prediction]:
         """The graph's output, float32 [batch, outputs], as Predictions. Raises MmedgeError for NaN and infinity."""
@@ -282,6 +294,24 @@ class Engine:
         return UsageError(
             f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
         )
+
+
+def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``run(tensors)``; whatever the target raises becomes MmedgeError."""
+    try:
+        return run(tensors)
+    except Exception as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> MmedgeError:
+    if isinstance(error, MmedgeError):
+        return error
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return MmedgeError(
+        f"the engine does not run on these values: {reason}",
+        todo="look at their range: the ids of a text must be those of the bundle's tokenizer",
+    )
 
 
 def _is_batch(spec: ModalitySpec, value: Any) -> bool:

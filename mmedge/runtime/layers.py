@@ -1,10 +1,11 @@
-"""Where a graph's time goes: ONNX Runtime's own profile by layer, grouped by the modality that a layer serves."""
+"""Where a model's time goes: the target's own profile by layer, grouped by the modality that a layer serves."""
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,23 @@ FUSION = "fusion"
 
 def by_target(
     file: Path, target: str, inputs: Mapping[str, np.ndarray], *, threads: int, runs: int = 50
-) -> list[dict[str, Any]] | None:
-    """One row a layer in order, {"name", "kind", "branch", "mean_us", "share"}; None where the target has no profile."""
+) -> tuple[list[dict[str, Any]], str]:
+    """One row a layer in order, {"name", "kind", "branch", "mean_us", "share"}, and what its times are.
+
+    No rows: the target told of none, and the sentence says why.
+    """
     match target:
         case "onnxruntime-cpu":
             return profile_layers(file, inputs, threads=threads, runs=runs)
+        case "onnxruntime-cuda":
+            from mmedge.runtime.targets import onnxruntime_cuda
+
+            return profile_layers(file, inputs, threads=threads, runs=runs, providers=onnxruntime_cuda.PROVIDERS)
         case "openvino-cpu":
-            return _openvino_layers(file, inputs, threads, runs)
-    return None
+            return _openvino_layers(file, inputs, threads, runs), "OpenVINO's counters"
+        case "tensorrt" | "tensorrt-rtx":
+            return _tensorrt_layers(file, inputs, target, runs)
+    return [], f"no profile by layer is taken on {target}"
 
 
 def _openvino_layers(file: Path, inputs: Mapping[str, np.ndarray], threads: int, runs: int) -> list[dict[str, Any]]:
@@ -43,18 +53,42 @@ def _openvino_layers(file: Path, inputs: Mapping[str, np.ndarray], threads: int,
         for node, _ in times
     ]
     branches = branch_of_nodes(nodes, list(inputs))
-    timed = [(node, mean) for node, (_, mean) in zip(nodes, times) if mean]
-    total = sum(mean for _, mean in timed) or 1.0
-    return [
-        {"name": node.name, "kind": node.kind, "branch": branches[node.name], "mean_us": mean, "share": mean / total}
-        for node, mean in timed
-    ]
+    return _rows([(node.name, node.kind, branches[node.name], mean) for node, (_, mean) in zip(nodes, times) if mean])
+
+
+def _tensorrt_layers(
+    file: Path, inputs: Mapping[str, np.ndarray], target: str, runs: int
+) -> tuple[list[dict[str, Any]], str]:
+    """TensorRT fuses: a layer is of the branch of the ONNX nodes that its name and metadata speak of, in the graph that
+    the engine was built from, which lies beside it."""
+    from mmedge.runtime.targets import tensorrt_session
+
+    times = tensorrt_session.layer_times(file, inputs, target=target, runs=runs)
+    if not times:
+        return [], f"{target} reported no layer to its profiler"
+    graph = file.with_name("model.onnx")
+    branches = branch_of_nodes(read_nodes(graph), list(inputs)) if graph.is_file() else {}
+    return _rows(
+        [(name, "TensorRT", branch_of_layer(f"{name} {said}", branches), mean) for name, said, mean in times]
+    ), "TensorRT's layer profiler"
+
+
+def branch_of_layer(text: str, branches: Mapping[str, str]) -> str:
+    """The one branch of all nodes that ``text`` names as whole words, ``fusion`` where they are of several or none."""
+    found = {branches[word] for word in re.split(r"\.\.\.|[\s+,;:\[\](){}\x1e]+", text) if word in branches}
+    return next(iter(found)) if len(found) == 1 else FUSION
 
 
 def profile_layers(
-    graph: Path, inputs: Mapping[str, np.ndarray], *, threads: int, runs: int = 50, warmup: int = 5
-) -> list[dict[str, Any]]:
-    """One row a node of the optimised graph, in order: {"name", "kind", "branch", "mean_us", "share"}.
+    graph: Path,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    threads: int,
+    runs: int = 50,
+    warmup: int = 5,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+) -> tuple[list[dict[str, Any]], str]:
+    """ONNX Runtime's own profile: a row a node of the optimised graph, and what its times are.
 
     The profiler costs time of its own, so that only the shares are to be believed; they add up to 1.
     """
@@ -69,29 +103,48 @@ def profile_layers(
         options.profile_file_prefix = str(Path(folder) / "profile")
         # The nodes that are timed are those of the graph after fusion, which only the runtime can write.
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(graph), options, providers=list(providers))
         for _ in range(warmup + runs):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text())
         nodes = read_nodes(Path(folder) / "optimized.onnx")
-    spans: dict[str, list[int]] = {}
+    means, basis = _node_times(events, runs=runs, warmup=warmup, gpu=providers[0] != "CPUExecutionProvider")
+    branches = branch_of_nodes(nodes, list(inputs))
+    return _rows(
+        [(node.name, node.kind, branches[node.name], means[node.name]) for node in nodes if node.name in means]
+    ), basis
+
+
+def _node_times(
+    events: Sequence[Mapping[str, Any]], *, runs: int, warmup: int, gpu: bool
+) -> tuple[dict[str, float], str]:
+    """{node: microseconds a run} of a profile's events, and what they are.
+
+    On a GPU a node's own event is its launch on the host; the kernels behind it, where ONNX Runtime was built to ask
+    CUPTI, are events of their own that name it as their parent.
+    """
+    spans: dict[str, list[float]] = {}
+    kernels: dict[str, list[float]] = {}
     for event in events:
-        name = event.get("name", "")
+        name, parent = event.get("name", ""), event.get("args", {}).get("parent_name", "")
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             spans.setdefault(name.removesuffix("_kernel_time"), []).append(event["dur"])
-    branches = branch_of_nodes(nodes, list(inputs))
-    means = {node.name: float(np.mean(spans[node.name][warmup:])) for node in nodes if node.name in spans}
-    total = sum(means.values()) or 1.0
+        elif event.get("cat") == "Kernel" and parent.endswith("_kernel_time"):
+            kernels.setdefault(parent.removesuffix("_kernel_time"), []).append(event["dur"])
+    if kernels:  # a node may launch several a run
+        return {name: sum(taken) / (runs + warmup) for name, taken in kernels.items()}, "GPU kernels, by CUPTI"
+    means = {name: float(np.mean(taken[warmup:])) for name, taken in spans.items() if len(taken) > warmup}
+    if gpu:
+        return means, "launches on the host: this ONNX Runtime does not tell of the GPU's kernels"
+    return means, "ONNX Runtime's profile"
+
+
+def _rows(timed: Sequence[tuple[str, str, str, float]]) -> list[dict[str, Any]]:
+    """Rows of (name, kind, branch, microseconds), with their shares."""
+    total = sum(mean for *_, mean in timed) or 1.0
     return [
-        {
-            "name": node.name,
-            "kind": node.kind,
-            "branch": branches[node.name],
-            "mean_us": means[node.name],
-            "share": means[node.name] / total,
-        }
-        for node in nodes
-        if node.name in means
+        {"name": name, "kind": kind, "branch": branch, "mean_us": mean, "share": mean / total}
+        for name, kind, branch, mean in timed
     ]
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
-import subprocess
-import sys
 import threading
 import time
-import wave
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +16,13 @@ import mmedge
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Progress, Silent
 from mmedge.runtime import bundle as bundles
-from mmedge.runtime import energy, layers
+from mmedge.runtime import cold, energy, feeds, layers
 from mmedge.runtime.engine import Engine, load
-from mmedge.runtime.machine import Watch, cores, machine, resident_bytes
+from mmedge.runtime.machine import Watch, cores, machine
 from mmedge.runtime.sessions import opened
-from mmedge.runtime.targets.session import Session, TensorInfo
+from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
-from mmedge.spec import AudioSpec, Contract, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import Contract
 
 # A spread above this share of the mean is told of.
 WIDE_SPREAD = 0.3
@@ -92,20 +88,13 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
     engines = [load(each.bundle, each.target, settings.threads) if each.bundle else None for each in subjects]
     warnings: list[str] = []
     for batch in settings.batches:
-        _time_batch(batch, subjects, sessions, engines, settings, records, warnings, progress)
+        entries, said = _time_batch(batch, subjects, sessions, engines, settings, progress)
+        for record, entry in zip(records, entries):
+            record["batches"].append(entry)
+        warnings += said
     for each, session, record in zip(subjects, sessions, records):
         progress.say(f"profile: idle, streams, energy and layers of {each.name}")
-        feed = inputs(session.inputs, settings.batches[0], settings.shapes)
-        call = _call(session, feed)
-        record["after_idle_ms"] = _after_idle_ms(call, settings.idle_s)
-        record["throughput"] = _throughput(call, settings, settings.batches[0])
-        gpu = session.parts is not None or each.target == "onnxruntime-cuda"
-        record["energy"] = energy.measure(call, seconds=settings.seconds, samples=settings.batches[0], gpu=gpu)
-        found = layers.by_target(each.file, each.target, feed, threads=settings.threads)
-        if found is None:
-            record["layers"] = {"not_available": f"no profile by layer is taken on {each.target}"}
-        else:
-            record["layers"], record["branches"] = found, layers.by_branch(found)
+        record |= _once(each, session, settings)
     return {
         "schema": 1,
         "mmedge": mmedge.__version__,
@@ -121,195 +110,132 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
     }
 
 
+def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, Any]:
+    progress.say(f"profile: loading {each.name} in a fresh process")
+    figures = cold.measured(
+        each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=settings.shapes
+    )
+    return {
+        "name": each.name,
+        "target": each.target,
+        "size_bytes": each.file.stat().st_size,
+        "batches": [],
+        **figures,
+    }
+
+
+def _once(each: Subject, session: Session, settings: Settings) -> dict[str, Any]:
+    """What is measured once a model, at the first batch size: after idle, throughput, energy, layers and branches."""
+    batch = settings.batches[0]
+    feed = feeds.tensors(session.inputs, batch, settings.shapes)
+    call = _call(session, feed)
+    record: dict[str, Any] = {
+        "after_idle_ms": _after_idle_ms(call, settings.idle_s),
+        "throughput": _throughput(call, settings, batch),
+        "energy": energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None),
+    }
+    rows, basis = layers.by_target(each.file, each.target, feed, threads=settings.threads)
+    if rows:
+        return {**record, "layers": rows, "layers_basis": basis, "branches": layers.by_branch(rows)}
+    return {**record, "layers": {"not_available": basis}}
+
+
 def _time_batch(
     batch: int,
     subjects: list[Subject],
     sessions: list[Session],
     engines: list[Engine | None],
     settings: Settings,
-    records: list[dict[str, Any]],
-    warnings: list[str],
     progress: Progress,
-) -> None:
-    """Compute and end to end of every model at one batch size, all in turn."""
-    calls: dict[str, Callable[[], Any]] = {}
-    for number, (session, engine) in enumerate(zip(sessions, engines)):
-        calls[f"compute {number}"] = _call(session, inputs(session.inputs, batch, settings.shapes))
-        if engine is not None:
-            calls[f"end to end {number}"] = _predict(engine, raw_values(engine.contract, batch))
-    settled = {name: warm_up(call) for name, call in calls.items()}
-    taken = spans(
-        calls,
-        runs=settings.runs,
-        warmup=0,
-        step=lambda done, total: progress.step(f"timing batch {batch}", done, total, f"{len(calls)} calls in turn"),
-    )
-    timings = {name: summary(times) for name, times in taken.items()}
-    for number, (record, session) in enumerate(zip(records, sessions)):
-        compute, end = timings[f"compute {number}"], timings.get(f"end to end {number}")
-        warmed, stable = settled[f"compute {number}"]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every model's entry for one batch size, and warnings.
+
+    Compute is timed with all models in turn, and so is end to end, but not the one among the other: after a picture was
+    decoded, a small graph finds its caches cold, and its figure would not be that of the graph.
+    """
+    computes = [_call(session, feeds.tensors(session.inputs, batch, settings.shapes)) for session in sessions]
+    ends = {
+        number: _predict(engine, feeds.raw_values(engine.contract, batch))
+        for number, engine in enumerate(engines)
+        if engine is not None
+    }
+    for each, call in zip(subjects, computes):
+        _try(call, each)
+    settled = [warm_up(call) for call in computes]
+    taken = _in_turn(dict(enumerate(computes)), settings.runs, f"compute, batch {batch}", progress)
+    for call in ends.values():
+        warm_up(call)
+    whole = _in_turn(ends, settings.runs, f"end to end, batch {batch}", progress)
+    entries, warnings = [], []
+    for number, (each, session) in enumerate(zip(subjects, sessions)):
+        compute, (warmed, stable) = summary(taken[number]), settled[number]
         entry: dict[str, Any] = {
             "batch": batch,
             "warm_up": {"runs": warmed, "stable": stable},
             "compute": compute.record(),
-            "end_to_end": end.record()
-            if end
+            "end_to_end": summary(whole[number]).record()
+            if number in whole
             else {"not_available": "a bare graph has no preprocessing; profile its bundle"},
-            "spans_us": [round(value / 1000, 2) for value in taken[f"compute {number}"].tolist()],
+            "spans_us": [round(value / 1000, 2) for value in taken[number].tolist()],
         }
         if session.parts is not None:
-            entry["parts_ms"] = session.parts()
+            entry["parts_ms"] = _parts(session, computes[number])
         if number:
-            low, high = ratio_interval(taken[f"compute {number}"], taken["compute 0"])
-            entry["ratio_to_first"] = {
-                "value": compute.p50_ms / timings["compute 0"].p50_ms,
-                "ci95": [low, high],
-            }
-        record["batches"].append(entry)
-        where = f"{subjects[number].name}, batch {batch}"
+            low, high = ratio_interval(taken[number], taken[0])
+            entry["ratio_to_first"] = {"value": compute.p50_ms / summary(taken[0]).p50_ms, "ci95": [low, high]}
+        entries.append(entry)
+        where = f"{each.name}, batch {batch}"
         if compute.cv > WIDE_SPREAD:
             warnings.append(
                 f"{where}: wide spread (cv {compute.cv:.2f}, p99 {compute.p99_ms / compute.p50_ms:.1f} x p50); look at the percentiles, not at the mean"
             )
         if not stable:
             warnings.append(f"{where}: the latency did not settle in {warmed} warm-up runs")
+    return entries, warnings
 
 
-def parsed_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """``INPUT=N,N`` of the command line -> {input: shape}."""
-    shapes = {}
-    for item in given:
-        name, _, sizes = item.partition("=")
-        if not name or not all(size.isdigit() and int(size) for size in sizes.split(",")):
-            raise UsageError(f"--shape wants INPUT=N,N with sizes of at least 1, not {item!r}")
-        shapes[name] = tuple(map(int, sizes.split(",")))
-    return shapes
+def _in_turn(calls: Mapping[int, Callable[[], Any]], runs: int, what: str, progress: Progress) -> dict[int, np.ndarray]:
+    """``spans`` of calls by their model's number."""
+    taken = spans(
+        {str(number): call for number, call in calls.items()},
+        runs=runs,
+        warmup=0,
+        step=lambda done, total: progress.step(f"timing {what}", done, total, f"{len(calls)} in turn"),
+    )
+    return {number: taken[str(number)] for number in calls}
 
 
-def inputs(
-    taken: Mapping[str, TensorInfo], batch: int, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, np.ndarray]:
-    """Inputs to time a graph with: normal noise for floats, True for booleans, zeros for integers.
-
-    ``shapes``: {input: shape without the batch axis} where axes other than the first are dynamic.
-    """
-    random, feed = np.random.default_rng(0), {}
-    unknown = (shapes or {}).keys() - taken.keys()
-    if unknown:
-        raise UsageError(f"the model has no input {sorted(unknown)[0]!r}; it has {', '.join(taken)}")
-    for name, info in taken.items():
-        rest = (shapes or {}).get(name, info.shape[1:])
-        if None in rest:
-            raise UsageError(
-                f"the input {name} has dynamic axes: {list(info.shape)}",
-                todo=f"give its shape without the batch: --shape {name}={','.join(str(size or 128) for size in rest)}",
-            )
-        shape: tuple[int, ...] = () if not info.shape else (info.shape[0] or batch, *(size for size in rest if size))
-        match info.dtype.kind:
-            case "f":
-                feed[name] = random.standard_normal(shape).astype(info.dtype)
-            case "b":
-                feed[name] = np.ones(shape, bool)
-            case _:
-                feed[name] = np.zeros(shape, info.dtype)
-    return feed
+def _try(call: Callable[[], Any], each: Subject) -> None:
+    """A model that loads and does not run is told of; the targets' exceptions share no base class."""
+    try:
+        call()
+    except MmedgeError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MmedgeError(
+            f"the model does not run: {reason}",
+            where=each.name,
+            todo="look whether --shape, --batch and the target are right for it",
+        ) from error
 
 
-def raw_values(contract: Contract, batch: int) -> dict[str, list[Any]]:
-    """Raw samples as an app would give them: PNG and WAV bytes of the model's own size and length, numbers, arrays."""
-    random = np.random.default_rng(0)
-    return {name: [_raw(spec, random) for _ in range(batch)] for name, spec in contract.modalities.items()}
-
-
-def _raw(spec: ModalitySpec, random: np.random.Generator) -> Any:
-    buffer = io.BytesIO()
-    kind: str = spec.kind
-    if isinstance(spec, ImageSpec):
-        from PIL import Image
-
-        pixels = random.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
-        Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).save(buffer, "PNG")
-        return buffer.getvalue()
-    if isinstance(spec, AudioSpec):
-        with wave.open(buffer, "wb") as sound:
-            sound.setnchannels(1)
-            sound.setsampwidth(2)
-            sound.setframerate(spec.sample_rate)
-            sound.writeframes(random.normal(0, 3000, spec.samples).astype("<i2").tobytes())
-        return buffer.getvalue()
-    if isinstance(spec, TabularSpec):
-        words = dict.fromkeys(getattr(spec, "categorical", ()), "a word")
-        return {**dict(zip(spec.columns, random.normal(size=len(spec.columns)).tolist())), **words}
-    if kind == "text":
-        return " ".join(["word"] * spec.shape[0])
-    return random.standard_normal(spec.shape).astype(np.float32)
+def _parts(session: Session, call: Callable[[], Any], runs: int = 50) -> dict[str, float]:
+    """Milliseconds by part on a GPU (copies to it and back, compute): medians over ``runs``."""
+    assert session.parts is not None
+    rows = []
+    for _ in range(runs):
+        call()
+        rows.append(session.parts())
+    return {part: float(np.median([row[part] for row in rows])) for part in rows[0]}
 
 
 def _call(session: Session, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
-    return lambda: session.run(feed)
+    return partial(session.run, feed)  # beside a small graph a Python frame more would be seen
 
 
 def _predict(engine: Engine, raw: Mapping[str, list[Any]]) -> Callable[[], Any]:
     return lambda: engine.predict(**raw)
-
-
-def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Load time, first inference and memory, in a process of its own: in this one much is loaded and warm already."""
-    progress.say(f"profile: loading {each.name} in a fresh process")
-    record: dict[str, Any] = {
-        "name": each.name,
-        "target": each.target,
-        "size_bytes": each.file.stat().st_size,
-        "batches": [],
-    }
-    task = {
-        "file": str(each.file),
-        "target": each.target,
-        "threads": settings.threads,
-        "batch": settings.batches[0],
-        "shapes": {name: list(shape) for name, shape in settings.shapes.items()},
-    }
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; sys.path[:] = {sys.path!r}; from mmedge.runtime import profile; profile.cold()",
-        ],
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode == 0:
-        record |= json.loads(done.stdout)
-    else:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        for name in ("load_ms", "first_inference_ms", "memory"):
-            record[name] = {"not_available": f"the fresh process failed: {reason}"}
-    return record
-
-
-def cold() -> None:
-    """The body of the fresh process: a task as JSON on stdin, figures as JSON on stdout."""
-    task = json.load(sys.stdin)
-    before = resident_bytes()
-    start = time.perf_counter()
-    session = opened(Path(task["file"]), task["target"], threads=task["threads"])
-    loaded = time.perf_counter()
-    feed = inputs(session.inputs, task["batch"], {name: tuple(shape) for name, shape in task["shapes"].items()})
-    first = time.perf_counter()
-    session.run(feed)
-    first_ms = (time.perf_counter() - first) * 1000
-    for _ in range(20):
-        session.run(feed)
-    peak = resident_bytes("VmHWM")
-    memory: dict[str, Any] = (
-        {"not_available": "this system has no /proc/self/status"}
-        if before is None or peak is None
-        else {"host_peak_bytes": peak, "host_before_load_bytes": before}
-    )
-    device = energy.gpu_memory_bytes()
-    memory |= {"device": {"not_available": "no NVIDIA GPU"} if device is None else {"used_bytes": device}}
-    print(json.dumps({"load_ms": (loaded - start) * 1000, "first_inference_ms": first_ms, "memory": memory}))
 
 
 def _after_idle_ms(call: Callable[[], Any], idle_s: float) -> float:

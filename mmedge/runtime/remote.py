@@ -73,7 +73,7 @@ def measured(
 ) -> dict[str, Any]:
     """Profile models on a device: copy them, run ``python -m mmedge.runtime profile`` there, bring the record back, clean up.
 
-    A copy that breaks off is gone on with where it stopped. Raises MmedgeError with what failed: the host, the key, the
+    A copy that breaks off is gone on with where it stopped, by this command or the next. Raises MmedgeError with what failed: the host, the key, the
     package, the profile itself (with its own exit code).
     """
     if shutil.which("ssh") is None:
@@ -86,9 +86,9 @@ def measured(
         # By content: what a broken command left there is gone on with by the next one.
         names = {file: f"{sha256_of(file)[:24]}{file.suffix}" for file in files}
         home = "~/.cache/mmedge"
+        for file in files:
+            _copy(file, f"{home}/{names[file]}", where, progress)
         try:
-            for file in files:
-                _copy(file, f"{home}/{names[file]}", where, progress)
             progress.say(f"profile: measuring on {where.host}")
             done = _run(
                 where,
@@ -161,6 +161,7 @@ def _copy(file: Path, remote: str, where: Device, progress: Progress) -> None:
         if there == sha256_of(file):
             return
         _run(where, f"rm -f {remote}", "the copy")
+    _run(where, f"rm -f {remote}", "the copy")
     raise MmedgeError(
         f"{file.name} could not be copied to the device",
         where=where.host,
@@ -189,12 +190,19 @@ def _profile_command(where: Device, settings: Settings, remote: list[str]) -> st
 
 
 def _run(where: Device, remote: str, what: str, *, missing: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command on the device. ``missing``: it is the first, which finds out whether the device and mmedge are there."""
     done = subprocess.run(where.command(remote), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode == 0:
         return done
     said = done.stderr.strip()
     last = said.splitlines()[-1] if said else f"exit code {done.returncode}"
     if done.returncode == 255:
+        if not missing:
+            raise MmedgeError(
+                f"the connection to the device was lost during {what}: {last}",
+                where=where.host,
+                todo="look at the network and the device's power, and run the same command again",
+            )
         raise _connection_error(where, said, last)
     if "Exec format error" in said:
         raise MissingDependency(

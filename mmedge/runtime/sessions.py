@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.runtime.machine import cores
 from mmedge.runtime.targets.session import Session
+
+# Beyond it nothing is faster, and ONNX Runtime would start them all.
+_MOST_THREADS = 512
 
 
 def opened(
@@ -18,7 +22,11 @@ def opened(
     Raises MissingDependency where the target cannot run here, MmedgeError for a file that it does not take.
     """
     if not file.is_file():
-        raise MmedgeError("the model does not exist", where=str(file))
+        raise MmedgeError("the model does not exist", where=str(file), todo="copy the bundle again")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(
+            f"threads must be 1 to {_MOST_THREADS}, not {threads}", todo=f"this machine has {cores()} for this process"
+        )
     match target:
         case "onnxruntime-cpu":
             from mmedge.runtime.targets import onnxruntime_cpu

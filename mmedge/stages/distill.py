@@ -31,7 +31,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     )
     labelled, everything = np.flatnonzero(samples.labelled), np.arange(len(samples))
     with_control = config.controls.no_distillation and len(labelled) > 0
-    teacher = teacher_for(config, context, config.train)
+    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
     students: dict[str, tuple[nn.Module, Fitted]] = {}
     for number in range(config.controls.seeds):
         seed = context.recipe.seed + number
@@ -57,6 +57,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
                 state=context.work / f"{name}-{number}.safetensors",
                 task=f"{'distilling' if taught else 'control without a teacher'}, seed {number + 1}/{config.controls.seeds}",
                 progress=context.progress,
+                logs=context.logs / f"{name}-{number}",
             )
             students[f"{name}-{number}"] = (student, fitted)
     best = max(
@@ -81,7 +82,11 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
         target=target,
         key=key,
         parent=parent,
-        notes=(labels, f"seed {best.rpartition('-')[2]} of {config.controls.seeds} kept, by validation"),
+        notes=(
+            labels,
+            *teacher.notes,
+            f"seed {best.rpartition('-')[2]} of {config.controls.seeds} kept, by validation",
+        ),
         more={"students": sorted(others)},
         write=write,
     )

@@ -11,14 +11,14 @@ import numpy as np
 from mmedge.artifact import Artifact, creating, read, sha256_of
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
-from mmedge.graph import cut
+from mmedge.graph import cut, qdq
 from mmedge.graph import precision as precisions
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.export import Agreement, compare
 from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.measure.quality import predict_graph
 from mmedge.models.load import contract_of
-from mmedge.recipe import TargetOptions
+from mmedge.recipe import TargetOptions, precision_of
 from mmedge.runtime.bundle import preprocessing_sha256
 from mmedge.runtime.sessions import can_run, opened
 from mmedge.runtime.targets import onnxruntime_cpu, openvino_cpu, tensorrt
@@ -50,13 +50,15 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
         wanted: str | None = config.precision
         if name == "openvino-cpu" or (name == "onnxruntime-cuda" and can_run(name)):
             wanted, meta["latency"] = _measured(parent, config, context, folder, name, notes)
-        chosen = _choose(parent, wanted, name, folder / GRAPH, notes, measured="latency" in meta)
+        candidate = _choose(parent, wanted, name, folder / GRAPH, notes, measured="latency" in meta)
+        chosen = precision_of(candidate)
         engine = _build(folder, contract, config, context, name, chosen)
         if engine is not None:
             meta["engine"] = engine
         runnable = opened(folder / engine["file"], name) if name == "openvino-cpu" and engine else None
         agreements = verify(_reference(parent), folder / GRAPH, contract, test, chosen, runnable)
-        meta |= {"precision": chosen, "notes": notes, "verification": [agreement.record() for agreement in agreements]}
+        meta |= {"precision": chosen, "candidate": candidate, "notes": notes}
+        meta["verification"] = [agreement.record() for agreement in agreements]
         if name in ("onnxruntime-cpu", "openvino-cpu"):
             cuts = context.recipe.export
             if cuts.per_subset and len(contract.modalities) > 1:
@@ -76,7 +78,7 @@ def _measured(
     work.mkdir()
     kept = [row["precision"] for row in parent.meta.get("candidates", []) if row["kept"]] or ["fp32"]
     if config.precision is not None:
-        kept = [config.precision]
+        kept = [name for name in kept if precision_of(name) == config.precision] or [config.precision]
     sessions = {f"{name} {precision}": _candidate(parent, precision, name, work, measure.threads) for precision in kept}
     sessions["parent"] = onnxruntime_cpu.session(parent.file(GRAPH), threads=measure.threads)
     if context.teacher is not None:
@@ -105,9 +107,9 @@ def _candidate(parent: Artifact, precision: str, name: str, work: Path, threads:
 
 
 def _choose(parent: Artifact, wanted: str | None, name: str, graph: Path, notes: list[str], *, measured: bool) -> str:
-    """Write the graph to build from and return its precision; ``notes`` gets what a reader must know of the choice.
+    """Write the graph to build from and return the candidate's name; ``notes`` gets what a reader must know of the choice.
 
-    On a target that was measured, the fastest candidate that was kept; elsewhere the recipe's precision.
+    On a target that was measured, the fastest candidate that was kept; elsewhere the first of the recipe's precision.
     """
     candidates = {row["precision"]: row for row in parent.meta.get("candidates", [])}
     if name == "onnxruntime-cpu":
@@ -118,6 +120,7 @@ def _choose(parent: Artifact, wanted: str | None, name: str, graph: Path, notes:
         chosen = wanted or "fp16"
         if not measured:
             notes.append(f"{chosen} by the recipe, not measured: this machine cannot run the target")
+    chosen = _of_precision(chosen, candidates, name)
     if chosen in candidates and not candidates[chosen]["kept"]:
         notes.append(f"{chosen} is outside the accuracy budget: {candidates[chosen]['why']}")
     source = parent.file(f"{chosen}.onnx") if chosen in candidates else None
@@ -127,7 +130,7 @@ def _choose(parent: Artifact, wanted: str | None, name: str, graph: Path, notes:
             where=f"export.targets.{name}.precision",
             todo="add int8 to quantize.candidates",
         )
-    if chosen == "int8" and name in tensorrt.PACKAGES:
+    if precision_of(chosen) == "int8" and name in tensorrt.PACKAGES:
         assert source is not None
         count = precisions.to_symmetric(source, graph)
         notes.append(f"{count} activations rewritten from uint8 to symmetric int8, as {name} takes them")
@@ -138,6 +141,22 @@ def _choose(parent: Artifact, wanted: str | None, name: str, graph: Path, notes:
     else:
         shutil.copyfile(_reference(parent), graph)
     return chosen
+
+
+def _of_precision(wanted: str, candidates: dict[str, dict[str, Any]], name: str) -> str:
+    """The candidate to take where a recipe names its precision: the first that is kept, else the one that loses least."""
+    if wanted in candidates and candidates[wanted]["kept"]:
+        return wanted
+    # TensorRT computes in float where weights alone are INT8: nobody asks for that with ``int8``.
+    rows = [
+        row
+        for row in candidates.values()
+        if precision_of(row["precision"]) == wanted
+        and not (name in tensorrt.PACKAGES and row["precision"] == "int8-weights")
+    ]
+    kept = [row for row in rows if row["kept"]]
+    best = kept[:1] or sorted(rows, key=lambda row: -row["quality_validation"])[:1]
+    return str(best[0]["precision"]) if best else wanted
 
 
 def _build(
@@ -163,6 +182,8 @@ def _build(
             folder / GRAPH, folder / ENGINE, target=name, shapes=tensorrt.input_shapes(contract), options=options
         ) | {"file": ENGINE, "files": [ENGINE]}
         tensorrt.check_precision(built, chosen, name)
+        if chosen == "int8":
+            _check_int8_layers(folder / GRAPH, built["int8_layers"], name)
     else:
         return None
     return built | {
@@ -170,6 +191,20 @@ def _build(
         "graph_sha256": sha256_of(folder / GRAPH),
         "preprocessing_sha256": preprocessing_sha256(contract),
     }
+
+
+def _check_int8_layers(graph: Path, built: list[str], name: str) -> None:
+    """Raise MismatchError where the network that was built has a layer in float that the graph has in INT8."""
+    import onnx
+
+    asked = {layer.name: layer.label for layer in qdq.layers(onnx.load(graph)) if layer.kind in qdq.WEIGHTED}
+    missing = [label for node, label in asked.items() if node not in built]
+    if missing:
+        raise MismatchError(
+            f"{len(missing)} of {len(asked)} layers that the graph has in INT8 are float in the {name} network: {', '.join(missing[:8])}",
+            where=str(graph),
+            todo=f"declare them: quantize.ignore: [{', '.join(missing[:8])}]",
+        )
 
 
 def _reference(parent: Artifact) -> Path:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mmedge.artifact import Artifact, creating, read
-from mmedge.graph.adopt import adopt, count
+from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
+from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.recipe import Teacher
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import supervised
+from mmedge.training.taught import read_teacher_answers
 
 
 def train(parent: Artifact | None, config: Teacher, context: Context, target: Path, key: str) -> Artifact:
     """Train the teacher on all labels, or take it as it is. ``parent`` is None: it is the root of the run."""
+    if config.outputs is not None:
+        return _answers(config, config.outputs, context, target, key)
+    context = context.shown_to(config)
     contract = context.contract(config.model)
+    if config.classes and not config.trained_here:
+        contract = contract.model_copy(update={"labels": tuple(config.classes)})
     if config.onnx is not None:
         return _adopted(config, contract, config.onnx, context, target, key)
     samples, validation = (
@@ -43,6 +51,7 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
             state=context.work / "teacher.safetensors",
             task="training the teacher",
             progress=context.progress,
+            logs=context.logs / "teacher",
         )
     return write_trained(
         module,
@@ -60,9 +69,29 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
 def _adopted(config: Teacher, contract: Contract, source: Path, context: Context, target: Path, key: str) -> Artifact:
     """The artifact of an ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
-        names = {name: config.model.inputs.get(name, name) for name in contract.modalities}
-        adopt(source, contract, names, context.means(contract), folder / GRAPH)
+        adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH)
+        check_width(folder / GRAPH, contract, source, "teacher")
         parameters, multiplied = count(folder / GRAPH)
         meta |= {"params": parameters, "macs": multiplied, "notes": [f"an ONNX file, taken as it is: {source.name}"]}
+        meta |= provenance(contract, context)
+    return read(target)
+
+
+def _answers(config: Teacher, source: Path, context: Context, target: Path, key: str) -> Artifact:
+    """The artifact of a teacher that is a file of outputs: it has no graph, and can only teach."""
+    answers = read_teacher_answers(config, context.dataset.contract, "teacher")
+    everybody = {sample for split in ("train", "validation", "test") for sample in getattr(context.dataset, split).ids}
+    kept = [row for row, sample in enumerate(answers.ids) if sample in everybody]
+    if not kept:
+        raise no_common_sample(answers, context.dataset.train.ids, "train")
+    contract = context.dataset.contract.model_copy(update={"modalities": {}, "labels": answers.labels})
+    with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
+        write_answers(
+            replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept]), folder / ANSWERS
+        )
+        meta["notes"] = [
+            f"outputs that were computed elsewhere: {source.name}, {len(kept)} of the data's {len(everybody)} samples",
+            "no model: parameters, multiply-accumulates, latency and subsets of modalities are not measured",
+        ]
         meta |= provenance(contract, context)
     return read(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted
+from mmedge.training.log import CSV, csv_of
 
 GRAPH = "model.onnx"
 # Largest difference from torch that an FP32 graph may have, relative to the largest output.
@@ -53,7 +53,7 @@ def write_trained(
         agreements = verify(
             module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities))
         )
-        (folder / "training.json").write_text(json.dumps(fitted.history, indent=1))
+        (folder / CSV).write_text(csv_of(fitted.history))
         write(folder)
         meta |= {
             "model": model.model_dump(mode="json"),
@@ -79,7 +79,7 @@ def write_unchanged(
 ) -> Artifact:
     """Write the parent again as a stage's artifact, where nothing better was found: the same weights and graph."""
     with creating(target, stage=stage, key=key, parent=parent.sha256) as (folder, meta):
-        for name in (load.WEIGHTS, load.HISTORY, GRAPH, "training.json"):
+        for name in (load.WEIGHTS, load.HISTORY, GRAPH, CSV):
             if parent.file(name).is_file():
                 shutil.copyfile(parent.file(name), folder / name)
         meta |= {name: parent.meta[name] for name in ("model", "params", "macs", "verification") if name in parent.meta}

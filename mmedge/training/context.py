@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmedge.data.samples import Dataset
 from mmedge.data.source import load_attribute
 from mmedge.models import load
 from mmedge.progress import Progress
-from mmedge.recipe import Model, Recipe
+from mmedge.recipe import Given, Model, Recipe
 from mmedge.spec import Contract
 
 
@@ -43,6 +43,11 @@ class Context:
         """The model of an artifact, in evaluation mode."""
         return load.rebuild(artifact, self.factory(Model.model_validate(artifact.meta.get("model", {}))), weights)
 
+    @property
+    def logs(self) -> Path:
+        """Where TensorBoard's event files of this stage go, outside the work folder, which is removed: OUT/tensorboard/STAGE."""
+        return self.work.parent.parent / "tensorboard" / self.work.name.rpartition("-")[0]
+
     def factory(self, section: Model) -> Any:
         return load_attribute(section.factory, self.code) if section.factory else None
 
@@ -50,6 +55,11 @@ class Context:
         """The data's contract, or the part of it that the model takes."""
         whole = self.dataset.contract
         return whole.only(section.modalities) if section.modalities else whole
+
+    def shown_to(self, given: Given) -> Context:
+        """This context with the samples as a teacher of the recipe's section sees them: under its own preprocessing."""
+        specs = {**self.dataset.contract.modalities, **given.preprocessing}
+        return replace(self, dataset=self.dataset.preprocessed(specs, self.progress))
 
     def means(self, contract: Contract) -> dict[str, np.ndarray]:
         """{modality: float32 [*shape]}: training means, which stand in for an absent input of a foreign model."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmedge.artifact import replacing
 from mmedge.data.samples import Samples
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.quality import predict_module, score, subset_scores
 from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.spec import Contract
 from mmedge.training.batches import Batch, batches, steps_per_epoch
 from mmedge.training.device import training_device
+from mmedge.training.log import logging_to
+from mmedge.training.optimizer import Average, optimizer_of, set_rate
+from mmedge.training.precision import caller, scaler_of
+from mmedge.training.state import State
 
-Objective = Callable[[nn.Module, Batch], Tensor]
+# Called with the module (or what runs it in another precision, or compiled) and a batch; a scalar.
+Objective = Callable[[Any, Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,72 +54,121 @@ def fit(
     state: Path,
     task: str,
     progress: Progress,
+    logs: Path | None = None,
 ) -> Fitted:
     """Train ``module`` in place and leave it at its best epoch by validation, in evaluation mode.
 
     ``objective(module, batch)`` is the loss, a scalar; where it is itself an ``nn.Module`` (a projection, say) its
     parameters are trained along. ``usable``: int64 rows that may be drawn. ``state`` is written at each epoch's end:
     the same call after a kill goes on from there and ends with the same weights, since every random choice is a
-    function of ``seed`` and the epoch. Raises MmedgeError where the loss is not finite before a first good epoch.
+    function of ``seed`` and the epoch. ``logs``: where TensorBoard's files go if the recipe asks for them, by default
+    beside ``state``. Raises MmedgeError where the loss is not finite before a first good epoch, UsageError where batch
+    norm would get a batch of one, and MissingDependency where the machine lacks what ``train`` asks for.
     """
     device = training_device()
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
     parts.to(device)
-    parameters = [p for p in parts.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(_decay_groups(parts, train.weight_decay), lr=train.learning_rate)
+    _check_batch_norm(parts, min(train.batch_size, len(train_samples)), train)
+    call = caller(module, train, device)
+    scaler = scaler_of(train, device)
+    average = Average(module, train.ema) if train.ema else None
+    run = State(parts, optimizer_of(parts, train), scaler, average)
+    run.restore(state)
     steps = steps_per_epoch(train_samples, train)
-    history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
+    total = steps * train.epochs
     notes: tuple[str, ...] = ()
-    if state.is_file():
-        history, best = _restore(state, parts, optimizer)
-    for epoch in range(len(history), train.epochs):
-        torch.manual_seed(_mixed(seed, epoch))  # dropout's generator
-        module.train()
-        started, total = time.monotonic(), 0.0
-        for step, batch in enumerate(
-            batches(train_samples, train, seed=seed, view_seed=view_seed, epoch=epoch, usable=usable)
-        ):
-            _set_rate(optimizer, train.learning_rate * _rate(epoch * steps + step, steps * train.epochs, train.warmup))
-            loss = objective(module, batch.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, train.gradient_clip)
-            optimizer.step()
-            total += loss.item()
-            if step % 10 == 0:
-                shown = f"epoch {epoch + 1}/{train.epochs}" + (
-                    f", validation {history[-1]['quality']:.3f}" if history else ""
+    with logging_to(train.log, logs or state.with_suffix(""), len(run.history)) as log:
+        for epoch in range(len(run.history), train.epochs):
+            if _stalled(run.history, train.early_stopping):
+                notes = (
+                    f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",
                 )
-                progress.step(task, epoch * steps + step, train.epochs * steps, shown)
-        # The last step's loss may be finite, and what the weights after it answer not.
-        figures = _validate(module, contract, validation) if math.isfinite(total) else None
-        if figures is None:
-            if not best:
-                raise MmedgeError(
-                    "training diverged: the loss or the outputs are not finite",
-                    where=f"{task}, epoch {epoch + 1}",
-                    todo="lower train.learning_rate",
-                )
-            notes = (f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",)
-            break
-        record = {
-            "epoch": epoch + 1,
-            "loss": total / steps,
-            "seconds": time.monotonic() - started,
-            **figures,
-        }
-        if not history or record["selection"] >= max(earlier["selection"] for earlier in history):
-            best = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        history.append(record)
-        _store(state, parts, optimizer, best, history)
-    progress.step(
-        task, train.epochs * steps, train.epochs * steps, f"validation {max(h['quality'] for h in history):.3f}"
-    )
-    module.load_state_dict(best)
+                break
+            torch.manual_seed(_mixed(seed, epoch))  # dropout's generator
+            module.train()
+            started, losses, rate = time.monotonic(), [], 0.0
+            for step, batch in enumerate(
+                batches(train_samples, train, seed=seed, view_seed=view_seed, epoch=epoch, usable=usable), epoch * steps
+            ):
+                rate = set_rate(run.optimizer, train, step, total)
+                losses.append(_step(run, call, objective, batch, train, device))
+                if step % 10 == 0:
+                    progress.step(task, step, total, _shown(epoch, train, run.history))
+            # Read once an epoch: a GPU is not waited for at every step.
+            loss = float(torch.stack(losses).double().mean())
+            with average.shown() if average else nullcontext():
+                # The last step's loss may be finite, and what the weights after it answer not.
+                figures = _validate(module, contract, validation) if math.isfinite(loss) else None
+                if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
+                    run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            if figures is None:
+                if not run.best:
+                    raise MmedgeError(
+                        "training diverged: the loss or the outputs are not finite",
+                        where=f"{task}, epoch {epoch + 1}",
+                        todo="lower train.learning_rate",
+                    )
+                notes = (f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",)
+                break
+            seconds = time.monotonic() - started
+            run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
+            run.store(state)
+            log.row(run.history[-1])
+    best = _best(run.history)
+    progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
+    module.load_state_dict(run.best)
     module.to("cpu").eval()
-    selected = max(range(len(history)), key=lambda index: (history[index]["selection"], index))
-    return Fitted(history, selected + 1, notes)
+    return Fitted(run.history, best, notes)
+
+
+def _step(run: State, call: Any, objective: Objective, batch: Batch, train: Train, device: torch.device) -> Tensor:
+    """One step of the optimizer on one batch, in ``train.accumulate`` parts; returns its loss, a scalar on the device."""
+    run.optimizer.zero_grad(set_to_none=True)
+    total: Tensor | None = None
+    for part in batch.split(train.accumulate):
+        loss = objective(call, part.to(device)) * part.share
+        (run.scaler.scale(loss) if run.scaler else loss).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    if run.scaler:
+        run.scaler.unscale_(run.optimizer)
+    nn.utils.clip_grad_norm_(run.parts.parameters(), train.gradient_clip)
+    if run.scaler:
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    else:
+        run.optimizer.step()
+    if run.average:
+        run.average.update()
+    return total
+
+
+def _check_batch_norm(parts: nn.Module, batch: int, train: Train) -> None:
+    """Raise UsageError where batch norm would see one sample, which has no variance."""
+    smallest = batch // train.accumulate
+    norms = [name for name, m in parts.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if smallest < 1 or (smallest == 1 and norms):
+        layer = f", and batch norm ({norms[0].partition('.')[2]}) needs two" if norms else ""
+        raise UsageError(
+            f"a batch of {batch} samples in {train.accumulate} parts leaves {smallest} a part{layer}",
+            where="train.batch_size, train.accumulate",
+            todo="give more training samples, a larger batch or fewer parts",
+        )
+
+
+def _best(history: list[dict[str, float]]) -> int:
+    """The best epoch by validation, counted from 1; of equals the last."""
+    return 1 + max(range(len(history)), key=lambda index: (history[index]["selection"], index))
+
+
+def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
+    return bool(patience and history) and len(history) - _best(history) >= (patience or 0)
+
+
+def _shown(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
+    """What stands beside the progress bar."""
+    last = f", validation {history[-1]['quality']:.3f}" if history else ""
+    return f"epoch {epoch + 1}/{train.epochs}{last}"
 
 
 def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dict[str, float] | None:
@@ -141,70 +194,5 @@ def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dic
     return {"quality": quality, "selection": selection} if finite else None
 
 
-def _decay_groups(parts: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay is for matrices and kernels; biases, norms and learned vectors are left alone."""
-    trained = [p for p in parts.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _rate(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over the first share of the steps, then a cosine to zero (Loshchilov & Hutter 2017)."""
-    rising = max(1, round(total * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def _mixed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def _store(
-    path: Path,
-    parts: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    history: list[dict[str, float]],
-) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {f"parts.{name}": value for name, value in parts.state_dict().items()} | {
-        f"best.{name}": value for name, value in best.items()
-    }
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    with replacing(path) as temporary:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            temporary,
-            {"history": json.dumps(history)},
-        )
-
-
-def _restore(
-    path: Path, parts: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (safe_open is no dict)
-        history = json.loads(stored.metadata()["history"])
-    taken = {
-        prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        for prefix in ("parts.", "best.", "optimizer.")
-    }
-    parts.load_state_dict(taken["parts."])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in taken["optimizer."].items():
-        index, _, moment = name.partition(".")
-        moments.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return history, taken["best."]

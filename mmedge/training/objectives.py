@@ -11,7 +11,8 @@ from mmedge.spec import Contract
 from mmedge.training import distillation
 from mmedge.training.batches import Batch
 from mmedge.training.losses import label_loss
-from mmedge.training.teachers import Layer, Teacher
+from mmedge.training.sources import Layer
+from mmedge.training.teachers import Taught, Teacher
 
 
 def supervised(contract: Contract, train: Train):
@@ -38,20 +39,45 @@ class Distillation(nn.Module):
             with torch.no_grad():
                 student.eval()(**example(contract))
         widths = zip(self._layers, teacher.widths, loss.hints)
+        self._columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
+        # The place of each of the student's classes among the teacher's; -1 where the teacher does not know it.
+        self._places = torch.full((contract.outputs,), -1)
+        if self._columns is not None:
+            self._places[self._columns] = torch.arange(len(self._columns))
         self.project = nn.ModuleList(_projection(hint, layer.take().shape[1], width) for layer, width, hint in widths)
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         output = student(present=batch.present, **batch.inputs)[self._contract.output]
-        logits, features = self._teacher.outputs(batch, output.device)
+        answer = self._teacher.outputs(batch, output.device)
         loss, taught = self._loss, output.new_zeros(())
         if loss.logits:
-            taught = taught + loss.logits * distillation.logit_loss(
-                output, logits, batch.targets, kind=loss.kind, temperature=loss.temperature, task=self._contract.task
-            )
-        for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, features):
+            taught = taught + loss.logits * self._of_logits(output, answer, batch.targets)
+        for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, answer.hints):
             taught = taught + hint.weight * _hint_loss(hint, project(layer.take()), theirs)
         fading = 1 - batch.passed if loss.schedule == "linear" else 1.0
         return loss.labels * _labels(output, batch, self._train) + fading * taught
+
+    def _of_logits(self, output: Tensor, answer: Taught, targets: Tensor) -> Tensor:
+        """The logit loss over the samples and the classes that the teacher knows, divided by the whole batch.
+
+        Student and teacher are compared given that the class is one of the teacher's: a softmax over those alone, which
+        moves no probability from or to the others. A sample whose label is another class is not taught.
+        """
+        rows = answer.rows
+        if self._columns is not None:
+            output = output.index_select(1, self._columns.to(output.device))
+            places = self._places.to(targets.device)[targets.clamp(min=0)]
+            foreign = (targets >= 0) & (places < 0)
+            rows = ~foreign if rows is None else rows & ~foreign
+            targets = torch.where(targets >= 0, places, targets)
+        logits, share = answer.logits, 1.0
+        if rows is not None:
+            if not rows.any():
+                return output.sum() * 0
+            output, logits, targets, share = output[rows], logits[rows], targets[rows], float(rows.float().mean())
+        return share * distillation.logit_loss(
+            output, logits, targets, kind=self._loss.kind, temperature=self._loss.temperature, task=self._contract.task
+        )
 
 
 def _labels(output: Tensor, batch: Batch, train: Train) -> Tensor:

@@ -1,14 +1,28 @@
-"""What distillation and recovery after pruning share: the student's view of the labels, and the teacher that answers."""
+"""What distillation and recovery after pruning share: the student's view of the labels, and the teachers that answer."""
 
 from __future__ import annotations
 
-from mmedge.data.samples import Samples
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mmedge import artifact as artifacts
+from mmedge.artifact import Artifact, sha256_of
+from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
+from mmedge.data.samples import Dataset, Samples
 from mmedge.errors import UsageError
+from mmedge.graph.adopt import adopt, check_width
+from mmedge.measure.classes import class_map
+from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
-from mmedge.recipe import Distill, Train
-from mmedge.spec import Contract
+from mmedge.recipe import Another, Augment, Distill, Given, Hint, Train
+from mmedge.spec import Contract, ModalitySpec
+from mmedge.training.caching import Asked
+from mmedge.training.combined import Combined
 from mmedge.training.context import Context
-from mmedge.training.teachers import GraphSource, ModuleSource, Teacher
+from mmedge.training.sources import AnswersSource, GraphSource, MappedSource, ModuleSource, Shown, Source
+from mmedge.training.teachers import Teacher
 
 
 def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
@@ -19,35 +33,185 @@ def taught_samples(config: Distill, context: Context, contract: Contract) -> Sam
     return train.with_labels(0 if config.labels == "none" else config.labels, context.recipe.seed)
 
 
-def teacher_for(config: Distill, context: Context, train: Train) -> Teacher:
-    """The run's teacher, answering for the training split under ``train``'s augmentation."""
-    artifact = context.teacher
-    if artifact is None:
+def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) -> Teacher:
+    """The run's teacher, or all teachers together, answering for the training split under ``train``'s augmentation,
+
+    in ``fits`` trainings.
+    """
+    if context.teacher is None:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
-    contract = contract_of(artifact)
-    if contract.labels != context.dataset.contract.labels:
-        raise UsageError(
-            f"the teacher's classes {list(contract.labels)} are not the data's {list(context.dataset.contract.labels)}",
-            where=str(artifact.path),
-        )
-    absent = [name for name in contract.modalities if name not in context.dataset.contract.modalities]
-    if absent:
-        raise UsageError(
-            f"the teacher takes {', '.join(absent)}, which the data does not have", where=str(artifact.path)
-        )
-    hints = config.loss.hints
-    source = (
-        ModuleSource(context.rebuild(artifact), contract, hints)
-        if "model" in artifact.meta
-        else GraphSource(artifact.file("model.onnx"), contract, hints)
-    )
     return Teacher(
-        source,
-        context.dataset.train.only(tuple(contract.modalities)),
-        train,
-        key=f"{artifact.sha256} {context.dataset.sha256}",
-        view_seed=context.recipe.seed,
-        hints=hints,
+        _together(config, context, train),
+        len(context.dataset.train),
+        train.views,
+        asked=Asked.by(train, fits, config.cache),
+        hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
     )
+
+
+def _together(config: Distill, context: Context, train: Train) -> Source:
+    """The run's teacher, or its and the further ones' answers made into one, with a note of how good that is."""
+    contract = context.dataset.contract
+    own = _sources(config, context, train, "train")
+    if len(own) == 1:
+        return own[0]
+    weights = [1.0, *(given.weight for given in config.teachers)]
+    regression = contract.task == "regression"
+
+    def combined(sources: Sequence[Source]) -> Combined:
+        return Combined(sources, weights, combine=config.combine, outputs=contract.outputs, regression=regression)
+
+    # How good they are, alone and together, on the validation split.
+    judged = _sources(_without_hints(config), context, train.model_copy(update={"augment": {}}), "validation")
+    validation = context.dataset.validation
+    figures = [_quality(source, contract, validation) for source in [*judged, combined(judged)]]
+    told = ", ".join(f"teacher {number} {figure}" for number, figure in enumerate(figures[:-1], 1))
+    note = (
+        f"{len(own)} teachers ({config.combine}), {metric_of(contract)} on validation: {told}, together {figures[-1]}"
+    )
+    whole = combined(own)
+    whole.notes += (note,)
+    return whole
+
+
+def _without_hints(config: Distill) -> Distill:
+    """The section without hints: what is judged are the logits."""
+    return config.model_copy(update={"loss": config.loss.model_copy(update={"hints": (), "logits": 1.0})})
+
+
+def _quality(source: Source, contract: Contract, samples: Samples) -> str:
+    """The metric over the samples that the source has an answer to, as text; with their number where it is not all."""
+    parts = [source.answer(np.arange(s, min(s + 128, len(samples))), 0) for s in range(0, len(samples), 128)]
+    logits, taught = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "taught"))
+    output = logits
+    if source.columns is not None:
+        output = np.full((len(logits), contract.outputs), -np.inf, np.float32)
+        output[:, source.columns] = logits
+    if not (taught & samples.labelled).any():
+        return "not measured"
+    figure = f"{score(contract, output[taught], samples.targets[taught]):.3f}"
+    return figure if taught.all() else f"{figure} of {int(taught.sum())} samples"
+
+
+def _sources(config: Distill, context: Context, train: Train, split: str) -> list[Source]:
+    """The run's teacher first, then the others, each with its classes mapped onto the data's."""
+    assert context.teacher is not None
+    hints = config.loss.hints
+    sources = [_of_artifact(context.teacher, context.recipe.teacher, "teacher", hints, context, train, split)]
+    for number, given in enumerate(config.teachers):
+        where = f"distill.teachers.{number}"
+        if given.artifact:
+            sources.append(_of_artifact(artifacts.read(given.artifact), given, where, (), context, train, split))
+        else:
+            sources.append(_of_file(given, where, context, train, split))
+    return sources
+
+
+def _of_artifact(
+    artifact: Artifact, given: Given, where: str, hints: Sequence[Hint], context: Context, train: Train, split: str
+) -> Source:
+    """An artifact as a source: its module, its graph, or its file of answers."""
+    if "contract" not in artifact.meta:
+        raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
+    contract, key = contract_of(artifact), f"{artifact.sha256} {context.dataset.sha256} {split}"
+    _check_task(contract, context, where)
+    source: Source
+    if (artifact.path / ANSWERS).is_file():
+        ids = getattr(context.dataset, split).ids
+        source = AnswersSource(stored_answers(artifact.file(ANSWERS)), ids, hints, key=key, split=split)
+    else:
+        shown = _shown(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
+        if "model" in artifact.meta:
+            source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who=where)
+        else:
+            source = GraphSource(artifact.file("model.onnx"), contract, shown, hints, key=key, who=where)
+    return _mapped(source, contract.labels, given, context, where)
+
+
+def _of_file(given: Another, where: str, context: Context, train: Train, split: str) -> Source:
+    """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
+    (file,) = given.files
+    key = f"{sha256_of(file) if file.is_file() else file} {given.model_dump_json()} {context.dataset.sha256} {split}"
+    if given.outputs:
+        answers = read_teacher_answers(given, context.dataset.contract, where)
+        ids = getattr(context.dataset, split).ids
+        return _mapped(AnswersSource(answers, ids, (), key=key, split=split), answers.labels, given, context, where)
+    own = context.shown_to(given)
+    contract = own.contract(given.model)
+    if given.classes:
+        contract = contract.model_copy(update={"labels": tuple(given.classes)})
+    shown = _shown(own.dataset, context, train, split, tuple(contract.modalities))
+    source: Source
+    if given.onnx:
+        graph = context.work / f"{where}.onnx"
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        adopt(given.onnx, contract, given.model.inputs, own.means(contract), graph)
+        check_width(graph, contract, given.onnx, where)
+        source = GraphSource(graph, contract, shown, (), key=key, who=where)
+    else:
+        source = ModuleSource(own.build(given.model, contract), contract, shown, (), key=key, who=where)
+    return _mapped(source, contract.labels, given, context, where)
+
+
+def _shown(
+    dataset: Dataset, context: Context, train: Train, split: str, modalities: Sequence[str] | None = None
+) -> Shown:
+    """A split as a teacher sees it, augmented in its own sizes as the student's samples are in theirs."""
+    samples: Samples = getattr(dataset, split)
+    if modalities is not None:
+        samples = samples.only(modalities)
+    augment = {
+        name: scaled(augment, context.dataset.contract.modalities[name], dataset.contract.modalities[name])
+        for name, augment in train.augment.items()
+        if name in samples.inputs
+    }
+    return Shown(samples, augment, context.recipe.seed)
+
+
+def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augment:
+    """The augmentation in the units of another preprocessing: shifts and masks by the ratio of the axes' sizes.
+
+    The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised values
+    and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
+    """
+    if ours.shape == theirs.shape and getattr(ours, "hop_ms", 0) == getattr(theirs, "hop_ms", 0):
+        return augment
+    along = theirs.shape[-1] / ours.shape[-1]
+    if ours.kind == theirs.kind == "audio":
+        along = ours.hop_ms / theirs.hop_ms
+    across = theirs.shape[-2] / ours.shape[-2] if min(len(ours.shape), len(theirs.shape)) > 2 else 1.0
+    return augment.model_copy(
+        update={
+            **{key: round(getattr(augment, key) * along) for key in ("shift", "mask")},
+            **{key: round(getattr(augment, key) * across) for key in ("shift_rows", "mask_rows")},
+        }
+    )
+
+
+def read_teacher_answers(given: Given, contract: Contract, where: str) -> Answers:
+    """The file of a teacher's outputs, its columns named: by itself, by ``classes``, or by the data's classes."""
+    assert given.outputs is not None
+    answers = read_answers(given.outputs, given.values, contract.task)
+    if contract.task != "regression" and not answers.labels:
+        labels = tuple(given.classes) or contract.labels
+        if len(labels) != answers.logits.shape[1]:
+            raise UsageError(
+                f"the file has {answers.logits.shape[1]} outputs a sample for {len(labels)} classes",
+                where=f"{where}: {given.outputs}",
+                todo="name its columns in an array 'labels', or list its classes in order under 'classes'",
+            )
+        answers = replace(answers, labels=labels)
+    class_map(answers.labels, contract.labels, given.classes, f"{where}.classes")
+    return answers
+
+
+def _check_task(contract: Contract, context: Context, where: str) -> None:
+    if contract.task != context.dataset.contract.task:
+        raise UsageError(f"a teacher of a {contract.task} cannot teach a {context.dataset.contract.task}", where=where)
+
+
+def _mapped(source: Source, labels: tuple[str, ...], given: Given, context: Context, where: str) -> Source:
+    classes = class_map(labels, context.dataset.contract.labels, given.classes, f"{where}.classes")
+    return MappedSource(source, classes) if classes else source

@@ -1,139 +1,118 @@
-"""A frozen teacher's outputs for the samples a student sees, computed once a view and kept in mapped files."""
+"""A frozen teacher's outputs for the samples a student sees: asked at every step, or once a view and kept in mapped files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmedge.artifact import hash_json, replacing
-from mmedge.data.samples import Samples
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
-from mmedge.recipe import Hint, Train
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.spec import Contract
-from mmedge.training.batches import Batch, view_of
-from mmedge.training.device import training_device
-from mmedge.training.distillation import attention_map
+from mmedge.recipe import Hint
+from mmedge.training.batches import Batch
+from mmedge.training.caching import Asked, Decision, decided
+from mmedge.training.sources import Source
 
 _BATCH = 128
 
 
-class Layer:
-    """Keeps the output of one named layer of a module: [batch, features], or its attention map for that kind of hint."""
+@dataclass(frozen=True)
+class Taught:
+    """The teacher's answers to a batch, on the student's device: ``logits`` float [batch, classes] over the teacher's
 
-    def __init__(self, module: nn.Module, layer: str, kind: str, where: str) -> None:
-        layers = {name.removeprefix("inner."): child for name, child in module.named_modules() if name}
-        if layer.removeprefix("inner.") not in layers:
-            raise UsageError(
-                f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {_some(layers)}",
-                where=f"distill.loss.hints.{where}",
-            )
-        self._kind = kind
-        self._value: Tensor | None = None
-        layers[layer.removeprefix("inner.")].register_forward_hook(self._keep)
+    ``columns``, ``hints`` one float [batch, f] each, and ``rows``: bool [batch], the samples that the logits teach; None
+    where all are.
+    """
 
-    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) else output
-        self._value = attention_map(value) if self._kind == "attention" else value.flatten(1)
-
-    def take(self) -> Tensor:
-        """The layer's output in the last forward pass."""
-        assert self._value is not None, "the layer did not run"
-        return self._value
-
-
-def _some(layers: Mapping[str, nn.Module], most: int = 24) -> str:
-    """Layer names, the outermost first: a large model has hundreds."""
-    names = sorted(layers, key=lambda name: name.count("."))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-class Source(Protocol):
-    """Whatever can teach: ``answer`` gives logits [batch, outputs], then one array [batch, f] for each hint."""
-
-    contract: Contract
-
-    def answer(self, inputs: Mapping[str, Tensor], present: Tensor) -> list[np.ndarray]: ...
-
-
-class ModuleSource:
-    """A torch module as a teacher, on the device that training runs on."""
-
-    def __init__(self, module: nn.Module, contract: Contract, hints: Sequence[Hint]) -> None:
-        self.contract = contract
-        self._module, self._device = module.eval(), training_device()
-        self._layers = [Layer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
-        module.to(self._device)
-
-    def answer(self, inputs: Mapping[str, Tensor], present: Tensor) -> list[np.ndarray]:
-        with torch.no_grad():
-            moved = {name: x.to(self._device) for name, x in inputs.items()}
-            logits = self._module(present=present.to(self._device), **moved)[self.contract.output]
-        return [x.cpu().numpy() for x in (logits, *(layer.take() for layer in self._layers))]
-
-
-class GraphSource:
-    """An ONNX graph that keeps the contract as a teacher, run by ONNX Runtime. It has no layers to hint at."""
-
-    def __init__(self, graph: Path, contract: Contract, hints: Sequence[Hint]) -> None:
-        if hints:
-            raise UsageError(
-                "an ONNX teacher has no layers by name", where="distill.loss.hints", todo="remove the hints"
-            )
-        self.contract = contract
-        self._run = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
-
-    def answer(self, inputs: Mapping[str, Tensor], present: Tensor) -> list[np.ndarray]:
-        feed = {name: x.numpy() for name, x in inputs.items()}
-        return [self._run({**feed, "present": present.numpy()})[self.contract.output]]
+    logits: Tensor
+    hints: list[Tensor]
+    rows: Tensor | None = None
 
 
 class Teacher:
-    """Answers for (sample, view) pairs: logits [batch, outputs] and one array [batch, f] for each hint.
+    """Answers for (sample, view) pairs of a source.
 
-    The teacher sees every modality a sample has, whatever the student is shown. A view is computed for the whole split
-    when it is first asked for; files are keyed by teacher, data, augmentation, view seed and view, and rows by sample.
+    The teacher sees every modality a sample has, whatever the student is shown. Where its answers are kept, a view is
+    computed for the whole split when it is first asked for; files are keyed by the source (its weights, data,
+    augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``asked``: how
+    often they will be shown, which decides whether keeping is faster (``training.caching``).
     """
 
     def __init__(
         self,
         source: Source,
-        samples: Samples,
-        train: Train,
+        count: int,
+        views: int,
         *,
-        key: str,
-        view_seed: int,
+        asked: Asked,
         hints: Sequence[Hint],
         folder: Path,
         progress: Progress,
     ) -> None:
-        self._source, self._samples, self._train = source, samples, train
-        self._view_seed, self._folder, self._progress = view_seed, folder, progress
+        self._source, self._count, self._asked = source, count, asked
+        self._views_total = 1 if source.fixed else min(views, asked.passes)
+        self._decision: Decision | None = None
+        self._folder, self._progress = folder, progress
         self._hints = tuple(hints)
-        augment = {name: a.model_dump() for name, a in train.augment.items()}
-        asked = [(hint.teacher, hint.kind) for hint in hints]
-        self._key = hash_json([key, source.contract.model_dump(mode="json"), augment, view_seed, asked])[:16]
+        self._key = hash_json([source.key, [(hint.teacher, hint.kind) for hint in hints]])[:16]
         self._views: dict[int, list[np.ndarray]] = {}
 
-    def outputs(self, batch: Batch, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-        """The teacher's logits and hints for the samples of a batch, as the batch's view shows them, on ``device``."""
-        logits, *features = (torch.from_numpy(part[batch.index]).to(device) for part in self._view(batch.view))
-        return logits, features
+    @property
+    def columns(self) -> np.ndarray | None:
+        """int64: the student's outputs that the logits stand for; None for all."""
+        return self._source.columns
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self._source.notes, self.decision.said)
+
+    @property
+    def decision(self) -> Decision:
+        """Whether the answers are kept; taken when it is first asked for, and then the same for good."""
+        if self._decision is None:
+            self._decision = decided(
+                self._folder / f"{self._key}-{self._asked.passes}-{self._asked.batch_size}-{self._asked.mode}.json",
+                self._asked,
+                missing=sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
+                views=self._views_total,
+                count=self._count,
+                answer=lambda index: self._parts(index, 0),
+            )
+            self._progress.say(self._decision.said)
+        return self._decision
+
+    def outputs(self, batch: Batch, device: torch.device) -> Taught:
+        """The teacher's answers for the samples of a batch, as the batch's view shows them, on ``device``."""
+        parts = self._kept(batch) if self.decision.kept else self._parts(batch.index, batch.view)
+        logits, taught, *features = parts
+        rows = None if taught.all() else torch.from_numpy(taught).to(device)
+        return Taught(torch.from_numpy(logits).to(device), [torch.from_numpy(f).to(device) for f in features], rows)
 
     @property
     def widths(self) -> list[int]:
         """The width of each hint."""
-        return [part.shape[1] for part in self._view(0)[1:]] if self._hints else []
+        return [part.shape[1] for part in self._parts(np.zeros(1, np.int64), 0)[2:]] if self._hints else []
+
+    def _parts(self, index: np.ndarray, view: int) -> list[np.ndarray]:
+        """What the source answers, as the arrays that files keep: logits, taught, and one a hint."""
+        answer = self._source.answer(index, view)
+        return [answer.logits, answer.taught, *answer.hints]
+
+    def _kept(self, batch: Batch) -> list[np.ndarray]:
+        return [part[batch.index] for part in self._view(batch.view)]
+
+    def _paths(self, view: int) -> list[Path]:
+        names = ["logits", "taught", *(f"hint{number}" for number in range(len(self._hints)))]
+        return [self._folder / f"{self._key}-{view}-{name}.npy" for name in names]
 
     def _view(self, view: int) -> list[np.ndarray]:
+        view = 0 if self._source.fixed else view
         if view not in self._views:
-            paths = [self._folder / f"{self._key}-{view}-{part}.npy" for part in range(1 + len(self._hints))]
+            paths = self._paths(view)
             if not all(path.is_file() for path in paths):
                 for path, values in zip(paths, self._compute(view), strict=True):
                     with replacing(path) as temporary:
@@ -142,21 +121,11 @@ class Teacher:
         return self._views[view]
 
     def _compute(self, view: int) -> list[np.ndarray]:
-        answers: list[list[np.ndarray]] = []
-        total = len(self._samples)
-        for start in range(0, total, _BATCH):
-            index = np.arange(start, min(start + _BATCH, total))
-            inputs = view_of(self._samples, index, self._train.augment, view_seed=self._view_seed, view=view)
-            answers.append(self._source.answer(inputs, torch.from_numpy(np.array(self._samples.present[index]))))
-            done, of = start + len(index), f"view {view + 1}/{self._train.views}"
-            self._progress.step("teacher's answers", done, total, of)
-        parts = [np.concatenate(part) for part in zip(*answers, strict=True)]
-        for part in parts:
-            if not np.isfinite(part).all():
-                row = int(np.argwhere(~np.isfinite(part))[0][0])
-                raise MmedgeError(
-                    "the teacher's output holds NaN or infinity",
-                    where=f"training sample {self._samples.ids[row]}",
-                    todo="look at the teacher and at this sample",
-                )
-        return parts
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, self._count, _BATCH):
+            index = np.arange(start, min(start + _BATCH, self._count))
+            parts.append(self._parts(index, view))
+            self._progress.step(
+                "teacher's answers", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
+            )
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]

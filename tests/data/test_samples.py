@@ -9,6 +9,7 @@ from PIL import Image
 from mmedge.data import samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
+from mmedge.spec import TabularSpec
 from tests.conftest import parsed
 
 RNG = np.random.default_rng(0)
@@ -335,3 +336,29 @@ def test_a_users_dataset_whose_code_changed_is_built_again(tmp_path):
 def test_a_wrong_dataset_is_told(tmp_path, name, attribute, text, said):
     with pytest.raises((MmedgeError, UsageError), match=said):
         user_dataset(tmp_path, name, attribute, text)
+
+
+def test_the_same_samples_can_be_had_with_another_preprocessing_decoded_once(tmp_path):
+    whole = numbers(tmp_path, rows(), id="id", split="split")
+    spec = whole.contract.modalities["vitals"]
+    other = TabularSpec(kind="tabular", columns=("b",), missing_indicator=True)
+    seen = whole.preprocessed({"vitals": other}, Silent())
+    assert seen.train.ids == whole.train.ids and seen.contract.labels == whole.contract.labels
+    assert seen.train.inputs["vitals"].shape == whole.train.inputs["vitals"].shape == (32, 2)
+    np.testing.assert_array_equal(seen.test.inputs["vitals"][:, 0], whole.test.inputs["vitals"][:, 1])
+    fitted = seen.contract.modalities["vitals"]
+    assert fitted.mean == spec.mean[1:] and whole.contract.modalities["vitals"] == spec
+    # Asked again by the spec of the recipe, by the fitted one, or by the data's own: nothing is decoded.
+    files = sorted((tmp_path / "out" / ".work").rglob("*.npy"))
+    for again in (other, fitted, spec):
+        whole.preprocessed({"vitals": again}, Silent())
+    assert sorted((tmp_path / "out" / ".work").rglob("*.npy")) == files
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "said"), [("vitlas", ("a",), "did you mean 'vitals'"), ("vitals", ("c",), "reads c")]
+)
+def test_another_preprocessing_of_what_the_data_does_not_have_is_refused(tmp_path, name, columns, said):
+    whole = numbers(tmp_path, rows(), id="id", split="split")
+    with pytest.raises(UsageError, match=said):
+        whole.preprocessed({name: TabularSpec(kind="tabular", columns=columns)}, Silent())

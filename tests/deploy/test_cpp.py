@@ -1,4 +1,4 @@
-"""The C++ example, compiled against OpenVINO's wheel and held against the Python runtime."""
+"""The C++ examples: OpenVINO's compiled against its wheel and held against the Python runtime, TensorRT's against stand-ins."""
 
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 from mmedge import runtime
 
 SOURCE = Path(__file__).parents[2] / "deploy/cpp/predict.cpp"
+STUBS = Path(__file__).parent / "stubs"
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +44,34 @@ def test_a_tensor_of_another_size_and_an_unknown_input_are_told(program, made_bu
     for word, said in ((f"image={tmp_path}/x.f32", "the model takes"), (f"depth={tmp_path}/x.f32", "no input depth")):
         done = subprocess.run([program, made_bundle / "model.onnx", word], capture_output=True, text=True)
         assert done.returncode == 1 and said in done.stderr
+
+
+@pytest.fixture(scope="module")
+def tensorrt_program(tmp_path_factory):
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    out = tmp_path_factory.mktemp("trt") / "predict"
+    source = SOURCE.with_name("predict_tensorrt.cpp")
+    flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{STUBS}"]
+    subprocess.run(["g++", *flags, str(source), "-o", str(out)], check=True)
+    return out
+
+
+def test_the_tensorrt_program_compiles_and_feeds_every_input_to_a_stand_in_engine(tensorrt_program, tmp_path):
+    np.array([1, 2, 3, 4.5], np.float32).tofile(tmp_path / "image")
+    np.array([5, 6, 7], np.int64).tofile(tmp_path / "words")
+    (tmp_path / "engine.plan").write_bytes(b"plan")
+    both = [f"image={tmp_path / 'image'}", f"words={tmp_path / 'words'}"]
+    for given, sums in ((both, [10.5, 18]), (both[:1], [10.5, 0]), (both[1:], [0, 18])):
+        done = subprocess.run([tensorrt_program, tmp_path / "engine.plan", *given], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert [float(line) for line in done.stdout.split()] == sums
+    for words, said in (
+        ([tmp_path / "engine.plan", f"words={tmp_path / 'image'}"], "not of the model's size"),
+        ([tmp_path / "engine.plan", f"depth={tmp_path / 'image'}"], "no input depth"),
+        ([tmp_path / "engine.plan", "image"], "not NAME=FILE"),
+        ([tmp_path / "image", both[0]], "does not load here"),
+        ([tmp_path / "nowhere", both[0]], "cannot read"),
+    ):
+        done = subprocess.run([tensorrt_program, *words], capture_output=True, text=True)
+        assert done.returncode == 1 and said in done.stderr, done.stderr

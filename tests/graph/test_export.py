@@ -138,11 +138,19 @@ def test_a_zero_point_other_than_0_has_no_symmetric_form(quantized, tmp_path):
         precision.to_symmetric(tmp_path / "m.onnx", tmp_path / "s.onnx")
 
 
-def test_int8_kernels_are_counted_where_they_run_and_only_there(quantized, tmp_path):
-    counts = precision.int8_kernels(quantized / "int8.onnx", tmp_path)
+def test_int8_kernels_are_counted_where_they_run_and_only_there(quantized):
+    counts = precision.int8_kernels(precision.optimized(quantized / "int8.onnx"))
     assert sum(counts.values()) >= 2 and all(counts.values())
-    assert precision.int8_kernels(quantized / "fp32.onnx", tmp_path) == {}
-    assert not list(tmp_path.iterdir())
+    assert precision.int8_kernels(precision.optimized(quantized / "fp32.onnx")) == {}
+
+
+def test_weights_alone_in_int8_are_smaller_and_answer_nearly_the_same(finished, tmp_path):
+    made = finished.artifact("teacher")
+    assert precision.weights_only(made.file("model.onnx"), tmp_path / "w.onnx") > 4
+    assert (tmp_path / "w.onnx").stat().st_size < 0.5 * made.file("model.onnx").stat().st_size
+    inputs = inputs_of(contract_of(made), 5)
+    a, b = (onnxruntime_cpu.session(path)(inputs)["logits"] for path in (made.file("model.onnx"), tmp_path / "w.onnx"))
+    assert 0 < np.abs(a - b).max() < 0.05 * max(1, np.abs(a).max())
 
 
 def test_an_engine_of_another_precision_than_asked_for_is_a_mismatch():

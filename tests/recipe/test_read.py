@@ -151,3 +151,42 @@ def test_an_override_leaves_the_other_targets_of_an_anchor_alone(tmp_path):
     text = GOOD.replace("  model: {embedding: 8}", "  train: &s {epochs: 5}").replace("train: {epochs: 3}", "train: *s")
     loaded = recipe.load(written(tmp_path, text), ("teacher.train.epochs=9",))
     assert loaded.teacher.train.epochs == 9 and loaded.distill.train.epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "embedding: 8}",
+            "embedding: 8}\n  preprocessing: {adio: {kind: audio}}",
+            "teacher.preprocessing: .*did you mean 'audio'",
+        ),
+        ("embedding: 8}", "embedding: 8, modalities: [imgae]}", "teacher.model.modalities: .*did you mean 'image'"),
+        ("embedding: 8}", "embedding: 8}\n  onnx: a.onnx\n  outputs: o.csv", "either 'onnx' or 'outputs'"),
+        ("train: {epochs: 3}", "teachers: [{weight: 2}]", "distill.teachers.0: name one of 'artifact', 'onnx'"),
+        ("train: {epochs: 3}", "teachers: [{onnx: a.onnx, artifact: b}]", "name one of"),
+        (
+            "train: {epochs: 3}",
+            "teachers: [{onnx: a, model: {inputs: {sound: s}}}]",
+            "teachers.0.model.inputs: .*'sound'",
+        ),
+        ("train: {epochs: 3}", "teachers: [{onxn: a}]", "unknown key 'distill.teachers.0.onxn' .*did you mean 'onnx'"),
+    ],
+)
+def test_faults_of_teachers_are_told_with_their_keys(tmp_path, old, new, said):
+    import re
+
+    assert re.search(said, faults(tmp_path, GOOD.replace(old, new)))
+
+
+def test_paths_of_teachers_are_relative_to_the_recipe_and_classes_may_be_numbers(tmp_path):
+    text = GOOD.replace("embedding: 8}", "embedding: 8}\n  outputs: o.csv\n  classes: {nil: 0, 1: one, other: null}")
+    text = text.replace("train: {epochs: 3}", "teachers: [{artifact: a/teacher}, {onnx: b.onnx, weight: 0.5}]")
+    loaded = recipe.load(written(tmp_path, text))
+    assert loaded.teacher.outputs == tmp_path / "o.csv" and loaded.teacher.classes == {
+        "nil": "0",
+        "1": "one",
+        "other": None,
+    }
+    first, second = loaded.distill.teachers
+    assert first.artifact == tmp_path / "a/teacher" and second.onnx == tmp_path / "b.onnx"

@@ -35,8 +35,8 @@ def test_the_page_loads_nothing_from_anywhere(text):
     assert not re.search(r"url\(\s*['\"]?(?!#)", text) and "@import" not in text
 
 
-def test_the_page_has_the_three_pictures(text):
-    assert Page(text).svgs == 3
+def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text):
+    assert Page(text).svgs == 4 and "all of audio" in text and "hollow: taken back to FP32" in text
     for said in ("latency, ms", "95 % interval", "image + audio", "gain of the distilled student"):
         assert said in text, said
 
@@ -69,6 +69,7 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
     report["stages"][-1] = {"stage": "export-tensorrt", "status": "skipped", "gates": [], "notes": ["not installed"]}
     for stage in report["stages"]:
         stage.pop("latency", None)
+        stage.pop("sensitivity", None)
     write_html(report, tmp_path / "x.html")
     assert Page((tmp_path / "x.html").read_text()).svgs == 1
     print_report(report)

@@ -164,8 +164,9 @@ def test_load_refuses_what_is_no_bundle(finished, tmp_path):
         runtime.load(tmp_path)
     with pytest.raises(UsageError, match="artifact of stage 'teacher'"):
         runtime.load(finished.out / "teacher")
-    with pytest.raises(UsageError, match="threads"):
-        runtime.load(finished.out / "bundle", threads=0)
+    for threads in (0, -1, 100_000):
+        with pytest.raises(UsageError, match="threads must be 1 to"):
+            runtime.load(finished.out / "bundle", threads=threads)
 
 
 def test_load_refuses_a_tampered_bundle(finished, tmp_path):
@@ -187,3 +188,13 @@ def test_targets_are_told_and_a_gpu_engine_without_a_gpu_is_exit_6(finished):
     with pytest.raises(MissingDependency) as raised:
         runtime.load(finished.out / "bundle", target="tensorrt-rtx")
     assert raised.value.exit_code == 6 and "onnxruntime-cpu" in str(raised.value)
+
+
+def test_an_error_in_a_batch_names_its_sample(engine, pairs):
+    pixels = np.zeros((8, 8), np.uint8)
+    with pytest.raises(MmedgeError, match="must be uint8") as raised:
+        engine.predict(image=[pixels, pixels.astype(float)])
+    assert "sample 1 of the batch" in str(raised.value)
+    with pytest.raises(MmedgeError) as raised:
+        engine.predict(image=[pairs[0][0], "nowhere.png"])
+    assert "sample 1 of the batch, nowhere.png" in str(raised.value)

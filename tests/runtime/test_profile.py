@@ -9,10 +9,11 @@ import pytest
 
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.report.profile_plots import write_plots
-from mmedge.runtime import doctor, energy, layers, onnxfile
+from mmedge.runtime import doctor, energy, layers, onnxfile, profile
+from mmedge.runtime.feeds import tensors
 from mmedge.runtime.machine import Watch, machine
-from mmedge.runtime.profile import Settings, inputs, measured
-from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.profile import Settings, measured
+from mmedge.runtime.targets import onnxruntime_cpu, onnxruntime_cuda
 from mmedge.runtime.timing import ratio_interval, spans, warm_up
 from tests.runtime.small import write_graph
 
@@ -65,6 +66,44 @@ def test_layers_are_grouped_by_the_modality_they_serve(record):
     assert record["models"][1]["branches"]["image"] > 0.5
 
 
+def test_a_fused_layer_is_of_the_branch_of_all_nodes_that_it_names():
+    branches = {"conv_1": "image", "conv_12": "audio", "/enc/Relu": "image", "head": "fusion"}
+    assert layers.branch_of_layer("conv_1 + /enc/Relu", branches) == "image"
+    assert layers.branch_of_layer("Reformatting CopyNode for Input Tensor 0 to conv_12", branches) == "audio"
+    assert layers.branch_of_layer("__myl_Fc [ONNX Layer: conv_1]\x1e[ONNX Layer: conv_12]", branches) == "fusion"
+    assert layers.branch_of_layer("{ForeignNode[conv_1.../enc/Relu]}", branches) == "image"
+    assert layers.branch_of_layer("nothing known", branches) == "fusion"
+
+
+def test_gpu_kernels_count_where_onnxruntime_tells_of_them_and_launches_are_said_to_be_launches():
+    node = {"cat": "Node", "name": "conv_1_kernel_time", "dur": 7, "args": {}}
+    kernel = {"cat": "Kernel", "name": "sgemm", "dur": 30, "args": {"parent_name": "conv_1_kernel_time"}}
+    means, basis = layers._node_times([node, kernel, kernel] * 4, runs=3, warmup=1, gpu=True)
+    assert means == {"conv_1": 60.0} and "CUPTI" in basis
+    means, basis = layers._node_times([node] * 4, runs=3, warmup=1, gpu=True)
+    assert means == {"conv_1": 7.0} and "launches on the host" in basis
+
+
+def test_on_a_gpu_copies_and_compute_are_apart(made_bundle):
+    """The binding that a GPU session runs by, on the processor's memory: the same calls, real answers."""
+    plain = onnxruntime_cpu.session(made_bundle / "model.onnx")
+    session = onnxruntime_cuda.bound(plain.native, "cpu")
+    for batch in (1, 3, 1):
+        feed = tensors(plain.inputs, batch)
+        np.testing.assert_array_equal(session.run(feed)["logits"], plain.run(feed)["logits"])
+    parts = profile._parts(session, lambda: session.run(feed), runs=5)
+    assert list(parts) == ["host_to_device", "compute", "device_to_host"] and min(parts.values()) > 0
+
+
+def test_end_to_end_is_not_timed_among_the_computes(made_bundle, monkeypatch):
+    """A small graph after a decoded picture would find its caches cold."""
+    timed = []
+    real = profile.spans
+    monkeypatch.setattr(profile, "spans", lambda calls, **more: timed.append(len(calls)) or real(calls, **more))
+    measured([made_bundle, made_bundle], Settings(runs=20, idle_s=0.0, seconds=0.02, streams=(1,)))
+    assert timed == [2, 2]
+
+
 def test_plots_are_written_of_the_record_alone(record, tmp_path):
     files = write_plots(record, tmp_path)
     assert [file.name for file in files] == ["histogram.svg", "timeline.svg", "branches.svg"]
@@ -81,7 +120,7 @@ def test_openvino_is_profiled_with_its_own_counters(made_bundle):
 def test_profile_figures_are_those_of_direct_timing_in_the_same_run(made_bundle):
     """The session that is profiled, beside a bare one on the same arrays: what is added is a small share."""
     session = onnxruntime_cpu.session(made_bundle / "model.onnx")
-    feed = inputs(session.inputs, 1)
+    feed = tensors(session.inputs, 1)
     taken = spans(
         {"ours": lambda: session.run(feed), "bare": lambda: session.native.run(None, feed)}, runs=400, warmup=50
     )
@@ -131,11 +170,28 @@ def test_a_dynamic_axis_wants_a_shape_and_an_unknown_input_is_told(made_bundle):
 
     text = {"text": TensorInfo(np.dtype(np.int64), (None, None))}
     with pytest.raises(UsageError, match="dynamic axes") as raised:
-        inputs(text, 2)
+        tensors(text, 2)
     assert "--shape text=" in str(raised.value)
-    assert inputs(text, 2, {"text": (7,)})["text"].shape == (2, 7)
-    with pytest.raises(UsageError, match="no input 'imag'"):
-        inputs(info, 1, {"imag": (1, 8, 8)})
+    assert tensors(text, 2, {"text": (7,)})["text"].shape == (2, 7)
+    with pytest.raises(UsageError, match=r"no input 'imag' \(did you mean 'image'"):
+        tensors(info, 1, {"imag": (1, 8, 8)})
+    for shape in ((1, 8), (1, 8, 8, 8), (1, 8, 9)):
+        with pytest.raises(UsageError, match="the input image is"):
+            tensors(info, 1, {"image": shape})
+    with pytest.raises(UsageError, match="would take"):
+        tensors(text, 1, {"text": (10**12,)})
+
+
+def test_a_model_that_loads_and_does_not_run_is_told(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], "reshape")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
+    stored = [helper.make_tensor("s", TensorProto.INT64, [2], [7, 7])]
+    graph = helper.make_graph(nodes, "g", [x], [y], stored)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    with pytest.raises(MmedgeError, match="the model does not run"):
+        measured([tmp_path / "m.onnx"], QUICK)
 
 
 def test_nodes_are_read_without_the_onnx_package_as_it_reads_them(made_bundle):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -50,7 +55,7 @@ def sshd(tmp_path_factory):
     settings += [
         f"Port={port}",
         "ListenAddress=127.0.0.1",
-        "PidFile=none",
+        f"PidFile={folder / 'pid'}",
         "PasswordAuthentication=no",
         "PermitRootLogin=yes",
     ]
@@ -129,6 +134,87 @@ def test_a_broken_copy_is_gone_on_with(sshd, python, bundle, tmp_path):
         assert there.read_bytes() == whole
     finally:
         there.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def slow(tmp_path, python):
+    """A device's Python that never ends its profile, and the file that it writes when it has begun it."""
+    script, begun = tmp_path / "slow", tmp_path / "begun"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *" profile "*) echo $$ > {begun}; exec sleep 300;; *) exec {python} "$@";; esac\n'
+    )
+    script.chmod(0o755)
+    yield str(script), begun
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(begun.read_text()), signal.SIGKILL)
+
+
+def lost(sshd, slow, bundle, how):
+    """Profile, and do ``how`` with the processes of sshd that serve the connection while the profile is running."""
+    _, folder, _ = sshd
+    python, begun = slow
+    before = set(Path(tempfile.gettempdir()).glob("mmedge-*"))
+
+    def cut():
+        for _ in range(600):
+            if begun.is_file() and begun.read_text():
+                for found in sessions_of(int((folder / "pid").read_text())):
+                    os.kill(found, how)
+                return
+            time.sleep(0.05)
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    try:
+        with pytest.raises(MmedgeError, match="lost during the profile") as caught:
+            remote.measured([bundle], QUICK, device(sshd, python))
+    finally:
+        cutting.join()
+        for found in sessions_of(int((folder / "pid").read_text())):
+            os.kill(found, signal.SIGKILL)
+    assert caught.value.exit_code == 1 and len(str(caught.value).splitlines()) == 3
+    assert set(Path(tempfile.gettempdir()).glob("mmedge-*")) == before  # nothing is left here
+
+
+def sessions_of(server):
+    """The processes that an sshd serves its connections with, and their children that are sshd's own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text().partition(") ")
+            parents[int(stat.parent.name)] = (int(rest.split()[1]), name)
+    mine = [pid for pid, (parent, _) in parents.items() if parent == server]
+    return [*mine, *(pid for pid, (parent, name) in parents.items() if parent in mine and "sshd" in name)]
+
+
+def test_a_host_that_is_lost_during_the_profile_is_told_and_nothing_is_left(sshd, slow, bundle):
+    lost(sshd, slow, bundle, signal.SIGKILL)
+    assert not list(CACHE.glob("*.zip"))  # the host was there again for the end
+
+
+@pytest.mark.slow
+def test_a_host_that_falls_silent_is_told_in_seconds(sshd, slow, bundle):
+    lost(sshd, slow, bundle, signal.SIGSTOP)
+
+
+def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(
+    sshd, python, bundle, tmp_path, monkeypatch
+):
+    """The device is lost in the middle of the copy: what has come stays, and the next command sends the rest."""
+    real, sent = remote._run, []
+
+    def breaks(where, command, what, **more):
+        if "sha256sum" in command and not sent:
+            sent.append(command)
+            raise MmedgeError("the connection to the device was lost during the copy")
+        return real(where, command, what, **more)
+
+    monkeypatch.setattr(remote, "_run", breaks)
+    with pytest.raises(MmedgeError, match="lost during the copy"):
+        remote.measured([bundle], QUICK, device(sshd, python))
+    assert len(list(CACHE.glob("*.zip"))) == 1
+    assert remote.measured([bundle], QUICK, device(sshd, python))["models"]
+    assert not list(CACHE.glob("*.zip"))
 
 
 def test_a_refused_key_is_told_with_the_command_that_helps(sshd, python, bundle):

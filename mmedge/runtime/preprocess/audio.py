@@ -18,7 +18,7 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
     """float32 [1, bands, frames]. ``value``: path, bytes, float [samples] at the spec's rate, or (samples, rate)."""
     waveform, rate = _waveform(spec, value, name)
     if len(waveform) == 0:
-        raise MmedgeError(f"the {name} has no samples", where=where(value))
+        raise MmedgeError(f"the {name} has no samples", where=where(value), todo="leave the modality out")
     if not np.isfinite(waveform).all():
         raise MmedgeError(f"the {name} holds NaN or infinite samples", where=where(value))
     if rate != spec.sample_rate:
@@ -42,7 +42,11 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
             with source.open("rb") if isinstance(source, Path) else source as stream:
                 short = missing_bytes(stream)
         except (soundfile.LibsndfileError, OSError, TypeError) as error:
-            raise MmedgeError(f"the {name} is not a sound that can be read: {error}", where=where(value)) from error
+            raise MmedgeError(
+                f"the {name} is not a sound that can be read: {error}",
+                where=where(value),
+                todo="give a WAV, FLAC, OGG or MP3 file",
+            ) from error
         if short:
             raise MmedgeError(
                 f"the {name} is truncated: {short} of the bytes that its header promises are not there",

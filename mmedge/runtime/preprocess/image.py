@@ -37,11 +37,19 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
         if picture.size != (spec.width, spec.height):
             picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
     except UnidentifiedImageError as error:
-        raise MmedgeError(f"the {name} is not an image that can be read", where=where(value)) from error
+        raise MmedgeError(
+            f"the {name} is not an image that can be read",
+            where=where(value),
+            todo="give a PNG, JPEG, WebP, TIFF or BMP file",
+        ) from error
     except Image.DecompressionBombError as error:
-        raise MmedgeError(f"the {name} is too large: {error}", where=where(value)) from error
+        raise MmedgeError(
+            f"the {name} is too large: {error}", where=where(value), todo="make it smaller first"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise MmedgeError(f"the {name} cannot be decoded: {error}", where=where(value)) from error
+        raise MmedgeError(
+            f"the {name} cannot be decoded: {error}", where=where(value), todo="copy it again, or leave it out"
+        ) from error
     array = np.asarray(picture, np.float32) / 255
     return array[None] if spec.channels == 1 else array.transpose(2, 0, 1)
 

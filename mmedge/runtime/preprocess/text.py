@@ -27,8 +27,10 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
         raise MmedgeError(f"{name} has no tokenizer yet: it is fitted on the training split")
     try:
         ids = _tokenizer(spec.fitted, spec.length).encode(value).ids
-    except UnicodeEncodeError as error:
-        raise MmedgeError(f"{name} is not valid Unicode: {error.reason}") from error
+    except (UnicodeEncodeError, TypeError) as error:  # which one, depends on the version of tokenizers
+        raise MmedgeError(
+            f"{name} is not valid Unicode: it holds half a surrogate pair", todo="decode it with errors='replace'"
+        ) from error
     if not ids:
         raise MmedgeError(f"{name} has no token: it is empty or only blanks")
     out = np.full(spec.length, spec.pad, np.int64)

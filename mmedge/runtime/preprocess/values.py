@@ -21,7 +21,9 @@ def existing(value: str | Path, name: str) -> Path:
     """The path of a file that is there; raises MmedgeError."""
     path = Path(value)
     if not path.is_file():
-        raise MmedgeError(f"the {name} file does not exist", where=str(path))
+        raise MmedgeError(
+            f"the {name} file does not exist", where=str(path), todo="correct the path, or leave the modality out"
+        )
     return path
 
 

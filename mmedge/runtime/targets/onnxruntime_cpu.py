@@ -39,7 +39,11 @@ def session(
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(names, execute(names, inputs)))
 
-    return Session(run, tensor_infos(native), native)
+    def run_of_one(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {only: execute(names, inputs)[0]}
+
+    only = names[0]
+    return Session(run_of_one if len(names) == 1 else run, tensor_infos(native), native)
 
 
 def tensor_infos(native: Any) -> dict[str, TensorInfo]:
@@ -47,7 +51,10 @@ def tensor_infos(native: Any) -> dict[str, TensorInfo]:
     infos = {}
     for taken in native.get_inputs():
         if taken.type not in _DTYPES:
-            raise MmedgeError(f"the graph's input {taken.name} is of {taken.type}, which mmedge does not feed")
+            raise MmedgeError(
+                f"the graph's input {taken.name} is of {taken.type}, which mmedge does not feed",
+                todo="export it with inputs of numbers or booleans",
+            )
         shape = tuple(size if isinstance(size, int) and size > 0 else None for size in taken.shape)
         infos[taken.name] = TensorInfo(_DTYPES[taken.type], shape)
     return infos
@@ -79,4 +86,8 @@ def native_session(
                 where=where,
                 todo="copy the file of external data beside the graph, under the name that it was written with",
             ) from error
-        raise MmedgeError(f"ONNX Runtime does not take the graph: {reason}", where=where) from error
+        raise MmedgeError(
+            f"ONNX Runtime does not take the graph: {reason}",
+            where=where,
+            todo="look whether it is a whole ONNX file, of an opset that this ONNX Runtime knows",
+        ) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmedge.artifact import replacing
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.spec import Contract
 
@@ -79,14 +80,13 @@ def build(
     if serialized is None:
         raise MmedgeError(f"{target} did not build the engine: {logger.worst or 'no reason given'}", where=str(graph))
     engine.write_bytes(bytes(serialized))
-    if cache is not None and options.timing_cache is not None:
-        options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        options.timing_cache.write_bytes(bytes(cache.serialize()))
+    _keep(cache, options)
     capability = compute_capability()
     return {
         "version": trt.__version__,
         "layers": network.num_layers,
         "weight_types": _weight_types(network),
+        "int8_layers": _int8_layers(network),
         "batch": [options.batch[0], options.batch[2]],
         "profiles": profiles,
         "version_compatible": options.version_compatible,
@@ -140,6 +140,8 @@ def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     if options.level is not None:
         config.builder_optimization_level = options.level
+    # The engine keeps which ONNX nodes a layer was made of, so that its profile can be told by modality.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
@@ -148,7 +150,8 @@ def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any
             notes.append("hardware compatibility is what this TensorRT always builds")
         else:
             config.hardware_compatibility_level = level
-    if options.timing_cache is None:
+    # TensorRT for RTX times its kernels on the device; its timing caches are kept for the API's sake and hold nothing.
+    if options.timing_cache is None or trt.__name__ == PACKAGES["tensorrt-rtx"]:
         return None
     cache = config.create_timing_cache(options.timing_cache.read_bytes() if options.timing_cache.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -158,6 +161,13 @@ def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any
             notes.append("no timing cache: this TensorRT keeps none")
             return None
     return cache
+
+
+def _keep(cache: Any, options: Options) -> None:
+    """Write the timing cache, with what this build added, for the next one."""
+    if cache is not None and options.timing_cache is not None:
+        with replacing(options.timing_cache) as temporary:
+            temporary.write_bytes(bytes(cache.serialize()))
 
 
 def compute_capability() -> str | None:
@@ -188,6 +198,36 @@ def _weight_types(network: Any) -> dict[str, int]:
             name = str(layer.get_output(position).dtype).rsplit(".", 1)[-1].lower()
             counts[name] = counts.get(name, 0) + 1
     return counts
+
+
+def _int8_layers(network: Any) -> list[str]:
+    """Names of the convolutions and products whose data and weights are both dequantized: the builder runs them in INT8.
+
+    Which kernels it then took, an engine tells only where it can be loaded: on a GPU.
+    """
+    made_by = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for position in range(layer.num_outputs):
+            made_by[layer.get_output(position).name] = layer
+
+    def dequantized(tensor: Any) -> bool:
+        layer = made_by.get(tensor.name) if tensor is not None else None
+        if layer is None:
+            return False
+        kind = str(layer.type).rsplit(".", 1)[-1]
+        if kind in ("SHUFFLE", "CONCATENATION", "SLICE", "POOLING"):
+            return all(dequantized(layer.get_input(i)) for i in range(layer.num_inputs if kind[0] == "C" else 1))
+        return kind == "DEQUANTIZE"
+
+    found = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        kind = str(layer.type).rsplit(".", 1)[-1]
+        weighted = kind in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY") and layer.num_inputs > 1
+        if weighted and dequantized(layer.get_input(0)) and dequantized(layer.get_input(1)):
+            found.append(layer.name)
+    return found
 
 
 def check_precision(built: Mapping[str, Any], precision: str, target: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,44 @@ class _Buffer:
 
 def session(engine: Path, *, target: str) -> Session:
     """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on."""
+    return _opened(*_loaded(engine, target))
+
+
+def layer_times(
+    engine: Path, inputs: Mapping[str, np.ndarray], *, target: str, runs: int
+) -> list[tuple[str, str, float]]:
+    """(layer, what the engine knows of its ONNX nodes, mean microseconds) in order, by TensorRT's own profiler.
+
+    A profiler takes time of its own and none of what a recording hides: nothing is recorded, and shares are to be believed.
+    """
+    return _layer_times(*_loaded(engine, target), inputs, runs)
+
+
+def _layer_times(
+    trt: Any, cuda: Any, runtime: Any, engine: Any, inputs: Mapping[str, np.ndarray], runs: int, warmup: int = 5
+) -> list[tuple[str, str, float]]:
+    spans: dict[str, list[float]] = {}
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            spans.setdefault(layer_name, []).append(ms)
+
+    opened = _opened(trt, cuda, runtime, engine, Profiler())
+    for index in range(warmup + runs):
+        if index == warmup:
+            spans.clear()
+        opened.run(inputs)
+    # Only engines that were built with detailed verbosity tell more than names.
+    told = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    nodes = {row["Name"]: str(row.get("Metadata", "")) for row in told.get("Layers", ()) if isinstance(row, dict)}
+    return [(name, nodes.get(name, ""), sum(taken) / runs * 1000) for name, taken in spans.items()]
+
+
+def _loaded(engine: Path, target: str) -> tuple[Any, Any, Any, Any]:
+    """(TensorRT's module, CUDA's, runtime, engine); MissingDependency where there is no GPU, or the engine does not fit it."""
     trt, cuda = tensorrt.module_of(target), _cuda(target)
     logger = tensorrt.collector(trt)
     todo = "run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'"
@@ -45,11 +84,14 @@ def session(engine: Path, *, target: str) -> Session:
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
         raise MissingDependency(f"the {target} engine does not load here: {logger.worst}", where=str(engine), todo=todo)
-    return _opened(trt, cuda, runtime, loaded)
+    return trt, cuda, runtime, loaded
 
 
-def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any) -> Session:
+def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None) -> Session:
+    """A session over a loaded engine. ``profiler``: an IProfiler that is told of every layer; no run is then recorded."""
     context, stream = engine.create_execution_context(), _ok(cuda.cudaStreamCreate())
+    if profiler is not None:
+        context.profiler = profiler
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     taken = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     infos, largest = {}, {}
@@ -72,6 +114,9 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any) -> Session:
 
     def execute(key: tuple[tuple[int, ...], ...]) -> None:
         """Compute at the shapes that are set: by a CUDA graph from the second time on."""
+        if profiler is not None:
+            _enqueue(context, stream)
+            return
         if key in graphs and graphs[key] is not None:
             _ok(cuda.cudaGraphLaunch(graphs[key], stream))
             return

@@ -96,13 +96,12 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         "not_prunable": {name.removeprefix("inner."): why for name, why in left.items()},
         "attempts": rows,
         "kept": rows.index(kept.row) if kept else None,
-        "verdict": outcome.verdict(config, rows, kept.row if kept else None),
     }
+    more = {"pruning": pruning, "misses": outcome.misses(config, rows, kept.row if kept else None)}
     notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None)
+    notes += work.teacher.notes if work.teacher else ()
     if kept is None or kept.fitted is None:
-        return write_unchanged(
-            parent, context=context, stage="prune", target=target, key=key, notes=notes, more={"pruning": pruning}
-        )
+        return write_unchanged(parent, context=context, stage="prune", target=target, key=key, notes=notes, more=more)
     return write_trained(
         kept.module,
         work.contract,
@@ -115,7 +114,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         parent=parent,
         history=kept.history,
         notes=notes,
-        more={"pruning": pruning},
+        more=more,
     )
 
 

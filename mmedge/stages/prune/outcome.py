@@ -94,36 +94,29 @@ def best_tried(rows: list[Row]) -> Row:
     return min(rows, key=lambda row: row["left"]["latency"])
 
 
-def verdict(config: Prune, rows: list[Row], kept: Row | None) -> Row:
-    """{"gates": …, "exit_code": 0, 3 or 4}: a budget that the recipe asked for, held against what is returned.
+def misses(config: Prune, rows: list[Row], kept: Row | None) -> list[Row]:
+    """[{name, limit, value, exit}]: what a budget that the recipe asked for misses in what is returned.
 
     Exit code 3 where a model inside the budget was found and lost too much, else 4. A model in the budget of MACs or
     parameters that is no faster is no miss: the parent is returned since nothing better exists.
     """
     if not config.demanded:
-        return {"gates": [], "exit_code": 0}
+        return []
     left = kept["left"] if kept else {"latency": 1.0, "macs": 1.0, "params": 1.0}
     # A latency is missed where its interval lies above the limit: it was chosen by another measurement.
     lowest = {**left, "latency": kept["latency_ci95"][0] if kept else 1.0}
     too_lossy = [row for row in rows if row["in_budget"] and "drop" in row and not row["passed"]]
     no_faster = kept is None and not too_lossy and any(row["in_budget"] for row in rows)
-    gates = [
-        {"name": f"budget.{name}", "limit": limit, "value": left[name], "passed": lowest[name] <= limit}
+    return [
+        {
+            "name": f"prune.budget.{name}",
+            "limit": limit,
+            "value": left[name],
+            "exit": ACCURACY_EXIT if too_lossy else COST_EXIT,
+        }
         for name, limit in config.limits.items()
-        if not (no_faster and name != "latency")
+        if lowest[name] > limit and not (no_faster and name != "latency")
     ]
-    if all(gate["passed"] for gate in gates):
-        return {"gates": gates, "exit_code": 0}
-    if not too_lossy:
-        return {"gates": gates, "exit_code": COST_EXIT}
-    lossy = min(too_lossy, key=lambda row: row["drop"])
-    for name, value, limit in (
-        ("budget.drop", lossy["drop"], config.max_drop),
-        ("budget.subset_drop", lossy["worst_subset_drop"], config.max_subset_drop),
-    ):
-        if value > limit:
-            gates.append({"name": name, "limit": limit, "value": value, "passed": False})
-    return {"gates": gates, "exit_code": ACCURACY_EXIT}
 
 
 def _costs(row: Row) -> str:

@@ -95,6 +95,7 @@ class Work:
             state=self.context.work / f"{name}.safetensors",
             task=task,
             progress=self.context.progress,
+            logs=self.context.logs / name,
         )
         module.load_state_dict(student.state_dict())
         module.eval()
@@ -164,7 +165,7 @@ def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context
         context,
         taught_samples(teaching, context, contract),
         context.dataset.validation.only(tuple(contract.modalities)),
-        teacher_for(teaching, context, config.train) if taught else None,
+        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if taught else None,
         _counted(module, contract),
     )
 

@@ -2,13 +2,14 @@
 where one is, ``test_a_built_engine_answers_as_onnxruntime`` runs the real thing."""
 
 import ctypes
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mmedge.errors import MissingDependency, MmedgeError
-from mmedge.runtime import doctor
+from mmedge.runtime import doctor, layers
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt, tensorrt_session
 from tests.runtime.small import CONTRACT, write_graph
 
@@ -86,19 +87,30 @@ class Context:
 
 
 @pytest.fixture
-def opened():
-    cuda, context = Cuda(), Context()
-    cuda.context = context
-    engine = SimpleNamespace(
-        create_execution_context=lambda: context,
-        num_io_tensors=2,
-        get_tensor_name=lambda index: "xy"[index],
-        get_tensor_mode=lambda name: "in" if name == "x" else "out",
-        get_tensor_shape=lambda name: (-1, 3),
-        get_tensor_dtype=lambda name: "float",
-        get_tensor_profile_shape=lambda name, profile: ((1, 3), (1, 3), (4, 3)),
-    )
-    trt = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in"), nptype=lambda dtype: np.float32)
+def engine_of():
+    """(TensorRT, CUDA, engine) stand-ins around an execution context."""
+
+    def make(context):
+        cuda = Cuda()
+        cuda.context = context
+        engine = SimpleNamespace(
+            create_execution_context=lambda: context,
+            num_io_tensors=2,
+            get_tensor_name=lambda index: "xy"[index],
+            get_tensor_mode=lambda name: "in" if name == "x" else "out",
+            get_tensor_shape=lambda name: (-1, 3),
+            get_tensor_dtype=lambda name: "float",
+            get_tensor_profile_shape=lambda name, profile: ((1, 3), (1, 3), (4, 3)),
+        )
+        trt = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="in"), nptype=lambda dtype: np.float32)
+        return trt, cuda, engine
+
+    return make
+
+
+@pytest.fixture
+def opened(engine_of):
+    trt, cuda, engine = engine_of(Context())
     return tensorrt_session._opened(trt, cuda, object(), engine), cuda
 
 
@@ -172,3 +184,36 @@ def test_a_built_engine_answers_as_onnxruntime(plan):
         feed["present"] = np.ones((batch, 2), bool)
         expected = onnxruntime_cpu.session(plan / "model.onnx")(feed)["logits"]
         np.testing.assert_allclose(session.run(feed)["logits"], expected, atol=1e-2)
+
+
+class Profiled(Context):
+    """Reports two layers a run to its profiler, as TensorRT does."""
+
+    profiler = None
+
+    def execute_async_v3(self, stream):
+        if self.profiler is not None:
+            self.profiler.report_layer_time("conv_1 + relu_1", 0.003)
+            self.profiler.report_layer_time("__myl_Fc", 0.001)
+        return super().execute_async_v3(stream)
+
+
+def test_layers_are_timed_by_tensorrts_profiler_without_recordings_and_told_with_their_nodes(engine_of):
+    trt, cuda, engine = engine_of(Profiled())
+    trt.IProfiler, trt.LayerInformationFormat = object, SimpleNamespace(JSON="json")
+    told = {"Layers": ["conv_1 + relu_1", {"Name": "__myl_Fc", "Metadata": "[ONNX Layer: head_linear]"}]}
+    engine.create_engine_inspector = lambda: SimpleNamespace(get_engine_information=lambda kind: json.dumps(told))
+    rows = tensorrt_session._layer_times(trt, cuda, object(), engine, {"x": np.ones((1, 3), np.float32)}, runs=4)
+    assert rows == [
+        ("conv_1 + relu_1", "", pytest.approx(3.0)),
+        ("__myl_Fc", "[ONNX Layer: head_linear]", pytest.approx(1.0)),
+    ]
+    assert cuda.captured == 0
+
+
+@pytest.mark.skipif(not doctor.nvidia_gpus(), reason="there is no GPU")
+def test_a_built_engine_is_profiled_by_branch(plan):
+    feed = {"image": np.zeros((1, 1, 8, 8), np.float32), "vitals": np.zeros((1, 3), np.float32)}
+    feed["present"] = np.ones((1, 2), bool)
+    rows, basis = layers.by_target(plan / "engine.plan", "tensorrt-rtx", feed, threads=1)
+    assert basis == "TensorRT's layer profiler" and sum(row["share"] for row in rows) == pytest.approx(1)

@@ -1,0 +1,115 @@
+"""Where modalities meet in a quantized graph: what each brings into the shared node, and on how many of its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.graph.qdq import Wiring
+from mmedge.runtime.targets import onnxruntime_cpu
+
+# A shared scale this many times a modality's own costs it one bit: then the modality keeps its own.
+WASTE = 2.0
+_SAMPLES = 64
+
+
+def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Give a modality its own scale where the one that it shares in a Concat wastes its codes; returns one row an input.
+
+    Quantizers unify the scales of a Concat's inputs, so that codes can be joined without computing. Each row: the joining
+    ``node`` and its ``kind``, the ``branch`` that comes in, its ``scale`` and the ``own_scale`` that its values ask for
+    (the mean of each sample's extreme), the share of the 256 codes between its extremes (``codes``), the share of its
+    values beyond the range (``clipped``), and whether it was kept ``apart``. ``quantized`` is rewritten only then.
+    ``inputs``: {input: [1, *shape]} of calibration samples, of which 64 are looked at.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(quantized)
+    joins = _joins(model)
+    values = _values(reference, sorted({source for _, _, _, source in joins}), inputs)
+    wiring = Wiring(model)
+    rows, rewritten = [], False
+    for node, branch, quantize, source in joins:
+        if source not in values:
+            continue
+        scale, zero = wiring.value(quantize.input[1]), wiring.value(quantize.input[2])
+        if scale.size != 1 or zero.any():
+            continue
+        lowest, highest = (0, 255) if zero.dtype == np.uint8 else (-128, 127)
+        extremes = [float(np.abs(sample).max(initial=0)) for sample in values[source]]
+        own = float(np.mean(extremes)) / highest or float(scale)
+        apart = node.op_type == "Concat" and float(scale) / own >= WASTE
+        if apart:  # Q and DQ have the one scale in common; another modality's pair has a tensor of its own
+            _own_scale(model, wiring, quantize, np.float32(own), numpy_helper)
+            rewritten = True
+        used = np.concatenate([sample.ravel() for sample in values[source]]) / (own if apart else float(scale))
+        codes = np.clip(np.round(used), lowest, highest)
+        rows.append(
+            {
+                "node": node.name,
+                "kind": node.op_type,
+                "branch": branch,
+                "scale": float(scale),
+                "own_scale": own,
+                "codes": float((codes.max() - codes.min() + 1) / 256),
+                "clipped": float(((used > highest) | (used < lowest)).mean()),
+                "apart": bool(apart),
+            }
+        )
+    if rewritten:
+        onnx.checker.check_model(model)
+        onnx.save(model, quantized)
+    return rows
+
+
+def _joins(model: Any) -> list[tuple[Any, str, Any, str]]:
+    """(joining node, branch, QuantizeLinear, its float tensor) of every quantized input that one modality alone reaches, at
+
+    nodes that join several modalities.
+    """
+    reached = {value.name: frozenset({value.name}) - {"present"} for value in model.graph.input}
+    wiring = Wiring(model)
+    found = []
+    for node in wiring.nodes:
+        sets = [reached.get(name, frozenset()) for name in node.input]
+        reached |= dict.fromkeys(node.output, frozenset().union(*sets))
+        single = {next(iter(sources)) for sources in sets if len(sources) == 1}
+        if len(single) < 2:
+            continue
+        for name, sources in zip(node.input, sets):
+            dequantize = wiring.dequantized(name)
+            quantize = wiring.made_by.get(dequantize.input[0]) if dequantize is not None else None
+            if len(sources) == 1 and quantize is not None:
+                found.append((node, next(iter(sources)), quantize, quantize.input[0]))
+    return found
+
+
+def _values(
+    graph: Path, tensors: Sequence[str], inputs: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, list[np.ndarray]]:
+    """{tensor: its value for each of the first samples}, of those that the graph has."""
+    import onnx
+
+    model = onnx.load(graph)
+    made = {name for node in model.graph.node for name in node.output}
+    asked = [name for name in tensors if name in made]
+    if not asked:
+        return {}
+    taken = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked if name not in taken)
+    run = onnxruntime_cpu.session(model.SerializeToString())
+    outputs = [run(sample) for sample in inputs[:_SAMPLES]]
+    return {name: [output[name] for output in outputs] for name in asked}
+
+
+def _own_scale(model: Any, wiring: Wiring, quantize: Any, scale: np.float32, numpy_helper: Any) -> None:
+    name = f"{quantize.name}.own_scale"
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), name))
+    quantize.input[1] = name
+    for reader in wiring.readers.get(quantize.output[0], []):
+        if reader.op_type == "DequantizeLinear":
+            reader.input[1] = name

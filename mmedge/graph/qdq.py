@@ -1,0 +1,345 @@
+"""Quantized layers of a Q/DQ graph: which there are, taking some of them back to float, and which a runtime fuses.
+
+A pair is a QuantizeLinear and the DequantizeLinear behind it. A layer is a node that reads dequantized tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import UsageError
+from mmedge.runtime.layers import branch_of_nodes
+from mmedge.runtime.onnxfile import Node
+
+_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# What moves or selects values without computing new ones: codes pass through, and quantizers are placed before it.
+_PASSING = (
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Slice",
+    "Split",
+    "MaxPool",
+    "Concat",
+)
+# Folded into the quantizer behind it by every runtime.
+_FOLDED = ("Relu", "Clip")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A quantized layer. ``label``: its weight's place in the model, where it has one, for people; ``weights``: how many."""
+
+    name: str
+    kind: str
+    label: str
+    branch: str
+    weights: int
+
+
+class Wiring:
+    """Who makes and who reads each tensor of a model, and its constants. Valid until the model is changed."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.made_by = {name: node for node in self.nodes for name in node.output}
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.readers: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def value(self, name: str) -> np.ndarray:
+        from onnx import numpy_helper
+
+        array: np.ndarray = numpy_helper.to_array(self.constants[name])
+        return array
+
+    def dequantized(self, tensor: str) -> Any:
+        """The DequantizeLinear that a tensor comes from, through what only moves values; None where there is none."""
+        node = self.made_by.get(tensor)
+        while node is not None and node.op_type in _PASSING:
+            node = next((self.made_by.get(i) for i in self.moved(node) if self.dequantized(i) is not None), None)
+        return node if node is not None and node.op_type == _DQ else None
+
+    @staticmethod
+    def moved(node: Any) -> list[str]:
+        """The inputs of a passing node whose values it moves, without its shapes and axes."""
+        return list(node.input) if node.op_type == "Concat" else list(node.input)[:1]
+
+    def weight(self, node: Any) -> tuple[int, Any] | None:
+        """(index of the input, DequantizeLinear) of a node's constant weights."""
+        for index, name in enumerate(node.input[:2]):
+            made = self.made_by.get(name)
+            if made is not None and made.op_type == _DQ and self.is_constant(made.input[0]):
+                return index, made
+        return None
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether a tensor is stored, or quantized from a stored one."""
+        made = self.made_by.get(tensor)
+        return tensor in self.constants or (made is not None and made.op_type == _Q and made.input[0] in self.constants)
+
+    def stored_weight(self, dequantize: Any) -> np.ndarray:
+        """The float values that a constant DequantizeLinear gives."""
+        from onnx import reference
+
+        names = list(dequantize.input)
+        quantize = self.made_by.get(names[0])
+        if quantize is not None:
+            return self.value(quantize.input[0])
+        (value,) = reference.ReferenceEvaluator(dequantize).run(None, {name: self.value(name) for name in names})
+        return np.asarray(value, np.float32)
+
+
+def layers(model: Any) -> list[Layer]:
+    """The quantized layers of a loaded model, in the graph's order."""
+    wiring = Wiring(model)
+    branches = branches_of(model)
+    found = []
+    for node in wiring.nodes:
+        if node.op_type in (_Q, _DQ, *_PASSING):
+            continue
+        read = [name for name in node.input if wiring.dequantized(name) is not None]
+        if not read:
+            continue
+        weight = wiring.weight(node)
+        label, size = node.name, 0
+        if weight is not None:
+            stored = wiring.made_by.get(weight[1].input[0])
+            source = stored.input[0] if stored is not None else weight[1].input[0]
+            label, size = _label(source), int(np.prod(wiring.constants[source].dims))
+        found.append(Layer(node.name, node.op_type, label, branches[node.name], size))
+    return found
+
+
+def branches_of(model: Any) -> dict[str, str]:
+    """{node: the one modality that it serves, or ``fusion``}."""
+    nodes = [Node(node.name, node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node]
+    constant = {tensor.name for tensor in model.graph.initializer}
+    return branch_of_nodes(nodes, [value.name for value in model.graph.input if value.name not in constant])
+
+
+def _label(weight: str) -> str:
+    """``encoders.audio.features.0`` of ``q_output_module.encoders.audio.features.0.weight_1``."""
+    label = weight.removeprefix("q_output_").removeprefix("module.")
+    return label.split(".weight")[0].removesuffix("_quantized")
+
+
+def named(wanted: Sequence[str], known: Iterable[Layer], *, where: str) -> list[str]:
+    """Names of the layers that a recipe names: by node, by label, by the first parts of a label, or by branch.
+
+    Raises UsageError for one that does not exist, with the close ones.
+    """
+    all_layers = list(known)
+    found: list[str] = []
+    for name in wanted:
+        hits = [
+            layer.name
+            for layer in all_layers
+            if name in (layer.name, layer.label, layer.branch) or layer.label.startswith(f"{name}.")
+        ]
+        if not hits:
+            names = [*{layer.label for layer in all_layers}, *{layer.name for layer in all_layers}]
+            close = get_close_matches(name, names, n=5, cutoff=0.5)
+            listed = ", ".join(close or [layer.label for layer in all_layers])
+            raise UsageError(
+                f"{where}: no quantized layer {name!r}; {'close ones are' if close else 'there are'} {listed}"
+            )
+        found += [hit for hit in hits if hit not in found]
+    return found
+
+
+def restored(model: Any, reference: Any, names: Collection[str]) -> Any:
+    """A copy of a Q/DQ model in which the layers ``names`` compute in float, with the weights of ``reference`` (FP32).
+
+    The pair before such a layer goes too, unless the quantized layer in front of it needs it: a convolution runs in 8 bits
+    only where its output is quantized. Nothing is calibrated again.
+    """
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    wiring, original = Wiring(changed), {node.name: node for node in reference.graph.node}
+    values = {tensor.name: tensor for tensor in reference.graph.initializer}
+    quantized = {layer.name for layer in layers(model)} - set(names)
+    nodes: list[Any] = []
+    moved: dict[str, str] = {}
+    for node in wiring.nodes:
+        nodes.append(node)
+        if node.name not in names or node.op_type in (_Q, _DQ):
+            continue
+        added: list[Any] = []
+        weight = wiring.weight(node)
+        for index, name in enumerate(node.input):
+            if weight is None or index != weight[0]:
+                node.input[index] = _float_of(name, wiring, quantized, moved, added)
+        nodes[-1:-1] = added
+        if weight is not None:
+            _restore_weights(changed, node, weight, wiring, original, values)
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    _drop_unread(changed)
+    onnx.checker.check_model(changed)
+    return changed
+
+
+def _float_of(name: str, wiring: Wiring, quantized: set[str], moved: dict[str, str], added: list[Any]) -> str:
+    """The tensor that holds the values of ``name`` before they were quantized; ``name`` where the pair must stay."""
+    import onnx
+
+    node = wiring.made_by.get(name)
+    if node is None or name in moved:
+        return moved.get(name, name)
+    if node.op_type == _DQ:
+        quantize = wiring.made_by.get(node.input[0])
+        if quantize is None or quantize.op_type != _Q or _needed(quantize.input[0], wiring, quantized):
+            return name
+        source: str = quantize.input[0]
+        return source
+    if node.op_type in _PASSING and len(node.output) == 1:
+        inputs = [_float_of(i, wiring, quantized, moved, added) for i in wiring.moved(node)]
+        if inputs != wiring.moved(node):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name, copy.output[0] = f"{node.name}.float", f"{name}.float"
+            copy.input[: len(inputs)] = inputs
+            added.append(copy)
+            moved[name] = copy.output[0]
+            return moved[name]
+    return name
+
+
+def _needed(tensor: str, wiring: Wiring, quantized: set[str]) -> bool:
+    """Whether the quantizer of ``tensor`` makes the layer in front of it run in 8 bits."""
+    node = wiring.made_by.get(tensor)
+    while node is not None and node.op_type in _FOLDED:
+        node = wiring.made_by.get(node.input[0])
+    return node is not None and node.name in quantized and node.op_type != "MatMul"
+
+
+def _restore_weights(
+    model: Any, node: Any, weight: tuple[int, Any], wiring: Wiring, original: dict[str, Any], values: dict[str, Any]
+) -> None:
+    from onnx import numpy_helper
+
+    index, dequantize = weight
+    stored = wiring.stored_weight(dequantize)
+    scale = float(np.max(np.abs(wiring.value(dequantize.input[1]))))
+    ours: dict[int, np.ndarray] = {index: stored}
+    source = original.get(node.name)
+    if source is not None and index < len(source.input) and source.input[index] in values:
+        exact = numpy_helper.to_array(values[source.input[index]])
+        # SmoothQuant scales weights and activations against each other: then the FP32 graph's weights do not fit.
+        if exact.shape == stored.shape and float(np.abs(exact - stored).max(initial=0)) <= 2 * scale:
+            ours[index] = exact
+            for place in range(2, len(node.input)):  # a bias that was corrected for the error of quantization
+                if place < len(source.input) and source.input[place] in values:
+                    ours[place] = numpy_helper.to_array(values[source.input[place]])
+            _restore_added_bias(model, node, wiring, original, values)
+    for place, value in ours.items():
+        node.input[place] = f"{node.name}.float.{place}"
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), node.input[place]))
+
+
+def _restore_added_bias(
+    model: Any, node: Any, wiring: Wiring, original: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """The bias of a MatMul stands in an Add behind it."""
+    readers = wiring.readers.get(node.output[0], [])
+    if node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add":
+        return
+    add, source = readers[0], original.get(readers[0].name)
+    for place, name in enumerate(add.input):
+        if source is not None and name in wiring.constants and source.input[place] in values:
+            exact = values[source.input[place]]
+            if list(exact.dims) == list(wiring.constants[name].dims):
+                copy = type(exact)()
+                copy.CopyFrom(exact)
+                copy.name = add.input[place] = f"{add.name}.float.{place}"
+                model.graph.initializer.append(copy)
+
+
+def _drop_unread(model: Any) -> None:
+    """Remove nodes and constants that no output needs."""
+    needed, kept = {value.name for value in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(reversed(kept))
+    model.graph.initializer.extend(stored)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What ONNX Runtime made of a Q/DQ graph's weighted layers.
+
+    ``int8`` of ``asked`` run in 8 bits; ``float_layers``: {label: why} of the others, ``unexplained`` those without a reason.
+    """
+
+    asked: int
+    int8: int
+    float_layers: dict[str, str]
+    unexplained: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        return {"asked": self.asked, "int8": self.int8, "float_layers": self.float_layers}
+
+
+def prove(graph: Path, optimized: Any) -> Proof:
+    """Compare a Q/DQ graph with the graph that ONNX Runtime optimised it to, a loaded model.
+
+    A layer runs in float where its weights are still dequantized in the optimised graph.
+    """
+    import onnx
+
+    model = onnx.load(graph)
+    wiring = Wiring(model)
+    open_weights = {node.input[0] for node in optimized.graph.node if node.op_type == _DQ}
+    nodes = {node.name: node for node in wiring.nodes}
+    asked = [layer for layer in layers(model) if layer.kind in WEIGHTED and layer.weights]
+    floating: dict[str, str] = {}
+    unexplained = []
+    for layer in asked:
+        weight = wiring.weight(nodes[layer.name])
+        if weight is not None and weight[1].input[0] in open_weights:
+            reason = _why_float(nodes[layer.name], weight[0], wiring)
+            floating[layer.label] = reason or "no reason is known"
+            if reason is None:
+                unexplained.append(layer.label)
+    return Proof(len(asked), len(asked) - len(floating), floating, tuple(unexplained))
+
+
+def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:
+    """Why ONNX Runtime cannot run a quantized layer in 8 bits, as far as its form tells."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return f"ONNX Runtime has no 8-bit {node.op_type}"
+    data = wiring.made_by.get(node.input[1 - weight] if node.op_type == "MatMul" else node.input[0])
+    while data is not None and data.op_type in _PASSING and data.op_type != "Concat":
+        data = wiring.made_by.get(data.input[0])
+    if data is None or data.op_type != _DQ:
+        return (
+            "its input joins tensors of several scales"
+            if data is not None and data.op_type == "Concat"
+            else ("its input is not quantized")
+        )
+    after = wiring.readers.get(node.output[0], [])
+    while len(after) == 1 and after[0].op_type in (*_FOLDED, "Add" if node.op_type == "MatMul" else "Relu"):
+        after = wiring.readers.get(after[0].output[0], [])
+    if not after or any(reader.op_type != _Q for reader in after):
+        return "its output stays float"
+    return None

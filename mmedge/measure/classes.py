@@ -1,0 +1,110 @@
+"""A teacher whose classes are not the data's: which of its classes means which of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmedge.errors import UsageError, did_you_mean
+
+# The logit of a class that the teacher does not know, where one must stand: a probability of 1e-13.
+_UNKNOWN = -30.0
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """``to``: for each of the teacher's classes, the index of the data's class that it means; -1 where it means none."""
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    to: tuple[int, ...]
+
+    @property
+    def columns(self) -> np.ndarray:
+        """int64: the data's classes that the teacher knows, ascending."""
+        return np.unique([index for index in self.to if index >= 0]).astype(np.int64)
+
+    def known(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(log probabilities float32 [n, len(columns)], kept float [n]) of a teacher's logits [n, theirs].
+
+        Classes that mean the same add up their probabilities; those that mean none are dropped and the rest adds up to 1
+        again. ``kept``: the probability that was not dropped.
+        """
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        p = np.exp(shifted)
+        p /= p.sum(axis=1, keepdims=True)
+        sums = np.stack([p[:, np.equal(self.to, column)].sum(axis=1) for column in self.columns], axis=1)
+        kept = sums.sum(axis=1)
+        safe = np.maximum(sums, 1e-12)
+        return np.log(safe / safe.sum(axis=1, keepdims=True)).astype(np.float32), kept
+
+    def spread(self, logits: np.ndarray) -> np.ndarray:
+        """float32 [n, ours] to be judged by: the known classes' log probabilities, the others far below."""
+        out = np.full((len(logits), len(self.ours)), _UNKNOWN, np.float32)
+        out[:, self.columns] = self.known(logits)[0]
+        return out
+
+    def said(self) -> str:
+        """A note for the report."""
+        dropped = [name for name, index in zip(self.theirs, self.to) if index < 0]
+        unknown = [name for index, name in enumerate(self.ours) if index not in self.to]
+        parts = [
+            f"{len(self.theirs) - len(dropped)} of the teacher's {len(self.theirs)} classes mean {len(self.columns)} of the data's {len(self.ours)}"
+        ]
+        if dropped:
+            parts.append(
+                f"dropped: {_some(dropped)} (a sample that is mostly one of them is not taught by the teacher)"
+            )
+        if unknown:
+            parts.append(f"left to the labels: {_some(unknown)}")
+        return "; ".join(parts)
+
+
+def class_map(
+    theirs: Sequence[str], ours: Sequence[str], mapping: Mapping[str, str | None], where: str
+) -> ClassMap | None:
+    """How a teacher's classes mean the data's; None where they are the same in the same order.
+
+    ``mapping``: {their class: our class, or None to drop it}; their classes that it leaves out mean ours of the same name.
+    Without a mapping both must have the same names, in any order. ``where`` is the recipe's key. Raises UsageError that
+    names what does not fit.
+    """
+    if not mapping and tuple(theirs) == tuple(ours):
+        return None
+    index = {label: number for number, label in enumerate(ours)}
+    faults = [
+        f"the teacher has no class {name!r}{did_you_mean(name, theirs)}" for name in mapping if name not in theirs
+    ]
+    faults += [
+        f"the data has no class {label!r}{did_you_mean(label, ours)}"
+        for label in mapping.values()
+        if label is not None and label not in index
+    ]
+    lost = [name for name in theirs if name not in mapping and name not in index]
+    missing = [label for label in ours if label not in theirs] if not mapping else []
+    if lost:
+        guesses = [f"{name!r}{did_you_mean(name, ours)}" for name in lost]
+        faults.append(f"the data does not have the teacher's {_some(guesses)}")
+    if missing:
+        faults.append(f"the teacher does not have the data's {_some(list(map(repr, missing)))}")
+    if faults:
+        example = ", ".join(f"{name}: …" for name in (lost or list(theirs))[:2])
+        raise UsageError(
+            "the teacher's classes are not the data's: " + "; ".join(faults[:4]),
+            where=where,
+            todo=f"say which of the data's classes each means, null for none: classes: {{{example}}}",
+        )
+    made = ClassMap(
+        tuple(theirs),
+        tuple(ours),
+        tuple(-1 if (to := mapping.get(name, name)) is None else index[to] for name in theirs),
+    )
+    if len(made.columns) < 2:
+        raise UsageError("fewer than two of the data's classes are left to teach", where=where)
+    return made
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

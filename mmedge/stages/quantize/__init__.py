@@ -1,0 +1,125 @@
+"""Quantization: candidate precisions of one graph, judged on validation and timed in turn; the best are kept.
+
+``candidates.py`` makes and judges them from a graph, calibration inputs and a few functions; ``calibration.py`` chooses
+what they are calibrated on; ``mixed.py`` searches for what must stay in float; ``ptq.py`` is NNCF. This file ties them
+to a run's artifacts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmedge.artifact import Artifact, creating, read
+from mmedge.data.samples import Samples
+from mmedge.gate import ACCURACY_EXIT
+from mmedge.models.load import contract_of
+from mmedge.recipe import Quantize, precision_of
+from mmedge.spec import Contract
+from mmedge.stages.quantize import calibration
+from mmedge.stages.quantize.candidates import (
+    Table,
+    Task,
+    evaluator,
+    fastest_kept,
+    make_and_judge,
+    outputs_of,
+    timer,
+)
+from mmedge.training.context import Context
+
+GRAPH = "model.onnx"
+
+
+def quantize(parent: Artifact, config: Quantize, context: Context, target: Path, key: str) -> Artifact:
+    """Make every candidate, judge it on the validation split, and make the fastest one that is kept ``model.onnx``."""
+    contract = contract_of(parent)
+    train, validation = (
+        split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
+    )
+    with creating(target, stage="quantize", key=key, parent=parent.sha256) as (folder, meta):
+        notes: list[str] = []
+        inputs, calibrated = calibrate(parent.file(GRAPH), train, contract, config, context, notes)
+        task = Task(
+            graph=parent.file(GRAPH),
+            calibration=inputs,
+            evaluate=evaluator(contract, validation),
+            outputs=outputs_of(parent.file(GRAPH), contract, validation),
+            time=timer(validation, context.recipe.measure, context.progress),
+            progress=context.progress,
+            work=context.work,
+            elsewhere=any(name != "onnxruntime-cpu" for name in context.recipe.export.targets),
+        )
+        table = make_and_judge(task, config, folder)
+        meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe", "code")}
+        meta |= concluded(table, config, folder, notes)
+        if calibrated:
+            meta["calibration"] = calibrated
+    return read(target)
+
+
+def calibrate(
+    graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(calibration inputs, what is said of them); none where no candidate is INT8."""
+    if all(precision_of(name) != "int8" for name in config.candidates):
+        return [], {}
+    rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
+    if config.calibration and len(rows) < config.calibration:
+        notes.append(f"calibrated on {len(rows)} samples, all there are; {config.calibration} were asked for")
+    inputs = calibration.calibration_inputs(train, rows, context.recipe.seed)
+    said: dict[str, Any] = {}
+    if config.calibration is None:
+        count, said["curve"] = calibration.converged(
+            graph, inputs, lambda done, total: context.progress.step("calibration", done, total, "samples")
+        )
+        change = f": the ranges changed by {said['curve'][-1]['change']:.1%} from half as many" if said["curve"] else ""
+        notes.append(f"calibrated on {count} of {len(train)} training samples{change}")
+        rows, inputs = rows[:count], inputs[:count]
+    missing = calibration.gaps(train, rows, inputs, contract)
+    notes += [f"warning: in calibration, {gap}" for gap in missing]
+    return inputs, said | {"samples": len(rows), "gaps": missing}
+
+
+def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> dict[str, Any]:
+    """Write ``model.onnx`` and return what the artifact says of the candidates.
+
+    Where a precision is required and none of it is inside the budget, the one that loses least is taken, and ``misses``
+    holds the gate that it failed.
+    """
+    fastest = fastest_kept(table.rows)
+    misses: list[dict[str, Any]] = []
+    if config.require is not None:
+        of_it = [row for row in table.rows if precision_of(row["precision"]) == config.require]
+        kept = [row for row in of_it if row["kept"]]
+        fastest = (
+            min(kept, key=lambda row: row["p50_ms"]) if kept else max(of_it, key=lambda r: r["quality_validation"])
+        )
+        if not kept:
+            reference = next(row for row in table.rows if row["precision"] == "fp32")
+            loss = reference["quality_validation"] - fastest["quality_validation"]
+            misses.append(
+                {
+                    "name": f"max_drop of {config.require}",
+                    "limit": config.max_drop,
+                    "value": loss,
+                    "exit": ACCURACY_EXIT,
+                }
+            )
+            notes.append(
+                f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest['precision']}"
+            )
+    shutil.copyfile(folder / f"{fastest['precision']}.onnx", folder / GRAPH)
+    if fastest["precision"] == "fp32":
+        notes.append("fp32, the parent's precision, is kept: no candidate is faster inside the budget")
+    notes += [f"{row['precision']}: {row['why']}" for row in table.rows]
+    notes += [f"{name}: not made: {why}" for name, why in table.absent.items()]
+    out: dict[str, Any] = {"candidates": table.rows, "precision": fastest["precision"], "notes": notes + table.notes}
+    if misses:
+        out["misses"] = misses
+    if table.fusion_points:
+        out["fusion_points"] = table.fusion_points
+    if table.sensitivity:
+        out["sensitivity"] = table.sensitivity
+    return out

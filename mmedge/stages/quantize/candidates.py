@@ -1,0 +1,328 @@
+"""Candidate precisions of a graph: made, evaluated, timed in one interleaved run, and kept or dropped with the reason.
+
+Nothing here knows of training: a graph, calibration inputs, a function that evaluates and one that times are enough.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.data.samples import Samples
+from mmedge.errors import MismatchError, MmedgeError
+from mmedge.graph import fusion, precision, qdq
+from mmedge.measure.latency import one_sample, time_graphs
+from mmedge.measure.quality import graph_predictor, predict_graph, score, subset_scores
+from mmedge.progress import Progress
+from mmedge.recipe import Candidate, Measure, Quantize, precision_of
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.timing import Timing
+from mmedge.spec import Contract
+from mmedge.stages.quantize import mixed, ptq
+
+# A candidate must beat FP32's median latency by this share to take its place.
+_NOISE = 0.03
+# Rows that sensitivity is measured on, for each set of inputs, and the seconds that they may take: a large network gets
+# fewer, but never less than the second figure.
+_ROWS, _FEWEST_ROWS, _PASS_SECONDS = 200, 24, 4.0
+# Share of the outputs' power that fused kernels may differ by from the same graph run node by node.
+_SATURATION = 0.01
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A graph on the split that decides: ``quality`` (more is better) over ``n`` labelled samples, and the same of every
+
+    subset of the inputs, where there are any.
+    """
+
+    quality: float
+    subsets: dict[str, float]
+    n: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What candidates are made from and judged by.
+
+    ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
+    scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
+    and without the runtime's fusions; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for
+    what an interrupted search has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
+    """
+
+    graph: Path
+    calibration: list[dict[str, np.ndarray]]
+    evaluate: Callable[[Path], Scored]
+    outputs: Callable[[Path, bool], np.ndarray]
+    time: Callable[[Mapping[str, Path]], dict[str, Timing]]
+    progress: Progress
+    work: Path
+    elsewhere: bool = True
+
+
+@dataclass
+class Table:
+    """What came of the candidates: a row each, what was not made and why, and the measurements on the way."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    fusion_points: list[dict[str, Any]] = field(default_factory=list)
+    sensitivity: dict[str, Any] | None = None
+
+
+def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
+    """``Task.evaluate`` over labelled samples, on ONNX Runtime as it will run: with its fusions."""
+
+    def evaluate(graph: Path) -> Scored:
+        predict = graph_predictor(onnxruntime_cpu.session(graph), contract, samples)
+        quality = score(contract, predict(samples.present), samples.targets)
+        return Scored(quality, subset_scores(contract, samples, predict), int(samples.labelled.sum()))
+
+    return evaluate
+
+
+def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[Path, bool], np.ndarray]:
+    """``Task.outputs``: up to 200 rows with what they have, and the same rows with each modality alone.
+
+    ``graph`` (FP32) is timed: a network that takes 0.1 s a sample would take minutes for each of its layers.
+    """
+    run, sample = onnxruntime_cpu.session(graph), one_sample(samples, 1)
+    run(sample)
+    began = time.monotonic()
+    run(sample)
+    affordable = int(_PASS_SECONDS / max(time.monotonic() - began, 1e-6) / (1 + len(contract.modalities)))
+    count = min(max(affordable, _FEWEST_ROWS), _ROWS, len(samples))
+    rows = np.linspace(0, len(samples) - 1, count).astype(np.int64)
+    few = replace(
+        samples,
+        ids=tuple(samples.ids[row] for row in rows),
+        inputs={name: np.array(x[rows]) for name, x in samples.inputs.items()},
+        present=samples.present[rows],
+    )
+    presents = [few.present]
+    for index in range(len(contract.modalities)) if len(contract.modalities) > 1 else ():
+        alone = np.zeros_like(few.present)
+        alone[:, index] = few.present[:, index]
+        presents.append(np.where(alone.any(axis=1, keepdims=True), alone, few.present))
+
+    def outputs(graph: Path, optimize: bool) -> np.ndarray:
+        run = onnxruntime_cpu.session(graph, optimize=optimize)
+        return np.concatenate([predict_graph(run, contract, few, present) for present in presents])
+
+    return outputs
+
+
+def timer(samples: Samples, measure: Measure, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
+    """``Task.time`` on the first of the samples."""
+    return lambda graphs: time_graphs(graphs, one_sample(samples, measure.batch), measure, progress)
+
+
+def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
+    """Write ``<candidate>.onnx`` into ``folder`` for each that the recipe names, and for its fallbacks while no INT8
+    candidate is inside the budget; judge them all.
+
+    Raises UsageError for an ignored layer that does not exist, MismatchError where INT8 kernels are not what was asked.
+    """
+    table = Table()
+    graphs: dict[str, Path] = {}
+    scores: dict[str, Scored] = {}
+
+    def add(name: Candidate) -> None:
+        task.progress.say(f"quantize: making the {name} candidate")
+        try:
+            _make(name, task, config, folder / f"{name}.onnx", graphs, scores, table)
+        except MmedgeError as error:
+            if type(error) is not MmedgeError or name in ("fp32", "int8"):
+                raise
+            table.absent[name] = error.what
+        if (folder / f"{name}.onnx").is_file():
+            graphs[name] = folder / f"{name}.onnx"
+            scores[name] = task.evaluate(graphs[name])
+
+    for name in sorted(config.candidates, key=lambda name: (name != "fp32", name == "int8-mixed")):
+        add(name)
+    if "int8" in graphs:
+        tried = [name for name in graphs if precision_of(name) == "int8" and name != "int8-weights"]
+        missed = all(over(scores[name], scores["fp32"], config) > 0 for name in tried)
+        for fallback in _fallbacks(task, config, graphs, table) if missed else ():
+            if fallback not in config.candidates:
+                add(fallback)
+            if fallback in scores and over(scores[fallback], scores["fp32"], config) <= 0:
+                break
+    table.rows = judge(graphs, task, config, scores)
+    table.notes += [
+        f"{row['precision']}: ONNX Runtime's fused kernels differ from the graph run node by node by {row['saturation']:.1%} "
+        "of the outputs' power: sums saturate on a CPU without VNNI; other targets' need not"
+        for row in table.rows
+        if row.get("saturation", 0) > _SATURATION
+    ]
+    return table
+
+
+def _fallbacks(task: Task, config: Quantize, graphs: Mapping[str, Path], table: Table) -> tuple[Candidate, ...]:
+    """Those that can help this graph here: each costs seconds, or on a large network minutes."""
+    import onnx
+
+    fallbacks = list(config.fallbacks)
+    if saturation(task, graphs["int8"]) <= _SATURATION and "int8-narrow" in fallbacks:
+        fallbacks.remove("int8-narrow")
+    kinds = {node.op_type for node in onnx.load(task.graph, load_external_data=False).graph.node}
+    if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
+        fallbacks.remove("int8-smooth")
+    if fallbacks and not task.elsewhere and config.require != "int8":
+        timings = task.time({name: graphs[name] for name in ("fp32", "int8")})
+        ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms
+        if ratio > 1 - _NOISE:
+            table.notes.append(f"no variant of int8 was tried: it takes {ratio:.2f} x the time of fp32 here")
+            return ()
+    return tuple(fallbacks)
+
+
+def saturation(task: Task, graph: Path) -> float:
+    """How far a Q/DQ graph's outputs with the runtime's fusions are from those without, as a share of their power."""
+    return mixed.distance(task.outputs(graph, False), task.outputs(graph, True))
+
+
+def _make(
+    name: str,
+    task: Task,
+    config: Quantize,
+    target: Path,
+    graphs: Mapping[str, Path],
+    scores: Mapping[str, Scored],
+    table: Table,
+) -> None:
+    """Write one candidate, or raise MmedgeError with the reason why there is none."""
+    import onnx
+
+    match name:
+        case "fp32":
+            shutil.copyfile(task.graph, target)
+        case "fp16":
+            precision.to_fp16(task.graph, target)
+        case "bf16":
+            raise MmedgeError(
+                "ONNX Runtime has no bfloat16 kernels for a CPU, and ONNX no bfloat16 Conv before opset 22"
+            )
+        case "int8-weights":
+            precision.weights_only(task.graph, target)
+        case "int8-mixed":
+            budget = {n: over(scores[n], scores["fp32"], config) for n in graphs if _is_static(n)}
+            if not budget:
+                raise MmedgeError("it starts from an int8 candidate, and there is none")
+            base = min(budget, key=lambda n: budget[n])
+            table.sensitivity = mixed.search(
+                graphs[base],
+                target,
+                reference=task.graph,
+                outputs=lambda graph: task.outputs(graph, True),
+                overshoot=lambda graph: over(task.evaluate(graph), scores["fp32"], config),
+                progress=task.progress,
+                seconds=config.search_seconds,
+                cache=task.work / "sensitivity.json",
+            ) | {"base": base}
+            if not table.sensitivity["found"]:
+                raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity['said']}")
+        case _:
+            ptq.int8(task.graph, target, task.calibration, name)
+            if config.ignore:
+                model = onnx.load(target)
+                names = qdq.named(config.ignore, qdq.layers(model), where="quantize.ignore")
+                onnx.save(qdq.restored(model, onnx.load(task.graph), names), target)
+            points = fusion.keep_apart(target, task.graph, task.calibration)
+            table.fusion_points = table.fusion_points or points
+
+
+def _is_static(name: str) -> bool:
+    """Whether a candidate has quantized activations that the search may take back."""
+    return precision_of(name) == "int8" and name not in ("int8-weights", "int8-mixed")
+
+
+def over(scored: Scored, reference: Scored, config: Quantize) -> float:
+    """By how much a candidate misses the budget: 0 or less is inside it."""
+    drops = [reference.subsets[name] - value for name, value in scored.subsets.items()]
+    # Differences of accuracies are whole samples: what floating point adds to them must not decide.
+    return (
+        max(
+            reference.quality - scored.quality - config.max_drop,
+            *(drop - config.max_subset_drop for drop in drops),
+            -1.0,
+        )
+        - 1e-9
+    )
+
+
+def judge(
+    graphs: Mapping[str, Path], task: Task, config: Quantize, scores: Mapping[str, Scored] | None = None
+) -> list[dict[str, Any]]:
+    """One row a candidate: its quality, its latency in one interleaved run, whether it is kept and why.
+
+    ``graphs`` must hold ``fp32``, against which the others are judged; ``scores`` what is known of their quality. Raises
+    MismatchError where a layer that is called INT8 runs in float without a reason, or no 8-bit kernel runs at all.
+    """
+    scores = scores or {name: task.evaluate(graph) for name, graph in graphs.items()}
+    timings = task.time(graphs)
+    table = []
+    for name, graph in graphs.items():
+        scored, reference = scores[name], scores["fp32"]
+        row: dict[str, Any] = {
+            "precision": name,
+            "quality_validation": scored.quality,
+            "subsets_validation": scored.subsets,
+            "n": scored.n,
+            "p50_ms": timings[name].p50_ms,
+            "ratio_to_fp32": timings[name].p50_ms / timings["fp32"].p50_ms,
+            "size_bytes": graph.stat().st_size,
+            "kept": over(scored, reference, config) <= 0,
+        }
+        if precision_of(name) == "int8" and name != "int8-weights":
+            row |= proved(graph) | {"saturation": saturation(task, graph)}
+        table.append(row | {"why": _why(row, reference)})
+    return table
+
+
+def proved(graph: Path) -> dict[str, Any]:
+    """``int8_kernels`` and ``int8_layers`` of a Q/DQ graph, from the graph that ONNX Runtime really runs.
+
+    Raises MismatchError where no 8-bit kernel runs, or a quantized layer runs in float for no known reason.
+    """
+    optimized = precision.optimized(graph)
+    kernels, proof = precision.int8_kernels(optimized), qdq.prove(graph, optimized)
+    if not kernels:
+        raise MismatchError(
+            "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
+            where="quantize.candidates",
+            todo="leave int8 out of quantize.candidates for this model",
+        )
+    if proof.unexplained:
+        raise MismatchError(
+            f"{graph.stem}: quantized layers run in float on ONNX Runtime: {', '.join(proof.unexplained)}",
+            where="quantize.candidates",
+            todo=f"declare them: quantize.ignore: [{', '.join(proof.unexplained)}]",
+        )
+    return {"int8_kernels": kernels, "int8_layers": proof.record()}
+
+
+def _why(row: dict[str, Any], reference: Scored) -> str:
+    drop = reference.quality - row["quality_validation"]
+    drops = {name: reference.subsets[name] - value for name, value in row["subsets_validation"].items()}
+    worst = max(drops, key=lambda name: drops[name], default="")
+    speed = f"{row['ratio_to_fp32']:.2f} x the latency of fp32"
+    if not row["kept"]:
+        of_worst = f" (worst subset {worst}: {drops[worst]:.3f})" if worst else ""
+        return f"dropped: loses {drop:.3f} on validation{of_worst}, {speed}"
+    return f"kept: loses {max(drop, 0):.3f} on validation, {speed}"
+
+
+def fastest_kept(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest candidate inside the budget; FP32 stays unless another is faster by more than timing noise."""
+    best = min((row for row in table if row["kept"]), key=lambda row: row["p50_ms"])
+    return best if best["ratio_to_fp32"] < 1 - _NOISE else next(row for row in table if row["precision"] == "fp32")

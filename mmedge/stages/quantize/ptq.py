@@ -1,0 +1,89 @@
+"""Post-training quantization by NNCF: the one file that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError
+
+# Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
+DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
+
+
+def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
+    """Write the INT8 form of an FP32 graph as plain Q/DQ, calibrated on ``inputs``: {input: [1, *shape]} each.
+
+    ``variant``: a candidate's name, see ``recipe.Quantize``. Raises MmedgeError where NNCF cannot quantize the graph.
+    """
+    with _nncf() as nncf:
+        import onnx
+
+        model = onnx.load(graph)
+        try:
+            quantized = nncf.quantize(
+                model, nncf.Dataset(list(inputs)), subset_size=len(inputs), **_settings(nncf, variant)
+            )
+        except Exception as error:  # NNCF's errors share no base class with those of ONNX and ONNX Runtime
+            data_dependent = sorted({n.op_type for n in model.graph.node if n.op_type in DATA_DEPENDENT})
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            shapes = f"; its {', '.join(data_dependent)} give shapes that depend on the data" if data_dependent else ""
+            raise MmedgeError(
+                f"NNCF cannot quantize this graph ({variant}): {reason}{shapes}",
+                where=str(graph),
+                todo="leave the int8 candidates out of quantize.candidates, or name the layers in quantize.ignore",
+            ) from error
+    onnx.save(quantized, target)
+
+
+def _settings(nncf: Any, variant: str) -> dict[str, Any]:
+    """Arguments of ``nncf.quantize``; symmetric activations (the PERFORMANCE preset), as accelerators take them."""
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        OverflowFix,
+    )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
+
+    settings: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
+    match variant:
+        case "int8":
+            pass
+        case "int8-extremes":
+            advanced = AdvancedQuantizationParameters(activations_range_estimator_params=Ranges.MINMAX)
+            settings["advanced_parameters"] = advanced
+        case "int8-percentile":
+            advanced = AdvancedQuantizationParameters(activations_range_estimator_params=Ranges.MEAN_QUANTILE)
+            settings["advanced_parameters"] = advanced
+        case "int8-histogram":
+            advanced = AdvancedQuantizationParameters(activations_range_estimator_params=Ranges.HISTOGRAM)
+            settings["advanced_parameters"] = advanced
+        case "int8-narrow":
+            settings["advanced_parameters"] = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
+        case "int8-bias":
+            settings["fast_bias_correction"] = False
+        case "int8-smooth":  # Xiao et al. 2023, "SmoothQuant"
+            alphas = AdvancedSmoothQuantParameters(matmul=0.5)
+            settings["advanced_parameters"] = AdvancedQuantizationParameters(smooth_quant_alphas=alphas)
+            settings["model_type"] = nncf.ModelType.TRANSFORMER
+        case _:
+            raise ValueError(f"no variant {variant!r}")
+    return settings
+
+
+@contextlib.contextmanager
+def _nncf() -> Iterator[Any]:
+    """NNCF without telemetry, and without what it draws on stdout, which belongs to --json."""
+    os.environ["NNCF_CI"] = "1"  # read at import
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield nncf

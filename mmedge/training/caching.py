@@ -1,0 +1,119 @@
+"""Whether a teacher's answers are kept in files or asked for again at every step: whichever is faster, by measurement."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmedge.artifact import write_json
+from mmedge.recipe import Train
+
+Mode = Literal["measured", "always", "never"]
+_REPEATS = 3
+# The share of the free disk space that the files may take.
+_DISK = 0.5
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How often a teacher will be asked: ``passes`` over the training split in all, ``batch_size`` samples at a time."""
+
+    passes: int
+    batch_size: int
+    mode: Mode = "measured"
+
+    @classmethod
+    def by(cls, train: Train, fits: int, mode: Mode) -> Asked:
+        """Of ``fits`` trainings on one schedule (one a seed)."""
+        return cls(train.epochs * fits, train.batch_size, mode)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``kept``: the answers are kept in files. ``said``: why, with the figures, for the log and the report."""
+
+    kept: bool
+    said: str
+
+
+def decided(
+    path: Path,
+    asked: Asked,
+    *,
+    missing: int,
+    views: int,
+    count: int,
+    answer: Callable[[np.ndarray], list[np.ndarray]],
+) -> Decision:
+    """The decision in ``path``, where there is one; else it is taken and written there.
+
+    Kept since the answers to a batch differ in the last bit with the batch that they are asked in: an interrupted training
+    goes on with the decision that it began with, and so ends with the same weights. ``missing`` of the ``views`` that will
+    be shown are not in files yet; ``count``: samples of the split; ``answer(index)``: what the teacher says of these rows,
+    one array a part.
+    """
+    if path.is_file():
+        return Decision(**json.loads(path.read_text(encoding="utf-8")))
+    if asked.mode == "measured":
+        decision = _measured(path.parent, asked, missing, views, count, answer)
+    elif asked.mode == "always":
+        decision = Decision(True, "teacher's answers kept in files, as distill.cache asks")
+    else:
+        decision = Decision(False, "the teacher is asked at every step, as distill.cache asks")
+    write_json(path, asdict(decision))
+    return decision
+
+
+def _measured(
+    folder: Path, asked: Asked, missing: int, views: int, count: int, answer: Callable[[np.ndarray], list[np.ndarray]]
+) -> Decision:
+    index = np.random.default_rng(0).permutation(count)[: asked.batch_size]
+    parts = answer(index)  # also warms the teacher up
+    teacher = _fastest(lambda: answer(index))
+    folder.mkdir(parents=True, exist_ok=True)
+    read = _reading(folder, parts)
+    figures = (
+        f"a batch of {len(index)} takes the teacher {teacher * 1e3:.2f} ms and the files {read * 1e3:.2f} ms; "
+        f"{asked.passes} passes over the training split show {views} views"
+    )
+    needed = sum(part[0].nbytes for part in parts) * count * missing
+    free = shutil.disk_usage(folder).free
+    if needed > _DISK * free:
+        room = f"its answers would take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        return Decision(False, f"the teacher is asked at every step: {room}")
+    # In units of one pass over the split.
+    live, kept = asked.passes * teacher, missing * teacher + asked.passes * read
+    if kept < live:
+        return Decision(True, f"teacher's answers kept in files, {live / kept:.1f} times as fast: {figures}")
+    return Decision(False, f"the teacher is asked at every step, files would not be faster: {figures}")
+
+
+def _reading(folder: Path, parts: list[np.ndarray]) -> float:
+    """Seconds to read a batch of such parts from mapped files, rows in any order."""
+    rows = np.random.default_rng(1).permutation(len(parts[0]))
+    paths = [folder / f".probe-{number}.npy" for number in range(len(parts))]
+    try:
+        for path, part in zip(paths, parts):
+            np.save(path, part)
+        mapped = [np.load(path, mmap_mode="r") for path in paths]
+        return _fastest(lambda: [np.asarray(part[rows]) for part in mapped])
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _fastest(call: Callable[[], object]) -> float:
+    """Seconds of the fastest of some calls: what else the machine does only adds to it."""
+    seconds = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

@@ -1,0 +1,138 @@
+"""What ``mmedge check`` can tell of the teachers, the hints and the labels before anything is trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmedge import artifact as artifacts
+from mmedge.data.answers import no_common_sample
+from mmedge.data.samples import check_read
+from mmedge.errors import Fault, MmedgeError, UsageError
+from mmedge.graph.adopt import adopt, check_width
+from mmedge.measure.classes import class_map
+from mmedge.models import load
+from mmedge.models.load import contract_of
+from mmedge.recipe import Another, Given, Model, Recipe
+from mmedge.spec import Contract
+from mmedge.training.sources import Layer, no_hints
+from mmedge.training.taught import read_teacher_answers
+
+
+def teaching_faults(
+    recipe: Recipe,
+    contract: Contract,
+    ids: Mapping[str, Sequence[str]],
+    labelled: int | None,
+    factory: Callable[[Model], object],
+) -> list[Fault]:
+    """All that is wrong with what teaches.
+
+    ``contract``: the data's; ``ids``: the samples of each split, empty where the data could not be read; ``labelled``: how
+    many training samples have a label; ``factory``: imports what ``model.factory`` names.
+    """
+    faults = _of_given(recipe.teacher, "teacher", contract, ids, factory)
+    if recipe.distill is None:
+        return faults
+    for number, given in enumerate(recipe.distill.teachers):
+        faults += _of_given(given, f"distill.teachers.{number}", contract, ids, factory)
+    asked = recipe.distill.labels
+    if isinstance(asked, int) and labelled is not None and asked > labelled:
+        what = f"{asked} labels are asked for, the training split has {labelled}"
+        faults.append(Fault("error", "labels", what, module="distill.labels", todo="ask for fewer, or say all"))
+    return [*faults, *_hint_faults(recipe, contract, factory)]
+
+
+def _of_given(
+    given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], factory: Callable[[Model], object]
+) -> list[Fault]:
+    try:
+        check_read(contract.modalities, given.preprocessing)
+        if given.outputs:
+            return _answer_faults(given, where, contract, ids)
+        if isinstance(given, Another) and given.artifact:
+            theirs = contract_of(_teaching(given.artifact))
+            check_read(contract.modalities, theirs.modalities)
+            class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes")
+            return []
+        own = own_contract(given, contract)
+        if own.labels != contract.labels:
+            class_map(own.labels, contract.labels, given.classes, f"{where}.classes")
+        if given.onnx:
+            with tempfile.TemporaryDirectory() as folder:
+                graph = Path(folder) / "adopted.onnx"
+                means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
+                adopt(given.onnx, own, given.model.inputs, means, graph)
+                check_width(graph, own, given.onnx, where)
+        elif isinstance(given, Another):  # the run's own teacher is looked at as a model
+            load.check_forward(load.build(given.model, own, factory=factory(given.model)), own, where)
+    except MmedgeError as error:
+        return [Fault.of(error, "teacher", module=where)]
+    return []
+
+
+def own_contract(given: Given, contract: Contract) -> Contract:
+    """The contract of a teacher that the recipe describes, where ``contract`` is the data's."""
+    own = contract.model_copy(update={"modalities": {**contract.modalities, **given.preprocessing}})
+    own = own.only(given.model.modalities) if given.model.modalities else own
+    trained_here = getattr(given, "trained_here", False)  # then it has the data's classes
+    return own.model_copy(update={"labels": tuple(given.classes)}) if given.classes and not trained_here else own
+
+
+def _teaching(folder: Path) -> artifacts.Artifact:
+    made = artifacts.read(folder)
+    if "contract" not in made.meta:
+        raise UsageError(f"an artifact of stage {made.stage!r} cannot teach", where=str(folder))
+    return made
+
+
+def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]]) -> list[Fault]:
+    answers = read_teacher_answers(given, contract, where)
+    faults = []
+    for split, samples in ids.items():
+        found = int((answers.rows(samples) >= 0).sum())
+        if samples and not found and split == "train":
+            raise no_common_sample(answers, samples, split)
+        if found < len(samples):
+            what = f"the file of the teacher's outputs has {found} of the {len(samples)} {split} samples"
+            then = (
+                "the others learn from their labels alone" if split == "train" else "its quality is measured on those"
+            )
+            faults.append(Fault("warning", "outputs", f"{what}; {then}", str(given.outputs), module=where))
+    return faults
+
+
+def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
+    """Hints whose layers do not exist, in the teacher and in the student."""
+    assert recipe.distill is not None
+    hints, faults = recipe.distill.loss.hints, []
+    if recipe.teacher.onnx or recipe.teacher.outputs:
+        who = "an ONNX teacher" if recipe.teacher.onnx else "a file of outputs"
+        try:
+            no_hints(hints, who)
+        except UsageError as error:
+            return [Fault.of(error, "hint")]
+    sections = {
+        "teacher": (recipe.teacher.model, own_contract(recipe.teacher, contract)),
+        "student": (recipe.distill.model, own_contract(Given(model=recipe.distill.model), contract)),
+    }
+    for who, (section, own) in sections.items():
+        wanted = sorted({getattr(hint, who) for hint in hints})
+        try:
+            module = (
+                load.build(section.model_copy(update={"weights": None}), own, factory=factory(section))
+                if wanted
+                else None
+            )
+        except Exception:  # what is wrong with a model is told where the models are looked at
+            continue
+        for layer in wanted:
+            assert module is not None
+            try:
+                Layer(module, layer, "features", who)
+            except UsageError as error:
+                faults.append(Fault.of(error, "hint"))
+    return faults

@@ -1,0 +1,59 @@
+"""Quantization-aware training of a Q/DQ graph, taught as the student was: weights and scales learn what 8 bits cost."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mmedge.artifact import Artifact, replacing
+from mmedge.graph.precision import to_symmetric, to_unsigned
+from mmedge.graph.trainable import TrainableGraph
+from mmedge.models.load import contract_of
+from mmedge.recipe import Distill, Train
+from mmedge.training.context import Context
+from mmedge.training.fit import Fitted, fit
+from mmedge.training.objectives import Distillation
+from mmedge.training.taught import taught_samples, teacher_for
+
+
+def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, context: Context) -> Fitted:
+    """Train the Q/DQ ``graph`` that was made of ``parent`` and write it to ``target``: the same nodes, better numbers.
+
+    Trained is the symmetric form, which has the fewer codes; ``precision.to_symmetric`` makes it of ``target`` again for
+    TensorRT. ``target`` itself has the codes that ``graph`` had, uint8 behind a ReLU: the same ranges in finer steps.
+
+    Labels and the run's teacher teach it as in distillation; where there is no teacher, the FP32 parent does (Jacob et
+    al. 2018 for the training, Mishra & Marr 2018, "Apprentice", for the teacher). Hints need layers, which a graph has
+    not, and are left out. The best epoch by validation is kept. Raises MmedgeError where the graph cannot be trained.
+    """
+    contract = contract_of(parent)
+    teaching = context.recipe.distill or Distill()
+    loss = teaching.loss.model_copy(update={"hints": (), "logits": teaching.loss.logits or 1.0})
+    teaching = teaching.model_copy(update={"loss": loss})
+    samples = taught_samples(teaching, context, contract)
+    teacher = teacher_for(teaching, replace(context, teacher=context.teacher or parent), train)
+    with tempfile.TemporaryDirectory() as folder:
+        symmetric = Path(folder) / "symmetric.onnx"
+        to_symmetric(graph, symmetric)
+        module = TrainableGraph(symmetric)
+    fitted = fit(
+        module,
+        Distillation(module, teacher, contract, loss, train),
+        contract,
+        samples,
+        context.dataset.validation.only(tuple(contract.modalities)),
+        train,
+        seed=context.recipe.seed,
+        view_seed=context.recipe.seed,
+        usable=np.arange(len(samples)),
+        state=context.work / "qat.safetensors",
+        task="quantization-aware training",
+        progress=context.progress,
+    )
+    with replacing(target) as temporary:
+        module.write(temporary)
+        to_unsigned(temporary, graph, temporary)
+    return fitted

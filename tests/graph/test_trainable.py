@@ -1,0 +1,112 @@
+"""A Q/DQ graph as a module: it computes what ONNX Runtime does, learns, and writes the same nodes back."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from mmedge.errors import MmedgeError
+from mmedge.graph.precision import to_symmetric
+from mmedge.graph.trainable import TrainableGraph, fake_quantize
+from mmedge.measure.quality import predict_graph, predict_module
+from mmedge.models.load import contract_of
+from mmedge.runtime.targets import onnxruntime_cpu
+
+
+@pytest.fixture(scope="module")
+def quantized(finished, tmp_path_factory):
+    """The finished run's INT8 graph with symmetric codes, as TensorRT takes them."""
+    path = tmp_path_factory.mktemp("qdq") / "symmetric.onnx"
+    to_symmetric(finished.artifact("quantize").file("int8.onnx"), path)
+    return path
+
+
+@pytest.mark.parametrize("which", ["fp32", "int8", "symmetric"])
+def test_the_module_computes_what_onnx_runtime_does(which, finished, quantized, dataset):
+    made = finished.artifact("quantize")
+    contract, validation = contract_of(made), dataset.validation
+    graph = quantized if which == "symmetric" else made.file(f"{which}.onnx")
+    expected = predict_graph(onnxruntime_cpu.session(graph, optimize=False), contract, validation, validation.present)
+    actual = predict_module(TrainableGraph(graph), contract, validation, validation.present)
+    # A sum that lies between two codes may round either way: few samples, and by few codes.
+    assert (
+        np.median(np.abs(expected - actual)) < 1e-5 and np.abs(expected - actual).max() < 0.05 * np.abs(expected).max()
+    )
+
+
+def test_an_untrained_graph_is_written_back_as_it_was(quantized, tmp_path):
+    TrainableGraph(quantized).write(tmp_path / "back.onnx")
+    old, new = onnx.load(quantized).graph, onnx.load(tmp_path / "back.onnx").graph
+    assert list(old.node) == list(new.node)
+    for before, after in zip(old.initializer, new.initializer, strict=True):
+        assert before.name == after.name
+        assert np.array_equal(numpy_helper.to_array(before), numpy_helper.to_array(after))
+
+
+def test_what_was_trained_is_what_is_written(quantized, finished, dataset, tmp_path):
+    contract, validation = contract_of(finished.artifact("quantize")), dataset.validation
+    module = TrainableGraph(quantized)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    module.write(tmp_path / "trained.onnx")
+    again = TrainableGraph(tmp_path / "trained.onnx")
+    before = predict_module(TrainableGraph(quantized), contract, validation, validation.present)
+    expected, actual = (predict_module(each, contract, validation, validation.present) for each in (module, again))
+    assert np.abs(expected - actual).max() < 0.05 * np.abs(expected).max() < np.abs(before - actual).max() * 10
+    for old, new in zip(onnx.load(quantized).graph.initializer, onnx.load(tmp_path / "trained.onnx").graph.initializer):
+        assert (old.name, old.data_type, old.dims) == (new.name, new.data_type, new.dims)
+
+
+def test_weights_that_were_kept_to_7_bits_stay_so(quantized, tmp_path):
+    def widest(path):
+        codes = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type == 3]
+        return [int(np.abs(x.astype(int)).max()) for x in codes if x.ndim > 1]
+
+    module = TrainableGraph(quantized)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter *= 4.0
+    module.write(tmp_path / "wide.onnx")
+    before, after = widest(quantized), widest(tmp_path / "wide.onnx")
+    assert [x <= 64 for x in before] == [x <= 64 for x in after] and any(x <= 64 for x in before)
+
+
+def test_a_gradient_reaches_what_is_inside_the_range_and_the_scale():
+    """By hand from LSQ: inside, the scale's is round(x/s) - x/s; outside, the bound; and x gets none there."""
+    x = torch.tensor([0.26, -0.9, 40.0], requires_grad=True)
+    scale = torch.tensor(0.25, requires_grad=True)
+    y = fake_quantize(x, scale, -127, 127)
+    assert torch.allclose(y, torch.tensor([0.25, -1.0, 31.75]))
+    y.sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0, 0.0]
+    assert float(scale.grad) == pytest.approx((1 - 1.04) + (-4 + 3.6) + 127, abs=1e-5)
+
+
+def test_formulas_own_constants_are_no_parameters(finished):
+    learned = TrainableGraph(finished.artifact("quantize").file("fp32.onnx")).learned
+    assert all(parameter.numel() > 1 for parameter in learned.values())
+
+
+def one_node(node, path, *stored):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph([node], "g", [value("x", 1, [2, 3])], [value("y", 1, None)], list(stored))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+
+
+def test_an_operator_that_cannot_be_trained_is_named(tmp_path):
+    one_node(helper.make_node("NonZero", ["x"], ["y"]), tmp_path / "g.onnx")
+    with pytest.raises(MmedgeError, match="a graph with NonZero cannot be trained"):
+        TrainableGraph(tmp_path / "g.onnx")
+
+
+def test_a_zero_point_other_than_0_is_refused(tmp_path):
+    stored = (
+        numpy_helper.from_array(np.array(0.1, np.float32), "s"),
+        numpy_helper.from_array(np.array(7, np.uint8), "z"),
+    )
+    one_node(helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], name="q"), tmp_path / "g.onnx", *stored)
+    with pytest.raises(MmedgeError, match="zero point 0") as raised:
+        TrainableGraph(tmp_path / "g.onnx")
+    assert "'q'" in str(raised.value)

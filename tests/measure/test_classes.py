@@ -1,0 +1,47 @@
+"""Class sets that differ: what is added up, dropped, left alone, and refused."""
+
+import numpy as np
+import pytest
+
+from mmedge.errors import UsageError
+from mmedge.measure.classes import class_map
+
+OURS = ("animal", "car", "plane")
+P = np.array([[0.2, 0.3, 0.1, 0.4], [0.05, 0.05, 0.0, 0.9]])
+LOGITS = np.log(np.maximum(P, 1e-30)) + np.array([[5.0], [-3.0]])
+
+
+def test_classes_that_mean_the_same_add_up_and_dropped_ones_leave_the_rest_to_one():
+    made = class_map(("cat", "dog", "car", "tree"), OURS, {"cat": "animal", "dog": "animal", "tree": None}, "t")
+    logits, kept = made.known(LOGITS)
+    assert made.columns.tolist() == [0, 1]
+    np.testing.assert_allclose(np.exp(logits[0]), [0.5 / 0.6, 0.1 / 0.6], rtol=1e-6)
+    np.testing.assert_allclose(kept, [0.6, 0.1], rtol=1e-6)
+    spread = made.spread(LOGITS)
+    assert spread.shape == (2, 3) and spread.argmax(axis=1).tolist() == [0, 0] and (spread[:, 2] < -20).all()
+    said = made.said()
+    assert "3 of the teacher's 4 classes mean 2 of the data's 3" in said
+    assert "dropped: tree" in said and "left to the labels: plane" in said
+
+
+def test_the_same_classes_in_another_order_need_no_mapping_and_in_the_same_order_no_map():
+    made = class_map(("plane", "animal", "car"), OURS, {}, "t")
+    assert made.to == (2, 0, 1) and made.columns.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(np.exp(made.known(np.log([[0.5, 0.3, 0.2]]))[0]), [[0.3, 0.2, 0.5]], rtol=1e-6)
+    assert class_map(OURS, OURS, {}, "t") is None
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mapping", "said"),
+    [
+        (("animals", "car", "plane"), {}, r"'animals' \(did you mean 'animal'\?\).*classes: {animals: …}"),
+        (("animal", "car"), {}, "does not have the data's 'plane'"),
+        (("cat", "car", "plane"), {"cta": "animal"}, r"no class 'cta' \(did you mean 'cat'\?\)"),
+        (("cat", "car", "plane"), {"cat": "anmial"}, r"the data has no class 'anmial' \(did you mean 'animal'\?\)"),
+        (("cat", "car", "plane"), {"cat": "animal", "car": "animal", "plane": None}, "fewer than two"),
+    ],
+)
+def test_classes_that_do_not_fit_are_told_with_the_mapping_that_is_needed(theirs, mapping, said):
+    with pytest.raises(UsageError, match=f"(?s){said}") as raised:
+        class_map(theirs, OURS, mapping, "teacher.classes")
+    assert raised.value.exit_code == 2 and "teacher.classes" in str(raised.value)

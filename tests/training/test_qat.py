@@ -1,0 +1,152 @@
+"""Quantization-aware training: it mends what calibration cannot, and ends in plain Q/DQ that both runtimes take."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mmedge import recipe
+from mmedge.graph.precision import int8_kernels, to_symmetric
+from mmedge.graph.trainable import TrainableGraph
+from mmedge.measure.quality import predict_graph, predict_module, score
+from mmedge.models.load import contract_of
+from mmedge.progress import Silent
+from mmedge.recipe import Model, Train
+from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
+from mmedge.stages import quantize
+from mmedge.stages.quantize import ptq
+from mmedge.stages.trained import write_trained
+from mmedge.training.context import Context
+from mmedge.training.fit import fit
+from mmedge.training.objectives import supervised
+from mmedge.training.qat import train_quantized
+
+
+def rescaled(graph, path, factor=1024.0):
+    """The same function with one channel of each first convolution ``factor`` times as large, and taken back after its ReLU.
+
+    What depthwise networks do by themselves (Nagel et al. 2019, "Data-free quantization", figure 2): one scale for all
+    channels of an activation then leaves no codes to the others.
+    """
+    model = onnx.load(graph)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    for first, second in (convolutions[:2], convolutions[2:]):
+        for name, where, by in ((first.input[1], 0, factor), (first.input[2], 0, factor), (second.input[1], (slice(None), 0), 1 / factor)):  # fmt: skip
+            value = numpy_helper.to_array(stored[name]).copy()
+            value[where] *= np.float32(by)
+            stored[name].CopyFrom(numpy_helper.from_array(value, name))
+    onnx.save(model, path)
+    return path
+
+
+def longer(made, context, folder):
+    """The tiny run's teacher after enough epochs to have an accuracy that can be lost."""
+    module, contract = context.rebuild(made), contract_of(made)
+    samples, validation = context.dataset.train, context.dataset.validation
+    train = Train(epochs=10, learning_rate=4e-3, batch_size=16, modality_dropout=0.3)
+    fitted = fit(
+        module,
+        supervised(contract, train),
+        contract,
+        samples,
+        validation,
+        train,
+        seed=0,
+        view_seed=0,
+        usable=np.arange(len(samples)),
+        state=folder / "state.safetensors",
+        task="longer",
+        progress=Silent(),
+    )
+    model = Model.model_validate(made.meta["model"])
+    return write_trained(
+        module,
+        contract,
+        fitted,
+        context=context,
+        model=model,
+        stage="teacher",
+        target=folder / "t",
+        key="k",
+        parent=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(finished, dataset, tmp_path_factory):
+    """Accuracy on validation of FP32, INT8 after calibration and INT8 after training, and the folder of the graphs."""
+    folder = tmp_path_factory.mktemp("qat")
+    made = finished.artifact("teacher")
+    context = Context(recipe.load(finished.recipe_file), dataset, folder / "w" / "x", folder, Silent(), made)
+    teacher = longer(made, context, folder)
+    contract, validation = contract_of(teacher), dataset.validation
+    graph = rescaled(teacher.file("model.onnx"), folder / "fp32.onnx")
+    rows = quantize.calibration_rows(dataset.train, 40, seed=0)
+    ptq.int8(graph, folder / "ptq.onnx", quantize.calibration_inputs(dataset.train, rows, 0))
+    train = Train(epochs=8, learning_rate=1e-3, batch_size=16)
+    fitted = train_quantized(
+        folder / "ptq.onnx", folder / "qat.onnx", teacher, train, replace(context, teacher=teacher)
+    )
+    to_symmetric(folder / "qat.onnx", folder / "symmetric.onnx")
+    scores = {
+        name: score(
+            contract,
+            predict_graph(onnxruntime_cpu.session(folder / f"{name}.onnx"), contract, validation, validation.present),
+            validation.targets,
+        )
+        for name in ("fp32", "ptq", "qat", "symmetric")
+    }
+    return folder, contract, scores, fitted
+
+
+def test_training_recovers_what_calibration_lost(trained):
+    _, _, scores, fitted = trained
+    lost = scores["fp32"] - scores["ptq"]
+    assert lost > 0.3
+    assert min(scores["qat"], scores["symmetric"]) >= scores["fp32"] - lost / 3
+    assert fitted.history[fitted.best_epoch - 1]["quality"] >= scores["fp32"] - lost / 3
+
+
+def test_its_form_for_tensorrt_is_plain_symmetric_int8_with_a_scale_a_channel(trained):
+    folder, *_ = trained
+    model = onnx.load(folder / "symmetric.onnx")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {node.domain for node in model.graph.node} == {""} and pairs
+    assert all(stored[node.input[2]].dtype == np.int8 and not stored[node.input[2]].any() for node in pairs)
+    weights = [node for node in pairs if node.input[0] in stored]
+    assert len(weights) == 8 and all(stored[node.input[1]].size == stored[node.input[0]].shape[0] for node in weights)
+
+
+def test_the_graph_equals_the_module_that_was_trained(trained, dataset):
+    folder, contract, _, _ = trained
+    validation, graph = dataset.validation, folder / "symmetric.onnx"
+    expected = predict_module(TrainableGraph(graph), contract, validation, validation.present)
+    actual = predict_graph(onnxruntime_cpu.session(graph, optimize=False), contract, validation, validation.present)
+    assert (
+        np.median(np.abs(expected - actual)) < 1e-5 and np.abs(expected - actual).max() < 0.05 * np.abs(expected).max()
+    )
+
+
+def test_onnx_runtime_runs_it_in_8_bits_and_tensorrt_builds_it(trained):
+    folder, contract, *_ = trained
+    assert int8_kernels(folder / "qat.onnx", folder)["QLinearConv"] == 4
+    built = tensorrt.build(
+        folder / "symmetric.onnx",
+        folder / "engine.plan",
+        target="tensorrt-rtx",
+        shapes=tensorrt.input_shapes(contract),
+        options=tensorrt.Options(),
+    )
+    tensorrt.check_precision(built, "int8", "tensorrt-rtx")
+
+
+def test_training_without_the_runs_teacher_is_taught_by_the_fp32_parent(finished, context, tmp_path):
+    made = finished.artifact("distill")
+    alone = replace(context, teacher=None)
+    graph = finished.artifact("quantize").file("int8.onnx")
+    fitted = train_quantized(graph, tmp_path / "q.onnx", made, Train(epochs=1), alone)
+    assert len(fitted.history) == 1 and (tmp_path / "q.onnx").is_file()
