@@ -67,6 +67,17 @@ def hash_json(value: Any) -> str:
     ).hexdigest()
 
 
+def code_hash(*names: str) -> str:
+    """Hash of the package's own source files and folders of these names; ``.py`` may be left out."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in names:
+        place = root / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside ``path`` and rename; NaN and infinity are refused, since JSON has neither."""
     with replacing(path) as temporary:

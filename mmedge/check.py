@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.data import faults as tables
 from mmedge.data import source
-from mmedge.data.media import media_faults
-from mmedge.data.samples import Samples, private
-from mmedge.data.source import ROW, SPLIT, arranged, columns_of, read_table, target_column, write_manifests
+from mmedge.data.checks import table_faults
+from mmedge.data.checks.manifest import manifest_faults, missing_files
+from mmedge.data.checks.media import media_faults
+from mmedge.data.samples import Samples, manifests, private
+from mmedge.data.source import ROW, SPLIT, arranged, present, read_table, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Given, Model, Recipe, precision_of
-from mmedge.spec import Contract, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.training.faults import own_contract, teaching_faults
 
@@ -35,16 +36,16 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
         card |= {"align": notes} if notes else {}
-        found += tables.table_faults(table, recipe.data, file)
+        found += table_faults(table, recipe.data, file)
         for name, spec in recipe.data.modalities.items():
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
-                found += tables.missing_files(table, name, spec, folder, file)
-            if isinstance(spec, ImageSpec):
-                found += tables.box_faults(table, spec, file)
+                found += missing_files(table, name, spec, folder, file)
         if media:
-            private(out / ".work")
-            more, facts, fitted = media_faults(table, recipe.data, folder, file, out / ".work", progress)
+            cache = out / ".work" / "tensors"
+            for kept in (out / ".work", cache):
+                private(kept)
+            more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
             found += more
             specs |= fitted
             card["media"] = facts
@@ -73,9 +74,8 @@ def _table(
     data = recipe.data
     if data.manifest is None:
         folder = out / "data"
-        private(folder)
         try:
-            write_manifests(data, folder, seed=recipe.seed, code=code, progress=progress)
+            manifests(recipe, folder, code=code, progress=progress)
             parts = [
                 read_table(folder / f"{split}.csv")
                 .with_row_index(ROW, offset=1)
@@ -91,7 +91,7 @@ def _table(
                 Fault("error", "dataset", what, str(data.dataset), todo="--debug of mmedge train shows the traceback")
             )
         return None, "", folder, []
-    faults, usable = tables.manifest_faults(data)
+    faults, usable = manifest_faults(data)
     found += faults
     if usable is not None:
         try:
@@ -110,17 +110,14 @@ def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
 
 def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
     data, part = recipe.data, table.filter(polars.col(SPLIT) == split)
-    present = {}
+    there = {}
     for name, spec in data.modalities.items():
-        columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
-        present[name] = int(
-            part.select(polars.any_horizontal(polars.col(c).is_not_null() for c in columns).sum()).item() or 0
-        )
+        there[name] = int(part.select(present(name, spec).sum()).item() or 0)
     card: dict[str, Any] = {
         "samples": part.height,
         "labelled": part.height - part[target_column(data)].null_count(),
         "groups": part["group"].n_unique() if "group" in part.columns else part.height,
-        "present": present,
+        "present": there,
     }
     if data.task == "classification":
         card["classes"] = dict(sorted(part[target_column(data)].drop_nulls().value_counts().iter_rows()))
@@ -173,13 +170,6 @@ def _contract(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str])
     """The data's contract; where the data did not tell the classes, two stand in for them."""
     regression = recipe.data.task == "regression"
     names = () if regression else tuple(labels) if len(labels) > 1 else ("first", "second")
-    # A text that could not be fitted has as many tokens as it may have.
-    specs = {
-        name: spec.model_copy(update={"tokens": spec.vocabulary})
-        if spec.kind == "text" and spec.tokens is None
-        else spec
-        for name, spec in specs.items()
-    }
     return Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 import mmedge
 from mmedge import artifact as artifacts
 from mmedge import gate
-from mmedge.artifact import Artifact, hash_json, write_json
+from mmedge.artifact import Artifact, code_hash, hash_json, write_json
 from mmedge.data import samples
 from mmedge.data.answers import ANSWERS, stored_answers
 from mmedge.measure.classes import ClassMap, class_map
@@ -26,7 +25,7 @@ from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import predict_module
 from mmedge.models.load import WEIGHTS, contract_of
-from mmedge.recipe import Recipe
+from mmedge.recipe import Recipe, shown
 from mmedge.runtime.machine import machine
 from mmedge.stages import export
 from mmedge.training.context import Context
@@ -69,18 +68,6 @@ class Outcome:
     exit_code: int
 
 
-def code_hash(*names: str) -> str:
-    """Hash of the package's own source files and folders of these names; ``.py`` may be left out."""
-    root = Path(mmedge.__file__).parent
-    digest = hashlib.sha256()
-    for name in names:
-        for file in (
-            sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [(root / name).with_suffix(".py")]
-        ):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: Context, out: Path) -> Outcome:
     """Measure every stage, judge it, write the bundle and the report."""
     records = [_record(done, dataset, recipe, context, out) for done in ran]
@@ -97,7 +84,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
     report = {
         "schema": 1,
         "mmedge": mmedge.__version__,
-        "recipe": recipe.resolved(),
+        "recipe": shown(recipe),
         "seed": recipe.seed,
         "machine": machine(),
         "data": {
@@ -106,6 +93,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
             "train": len(dataset.train),
             "validation": len(dataset.validation),
             "test": len(dataset.test),
+            **dataset.facts,
         },
         "stages": records,
         "controls": controls,
@@ -170,7 +158,8 @@ def _classes(artifact: Artifact, dataset: samples.Dataset, recipe: Recipe) -> Cl
     """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
     if artifact.stage != "teacher":
         return None
-    return class_map(contract_of(artifact).labels, dataset.contract.labels, recipe.teacher.classes, "teacher.classes")
+    theirs, ours = contract_of(artifact), dataset.contract
+    return class_map(theirs.labels, ours.labels, recipe.teacher.classes, "teacher.classes", task=ours.task)
 
 
 def _remembered(out: Path, what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:

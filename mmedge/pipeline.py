@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmedge import artifact as artifacts
-from mmedge.artifact import Artifact, hash_json
-from mmedge.conclude import Outcome, Ran, code_hash, conclude
+from mmedge.artifact import Artifact, code_hash, hash_json
+from mmedge.conclude import Outcome, Ran, conclude
 from mmedge.data import samples
 from mmedge.data.source import load_attribute
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress
-from mmedge.recipe import Recipe, Target
+from mmedge.recipe import Recipe, Target, remember
 from mmedge.runtime.sessions import require_builder
 from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
@@ -53,6 +53,7 @@ def run(
     chain = _chain(recipe, wanted, given)
     _check_targets(recipe, wanted)
     dataset = samples.prepare(recipe, out, code=code, progress=progress)
+    remember(recipe, code, out / ".work")
     context = Context(recipe, dataset, out / ".work", code, progress)
     if given:
         _check_same_data(given, dataset, recipe)
@@ -264,7 +265,8 @@ def _check_same_data(given: Artifact, dataset: samples.Dataset, recipe: Recipe) 
         raise UsageError(f"an artifact of stage {given.stage!r} cannot be gone on from", where=str(given.path))
     theirs, ours = contract_of(given), dataset.contract
     if given.stage == "teacher" and recipe.distill is not None and theirs.task == ours.task:
-        class_map(theirs.labels, ours.labels, recipe.teacher.classes, f"teacher.classes, of {given.path}")
+        where = f"teacher.classes, of {given.path}"
+        class_map(theirs.labels, ours.labels, recipe.teacher.classes, where, task=ours.task)
         samples.check_read(ours.modalities, theirs.modalities)
         return
     differing = [name for name, spec in theirs.modalities.items() if ours.modalities.get(name) != spec]

@@ -148,10 +148,12 @@ def test_an_onnx_teacher_with_classes_of_its_own_teaches_those_that_it_shares(fi
 
 
 def test_several_teachers_of_different_kinds_teach_together(finished, small, answers, dataset, context, tmp_path):
-    """The run's own, the same as an ONNX file and as probabilities by id: their mean is what each of them says."""
+    """The run's own, the same by its weights, as an ONNX file and as probabilities by id: their mean is what each of them says."""
     p = {sample: np.exp(row) / np.exp(row).sum() for sample, row in answers.items()}
     labels = dataset.contract.labels
+    weights = {"weights": str(finished.out / "teacher" / "weights.safetensors")}
     small["distill"]["teachers"] = [
+        {"model": small["teacher"]["model"] | weights},
         {"artifact": str(finished.out / "teacher"), "weight": 0.5},
         {"onnx": str(finished.out / "teacher" / "model.onnx")},
         {"outputs": str(write_csv(tmp_path / "p.csv", p, labels)), "values": "probabilities"},
@@ -165,7 +167,7 @@ def test_several_teachers_of_different_kinds_teach_together(finished, small, ans
     ours = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(ours / ours.sum(axis=1, keepdims=True), theirs, atol=1e-4)
     value = finished.stage("teacher")["quality_validation"]["value"]
-    assert any(f"together {value:.3f}" in note and "4 teachers (confidence)" in note for note in made.notes)
+    assert any(f"together {value:.3f}" in note and "5 teachers (confidence)" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("combine", ["average", "confidence"])

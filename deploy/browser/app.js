@@ -4,7 +4,7 @@ import { audio, image, tabular } from "./preprocess.js";
 
 ort.env.wasm.numThreads = 1; // threads need cross-origin isolation, which a plain server does not give
 
-/** Load the bundle in a folder; the engine's predict({modality: Blob | number[]}) -> {label, probabilities} or {value}. */
+/** Load the bundle in a folder; the engine's predict({modality: Blob | cells}) -> {label, probabilities} or {value}. */
 export async function load(folder) {
   const { meta } = await (await fetch(`${folder}/manifest.json`)).json();
   const graph = await (await fetch(`${folder}/model.onnx`)).arrayBuffer();
@@ -18,6 +18,10 @@ async function predict(session, contract, given) {
   for (const [name, spec] of Object.entries(contract.modalities)) {
     const shape = shapeOf(spec);
     const size = shape.reduce((product, axis) => product * axis, 1);
+    if (spec.kind === "text" && given[name] === undefined) {
+      feed[name] = new ort.Tensor("int64", new BigInt64Array(size), [1, ...shape]);
+      continue;
+    }
     const values = given[name] === undefined ? new Float32Array(size) : await tensor(spec, given[name]);
     if (values.length !== size) throw new Error(`${name} has ${values.length} values, the model takes ${size}`);
     feed[name] = new ort.Tensor("float32", values, [1, ...shape]);
@@ -31,27 +35,28 @@ async function predict(session, contract, given) {
   return { label: contract.labels[output.indexOf(top)], probabilities };
 }
 
-/** What the Python runtime can do and this page cannot is refused, never done otherwise. */
-function refuseOthers(spec) {
-  const plain = { crop: "none", take: "start", features: "logmel", channel: null, box: null, missing_indicator: false };
-  for (const [key, value] of Object.entries(plain)) {
-    if (spec[key] !== undefined && spec[key] !== value) throw new Error(`${key}: ${spec[key]} is not part of this page`);
-  }
-  if (spec.categorical?.length) throw new Error("categorical columns are not part of this page");
-}
-
+/** One input's tensor. What the Python runtime can do and this page cannot is refused, never done otherwise. */
 function tensor(spec, value) {
-  refuseOthers(spec);
+  if (spec.box) throw new Error("an image's box is not part of this page: cut it out first");
   if (spec.kind === "image") return image(spec, value);
   if (spec.kind === "audio") return audio(spec, value);
   if (spec.kind === "tabular") return tabular(spec, value);
-  throw new Error(`inputs of the kind ${spec.kind} are not part of this page`);
+  throw new Error(`inputs of the kind ${spec.kind} are not part of this page; the bundle's model.onnx takes their tensors`);
+}
+
+/** What is typed for a table: cells with commas, an empty one is missing. */
+function cells(spec, text) {
+  return text.split(",").map((cell, index) => (cell.trim() === "" ? null : index < spec.columns.length ? Number(cell) : cell.trim()));
 }
 
 function shapeOf(spec) {
   if (spec.kind === "image") return [spec.channels, spec.height, spec.width];
-  if (spec.kind === "audio") return [1, spec.mels, spec.frames];
-  return spec.kind === "tabular" ? [spec.columns.length] : spec.shape;
+  if (spec.kind === "audio") return [1, spec.features === "mfcc" ? spec.coefficients : spec.mels, spec.frames];
+  if (spec.kind === "text") return [spec.length];
+  if (spec.kind === "sensor") return [spec.channels, spec.length];
+  if (spec.kind === "array") return spec.shape;
+  const known = (spec.categorical ?? []).map((name) => (spec.encoding === "ordinal" ? 1 : 1 + (spec.categories?.[name] ?? []).length));
+  return [spec.columns.length * (spec.missing_indicator ? 2 : 1) + known.reduce((sum, size) => sum + size, 0)];
 }
 
 async function page() {
@@ -66,7 +71,7 @@ async function page() {
     label.append(`${name}: `, input);
     document.getElementById("inputs").append(label);
     input.addEventListener("change", async () => {
-      given[name] = input.type === "file" ? input.files[0] : input.value.split(",").map(Number);
+      given[name] = input.type === "file" ? input.files[0] : cells(spec, input.value);
       try {
         answer.textContent = JSON.stringify(await engine.predict(given), null, 2);
       } catch (error) {

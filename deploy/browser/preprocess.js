@@ -1,21 +1,29 @@
-// The bundle's preprocessing, as mmedge/runtime/preprocess.py does it with Pillow and kaldi-native-fbank.
+// The bundle's preprocessing, as mmedge/runtime/preprocess does it with Pillow and kaldi-native-fbank.
 
 /** A picture (Blob) -> float32 [channels, height, width]. */
 export async function image(spec, blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white"; // what lies under transparent pixels is arbitrary
+  context.fillRect(0, 0, bitmap.width, bitmap.height);
   context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  return pixels(spec, context.getImageData(0, 0, bitmap.width, bitmap.height));
+}
+
+/** Opaque RGBA pixels {data, width, height} -> float32 [channels, height, width]. */
+export function pixels(spec, { data, width, height }) {
+  const [left, top, across, down] = spec.crop === "center" ? centered(width, height, spec.width / spec.height) : [0, 0, width, height];
   const planes = [];
   for (let c = 0; c < spec.channels; c++) {
-    const plane = new Uint8Array(bitmap.width * bitmap.height);
+    const plane = new Uint8Array(across * down);
     for (let i = 0; i < plane.length; i++) {
+      const at = 4 * ((top + Math.trunc(i / across)) * width + left + (i % across));
       plane[i] = spec.channels === 3
-        ? data[4 * i + c]
-        : (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16; // ITU-R 601, as Pillow's "L"
+        ? data[at + c]
+        : (data[at] * 19595 + data[at + 1] * 38470 + data[at + 2] * 7471 + 0x8000) >> 16; // ITU-R 601, as Pillow's "L"
     }
-    planes.push(resize(plane, bitmap.width, bitmap.height, spec.width, spec.height));
+    planes.push(resize(plane, across, down, spec.width, spec.height));
   }
   const size = spec.width * spec.height;
   const out = new Float32Array(spec.channels * size);
@@ -25,28 +33,68 @@ export async function image(spec, blob) {
   return out;
 }
 
-/** A WAV file of 16 bits (Blob) -> float32 [1, mels, frames]. */
+/** The middle part of an aspect: [left, top, width, height]. */
+function centered(width, height, aspect) {
+  const across = Math.min(width, Math.max(1, even(height * aspect)));
+  const down = Math.min(height, Math.max(1, even(width / aspect)));
+  return [Math.trunc((width - across) / 2), Math.trunc((height - down) / 2), across, down];
+}
+
+/** Rounds as Python does: halves to the even number. */
+function even(value) {
+  const rounded = Math.round(value);
+  return Math.abs(value % 1) === 0.5 && rounded % 2 ? rounded - 1 : rounded;
+}
+
+/** A WAV file (Blob) -> float32 [1, bands, frames]. */
 export async function audio(spec, blob) {
-  const wave = new Float64Array(spec.samples ?? Math.round((spec.frames * spec.hop_ms * spec.sample_rate) / 1000));
-  const read = readWave(await blob.arrayBuffer(), spec.sample_rate);
-  wave.set(read.subarray(0, wave.length));
+  const wave = new Float64Array(even((spec.frames * spec.hop_ms * spec.sample_rate) / 1000));
+  const read = readWave(await blob.arrayBuffer(), spec.sample_rate, spec.channel ?? null);
+  const spare = Math.max(0, read.length - wave.length);
+  const start = { start: 0, center: Math.trunc(spare / 2), end: spare }[spec.take ?? "start"];
+  wave.set(read.subarray(start, start + wave.length));
   const mel = logMel(spec, wave);
-  const out = new Float32Array(spec.mels * spec.frames);
-  for (let m = 0; m < spec.mels; m++) {
+  const cepstral = spec.features === "mfcc";
+  const rows = cepstral ? mel.map((energies) => cepstrum(spec, energies)) : mel;
+  const bands = cepstral ? spec.coefficients : spec.mels;
+  const out = new Float32Array(bands * spec.frames);
+  for (let b = 0; b < bands; b++) {
     for (let f = 0; f < spec.frames; f++) {
-      const value = f < mel.length ? mel[f][m] : Math.log(EPSILON);
-      out[m * spec.frames + f] = normalised(spec, value, m);
+      const value = f < rows.length ? rows[f][b] : cepstral ? 0 : Math.log(EPSILON);
+      out[b * spec.frames + f] = normalised(spec, value, b);
     }
   }
   return out;
 }
 
-/** Numbers in the order of spec.columns -> float32 [columns]. */
-export function tabular(spec, values) {
-  if (values.length !== spec.columns.length || values.some((value) => !Number.isFinite(value))) {
-    throw new Error(`wanted are ${spec.columns.length} numbers: ${spec.columns.join(", ")}`);
+/** Kaldi's MFCC of log-mel energies: an orthonormal cosine transform, and a lifter of 22. */
+function cepstrum(spec, energies) {
+  return Array.from({ length: spec.coefficients }, (_, k) => {
+    let sum = 0;
+    energies.forEach((energy, n) => (sum += energy * Math.cos((Math.PI / energies.length) * (n + 0.5) * k)));
+    return sum * Math.sqrt((k ? 2 : 1) / energies.length) * (1 + 11 * Math.sin((Math.PI * k) / 22));
+  });
+}
+
+/** Numbers, then words, in the order of spec.columns and spec.categorical; null is missing -> float32 [numbers, flags, words]. */
+export function tabular(spec, cells) {
+  const words = spec.categorical ?? [];
+  const names = [...spec.columns, ...words];
+  const numbers = cells.slice(0, spec.columns.length);
+  if (cells.length !== names.length || numbers.some((cell) => cell !== null && !Number.isFinite(cell))) {
+    throw new Error(`wanted are ${names.length} cells: ${names.join(", ")}`);
   }
-  return Float32Array.from(values, (value, index) => normalised(spec, value, index));
+  if (cells.every((cell) => cell === null)) throw new Error("no cell has a value: leave the input out");
+  const out = numbers.map((cell, index) => (cell === null ? 0 : normalised(spec, cell, index)));
+  if (spec.missing_indicator) out.push(...numbers.map((cell) => Number(cell === null)));
+  words.forEach((name, index) => {
+    const known = spec.categories?.[name] ?? [];
+    const cell = cells[spec.columns.length + index];
+    const place = cell === null ? 0 : known.indexOf(String(cell)) + 1; // 0: unknown, or missing
+    if (spec.encoding === "ordinal") out.push(known.length ? place / known.length : 0);
+    else for (let i = 0; i <= known.length; i++) out.push(Number(cell !== null && place === i));
+  });
+  return Float32Array.from(out);
 }
 
 const EPSILON = 2 ** -23; // float32's, Kaldi's floor of an energy
@@ -90,25 +138,40 @@ function coefficients(from, to) {
   });
 }
 
-function readWave(buffer, wantedRate) {
+/** Samples of a WAV file, -1 to 1: one channel, or the mean of all where it is null. */
+function readWave(buffer, wantedRate, channel) {
   const view = new DataView(buffer);
   const tag = (at) => String.fromCharCode(...new Uint8Array(buffer, at, 4));
   if (buffer.byteLength < 44 || tag(0) !== "RIFF" || tag(8) !== "WAVE") throw new Error("the sound is not a WAV file");
-  let channels, rate, bits;
+  let channels, rate, bits, format;
   for (let at = 12; at + 8 <= buffer.byteLength; ) {
     const size = view.getUint32(at + 4, true);
     if (tag(at) === "fmt ") {
+      format = view.getUint16(at + 8, true);
+      if (format === 0xfffe) format = view.getUint16(at + 32, true); // extensible: the kind stands further on
       channels = view.getUint16(at + 10, true);
       rate = view.getUint32(at + 12, true);
       bits = view.getUint16(at + 22, true);
     } else if (tag(at) === "data") {
-      if (bits !== 16 || rate !== wantedRate) throw new Error(`the sound must have 16 bits and ${wantedRate} Hz`);
-      const count = Math.floor(Math.min(size, buffer.byteLength - at - 8) / (2 * channels));
-      const out = new Float64Array(count);
-      for (let i = 0; i < count; i++) {
-        for (let c = 0; c < channels; c++) out[i] += view.getInt16(at + 8 + 2 * (i * channels + c), true) / 32768 / channels;
-      }
-      return out;
+      const sample = {
+        "1/16": (place) => view.getInt16(place, true) / 2 ** 15,
+        "1/24": (place) => ((view.getInt8(place + 2) << 16) | view.getUint16(place, true)) / 2 ** 23,
+        "1/32": (place) => view.getInt32(place, true) / 2 ** 31,
+        "3/32": (place) => view.getFloat32(place, true),
+      }[`${format}/${bits}`];
+      if (!sample) throw new Error("the sound must be PCM of 16, 24 or 32 bits, or float of 32 bits");
+      if (rate !== wantedRate) throw new Error(`the sound has ${rate} Hz, the model takes ${wantedRate} Hz: resample it`);
+      if (channel !== null && channel >= channels) throw new Error(`the sound has ${channels} channels, channel ${channel} is asked for`);
+      const step = bits / 8;
+      const count = Math.floor(Math.min(size, buffer.byteLength - at - 8) / (step * channels));
+      if (!count) break;
+      return Float64Array.from({ length: count }, (_, i) => {
+        const frame = at + 8 + i * channels * step;
+        if (channel !== null) return sample(frame + channel * step);
+        let sum = 0;
+        for (let c = 0; c < channels; c++) sum += sample(frame + c * step) / channels;
+        return sum;
+      });
     }
     at += 8 + size + (size % 2);
   }

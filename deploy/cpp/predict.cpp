@@ -32,7 +32,7 @@ int main(int argc, char** argv) try {
     auto model = core.read_model(argv[1]);
     // FP32 stays FP32, as in the Python runtime: without the hint a CPU with BF16 units computes in BF16.
     auto compiled = core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32),
-                                       ov::inference_num_threads(1));
+                                       ov::inference_num_threads(1), ov::hint::enable_cpu_pinning(false));
     auto request = compiled.create_infer_request();
 
     // Modalities in the graph's order are the columns of `present`.

@@ -16,7 +16,7 @@ _SHOWN = 10
 
 @click.command(
     help="Look at a recipe's data and models before anything is trained: all faults at once, and a data card."
-    " The exit code is 1 where there are errors; warnings are for you to judge."
+    " The exit code is 1 where there are errors, 2 where the recipe is invalid; warnings are for you to judge."
     "\n\n\b\nExample:\n  mmedge check recipes/avdigits.yaml"
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -37,6 +37,8 @@ def check(recipe: Path, out: Path | None, overrides: tuple[str, ...], no_media: 
     if as_json:
         print_json(card)
     _show(card)
+    if any(fault["kind"] == "missing-column" for fault in card["faults"]):
+        return 2  # the recipe itself names what is not there
     return 1 if card["errors"] else 0
 
 

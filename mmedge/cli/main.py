@@ -17,7 +17,7 @@ VERBS = {
     "train": ("stages", "Train the teacher."),
     "distill": ("stages", "Distil the teacher into a student, and train its control."),
     "prune": ("stages", "Prune the student and recover it with the teacher."),
-    "quantize": ("stages", "Make candidate precisions and keep the best."),
+    "quantize": ("quantize", "Make candidate precisions and keep the best."),
     "export": ("export", "Build the engines and the bundle."),
     "profile": ("profile", "Time bundles and ONNX graphs, interleaved."),
     "report": ("report", "Draw report.html from report.json."),

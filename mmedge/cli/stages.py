@@ -57,8 +57,12 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     if not path.is_dir():
         return recipes.load(path, overrides), path.resolve().parent, start
     given = artifact.read(path)
-    values, folder = recipes.with_overrides(given.meta.get("recipe", {}), overrides), Path(given.meta.get("code", "."))
-    return recipes.parse(values, where=path / artifact.MANIFEST), folder, start or path
+    values, folder = recipes.recall(given.meta.get("recipe", {}), path.resolve().parent / ".work")
+    return (
+        recipes.parse(recipes.with_overrides(values, overrides), where=path / artifact.MANIFEST),
+        folder,
+        start or path,
+    )
 
 
 run = _stage(
@@ -79,10 +83,4 @@ prune = _stage(
     "prune",
     "Prune the student and recover it with the teacher.",
     "mmedge prune recipes/avdigits.yaml --out runs/demo",
-)
-quantize = _stage(
-    "quantize",
-    "quantize",
-    "Make candidate precisions, judge and time them, keep the best.",
-    "mmedge quantize recipes/avdigits.yaml --out runs/demo",
 )

@@ -65,7 +65,7 @@ def read_answers(path: Path, values: str, task: str) -> Answers:
             where=f"{path}, sample {ids[int(wrong.argmax())]}",
             todo="leave such samples out of the file: they are then not taught by this teacher",
         )
-    return Answers(ids, labels, _logits(numbers, values, ids, path))
+    return Answers(ids, labels, _logits(numbers, values, ids, path, exclusive=task != "multilabel"))
 
 
 def no_common_sample(answers: Answers, ids: Sequence[str], split: str) -> MmedgeError:
@@ -89,20 +89,26 @@ def stored_answers(path: Path) -> Answers:
         return Answers(tuple(stored["ids"].tolist()), tuple(stored["labels"].tolist()), stored["logits"])
 
 
-def _logits(numbers: np.ndarray, values: str, ids: Sequence[str], path: Path) -> np.ndarray:
-    """Probabilities become their logarithms, whose softmax they are; what is declared wrongly is refused."""
-    off = (numbers < -1e-3).any(axis=1) | (np.abs(numbers.sum(axis=1) - 1) > 1e-2)
+def _logits(numbers: np.ndarray, values: str, ids: Sequence[str], path: Path, *, exclusive: bool) -> np.ndarray:
+    """Probabilities become their logarithms, whose softmax they are, or, of labels that do not exclude each other, their
+
+    log odds. What is declared wrongly is refused.
+    """
+    off = (numbers < -1e-3).any(axis=1) | (numbers > 1 + 1e-3).any(axis=1)
+    if exclusive:
+        off |= np.abs(numbers.sum(axis=1) - 1) > 1e-2
     if values == "probabilities":
         if off.any():
             raise MmedgeError(
-                "the probabilities of a sample are below 0 or do not add up to 1",
+                f"a sample's probabilities are below 0{' or do not add up to 1' if exclusive else ' or above 1'}",
                 where=f"{path}, sample {ids[int(off.argmax())]}",
                 todo="say 'values: logits' if that is what they are",
             )
-        numbers = np.log(np.clip(numbers, FLOOR, 1.0))
+        p = np.clip(numbers, FLOOR, 1.0 if exclusive else 1 - FLOOR)
+        numbers = np.log(p) if exclusive else np.log(p) - np.log1p(-p)
     elif values == "logits" and not off.any():
         raise UsageError(
-            "these outputs are said to be logits, and every sample's add up to 1 as probabilities do",
+            "these outputs are said to be logits, and every sample's are probabilities",
             where=str(path),
             todo="say 'values: probabilities'",
         )

@@ -60,7 +60,11 @@ def decode(
     # parent's file; it ends here instead, and the parent goes on alone. multiprocessing marks that phase so.
     if getattr(current_process(), "_inheriting", False):
         raise MmedgeError("a worker process ran the whole script again", todo="guard it: if __name__ == '__main__':")
+    if not rows:
+        np.save(target, np.zeros((0, *spec.shape), spec.dtype))
+        return []
     np.lib.format.open_memmap(target, "w+", np.dtype(spec.dtype), (rows, *spec.shape)).flush()
+    target.chmod(0o600)
     _allot(target)
     began = time.monotonic()
     faults, done = decode_rows(spec, name, jobs[:_TRIED], folder, target), min(_TRIED, len(jobs))
@@ -102,7 +106,7 @@ def decode_rows(spec: ModalitySpec, name: str, jobs: Sequence[Job], folder: Path
             features = preprocess.raw_features(spec, value_of(spec, cells, folder), name)
             # A number that is missing in a table is NaN until it is normalised; elsewhere NaN is a fault of the file.
             if not isinstance(spec, TabularSpec) and not np.isfinite(features).all():
-                raise MmedgeError("NaN or infinite values")
+                raise MmedgeError(f"the {name} holds NaN or infinite values, or such that float32 cannot hold")
             out[index] = features
         except MmedgeError as error:
             faults.append((index, error.what))

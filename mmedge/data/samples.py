@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,21 @@ import numpy as np
 import polars
 
 from mmedge.artifact import hash_json, sha256_of, write_json
-from mmedge.data.decode import Job, decode, value_of
-from mmedge.data.source import columns_of, load_attribute, read_table, target_column, write_manifests
+from mmedge.data.source import (
+    columns_of,
+    load_attribute,
+    place,
+    present,
+    read_table,
+    target_column,
+    write_manifests,
+)
 from mmedge.data.splits import SPLITS
+from mmedge.data.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
-from mmedge.runtime import preprocess
-from mmedge.spec import Contract, ModalitySpec, TabularSpec, TextSpec
+from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,8 @@ class Samples:
 class Dataset:
     """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
 
-    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe.
+    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what the
+    report tells of the data beside that.
     """
 
     contract: Contract
@@ -103,6 +113,7 @@ class Dataset:
     source: str
     out: Path
     workers: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def preprocessed(self, modalities: Mapping[str, ModalitySpec], progress: Progress) -> Dataset:
         """The same samples as a model with ``modalities`` takes them: those alone, and preprocessed as their specs say.
@@ -126,15 +137,20 @@ class Dataset:
             part: Samples = getattr(self, split)
             inputs = {name: part.inputs[name] for name in asked}
             parts[split] = replace(part, inputs=inputs, present=part.present[:, order])
-        folder, cache = self.out / "data", self.out / ".work" / "tensors" / self.sha256[:16]
+        folder, cache = self.out / "data", self.out / ".work" / "tensors"
         tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}
         for name, spec in other.items():
-            alone = self.contract.model_copy(update={"modalities": {name: spec}})
-            fitted, decoded = _tensors(alone, tables, folder, _cache_of(name, spec, cache), self.workers, progress)
-            whole = whole.model_copy(update={"modalities": {**whole.modalities, **fitted.modalities}})
+            one = decoded(name, spec, tables, folder, cache, self.workers, progress)
+            _refuse_unreadable(name, spec, one, tables, lambda sample, column: f"sample {sample}, column {column}")
+            fitted, arrays = tensors(one, tables)
+            whole = whole.model_copy(update={"modalities": {**whole.modalities, name: fitted}})
             for split, part in parts.items():
-                parts[split] = replace(part, inputs={**part.inputs, **decoded[split]})
+                parts[split] = replace(part, inputs={**part.inputs, name: arrays[split]})
         return replace(self, contract=whole, train=parts["train"], validation=parts["validation"], test=parts["test"])
+
+
+# (sample's id, column) -> where it stands in the user's own table.
+Place = Callable[[str, str | None], str]
 
 
 def check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySpec]) -> None:
@@ -152,42 +168,61 @@ def check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySp
             raise UsageError(f"the teacher's {name!r} reads {', '.join(lacking)}, which the data's does not name")
 
 
-def _cache_of(name: str, spec: ModalitySpec, cache: Path) -> Path:
-    """The folder of a modality's other preprocessing: where this very spec was fitted to before, else one of its own."""
-    for stored in sorted(cache.glob(f"*/{name}.spec.json")):
-        if type(spec).model_validate_json(stored.read_text(encoding="utf-8")) == spec:
-            return stored.parent
-    return cache / hash_json(spec.model_dump(mode="json", by_alias=True))[:16]
-
-
 def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dataset:
     """Write the manifests to ``out/data``, preprocess what they name, and return it; what is already there is reused."""
-    folder, stamp = out / "data", out / "data" / "source.json"
-    for cache in (folder, out / ".work"):
-        private(cache)
-    # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
-    described = recipe.data.model_dump(mode="json", exclude={"workers"})
-    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data, code)})
-    if not stamp.is_file() or key not in stamp.read_text():
-        write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
-        write_json(stamp, {"key": key})
+    data, folder, cache = recipe.data, out / "data", out / ".work" / "tensors"
+    for kept in (out / ".work", cache):
+        private(kept)
+    key, facts = manifests(recipe, folder, code=code, progress=progress)
     tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
-    contract, classes = _contract(recipe.data, tables)
-    digest = hash_json([key, {split: _content(split, table, folder, contract) for split, table in tables.items()}])
-    cache = out / ".work" / "tensors" / digest[:16]
-    contract, inputs = _tensors(contract, tables, folder, cache, recipe.data.workers, progress)
+    found = partial(place, data, recipe.seed)
+    contract, classes = _contract(data, tables, found)
+    targets = {split: _targets(split, table, contract, classes, data, found) for split, table in tables.items()}
+    all_decoded = {}
+    for name, spec in data.modalities.items():
+        all_decoded[name] = decoded(name, spec, tables, folder, cache, data.workers, progress)
+        _refuse_unreadable(name, spec, all_decoded[name], tables, found)
+    fitted, inputs = {}, {}
+    for name, one in all_decoded.items():
+        fitted[name], inputs[name] = tensors(one, tables)
+    forget_others(cache, list(all_decoded.values()))
+    contract = contract.model_copy(update={"modalities": fitted})
     splits = {
-        split: _samples(split, table, inputs[split], contract, classes, target_column(recipe.data))
+        split: Samples(
+            split,
+            tuple(table["id"]),
+            {name: of_split[split] for name, of_split in inputs.items()},
+            table.select(present(name, spec).alias(name) for name, spec in fitted.items()).to_numpy().astype(bool),
+            targets[split],
+            _groups(table),
+        )
         for split, table in tables.items()
     }
     source = (
         tables["test"]["source"][0]
-        if recipe.data.dataset == "avdigits"
-        else (recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name))
+        if data.dataset == "avdigits"
+        else (data.dataset or str(data.manifest and data.manifest.name))
     )
+    written = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
+    digest = hash_json([key, written, {name: one.key for name, one in all_decoded.items()}])
     return Dataset(
-        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, recipe.data.workers
+        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, data.workers, facts
     )
+
+
+def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -> tuple[str, dict[str, Any]]:
+    """Write the three manifests into ``folder``, unless the same source wrote them before: (their key, facts about them)."""
+    private(folder)
+    stamp = folder / "source.json"
+    # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
+    described = recipe.data.model_dump(mode="json", exclude={"workers"})
+    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data, code)})
+    record = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    if record.get("key") != key or "facts" not in record:
+        facts = write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
+        record = {"key": key, "facts": facts}
+        write_json(stamp, record)
+    return key, record["facts"]
 
 
 def private(folder: Path) -> None:
@@ -211,7 +246,7 @@ def _source_state(data: Data, code: Path) -> str:
     return ""
 
 
-def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract, dict[str, int]]:
+def _contract(data: Data, tables: dict[str, polars.DataFrame], found: Place) -> tuple[Contract, dict[str, int]]:
     for split, table in tables.items():
         if table[target_column(data)].null_count() == table.height:
             raise MmedgeError(
@@ -234,7 +269,7 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame]) -> tuple[Contract
             if label is not None and label not in labels:
                 raise MmedgeError(
                     f"label {label!r} of a {split} sample is not in the training split",
-                    where=f"sample {sample}",
+                    where=found(sample, data.target),
                     todo="correct the label or the split",
                 )
     return Contract(task="classification", modalities=data.modalities, labels=tuple(labels)), {
@@ -252,142 +287,53 @@ def _mean_and_std(targets: polars.Series) -> tuple[float, float]:
     return float(array.mean()), float(array.std()) or 1.0
 
 
-def _content(split: str, table: polars.DataFrame, folder: Path, contract: Contract) -> list[str]:
-    """Hashes of the split's manifest and of every file that it names."""
-    digests = [sha256_of(folder / f"{split}.csv")]
-    for name, spec in contract.modalities.items():
-        if isinstance(spec, TextSpec) and spec.tokenizer_file and spec.tokenizer_file.is_file():
-            digests.append(sha256_of(spec.tokenizer_file))
-        if not spec.reads_file:
-            continue
-        column = columns_of(name, spec)[0]
-        for sample, cell in table.select("id", column).iter_rows():
-            if cell is not None:
-                try:
-                    digests.append(sha256_of(folder / cell))
-                except OSError as error:
-                    raise MmedgeError(
-                        f"a file of the manifest cannot be read: {error.strerror}",
-                        where=f"sample {sample}, column {column}: {folder / cell}",
-                        todo="mmedge check lists every such file",
-                    ) from error
-    return digests
-
-
-def _tensors(
-    contract: Contract,
-    tables: dict[str, polars.DataFrame],
-    folder: Path,
-    cache: Path,
-    workers: int | None,
-    progress: Progress,
-) -> tuple[Contract, dict[str, dict[str, np.ndarray]]]:
-    fitted: dict[str, ModalitySpec] = {}
-    inputs: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
-    for name, spec in contract.modalities.items():
-        stored = cache / f"{name}.spec.json"
-        if not stored.is_file():
-            cache.mkdir(parents=True, exist_ok=True)
-            spec = fit_vocabulary(name, spec, tables["train"], folder)
-            raw = {split: cache / f"{name}.{split}.raw.npy" for split in SPLITS}
-            for split, table in tables.items():
-                _raw(name, spec, table, folder, raw[split], workers, progress)
-            there = {split: np.flatnonzero(_has(name, spec, table)) for split, table in tables.items()}
-            train = np.load(raw["train"], mmap_mode="r")
-            spec = preprocess.fit_statistics(spec, (train[row] for row in there["train"]))
-            for split in SPLITS:
-                values = np.load(raw[split], mmap_mode="r+")
-                for row in there[split]:
-                    values[row] = preprocess.normalise(spec, values[row])
-                values.flush()
-                raw[split].replace(cache / f"{name}.{split}.npy")
-            write_json(stored, spec.model_dump(mode="json", by_alias=True))
-        fitted[name] = type(spec).model_validate_json(stored.read_text(encoding="utf-8"))
-        for split in SPLITS:
-            inputs[split][name] = np.load(cache / f"{name}.{split}.npy", mmap_mode="r")
-    return contract.model_copy(update={"modalities": fitted}), inputs
-
-
-def fit_vocabulary(name: str, spec: ModalitySpec, train: polars.DataFrame, folder: Path) -> ModalitySpec:
-    """The spec with its tokenizer or categories, fitted on the training split's cells."""
-    return preprocess.fit_vocabulary(spec, (value_of(spec, cells, folder) for _, cells in jobs_of(name, spec, train)))
-
-
-def _has(name: str, spec: ModalitySpec, table: polars.DataFrame) -> np.ndarray:
-    """bool [N]: whether the modality is there: any cell of a table's columns, the first one (path or text) elsewhere."""
-    columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
-    present = table.select(polars.any_horizontal(polars.col(column).is_not_null() for column in columns))
-    return present[:, 0].to_numpy()
-
-
-def jobs_of(name: str, spec: ModalitySpec, table: polars.DataFrame) -> list[Job]:
-    """(index, cells) of the rows that have the modality."""
-    there = _has(name, spec, table)
-    rows: list[tuple[Any, ...]] = table.select(*columns_of(name, spec)).rows()
-    return [(index, rows[index]) for index in np.flatnonzero(there).tolist()]
-
-
-def _raw(
-    name: str,
-    spec: ModalitySpec,
-    table: polars.DataFrame,
-    folder: Path,
-    target: Path,
-    workers: int | None,
-    progress: Progress,
+def _refuse_unreadable(
+    name: str, spec: ModalitySpec, one: Decoded, tables: dict[str, polars.DataFrame], found: Place
 ) -> None:
-    jobs = jobs_of(name, spec, table)
-    faults = decode(spec, name, jobs, table.height, folder, target, workers=workers, progress=progress)
-    if faults:
-        index, what = faults[0]
-        column = columns_of(name, spec)[0]
-        more = f" (and {len(faults) - 1} more such samples)" if len(faults) > 1 else ""
-        raise MmedgeError(
-            what + more,
-            where=f"sample {table['id'][index]}, column {column}: {table[column][index]}",
-            todo="mend the files, or empty their cells: the modality is then missing for that sample",
-        )
+    faults = [(split, row, what) for split, of_split in one.faults.items() for row, what in of_split]
+    if not faults:
+        return
+    split, row, what = faults[0]
+    # What is wrong with a table's row names its column itself.
+    column = None if isinstance(spec, TabularSpec) else columns_of(name, spec)[0]
+    more = f" (and {len(faults) - 1} more such samples; mmedge check lists them)" if len(faults) > 1 else ""
+    cell = f": {tables[split][column][row]}" if column and spec.reads_file else ""
+    raise MmedgeError(
+        what + more,
+        where=found(tables[split]["id"][row], column) + cell,
+        todo="mend it, or empty the cell: the modality is then missing for that sample",
+    )
 
 
-def _samples(
-    split: str,
-    table: polars.DataFrame,
-    inputs: dict[str, np.ndarray],
-    contract: Contract,
-    classes: dict[str, int],
-    target: str,
-) -> Samples:
+def _targets(
+    split: str, table: polars.DataFrame, contract: Contract, classes: dict[str, int], data: Data, found: Place
+) -> np.ndarray:
+    """int64 [N], -1 unlabelled; or float32 [N], NaN unlabelled."""
+    target = target_column(data)
     if contract.task == "classification":
-        targets = np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
-    else:
-        values = table[target].cast(polars.Float32, strict=False)
-        wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()
-        if wrong.any():
-            row = int(wrong.arg_max() or 0)
-            raise MmedgeError(
-                f"the target {table[target][row]!r} is not a finite number",
-                where=f"sample {table['id'][row]}, column {target}",
-            )
-        targets = values.fill_null(float("nan")).to_numpy().astype(np.float32)
-        if split != "train" and np.ptp(targets[~np.isnan(targets)]) == 0:
-            raise MmedgeError(
-                f"the targets of the {split} split are all the same: nothing can be judged by them",
-                where=f"data/{split}.csv, column {target}",
-                todo="correct data.split or data.ratios",
-            )
-    present = np.stack([_has(name, spec, table) for name, spec in contract.modalities.items()], axis=1)
-    empty = np.flatnonzero(~present.any(axis=1))
-    if len(empty):
+        return np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
+    values = table[target].cast(polars.Float32, strict=False)
+    wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()
+    if wrong.any():
+        row = int(wrong.arg_max() or 0)
         raise MmedgeError(
-            f"{len(empty)} samples have no modality at all",
-            where=f"sample {table['id'][int(empty[0])]}",
-            todo="remove the rows",
+            f"the target {table[target][row]!r} is not a finite number",
+            where=found(table["id"][row], data.target),
+            todo="correct it, or empty the cell: the sample is then unlabelled",
         )
-    groups = (
-        table.select(polars.coalesce("group", "id"))[:, 0].to_numpy()
-        if "group" in table.columns
-        else np.arange(table.height)
-    )
-    return Samples(
-        split, tuple(table["id"]), inputs, present, targets, np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    )
+    targets: np.ndarray = values.fill_null(float("nan")).to_numpy().astype(np.float32)
+    if split != "train" and np.ptp(targets[~np.isnan(targets)]) == 0:
+        raise MmedgeError(
+            f"the targets of the {split} split are all the same: nothing can be judged by them",
+            where=f"data/{split}.csv, column {target}",
+            todo="correct data.split or data.ratios",
+        )
+    return targets
+
+
+def _groups(table: polars.DataFrame) -> np.ndarray:
+    """int64 [N]: the independent unit of each row; a row of no group is one of its own."""
+    if "group" not in table.columns:
+        return np.arange(table.height)
+    groups = table.select(polars.coalesce("group", "id"))[:, 0].to_numpy()
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.artifact import replacing, write_json
+from mmedge.artifact import replacing
 from mmedge.data import align, avdigits, splits
 from mmedge.data.splits import SPLITS
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
@@ -28,13 +28,16 @@ ROW, SPLIT = "__row", "__split"
 _OWN_COLUMNS = ("id", "group", "source")
 
 
-def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> None:
-    """Write the three manifests (and, for built datasets, the raw files) into ``folder``.
+def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> dict[str, Any]:
+    """Write the three manifests (and, for built datasets, the raw files) into ``folder``, and tell what was done on the way:
+
+    ``left_out``, the number of rows with no modality at all, and ``align``, a record a stream; each where there is any.
 
     ``code`` is the folder that ``module:build`` is imported from. Columns: ``id``, the modalities' columns, the target,
     and ``group`` where one is named. Paths are absolute, or relative to ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    alignments: list[align.Alignment] = []
     if data.dataset == "avdigits":
         rows = avdigits.build(folder, seed=seed, recordings=data.recordings, progress=progress.step)
         tables = {split: polars.DataFrame(rows[split]) for split in SPLITS}
@@ -47,8 +50,11 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         tables = {split: table.filter(polars.col(SPLIT) == split).drop(ROW, SPLIT) for split in SPLITS}
         for alignment in alignments:
             progress.say(alignment.said())
-        if alignments:
-            write_json(folder / "align.json", [alignment.record() for alignment in alignments])
+    given = sum(table.height for table in tables.values())
+    tables = {split: with_something(table, data) if table.height else table for split, table in tables.items()}
+    left_out = given - sum(table.height for table in tables.values())
+    if left_out:
+        progress.say(f"data: {left_out} of {given} rows hold no modality at all and are left out")
     for split, table in tables.items():
         if table.is_empty():
             raise MmedgeError(
@@ -58,6 +64,9 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
             )
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
+        (folder / f"{split}.csv").chmod(0o600)
+    facts: dict[str, Any] = {"left_out": left_out} if left_out else {}
+    return facts | ({"align": [alignment.record() for alignment in alignments]} if alignments else {})
 
 
 def load_attribute(name: str, folder: Path) -> Any:
@@ -194,7 +203,7 @@ def _absolute(column: str, folder: str) -> polars.Expr:
 
 def _require_column(table: polars.DataFrame, column: str | None, key: str, manifest: Path) -> None:
     if column is not None and column not in table.columns:
-        raise MmedgeError(
+        raise UsageError(
             f"no column {column!r}{did_you_mean(column, table.columns)}; there are {', '.join(table.columns)}",
             where=f"{manifest}, named by {key}",
         )
@@ -203,6 +212,31 @@ def _require_column(table: polars.DataFrame, column: str | None, key: str, manif
 def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
     """The manifest columns that a modality reads; its own name where the recipe names none."""
     return spec.columns_read or (name,)
+
+
+def present(name: str, spec: ModalitySpec) -> polars.Expr:
+    """Whether a row has the modality: any cell of a table's columns, the first one (path or text) elsewhere."""
+    columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
+    return polars.any_horizontal(polars.col(column).is_not_null() for column in columns)
+
+
+def with_something(table: polars.DataFrame, data: Data) -> polars.DataFrame:
+    """The rows that have at least one modality: of the others there is nothing to learn, and nothing to predict from."""
+    return table.filter(polars.any_horizontal(present(name, spec) for name, spec in data.modalities.items()))
+
+
+def place(data: Data, seed: int, sample: str, column: str | None) -> str:
+    """Where a sample stands in the user's own table: file, row and column. Computed again, since only errors ask."""
+    parts = [f"column {column}"] if column else []
+    if data.manifest is None or data.id:
+        parts.append(f"sample {sample}")
+    if data.manifest is not None:
+        try:
+            rows = arranged(data, seed)[0].filter(polars.col("id") == sample)[ROW]
+            parts = [str(data.manifest), *(f"row {row}" for row in rows), *parts]
+        except MmedgeError:  # the table has changed since
+            parts = [str(data.manifest), f"sample {sample}", *parts]
+    return ", ".join(parts)
 
 
 def target_column(data: Data) -> str:
@@ -225,20 +259,9 @@ def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int
         chosen = splits.by_ratio(labels, groups, shares, seed)
     else:
         assert data.manifest is not None
-        named = (
-            table[data.split]
-            .str.to_lowercase()
-            .replace(
-                {
-                    "val": "validation",
-                    "valid": "validation",
-                    "dev": "validation",
-                    "eval": "validation",
-                    "training": "train",
-                }
-            )
-        )
-        unknown = (~named.is_in(SPLITS)).fill_null(True)
+        spoken = table[data.split].str.strip_chars().str.to_lowercase()
+        named = spoken.replace_strict(splits.SPELLINGS, default=None, return_dtype=polars.String)
+        unknown = named.is_null()
         if unknown.any():
             row = int(unknown.arg_max() or 0)
             raise MmedgeError(

@@ -9,6 +9,12 @@ import numpy as np
 from mmedge.recipe import Fold
 
 SPLITS = ("train", "validation", "test")
+# How a column of splits may spell them, in lower case.
+SPELLINGS = {
+    **dict.fromkeys(("train", "training", "训练", "训练集"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev", "eval", "验证", "验证集"), "validation"),
+    **dict.fromkeys(("test", "testing", "测试", "测试集"), "test"),
+}
 # How many orders of the groups are tried for one in which the training split has every class.
 _ATTEMPTS = 50
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.errors import MmedgeError
+
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
 _INT8_KERNELS = (
     "QLinearConv",
@@ -30,14 +32,21 @@ _WORTH = 256
 
 
 def to_fp16(graph: Path, target: Path) -> None:
-    """Write the FP16 form of an FP32 graph; inputs and outputs stay FP32, so that callers need not care."""
+    """Write the FP16 form of an FP32 graph; inputs and outputs stay FP32, so that callers need not care.
+
+    Raises MmedgeError where the converter makes no valid graph of it: of branches (If, Loop) above all.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    model = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
-    OnnxModel(model).topological_sort()  # the converter appends its casts at the end
-    onnx.checker.check_model(model)
+    try:
+        model = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
+        OnnxModel(model).topological_sort()  # the converter appends its casts at the end
+        onnx.checker.check_model(model)
+    except Exception as error:  # the converter raises what its accesses run into, the checker its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise MmedgeError(f"the graph cannot be converted to FP16: {reason}", where=str(graph)) from error
     onnx.save(model, target)
 
 

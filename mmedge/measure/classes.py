@@ -10,16 +10,20 @@ import numpy as np
 from mmedge.errors import UsageError, did_you_mean
 
 # The logit of a class that the teacher does not know, where one must stand: a probability of 1e-13.
-_UNKNOWN = -30.0
+UNKNOWN = -30.0
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """``to``: for each of the teacher's classes, the index of the data's class that it means; -1 where it means none."""
+    """``to``: for each of the teacher's classes, the index of the data's class that it means; -1 where it means none.
+
+    ``exclusive``: a sample has one class; where it may have several labels, each logit is one of its own.
+    """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     to: tuple[int, ...]
+    exclusive: bool = True
 
     @property
     def columns(self) -> np.ndarray:
@@ -30,8 +34,12 @@ class ClassMap:
         """(log probabilities float32 [n, len(columns)], kept float [n]) of a teacher's logits [n, theirs].
 
         Classes that mean the same add up their probabilities; those that mean none are dropped and the rest adds up to 1
-        again. ``kept``: the probability that was not dropped.
+        again. ``kept``: the probability that was not dropped. Labels that do not exclude each other keep their logits, the
+        largest of those that mean the same, and nothing counts as dropped.
         """
+        if not self.exclusive:
+            largest = [logits[:, np.equal(self.to, column)].max(axis=1) for column in self.columns]
+            return np.stack(largest, axis=1).astype(np.float32), np.ones(len(logits))
         shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
         p = np.exp(shifted)
         p /= p.sum(axis=1, keepdims=True)
@@ -42,7 +50,7 @@ class ClassMap:
 
     def spread(self, logits: np.ndarray) -> np.ndarray:
         """float32 [n, ours] to be judged by: the known classes' log probabilities, the others far below."""
-        out = np.full((len(logits), len(self.ours)), _UNKNOWN, np.float32)
+        out = np.full((len(logits), len(self.ours)), UNKNOWN, np.float32)
         out[:, self.columns] = self.known(logits)[0]
         return out
 
@@ -54,16 +62,20 @@ class ClassMap:
             f"{len(self.theirs) - len(dropped)} of the teacher's {len(self.theirs)} classes mean {len(self.columns)} of the data's {len(self.ours)}"
         ]
         if dropped:
-            parts.append(
-                f"dropped: {_some(dropped)} (a sample that is mostly one of them is not taught by the teacher)"
-            )
+            then = " (a sample that is mostly one of them is not taught by the teacher)" if self.exclusive else ""
+            parts.append(f"dropped: {_some(dropped)}{then}")
         if unknown:
             parts.append(f"left to the labels: {_some(unknown)}")
         return "; ".join(parts)
 
 
 def class_map(
-    theirs: Sequence[str], ours: Sequence[str], mapping: Mapping[str, str | None], where: str
+    theirs: Sequence[str],
+    ours: Sequence[str],
+    mapping: Mapping[str, str | None],
+    where: str,
+    *,
+    task: str = "classification",
 ) -> ClassMap | None:
     """How a teacher's classes mean the data's; None where they are the same in the same order.
 
@@ -100,8 +112,9 @@ def class_map(
         tuple(theirs),
         tuple(ours),
         tuple(-1 if (to := mapping.get(name, name)) is None else index[to] for name in theirs),
+        exclusive=task != "multilabel",
     )
-    if len(made.columns) < 2:
+    if len(made.columns) < (2 if made.exclusive else 1):
         raise UsageError("fewer than two of the data's classes are left to teach", where=where)
     return made
 

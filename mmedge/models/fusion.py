@@ -8,18 +8,6 @@ import torch
 from torch import Tensor, nn
 
 
-class Rescale(nn.Module):
-    """From standard units to a regression target's own: ``x * std + mean``, so that the scale need not be learned."""
-
-    def __init__(self, mean: float, std: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.std + self.mean
-
-
 class FusionNet(nn.Module):
     """Late fusion with a missing-modality contract.
 

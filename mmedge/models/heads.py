@@ -12,16 +12,37 @@ from torch import Tensor, nn
 from mmedge.errors import UsageError, did_you_mean
 
 
+class Rescale(nn.Module):
+    """From standard units to a regression target's own: ``x * std + mean``, so that the scale need not be learned."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.std + self.mean
+
+
 class Wrapped(nn.Module):
     """A user's module behind ``forward(present, **inputs) -> {output: tensor}``.
 
     A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality. ``names`` maps
-    modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype.
+    modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype. ``unit``
+    comes after its output: ``Rescale`` where a regression's targets are learned in standard units.
     """
 
-    def __init__(self, inner: nn.Module, names: Mapping[str, str], means: Mapping[str, Tensor], output: str) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        names: Mapping[str, str],
+        means: Mapping[str, Tensor],
+        output: str,
+        unit: Rescale | None = None,
+    ) -> None:
         super().__init__()
         self.inner = inner
+        self.unit = unit if unit is not None else nn.Identity()
         self.names = dict(names)
         self.output = output
         self.takes_present = _takes(inner, "present")
@@ -38,13 +59,14 @@ class Wrapped(nn.Module):
                 x = torch.where(there, x, getattr(self, f"mean_{name}"))
             arguments[parameter] = x
         result = self.inner(**arguments, **({"present": present} if self.takes_present else {}))
-        return self._named(result)
+        return {self.output: self.unit(self._answer(result))}
 
-    def _named(self, result: Any) -> dict[str, Tensor]:
+    def _answer(self, result: Any) -> Tensor:
         if isinstance(result, Tensor):
-            return {self.output: result}
-        if isinstance(result, Mapping) and self.output in result:
-            return {self.output: result[self.output]}
+            return result
+        if isinstance(result, Mapping) and isinstance(result.get(self.output), Tensor):
+            answer: Tensor = result[self.output]
+            return answer
         found = f"a dict of {sorted(result)}" if isinstance(result, Mapping) else type(result).__name__
         raise UsageError(
             f"the module must return a tensor or a dict with {self.output!r}, not {found}",

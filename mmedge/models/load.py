@@ -16,8 +16,8 @@ from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
 from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
-from mmedge.models.fusion import FusionNet, Rescale
-from mmedge.models.heads import Wrapped
+from mmedge.models.fusion import FusionNet
+from mmedge.models.heads import Rescale, Wrapped
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
@@ -27,22 +27,31 @@ SPLIT = "split attention"
 
 
 def build(
-    model: Model, contract: Contract, *, factory: Any = None, means: Mapping[str, np.ndarray] | None = None
+    model: Model,
+    contract: Contract,
+    *,
+    factory: Any = None,
+    means: Mapping[str, np.ndarray] | None = None,
+    fresh: bool = False,
 ) -> nn.Module:
-    """The network of a recipe's ``model`` section, with fresh weights unless ``model.weights`` names some.
+    """The network of a recipe's ``model`` section, with fresh weights unless ``model.weights`` names some. ``fresh``: even
+
+    then, for weights that are loaded later. For regression every output is in the target's own unit: a network of fresh
+    weights learns in standard units and is rescaled; weights of the user's own have learned the unit already.
 
     ``factory`` is what ``model.factory`` names, already imported; ``means`` are the training means [*shape] that stand
     in for absent inputs of a module that knows no presence.
     """
     module: Any
+    unit = Rescale(contract.target_mean, contract.target_std) if contract.task == "regression" else None
     if model.factory is None:
         encoders = {
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
         module = FusionNet(encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout)
-        if contract.task == "regression":
-            module.head.append(Rescale(contract.target_mean, contract.target_std))
+        if unit:
+            module.head.append(unit)
     else:
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):
@@ -51,10 +60,9 @@ def build(
             name: torch.from_numpy(_stand_in(spec, means[name] if means else None))
             for name, spec in contract.modalities.items()
         }
-        module = Wrapped(
-            inner, {name: model.inputs.get(name, name) for name in contract.modalities}, stand_in, contract.output
-        )
-    if model.weights is not None:
+        names = {name: model.inputs.get(name, name) for name in contract.modalities}
+        module = Wrapped(inner, names, stand_in, contract.output, unit if model.weights is None else None)
+    if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
 
@@ -136,7 +144,7 @@ def rebuild(artifact: Artifact, factory: Any = None, weights: str = WEIGHTS) -> 
             todo="use the artifact of teacher, distill or prune",
         )
     section, contract = Model.model_validate(artifact.meta["model"]), contract_of(artifact)
-    module = build(section.model_copy(update={"weights": None}), contract, factory=factory)
+    module = build(section, contract, factory=factory, fresh=True)
     apply_history(module, history_of(artifact), contract)
     load_weights(module, artifact.file(weights))
     return module.eval()

@@ -27,12 +27,11 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     ``where`` is the section's name in the recipe; a fault's ``module`` is the submodule's dotted name.
     """
     faults = source_faults(factory) if factory is not None else []
-    bare = section.model_copy(update={"weights": None})
     try:
         torch.manual_seed(0)
-        module = load.build(bare, contract, factory=factory)
+        module = load.build(section, contract, factory=factory, fresh=True)
         torch.manual_seed(1)
-        again = load.build(bare, contract, factory=factory)
+        again = load.build(section, contract, factory=factory, fresh=True)
     except MmedgeError as error:
         return [*faults, Fault.of(error, "model", module=where)]
     except Exception as error:  # a user's constructor may raise anything
@@ -64,7 +63,7 @@ def source_faults(factory: Any) -> list[Fault]:
     except (OSError, TypeError, SyntaxError, UnicodeDecodeError):
         return []
     faults = []
-    for node in ast.walk(tree) if tree else ():
+    for node in _reached_code(tree, getattr(factory, "__name__", "")) if tree else ():
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -106,6 +105,24 @@ def source_faults(factory: Any) -> list[Fault]:
                 )
             )
     return faults
+
+
+def _reached_code(tree: ast.Module, name: str) -> Iterator[ast.AST]:
+    """The nodes of a factory and of all that it names in its own file; of the whole file where it is not found there."""
+    defined = {
+        node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))
+    }
+    if name not in defined:
+        yield from ast.walk(tree)
+        return
+    seen, waiting = {name}, [name]
+    while waiting:
+        for node in ast.walk(defined[waiting.pop()]):
+            yield node
+            named = node.id if isinstance(node, ast.Name) else None
+            if named in defined and named not in seen:
+                seen.add(named)
+                waiting.append(named)
 
 
 def _raised(error: Exception, what: str, where: str) -> Fault:
@@ -244,6 +261,18 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
                 todo="one row a sample, one column a class",
             )
         )
+    if not torch.isfinite(first).all():
+        named = next((n for n, x in before.items() if x.is_floating_point() and not torch.isfinite(x).all()), where)
+        return [
+            *faults,
+            Fault(
+                "error",
+                "not-finite",
+                "the model answers NaN or infinity to random numbers of mean 0 and deviation 1",
+                module=named,
+                todo="look for divisions, logarithms, roots or exponentials that can overflow there",
+            ),
+        ]
     if first.shape == second.shape and not torch.equal(first, second):
         named = next(
             (

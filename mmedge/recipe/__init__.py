@@ -3,6 +3,7 @@
 from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
+from mmedge.recipe.origin import recall, remember, shown
 from mmedge.recipe.read import load, parse, with_overrides
 from mmedge.recipe.training import (
     Another,
@@ -47,5 +48,8 @@ __all__ = [
     "load",
     "parse",
     "precision_of",
+    "recall",
+    "remember",
+    "shown",
     "with_overrides",
 ]

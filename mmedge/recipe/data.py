@@ -14,7 +14,7 @@ from mmedge.spec import Frozen, ModalitySpec
 class Fold(Frozen):
     """k-fold cross-validation: part ``index`` of ``k`` is the test split; validation is drawn from the rest."""
 
-    k: int = Field(ge=2)
+    k: int = Field(ge=2, le=10_000)
     index: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -75,7 +75,7 @@ class Data(Frozen):
     fold: Fold | None = None
     align: dict[str, Stream] = {}
     redact: Redact | None = None
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=1024)
 
     @field_validator("modalities")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,16 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [line for fault in error.errors() for line in _fault_lines(fault, where, tree, values)]
+        told = [fault["loc"] for fault in error.errors()]
+        lines = [
+            line
+            for fault in error.errors()
+            # A list that is too short because its items are faulty: the items' faults say it.
+            if not (
+                fault["type"] == "too_short" and any(loc[: len(fault["loc"])] == fault["loc"] != loc for loc in told)
+            )
+            for line in _fault_lines(fault, where, tree, values)
+        ]
         count = len(lines)
         raise UsageError(
             f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)
@@ -75,41 +84,22 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    def at(path: Path | None) -> Path | None:
-        return path and (folder / path.expanduser()).resolve()
+    anchored: Recipe = each_path(recipe, lambda path: (folder / path.expanduser()).resolve())
+    return anchored
 
-    def spec(modality: Any) -> Any:
-        if getattr(modality, "tokenizer_file", None) is None:
-            return modality
-        return modality.model_copy(update={"tokenizer_file": at(modality.tokenizer_file)})
 
-    def specs(modalities: Any) -> dict[str, Any]:
-        return {name: spec(modality) for name, modality in modalities.items()}
-
-    def model(section: Any) -> Any:
-        return section.model.model_copy(update={"weights": at(section.model.weights)})
-
-    def given(section: Any) -> Any:
-        paths = {key: at(getattr(section, key)) for key in ("onnx", "outputs", "artifact") if hasattr(section, key)}
-        return section.model_copy(
-            update={**paths, "model": model(section), "preprocessing": specs(section.preprocessing)}
-        )
-
-    data = recipe.data.model_copy(
-        update={
-            "manifest": at(recipe.data.manifest),
-            "recordings": at(recipe.data.recordings),
-            "modalities": specs(recipe.data.modalities),
-            "align": recipe.data.align
-            and {
-                name: stream.model_copy(update={"file": at(stream.file)}) for name, stream in recipe.data.align.items()
-            },
-        }
-    )
-    distill = recipe.distill and recipe.distill.model_copy(
-        update={"model": model(recipe.distill), "teachers": tuple(map(given, recipe.distill.teachers))}
-    )
-    return recipe.model_copy(update={"data": data, "teacher": given(recipe.teacher), "distill": distill})
+def each_path(value: Any, change: Callable[[Path], Path]) -> Any:
+    """A section, or what it holds, with every path of it changed."""
+    if isinstance(value, Path):
+        return change(value)
+    if isinstance(value, BaseModel):
+        held = {name: getattr(value, name) for name in type(value).model_fields}
+        return value.model_copy(update={name: each_path(item, change) for name, item in held.items()})
+    if isinstance(value, Mapping):
+        return {name: each_path(item, change) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(each_path(item, change) for item in value)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -13,8 +13,8 @@ from mmedge.spec import Frozen, ModalitySpec
 class Encoder(Frozen):
     """Widths of a built-in encoder's stages; ``depth`` is the number of layers a stage."""
 
-    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 48), min_length=1)
-    depth: int = Field(1, ge=1)
+    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field((16, 32, 48), min_length=1)
+    depth: int = Field(1, ge=1, le=1000)
 
 
 class Model(Frozen):
@@ -30,8 +30,8 @@ class Model(Frozen):
     weights: Path | None = None
     modalities: tuple[str, ...] | None = None
     encoders: dict[str, Encoder] = {}
-    embedding: int = Field(64, ge=1)
-    hidden: int = Field(64, ge=1)
+    embedding: int = Field(64, ge=1, le=65_536)
+    hidden: int = Field(64, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
 
     @field_validator("factory")
@@ -76,10 +76,10 @@ class Train(Frozen):
     ``log: tensorboard`` writes event files into OUT/tensorboard beside the training.csv that every stage has.
     """
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, le=1_000_000)
     max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(64, ge=2)
-    learning_rate: float = Field(2e-3, gt=0)
+    batch_size: int = Field(64, ge=2, le=1_000_000)
+    learning_rate: float = Field(2e-3, gt=0, le=100)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
@@ -92,7 +92,7 @@ class Train(Frozen):
     focal_gamma: float = Field(0.0, ge=0)
     sampling: Literal["uniform", "balanced"] = "uniform"
     augment: dict[str, Augment] = {}
-    views: int = Field(1, ge=1)
+    views: int = Field(1, ge=1, le=1_000_000)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = Field(1, ge=1)
     ema: float | None = Field(None, gt=0, lt=1)

@@ -43,7 +43,7 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
     with creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta):
         context.progress.say(f"export: building for {name}")
         meta |= {
-            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe", "code")},
+            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
             "target": name,
         }
         notes: list[str] = []

@@ -17,7 +17,7 @@ from mmedge.graph.export import Agreement, compare, export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.quality import predict_graph, predict_module
 from mmedge.models import load
-from mmedge.recipe import Model
+from mmedge.recipe import Model, shown
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
 from mmedge.training.context import Context
@@ -56,7 +56,7 @@ def write_trained(
         (folder / CSV).write_text(csv_of(fitted.history))
         write(folder)
         meta |= {
-            "model": model.model_dump(mode="json"),
+            "model": shown(model),
             "params": params(module),
             "macs": macs(module, contract),
             "notes": [*notes, *fitted.notes],
@@ -92,11 +92,10 @@ def write_unchanged(
 
 
 def provenance(contract: Contract, context: Context) -> dict[str, Any]:
-    """What every artifact says of itself: its contract, and the recipe (and folder of code) that made it."""
+    """What every artifact says of itself: its contract, and the recipe that made it, without its folders."""
     return {
         "contract": contract.model_dump(mode="json", by_alias=True),
-        "recipe": context.recipe.resolved(),
-        "code": str(context.code),
+        "recipe": shown(context.recipe),
     }
 
 

@@ -56,11 +56,11 @@ def _of_given(
         if isinstance(given, Another) and given.artifact:
             theirs = contract_of(_teaching(given.artifact))
             check_read(contract.modalities, theirs.modalities)
-            class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes")
+            class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
             return []
         own = own_contract(given, contract)
         if own.labels != contract.labels:
-            class_map(own.labels, contract.labels, given.classes, f"{where}.classes")
+            class_map(own.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
         if given.onnx:
             with tempfile.TemporaryDirectory() as folder:
                 graph = Path(folder) / "adopted.onnx"
@@ -78,6 +78,14 @@ def own_contract(given: Given, contract: Contract) -> Contract:
     """The contract of a teacher that the recipe describes, where ``contract`` is the data's."""
     own = contract.model_copy(update={"modalities": {**contract.modalities, **given.preprocessing}})
     own = own.only(given.model.modalities) if given.model.modalities else own
+    # A text that was not fitted has as many tokens as it may have.
+    known = {
+        name: spec.model_copy(update={"tokens": spec.vocabulary})
+        if spec.kind == "text" and spec.tokens is None
+        else spec
+        for name, spec in own.modalities.items()
+    }
+    own = own.model_copy(update={"modalities": known})
     trained_here = getattr(given, "trained_here", False)  # then it has the data's classes
     return own.model_copy(update={"labels": tuple(given.classes)}) if given.classes and not trained_here else own
 

@@ -19,7 +19,7 @@ def supervised(contract: Contract, train: Train):
     """Loss over the labelled samples of a batch."""
 
     def objective(module: nn.Module, batch: Batch) -> Tensor:
-        return _labels(module(present=batch.present, **batch.inputs)[contract.output], batch, train)
+        return _labels(module(present=batch.present, **batch.inputs)[contract.output], batch, contract, train)
 
     return objective
 
@@ -55,7 +55,7 @@ class Distillation(nn.Module):
         for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, answer.hints):
             taught = taught + hint.weight * _hint_loss(hint, project(layer.take()), theirs)
         fading = 1 - batch.passed if loss.schedule == "linear" else 1.0
-        return loss.labels * _labels(output, batch, self._train) + fading * taught
+        return loss.labels * _labels(output, batch, self._contract, self._train) + fading * taught
 
     def _of_logits(self, output: Tensor, answer: Taught, targets: Tensor) -> Tensor:
         """The logit loss over the samples and the classes that the teacher knows, divided by the whole batch.
@@ -70,7 +70,7 @@ class Distillation(nn.Module):
             foreign = (targets >= 0) & (places < 0)
             rows = ~foreign if rows is None else rows & ~foreign
             targets = torch.where(targets >= 0, places, targets)
-        logits, share = answer.logits, 1.0
+        output, logits, share = _standard(output, self._contract), _standard(answer.logits, self._contract), 1.0
         if rows is not None:
             if not rows.any():
                 return output.sum() * 0
@@ -80,8 +80,16 @@ class Distillation(nn.Module):
         )
 
 
-def _labels(output: Tensor, batch: Batch, train: Train) -> Tensor:
-    return label_loss(output, batch.targets, train.label_smoothing, batch.weights, train.focal_gamma)
+def _labels(output: Tensor, batch: Batch, contract: Contract, train: Train) -> Tensor:
+    output, targets = _standard(output, contract), batch.targets
+    if contract.task == "regression":
+        targets = _standard(targets, contract)
+    return label_loss(output, targets, train.label_smoothing, batch.weights, train.focal_gamma)
+
+
+def _standard(x: Tensor, contract: Contract) -> Tensor:
+    """A regression's values in standard units, so that the loss's parts weigh the same whatever the target's unit."""
+    return (x - contract.target_mean) / contract.target_std if contract.task == "regression" else x
 
 
 def _projection(hint: Hint, student: int, teacher: int) -> nn.Module:

@@ -13,7 +13,7 @@ from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
 from mmedge.data.samples import Dataset, Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width
-from mmedge.measure.classes import class_map
+from mmedge.measure.classes import UNKNOWN, class_map
 from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
 from mmedge.recipe import Another, Augment, Distill, Given, Hint, Train
@@ -58,10 +58,9 @@ def _together(config: Distill, context: Context, train: Train) -> Source:
     if len(own) == 1:
         return own[0]
     weights = [1.0, *(given.weight for given in config.teachers)]
-    regression = contract.task == "regression"
 
     def combined(sources: Sequence[Source]) -> Combined:
-        return Combined(sources, weights, combine=config.combine, outputs=contract.outputs, regression=regression)
+        return Combined(sources, weights, combine=config.combine, outputs=contract.outputs, task=contract.task)
 
     # How good they are, alone and together, on the validation split.
     judged = _sources(_without_hints(config), context, train.model_copy(update={"augment": {}}), "validation")
@@ -87,7 +86,7 @@ def _quality(source: Source, contract: Contract, samples: Samples) -> str:
     logits, taught = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "taught"))
     output = logits
     if source.columns is not None:
-        output = np.full((len(logits), contract.outputs), -np.inf, np.float32)
+        output = np.full((len(logits), contract.outputs), UNKNOWN, np.float32)
         output[:, source.columns] = logits
     if not (taught & samples.labelled).any():
         return "not measured"
@@ -203,7 +202,7 @@ def read_teacher_answers(given: Given, contract: Contract, where: str) -> Answer
                 todo="name its columns in an array 'labels', or list its classes in order under 'classes'",
             )
         answers = replace(answers, labels=labels)
-    class_map(answers.labels, contract.labels, given.classes, f"{where}.classes")
+    class_map(answers.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
     return answers
 
 
@@ -213,5 +212,6 @@ def _check_task(contract: Contract, context: Context, where: str) -> None:
 
 
 def _mapped(source: Source, labels: tuple[str, ...], given: Given, context: Context, where: str) -> Source:
-    classes = class_map(labels, context.dataset.contract.labels, given.classes, f"{where}.classes")
+    ours = context.dataset.contract
+    classes = class_map(labels, ours.labels, given.classes, f"{where}.classes", task=ours.task)
     return MappedSource(source, classes) if classes else source

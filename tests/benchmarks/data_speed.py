@@ -85,8 +85,8 @@ def decoding(folder: Path, rows: int = 2000, photographs: int = 1500) -> dict[st
     from sklearn.datasets import load_sample_images
 
     from mmedge.data.decode import decode
-    from mmedge.data.samples import fit_vocabulary, jobs_of
     from mmedge.data.source import arranged
+    from mmedge.data.tensors import fit_vocabulary, jobs_of
     from mmedge.spec import ImageSpec
 
     data = parsed(recipe_values(five_kinds(folder, rows, holes=False))).data

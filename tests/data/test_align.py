@@ -95,4 +95,4 @@ def test_a_run_writes_the_report_beside_its_manifests(tmp_path):
     }
     recipe = parsed({"schema": 1, "name": "t", "data": data})
     samples.prepare(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
-    assert json.loads((tmp_path / "out/data/align.json").read_text())[0]["aligned"] == 40
+    assert json.loads((tmp_path / "out/data/source.json").read_text())["facts"]["align"][0]["aligned"] == 40

@@ -96,3 +96,11 @@ def test_a_regression_has_one_column_of_values(tmp_path):
     assert read.labels == () and read.logits.shape == (3, 1)
     with pytest.raises(MmedgeError, match="one output a sample"):
         read_answers(table(tmp_path / "o.csv"), "logits", "regression")
+
+
+def test_probabilities_of_labels_that_do_not_exclude_each_other_become_log_odds(tmp_path):
+    p = np.array([[0.9, 0.8], [0.1, 0.2], [0.5, 1.0]])
+    read = read_answers(table(tmp_path / "o.csv", p), "probabilities", "multilabel")
+    np.testing.assert_allclose(1 / (1 + np.exp(-read.logits)), p, rtol=1e-5)
+    with pytest.raises(MmedgeError, match="say 'values: probabilities'"):
+        read_answers(tmp_path / "o.csv", "logits", "multilabel")

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from mmedge.data import samples
+from mmedge.check import check
+from mmedge.data import samples, tensors
 from mmedge.data.source import read_table
 from mmedge.progress import Silent
 from tests.data.made import MODALITIES, five_kinds, parsed, recipe_values
@@ -106,6 +107,31 @@ def test_the_same_data_is_not_decoded_twice_and_workers_change_nothing(tmp_path,
     for name in MODALITIES:
         np.testing.assert_array_equal(alone.train.inputs[name], two.train.inputs[name])
     assert alone.sha256 == two.sha256
-    monkeypatch.setattr(samples, "decode", None)  # a second call must not need it
+    monkeypatch.setattr(tensors, "decode", None)  # a second call must not need it
     again = samples.prepare(parsed(recipe_values(manifest)), tmp_path / "a", code=tmp_path, progress=Silent())
     np.testing.assert_array_equal(again.test.inputs["words"], alone.test.inputs["words"])
+
+
+def test_what_check_decoded_is_not_decoded_again_by_a_run_nor_by_a_second_check(tmp_path, monkeypatch):
+    recipe = parsed(recipe_values(five_kinds(tmp_path)))
+    first = check(recipe, tmp_path / "a", code=tmp_path, progress=Silent())
+    fresh = samples.prepare(recipe, tmp_path / "b", code=tmp_path, progress=Silent())
+    monkeypatch.setattr(tensors, "decode", None)
+    after = samples.prepare(recipe, tmp_path / "a", code=tmp_path, progress=Silent())
+    assert after.sha256 == fresh.sha256
+    for name in MODALITIES:
+        np.testing.assert_array_equal(after.train.inputs[name], fresh.train.inputs[name])
+    assert check(recipe, tmp_path / "a", code=tmp_path, progress=Silent()) == first
+
+
+def test_what_was_cached_before_a_column_was_redacted_is_deleted(tmp_path):
+    manifest = five_kinds(tmp_path)
+    samples.prepare(parsed(recipe_values(manifest)), tmp_path / "out", code=tmp_path, progress=Silent())
+    fewer = {name: spec for name, spec in MODALITIES.items() if name != "words"}
+    values = recipe_values(manifest, modalities=fewer, redact={"drop": ["words"]})
+    recipe = parsed(values | {"teacher": {}, "distill": None})
+    samples.prepare(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    kept = [place.name.partition("-")[0] for place in (tmp_path / "out/.work/tensors").iterdir()]
+    assert sorted(kept) == sorted(fewer)
+    left = b"".join(file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert b"a temple under" not in left

@@ -177,9 +177,8 @@ def test_a_target_column_may_have_any_name(tmp_path, column):
         (rows(label=lambda i: ""), {}, "no sample of the train split has a label"),
         (rows(label=lambda i: "abc" if i == 6 else i), {"task": "regression"}, "'abc' is not a finite number.*\n.*s6"),
         (rows(label=lambda i: "nan" if i == 6 else i), {"task": "regression"}, "'nan' is not a finite number"),
-        ([[*row[:1], "", "", *row[3:]] if row[0] == "s4" else row for row in rows()], {}, "no modality at all.*\n.*s4"),
         ([[*row[:1], "x", *row[2:]] if row[0] == "s4" else row for row in rows()], {}, "must be numbers.*\n.*s4"),
-        ([[*row[:1], "inf", *row[2:]] if row[0] == "s4" else row for row in rows()], {}, "NaN or infin.*\n.*s4"),
+        ([[*row[:1], "inf", *row[2:]] if row[0] == "s4" else row for row in rows()], {}, "holds NaN.*infinite.*\n.*s4"),
         ([["s1", *row[1:]] for row in rows()], {}, "ids are not unique"),
         ([], {}, "no rows"),
         (rows(), {"target": "lable"}, "did you mean 'label'"),
@@ -233,7 +232,7 @@ def pictures(tmp_path, break_file=None):
 
 
 def test_a_missing_file_is_told_with_its_sample(tmp_path):
-    with pytest.raises(MmedgeError, match=r"sample s7, column image: .*7\.png"):
+    with pytest.raises(MmedgeError, match=r"m\.csv, row 8, column image, sample s7: .*7\.png"):
         pictures(tmp_path, lambda folder: (folder / "7.png").unlink())
 
 
@@ -242,8 +241,15 @@ def test_broken_files_are_told_with_the_first_ones_sample_and_their_number(tmp_p
         for name in ("6.png", "12.png"):
             (folder / name).write_bytes(b"broken")
 
-    with pytest.raises(MmedgeError, match=r"1 more such sample.*\n.*sample s6, column image: .*6\.png"):
+    with pytest.raises(MmedgeError, match=r"1 more such sample.*\n.*row 7, column image, sample s6: .*6\.png"):
         pictures(tmp_path, break_two)
+
+
+def test_a_row_with_nothing_in_it_is_left_out_and_counted(tmp_path):
+    holes = [[*row[:1], "", "", *row[3:]] if row[0] == "s4" else row for row in rows()]
+    whole = numbers(tmp_path, holes, id="id", split="split")
+    names = {name for split in (whole.train, whole.validation, whole.test) for name in split.ids}
+    assert whole.facts == {"left_out": 1} and "s4" not in names and len(names) == len(holes) - 1
 
 
 def test_a_changed_file_is_not_mistaken_for_the_old_one(tmp_path):

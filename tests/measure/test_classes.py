@@ -45,3 +45,11 @@ def test_classes_that_do_not_fit_are_told_with_the_mapping_that_is_needed(theirs
     with pytest.raises(UsageError, match=f"(?s){said}") as raised:
         class_map(theirs, OURS, mapping, "teacher.classes")
     assert raised.value.exit_code == 2 and "teacher.classes" in str(raised.value)
+
+
+def test_labels_that_do_not_exclude_each_other_keep_their_logits():
+    mapping = {"cat": "animal", "dog": "animal", "tree": None}
+    made = class_map(("cat", "dog", "car", "tree"), OURS, mapping, "t", task="multilabel")
+    logits, kept = made.known(LOGITS)
+    np.testing.assert_allclose(logits, np.stack([LOGITS[:, :2].max(axis=1), LOGITS[:, 2]], axis=1), rtol=1e-6)
+    assert kept.tolist() == [1, 1]

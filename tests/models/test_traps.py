@@ -4,11 +4,12 @@ import textwrap
 
 import pytest
 import torch
+from torch import nn
 
 from mmedge.data.source import load_attribute
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
-from mmedge.spec import Contract
+from mmedge.spec import Contract, TabularSpec
 
 CONTRACT = Contract.model_validate(
     {
@@ -19,6 +20,7 @@ CONTRACT = Contract.model_validate(
 )
 HEAD = """
 import torch
+from torch import nn
 from torch import nn
 import torch.nn.functional as F
 
@@ -159,3 +161,22 @@ def test_the_built_in_network_of_every_kind_has_no_trap():
         }
     )
     assert traps(Model(), contract, None, "teacher.model") == []
+
+
+class Logarithm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(x).log()
+
+
+def test_a_model_that_answers_nan_is_told_as_such():
+    contract = Contract(
+        task="classification",
+        modalities={"x": TabularSpec(kind="tabular", columns=("a", "b", "c", "d"))},
+        labels=("u", "v"),
+    )
+    kinds = [fault.kind for fault in traps(Model(factory="own:net"), contract, Logarithm, "teacher.model")]
+    assert kinds == ["not-finite"]

@@ -239,3 +239,12 @@ def test_a_constant_column_stays_finite():
 def test_statistics_of_the_recipe_are_not_fitted_again():
     given = NUMBERS.model_copy(update={"mean": (1.0, 1.0), "std": (2.0, 2.0)})
     assert preprocess.fit_statistics(given, np.zeros((5, 2))) is given
+
+
+def test_a_picture_is_resized_first_in_width_then_in_height_whatever_pillow_would_choose():
+    """Pillow 13 resizes a tall picture in height first, older ones never: the tensor must not depend on the version."""
+    spec = ImageSpec(kind="image", height=12, width=10, channels=1)
+    tall = np.random.default_rng(0).integers(0, 256, (61, 33), np.uint8)
+    bilinear = Image.Resampling.BILINEAR
+    expected = np.asarray(Image.fromarray(tall).resize((10, 61), bilinear).resize((10, 12), bilinear), np.float32)
+    np.testing.assert_array_equal(preprocess.tensor(spec, tall)[0], expected / 255)

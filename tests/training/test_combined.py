@@ -33,8 +33,8 @@ def probabilities(classes=4):
     return x / x.sum(axis=1, keepdims=True)
 
 
-def together(*sources, weights=None, combine="average", outputs=4, regression=False):
-    made = Combined(sources, weights or [1.0] * len(sources), combine=combine, outputs=outputs, regression=regression)
+def together(*sources, weights=None, combine="average", outputs=4, task="classification"):
+    made = Combined(sources, weights or [1.0] * len(sources), combine=combine, outputs=outputs, task=task)
     return made, made.answer(ROWS, 0)
 
 
@@ -100,5 +100,25 @@ def test_values_of_a_regression_are_averaged():
             super().__init__(np.ones((6, 1)), silent=silent)
             self._logits = np.asarray(values, np.float32)[:, None]
 
-    _, answer = together(Value(ROWS, silent=[0]), Value(ROWS + 4.0), weights=[1.0, 3.0], outputs=1, regression=True)
+    _, answer = together(Value(ROWS, silent=[0]), Value(ROWS + 4.0), weights=[1.0, 3.0], outputs=1, task="regression")
     assert answer.logits[:, 0].tolist() == [4.0, 4.0, 5.0, 6.0, 7.0, 8.0] and answer.taught.all()
+
+
+def test_each_of_several_labels_is_the_mean_over_the_teachers_that_know_it():
+    class Labels(Says):
+        def __init__(self, p, **more):
+            super().__init__(p, **more)
+            self._logits = np.log(p / (1 - p)).astype(np.float32)
+
+    a, b = RNG.uniform(0.05, 0.95, (6, 3)), RNG.uniform(0.05, 0.95, (6, 2))
+    made, answer = together(Labels(a), Labels(b, columns=[0, 2], silent=[1]), outputs=3, task="multilabel")
+    expected = a.copy()
+    expected[:, [0, 2]] = (a[:, [0, 2]] + b) / 2
+    expected[1] = a[1]
+    assert made.columns is None and answer.taught.all()
+    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits)), expected, rtol=1e-4)
+    # Strangers are welcome, since labels do not share a softmax; a sample of which one label has no answer is not taught.
+    left, right = Labels(a[:, :1], columns=[0], silent=[3]), Labels(b, columns=[1, 2])
+    _, answer = together(left, right, outputs=3, task="multilabel", combine="confidence")
+    assert answer.taught.tolist() == [True, True, True, False, True, True]
+    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits[0])), [*a[0, :1], *b[0]], rtol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +13,9 @@ import numpy as np
 from mmedge.errors import MmedgeError
 from mmedge.runtime.preprocess.values import existing, where, window
 from mmedge.spec import AudioSpec
+
+# A header that says less or more than this is damaged; resampling from it would fill the memory.
+_RATES = (100, 10_000_000)
 
 
 def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
@@ -38,20 +42,29 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
 
         source = io.BytesIO(value) if isinstance(value, (bytes, bytearray)) else existing(value, name)
         try:
-            samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+            with soundfile.SoundFile(source) as sound:
+                rate, promised = sound.samplerate, sound.frames
+                samples = sound.read(dtype="float32", always_2d=True)
             with source.open("rb") if isinstance(source, Path) else source as stream:
                 short = missing_bytes(stream)
-        except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
+            why = str(error).partition(": ")[2]
+            why = "it is damaged, or of an unknown format" if "regular file" in why or not why else why
             raise MmedgeError(
-                f"the {name} is not a sound that can be read: {error}",
+                f"the {name} is not a sound that can be read: {why}",
                 where=where(value),
                 todo="give a WAV, FLAC, OGG or MP3 file",
             ) from error
-        if short:
+        if short or len(samples) < promised:
+            what = f"{short} of the bytes" if short else f"{promised - len(samples)} of the {promised} samples"
             raise MmedgeError(
-                f"the {name} is truncated: {short} of the bytes that its header promises are not there",
+                f"the {name} is truncated: {what} that its header promises are not there",
                 where=where(value),
                 todo="copy it again, or leave it out",
+            )
+        if not _RATES[0] <= rate <= _RATES[1]:
+            raise MmedgeError(
+                f"the {name}'s header says {rate} Hz, which no sound has", where=where(value), todo="save it again"
             )
         if spec.channel is None:
             return samples.mean(axis=1), rate
@@ -73,13 +86,15 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
 
 
 def missing_bytes(stream: BinaryIO) -> int:
-    """How many bytes a WAV file's header promises that are not there; 0 for other formats, which say so on decoding.
+    """How many bytes a WAV file's header, or an Ogg file's last page, promises that are not there; 0 for other formats,
 
-    libsndfile reads a truncated WAV file without a word.
+    which say so on decoding. libsndfile reads these, truncated, without a word.
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     head = stream.read(12)
+    if head[:4] == b"OggS":
+        return _missing_of_page(stream, size)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return 0
     while len(chunk := stream.read(8)) == 8:
@@ -91,29 +106,47 @@ def missing_bytes(stream: BinaryIO) -> int:
     return 0
 
 
+def _missing_of_page(stream: BinaryIO, size: int) -> int:
+    """Bytes that the last page of an Ogg file (RFC 3533) lacks. A page is 65,307 bytes at most."""
+    stream.seek(max(0, size - 65_307 - 27))
+    tail = stream.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return 1
+    return max(0, 27 + page[26] + sum(page[27 : 27 + page[26]]) - len(page))
+
+
 def _bands(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
     """[samples] -> [bands, frames]: Povey-windowed power spectrum on an HTK mel scale, natural log (Kaldi's fbank), and
     for MFCC its discrete cosine transform with Kaldi's lifter (Kaldi's mfcc)."""
-    import kaldi_native_fbank as kaldi
-
-    options = kaldi.FbankOptions() if spec.features == "logmel" else kaldi.MfccOptions()
-    options.frame_opts.samp_freq = spec.sample_rate
-    options.frame_opts.frame_length_ms = spec.window_ms
-    options.frame_opts.frame_shift_ms = spec.hop_ms
-    options.frame_opts.dither = 0
-    options.frame_opts.snip_edges = False
-    options.mel_opts.num_bins = spec.mels
-    if spec.features == "logmel":
-        extractor = kaldi.OnlineFbank(options)
-        silence = np.log(options.energy_floor or np.finfo(np.float32).eps)
-    else:
-        options.num_ceps, options.use_energy = spec.coefficients, False
-        extractor = kaldi.OnlineMfcc(options)
-        silence = 0.0
-    # Kaldi's scale is that of 16-bit integers; it keeps the energy floor far below speech.
+    make, options, silence = _kaldi(
+        spec.features, spec.sample_rate, spec.window_ms, spec.hop_ms, spec.mels, spec.coefficients
+    )
+    extractor = make(options)
+    # Kaldi's scale is that of 16-bit integers; it keeps the energy floor far below speech. It takes a list fastest.
     extractor.accept_waveform(spec.sample_rate, (waveform * 32768).tolist())
     extractor.input_finished()
-    frames = np.stack([extractor.get_frame(index) for index in range(extractor.num_frames_ready)])
     out = np.full((spec.frames, spec.bands), silence, np.float32)
-    out[: len(frames)] = frames[: spec.frames]
+    for index in range(min(spec.frames, extractor.num_frames_ready)):
+        out[index] = extractor.get_frame(index)
     return out.T
+
+
+@lru_cache(maxsize=16)
+def _kaldi(
+    features: str, sample_rate: int, window_ms: float, hop_ms: float, mels: int, coefficients: int
+) -> tuple[Any, Any, float]:
+    """Kaldi's extractor, its options, and what it gives for silence. An extractor itself takes one sound only."""
+    import kaldi_native_fbank as kaldi
+
+    options = kaldi.FbankOptions() if features == "logmel" else kaldi.MfccOptions()
+    options.frame_opts.samp_freq = sample_rate
+    options.frame_opts.frame_length_ms = window_ms
+    options.frame_opts.frame_shift_ms = hop_ms
+    options.frame_opts.dither = 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = mels
+    if features == "logmel":
+        return kaldi.OnlineFbank, options, float(np.log(options.energy_floor or np.finfo(np.float32).eps))
+    options.num_ceps, options.use_energy = coefficients, False
+    return kaldi.OnlineMfcc, options, 0.0

@@ -12,6 +12,9 @@ import numpy as np
 from mmedge.errors import MmedgeError, did_you_mean
 from mmedge.spec import TabularSpec
 
+# The largest float32.
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def features(spec: TabularSpec, value: Any, name: str) -> np.ndarray:
     """float32 [*spec.shape]; a number that is missing is NaN until ``normalise`` puts the training mean in its place.
@@ -101,9 +104,14 @@ def _number(cell: Any, column: str, name: str) -> float:
     if cell is None:
         return math.nan
     try:
+        if isinstance(cell, str) and ("_" in cell or not cell.isascii()):  # Python's own spellings, and no table's
+            raise ValueError
         number = float(cell)
     except (TypeError, ValueError):
         raise MmedgeError(f"{name} must be numbers: {column} is {cell!r}") from None
-    if not math.isfinite(number):
-        raise MmedgeError(f"{name} holds NaN or infinite values: {column} is {cell!r}", todo="None is a missing value")
+    if not abs(number) <= LARGEST:
+        raise MmedgeError(
+            f"{name} holds NaN, or a value that is infinite in float32: {column} is {cell!r}",
+            todo="None is a missing value",
+        )
     return number

@@ -69,7 +69,9 @@ def _taken(spec: TextSpec) -> TextSpec:
     named = [tokenizer.token_to_id(token) for token in (PAD, "<pad>", "<|pad|>", "<PAD>")]
     pad = padding["pad_id"] if padding else next((index for index in named if index is not None), spec.pad)
     tokens = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    return spec.model_copy(update={"fitted": _compact(tokenizer.to_str()), "tokens": tokens, "pad": pad})
+    # The tokenizer itself travels; where it was read from is nobody's business.
+    taken = {"fitted": _compact(tokenizer.to_str()), "tokens": tokens, "pad": pad, "tokenizer_file": None}
+    return spec.model_copy(update=taken)
 
 
 def _trained(spec: TextSpec, texts: list[str]) -> Any:

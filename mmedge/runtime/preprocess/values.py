@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def where(value: Any) -> str | None:
 def existing(value: str | Path, name: str) -> Path:
     """The path of a file that is there; raises MmedgeError."""
     path = Path(value)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's own raises for names too long and folders that are closed
         raise MmedgeError(
             f"the {name} file does not exist", where=str(path), todo="correct the path, or leave the modality out"
         )
@@ -31,6 +32,8 @@ def load_npy(value: str | Path, name: str) -> np.ndarray:
     """An array of a .npy file, which is never unpickled; raises MmedgeError."""
     try:
         loaded = np.load(existing(value, name), allow_pickle=False)
+    except MemoryError as error:
+        raise MmedgeError(f"the {name} is larger than memory, or its header is damaged", where=where(value)) from error
     except (ValueError, OSError, EOFError) as error:
         raise MmedgeError(f"the {name} is not an array that can be read: {error}", where=where(value)) from error
     if not isinstance(loaded, np.ndarray):
@@ -40,8 +43,11 @@ def load_npy(value: str | Path, name: str) -> np.ndarray:
 
 def numbers(value: Any, name: str) -> np.ndarray:
     """float32 array of a value; raises MmedgeError where it is not of numbers."""
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
+        raise MmedgeError(f"{name} must be numbers, not {value.dtype}")
     try:
-        return np.asarray(value, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told as such
+            return np.asarray(value, np.float32)
     except (TypeError, ValueError) as error:
         raise MmedgeError(f"{name} must be numbers: {error}") from error
 

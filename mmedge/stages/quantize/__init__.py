@@ -52,7 +52,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             elsewhere=any(name != "onnxruntime-cpu" for name in context.recipe.export.targets),
         )
         table = make_and_judge(task, config, folder)
-        meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe", "code")}
+        meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
         meta |= concluded(table, config, folder, notes)
         if calibrated:
             meta["calibration"] = calibrated

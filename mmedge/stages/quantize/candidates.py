@@ -139,13 +139,14 @@ def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
         task.progress.say(f"quantize: making the {name} candidate")
         try:
             _make(name, task, config, folder / f"{name}.onnx", graphs, scores, table)
+            scores[name] = task.evaluate(folder / f"{name}.onnx")
         except MmedgeError as error:
-            if type(error) is not MmedgeError or name in ("fp32", "int8"):
+            if type(error) is not MmedgeError or name == "fp32" or name == config.require:
                 raise
             table.absent[name] = error.what
-        if (folder / f"{name}.onnx").is_file():
-            graphs[name] = folder / f"{name}.onnx"
-            scores[name] = task.evaluate(graphs[name])
+            (folder / f"{name}.onnx").unlink(missing_ok=True)
+            return
+        graphs[name] = folder / f"{name}.onnx"
 
     for name in sorted(config.candidates, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)

@@ -1,0 +1,121 @@
+"""``mmedge quantize``: the stage of a recipe, or an ONNX file of the user's own with data for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
+from mmedge.errors import UsageError
+
+
+@click.command(
+    help="Make candidate precisions, judge and time them, keep the best."
+    "\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used, or an ONNX file of your own:"
+    " then --data gives what it takes, as an .npz with an array an input, a folder of .npz or .npy files, a .csv of .npy paths,"
+    " or module:build. Half of it calibrates, the other half judges: by labels where there are any, else by FP32's outputs."
+    "\n\n\b\nExamples:\n  mmedge quantize recipes/avdigits.yaml --out runs/demo\n  mmedge quantize model.onnx --data calibration.npz --labels labels.npy --out quantized"
+)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@out_option()
+@start_option
+@set_option
+@click.option("--data", metavar="DATA", help="For an ONNX file: arrays of what it takes.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Class numbers, .npy, .npz or .csv, where DATA has none."
+)
+@click.option("--candidates", help="Precisions to try, with commas.  [default: fp32,fp16,int8]")
+@click.option("--max-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="Accuracy budget.")
+@click.option(
+    "--require",
+    type=click.Choice(["fp16", "int8"]),
+    help="The precision the result must have; exit 3 if the budget does not allow it.",
+)
+@click.option("--max-latency-ratio", type=click.FloatRange(0), help="Of the result to FP32; exit 4 if it is slower.")
+@click.option(
+    "--judge",
+    type=click.Choice(["accuracy", "agreement", "difference"]),
+    help="What the budget is of.  [default: accuracy with labels, else agreement of class scores, else difference]",
+)
+@click.option("--output", help="The output with the class scores.  [default: the first]")
+@click.option("--ignore", multiple=True, metavar="LAYER", help="A layer that stays in float. Repeatable.")
+@click.option(
+    "--calibration", type=click.IntRange(1), help="Calls to calibrate on.  [default: until ranges come to rest]"
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split into two halves.")
+@framed
+def quantize(
+    recipe: Path,
+    out: Path | None,
+    start: Path | None,
+    overrides: tuple[str, ...],
+    data: str | None,
+    labels: Path | None,
+    candidates: str | None,
+    max_drop: float,
+    require: str | None,
+    max_latency_ratio: float | None,
+    judge: Any,
+    output: str | None,
+    ignore: tuple[str, ...],
+    calibration: int | None,
+    threads: int,
+    seed: int,
+    as_json: bool,
+) -> int:
+    if recipe.suffix != ".onnx":
+        if data is not None:
+            raise UsageError("--data belongs to an ONNX file; a recipe names its own", where=str(recipe))
+        from mmedge.cli.stages import run_stages
+
+        return run_stages(recipe, out, start, overrides, "quantize", as_json)[0]
+    if data is None:
+        raise UsageError(
+            "an ONNX file is quantized with --data",
+            where=str(recipe),
+            todo="give arrays of what the model takes: see mmedge quantize --help",
+        )
+    if start or overrides:
+        raise UsageError("--from and --set belong to a recipe", where=str(recipe))
+    values = {"max_drop": max_drop, "require": require, "ignore": ignore, "calibration": calibration}
+    config = _config(values | ({"candidates": tuple(candidates.split(","))} if candidates else {}))
+    with progress() as shown:
+        shown.say(f"mmedge: quantizing {recipe}")
+        from mmedge.standalone import Settings, quantize_file
+
+        settings = Settings(
+            config,
+            judge,
+            output,
+            labels,
+            threads,
+            seed=seed,
+            max_latency_ratio=max_latency_ratio,
+            asked=candidates is not None,
+        )
+        out = out or Path("runs") / f"{recipe.stem}-quantized"
+        report = quantize_file(recipe, data, out, settings, shown)
+    from mmedge.report.standalone import print_quantized
+
+    print_quantized(report)
+    click.echo(f"written: {out / 'model.onnx'}, {out / 'report.json'}", err=True)
+    if as_json:
+        print_json(report)
+    return report["exit"]
+
+
+def _config(values: dict[str, Any]):
+    """The recipe's section ``quantize`` of what was typed; raises UsageError that names the option."""
+    from pydantic import ValidationError
+
+    from mmedge.recipe import Quantize
+
+    try:
+        return Quantize.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "quantize"
+        raise UsageError(f"{option}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from None

@@ -1,0 +1,26 @@
+"""What is wrong with a user's data, all of it at once: nothing here stops at a first fault."""
+
+from __future__ import annotations
+
+import polars
+
+from mmedge.data.checks import cells, splits
+from mmedge.errors import Fault
+from mmedge.recipe import Data
+from mmedge.spec import ImageSpec, TabularSpec
+
+
+def table_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """Faults of an arranged table (see ``source.arranged``): labels, classes, groups, presence, numbers."""
+    found = [
+        *splits.split_faults(table, data, file),
+        *(splits.class_faults if data.task == "classification" else splits.value_faults)(table, data, file),
+        *splits.group_faults(table, data, file),
+        *cells.presence_faults(table, data, file),
+    ]
+    for spec in data.modalities.values():
+        if isinstance(spec, TabularSpec):
+            found += cells.number_faults(table, spec, file)
+        if isinstance(spec, ImageSpec):
+            found += cells.box_faults(table, spec, file)
+    return found + cells.duplicate_rows(table, data, file)

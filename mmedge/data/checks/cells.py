@@ -1,0 +1,160 @@
+"""Faults of a table's cells: what is absent, constant, no number, half a box, or there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars
+
+from mmedge.data.source import ROW, SPLIT, columns_of, present
+from mmedge.data.splits import SPLITS
+from mmedge.errors import Fault
+from mmedge.recipe import Data
+from mmedge.runtime.preprocess.tabular import LARGEST
+from mmedge.spec import ImageSpec, TabularSpec
+
+
+def presence_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    faults, here = [], {}
+    for name, spec in data.modalities.items():
+        here[name] = present(name, spec)
+        for split in SPLITS:
+            part = table.filter(polars.col(SPLIT) == split)
+            if part.height and not part.select(here[name].any()).item():
+                everywhere = not table.select(here[name].any()).item()
+                if everywhere and split != "train":
+                    continue
+                faults.append(
+                    Fault(
+                        "error" if split == "train" else "warning",
+                        "absent-modality",
+                        f"the modality {name!r} is absent from every sample{'' if everywhere else f' of the {split} split'}",
+                        file,
+                        column=columns_of(name, spec)[0],
+                        todo="remove it from data.modalities, or fill the column",
+                    )
+                )
+    faults += [
+        Fault(
+            "warning",
+            "empty-row",
+            "the sample has no modality at all: it is left out",
+            file,
+            row,
+            todo="remove the row, or fill a cell",
+        )
+        for row in table.filter(~polars.any_horizontal(*here.values()))[ROW]
+    ]
+    return faults
+
+
+def number_faults(table: polars.DataFrame, spec: TabularSpec, file: str) -> list[Fault]:
+    faults: list[Fault] = []
+    for column in spec.columns:
+        cells = table[column]
+        values = cells.str.strip_chars().cast(polars.Float64, strict=False)
+        for row in (cells.is_not_null() & ~(values.abs() <= LARGEST).fill_null(False)).arg_true():
+            said = "is not finite" if values[row] is not None else "is no number"
+            faults.append(
+                Fault(
+                    "error",
+                    "number",
+                    f"the cell {cells[row]!r} {said}",
+                    file,
+                    table[ROW][row],
+                    column,
+                    todo="correct it, empty it (missing), or name the column in 'categorical'",
+                )
+            )
+    for column in spec.columns_read:
+        train = table.filter(polars.col(SPLIT) == "train")[column].drop_nulls()
+        if len(train) == 0:
+            faults.append(
+                Fault(
+                    "warning",
+                    "constant",
+                    "the column is empty in the training split",
+                    file,
+                    column=column,
+                    todo="remove it from the modality",
+                )
+            )
+        elif train.n_unique() == 1 and table.height > 1:
+            faults.append(
+                Fault(
+                    "warning",
+                    "constant",
+                    f"the column is constant in the training split ({train[0]!r}): it tells nothing",
+                    file,
+                    column=column,
+                    todo="remove it from the modality",
+                )
+            )
+    for column in spec.categorical:
+        train = table.filter(polars.col(SPLIT) == "train")[column].drop_nulls()
+        if train.n_unique() > spec.max_categories:
+            faults.append(
+                Fault(
+                    "warning",
+                    "categories",
+                    f"the column has {train.n_unique()} values; the {spec.max_categories} commonest are told apart",
+                    file,
+                    column=column,
+                    todo="raise max_categories, or leave the column out if it is an id",
+                )
+            )
+    return faults
+
+
+def box_faults(table: polars.DataFrame, spec: ImageSpec, file: str) -> list[Fault]:
+    """Boxes with some edges missing."""
+    if not spec.box:
+        return []
+    some = polars.any_horizontal(polars.col(c).is_null() for c in spec.box) & polars.any_horizontal(
+        polars.col(c).is_not_null() for c in spec.box
+    )
+    return [
+        Fault("error", "box", "the box lacks an edge", file, row, spec.box[0], todo="fill all four columns, or none")
+        for row in table.filter(some)[ROW]
+    ]
+
+
+def duplicate_rows(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """Samples whose cells are all the same in two splits. An error where they name a file, which is then the same file;
+
+    rows of nothing but words and numbers may be alike by chance.
+    """
+    columns = list(dict.fromkeys(c for name, spec in data.modalities.items() for c in columns_of(name, spec)))
+    files = [columns_of(name, spec)[0] for name, spec in data.modalities.items() if spec.reads_file]
+    spread = (
+        table.group_by(columns)
+        .agg(polars.col(SPLIT).unique().sort(), polars.col(ROW).sort())
+        .filter(polars.col(SPLIT).list.len() > 1)
+        .sort(polars.col(ROW).list.first())
+    )
+    return [
+        duplicate(
+            found[SPLIT],
+            found[ROW],
+            "error" if any(found[c] is not None for c in files) else "warning",
+            file,
+            "the whole sample",
+        )
+        for found in spread.iter_rows(named=True)
+    ]
+
+
+def duplicate(
+    splits: Sequence[str], rows: Sequence[int], severity: str, file: str, what: str, column: str | None = None
+) -> Fault:
+    """The fault of content that stands in several splits."""
+    also = ", ".join(str(row) for row in rows[1:4]) + (", …" if len(rows) > 4 else "")
+    return Fault(
+        "error" if severity == "error" else "warning",
+        "duplicate",
+        f"{what} is in {' and '.join(splits)}: again in row{'s' if len(rows) > 2 else ''} {also}",
+        file,
+        rows[0],
+        column,
+        todo="keep one, or give both to one split (data.group does)",
+    )

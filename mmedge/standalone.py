@@ -1,0 +1,305 @@
+"""Quantization of a user's own ONNX file: no recipe and no training, only arrays of what the model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mmedge import __version__, artifact
+from mmedge.data.arrays import Calls, read_calls
+from mmedge.errors import AccuracyGateFailed, LatencyGateFailed, MismatchError, MmedgeError, UsageError, did_you_mean
+from mmedge.measure.latency import time_graphs
+from mmedge.measure.quality import bootstrap_rows
+from mmedge.progress import Progress
+from mmedge.recipe import Measure, Quantize, precision_of
+from mmedge.runtime.machine import machine
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.timing import Timing
+from mmedge.stages.quantize import calibration, concluded
+from mmedge.stages.quantize.candidates import Scored, Table, Task, make_and_judge
+
+Judge = Literal["accuracy", "agreement", "difference"]
+_SAYS = {
+    "accuracy": "accuracy against the labels",
+    "agreement": "share of calls whose largest output is the same as FP32's (no labels were given)",
+    "difference": "1 minus the relative difference of the outputs from FP32's (no labels were given)",
+}
+# Calls that sensitivity and saturation are measured on, and seconds that all timed runs together may take.
+_FEW, _TIMED_S = 100, 20.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
+
+    ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
+    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted.
+    """
+
+    config: Quantize
+    judge: Judge | None = None
+    output: str | None = None
+    labels: Path | None = None
+    threads: int = 1
+    runs: int | None = None
+    seed: int = 0
+    max_latency_ratio: float | None = None
+    asked: bool = False
+
+
+def quantize_file(model: Path, source: str, out: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
+
+    Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that is
+    required is not inside the accuracy budget, 4 where the best is slower than asked, else 0. Raises MmedgeError.
+    """
+    _check_out(out)
+    native = onnxruntime_cpu.session(model, threads=settings.threads)
+    progress.say(f"quantize: reading {source}")
+    calls = read_calls(source, native.inputs, settings.labels)
+    if len(calls) < 4:
+        raise UsageError(
+            f"{len(calls)} calls of data: half of them calibrate and half judge",
+            where=source,
+            todo="give at least 4, better some hundreds",
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(calls))
+    half = len(calls) // 2
+    calibrating, judging = calls.take(order[:half]), calls.take(order[half:])
+    notes = [
+        f"{half} calls to calibrate on, {len(judging)} others to judge by; the split is drawn by seed {settings.seed}"
+    ]
+    if len(judging) < 50:
+        notes.append(f"warning: {len(judging)} calls judge; one of them is {1 / len(judging):.1%}")
+    expected = _answers(native, judging)
+    names = list(expected[0])
+    chosen = settings.output or names[0]
+    if chosen not in names:
+        raise UsageError(
+            f"the model has no output {chosen!r}{did_you_mean(chosen, names)}; it has {', '.join(names)}",
+            where=str(model),
+        )
+    kind = settings.judge or _judge_of(judging, expected, chosen)
+    if kind == "accuracy":
+        _check_labels(judging, expected, chosen, source)
+    scores = _Scores(judging, expected, chosen, kind)
+    key = artifact.hash_json([artifact.sha256_of(model), source, settings])
+    with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
+        graph = _whole(model, folder)
+        inputs = calibrating.inputs
+        if settings.config.calibration is None:
+            count, curve = calibration.converged(
+                graph, inputs, lambda done, total: progress.step("calibration", done, total, "calls")
+            )
+            notes.append(
+                f"calibrated on {count} of them"
+                + (f": the ranges changed by {curve[-1]['change']:.1%} from half as many" if curve else "")
+            )
+            inputs = inputs[:count]
+        task = Task(
+            graph=graph,
+            calibration=inputs[: settings.config.calibration],
+            evaluate=scores.of,
+            outputs=_outputs(judging),
+            time=_timer(judging, settings, progress),
+            progress=progress,
+            work=folder / ".work",
+            elsewhere=False,
+        )
+        table = _made(task, settings, folder)
+        report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
+            table, settings.config, folder, notes
+        )
+        for row in report["candidates"]:
+            row |= scores.intervals(row["precision"], settings.seed)
+        report |= _verdict(report, settings)
+        _tidy(folder, graph)
+        artifact.write_json(folder / "report.json", report)
+        meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
+    return report
+
+
+def _made(task: Task, settings: Settings, folder: Path) -> Table:
+    """The candidates; without INT8 where the graph has none that runs in 8 bits and nobody named it."""
+    try:
+        return make_and_judge(task, settings.config, folder)
+    except MismatchError as error:
+        floats = tuple(name for name in settings.config.candidates if precision_of(name) != "int8")
+        if settings.asked or settings.config.require == "int8":
+            raise
+        for written in folder.glob("int8*.onnx"):
+            written.unlink()
+        table = make_and_judge(task, settings.config.model_copy(update={"candidates": floats}), folder)
+        table.absent["int8"] = error.what
+        return table
+
+
+def _check_out(out: Path) -> None:
+    """Raise UsageError where writing would replace a folder that no earlier call wrote."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / artifact.MANIFEST).is_file())):
+        raise UsageError(
+            "there is something else where the result shall be written", where=str(out), todo="name another --out"
+        )
+
+
+def _whole(model: Path, folder: Path) -> Path:
+    """The model as one file: weights that lie beside it are taken in, since candidates are written elsewhere."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    if any(uses_external_data(tensor) for tensor in onnx.load(model, load_external_data=False).graph.initializer):
+        onnx.save(onnx.load(model), folder / "whole.onnx")
+        return folder / "whole.onnx"
+    return model
+
+
+def _tidy(folder: Path, graph: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    if graph.parent == folder:
+        graph.unlink()
+
+
+def _answers(run: Any, calls: Calls) -> list[dict[str, np.ndarray]]:
+    """A graph's outputs for every call; raises MmedgeError that names the call it does not take."""
+    answers = []
+    for feed, place in zip(calls.inputs, calls.places):
+        try:
+            answers.append(run(feed))
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            shapes = {name: list(value.shape) for name, value in feed.items()}
+            raise MmedgeError(
+                f"the model does not run: {str(error).splitlines()[0]}",
+                where=place,
+                todo=f"it was called with {shapes}",
+            ) from error
+    return answers
+
+
+def _judge_of(calls: Calls, expected: list[dict[str, np.ndarray]], output: str) -> Judge:
+    if calls.labels is not None:
+        return "accuracy"
+    shape = expected[0][output].shape
+    return "agreement" if len(shape) == 2 and shape[0] == 1 and shape[1] > 1 else "difference"
+
+
+def _check_labels(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, source: str) -> None:
+    if calls.labels is None:
+        raise UsageError(
+            "accuracy was asked for and the data has no labels",
+            where=source,
+            todo="give --labels, or judge by agreement",
+        )
+    size = expected[0][output].size
+    if any(answer[output].size != size for answer in expected) or size < 2:
+        raise UsageError(
+            f"the output {output!r} has no score a class: its shape is {list(expected[0][output].shape)}",
+            todo="name another with --output",
+        )
+    if calls.labels.max() >= size:
+        raise UsageError(f"a label is {calls.labels.max()}, and the output {output!r} has {size} classes", where=source)
+
+
+class _Scores:
+    """Each graph's score of every judged call, float [n], remembered for its interval; more is better in every kind."""
+
+    def __init__(self, calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> None:
+        self._calls, self._expected, self._output, self._kind = calls, expected, output, kind
+        self._known: dict[str, np.ndarray] = {}
+
+    def of(self, graph: Path) -> Scored:
+        values = self._values(_answers(onnxruntime_cpu.session(graph), self._calls))
+        self._known[graph.stem] = values
+        return Scored(float(values.mean()), {}, len(values))
+
+    def _values(self, answers: list[dict[str, np.ndarray]]) -> np.ndarray:
+        name = self._output
+        if self._kind == "accuracy":
+            assert self._calls.labels is not None
+            best = np.array([int(answer[name].argmax()) for answer in answers])
+            return (best == self._calls.labels).astype(np.float64)
+        pairs = list(zip(answers, self._expected))
+        if self._kind == "agreement":
+            return np.array([float((a[name].argmax(axis=-1) == e[name].argmax(axis=-1)).mean()) for a, e in pairs])
+        return np.array([1 - max(_relative(a[key], e[key]) for key in e) for a, e in pairs])
+
+    def intervals(self, name: str, seed: int) -> dict[str, Any]:
+        """95 % intervals of a candidate's score and of its drop from FP32, over the same calls drawn again."""
+        rows = bootstrap_rows(np.arange(len(self._calls)), 2000, seed)
+        own, reference = self._known[name], self._known["fp32"]
+        low, high = np.percentile([own[part].mean() for part in rows], [2.5, 97.5])
+        least, most = np.percentile([(reference - own)[part].mean() for part in rows], [2.5, 97.5])
+        drop = float(reference.mean() - own.mean())
+        return {"ci95": [float(low), float(high)], "drop": drop, "drop_ci95": [float(least), float(most)]}
+
+
+def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The norm of the difference over the norm of what was expected; at most 1, and 1 where it is not finite."""
+    if expected.dtype.kind != "f":
+        return float((actual != expected).mean())
+    norm = float(np.linalg.norm(expected.astype(np.float64))) or 1.0
+    value = (
+        float(np.linalg.norm(actual.astype(np.float64) - expected)) / norm if actual.shape == expected.shape else 1.0
+    )
+    return min(value, 1.0) if np.isfinite(value) else 1.0
+
+
+def _outputs(calls: Calls) -> Callable[[Path, bool], np.ndarray]:
+    """``Task.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
+    few = calls.take(np.arange(min(_FEW, len(calls))))
+
+    def outputs(graph: Path, optimize: bool) -> np.ndarray:
+        answers = _answers(onnxruntime_cpu.session(graph, optimize=optimize), few)
+        values = [value.reshape(-1) for answer in answers for value in answer.values() if value.dtype.kind == "f"]
+        return np.concatenate(values)[:, None].astype(np.float32)
+
+    return outputs
+
+
+def _timer(calls: Calls, settings: Settings, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
+    """``Task.time`` on one call, as often as some seconds allow."""
+
+    def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
+        measure = Measure(threads=settings.threads, runs=20, warmup=3)
+        once = sum(timing.mean_ms for timing in time_graphs(graphs, calls.inputs[0], measure, progress).values())
+        runs = settings.runs or int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
+        return time_graphs(graphs, calls.inputs[0], measure.model_copy(update={"runs": runs}), progress)
+
+    return timed
+
+
+def _report(
+    model: Path, source: str, calls: Calls, half: int, kind: Judge, output: str, settings: Settings
+) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "mmedge": __version__,
+        "model": str(model),
+        "model_sha256": artifact.sha256_of(model),
+        "machine": machine(),
+        "data": {"source": source, "calls": len(calls), "calibration": half, "judged": len(calls) - half},
+        "judged_by": _SAYS[kind],
+        "output": output if kind != "difference" else "all",
+        "budget": {"max_drop": settings.config.max_drop, "require": settings.config.require},
+        "threads": settings.threads,
+    }
+
+
+def _verdict(report: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """``verdict`` and ``exit``, and the gate on latency where one was asked for."""
+    misses = list(report.get("misses", []))
+    taken = next(row for row in report["candidates"] if row["precision"] == report["precision"])
+    limit = settings.max_latency_ratio
+    if limit is not None and taken["ratio_to_fp32"] > limit:
+        ratio = taken["ratio_to_fp32"]
+        misses.append(
+            {"name": "latency_ratio_to_fp32", "limit": limit, "value": ratio, "exit": LatencyGateFailed.exit_code}
+        )
+    codes = [miss["exit"] for miss in misses]
+    code = AccuracyGateFailed.exit_code if AccuracyGateFailed.exit_code in codes else max(codes, default=0)
+    return {"misses": misses, "verdict": "fail" if misses else "pass", "exit": code}
