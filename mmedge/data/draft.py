@@ -109,7 +109,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "",
         "# Candidates are measured; one that is slower or loses more is not taken.",
         "quantize:",
-        "  candidates: [fp32, fp16, int8]",
+        "  candidates: [fp32, fp16, int8, int8-mixed]",
         "  max_drop: 0.02",
         "  max_subset_drop: 0.04",
     ]

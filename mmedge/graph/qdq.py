@@ -5,6 +5,7 @@ A pair is a QuantizeLinear and the DequantizeLinear behind it. A layer is a node
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -133,8 +134,9 @@ def branches_of(model: Any) -> dict[str, str]:
 
 def _label(weight: str) -> str:
     """``encoders.audio.features.0`` of ``q_output_module.encoders.audio.features.0.weight_1``."""
-    label = weight.removeprefix("q_output_").removeprefix("module.")
-    return label.split(".weight")[0].removesuffix("_quantized")
+    if weight.startswith("q_output_"):  # NNCF numbers them
+        weight = re.sub(r"_\d+$", "", weight.removeprefix("q_output_"))
+    return weight.removeprefix("module.").removesuffix(".weight")
 
 
 def named(wanted: Sequence[str], known: Iterable[Layer], *, where: str) -> list[str]:

@@ -11,6 +11,11 @@ from mmedge.spec import Frozen
 
 Target = Literal["onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 
+# Precisions that a target has no kernels for, and what to do about it.
+_LACKING: dict[str, dict[Precision | None, str]] = {
+    "onnxruntime-cuda": {"int8": "its GPU kernels compute in float; name fp16 for it, or the target tensorrt"}
+}
+
 
 class TargetOptions(Frozen):
     """``precision``: taken instead of the fastest, or where the target cannot be run here.
@@ -46,6 +51,13 @@ class Export(Frozen):
     targets: dict[Target, TargetOptions] = {"onnxruntime-cpu": TargetOptions()}
     per_subset: bool = False
     split: bool = False
+
+    @model_validator(mode="after")
+    def _precisions_that_targets_have(self) -> Export:
+        for name, options in self.targets.items():
+            if options.precision in _LACKING.get(name, {}):
+                raise ValueError(f"{name} lacks {options.precision}: {_LACKING[name][options.precision]}")
+        return self
 
     @field_validator("targets")
     @classmethod

@@ -190,3 +190,11 @@ def test_paths_of_teachers_are_relative_to_the_recipe_and_classes_may_be_numbers
     }
     first, second = loaded.distill.teachers
     assert first.artifact == tmp_path / "a/teacher" and second.onnx == tmp_path / "b.onnx"
+
+
+def test_a_precision_that_a_target_lacks_is_told_with_what_it_has(tmp_path):
+    said = faults(
+        tmp_path, GOOD, "export.targets.onnxruntime-cpu={}", "export.targets.onnxruntime-cuda={precision: int8}"
+    )
+    assert "onnxruntime-cuda lacks int8" in said and "name fp16" in said
+    assert "bf16" in faults(tmp_path, GOOD, "export.targets.onnxruntime-cpu={precision: bf16}")

@@ -14,6 +14,7 @@ from mmedge.graph import fusion, qdq
 from mmedge.models.load import contract_of
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
+from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.stages import quantize
 from mmedge.stages.quantize import calibration, candidates, mixed, ptq
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
@@ -270,34 +271,44 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
 
 
 def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tmp_path):
-    """Positive values alone are summed: NonZero gives as many rows as there are."""
-    random = np.random.default_rng(0)
-    weights = {"w": random.standard_normal((8, 1, 3, 3)), "v": random.standard_normal((8, 3))}
+    """Positive values alone go on: NonZero gives as many rows as there are, and for some samples none."""
+    random = np.random.default_rng(1)
+    stored = {"w": random.standard_normal((8, 4)).astype(np.float32), "v": random.standard_normal((1, 3)), "one": [1]}
     nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], "conv", kernel_shape=[3, 3]),
+        helper.make_node("MatMul", ["x", "w"], ["c"], "first"),
         helper.make_node("Relu", ["c"], ["r"], "relu"),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
-        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
-        helper.make_node("NonZero", ["f"], ["n"], "nonzero"),
+        helper.make_node("NonZero", ["r"], ["n"], "nonzero"),
         helper.make_node("Transpose", ["n"], ["t"], "transpose", perm=[1, 0]),
-        helper.make_node("GatherND", ["f", "t"], ["g"], "gathernd"),
-        helper.make_node("ReduceSum", ["g"], ["s"], "sum", keepdims=1),
-        helper.make_node("MatMul", ["f", "v"], ["m"], "matmul"),
-        helper.make_node("Add", ["m", "s"], ["y"], "add"),
+        helper.make_node("GatherND", ["r", "t"], ["g"], "gathernd"),
+        helper.make_node("Unsqueeze", ["g", "one"], ["u"], "unsqueeze"),
+        helper.make_node("MatMul", ["u", "v"], ["y"], "second"),
     ]
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["found", 3])],
+        [
+            numpy_helper.from_array(np.asarray(value, np.int64 if name == "one" else np.float32), name)
+            for name, value in stored.items()
+        ],
     )
     path = tmp_path / "x.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    inputs = [{"x": random.standard_normal((1, 1, 8, 8)).astype(np.float32)} for _ in range(8)]
-    try:
-        ptq.int8(path, tmp_path / "q.onnx", inputs)
-    except MmedgeError as error:
-        assert "NonZero" in str(error)
-    else:
-        assert {layer.name for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"conv"}
+    inputs = [{"x": random.standard_normal((1, 8)).astype(np.float32)} for _ in range(8)]
+    inputs += [{"x": np.zeros((1, 8), np.float32)}]
+    assert calibration.converged(path, inputs)[0] == 9
+    ptq.int8(path, tmp_path / "q.onnx", inputs, "int8-extremes")
+    assert {layer.label for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"w", "v"}
+    kernels = candidates.proved(tmp_path / "q.onnx")
+    assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized"}
+    for sample in inputs:
+        a, b = (onnxruntime_cpu.session(file)(sample)["y"] for file in (path, tmp_path / "q.onnx"))
+        if a.shape == b.shape:  # a value near zero may round to it
+            assert np.abs(a - b).max(initial=0) <= 0.3 * np.abs(a).max(initial=0)
+
+
+def test_what_nncf_cannot_quantize_is_one_error_with_the_candidate(graphs, tmp_path):
+    with pytest.raises(MmedgeError, match=r"NNCF cannot quantize this graph \(int8-percentile\)") as raised:
+        ptq.int8(graphs[1], tmp_path / "q.onnx", [{"image": np.zeros((1, 2), np.float32)}], "int8-percentile")
+    assert "quantize.candidates" in str(raised.value) and not (tmp_path / "q.onnx").exists()

@@ -98,9 +98,9 @@ class _Extremes:
         """Run what was not run yet of a list that grows."""
         for sample in inputs[len(self.found) :]:
             values = {**sample, **self.run(sample)}
-            # Zero belongs to every range: padding and absent values are zeros.
+            # Zero belongs to every range: padding and absent values are zeros, and a tensor may have no values at all.
             self.found.append(
-                [(min(float(values[name].min()), 0.0), max(float(values[name].max()), 0.0)) for name in self.tensors]
+                [(float(values[name].min(initial=0)), float(values[name].max(initial=0))) for name in self.tensors]
             )
 
 
