@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench clean
+.PHONY: demo test test-slow fuzz lint bench bench-prune clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+# Pruning alone: the demo's student against plain torch-pruning, and a network of 8 M parameters; some minutes.
+bench-prune: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks pruning
 
 $(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'

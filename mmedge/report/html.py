@@ -40,9 +40,10 @@ def write_html(report: dict[str, Any], path: Path) -> None:
             if "sensitivity" in stage
         },
         prunings={
-            stage["stage"]: {"rows": pruned.rows(stage["pruning"]), "picture": Markup(pruned.curves(stage["pruning"]))}
+            stage["stage"]: {"rows": rows, "picture": Markup(pruned.curves(stage["pruning"])) if rows else ""}
             for stage in report["stages"]
             if "pruning" in stage
+            for rows in [pruned.rows(stage["pruning"])]
         },
         headline=_headline(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),

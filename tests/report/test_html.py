@@ -77,6 +77,7 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
     for stage in report["stages"]:
         stage.pop("latency", None)
         stage.pop("sensitivity", None)
+        stage.pop("pruning", None)
     write_html(report, tmp_path / "x.html")
     assert Page((tmp_path / "x.html").read_text()).svgs == 1
     print_report(report)

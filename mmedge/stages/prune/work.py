@@ -46,7 +46,7 @@ class Judged:
 class Work:
     """One parent at work. Whatever was measured is kept in ``context.work``, so that an interrupted stage goes on.
 
-    ``whole``: the parent's MACs and parameters. ``teacher`` is None where the parent is itself the teacher.
+    ``whole``: the parent's MACs and parameters. ``teacher``: the run's, which may be the parent itself, unpruned; None where there is none.
     """
 
     parent: Artifact
@@ -157,7 +157,6 @@ class Work:
 def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> Work:
     """All that pruning ``parent``, whose model is ``module``, needs: data as the student may see it, and the teacher."""
     contract, teaching = contract_of(parent), context.recipe.distill or Distill()
-    taught = context.teacher is not None and context.teacher.sha256 != parent.sha256
     return Work(
         parent,
         contract,
@@ -165,7 +164,7 @@ def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context
         context,
         taught_samples(teaching, context, contract),
         context.dataset.validation.only(tuple(contract.modalities)),
-        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if taught else None,
+        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if context.teacher else None,
         _counted(module, contract),
     )
 
