@@ -42,6 +42,7 @@ class Artifact:
     parent: str | None
     sha256: str
     meta: dict[str, Any] = field(repr=False)
+    files: frozenset[str] = field(default=frozenset(), repr=False)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -238,7 +239,8 @@ def read(path: Path) -> Artifact:
     try:
         for name, entry in record["files"].items():
             _verify_file(path, name, entry["sha256"])
-        return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], record["meta"])
+        files, meta = frozenset(record["files"]), {**record["meta"]}
+        return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], meta, files)
     except (KeyError, TypeError, AttributeError) as error:
         raise _tampered(f"the manifest lacks {error}", manifest) from error
 

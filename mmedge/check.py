@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmedge.data import source
 from mmedge.data.checks import table_faults
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
+from mmedge.data.labels import named_in
 from mmedge.data.samples import Samples, manifests, private
 from mmedge.data.source import ROW, SPLIT, arranged, present, read_table, target_column
 from mmedge.data.splits import SPLITS
@@ -105,7 +107,8 @@ def _table(
 def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
     if recipe.data.task == "regression":
         return []
-    return sorted(set(table.filter(polars.col(SPLIT) == "train")[target_column(recipe.data)].drop_nulls()))
+    train = table.filter(polars.col(SPLIT) == "train")
+    return sorted({name for names in named_in(recipe.data, train[target_column(recipe.data)]) for name in names or ()})
 
 
 def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
@@ -119,8 +122,9 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
         "groups": part["group"].n_unique() if "group" in part.columns else part.height,
         "present": there,
     }
-    if data.task == "classification":
-        card["classes"] = dict(sorted(part[target_column(data)].drop_nulls().value_counts().iter_rows()))
+    if data.task != "regression":
+        named = named_in(data, part[target_column(data)])
+        card["classes"] = dict(sorted(Counter(name for names in named for name in names or ()).items()))
     elif part.height:
         values = part[target_column(data)].cast(polars.Float64, strict=False).drop_nulls()
         values = values.filter(values.is_finite())

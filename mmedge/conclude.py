@@ -8,10 +8,9 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import mmedge
 from mmedge import artifact as artifacts
@@ -37,6 +36,8 @@ _TOLD = (
     "macs",
     "precision",
     "candidates",
+    "decision",
+    "losses",
     "calibration",
     "fusion_points",
     "sensitivity",
@@ -258,7 +259,8 @@ def _missed(artifact: Artifact | None, record: dict[str, Any]) -> list[int]:
 def _judge_gain(record: dict[str, Any], controls: list[dict[str, Any]], recipe: Recipe) -> int:
     """The gates on the gain; without a control it was not measured, and they do not pass."""
     limits = {name: limit for name, limit in recipe.gates.get("distill", {}).items() if name.startswith("gain")}
-    figures = {"gain": controls[0]["gain"], "gain_ci95_low": controls[0]["gain_ci95"][0]} if controls else {}
+    over = next((control for control in controls if control["name"] == "no-distillation"), None)
+    figures = {"gain": over["gain"], "gain_ci95_low": over["gain_ci95"][0]} if over else {}
     verdict = gate.judge(figures, limits)
     record["gates"] += [judged.record() for judged in verdict.gates]
     return verdict.exit_code
@@ -303,39 +305,40 @@ def _gate_figures(record: dict[str, Any], records: list[dict[str, Any]]) -> dict
 def _controls(
     ran: list[Ran], dataset: samples.Dataset, recipe: Recipe, context: Context, out: Path
 ) -> list[dict[str, Any]]:
-    """The gain of distillation over its control, on the test split, read here for the first time."""
+    """What each control says on the test split, read here for the first time."""
     artifact = next((done.artifact for done in ran if done.stage == "distill"), None)
-    if artifact is None or not any(name.startswith("control") for name in artifact.meta["students"]):
+    if artifact is None:
         return []
-
-    def compute() -> dict[str, Any]:
-        contract = contract_of(artifact)
-        test = dataset.test.only(tuple(contract.modalities))
-        outputs: dict[str, list[np.ndarray]] = {"distilled": [], "control": []}
-        for name in artifact.meta["students"]:
-            kind, _, _ = name.partition("-")
-            outputs[kind].append(
-                predict_module(context.rebuild(artifact, f"{name}/{WEIGHTS}"), contract, test, test.present)
-            )
-        return gain(
-            contract,
-            outputs["distilled"],
-            outputs["control"],
-            test,
-            resamples=recipe.measure.bootstrap,
-            seed=recipe.seed,
-        )
-
     return [
         _remembered(
             out,
             "gain",
-            [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap],
+            [artifact.sha256, dataset.sha256, recipe.seed, recipe.measure.bootstrap, name],
             context,
-            "measuring the gain of distillation",
-            compute,
+            f"measuring the gain over the control {name}",
+            partial(_compare, artifact, name, compared, dataset, recipe, context),
         )
+        for name, compared in artifact.meta["controls"].items()
     ]
+
+
+def _compare(
+    artifact: Artifact, name: str, compared: dict[str, Any], dataset: samples.Dataset, recipe: Recipe, context: Context
+) -> dict[str, Any]:
+    """One control's record: the students of both sides, rebuilt, shown what the control is about."""
+    contract = contract_of(artifact)
+    test = dataset.test.only(tuple(contract.modalities))
+    test = test.shown(compared["shown"]) if compared["shown"] else test
+    ours, theirs = (
+        [
+            predict_module(context.rebuild(artifact, f"{student}/{WEIGHTS}"), contract, test, test.present)
+            for student in artifact.meta["students"]
+            if student.rpartition("-")[0] == compared[side]
+        ]
+        for side in ("against", "students")
+    )
+    resamples = recipe.measure.bootstrap
+    return gain(contract, ours, theirs, test, name=name, resamples=resamples, seed=recipe.seed)
 
 
 def _write_bundle(

@@ -279,14 +279,18 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
 
 
+Task = Literal["classification", "multilabel", "regression"]
+
+
 class Contract(Frozen):
     """What a model promises: its inputs in order, its output, its labels. ``present`` is bool [batch, modalities].
 
     ``labels`` are the classes in the order of the output's columns; empty for regression, whose training targets have
-    the mean ``target_mean`` and the standard deviation ``target_std``: outputs are in the targets' own unit.
+    the mean ``target_mean`` and the standard deviation ``target_std``: outputs are in the targets' own unit. With
+    ``multilabel`` every label has a logit of its own: it is there where the sigmoid is above 0.5.
     """
 
-    task: Literal["classification", "regression"]
+    task: Task
     modalities: dict[str, ModalitySpec]
     labels: tuple[str, ...] = ()
     output: str = "logits"

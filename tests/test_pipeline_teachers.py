@@ -130,9 +130,13 @@ def test_a_teacher_with_another_preprocessing_of_the_same_modality_teaches_and_t
 
 
 def test_an_onnx_teacher_with_classes_of_its_own_teaches_those_that_it_shares(finished, small, tmp_path):
-    """The finished teacher's graph, its classes renamed: two mean one, one means none, so two are left to the labels."""
+    """The finished teacher's graph, its classes renamed: two mean one, one means none, so two are left to the labels.
+
+    The same teacher by its weights is judged alike.
+    """
     shutil.copy(finished.out / "teacher" / "model.onnx", tmp_path / "t.onnx")
     names = {f"digit {n}": str(n) for n in range(10)}
+    tiny_model = small["teacher"]["model"]
     small["teacher"] = {"onnx": str(tmp_path / "t.onnx")}
     del small["prune"], small["quantize"]
     out = finished.copied(tmp_path / "out")
@@ -142,6 +146,9 @@ def test_an_onnx_teacher_with_classes_of_its_own_teaches_those_that_it_shares(fi
     teacher, student = outcome.report["stages"][:2]
     assert teacher["quality"]["value"] < same["quality"]["value"]
     assert "left to the labels: 3, 7" in " ".join(student["notes"])
+    made = {**tiny_model, "weights": str(finished.out / "teacher" / "weights.safetensors")}
+    by_weights = {"model": made, "train": None, "classes": names}
+    assert run(small | {"teacher": by_weights}, out, only="teacher").report["stages"][0]["quality"] == same["quality"]
     few = {name: label for name, label in names.items() if label != "9"}
     with pytest.raises(UsageError, match=r"shape \[2, 10\] for a batch of 2; the classes need \[2, 9\]"):
         run(small | {"teacher": {**small["teacher"], "classes": few}}, out, only="teacher")

@@ -16,7 +16,7 @@ _MOST = 8
 def write(bundle: Path, out: Path) -> Path:
     """Write OUT/<name>/config.pbtxt and OUT/<name>/1/model.onnx; returns the model's folder."""
     read = bundles.read(bundle)
-    contract = Contract.model_validate(read.artifact.meta["contract"])
+    contract = bundles.contract_of(read.artifact)
     model = out / read.artifact.meta["name"]
     if model.exists():
         raise UsageError(

@@ -29,7 +29,7 @@ def predict(ctx: click.Context, bundle: Path, target: str | None, threads: int, 
     record = prediction.record()
     if as_json:
         print_json(record)
-    elif prediction.label is None:
+    elif prediction.value is not None:
         click.echo(f"{prediction.value:g}")
     else:
         for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:

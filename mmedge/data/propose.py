@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars
 
+from mmedge.data.labels import labels_in
 from mmedge.data.source import read_table
 from mmedge.errors import UsageError, did_you_mean
 
@@ -299,6 +300,9 @@ def _task(cells: polars.Series, target: str, manifest: Path) -> tuple[str, int]:
         whole = bool((numbers == numbers.round()).all())
         if distinct > (20 if whole else 10):
             return "regression", distinct
+    names = _several(known)
+    if names:
+        return "multilabel", names
     if distinct > max(2, len(known) // 2):
         raise UsageError(
             f"the target {target!r} has {distinct} different values in {len(known)} rows: too many for classes",
@@ -306,6 +310,15 @@ def _task(cells: polars.Series, target: str, manifest: Path) -> tuple[str, int]:
             todo="name another with --target",
         )
     return "classification", distinct
+
+
+def _several(known: polars.Series) -> int:
+    """How many labels the cells are made of, where each holds several; 0 where they do not."""
+    rows = [labels_in(cell, ";") or frozenset() for cell in known]
+    names = {name for row in rows for name in row}
+    lists = all(cell.startswith("[") for cell in known)
+    several = lists or sum(len(row) > 1 for row in rows) > 0.1 * len(rows)
+    return len(names) if several and 2 <= len(names) <= max(2, len(rows) // 4) else 0
 
 
 def _modalities(columns: dict[str, Column]) -> dict[str, dict[str, Any]]:

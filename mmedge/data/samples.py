@@ -15,6 +15,7 @@ import numpy as np
 import polars
 
 from mmedge.artifact import hash_json, sha256_of, write_json
+from mmedge.data.labels import hidden, labelled, named_in, one_hot, spread_over
 from mmedge.data.source import (
     columns_of,
     load_attribute,
@@ -37,7 +38,8 @@ class Samples:
     """One split. N samples, M modalities in the contract's order.
 
     ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1 where
-    unlabelled) or float32 [N] (NaN where unlabelled); ``groups``: int64 [N], the independent unit of each sample.
+    unlabelled), float32 [N] (NaN where unlabelled), or float32 [N, labels] of 0 and 1 for several labels a
+    sample; ``groups``: int64 [N], the independent unit of each sample.
     """
 
     split: str
@@ -53,8 +55,7 @@ class Samples:
     @property
     def labelled(self) -> np.ndarray:
         """bool [N]."""
-        known: np.ndarray = self.targets >= 0 if self.targets.dtype.kind == "i" else ~np.isnan(self.targets)
-        return known
+        return labelled(self.targets)
 
     def only(self, modalities: Sequence[str]) -> Samples:
         """The same samples with some of the modalities, for a model that takes fewer."""
@@ -76,6 +77,16 @@ class Samples:
             self.groups[rows],
         )
 
+    def shown(self, modalities: Sequence[str]) -> Samples:
+        """The same rows with nothing else present. A row that lacks one of them keeps what it has, and loses its label.
+
+        So no row is empty, and none counts that could not be shown the subset.
+        """
+        mask = np.array([name in modalities for name in self.inputs])
+        having = np.asarray(self.present[:, mask].all(axis=1))
+        present = np.where(having[:, None], mask, self.present)
+        return replace(self, present=present, targets=hidden(self.targets, ~having))
+
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
         known = np.flatnonzero(self.labelled)
@@ -84,17 +95,14 @@ class Samples:
                 f"{count} labels are asked for, the training split has {len(known)}", where="distill.labels"
             )
         rng = np.random.default_rng(seed)
-        if self.targets.dtype.kind == "i":
-            of_class = [
-                rng.permutation(known[self.targets[known] == label]) for label in np.unique(self.targets[known])
-            ]
+        classes = spread_over(self.targets)
+        if classes is not None:
+            of_class = [rng.permutation(known[classes[known] == label]) for label in np.unique(classes[known])]
             rank = np.concatenate([np.arange(len(rows)) for rows in of_class])
             known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
         else:
             known = rng.permutation(known)
-        targets = self.targets.copy()
-        targets[known[count:]] = -1 if targets.dtype.kind == "i" else np.nan
-        return replace(self, targets=targets)
+        return replace(self, targets=hidden(self.targets, known[count:]))
 
 
 @dataclass(frozen=True)
@@ -176,8 +184,8 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     key, facts = manifests(recipe, folder, code=code, progress=progress)
     tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
     found = partial(place, data, recipe.seed)
-    contract, classes = _contract(data, tables, found)
-    targets = {split: _targets(split, table, contract, classes, data, found) for split, table in tables.items()}
+    contract = _contract(data, tables, found)
+    targets = {split: _targets(split, table, contract, data, found) for split, table in tables.items()}
     all_decoded = {}
     for name, spec in data.modalities.items():
         all_decoded[name] = decoded(name, spec, tables, folder, cache, data.workers, progress)
@@ -246,7 +254,7 @@ def _source_state(data: Data, code: Path) -> str:
     return ""
 
 
-def _contract(data: Data, tables: dict[str, polars.DataFrame], found: Place) -> tuple[Contract, dict[str, int]]:
+def _contract(data: Data, tables: dict[str, polars.DataFrame], found: Place) -> Contract:
     for split, table in tables.items():
         if table[target_column(data)].null_count() == table.height:
             raise MmedgeError(
@@ -254,27 +262,24 @@ def _contract(data: Data, tables: dict[str, polars.DataFrame], found: Place) -> 
             )
     if data.task == "regression":
         mean, std = _mean_and_std(tables["train"][target_column(data)])
-        return Contract(
-            task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std
-        ), {}
-    labels = sorted(set(tables["train"][target_column(data)].drop_nulls()))
+        return Contract(task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std)
+    named = {split: named_in(data, table[target_column(data)]) for split, table in tables.items()}
+    labels = sorted({label for names in named["train"] if names for label in names})
     if len(labels) < 2:
         raise MmedgeError(
-            f"the training split has one class only: {labels[0]!r}",
+            f"the training split has one class only: {labels[0]!r}" if labels else "no training sample has a label",
             where=f"data/train.csv, column {data.target}",
-            todo="classification needs two",
+            todo=f"{data.task} needs two",
         )
     for split in ("validation", "test"):
-        for sample, label in tables[split].select("id", target_column(data)).iter_rows():
-            if label is not None and label not in labels:
+        for sample, names in zip(tables[split]["id"], named[split]):
+            for label in sorted((names or frozenset()) - set(labels)):
                 raise MmedgeError(
                     f"label {label!r} of a {split} sample is not in the training split",
                     where=found(sample, data.target),
                     todo="correct the label or the split",
                 )
-    return Contract(task="classification", modalities=data.modalities, labels=tuple(labels)), {
-        label: index for index, label in enumerate(labels)
-    }
+    return Contract(task=data.task, modalities=data.modalities, labels=tuple(labels))
 
 
 def _mean_and_std(targets: polars.Series) -> tuple[float, float]:
@@ -305,12 +310,13 @@ def _refuse_unreadable(
     )
 
 
-def _targets(
-    split: str, table: polars.DataFrame, contract: Contract, classes: dict[str, int], data: Data, found: Place
-) -> np.ndarray:
-    """int64 [N], -1 unlabelled; or float32 [N], NaN unlabelled."""
+def _targets(split: str, table: polars.DataFrame, contract: Contract, data: Data, found: Place) -> np.ndarray:
+    """As ``Samples.targets``."""
     target = target_column(data)
+    if contract.task == "multilabel":
+        return one_hot(named_in(data, table[target]), contract.labels)
     if contract.task == "classification":
+        classes = {label: index for index, label in enumerate(contract.labels)}
         return np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
     values = table[target].cast(polars.Float32, strict=False)
     wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()

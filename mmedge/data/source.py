@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import polars
 
 from mmedge.artifact import replacing
 from mmedge.data import align, avdigits, splits
+from mmedge.data.labels import joined, named_in, rarest
 from mmedge.data.splits import SPLITS
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
@@ -93,8 +95,13 @@ def load_attribute(name: str, folder: Path) -> Any:
 
 
 def read_table(path: Path) -> polars.DataFrame:
-    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null."""
+    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null, lists are JSON."""
     table = read_columns(path, "manifest")
+    lists = [name for name, dtype in table.schema.items() if isinstance(dtype, polars.List)]
+    table = table.with_columns(
+        polars.col(name).map_elements(lambda cell: json.dumps(list(cell), ensure_ascii=False), polars.String)
+        for name in lists
+    )
     return table.select(polars.all().cast(polars.String).replace("", None))
 
 
@@ -144,6 +151,10 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
     for name, stream in data.align.items():
         table, alignment = align.join(table, name, stream, files, read_table)
         alignments.append(alignment)
+    for label in data.label_columns:
+        _require_column(table, label, "data.label_columns", data.manifest)
+    if data.label_columns:
+        table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target))
     needed = {"data.target": data.target, "data.id": data.id, "data.group": data.group, "data.split": data.split}
     for key, column in needed.items():
         _require_column(table, column, key, data.manifest)
@@ -247,9 +258,12 @@ def target_column(data: Data) -> str:
 def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:
     """The split of each row: by column, fold or ratios. Where the column knows no validation, it is drawn from training."""
     target = out[target_column(data)].fill_null("")
-    labels = (
-        target if data.task == "classification" else polars.Series(["" if t == "" else "x" for t in target])
-    ).to_numpy()
+    match data.task:
+        case "multilabel":
+            target = polars.Series(rarest(named_in(data, out[target_column(data)])))
+        case "regression":
+            target = polars.Series(["" if t == "" else "x" for t in target])
+    labels = target.to_numpy()
     groups = out["group"].to_numpy() if data.group else None
     shares = [data.ratios[split] for split in SPLITS]  # type: ignore[index]
     validation = shares[1] / (shares[0] + shares[1])
@@ -293,6 +307,8 @@ def _from_dataset(
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
         target = item.get(data.target)
+        if isinstance(target, (list, tuple, set, frozenset)):
+            target = json.dumps([str(label) for label in target], ensure_ascii=False)
         row[target_column(data)] = None if target is None else str(target)
         if data.group:
             row["group"] = str(item.get(data.group, name))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmedge.data.labels import labelled
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.spec import Contract, subsets
@@ -44,18 +45,35 @@ class Quality:
 
 
 def metric_of(contract: Contract) -> str:
-    """``accuracy``; for regression ``r2``, so that more is better everywhere."""
-    return "accuracy" if contract.task == "classification" else "r2"
+    """``accuracy``; the mean ``average_precision`` of several labels; for regression ``r2``: more is better everywhere."""
+    return {"classification": "accuracy", "multilabel": "average_precision", "regression": "r2"}[contract.task]
 
 
 def score(contract: Contract, output: np.ndarray, targets: np.ndarray) -> float:
     """The metric over labelled samples. ``output``: float [n, outputs]; ``targets``: as in ``Samples``."""
-    known = _labelled(targets)
+    known = labelled(targets)
     output, targets = output[known], targets[known]
     if contract.task == "classification":
         return float((output.argmax(axis=1) == targets).mean())
+    if contract.task == "multilabel":
+        return average_precision(output, targets)
     spread = float(((targets - targets.mean()) ** 2).sum())
     return float(1 - ((output[:, 0] - targets) ** 2).sum() / spread) if spread else float("nan")
+
+
+def average_precision(output: np.ndarray, targets: np.ndarray) -> float:
+    """The macro mean over labels of the area under precision and recall; NaN where no label has a sample.
+
+    ``output``: float [n, labels]; ``targets``: 0 or 1, [n, labels]. A label that no sample has is left out. Equal outputs
+    share one threshold, as in scikit-learn's ``average_precision_score``.
+    """
+    found = []
+    for scores, has in zip(output.T, targets.T > 0.5):
+        if has.any():
+            right, everything = np.sort(scores[has]), np.sort(scores)
+            above = [len(all_) - np.searchsorted(all_, right) for all_ in (right, everything)]
+            found.append(float((above[0] / above[1]).mean()))
+    return float(np.mean(found)) if found else float("nan")
 
 
 def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resamples: int, seed: int) -> Quality:
@@ -68,7 +86,7 @@ def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resampl
             "the model's output holds NaN or infinity",
             where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(output))[0][0])]}",
         )
-    known = np.flatnonzero(_labelled(samples.targets))
+    known = np.flatnonzero(samples.labelled)
     output, targets, groups = output[known], samples.targets[known], samples.groups[known]
     draws = [score(contract, output[rows], targets[rows]) for rows in bootstrap_rows(groups, resamples, seed)]
     low, high = np.nanpercentile(draws, [2.5, 97.5])
@@ -94,33 +112,37 @@ def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.nda
     ]
 
 
+def subset_answers(
+    contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{subset: (scored rows, bool [n]; output, float [n, outputs])} for every non-empty subset that has such rows.
+
+    Scored are the labelled samples that have all of the subset's modalities. ``predict(present: bool [n, M]) -> float
+    [n, outputs]`` withholds what is not present.
+    """
+    names = tuple(contract.modalities)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for chosen in subsets(names):
+        shown = samples.shown(chosen)
+        if shown.labelled.any():
+            found["+".join(chosen)] = shown.labelled, predict(shown.present)
+    return found
+
+
 def subset_scores(
     contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, float]:
-    """The metric for every non-empty subset of modalities, over the samples that have all of the subset's modalities.
-
-    ``predict(present: bool [n, M]) -> float [n, outputs]`` withholds what is not present.
-    """
-    names = tuple(contract.modalities)
-    scores: dict[str, float] = {}
-    for chosen in subsets(names):
-        mask = np.array([name in chosen for name in names])
-        having = np.asarray(samples.present[:, mask].all(axis=1))
-        if (having & samples.labelled).any():
-            # Rows that lack the subset keep what they have, so that no row is empty; they are not scored.
-            present = np.where(having[:, None], mask, samples.present)
-            value = score(contract, predict(present)[having], samples.targets[having])
-            if not np.isnan(value):  # R2 of rows that all have the same target
-                scores["+".join(chosen)] = value
-    return scores
+    """The metric for every subset of ``subset_answers``."""
+    scores = {
+        name: score(contract, output[rows], samples.targets[rows])
+        for name, (rows, output) in subset_answers(contract, samples, predict).items()
+    }
+    return {name: value for name, value in scores.items() if not np.isnan(value)}  # R2 where all targets are equal
 
 
-def overall(quality: float, subsets: Mapping[str, float]) -> float:
-    """One figure to choose by: all modalities present weigh as much as the mean of the subsets.
-
-    So that the best by it is not one that forgot a modality.
-    """
-    return 0.5 * quality + 0.5 * float(np.mean(list(subsets.values()) or [quality]))
+def balanced(quality: float, subsets: Collection[float]) -> float:
+    """What checkpoints and students are chosen by: all modalities present weigh as much as the mean of the subsets."""
+    return 0.5 * quality + 0.5 * (sum(subsets) / len(subsets) if subsets else quality)
 
 
 def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
@@ -167,15 +189,17 @@ def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Callable[
     return predict
 
 
-def _labelled(targets: np.ndarray) -> np.ndarray:
-    known: np.ndarray = targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
-    return known
-
-
 def _others(contract: Contract, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     if contract.task == "regression":
         errors = output[:, 0] - targets
         return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
     from sklearn.metrics import f1_score
 
+    if contract.task == "multilabel":
+        said, true = output > 0, targets > 0.5
+        return {
+            "f1_micro": float(f1_score(true, said, average="micro", zero_division=0)),
+            "f1": float(f1_score(true, said, average="macro", zero_division=0)),
+            "all_labels_right": float((said == true).all(axis=1).mean()),
+        }
     return {"f1": float(f1_score(targets, output.argmax(axis=1), average="macro", zero_division=0))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,53 @@ class FusionNet(nn.Module):
     ``forward(**{modality: tensor}, present: bool [batch, modalities]) -> {output: [batch, outputs]}``. The columns of
     ``present`` follow the order of ``encoders``. The tensor of an absent modality is read but has no influence.
     The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest form.
+    In training ``present`` may be [batch, k, modalities]: the encoders run once for k answers a sample, [batch * k, outputs].
+
+    ``imagined``: modalities that are no input. A branch a modality makes its embedding from the others' for the fusion
+    (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has
+    convolutions of its own; here it stands on the encoders that are there, which costs two small matrices).
     """
 
     def __init__(
-        self, encoders: Mapping[str, nn.Module], embedding: int, hidden: int, outputs: int, output: str, dropout: float
+        self,
+        encoders: Mapping[str, nn.Module],
+        embedding: int,
+        hidden: int,
+        outputs: int,
+        output: str,
+        dropout: float,
+        imagined: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.modalities = tuple(encoders)
         self.output = output
         self.encoders = nn.ModuleDict(encoders)
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(embedding)) for name in encoders})
-        self.fusion = nn.Sequential(nn.Linear(embedding * len(self.modalities), hidden), nn.ReLU())
+        given = embedding * len(self.modalities)
+        self.imagine = nn.ModuleDict({name: _imagining(given, embedding) for name in imagined})
+        self.fusion = nn.Sequential(nn.Linear(given + embedding * len(imagined), hidden), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, outputs))
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        encoded = [self.encoders[name](inputs[name]) for name in self.modalities]
+        if present.dim() == 3:
+            encoded = [repeated(x, present.shape[1]) for x in encoded]
+            present = present.flatten(0, 1)
         embeddings = [
-            torch.where(present[:, index : index + 1], self.encoders[name](inputs[name]), self.absent[name])
+            torch.where(present[:, index : index + 1], encoded[index], self.absent[name])
             for index, name in enumerate(self.modalities)
         ]
-        return {self.output: self.head(self.fusion(torch.cat(embeddings, dim=1)))}
+        joint = torch.cat(embeddings, dim=1)
+        if self.imagine:
+            joint = torch.cat([joint, *(branch(joint) for branch in self.imagine.values())], dim=1)
+        return {self.output: self.head(self.fusion(joint))}
+
+
+def repeated(x: Tensor, times: int) -> Tensor:
+    """[batch, ...] -> [batch * times, ...]: every row ``times`` in a row."""
+    return x.repeat_interleave(times, dim=0) if times > 1 else x
+
+
+def _imagining(given: int, embedding: int) -> nn.Module:
+    """[batch, given] -> [batch, embedding]."""
+    return nn.Sequential(nn.Linear(given, embedding), nn.ReLU(), nn.Linear(embedding, embedding), nn.ReLU())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.models.fusion import repeated
 
 
 class Rescale(nn.Module):
@@ -51,6 +52,9 @@ class Wrapped(nn.Module):
         _check_parameters(inner, self.names)
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        if present.dim() == 3:  # in training: k answers a sample, as FusionNet gives them
+            inputs = {name: repeated(x, present.shape[1]) for name, x in inputs.items()}
+            present = present.flatten(0, 1)
         arguments: dict[str, Tensor] = {}
         for index, (name, parameter) in enumerate(self.names.items()):
             x = inputs[name]

@@ -49,7 +49,8 @@ def build(
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
-        module = FusionNet(encoders, model.embedding, model.hidden, contract.outputs, contract.output, model.dropout)
+        sizes = (model.embedding, model.hidden, contract.outputs)
+        module = FusionNet(encoders, *sizes, contract.output, model.dropout, model.hallucinate)
         if unit:
             module.head.append(unit)
     else:

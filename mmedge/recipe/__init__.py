@@ -15,6 +15,7 @@ from mmedge.recipe.training import (
     Hint,
     Loss,
     Model,
+    Schedule,
     Teacher,
     Train,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Redact",
+    "Schedule",
     "Stream",
     "Target",
     "TargetOptions",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmedge.errors import did_you_mean
-from mmedge.spec import Frozen, ModalitySpec
+from mmedge.spec import Frozen, ModalitySpec, Task
 
 
 class Fold(Frozen):
@@ -58,6 +58,9 @@ class Data(Frozen):
     A manifest is CSV, TSV, JSONL or Parquet, a row a sample; an empty cell is a missing modality, or a missing label
     (such a sample of the training split takes part in distillation only). Splits come from the column ``split``, from
     ``fold``, or from ``ratios``: whole groups where ``group`` names a column, else stratified by the target; seeded.
+    ``task: multilabel``: a sample has any number of labels. The target's cell holds a list (JSONL, Parquet) or names with
+    ``separator`` between them (the separator alone: none of them; an empty cell: unlabelled); or ``label_columns`` names
+    columns of 0 and 1, one a label.
     ``workers``: processes that decode; as many as there are cores, where it pays, when none are named.
     """
 
@@ -66,8 +69,10 @@ class Data(Frozen):
     manifest: Path | None = None
     recordings: Path | None = None
     modalities: dict[str, ModalitySpec]
-    task: Literal["classification", "regression"] = "classification"
+    task: Task = "classification"
     target: str = "label"
+    separator: str = Field(";", min_length=1, max_length=3)
+    label_columns: tuple[str, ...] = ()
     id: str | None = None
     group: str | None = None
     split: str | None = None
@@ -102,11 +107,15 @@ class Data(Frozen):
                 raise ValueError(f"{key!r} belongs to a 'manifest'; a dataset gives its own splits and columns")
         if self.fold and self.split:
             raise ValueError("name either 'split' or 'fold'")
+        if self.label_columns and (self.task != "multilabel" or self.manifest is None or len(self.label_columns) < 2):
+            raise ValueError("'label_columns' are two or more columns of a 'manifest', for 'task: multilabel'")
         return self
 
     @model_validator(mode="after")
     def _columns_agree(self) -> Data:
         read = {column for name, spec in self.modalities.items() for column in spec.columns_read or (name,)}
+        for label in set(self.label_columns) & read:
+            raise ValueError(f"the label column {label!r} is also the input of a modality")
         if self.target in read:
             raise ValueError(f"the target {self.target!r} is also the input of a modality")
         taken = {"id": self.id, "group": self.group} if self.manifest else {}
@@ -118,7 +127,7 @@ class Data(Frozen):
             if column in files:
                 raise ValueError(f"redact.hash: the column {column!r} holds paths; hash the files' names themselves")
         for column in self.redact.drop if self.redact else ():
-            if column in (read | {self.target, self.id, self.group, self.split}):
+            if column in (read | {self.target, self.id, self.group, self.split, *self.label_columns}):
                 raise ValueError(f"redact.drop: the column {column!r} is used by this recipe")
         if (
             set(self.ratios) != {"train", "validation", "test"}

@@ -21,7 +21,9 @@ class Model(Frozen):
     """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
 
     ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``weights``: safetensors, or a
-    checkpoint that ``torch.load(weights_only=True)`` reads.
+    checkpoint that ``torch.load(weights_only=True)`` reads. ``hallucinate``: modalities of the data that the network does
+    not take and imagines: a branch of its own makes their features from those it has, taught by the teacher's encoder.
+    A regression network of one's own that has no weights yet answers in standard units of the training targets.
     """
 
     factory: str | None = None
@@ -29,6 +31,7 @@ class Model(Frozen):
     inputs: dict[str, str] = {}
     weights: Path | None = None
     modalities: tuple[str, ...] | None = None
+    hallucinate: tuple[str, ...] = ()
     encoders: dict[str, Encoder] = {}
     embedding: int = Field(64, ge=1, le=65_536)
     hidden: int = Field(64, ge=1, le=65_536)
@@ -40,6 +43,14 @@ class Model(Frozen):
         if factory is not None and (factory.count(":") != 1 or not all(factory.split(":"))):
             raise ValueError(f"must be 'module:factory', not {factory!r}")
         return factory
+
+    @model_validator(mode="after")
+    def _imagines_what_it_lacks(self) -> Model:
+        if self.hallucinate and self.factory:
+            raise ValueError("'hallucinate' belongs to the built-in network; teach a branch of your own by a hint")
+        if self.hallucinate and (self.modalities is None or set(self.hallucinate) & set(self.modalities)):
+            raise ValueError("'hallucinate' names modalities that are not among 'modalities'")
+        return self
 
     @field_validator("modalities")
     @classmethod
@@ -67,6 +78,11 @@ class Train(Frozen):
     size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
     often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
 
+    ``modality_dropout``: the share of samples that lose a random part of their modalities; or ``every``: each sample is
+    answered three times a step, with all it has, with a random part and with the rest, so that no modality lives off
+    another (of two modalities, these are all the subsets). The built-in network runs its encoders once for the three; a
+    network of one's own is run on all three.
+
     ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
     ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
     exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
@@ -87,7 +103,7 @@ class Train(Frozen):
     warmup: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float = Field(5.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    modality_dropout: float = Field(0.5, ge=0, lt=1)
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["every"] = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     focal_gamma: float = Field(0.0, ge=0)
     sampling: Literal["uniform", "balanced"] = "uniform"
@@ -191,25 +207,30 @@ class Another(Given):
         return self
 
 
+Schedule = Literal["constant", "linear", "rise", "cosine"]
+
+
 class Hint(Frozen):
     """Two layers whose outputs are matched, named as in ``named_modules()``, and how.
 
     ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations`` (distances
     and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a modality that the
-    student does not get: the student then learns to imagine its features.
+    student does not get: the student then learns to imagine its features. ``schedule``: of this hint's weight; the
+    loss's own where none is given.
     """
 
     teacher: str = "fusion"
     student: str = "fusion"
     kind: Literal["features", "attention", "relations", "contrastive"] = "features"
     weight: float = Field(1.0, gt=0)
+    schedule: Schedule | None = None
 
 
 class Loss(Frozen):
     """Weights of the distillation loss; ``temperature`` softens the logits.
 
-    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: ``constant``, or ``linear``
-    where the teacher's part falls to nothing at the last epoch and labels have the last word.
+    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: of the teacher's part:
+    ``constant``; ``linear`` and ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
     """
 
     labels: float = Field(1.0, ge=0)
@@ -217,7 +238,7 @@ class Loss(Frozen):
     kind: Literal["kd", "dkd", "dist"] = "kd"
     temperature: float = Field(2.0, gt=0)
     hints: tuple[Hint, ...] = ()
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Schedule = "constant"
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
@@ -227,9 +248,17 @@ class Loss(Frozen):
 
 
 class Controls(Frozen):
-    """The same student without a teacher on the same schedule, over ``seeds`` seeds: is the teacher worth it?"""
+    """What the student is compared with, each on the same schedule over ``seeds`` seeds.
+
+    ``no_distillation``: the same student without a teacher; where it is better on validation, it is what ships, and the
+    report says "do not distil". Without this control nothing is decided. ``same_modality_teacher``: where the student
+    takes other modalities than the teacher, a teacher of the student's own teaches it too: do the others help?
+    ``subset_students``: a student of the same size for each proper subset of modalities, trained for that subset alone.
+    """
 
     no_distillation: bool = True
+    same_modality_teacher: bool = False
+    subset_students: bool = False
     seeds: int = Field(3, ge=1)
 
 
@@ -240,12 +269,14 @@ class Distill(Frozen):
     (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's teacher's.
 
     ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
-    the teacher at every step.
+    the teacher at every step. ``candidates``: losses that are tried beside ``loss``, each in one seed; the best on
+    validation teaches. ``auto``: what ``loss`` says, stronger, weaker, and fading.
     """
 
     model: Model = Model()
     labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
+    candidates: tuple[Loss, ...] | Literal["auto"] = ()
     teachers: tuple[Another, ...] = ()
     combine: Literal["average", "confidence"] = "average"
     train: Train = Train()
@@ -257,6 +288,23 @@ class Distill(Frozen):
         if self.labels == "none" and not self.loss.logits and not self.loss.hints:
             raise ValueError("with 'labels: none', loss.logits or loss.hints must teach")
         return self
+
+    @property
+    def losses(self) -> list[Loss]:
+        """The losses to choose from, ``loss`` first. What the model imagines has a hint in each, a teacher's encoder."""
+        if self.candidates == "auto":
+            of = self.loss
+            stronger, weaker = (of.model_copy(update={"logits": of.logits * factor}) for factor in (4, 0.25))
+            found = [of, stronger, weaker, of.model_copy(update={"schedule": "linear"})]
+        else:
+            found = [self.loss, *self.candidates]
+        return [self._imagining(loss) for loss in found]
+
+    def _imagining(self, loss: Loss) -> Loss:
+        taught = {hint.student for hint in loss.hints}
+        missing = [name for name in self.model.hallucinate if f"imagine.{name}" not in taught]
+        hints = tuple(Hint(teacher=f"encoders.{name}", student=f"imagine.{name}") for name in missing)
+        return loss.model_copy(update={"hints": (*loss.hints, *hints)})
 
     @field_validator("labels")
     @classmethod

@@ -32,7 +32,12 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:
-        faults = [*self._modality_faults(), *self._teacher_faults(), *self._gate_faults()]
+        faults = [
+            *self._modality_faults(),
+            *self._teacher_faults(),
+            *self._task_faults(),
+            *self._gate_faults(),
+        ]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -58,6 +63,23 @@ class Recipe(Frozen):
             for name, augment in (train.augment if train else {}).items():
                 if name in known and known[name].kind == "text" and augment != Augment(mask=augment.mask):
                     faults.append(f"{stage}.train.augment.{name}: of a text, only 'mask' can be changed")
+        return faults
+
+    def _task_faults(self) -> list[str]:
+        """Settings that belong to samples of one class each."""
+        task = self.data.task
+        if task == "classification":
+            return []
+        faults = []
+        for loss in self.distill.losses if self.distill else ():
+            if loss.kind != "kd":
+                faults.append(
+                    f"distill.loss.kind: {loss.kind!r} compares classes that exclude each other; for {task} use 'kd'"
+                )
+        for stage, train in self._schedules():
+            for key, off in (("class_weights", "none"), ("sampling", "uniform"), ("focal_gamma", 0.0)):
+                if train and getattr(train, key) != off:
+                    faults.append(f"{stage}.train.{key}: is for classification, and the task is {task}")
         return faults
 
     def _givens(self) -> list[tuple[str, Given]]:

@@ -63,15 +63,21 @@ def _once(model: dict[str, Any]) -> list[str]:
         + ", ".join(f"{row['samples_per_s']:,.0f}/s with {row['streams']} stream(s)" for row in model["throughput"]),
     ]
     for entry in model["batches"]:
+        if "parts_ms" in entry:
+            parts = ", ".join(f"{name.replace('_', ' ')} {value:.3f} ms" for name, value in entry["parts_ms"].items())
+            lines.append(f"batch {entry['batch']}: {parts}")
         if "ratio_to_first" in entry:
             low, high = entry["ratio_to_first"]["ci95"]
             lines.append(
                 f"batch {entry['batch']}: {entry['ratio_to_first']['value']:.3f} x the latency of 1, 95 % interval {low:.3f} to {high:.3f}"
             )
     if "branches" in model:
-        lines.append("branches " + ", ".join(f"{name} {share:.0%}" for name, share in model["branches"].items()))
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in model["branches"].items())
+        lines.append(f"branches {shares} ({model['layers_basis']})")
         for layer in sorted(model["layers"], key=lambda layer: -layer["share"])[:_LAYERS_SHOWN]:
             lines.append(f"  {layer['share']:6.1%}  {layer['branch']:10} {layer['kind']:14} {layer['name']}")
+    else:
+        lines.append(f"layers not available: {model['layers']['not_available']}")
     return lines
 
 

@@ -20,6 +20,8 @@ def print_report(report: dict[str, Any]) -> None:
     for stage in report["stages"]:
         if "pruning" in stage:
             print_pruning(console, stage["pruning"])
+        if "decision" in stage:
+            console.print(f"{stage['stage']}: {stage['decision']['said']}")
     for control in report["controls"]:
         low, high = control["gain_ci95"]
         console.print(

@@ -6,15 +6,17 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from mmedge import artifact
 from mmedge.artifact import Artifact
-from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.spec import Contract
 
 SIGNATURE = "manifest.sig"
@@ -83,10 +85,79 @@ def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_sta
     return found
 
 
-def engine_file(found: Artifact, target: str) -> str:
-    """The file that a bundle's target is run from, relative to the bundle."""
-    engine = found.meta["targets"][target].get("engine")
-    return f"{target}/{engine['file']}" if engine else found.meta["targets"][target].get("file", "model.onnx")
+class _Engine(BaseModel):
+    """What was built for a target, as far as loading it depends on it."""
+
+    file: str
+    version: str
+    batch: tuple[int, int] | None = None
+
+
+class _Split(BaseModel):
+    files: dict[str, str]
+
+
+class _Target(BaseModel):
+    """A target's entry in the manifest, as far as loading it depends on it."""
+
+    precision: str = "fp32"
+    file: str = "model.onnx"
+    engine: _Engine | None = None
+    subsets: dict[str, str] = {}
+    split: _Split | None = None
+
+
+def contract_of(found: Artifact) -> Contract:
+    """The contract of a bundle or another artifact; raises MmedgeError where this version does not understand it."""
+    try:
+        return Contract.model_validate(found.meta.get("contract"))
+    except ValidationError as error:
+        raise _not_understood(found, "contract", error) from None
+
+
+def target_of(found: Artifact, name: str) -> dict[str, Any]:
+    """A bundle's entry of a target. Raises UsageError where it has none, MmedgeError for one that is not understood."""
+    targets = found.meta.get("targets")
+    known = targets if isinstance(targets, dict) else {}
+    if name not in known:
+        raise UsageError(
+            f"the bundle has no engine for {name!r}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}",
+            where=str(found.path),
+            todo=f"choose one of them, or add {name} to export.targets and export again",
+        )
+    try:
+        _Target.model_validate(known[name])
+    except ValidationError as error:
+        raise _not_understood(found, f"targets.{name}", error) from None
+    entry: dict[str, Any] = known[name]
+    return entry
+
+
+def _not_understood(found: Artifact, key: str, error: ValidationError) -> MmedgeError:
+    first = error.errors()[0]
+    place = ".".join(map(str, (key, *first["loc"])))
+    return MmedgeError(
+        f"the manifest says of {place} what this version of mmedge does not understand: {first['msg']}",
+        where=str(found.path),
+        todo="export it again, or install the version of mmedge that made it",
+    )
+
+
+def listed_file(found: Artifact, name: str) -> Path:
+    """A file of a bundle that the manifest vouches for; raises MmedgeError for any other."""
+    if name not in found.files:
+        raise MmedgeError(
+            f"the bundle names a file that its manifest does not list: {name!r}",
+            where=str(found.path),
+            todo="get it again from its source, or export it again",
+        )
+    return found.file(name)
+
+
+def engine_file(entry: Mapping[str, Any], target: str) -> str:
+    """The file that a target is run from, relative to the bundle."""
+    engine = entry.get("engine")
+    return f"{target}/{engine['file']}" if engine else entry.get("file", "model.onnx")
 
 
 def preprocessing_sha256(contract: Contract) -> str:
@@ -97,7 +168,7 @@ def preprocessing_sha256(contract: Contract) -> str:
 def pack(folder: Path, target: Path) -> None:
     """Write a bundle's folder as one zip file, nothing compressed, so that it is read as fast as the files are."""
     listed = artifact.read(folder)
-    names = [artifact.MANIFEST, *_listed(listed)]
+    names = [artifact.MANIFEST, *sorted(listed.files)]
     if (folder / SIGNATURE).is_file():
         names.insert(1, SIGNATURE)
     with artifact.replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as out:
@@ -204,8 +275,10 @@ def _public_key(key: str | Path | bytes) -> Any:
     try:
         loaded = serialization.load_pem_public_key(key if isinstance(key, bytes) else Path(key).read_bytes())
     except FileNotFoundError:
-        raise UsageError("the public key does not exist", where=where) from None
-    except ValueError:
+        raise UsageError(
+            "the public key does not exist", where=where, todo="openssl pkey -in KEY -pubout -out KEY.pub"
+        ) from None
+    except (ValueError, OSError):
         loaded = None
     if type(loaded).__name__.find("Ed25519") < 0:
         raise UsageError("this is no Ed25519 public key in PEM form", where=where, todo="openssl pkey -in KEY -pubout")
@@ -220,7 +293,7 @@ def _private_key(path: Path) -> Any:
         raise UsageError(
             "the key does not exist", where=str(path), todo="openssl genpkey -algorithm ed25519 -out KEY"
         ) from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OSError):
         loaded = None
     if type(loaded).__name__.find("Ed25519") < 0:
         raise UsageError(
@@ -242,17 +315,11 @@ def _cryptography(module: str) -> Any:
         ) from error
 
 
-def _listed(found: Artifact) -> list[str]:
-    import json
-
-    return sorted(json.loads(found.file(artifact.MANIFEST).read_text(encoding="utf-8"))["files"])
-
-
 @contextmanager
 def rewriting(found: Artifact) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Change a bundle's files: yields (temporary folder with all of them, meta); the bundle is replaced at the end."""
     with artifact.creating(found.path, stage=found.stage, key=found.key, parent=found.parent) as (folder, meta):
-        for name in _listed(found):
+        for name in sorted(found.files):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found.file(name), folder / name)
         meta |= found.meta

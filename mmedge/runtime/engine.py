@@ -24,16 +24,21 @@ _BOOL = np.dtype(bool)
 
 @dataclass(frozen=True)
 class Prediction:
-    """One sample's answer. Classification: ``label`` and ``probabilities`` {label: p}; regression: ``value``."""
+    """One sample's answer. Classification: ``label`` and ``probabilities`` {label: p}; regression: ``value``.
+
+    Several labels: ``labels``, those with a probability above 0.5, the likeliest first, and the ``probabilities`` of all.
+    """
 
     label: str | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     value: float | None = None
+    labels: tuple[str, ...] | None = None
 
     def record(self) -> dict[str, Any]:
-        return (
-            {"value": self.value} if self.label is None else {"label": self.label, "probabilities": self.probabilities}
-        )
+        if self.value is not None:
+            return {"value": self.value}
+        named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
+        return {**named, "probabilities": self.probabilities}
 
 
 def load(
@@ -52,20 +57,16 @@ def load(
     MissingDependency where the target cannot run here.
     """
     read = bundles.read(Path(path), require_signature=require_signature)
-    contract = Contract.model_validate(read.artifact.meta["contract"])
+    found = read.artifact
+    contract = bundles.contract_of(found)
     target = target or "onnxruntime-cpu"
-    targets = read.artifact.meta["targets"]
-    if target not in targets:
-        raise UsageError(
-            f"the bundle has no engine for {target!r}{did_you_mean(target, targets)}; it has {', '.join(targets)}",
-            where=str(path),
-        )
-    _check_belongs(targets[target].get("engine"), target, contract, Path(path))
+    entry = bundles.target_of(found, target)
+    _check_belongs(entry.get("engine"), target, contract, Path(path))
 
     def open_file(name: str) -> Session:
-        return opened(read.folder / name, target, threads=threads, providers=providers)
+        return opened(bundles.listed_file(found, name), target, threads=threads, providers=providers)
 
-    return Engine(contract, open_file, bundles.engine_file(read.artifact, target), target, read)
+    return Engine(contract, open_file, bundles.engine_file(entry, target), target, read)
 
 
 def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path) -> None:
@@ -83,6 +84,28 @@ def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Cont
         )
 
 
+def _check_takes(session: Session, contract: Contract, file: Path) -> None:
+    """Raise MmedgeError where the graph's inputs are not those of the contract."""
+    wanted = {name: (np.dtype(spec.dtype), spec.shape) for name, spec in contract.modalities.items()}
+    wanted["present"] = (_BOOL, (len(contract.modalities),))
+    for name in sorted(wanted.keys() | session.inputs.keys()):
+        info, ours = session.inputs.get(name), wanted.get(name)
+        if info is None or ours is None:
+            what = f"the engine has {'no' if info is None else 'an'} input {name}"
+        elif info.dtype != ours[0] or len(info.shape) != len(ours[1]) + 1:
+            what = f"the engine's input {name} is {info.dtype} {list(info.shape)}"
+        elif any(size is not None and size != want for size, want in zip(info.shape[1:], ours[1])):
+            what = f"the engine's input {name} is {list(info.shape)}"
+        else:
+            continue
+        said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
+        raise MmedgeError(
+            f"{what}, the bundle's contract {said}",
+            where=str(file),
+            todo="graph and manifest do not belong together: export it again",
+        )
+
+
 class Engine:
     """A model ready to answer, from any thread. ``contract`` says what it takes; ``meta`` is the bundle's record."""
 
@@ -92,6 +115,7 @@ class Engine:
         self.contract, self.target, self.meta = contract, target, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
         session = open_file(file)
+        _check_takes(session, contract, read.folder / file)
         self._run, self.inputs = session.run, session.inputs
         self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
@@ -269,11 +293,17 @@ class Engine:
                 name: np.stack([self._tensor(name, one[name], row, len(samples)) for row, one in enumerate(samples)])
                 for name in names
             }
-            return self.answers(self._run_subset(tensors)[self.contract.output])
-        return self.answers(_executed(self._run, self.preprocess(samples))[self.contract.output])
+            return self.answers(self._run_subset(tensors))
+        return self.answers(_executed(self._run, self.preprocess(samples)))
 
-    def answers(self, output: np.ndarray) -> list[Prediction]:
-        """The graph's output, float32 [batch, outputs], as Predictions. Raises MmedgeError for NaN and infinity."""
+    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
+        """What ``run`` returns, as Predictions. Raises MmedgeError for NaN and infinity, and for what the contract does not say."""
+        output = outputs.get(self.contract.output)
+        if output is None or output.ndim != 2 or output.shape[1] != self.contract.outputs:
+            raise MmedgeError(
+                f"the engine answers {', '.join(f'{name} {list(x.shape)}' for name, x in outputs.items())}, its contract says {self.contract.output} [batch, {self.contract.outputs}]",
+                todo="the bundle's graph and manifest do not belong together: export it again",
+            )
         if not np.isfinite(output).all():
             raise MmedgeError(
                 "the engine answered NaN or infinity",
@@ -281,6 +311,8 @@ class Engine:
             )
         if self.contract.task == "regression":
             return [Prediction(value=float(row[0])) for row in output]
+        if self.contract.task == "multilabel":
+            return [_several(self.contract.labels, row) for row in output]
         shifted = np.exp(output - output.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         labels = self.contract.labels
@@ -294,6 +326,13 @@ class Engine:
         return UsageError(
             f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
         )
+
+
+def _several(labels: Sequence[str], row: np.ndarray) -> Prediction:
+    """``row``: one logit a label."""
+    probabilities = {label: float(p) for label, p in zip(labels, 0.5 * (1 + np.tanh(row / 2)))}  # no overflow
+    found = sorted((label for label in labels if probabilities[label] > 0.5), key=lambda label: -probabilities[label])
+    return Prediction(probabilities=probabilities, labels=tuple(found))
 
 
 def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

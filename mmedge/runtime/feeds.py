@@ -73,7 +73,8 @@ def _shape(name: str, info: TensorInfo, batch: int, given: tuple[int, ...] | Non
         count *= size
     if count * info.dtype.itemsize > _MOST_BYTES:
         raise UsageError(
-            f"the input {name} of shape {list(shape)} would take {count * info.dtype.itemsize / 1e9:.1f} GB"
+            f"the input {name} of shape {list(shape)} would take {count * info.dtype.itemsize / 1e9:.1f} GB",
+            todo="lower the batch size, or its --shape",
         )
     return shape
 

@@ -18,7 +18,7 @@ from mmedge.progress import Progress, Silent
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import cold, energy, feeds, layers
 from mmedge.runtime.engine import Engine, load
-from mmedge.runtime.machine import Watch, cores, machine
+from mmedge.runtime.machine import Watch, cores, governor, machine
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
@@ -60,16 +60,15 @@ def subject(path: Path, target: str | None) -> Subject:
     if path.is_dir() or path.suffix == ".zip":
         read = bundles.read(path, any_stage=True)
         found = read.artifact
-        contract = Contract.model_validate(found.meta["contract"]) if "contract" in found.meta else None
+        contract = bundles.contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
         name = target or "onnxruntime-cpu"
         if found.stage == "bundle":
-            if name not in found.meta["targets"]:
-                raise UsageError(
-                    f"the bundle has no engine for {name!r}; it has {', '.join(found.meta['targets'])}", where=str(path)
-                )
-            return Subject(str(path), read.folder / bundles.engine_file(found, name), name, contract, path, read)
+            file = bundles.listed_file(found, bundles.engine_file(bundles.target_of(found, name), name))
+            return Subject(str(path), file, name, contract, path, read)
         if not found.file("model.onnx").is_file():
-            raise UsageError(f"the artifact of stage {found.stage!r} holds no model.onnx", where=str(path))
+            raise UsageError(
+                f"the artifact of stage {found.stage!r} holds no model.onnx", where=str(path), todo="name a bundle"
+            )
         return Subject(str(path), found.file("model.onnx"), name, contract)
     if not path.is_file():
         raise MmedgeError("there is no such model", where=str(path), todo="name a bundle, an artifact or an ONNX file")
@@ -98,7 +97,7 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
     return {
         "schema": 1,
         "mmedge": mmedge.__version__,
-        "machine": machine(),
+        "machine": machine() | {"governor": governor() or {"not_available": "the system does not tell one"}},
         "settings": {
             "threads": settings.threads,
             "batches": list(settings.batches),

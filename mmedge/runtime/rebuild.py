@@ -11,7 +11,6 @@ from mmedge.errors import UsageError
 from mmedge.progress import Progress, Silent
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime.targets import openvino_cpu, tensorrt
-from mmedge.spec import Contract
 
 
 def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | None = None) -> dict[str, Any]:
@@ -26,13 +25,14 @@ def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | Non
         )
     progress = progress or Silent()
     found = bundles.read(path).artifact
-    contract = Contract.model_validate(found.meta["contract"])
-    having = [name for name, entry in found.meta["targets"].items() if "engine" in entry]
+    contract = bundles.contract_of(found)
+    having = [name for name in found.meta.get("targets", ()) if "engine" in bundles.target_of(found, name)]
     for name in targets:
         if name not in having:
             raise UsageError(
                 f"the bundle has no engine for {name!r} to rebuild; it has {', '.join(having) or 'none'}",
                 where=str(path),
+                todo="the others run their ONNX graph as it is",
             )
     wanted = list(targets) or having
     if not wanted:
@@ -43,7 +43,7 @@ def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | Non
             graph, old = folder / name / "model.onnx", found.meta["targets"][name]["engine"]
             file = folder / name / old["file"]
             if name in tensorrt.PACKAGES:
-                least, most = old["batch"]
+                least, most = old.get("batch") or tensorrt.Options().batch[::2]
                 options = tensorrt.Options(
                     batch=(least, old.get("best_batch", least), most),
                     version_compatible=old.get("version_compatible", False),

@@ -97,7 +97,7 @@ class Stream:
         for name, blank in self._blank.items():
             feed |= used.get(name, blank)
         output = self._fusion.run(feed) if self._fusion else self._engine.run(feed)
-        prediction = self._engine.answers(output[self._engine.contract.output])[0]
+        prediction = self._engine.answers(output)[0]
         return Answer(prediction, moment, ages, stale, tuple(name for name, pair in found.items() if pair is None))
 
     def _embed(self, name: str, tensor: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,81 +1,86 @@
-"""Distillation: the student taught by the teacher, and the same student without a teacher, to know whether it helped."""
+"""Distillation: the student taught by the teacher, and the students that tell whether that was worth it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from mmedge.artifact import Artifact
+from mmedge.measure.gain import decide
 from mmedge.models import load
-from mmedge.recipe import Distill
+from mmedge.recipe import Distill, Loss
+from mmedge.spec import Contract, subsets
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
-from mmedge.training.fit import Fitted, fit
+from mmedge.training.controls import same_modality_teacher, takes_others
 from mmedge.training.objectives import Distillation, supervised
+from mmedge.training.students import Student, Variant, train_student
 from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.teachers import Teacher
+
+# Resamples of the interval that the decision tells; the decision itself is the sign of the mean.
+_RESAMPLES = 500
 
 
 def distill(parent: Artifact, config: Distill, context: Context, target: Path, key: str) -> Artifact:
-    """Train the student over the control's seeds with the teacher (and without); the best by validation is kept.
+    """Train the student with the teacher and its controls, over the seeds; what is better on validation is kept.
 
-    All students share the schedule, the number of steps and the augmented views; a control's step draws from the
-    labelled samples only, since nothing else can teach it.
+    All students share the schedule, the number of steps and the augmented views; the control without a teacher draws from
+    the labelled samples only, since nothing else can teach it.
     """
     contract = context.contract(config.model)
-    samples, validation = (
-        taught_samples(config, context, contract),
-        context.dataset.validation.only(tuple(contract.modalities)),
+    lessons = [_lesson(config, loss, context, contract) for loss in config.losses]
+    # Of several losses one is chosen in the first seed; that seed's student need not be trained again.
+    first = (
+        [
+            train_student(lesson.tried(number), config.model, contract, context, 0)
+            for number, lesson in enumerate(lessons)
+        ]
+        if len(lessons) > 1
+        else []
     )
-    labelled, everything = np.flatnonzero(samples.labelled), np.arange(len(samples))
-    with_control = config.controls.no_distillation and len(labelled) > 0
-    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
-    students: dict[str, tuple[nn.Module, Fitted]] = {}
-    for number in range(config.controls.seeds):
-        seed = context.recipe.seed + number
-        for name in ("distilled", "control") if with_control else ("distilled",):
-            torch.manual_seed(seed)
-            student = context.build(config.model, contract)
-            taught = name == "distilled"
-            objective = (
-                Distillation(student, teacher, contract, config.loss, config.train)
-                if taught
-                else supervised(contract, config.train)
-            )
-            fitted = fit(
-                student,
-                objective,
-                contract,
-                samples,
-                validation,
-                config.train,
-                seed=seed,
-                view_seed=context.recipe.seed,
-                usable=everything if taught else labelled,
-                state=context.work / f"{name}-{number}.safetensors",
-                task=f"{'distilling' if taught else 'control without a teacher'}, seed {number + 1}/{config.controls.seeds}",
-                progress=context.progress,
-                logs=context.logs / f"{name}-{number}",
-            )
-            students[f"{name}-{number}"] = (student, fitted)
-    best = max(
-        (name for name in students if name.startswith("distilled")),
-        key=lambda name: max(epoch["selection"] for epoch in students[name][1].history),
-    )
-    others = {name: student for name, (student, _) in students.items()}
+    chosen = max(range(len(first)), key=lambda number: first[number].selection, default=0)
+    lesson = lessons[chosen]
+    variants = _variants(lesson, context, contract)
+    students: dict[str, list[Student]] = {"distilled": first[chosen : chosen + 1]}
+
+    def train(variant: Variant) -> None:
+        of = students.setdefault(variant.name, [])
+        for number in range(len(of), config.controls.seeds):
+            of.append(train_student(variant, config.model, contract, context, number))
+
+    for variant in variants.values():
+        train(variant)
+    decision = _decision(students, lesson.variant, contract, context)
+    kept = variants[decision["kept"]]
+    compared = _compared(variants)
+    if config.controls.subset_students:
+        for subset in subsets(tuple(contract.modalities))[:-1]:
+            alone = kept.alone(subset)
+            if len(alone.usable):
+                train(alone)
+                compared[alone.name] = {"students": alone.name, "against": kept.name, "shown": list(subset)}
+    number = max(range(config.controls.seeds), key=lambda number: students[kept.name][number].selection)
+    best = students[kept.name][number]
+    every = {f"{name}-{n}": student for name, of in students.items() for n, student in enumerate(of)}
+    losses = [
+        {"loss": lessons[n].config.loss.model_dump(mode="json"), "selection": student.selection, "kept": n == chosen}
+        for n, student in enumerate(first)
+    ]
 
     def write(folder: Path) -> None:
-        for name, student in others.items():
+        for name, student in every.items():
             (folder / name).mkdir()
-            load.save(student, folder / name, [])
+            load.save(student.module, folder / name, [])
 
-    labels = f"{len(labelled)} of {len(samples)} training samples have a label that the student may see"
+    samples = lesson.variant.samples
     return write_trained(
-        others[best],
+        best.module,
         contract,
-        students[best][1],
+        best.fitted,
         context=context,
         model=config.model,
         stage="distill",
@@ -83,10 +88,109 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
         key=key,
         parent=parent,
         notes=(
-            labels,
-            *teacher.notes,
-            f"seed {best.rpartition('-')[2]} of {config.controls.seeds} kept, by validation",
+            f"{samples.labelled.sum()} of {len(samples)} training samples have a label that the student may see",
+            *lesson.teacher.notes,
+            *([_said(losses)] if losses else []),
+            decision["said"],
+            f"seed {number} of {config.controls.seeds} kept, by validation",
         ),
-        more={"students": sorted(others)},
+        more={
+            "students": sorted(every),
+            "controls": compared,
+            "decision": decision,
+            "loss": lesson.config.loss.model_dump(mode="json"),
+            **({"losses": losses} if losses else {}),
+        },
         write=write,
     )
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """One of the recipe's losses as a section of its own, the teacher that answers what it asks, and its student."""
+
+    config: Distill
+    teacher: Teacher
+    variant: Variant
+
+    def tried(self, number: int) -> Variant:
+        """The same student under a name of its own."""
+        return replace(self.variant, name=f"loss-{number}", says=f"trying loss {number + 1}")
+
+
+def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -> _Lesson:
+    config = config.model_copy(update={"loss": loss})
+    teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
+    samples = taught_samples(config, context, contract)
+    variant = Variant(
+        "distilled",
+        "distilling",
+        lambda student: Distillation(student, teacher, contract, loss, config.train),
+        samples,
+        context.dataset.validation.only(tuple(contract.modalities)),
+        np.arange(len(samples)),
+        config.train,
+    )
+    return _Lesson(config, teacher, variant)
+
+
+def _variants(lesson: _Lesson, context: Context, contract: Contract) -> dict[str, Variant]:
+    """The distilled student, and those controls that are there whatever is kept."""
+    config, distilled = lesson.config, lesson.variant
+    found = [distilled]
+    if config.controls.no_distillation and distilled.samples.labelled.any():
+        found.append(
+            replace(
+                distilled,
+                name="control",
+                says="control without a teacher",
+                objective=lambda _: supervised(contract, config.train),
+                usable=np.flatnonzero(distilled.samples.labelled),
+            )
+        )
+    assert context.teacher is not None, "teacher_for has refused that"
+    if config.controls.same_modality_teacher and takes_others(load.contract_of(context.teacher), contract):
+        other, loss = same_modality_teacher(config, contract, context)
+        found.append(
+            replace(
+                distilled,
+                name="same-modality",
+                says="control with a teacher of the student's modalities",
+                objective=lambda student: Distillation(student, other, contract, loss, config.train),
+            )
+        )
+    return {variant.name: variant for variant in found}
+
+
+def _said(losses: list[dict[str, Any]]) -> str:
+    """Which loss was chosen, against which others."""
+    kept = next(row for row in losses if row["kept"])
+    others = ", ".join(f"{row['selection']:.3f}" for row in losses if not row["kept"])
+    loss = kept["loss"]
+    words = f"{loss['kind']}, logits {loss['logits']:g}, temperature {loss['temperature']:g}, {loss['schedule']}"
+    return f"loss chosen in one seed by validation: {words} ({kept['selection']:.3f}; the others {others})"
+
+
+def _compared(variants: dict[str, Variant]) -> dict[str, dict[str, Any]]:
+    """{control: which students are compared, with which, shown what}: what the report's controls are measured from."""
+    names = {"control": "no-distillation", "same-modality": "same-modality-teacher"}
+    return {
+        names[name]: {"students": name, "against": "distilled", "shown": None} for name in variants if name in names
+    }
+
+
+def _decision(
+    students: dict[str, list[Student]], variant: Variant, contract: Contract, context: Context
+) -> dict[str, Any]:
+    """Whether the distilled student ships, or the one without a teacher; see ``measure.gain.decide``."""
+    if "control" not in students:
+        return {
+            "kept": "distilled",
+            "said": "no control without a teacher: whether distillation helps was not measured",
+        }
+    context.progress.say("distill: comparing with the control on validation")
+    distilled, control = (
+        [student.answers(contract, variant.validation) for student in students[name]]
+        for name in ("distilled", "control")
+    )
+    return decide(contract, distilled, control, variant.validation, resamples=_RESAMPLES, seed=context.recipe.seed)

@@ -286,6 +286,7 @@ def _per_subset(
         ratio = timings[key].p50_ms / timings["all"].p50_ms
         if ratio < 1 - _NOISE:
             kept[key] = {"file": file, "p50_ms": timings[key].p50_ms, "ratio_to_all": ratio}
+            notes.append(f"engine for {key} alone: {ratio:.2f} x the time of the whole")
         else:
             notes.append(f"no engine for {key} alone: it would take {ratio:.2f} x the time of the whole")
             (folder / file).unlink()

@@ -20,7 +20,8 @@ class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
     ``weights``: float32 [batch], what each label counts; None where all count the same. ``passed``: the share of the
-    schedule that lies behind, 0 in the first epoch. ``share``: what part of its batch this is, by samples; 1 is the whole.
+    schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then answered k
+    times, and a module's output is [batch * k, outputs]. ``share``: what part of its batch this is, by samples; 1 is the whole.
     """
 
     index: np.ndarray
@@ -31,6 +32,11 @@ class Batch:
     weights: Tensor | None = None
     passed: float = 0.0
     share: float = 1.0
+
+    @property
+    def answers(self) -> int:
+        """How often each sample is answered: k."""
+        return self.present.shape[1] if self.present.dim() == 3 else 1
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in ``parts`` parts of sizes as equal as can be; the mean of their losses, by ``share``, is the batch's."""
@@ -80,7 +86,11 @@ def batches(
     view = epoch % train.views
     for index in order.reshape(steps, size):
         inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
-        present = drop_modalities(samples.present[index], train.modality_dropout, rng)
+        available = samples.present[index]
+        if train.modality_dropout == "every":
+            present = every_side(available, rng)
+        else:
+            present = drop_modalities(available, train.modality_dropout, rng)
         yield Batch(
             index,
             view,
@@ -132,12 +142,31 @@ def drop_modalities(available: np.ndarray, share: float, rng: np.random.Generato
     count = available.shape[1]
     if count == 1 or share == 0:
         return available
-    proper = np.array(
-        [[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)]
-    )
+    proper = _proper(count)
     kept = available & proper[rng.integers(len(proper), size=len(available))]
     dropped = (rng.random(len(available)) < share) & kept.any(axis=1)
     return np.where(dropped[:, None], kept, available)
+
+
+def every_side(available: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """bool [batch, 3, M]: all that a sample has, a random proper subset of its modalities, and the rest of them.
+
+    Where a side would be empty, it is all that the sample has. One modality is [batch, 1, 1].
+    """
+    count = available.shape[1]
+    if count == 1:
+        return available[:, None]
+    proper = _proper(count)
+    chosen = proper[rng.integers(len(proper), size=len(available))]
+    sides = available[:, None] & np.stack([np.ones_like(chosen), chosen, ~chosen], axis=1)
+    return np.where(sides.any(axis=2, keepdims=True), sides, available[:, None])
+
+
+def _proper(count: int) -> np.ndarray:
+    """bool [2^count - 2, count]: the subsets that are neither empty nor whole."""
+    return np.array(
+        [[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)]
+    )
 
 
 def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, view: int, total: int) -> np.ndarray:

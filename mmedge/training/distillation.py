@@ -18,6 +18,18 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return divergence * temperature**2
 
 
+def binary_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Yang et al. 2023, "Multi-label knowledge distillation": every label a binary problem of its own (their equation 2).
+
+    The mean over labels of the KL divergence between softened Bernoulli distributions, times T^2. Labels do not share a
+    softmax: several may be sure at once. ``student``, ``teacher``: float [batch, labels].
+    """
+    log_p, log_not_p = F.logsigmoid(teacher / temperature), F.logsigmoid(-teacher / temperature)
+    log_q, log_not_q = F.logsigmoid(student / temperature), F.logsigmoid(-student / temperature)
+    divergence = log_p.exp() * (log_p - log_q) + log_not_p.exp() * (log_not_p - log_not_q)
+    return divergence.mean() * temperature**2
+
+
 def dkd(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, beta: float = 8.0) -> Tensor:
     """Zhao et al. 2022, "Decoupled knowledge distillation": target class and the others apart, the latter times ``beta``.
 
@@ -61,9 +73,14 @@ def _one_minus_correlation(a: Tensor, b: Tensor) -> Tensor:
 def logit_loss(
     student: Tensor, teacher: Tensor, targets: Tensor, *, kind: str, temperature: float, task: str
 ) -> Tensor:
-    """The logit loss of a recipe's ``kind``; for regression, the squared error to the teacher's value."""
+    """The logit loss of a recipe's ``kind``, and its forms for the tasks that know ``kd`` alone.
+
+    For regression, the squared error to the teacher's value.
+    """
     if task == "regression":
         return F.mse_loss(student, teacher)
+    if task == "multilabel":
+        return binary_kd(student, teacher, temperature)
     match kind:
         case "dkd":
             return dkd(student, teacher, targets, temperature)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.measure.quality import predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, predict_module, score, subset_scores
 from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.spec import Contract
@@ -190,8 +190,7 @@ def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dic
     quality = scores.get("+".join(contract.modalities))
     if quality is None:  # no sample has every modality
         quality = score(contract, predict(validation.present), validation.targets)
-    selection = 0.5 * quality + 0.5 * float(np.mean(list(scores.values()) or [quality]))
-    return {"quality": quality, "selection": selection} if finite else None
+    return {"quality": quality, "selection": balanced(quality, scores.values())} if finite else None
 
 
 def _mixed(seed: int, epoch: int) -> int:

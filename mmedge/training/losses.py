@@ -12,11 +12,17 @@ def label_loss(
 ) -> Tensor:
     """Cross-entropy (int64 targets) or squared error (float targets) over the labelled samples of a batch.
 
-    ``output``: float [batch, outputs]; ``targets``: int64 [batch], -1 unlabelled, or float [batch], NaN unlabelled. The
+    ``output``: float [batch, outputs]; ``targets``: int64 [batch], -1 unlabelled, or float [batch], NaN unlabelled; or
+    float [batch, outputs] of 0 and 1, NaN unlabelled: the mean over labels of each one's binary cross-entropy. The
     sum over labelled samples is divided by the whole batch, so that a few labels do not outweigh many soft targets.
     ``weights``: float [batch], what each label counts. ``gamma`` above 0 scales a class's loss by (1 - p)^gamma, p being
     the probability of the right class (Lin et al. 2017, "Focal loss for dense object detection").
     """
+    if targets.dim() == 2:
+        known = ~torch.isnan(targets)
+        wanted = torch.where(known, targets, 0.0) * (1 - smoothing) + smoothing / 2
+        each = F.binary_cross_entropy_with_logits(output, wanted, reduction="none")
+        return (each * known).sum() / targets.numel()
     if targets.is_floating_point():
         known = ~torch.isnan(targets)
         errors = (output[:, 0] - torch.where(known, targets, 0.0)) ** 2

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from mmedge.graph.trace import example
-from mmedge.recipe import Hint, Loss, Train
+from mmedge.models.fusion import repeated
+from mmedge.recipe import Hint, Loss, Schedule, Train
 from mmedge.spec import Contract
 from mmedge.training import distillation
 from mmedge.training.batches import Batch
 from mmedge.training.losses import label_loss
 from mmedge.training.sources import Layer
 from mmedge.training.teachers import Taught, Teacher
+
+_SHARED = 128
 
 
 def supervised(contract: Contract, train: Train):
@@ -44,18 +49,25 @@ class Distillation(nn.Module):
         self._places = torch.full((contract.outputs,), -1)
         if self._columns is not None:
             self._places[self._columns] = torch.arange(len(self._columns))
-        self.project = nn.ModuleList(_projection(hint, layer.take().shape[1], width) for layer, width, hint in widths)
+        self.project = nn.ModuleList(_Projection(hint, layer.take().shape[1], width) for layer, width, hint in widths)
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         output = student(present=batch.present, **batch.inputs)[self._contract.output]
         answer = self._teacher.outputs(batch, output.device)
-        loss, taught = self._loss, output.new_zeros(())
+        loss = self._loss
+        total = loss.labels * _labels(output, batch, self._contract, self._train)
         if loss.logits:
-            taught = taught + loss.logits * self._of_logits(output, answer, batch.targets)
+            of_logits = self._of_logits(output, answer.repeated(batch.answers), repeated(batch.targets, batch.answers))
+            total = total + loss.logits * scheduled(loss.schedule, batch.passed) * of_logits
         for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, answer.hints):
-            taught = taught + hint.weight * _hint_loss(hint, project(layer.take()), theirs)
-        fading = 1 - batch.passed if loss.schedule == "linear" else 1.0
-        return loss.labels * _labels(output, batch, self._contract, self._train) + fading * taught
+            weight = hint.weight * scheduled(hint.schedule or loss.schedule, batch.passed)
+            ours = layer.take()
+            # The answers to one sample are no samples of their own: contrasts and relations are within one of its k.
+            each = range(len(ours) // len(theirs))
+            total = total + weight * sum(_hint_loss(hint, *project(ours[k :: len(each)], theirs)) for k in each) / len(
+                each
+            )
+        return total
 
     def _of_logits(self, output: Tensor, answer: Taught, targets: Tensor) -> Tensor:
         """The logit loss over the samples and the classes that the teacher knows, divided by the whole batch.
@@ -66,6 +78,7 @@ class Distillation(nn.Module):
         rows = answer.rows
         if self._columns is not None:
             output = output.index_select(1, self._columns.to(output.device))
+        if self._columns is not None and targets.dim() == 1:  # of several labels, none excludes the teacher's
             places = self._places.to(targets.device)[targets.clamp(min=0)]
             foreign = (targets >= 0) & (places < 0)
             rows = ~foreign if rows is None else rows & ~foreign
@@ -80,11 +93,16 @@ class Distillation(nn.Module):
         )
 
 
-def _labels(output: Tensor, batch: Batch, contract: Contract, train: Train) -> Tensor:
-    output, targets = _standard(output, contract), batch.targets
-    if contract.task == "regression":
-        targets = _standard(targets, contract)
-    return label_loss(output, targets, train.label_smoothing, batch.weights, train.focal_gamma)
+def scheduled(schedule: Schedule, passed: float) -> float:
+    """The factor of a weight when ``passed`` (0 to 1) of the epochs lie behind."""
+    match schedule:
+        case "linear":
+            return 1 - passed
+        case "rise":
+            return passed
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * passed))
+    return 1.0
 
 
 def _standard(x: Tensor, contract: Contract) -> Tensor:
@@ -92,9 +110,34 @@ def _standard(x: Tensor, contract: Contract) -> Tensor:
     return (x - contract.target_mean) / contract.target_std if contract.task == "regression" else x
 
 
-def _projection(hint: Hint, student: int, teacher: int) -> nn.Module:
-    """From the student's width to the teacher's, where the kind compares values and not relations."""
-    return nn.Linear(student, teacher) if hint.kind in ("features", "contrastive") else nn.Identity()
+def _labels(output: Tensor, batch: Batch, contract: Contract, train: Train) -> Tensor:
+    targets = repeated(batch.targets, batch.answers)
+    weights = None if batch.weights is None else repeated(batch.weights, batch.answers)
+    if contract.task == "regression":
+        output, targets = _standard(output, contract), _standard(targets, contract)
+    return label_loss(output, targets, train.label_smoothing, weights, train.focal_gamma)
+
+
+class _Projection(nn.Module):
+    """Brings both sides into one space: the student to the teacher's width, or, to be contrasted, both to a shared one.
+
+    The shared space of ``contrastive`` has at most 128 dimensions (Tian et al. 2020). Relations and attention maps
+    are compared as they are.
+    """
+
+    def __init__(self, hint: Hint, student: int, teacher: int) -> None:
+        super().__init__()
+        shared = min(_SHARED, teacher)
+        self.student: nn.Module = nn.Identity()
+        self.teacher: nn.Module = nn.Identity()
+        if hint.kind == "contrastive":
+            self.student, self.teacher = nn.Linear(student, shared), nn.Linear(teacher, shared)
+        elif hint.kind == "features":
+            self.student = nn.Linear(student, teacher)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """float [batch, f] each -> the same in one space."""
+        return self.student(student), self.teacher(teacher)
 
 
 def _hint_loss(hint: Hint, student: Tensor, teacher: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmedge.artifact import hash_json, replacing
+from mmedge.models.fusion import repeated
 from mmedge.progress import Progress
 from mmedge.recipe import Hint
 from mmedge.training.batches import Batch
@@ -31,6 +32,11 @@ class Taught:
     logits: Tensor
     hints: list[Tensor]
     rows: Tensor | None = None
+
+    def repeated(self, times: int) -> Taught:
+        """The logits and rows for a batch whose samples are each answered ``times`` in a row; hints as they are."""
+        rows = None if self.rows is None else repeated(self.rows, times)
+        return replace(self, logits=repeated(self.logits, times), rows=rows)
 
 
 class Teacher:

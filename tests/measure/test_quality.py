@@ -5,8 +5,8 @@ import pytest
 
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError
-from mmedge.measure.gain import gain
-from mmedge.measure.quality import bootstrap_rows, quality, score, subset_scores
+from mmedge.measure.gain import decide, gain
+from mmedge.measure.quality import average_precision, bootstrap_rows, quality, score, subset_scores
 from mmedge.spec import ArraySpec, Contract
 
 SPEC = ArraySpec(kind="array", shape=(1,))
@@ -118,7 +118,7 @@ def test_a_subset_whose_regression_targets_are_all_equal_is_left_out_and_not_nan
 def test_the_gain_is_the_mean_difference_over_the_seeds():
     targets = np.array([0, 1] * 20)
     right, half = logits(targets), logits(np.zeros(40, int))
-    record = gain(CONTRACT, [right, right], [half, right], made(targets), resamples=300, seed=0)
+    record = gain(CONTRACT, [right, right], [half, right], made(targets), name="no-distillation", resamples=300, seed=0)
     assert record["gain"] == pytest.approx(0.25) and record["seeds"] == 2
     assert record["distilled_by_seed"] == [1.0, 1.0] and record["control_by_seed"] == [0.5, 1.0]
     # Two pairs, of gains 0.5 and 0: a draw of seeds gives 0, 0.25 or 0.5, give or take the samples.
@@ -128,13 +128,81 @@ def test_the_gain_is_the_mean_difference_over_the_seeds():
 
 def test_the_gains_interval_without_samples_chance_is_that_of_the_seeds():
     targets = np.zeros(30, int)
-    record = gain(CONTRACT, [logits(targets)] * 3, [logits(targets + 1)] * 3, made(targets), resamples=100, seed=0)
+    record = gain(
+        CONTRACT,
+        [logits(targets)] * 3,
+        [logits(targets + 1)] * 3,
+        made(targets),
+        name="no-distillation",
+        resamples=100,
+        seed=0,
+    )
     assert record["gain"] == 1 and record["gain_ci95"] == [1, 1] and "helps" in record["notes"][0]
-    worse = gain(CONTRACT, [logits(targets + 1)], [logits(targets)], made(targets), resamples=100, seed=0)
+    worse = gain(
+        CONTRACT, [logits(targets + 1)], [logits(targets)], made(targets), name="no-distillation", resamples=100, seed=0
+    )
     assert worse["gain"] == -1 and "hurts" in worse["notes"][0]
 
 
 def test_the_gain_counts_labelled_samples_only():
     targets = np.array([0, 1, -1, -1])
-    record = gain(CONTRACT, [logits([0, 1, 0, 0])], [logits([1, 1, 0, 0])], made(targets), resamples=100, seed=0)
+    record = gain(
+        CONTRACT,
+        [logits([0, 1, 0, 0])],
+        [logits([1, 1, 0, 0])],
+        made(targets),
+        name="no-distillation",
+        resamples=100,
+        seed=0,
+    )
     assert record["gain"] == pytest.approx(0.5)
+
+
+def subset_answers_of(targets, right):
+    """One student's answers where everything is present in every row: {subset: share that is right}."""
+    everything = np.ones(len(targets), bool)
+    wrong = {name: np.arange(len(targets)) >= share * len(targets) for name, share in right.items()}
+    return {name: (everything, logits(np.where(wrong[name], 1 - targets, targets))) for name in right}
+
+
+def test_the_decision_weighs_all_modalities_present_as_much_as_the_mean_of_the_subsets():
+    targets = np.array([0, 1] * 20)
+    ours = subset_answers_of(targets, {"a": 0.5, "b": 0.5, "a+b": 1.0})
+    theirs = subset_answers_of(targets, {"a": 0.75, "b": 0.75, "a+b": 0.95})
+    said = decide(CONTRACT, [ours], [theirs], made(targets), resamples=100, seed=0)
+    expected = 0.5 * (1.0 - 0.95) + 0.5 * ((0.5 + 0.5 + 1.0) - (0.75 + 0.75 + 0.95)) / 3
+    assert said["gain"] == pytest.approx(expected) and said["kept"] == "control"
+    assert said["said"].startswith("do not distil") and said["gain_ci95"][0] <= expected <= said["gain_ci95"][1]
+    other = decide(CONTRACT, [theirs], [ours], made(targets), resamples=100, seed=0)
+    assert other["kept"] == "distilled" and other["gain"] == pytest.approx(-expected)
+
+
+def test_a_student_no_better_than_the_one_without_a_teacher_is_not_kept():
+    targets = np.array([0, 1] * 20)
+    same = subset_answers_of(targets, {"a": 0.5, "b": 0.5, "a+b": 0.9})
+    assert decide(CONTRACT, [same], [same], made(targets), resamples=50, seed=0)["kept"] == "control"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [(0.9, 0.9, "holds: no more than 0.02 below"), (0.5, 0.95, "falls 0.450 below a student trained")],
+)
+def test_a_student_is_held_against_one_trained_for_the_subset_alone(ours, theirs, said):
+    targets = np.array([0, 1] * 20)
+    first, second = (subset_answers_of(targets, {"a": share})["a"][1] for share in (ours, theirs))
+    record = gain(CONTRACT, [first], [second], made(targets), name="alone-a", resamples=50, seed=0)
+    assert record["notes"][0].startswith(said)
+
+
+def test_average_precision_is_scikit_learns_with_and_without_ties():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    targets = (rng.random((50, 4)) < 0.3).astype(np.float32)
+    for output in (rng.standard_normal((50, 4)), rng.integers(0, 4, (50, 4)).astype(float)):
+        expected = average_precision_score(targets, output, average="macro")
+        assert average_precision(output, targets) == pytest.approx(expected)
+    targets[:, 1] = 0  # a label that no sample has is left out
+    expected = average_precision_score(targets[:, [0, 2, 3]], output[:, [0, 2, 3]], average="macro")
+    assert average_precision(output, targets) == pytest.approx(expected)
+    assert np.isnan(average_precision(output, np.zeros_like(targets)))

@@ -184,3 +184,55 @@ def test_a_key_that_is_none_is_a_usage_error(bundle, keys, tmp_path):
     for key in (public, tmp_path / "nowhere"):
         with pytest.raises(UsageError):
             bundles.sign(bundle, key)
+
+
+def _set(*path, value):
+    def edit(meta):
+        place = meta
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return edit
+
+
+CPU = ("targets", "onnxruntime-cpu")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda meta: meta.pop("contract"), "says of contract"),
+        (_set("contract", value=5), "says of contract"),
+        (_set("contract", "task", value="x"), r"contract\.task"),
+        (_set("contract", "modalities", "image", "height", value=10**9), r"image\.height"),
+        (_set("contract", "modalities", "image", "kind", value="video"), r"modalities\.image"),
+        (_set("contract", "modalities", "image", "height", value=7), "input image is"),
+        (_set("contract", "labels", value=["yes", "no"]), "its contract says"),
+        (_set("contract", "output", value="nothing"), "its contract says nothing"),
+        (lambda meta: meta.pop("targets"), "no engine for"),
+        (_set("targets", value=[]), "no engine for"),
+        (_set(*CPU, value=5), r"targets\.onnxruntime-cpu"),
+        (_set(*CPU, "subsets", value=[1]), "subsets"),
+        (_set(*CPU, "split", value={}), r"split\.files"),
+        (_set(*CPU, "engine", value={"file": "x"}), r"engine\.version"),
+        (_set(*CPU, "file", value="nowhere.onnx"), "does not list"),
+        (_set(*CPU, "file", value="../../../etc/passwd"), "does not list"),
+        (_set(*CPU, "file", value="subsets/image.onnx"), "no input present"),
+        (_set(*CPU, "subsets", "image", value="/etc/passwd"), "does not list"),
+    ],
+)
+def test_a_manifest_that_its_author_or_another_version_wrote_otherwise_is_told(rewritten, sample, edit, said):
+    """Hashes are right; what they vouch for is not what this version understands, or graph and manifest differ."""
+    bundle = rewritten(edit)
+    with pytest.raises(MmedgeError, match=said) as raised:
+        runtime.load(bundle).predict(image=sample["image"])
+    assert len(str(raised.value).splitlines()) <= 3 and "\n  do: " in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"null", b"{", b'{"schema": 99}', b"\xff\xfe"])
+def test_a_manifest_that_is_none_is_told(bundle, content):
+    (bundle / artifact.MANIFEST).write_bytes(content)
+    with pytest.raises(MmedgeError, match="manifest") as raised:
+        runtime.load(bundle)
+    assert "\n  do: " in str(raised.value)

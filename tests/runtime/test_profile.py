@@ -75,6 +75,11 @@ def test_a_fused_layer_is_of_the_branch_of_all_nodes_that_it_names():
     assert layers.branch_of_layer("nothing known", branches) == "fusion"
 
 
+def test_a_layer_in_which_the_process_was_put_aside_once_is_not_the_costliest():
+    assert layers.typical([5.0] * 49 + [9000.0]) == pytest.approx(5.0)
+    assert layers.typical([3.0]) == 3.0
+
+
 def test_gpu_kernels_count_where_onnxruntime_tells_of_them_and_launches_are_said_to_be_launches():
     node = {"cat": "Node", "name": "conv_1_kernel_time", "dur": 7, "args": {}}
     kernel = {"cat": "Kernel", "name": "sgemm", "dur": 30, "args": {"parent_name": "conv_1_kernel_time"}}

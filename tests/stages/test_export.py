@@ -80,6 +80,7 @@ def test_the_engine_of_one_modality_is_cut_verified_and_faster(parent, context, 
     made = exported(parent, context, "onnxruntime-cpu", tmp_path)
     # The picture's encoder is nearly all of the work; without it there is nearly nothing left.
     assert made.meta["subsets"]["vitals"]["ratio_to_all"] < 1 / 1.3
+    assert any("engine for vitals alone: " in note for note in made.meta["notes"])
     assert set(made.meta["split"]["files"]) == {"image", "vitals", "fusion"}
     engine = runtime.load(bundled(made, path=tmp_path / "bundle"))
     x = context.dataset.test.inputs["vitals"][:3]

@@ -86,4 +86,5 @@ def test_distillation_trains_its_control_on_the_same_schedule(finished):
     made = finished.artifact("distill")
     assert made.meta["students"] == ["control-0", "distilled-0"]
     assert all(made.file(f"{name}/weights.safetensors").is_file() for name in made.meta["students"])
-    assert made.file("weights.safetensors").read_bytes() == made.file("distilled-0/weights.safetensors").read_bytes()
+    kept = made.file(f"{made.meta['decision']['kept']}-0/weights.safetensors")
+    assert made.file("weights.safetensors").read_bytes() == kept.read_bytes()

@@ -124,3 +124,25 @@ def test_regression_learns_the_teachers_value():
         student, teacher, torch.tensor([0.0, 0.0]), kind="kd", temperature=1.0, task="regression"
     )
     assert loss.item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_binary_kd_is_the_mean_divergence_of_softened_bernoullis(temperature):
+    p, q = (1 / (1 + np.exp(-x / temperature)) for x in (TEACHER, STUDENT))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean() * temperature**2
+    student, teacher = tensors(STUDENT, TEACHER)
+    assert distillation.binary_kd(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_label_of_binary_kd_is_taught_whatever_the_others_are():
+    # One versus all: shifting one label's logit changes nothing of another's gradient, as a softmax would.
+    teacher = torch.tensor([[2.0, -1.0]])
+    gradients = []
+    for other in (0.0, 50.0):
+        student = torch.tensor([[0.0, other]], requires_grad=True)
+        distillation.logit_loss(
+            student, teacher, torch.zeros(1, 2), kind="kd", temperature=2.0, task="multilabel"
+        ).backward()
+        gradients.append(student.grad[0, 0].item())
+        assert torch.isfinite(student.grad).all()
+    assert gradients[0] == pytest.approx(gradients[1])

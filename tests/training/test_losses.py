@@ -45,3 +45,14 @@ def test_squared_error_of_the_labelled_and_no_gradient_of_nan():
 def test_a_batch_without_labels_has_a_loss_of_zero():
     assert label_loss(t(STUDENT), t(np.full(6, -1))).item() == 0
     assert label_loss(t(STUDENT), t(np.full(6, np.nan))).item() == 0
+
+
+def test_several_labels_are_the_mean_of_binary_cross_entropies_of_the_labelled():
+    targets = np.array([[1.0, 0.0, 1.0, 0.0], [np.nan] * 4])
+    p = 1 / (1 + np.exp(-STUDENT[0]))
+    expected = -(targets[0] * np.log(p) + (1 - targets[0]) * np.log(1 - p)).sum() / 8
+    output = t(STUDENT[:2]).requires_grad_()
+    loss = label_loss(output, t(targets))
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert (output.grad[1] == 0).all() and torch.isfinite(output.grad).all()

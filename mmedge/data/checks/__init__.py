@@ -14,7 +14,7 @@ def table_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     """Faults of an arranged table (see ``source.arranged``): labels, classes, groups, presence, numbers."""
     found = [
         *splits.split_faults(table, data, file),
-        *(splits.class_faults if data.task == "classification" else splits.value_faults)(table, data, file),
+        *(splits.value_faults if data.task == "regression" else splits.class_faults)(table, data, file),
         *splits.group_faults(table, data, file),
         *cells.presence_faults(table, data, file),
     ]

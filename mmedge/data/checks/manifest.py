@@ -36,6 +36,8 @@ def manifest_faults(data: Data) -> tuple[list[Fault], Data | None]:
     named: list[tuple[str, str | None]] = [
         (f"data.{key}", getattr(data, key)) for key in ("target", "id", "group", "split")
     ]
+    if data.label_columns:  # the target is put together from them
+        named = [*named[1:], *(("data.label_columns", column) for column in data.label_columns)]
     named += [
         (f"data.modalities.{name}", column)
         for name, spec in data.modalities.items()

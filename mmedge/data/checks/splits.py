@@ -6,6 +6,7 @@ from typing import Literal
 
 import polars
 
+from mmedge.data.labels import named_in
 from mmedge.data.source import ROW, SPLIT, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault
@@ -58,7 +59,9 @@ def split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
 def class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     faults: list[Fault] = []
     target = target_column(data)
-    known = table.filter(polars.col(target).is_not_null())
+    named = [None if names is None else sorted(names) for names in named_in(data, table[target])]
+    known = table.with_columns(polars.Series(target, named, dtype=polars.List(polars.String))).explode(target)
+    known = known.filter(polars.col(target).is_not_null())
     counts = {
         split: dict(known.filter(polars.col(SPLIT) == split)[target].value_counts().iter_rows()) for split in SPLITS
     }

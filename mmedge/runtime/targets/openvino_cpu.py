@@ -31,7 +31,9 @@ def build(graph: Path, engine: Path) -> dict[str, Any]:
     try:
         model = openvino.convert_model(str(graph))
     except Exception as error:  # OpenVINO's exceptions share no base class but RuntimeError and Exception
-        raise MmedgeError(f"OpenVINO does not take the graph: {_reason(error)}", where=str(graph)) from error
+        raise MmedgeError(
+            f"OpenVINO does not take the graph: {_reason(error)}", where=str(graph), todo="leave openvino-cpu out"
+        ) from error
     openvino.save_model(model, str(engine), compress_to_fp16=False)
     return {"version": openvino.__version__.split("-")[0]}
 
@@ -94,7 +96,11 @@ def _compiled(engine: Path, threads: int, counters: bool) -> Any:
     try:
         return openvino.Core().compile_model(str(engine), "CPU", config)
     except Exception as error:
-        raise MmedgeError(f"OpenVINO does not take the engine: {_reason(error)}", where=str(engine)) from error
+        raise MmedgeError(
+            f"OpenVINO does not take the engine: {_reason(error)}",
+            where=str(engine),
+            todo="mmedge export --rebuild BUNDLE builds it again for this OpenVINO",
+        ) from error
 
 
 def _name(port: Any) -> str:

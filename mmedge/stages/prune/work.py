@@ -18,9 +18,9 @@ from mmedge.data.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
-from mmedge.measure.quality import overall, predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
-from mmedge.recipe import Distill, Prune, Train
+from mmedge.recipe import Distill, Loss, Prune, Train
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import Group, cut
 from mmedge.training.batches import batches
@@ -56,6 +56,7 @@ class Work:
     train: Samples
     validation: Samples
     teacher: Teacher | None
+    teaching: Distill
     whole: dict[str, int]
 
     def remembered(self, what: str, key: Any, compute: Callable[[], Any]) -> Any:
@@ -109,8 +110,7 @@ class Work:
     def objective(self, student: nn.Module, train: Train) -> Any:
         if self.teacher is None:
             return supervised(self.contract, train)
-        teaching = self.context.recipe.distill or Distill()
-        return Distillation(student, self.teacher, self.contract, teaching.loss, train)
+        return Distillation(student, self.teacher, self.contract, self.teaching.loss, train)
 
     def fill_gradients(self, module: nn.Module) -> None:
         """Mean gradients of the run's own loss over training batches, on ``module``'s parameters: what ``taylor`` needs."""
@@ -135,7 +135,7 @@ class Work:
 
         quality = score(self.contract, predict(self.validation.present), self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
-        return Judged(quality, subsets, overall(quality, subsets))
+        return Judged(quality, subsets, balanced(quality, list(subsets.values())))
 
     def latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's."""
@@ -157,6 +157,10 @@ class Work:
 def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> Work:
     """All that pruning ``parent``, whose model is ``module``, needs: data as the student may see it, and the teacher."""
     contract, teaching = contract_of(parent), context.recipe.distill or Distill()
+    if "loss" in parent.meta:  # the one that distillation settled on
+        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
+    # A student that does better without a teacher is recovered without.
+    taught = context.teacher is not None and parent.meta.get("decision", {}).get("kept") != "control"
     return Work(
         parent,
         contract,
@@ -164,7 +168,8 @@ def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context
         context,
         taught_samples(teaching, context, contract),
         context.dataset.validation.only(tuple(contract.modalities)),
-        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if context.teacher else None,
+        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if taught else None,
+        teaching,
         _counted(module, contract),
     )
 

@@ -1,0 +1,108 @@
+"""Distillation's controls: which student ships, and what it is compared with."""
+
+import pytest
+import torch
+
+from mmedge import pipeline
+from mmedge.models.load import contract_of
+from mmedge.progress import Silent
+from mmedge.recipe import Controls
+from mmedge.stages import distill
+from mmedge.training.controls import same_modality_teacher, takes_others
+from mmedge.training.students import Student
+from tests.conftest import parsed
+
+
+def section(context, **changes):
+    whole = context.recipe.distill
+    train = whole.train.model_copy(update={"epochs": 1, "views": 1})
+    return whole.model_copy(update={"train": train, **changes})
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(0.1, "distilled"), (0.0, "control"), (-0.1, "control")])
+def test_the_better_student_on_validation_ships_and_the_notes_say_which(
+    finished, context, tmp_path, monkeypatch, gain, kept
+):
+    real = distill.decide
+
+    def decide(contract, distilled, control, validation, **options):
+        assert validation.split == "validation"  # never the test split
+        # The students themselves are hardly trained: give one side the true answers of a share of the rows.
+        ours, theirs = ({n: (m, o.copy()) for n, (m, o) in side[0].items()} for side in (distilled, control))
+        better, worse = (ours, theirs) if gain >= 0 else (theirs, ours)
+        for name, (_, output) in better.items():
+            worse[name] = (worse[name][0], output.copy())
+            if gain:
+                output[range(len(output)), validation.targets] = 100.0
+        return real(contract, [ours], [theirs], validation, **options)
+
+    monkeypatch.setattr(distill, "decide", decide)
+    made = distill.distill(finished.artifact("teacher"), section(context), context, tmp_path / "d", "k")
+    assert made.meta["decision"]["kept"] == kept
+    said = "distillation kept" if kept == "distilled" else "do not distil: the student without a teacher is kept"
+    assert any(note.startswith(said) for note in made.meta["notes"])
+    student = made.file(f"{kept}-0/weights.safetensors")
+    assert made.file("weights.safetensors").read_bytes() == student.read_bytes()
+
+
+def test_without_the_control_nothing_is_decided_and_that_is_said(finished, context, tmp_path):
+    config = section(context, controls=Controls(no_distillation=False, seeds=1))
+    made = distill.distill(finished.artifact("teacher"), config, context, tmp_path / "d", "k")
+    assert made.meta["students"] == ["distilled-0"] and made.meta["controls"] == {}
+    assert any("was not measured" in note for note in made.meta["notes"])
+
+
+def test_a_student_alone_is_shown_one_subset_and_learns_nothing_of_the_rest(finished, context, tmp_path):
+    controls = Controls(no_distillation=False, seeds=1, subset_students=True)
+    made = distill.distill(
+        finished.artifact("teacher"), section(context, controls=controls), context, tmp_path / "d", "k"
+    )
+    assert made.meta["students"] == ["alone-audio-0", "alone-image-0", "distilled-0"]
+    assert made.meta["controls"]["alone-image"] == {
+        "students": "alone-image",
+        "against": "distilled",
+        "shown": ["image"],
+    }
+    torch.manual_seed(context.recipe.seed)
+    fresh = context.build(context.recipe.distill.model, contract_of(made)).state_dict()
+    alone = context.rebuild(made, "alone-image-0/weights.safetensors").state_dict()
+    moved = {name for name in fresh if "project" in name and not torch.allclose(fresh[name], alone[name], rtol=0.02)}
+    assert moved and all("encoders.image" in name for name in moved)
+
+
+def test_the_report_compares_on_the_test_split_what_each_control_is_about(finished, values, tmp_path):
+    values["distill"]["controls"] = {"seeds": 1, "subset_students": True, "same_modality_teacher": True}
+    values["distill"]["model"]["modalities"] = ["audio"]
+    values["distill"]["model"]["encoders"].pop("image")
+    values["distill"]["train"]["augment"] = {}
+    values |= {"prune": None, "quantize": None}
+    outcome = pipeline.run(
+        parsed(values),
+        finished.copied(tmp_path / "out"),
+        code=tmp_path,
+        progress=Silent(),
+        start=finished.out / "teacher",
+        only="distill",
+    )
+    controls = {control["name"]: control for control in outcome.report["controls"]}
+    assert list(controls) == ["no-distillation", "same-modality-teacher"]  # one modality has no proper subset
+    assert all(control["quality"]["split"] == "test" for control in controls.values())
+    assert outcome.report["stages"][-1]["decision"]["kept"] in ("distilled", "control")
+
+
+def test_the_same_modality_teacher_knows_the_students_modalities_only(finished, context):
+    whole = context.dataset.contract
+    student = whole.only(["image"])
+    assert takes_others(whole, student) and not takes_others(student, whole)
+    config = section(context)
+    hints = (*config.loss.hints, config.loss.hints[0].model_copy(update={"teacher": "encoders.audio"}))
+    config = config.model_copy(update={"loss": config.loss.model_copy(update={"hints": hints})})
+    teacher, loss = same_modality_teacher(config, student, context)
+    assert [hint.teacher for hint in loss.hints] == ["fusion"]  # there is no encoder of the sound to hint at
+    assert teacher.widths == [24]
+
+
+def test_a_students_selection_is_its_best_epochs():
+    from mmedge.training.fit import Fitted
+
+    assert Student(torch.nn.Identity(), Fitted([{"selection": 0.2}, {"selection": 0.4}], 2, ())).selection == 0.4
