@@ -15,8 +15,9 @@ from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.labels import named_in
 from mmedge.data.samples import Samples, manifests, private
-from mmedge.data.source import ROW, SPLIT, arranged, present, read_table, target_column
+from mmedge.data.source import ROW, SPLIT, arranged, present, target_column
 from mmedge.data.splits import SPLITS
+from mmedge.data.table import read_table
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress

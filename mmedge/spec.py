@@ -62,7 +62,8 @@ class ModalityBase(Frozen):
 class ImageSpec(ModalityBase):
     """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics.
 
-    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first.
+    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first. A column with
+    a plus, as in ``[x, y, +w, +h]``, counts from left or top: it is a width or height.
     ``crop: center`` keeps the aspect by cutting the longer sides; ``none`` stretches. Transparent pixels become white.
     """
 
@@ -81,7 +82,7 @@ class ImageSpec(ModalityBase):
 
     @property
     def columns_read(self) -> tuple[str, ...]:
-        return (*super().columns_read, *(self.box or ()))
+        return (*super().columns_read, *(column.removeprefix("+") for column in self.box or ()))
 
     @property
     def statistics(self) -> int:

@@ -18,6 +18,13 @@ from mmedge.errors import UsageError
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--target", help="The column to predict.  [default: the one that looks like it]")
 @click.option(
+    "--stream",
+    "streams",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A table with times of its own, whose columns are joined to the manifest's rows by time. Repeatable.",
+)
+@click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("my.yaml"),
@@ -27,7 +34,9 @@ from mmedge.errors import UsageError
 @click.option("--code", is_flag=True, help="Also write a module beside it, for a network or a dataset of your own.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @framed
-def init(manifest: Path, target: str | None, out: Path, code: bool, force: bool, as_json: bool) -> None:
+def init(
+    manifest: Path, target: str | None, streams: tuple[Path, ...], out: Path, code: bool, force: bool, as_json: bool
+) -> None:
     from mmedge.artifact import replacing
     from mmedge.data.draft import code_text, recipe_text
     from mmedge.data.propose import propose
@@ -39,7 +48,7 @@ def init(manifest: Path, target: str | None, out: Path, code: bool, force: bool,
     for file in (out, module):
         if file and file.exists() and not force:
             raise UsageError("the file is already there", where=str(file), todo="choose another --out, or say --force")
-    proposal = propose(manifest, target)
+    proposal = propose(manifest, target, streams)
     texts = {out: recipe_text(proposal, out, module.stem if module else None)}
     if module:
         texts[module] = code_text(proposal, out)

@@ -78,9 +78,9 @@ def join(
         for c in kept
         if c in files
     )
-    left = table.select(*([stream.by] if stream.by else []), _seconds(table, stream.on, "the manifest").alias(_TIME))
+    left = table.select(*([stream.by] if stream.by else []), seconds(table, stream.on, "the manifest").alias(_TIME))
     left = left.with_row_index(_LEFT).drop_nulls().sort(_TIME)
-    times = _seconds(other, stream.time, str(stream.file))
+    times = seconds(other, stream.time, str(stream.file))
     right = other.select(*([stream.by] if stream.by else []), *kept).with_columns(times.alias(_STREAM_TIME))
     right = (
         right.with_row_index("__right")
@@ -165,7 +165,7 @@ def _joined(
     )
 
 
-def _seconds(table: polars.DataFrame, column: str, where: str) -> polars.Series:
+def seconds(table: polars.DataFrame, column: str, where: str) -> polars.Series:
     """A column of numbers or of ISO 8601 times as seconds."""
     cells = table[column].str.strip_chars()
     for parsed in (

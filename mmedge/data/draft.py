@@ -54,6 +54,14 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         value = getattr(proposal, key)
         if value:
             lines.append(f"  {key}: {_plain(value)}" + (f"  # {why}" if why else ""))
+    if proposal.align:
+        lines.append(
+            "  # Tables with times of their own: columns of the row nearest in time, or between the two around."
+        )
+        lines.append("  align:")
+        for name, keys in proposal.align.items():
+            file = Path(os.path.relpath(keys["file"], path.resolve().parent)).as_posix()
+            lines.append(f"    {name}: {_flow({**keys, 'file': file})}")
     if not proposal.split:
         lines.append("  ratios: {train: 0.7, validation: 0.15, test: 0.15}")
         lines.append("  # fold: {k: 5, index: 0}  # instead of ratios: 5-fold cross-validation")

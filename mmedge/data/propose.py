@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,14 @@ from typing import Any
 import numpy as np
 import polars
 
+from mmedge.data import align
+from mmedge.data.glimpse import TIMES, look
 from mmedge.data.labels import labels_in
-from mmedge.data.source import read_table
+from mmedge.data.splits import SPELLINGS
+from mmedge.data.table import read_table
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.recipe import Stream
 
-_EXTENSIONS = {
-    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"},
-    "audio": {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus"},
-    "array": {".npy"},
-    "sensor": {".csv", ".tsv"},
-}
 _TARGETS = [
     "label",
     "labels",
@@ -43,18 +40,37 @@ _TARGETS = [
 ]
 _ID = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|nr|no|编号)($|_|\b)", re.IGNORECASE)
 _GROUP = re.compile(
-    r"speaker|subject|patient|person|user|device|session|participant|group|household|customer|client|^who$|客户|患者",
+    r"speaker|subject|patient|person|user|device|session|participant|group|household|customer|client|hospital|^who$"
+    r"|客户|患者|病人|受试者|用户|说话人|设备",
     re.IGNORECASE,
 )
-_SPLITS = {"train", "training", "validation", "val", "valid", "dev", "eval", "test"}
+# What names people, and is no feature of a sample.
+_PERSONAL = re.compile(
+    r"(^|_|\b)(name|surname|first_?name|last_?name|full_?name|e?mail|phone|address|ssn|passport|姓名|电话|地址|身份证)",
+    re.IGNORECASE,
+)
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[/.]\d\d?[/.]\d{2,4}( .*)?")
+# Columns of a region of an image, with and without a prefix; a plus is a width or a height.
+_BOXES = [
+    ("left", "top", "right", "bottom"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+    ("x0", "y0", "x1", "y1"),
+    ("x", "y", "+w", "+h"),
+    ("x", "y", "+width", "+height"),
+    ("left", "top", "+width", "+height"),
+]
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-# Cells and files that are looked at; the rest of a large manifest is taken to be like them.
-_CELLS, _FILES = 500, 40
+# Cells that are looked at; the rest of a large manifest is taken to be like them.
+_CELLS = 500
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column and its ``role``: image, audio, sensor, array, text, number, category, id, group, split, target, unused."""
+    """A column and its ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target,
+
+    unused.
+    """
 
     name: str
     role: str
@@ -77,27 +93,42 @@ class Proposal:
     group: str | None
     split: str | None
     holes: dict[str, int]
+    align: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def propose(manifest: Path, target: str | None) -> Proposal:
-    """Look at every column. Raises UsageError where no target is seen, or nothing that a model could take."""
+def propose(manifest: Path, target: str | None, streams: Sequence[Path] = ()) -> Proposal:
+    """Look at every column, those of ``streams`` too, tables with times of their own, once they are joined.
+
+    Raises UsageError where no target is seen, nothing that a model could take, or no time to join by.
+    """
     table = read_table(manifest)
+    folder = str(manifest.resolve().parent)
+    aligned: dict[str, dict[str, Any]] = {}
+    for stream in streams:
+        name = _free(re.sub(r"\W", "_", stream.stem), aligned)
+        aligned[name] = _stream(table, manifest, stream)
+        files = [c for c in aligned[name]["columns"] if look(_some(read_table(stream)[c]), stream.resolve().parent)]
+        table, _ = align.join(table, name, Stream(**aligned[name]), set(files), read_table)
     if target is not None and target not in table.columns:
         raise UsageError(
             f"the manifest has no column {target!r}{did_you_mean(target, table.columns)}; it has {', '.join(table.columns)}",
             where=str(manifest),
         )
-    columns = {name: _column(table[name], manifest.resolve().parent) for name in table.columns}
+    columns = {name: _column(table[name], Path(folder)) for name in table.columns}
+    for keys in aligned.values():
+        columns[keys["on"]] = Column(keys["on"], "time", "streams are joined by it")
+    boxes = _boxes(columns)
     target = target or _target(columns, manifest)
     task, classes = _task(table[target], target, manifest)
     columns[target] = Column(target, "target", f"{task}, {classes} different values")
     ids = [c.name for c in columns.values() if c.role == "id" and not table[c.name].null_count()]
     groups = [c.name for c in columns.values() if c.role == "group" and c.name != target]
     splits = [c.name for c in columns.values() if c.role == "split"]
-    modalities = _modalities(columns)
+    modalities = _modalities(columns, boxes)
     if not modalities:
+        whys = "; ".join(f"{c.name}: {c.why}" for c in columns.values() if c.role != "target")
         raise UsageError(
-            "no column is one that a model could take: no existing files, texts, numbers or categories",
+            f"no column is one that a model could take: no existing files, texts, numbers or categories ({whys})",
             where=str(manifest),
             todo="paths must be relative to the manifest's folder, or absolute",
         )
@@ -111,7 +142,16 @@ def propose(manifest: Path, target: str | None) -> Proposal:
         if name in columns and first[name] != name and any(name in _reads(s, m) for m, s in modalities.items()):
             raise UsageError(f"a column named {name!r} is kept for data.{name}", where=str(manifest), todo="rename it")
     return Proposal(
-        manifest, table.height, tuple(columns.values()), modalities, target, task, classes, holes=holes, **first
+        manifest,
+        table.height,
+        tuple(columns.values()),
+        modalities,
+        target,
+        task,
+        classes,
+        holes=holes,
+        align=aligned,
+        **first,
     )
 
 
@@ -123,22 +163,30 @@ def _column(cells: polars.Series, folder: Path) -> Column:
     name, known = cells.name, cells.drop_nulls()
     if not len(known):
         return Column(name, "unused", "it is empty")
-    step = max(1, len(known) // _CELLS)
-    seen = known.gather_every(step).to_list()
-    file = _file_column(name, seen, folder)
+    seen = _some(known)
+    file = look(seen, folder)
+    if isinstance(file, str):
+        return Column(name, "unused", file)
     if file:
-        return file
+        return Column(name, file.role, f"paths of {file.role} files ({file.count} looked at)", file.facts)
     distinct = known.n_unique()
-    if {str(cell).lower() for cell in seen} <= _SPLITS and distinct > 1:
+    if {str(cell).strip().lower() for cell in seen} <= SPELLINGS.keys() and distinct > 1:
         return Column(name, "split", f"it names splits: {', '.join(sorted(map(str, known.unique())))}")
     numeric = known.cast(polars.Float64, strict=False)
     is_number = bool(numeric.is_finite().fill_null(False).all())
     unique = distinct == len(known) and distinct > 2
-    plain = is_number or all(re.fullmatch(r"[\x21-\x7e]+", cell) for cell in seen)
-    if unique and plain and (_ID.search(name) or not is_number or bool((numeric.diff().drop_nulls() == 1).all())):
+    if not is_number and all(_DATE.fullmatch(cell.strip()) for cell in seen):
+        return Column(name, "time", "dates or times: no feature as they are; data.align joins streams by them")
+    named = bool(_ID.search(name))
+    plain = is_number or all(re.fullmatch(r"\S+" if named else r"[\x21-\x7e]+", cell) for cell in seen)
+    if unique and plain and (named or not is_number or bool((numeric.diff().drop_nulls() == 1).all())):
         return Column(name, "id", "every value is another")
-    if _GROUP.search(name) and 6 <= distinct < len(known):
-        return Column(name, "group", f"{distinct} units: each is kept in one split")
+    if _GROUP.search(name) and distinct < len(known):
+        if distinct >= 6:
+            return Column(name, "group", f"{distinct} units: each is kept in one split")
+        return Column(name, "unused", f"it names {distinct} units: too few to keep each in one split, and no feature")
+    if _PERSONAL.search(name) and not is_number and distinct > len(known) // 2:
+        return Column(name, "unused", "it seems to name people: no feature, and nothing of it is written anywhere")
     if distinct == 1:
         return Column(name, "unused", f"it is constant: {known[0]!r}")
     if is_number:
@@ -158,116 +206,51 @@ def _column(cells: polars.Series, folder: Path) -> Column:
     return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
 
 
-def _file_column(name: str, seen: list[str], folder: Path) -> Column | None:
-    kinds = Counter(
-        next((kind for kind, ends in _EXTENSIONS.items() if Path(cell).suffix.lower() in ends), "") for cell in seen
-    )
-    kind, count = kinds.most_common(1)[0]
-    if not kind or count < 0.8 * len(seen):
-        return None
-    step = max(1, len(seen) // _FILES)
-    there = [path for cell in seen[::step] if (path := folder / cell).is_file()]
-    if not there:
-        return Column(name, "unused", f"its cells look like {kind} files, and none of them exists")
-    looked = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind](there)
-    if looked is None:
-        return Column(name, "unused", f"none of its {kind} files can be read")
-    role, facts = looked
-    return Column(name, role, f"paths of {role} files ({len(there)} looked at)", facts)
+def _some(cells: polars.Series) -> list[str]:
+    known = cells.drop_nulls()
+    return known.gather_every(max(1, len(known) // _CELLS)).to_list()
 
 
-def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | None:
-    from PIL import Image
-
-    sides, gray = [], []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                sides.append(min(picture.size))
-                gray.append(picture.mode in ("1", "L", "LA", "I", "I;16"))
-        except (OSError, SyntaxError, ValueError):
-            continue
-    if not sides:
-        return None
-    middle = int(np.median(sides))
-    side = middle if middle <= 32 else 48 if middle >= 48 else 32
-    return "image", {"height": side, "width": side, "channels": 1 if all(gray) else 3}
-
-
-def _sounds(paths: list[Path]) -> tuple[str, dict[str, Any]] | None:
-    import soundfile
-
-    rates: Counter[int] = Counter()
-    seconds = []
-    for path in paths:
-        try:
-            info = soundfile.info(str(path))
-        except (soundfile.LibsndfileError, OSError, TypeError):
-            continue
-        rates[info.samplerate] += 1
-        seconds.append(info.frames / info.samplerate)
-    if not seconds:
-        return None
-    rate = min(16000, rates.most_common(1)[0][0])
-    long = float(np.percentile(seconds, 90))
-    hop = 16 if long <= 2 else 32
-    frames = int(np.clip(8 * np.ceil(1000 * long / hop / 8), 16, 128))
-    return "audio", {
-        "sample_rate": rate,
-        "mels": 32 if rate <= 8000 else 40,
-        "frames": frames,
-        "hop_ms": hop,
-        "window_ms": 2 * hop,
-    }
+def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> dict[str, Any]:
+    """Keys of ``data.align`` for a table with times: joined to the nearest row, no further than two of its steps away."""
+    other = read_table(stream)
+    times = [next((c for c in t.columns if c.lower() in TIMES), None) for t in (table, other)]
+    for found, file, t in zip(times, (manifest, stream), (table, other)):
+        if found is None:
+            raise UsageError(
+                f"no column of times to join by; there are {', '.join(t.columns)}",
+                where=str(file),
+                todo="call it time: seconds, or ISO 8601",
+            )
+    on, time = str(times[0]), str(times[1])
+    shared = [c for c in table.columns if c in other.columns and c not in (on, time)]
+    by = next((c for c in shared if _GROUP.search(c) or _ID.search(c)), None)
+    kept = [c for c in other.columns if c not in (time, by) and c not in table.columns]
+    if not kept:
+        raise UsageError("the stream has no column that the manifest lacks", where=str(stream), todo="rename them")
+    seconds = other.select(*([by] if by else []), align.seconds(other, time, str(stream)).alias("_s")).drop_nulls()
+    steps = seconds.sort("_s").select(polars.col("_s").diff().over(by) if by else polars.col("_s").diff()).to_series()
+    steps = steps.filter(steps > 0)
+    step = float(steps.median()) if len(steps) else 1.0  # type: ignore[arg-type]
+    numeric = all(other[c].drop_nulls().cast(polars.Float64, strict=False).null_count() == 0 for c in kept)
+    keys = {"file": stream.resolve(), "time": time, "on": on, "columns": kept, "tolerance": float(f"{2 * step:.3g}")}
+    return {**keys, **({"by": by} if by else {}), "method": "linear" if numeric else "nearest"}
 
 
-def _arrays(paths: list[Path]) -> tuple[str, dict[str, Any]] | None:
-    shapes = []
-    for path in paths:
-        try:
-            shapes.append(np.load(path, mmap_mode="r", allow_pickle=False).shape)
-        except (OSError, ValueError, EOFError):
-            continue
-    if not shapes:
-        return None
-    channels = {shape[0] for shape in shapes if len(shape) == 2}
-    if len(channels) == 1 and all(len(shape) == 2 for shape in shapes):
-        length = int(np.median([shape[1] for shape in shapes]))
-        if next(iter(channels)) <= length and length >= 2:
-            return "sensor", {"channels": next(iter(channels)), "length": min(length, 1000)}
-    return ("array", {"shape": list(shapes[0])}) if len(set(shapes)) == 1 else None
-
-
-def _series(paths: list[Path]) -> tuple[str, dict[str, Any]] | None:
-    lengths, rates, header = [], [], None
-    for path in paths:
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                rows = list(csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-            names = [cell.strip() for cell in rows[0]]
-            values = np.array(rows[1:], float)
-        except (OSError, UnicodeDecodeError, ValueError, IndexError, csv.Error):
-            continue
-        if values.ndim != 2 or len(values) < 2 or (header is not None and names != header):
-            continue
-        header = names
-        lengths.append(len(values))
-        time = next((name for name in names if name.lower() in ("t", "time", "timestamp", "seconds")), None)
-        if time:
-            steps = np.diff(values[:, names.index(time)])
-            rates.append(1 / float(np.median(steps)) if (steps > 0).all() else 0.0)
-    if header is None:
-        return None
-    time = next((name for name in header if name.lower() in ("t", "time", "timestamp", "seconds")), None)
-    channels = [name for name in header if name != time]
-    facts: dict[str, Any] = {
-        "channels": len(channels),
-        "length": min(int(np.median(lengths)), 1000),
-        "channel_columns": channels,
-    }
-    if time and rates and min(rates) > 0:
-        facts |= {"rate": float(f"{np.median(rates):.4g}"), "time_column": time}
-    return "sensor", facts
+def _boxes(columns: dict[str, Column]) -> dict[str, list[str]]:
+    """{column of an image's path: its box's columns}, whose roles become ``box``; only where there is one such column."""
+    images = [c.name for c in columns.values() if c.role == "image"]
+    if len(images) != 1:
+        return {}
+    lower = {name.lower(): name for name in columns}
+    for prefix in ("", "bbox_", "box_", "roi_", "bb_", "region_", f"{images[0].lower()}_"):
+        for names in _BOXES:
+            found = [lower.get(prefix + name.removeprefix("+")) for name in names]
+            if all(name and columns[name].role in ("number", "unused", "category", "id") for name in found):
+                for name in found:
+                    columns[str(name)] = Column(str(name), "box", f"an edge of the region of {images[0]}")
+                return {images[0]: [("+" if name[0] == "+" else "") + str(f) for name, f in zip(names, found)]}
+    return {}
 
 
 def _target(columns: dict[str, Column], manifest: Path) -> str:
@@ -321,22 +304,23 @@ def _several(known: polars.Series) -> int:
     return len(names) if several and 2 <= len(names) <= max(2, len(rows) // 4) else 0
 
 
-def _modalities(columns: dict[str, Column]) -> dict[str, dict[str, Any]]:
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_2"
+    return name
+
+
+def _modalities(columns: dict[str, Column], boxes: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
 
     def add(preferred: str, kind: str, keys: dict[str, Any]) -> None:
-        name = (
-            preferred
-            if preferred.isidentifier() and preferred.isascii() and preferred not in ("present", "inner")
-            else kind
-        )
-        while name in out:
-            name += "_2"
-        out[name] = {"kind": kind, **keys}
+        good = preferred.isidentifier() and preferred.isascii() and preferred not in ("present", "inner")
+        out[_free(preferred if good else kind, out)] = {"kind": kind, **keys}
 
     for column in columns.values():
         if column.role in ("image", "audio", "sensor", "array"):
-            add(column.name, column.role, {"column": column.name, **column.facts})
+            box = {"box": boxes[column.name]} if column.name in boxes else {}
+            add(column.name, column.role, {"column": column.name, **column.facts, **box})
         elif column.role == "text":
             length = int(np.clip(8 * np.ceil(column.facts["length"] / 8), 8, 128))
             vocabulary = int(np.clip(2 * column.facts["vocabulary"], 400, 4000))

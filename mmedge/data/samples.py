@@ -16,16 +16,9 @@ import polars
 
 from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.data.labels import hidden, labelled, named_in, one_hot, spread_over
-from mmedge.data.source import (
-    columns_of,
-    load_attribute,
-    place,
-    present,
-    read_table,
-    target_column,
-    write_manifests,
-)
+from mmedge.data.source import columns_of, load_attribute, place, present, target_column, write_manifests
 from mmedge.data.splits import SPLITS
+from mmedge.data.table import read_table
 from mmedge.data.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress

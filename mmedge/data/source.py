@@ -19,6 +19,7 @@ from mmedge.artifact import replacing
 from mmedge.data import align, avdigits, splits
 from mmedge.data.labels import joined, named_in, rarest
 from mmedge.data.splits import SPLITS
+from mmedge.data.table import read_table
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
@@ -92,46 +93,6 @@ def load_attribute(name: str, folder: Path) -> Any:
             f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}", where=name
         )
     return getattr(module, attribute)
-
-
-def read_table(path: Path) -> polars.DataFrame:
-    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null, lists are JSON."""
-    table = read_columns(path, "manifest")
-    lists = [name for name, dtype in table.schema.items() if isinstance(dtype, polars.List)]
-    table = table.with_columns(
-        polars.col(name).map_elements(lambda cell: json.dumps(list(cell), ensure_ascii=False), polars.String)
-        for name in lists
-    )
-    return table.select(polars.all().cast(polars.String).replace("", None))
-
-
-def read_columns(path: Path, what: str) -> polars.DataFrame:
-    """A CSV, TSV, JSONL or Parquet file with a row or more, its cells as they are there. ``what`` it is, for the errors."""
-    if not path.is_file():
-        raise MmedgeError(f"the {what} does not exist", where=str(path), todo="correct data.manifest")
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                table = polars.read_parquet(path)
-            case ".jsonl" | ".ndjson":
-                table = polars.read_ndjson(path, infer_schema_length=None)
-            case _:
-                table = polars.read_csv(
-                    path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ","
-                )
-    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise MmedgeError(
-            f"the {what} cannot be read: {str(error).splitlines()[0]}",
-            where=str(path),
-            todo="save it as UTF-8" if "utf-8" in str(error) else None,
-        ) from error
-    if len(table.columns) == 1 and (other := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
-        raise MmedgeError(
-            f"the {what}'s columns are separated by {other!r}", where=str(path), todo="save it with commas"
-        )
-    if table.is_empty():
-        raise MmedgeError(f"the {what} has no rows", where=str(path))
-    return table
 
 
 def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignment]]:
@@ -334,7 +295,7 @@ def _cells(
         return {columns[0]: str(value)}
     if isinstance(spec, ImageSpec) and spec.box:
         value, box = value if isinstance(value, tuple) else (value, (None,) * 4)
-        edges = {column: None if edge is None else str(edge) for column, edge in zip(spec.box, box)}
+        edges = {column: None if edge is None else str(edge) for column, edge in zip(spec.columns_read[1:], box)}
         return _cells(modality, spec.model_copy(update={"box": None}), value, folder, stem, sample) | edges
     if isinstance(value, (str, Path)):
         return {columns[0]: str(Path(value).resolve())}

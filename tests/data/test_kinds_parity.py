@@ -9,7 +9,7 @@ import pytest
 
 from mmedge.check import check
 from mmedge.data import samples, tensors
-from mmedge.data.source import read_table
+from mmedge.data.table import read_table
 from mmedge.progress import Silent
 from tests.data.made import MODALITIES, five_kinds, parsed, recipe_values
 

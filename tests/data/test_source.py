@@ -10,6 +10,7 @@ import pytest
 from mmedge import recipe as recipes
 from mmedge.check import check
 from mmedge.data import samples, source
+from mmedge.data.table import read_table
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
 from tests.data.made import five_kinds, parsed, recipe_values, write_table
@@ -34,7 +35,7 @@ def test_a_manifest_of_any_format_is_the_same_table(tmp_path, ending):
             table.write_ndjson(file)
         case _:
             table.write_csv(file, separator="\t" if ending == "tsv" else ",")
-    assert source.read_table(file).rows() == [("1.5", "红"), (None, None), ("3.0", "x, y")]
+    assert read_table(file).rows() == [("1.5", "红"), (None, None), ("3.0", "x, y")]
 
 
 def test_a_split_column_without_validation_has_it_drawn_from_training(tmp_path):
@@ -139,16 +140,16 @@ def test_the_example_of_a_users_own_network_has_no_fault(own, tmp_path):
 def test_a_table_of_another_separator_is_told_with_its_separator(tmp_path, mark):
     (tmp_path / "m.csv").write_text(f"id{mark}label\n1{mark}a\n")
     with pytest.raises(MmedgeError, match="separated by") as raised:
-        source.read_table(tmp_path / "m.csv")
+        read_table(tmp_path / "m.csv")
     assert repr(mark) in str(raised.value) and "commas" in str(raised.value)
 
 
 def test_a_table_that_is_not_utf_8_is_told_with_what_to_do(tmp_path):
     (tmp_path / "m.csv").write_bytes("id,label\n1,é\n".encode("latin-1"))
     with pytest.raises(MmedgeError, match="save it as UTF-8"):
-        source.read_table(tmp_path / "m.csv")
+        read_table(tmp_path / "m.csv")
 
 
 def test_a_table_of_one_column_is_one(tmp_path):
     (tmp_path / "m.csv").write_text("label\na;b\n")
-    assert source.read_table(tmp_path / "m.csv")["label"].to_list() == ["a;b"]
+    assert read_table(tmp_path / "m.csv")["label"].to_list() == ["a;b"]

@@ -110,11 +110,12 @@ def box_faults(table: polars.DataFrame, spec: ImageSpec, file: str) -> list[Faul
     """Boxes with some edges missing."""
     if not spec.box:
         return []
-    some = polars.any_horizontal(polars.col(c).is_null() for c in spec.box) & polars.any_horizontal(
-        polars.col(c).is_not_null() for c in spec.box
+    edges = spec.columns_read[1:]
+    some = polars.any_horizontal(polars.col(c).is_null() for c in edges) & polars.any_horizontal(
+        polars.col(c).is_not_null() for c in edges
     )
     return [
-        Fault("error", "box", "the box lacks an edge", file, row, spec.box[0], todo="fill all four columns, or none")
+        Fault("error", "box", "the box lacks an edge", file, row, edges[0], todo="fill all four columns, or none")
         for row in table.filter(some)[ROW]
     ]
 

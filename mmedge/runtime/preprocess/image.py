@@ -30,7 +30,7 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
             )
         picture = _in_8_bits(picture, name, value)
         if box is not None:
-            picture = picture.crop(_corners(box, picture.size, name, value))
+            picture = picture.crop(_corners(spec, box, picture.size, name, value))
         if spec.crop == "center":
             picture = _centered(picture, spec.width / spec.height)
         picture = picture.convert("L" if spec.channels == 1 else "RGB")
@@ -92,9 +92,13 @@ def _in_8_bits(picture: Any, name: str, value: Any) -> Any:
     return picture
 
 
-def _corners(box: Any, size: tuple[int, int], name: str, value: Any) -> tuple[int, int, int, int]:
+def _corners(spec: ImageSpec, box: Any, size: tuple[int, int], name: str, value: Any) -> tuple[int, int, int, int]:
     try:
         left, top, right, bottom = (float(edge) for edge in box)
+        if spec.box and spec.box[2].startswith("+"):
+            right += left
+        if spec.box and spec.box[3].startswith("+"):
+            bottom += top
         corners = (round(left), round(top), round(right), round(bottom))
     except (TypeError, ValueError, OverflowError) as error:
         raise MmedgeError(

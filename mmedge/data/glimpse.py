@@ -1,0 +1,163 @@
+"""What some of the files of a manifest's column look like: their kind, and the preprocessing that suggests."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Names of a column of times.
+TIMES = ("t", "time", "times", "timestamp", "ts", "seconds", "datetime", "date", "when", "时间", "时间戳")
+# Files that are looked at; the rest of a large manifest is taken to be like them.
+_FILES = 40
+_EXTENSIONS = {
+    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"},
+    "audio": {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus"},
+    "array": {".npy"},
+    "sensor": {".csv", ".tsv"},
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """``role``: image, audio, sensor or array; ``facts``: keys of its spec; ``count`` files were looked at."""
+
+    role: str
+    facts: dict[str, Any]
+    count: int
+
+
+def look(seen: list[str], folder: Path) -> Seen | str | None:
+    """What cells that look like paths lead to; a sentence where a model could not take it, None where they are no paths."""
+    kinds = Counter(
+        next((kind for kind, ends in _EXTENSIONS.items() if Path(cell).suffix.lower() in ends), "") for cell in seen
+    )
+    paths = len(seen) - kinds[""]
+    if paths < 0.8 * len(seen):
+        return None
+    (kind, count), *others = [(name, count) for name, count in kinds.most_common() if name]
+    if count < 0.8 * len(seen):
+        said = " and ".join(f"{number} of {name}" for name, number in [(kind, count), *others])
+        return f"its cells are paths of several kinds of file ({said}): give each kind a column"
+    step = max(1, len(seen) // _FILES)
+    there = [path for cell in seen[::step] if os.path.isfile(path := folder / cell)]
+    if not there:
+        return f"its cells look like {kind} files, and none of them exists"
+    looked = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind](there)
+    return looked if isinstance(looked, str) else Seen(*looked, len(there))
+
+
+def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+    from PIL import Image
+
+    sides, gray = [], []
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                sides.append(min(picture.size))
+                gray.append(picture.mode in ("1", "L", "LA", "I", "I;16"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+    if not sides:
+        return "none of its image files can be read"
+    middle = int(np.median(sides))
+    side = middle if middle <= 32 else 48 if middle >= 48 else 32
+    return "image", {"height": side, "width": side, "channels": 1 if all(gray) else 3}
+
+
+def _sounds(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+    import soundfile
+
+    rates: Counter[int] = Counter()
+    seconds = []
+    for path in paths:
+        try:
+            info = soundfile.info(str(path))
+        except (soundfile.LibsndfileError, OSError, TypeError):
+            continue
+        rates[info.samplerate] += 1
+        seconds.append(info.frames / info.samplerate)
+    if not seconds:
+        return "none of its sound files can be read"
+    rate = min(16000, rates.most_common(1)[0][0])
+    long = float(np.percentile(seconds, 90))
+    hop = 16 if long <= 2 else 32
+    frames = int(np.clip(8 * np.ceil(1000 * long / hop / 8), 16, 128))
+    return "audio", {
+        "sample_rate": rate,
+        "mels": 32 if rate <= 8000 else 40,
+        "frames": frames,
+        "hop_ms": hop,
+        "window_ms": 2 * hop,
+    }
+
+
+def _arrays(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+    shapes = []
+    for path in paths:
+        try:
+            shapes.append(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+        except (OSError, ValueError, EOFError):
+            continue
+    if not shapes:
+        return "none of its .npy files can be read"
+    channels = {shape[0] for shape in shapes if len(shape) == 2}
+    if len(channels) == 1 and all(len(shape) == 2 for shape in shapes):
+        length = int(np.median([shape[1] for shape in shapes]))
+        if next(iter(channels)) <= length and length >= 2:
+            return "sensor", {"channels": next(iter(channels)), "length": min(length, 1000)}
+    if len(set(shapes)) == 1:
+        return "array", {"shape": list(shapes[0])}
+    if all(len(shape) == 2 for shape in shapes) and len({shape[1] for shape in shapes}) == 1:
+        return f"its arrays are [time, channels], as {list(shapes[0])}: save them transposed, [channels, time]"
+    return f"its arrays have several shapes: {list(shapes[0])}, {list(next(s for s in shapes if s != shapes[0]))}"
+
+
+def _series(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+    lengths, rates = [], []
+    header: list[str] | None = None
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                rows = list(csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+            names = [cell.strip() for cell in rows[0]]
+        except (OSError, UnicodeDecodeError, IndexError, csv.Error):
+            continue
+        if len(names) == 1 and ";" in names[0]:
+            return "its files' columns are separated by ';': save them with commas"
+        if all(re.fullmatch(r"[-+\d.eE]*", name) for name in names):
+            return "its files have no header line: name their columns in a first line"
+        try:
+            values = np.array(rows[1:], float)
+        except ValueError:
+            continue
+        if values.ndim != 2 or len(values) < 2 or (header is not None and names != header):
+            continue
+        header = names
+        lengths.append(len(values))
+        time = _time_of(names)
+        if time:
+            steps = np.diff(values[:, names.index(time)])
+            rates.append(1 / float(np.median(steps)) if (steps > 0).all() else 0.0)
+    if header is None:
+        return "none of its files is a table of numbers with a header line (times are numbers too, in seconds)"
+    time = _time_of(header)
+    channels = [name for name in header if name != time]
+    facts: dict[str, Any] = {
+        "channels": len(channels),
+        "length": min(int(np.median(lengths)), 1000),
+        "channel_columns": channels,
+    }
+    if time and rates and min(rates) > 0:
+        facts |= {"rate": float(f"{np.median(rates):.4g}"), "time_column": time}
+    return "sensor", facts
+
+
+def _time_of(header: list[str]) -> str | None:
+    return next((name for name in header if name.lower() in TIMES), None)
