@@ -189,7 +189,9 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
         case "distill":
             return recipe.distill, ()
         case "prune":
-            return recipe.prune, (recipe.distill, recipe.measure, list(recipe.export.targets))
+            # What the channels that are left are a multiple of follows the targets, unless the recipe says it.
+            gpu = recipe.prune and recipe.prune.round_to == "auto" and recipe.export.on_gpu
+            return recipe.prune, (recipe.distill, recipe.measure, gpu)
         case "quantize":
             return recipe.quantize, (recipe.measure,)
     return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)

@@ -167,8 +167,7 @@ def _rounding(module: nn.Module, work: Work) -> tuple[int, dict[str, float] | No
         return work.config.round_to, None
     threads = work.context.recipe.measure.threads
     found = work.remembered("block", threads, lambda: preferred_block(module, work.contract, threads=threads))
-    gpu = any(name not in ("onnxruntime-cpu", "openvino-cpu") for name in work.context.recipe.export.targets)
-    return max(found[0], _GPU_BLOCK if gpu else 1), found[1]
+    return max(found[0], _GPU_BLOCK if work.context.recipe.export.on_gpu else 1), found[1]
 
 
 def _attempt(work: Work, base: Attempt, plan: Plan, number: int, before: Judged) -> Attempt:
