@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench bench-prune clean
+.PHONY: demo test test-slow fuzz lint bench bench-losses bench-prune clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -31,6 +31,10 @@ bench: $(INSTALLED)
 # Pruning alone: the demo's student against plain torch-pruning, and a network of 8 M parameters; some minutes.
 bench-prune: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks pruning
+
+# The table of losses x gain in the README: some 20 minutes.
+bench-losses: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks losses_gain
 
 $(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'

@@ -1,14 +1,17 @@
-"""``python -m tests.benchmarks [NAME]``: all benchmarks, or the named one."""
+"""``python -m tests.benchmarks [NAME]``: all benchmarks but the longest, or the named one."""
 
 import importlib
 import pkgutil
 import sys
 from pathlib import Path
 
+# Those that take many minutes run where they are named.
+ALONE = ("losses_gain",)
+
 
 def main() -> None:
     names = [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.name != "__main__"]
-    chosen = sys.argv[1:] or names
+    chosen = sys.argv[1:] or [name for name in names if name not in ALONE]
     for name in chosen:
         if name not in names:
             sys.exit(f"no benchmark {name!r}; there are {', '.join(names)}")

@@ -115,3 +115,21 @@ def test_a_log_of_three_modalities_cuts_no_figure_away(finished, capsys):
 @pytest.mark.parametrize(("count", "said"), [(0, "0"), (999, "999"), (1500, "1.5k"), (3_720_000, "3.72M"), (2e9, "2G")])
 def test_counts_are_short(count, said):
     assert short(count) == said
+
+
+def test_the_page_and_the_table_say_which_student_ships(finished, text, capsys):
+    said = finished.stage("distill")["decision"]["said"]
+    assert said[1:].split(":")[0] in text
+    print_report(finished.report)
+    assert f"distill: {said}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, tmp_path, capsys):
+    report = copy.deepcopy(finished.report)
+    alone = {**report["controls"][0], "name": "alone-image", "notes": ["holds: no more than 0.02 below"]}
+    report["controls"].append(alone)
+    write_html(report, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert page.count("alone-image") >= 2 and "Holds: no more than 0.02 below" in page
+    print_report(report)
+    assert "alone-image: gain" in capsys.readouterr().err

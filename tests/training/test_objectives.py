@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmedge.models import load
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Hint, Loss, Model, Train
 from mmedge.spec import ArraySpec, Contract
@@ -214,3 +215,21 @@ def test_kd_of_a_softened_teacher_has_the_gradient_of_matched_logits_at_high_tem
     student.requires_grad_()
     distillation.kd(student, teacher, 1000.0).backward()
     torch.testing.assert_close(student.grad, (student.detach() - teacher) / 5 / 6, rtol=0.01, atol=1e-4)
+
+
+def test_a_module_of_ones_own_answers_every_side_too(context):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = torch.nn.Linear(28 * 28 + 16 * 24, 10)
+
+        def forward(self, image, audio):  # knows no presence: the training mean stands in
+            return self.out(torch.cat([image.flatten(1), audio.flatten(1)], dim=1))
+
+    contract = context.dataset.contract
+    torch.manual_seed(0)
+    module = load.build(Model(factory="own:Own"), contract, factory=Own, means=context.means(contract))
+    batch = one_batch(context, TRAIN.model_copy(update={"modality_dropout": "every"}))
+    together = module(present=batch.present, **batch.inputs)["logits"].reshape(16, 3, 10)
+    for side in range(3):
+        torch.testing.assert_close(together[:, side], module(present=batch.present[:, side], **batch.inputs)["logits"])
