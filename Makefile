@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench bench-big clean bench-losses
+.PHONY: demo test test-slow fuzz lint bench bench-big bench-losses bench-prune clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -31,6 +31,10 @@ bench: $(INSTALLED)
 # INT8 on a network of 11 M parameters, trained for MMEDGE_SECONDS first.
 bench-big: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks big_networks
+
+# Pruning alone: the demo's student against plain torch-pruning, and a network of 8 M parameters; some minutes.
+bench-prune: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks pruning
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)
