@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench bench-losses clean
+.PHONY: demo test test-slow fuzz lint bench bench-losses bench-prune clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+# Pruning alone: the demo's student against plain torch-pruning, and a network of 8 M parameters; some minutes.
+bench-prune: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks pruning
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)

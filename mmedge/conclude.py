@@ -41,6 +41,7 @@ _TOLD = (
     "calibration",
     "fusion_points",
     "sensitivity",
+    "pruning",
     "verification",
 )
 
@@ -287,6 +288,7 @@ def _gate_figures(record: dict[str, Any], records: list[dict[str, Any]]) -> dict
         out["params_ratio_to_teacher"] = record["params"] / teacher["params"]
     if parent and "macs" in parent:
         out["macs_ratio_to_parent"] = record["macs"] / parent["macs"]
+        out["params_ratio_to_parent"] = record["params"] / parent["params"]
     if unpruned:
         drops = {
             name: unpruned["subsets"][name] - value

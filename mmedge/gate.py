@@ -23,6 +23,7 @@ FIGURES: dict[str, tuple[bool, int]] = {
     "latency_ratio_to_parent": (False, COST_EXIT),
     "params": (False, COST_EXIT),
     "params_ratio_to_teacher": (False, COST_EXIT),
+    "params_ratio_to_parent": (False, COST_EXIT),
     "macs": (False, COST_EXIT),
     "macs_ratio_to_parent": (False, COST_EXIT),
     "size_bytes": (False, COST_EXIT),

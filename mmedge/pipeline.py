@@ -20,6 +20,7 @@ from mmedge.models.load import contract_of
 from mmedge.progress import Progress
 from mmedge.recipe import Recipe, Target, remember
 from mmedge.runtime.sessions import require_builder
+from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training.context import Context
 
@@ -188,7 +189,9 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
         case "distill":
             return recipe.distill, ()
         case "prune":
-            return recipe.prune, (recipe.distill,)
+            # What the channels that are left are a multiple of follows the targets, unless the recipe says it.
+            gpu = recipe.prune and recipe.prune.round_to == "auto" and recipe.export.on_gpu
+            return recipe.prune, (recipe.distill, recipe.measure, gpu)
         case "quantize":
             return recipe.quantize, (recipe.measure,)
     return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)
@@ -225,7 +228,7 @@ def _missing_package(name: str, recipe: Recipe) -> str | None:
 
 
 def _dumped(section: Any) -> Any:
-    return section.model_dump(mode="json") if section is not None else None
+    return section.model_dump(mode="json") if isinstance(section, Frozen) else section
 
 
 def _givens(section: Any) -> list[Any]:

@@ -50,14 +50,19 @@ def build(split: str, arrays: str) -> Windows:
     return Windows(Path(arrays), split)
 
 
-def main(target: Path) -> None:
+def recordings() -> dict:
+    """seglearn's recordings, read only where the file is the known one: {"X": series [time, 6], "y", "subject", …}."""
     package = importlib.util.find_spec("seglearn")
     if package is None or package.origin is None:
         sys.exit("seglearn is not installed: pip install --no-deps seglearn")
     source = Path(package.origin).parent / "data" / "watch_dataset.npy"
     if hashlib.sha256(source.read_bytes()).hexdigest() != SHA256:
         sys.exit(f"{source} is not the file this script knows: it is not opened, since opening it runs what is pickled in it")
-    watch = np.load(source, allow_pickle=True).item()
+    return np.load(source, allow_pickle=True).item()
+
+
+def main(target: Path) -> None:
+    watch = recordings()
     series, label, person, recording = [], [], [], []
     for number, signal in enumerate(watch["X"]):  # [time, 6]
         for start in range(0, len(signal) - LENGTH + 1, STEP):

@@ -63,9 +63,7 @@ def decode(
     if not rows:
         np.save(target, np.zeros((0, *spec.shape), spec.dtype))
         return []
-    np.lib.format.open_memmap(target, "w+", np.dtype(spec.dtype), (rows, *spec.shape)).flush()
-    target.chmod(0o600)
-    _allot(target)
+    created(target, np.dtype(spec.dtype), (rows, *spec.shape))
     began = time.monotonic()
     faults, done = decode_rows(spec, name, jobs[:_TRIED], folder, target), min(_TRIED, len(jobs))
     rest = jobs[_TRIED:]
@@ -112,6 +110,14 @@ def decode_rows(spec: ModalitySpec, name: str, jobs: Sequence[Job], folder: Path
             faults.append((index, error.what))
     out.flush()
     return faults
+
+
+def created(target: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A mapped array of zeros, private to the user, whose place on the disk is taken. Raises MmedgeError where there is none."""
+    np.lib.format.open_memmap(target, "w+", dtype, shape).flush()
+    target.chmod(0o600)
+    _allot(target)
+    return np.lib.format.open_memmap(target, "r+")
 
 
 def _allot(target: Path) -> None:

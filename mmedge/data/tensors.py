@@ -14,7 +14,7 @@ import numpy as np
 import polars
 
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
-from mmedge.data.decode import Job, decode, value_of
+from mmedge.data.decode import Job, created, decode, value_of
 from mmedge.data.source import columns_of, present
 from mmedge.progress import Progress
 from mmedge.runtime import preprocess
@@ -119,7 +119,7 @@ def tensors(found: Decoded, tables: Mapping[str, polars.DataFrame]) -> tuple[Mod
         for split in tables:
             raw = np.load(_raw(found.folder, split), mmap_mode="r")
             part = found.folder / f"{split}.part.npy"
-            values = np.lib.format.open_memmap(part, "w+", raw.dtype, raw.shape)
+            values = created(part, raw.dtype, raw.shape)
             for row in there[split]:
                 values[row] = preprocess.normalise(spec, raw[row])
             values.flush()

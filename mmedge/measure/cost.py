@@ -16,9 +16,16 @@ def params(module: nn.Module) -> int:
 
 def macs(module: nn.Module, contract: Contract) -> int:
     """Multiply-accumulates of one sample, all modalities present: half the FLOPs that PyTorch's own counter counts."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(**example(contract, batch=1))
+    # PyTorch's fused transformer layer and attention are operations that its counter does not know.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            module(**example(contract, batch=1))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2

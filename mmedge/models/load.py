@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
+from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
@@ -22,6 +23,7 @@ from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
 WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
+SPLIT = "split attention"
 
 
 def build(
@@ -156,18 +158,33 @@ def history_of(artifact: Artifact) -> list[Any]:
 
 
 def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> None:
-    """Prune a freshly built model to the shapes that the history led to."""
-    if history:
-        import torch_pruning
+    """Prune a freshly built model to the shapes that the history led to.
 
-        module.eval()
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            module, example(contract), forward_fn=_forward, output_transform=_outputs, **unwrapped(module)
-        )
-        graph.load_pruning_history(history)
+    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart.
+    """
+    split = [name for what, name, *_ in history if what == SPLIT]
+    if split:
+        split_attention(module, split)
+    channels = [step for step in history if step[0] != SPLIT]
+    if channels:
+        dependencies(module, contract).load_pruning_history(channels)
 
 
-def unwrapped(module: nn.Module) -> dict[str, Any]:
+def dependencies(module: nn.Module, contract: Contract) -> Any:
+    """torch-pruning's graph of which layers' channels go together (Fang et al. 2023), by tracing an example."""
+    import torch_pruning
+
+    return torch_pruning.DependencyGraph().build_dependency(
+        module.eval(),
+        example(contract),
+        forward_fn=_forward,
+        output_transform=_outputs,
+        verbose=False,
+        **_unwrapped(module),
+    )
+
+
+def _unwrapped(module: nn.Module) -> dict[str, Any]:
     """What torch-pruning must be told of bare parameters: a vector is pruned along its only axis."""
     bare = [
         (parameter, parameter.dim() - 1)

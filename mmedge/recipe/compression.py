@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -32,17 +32,62 @@ def precision_of(candidate: str) -> str:
     return candidate.partition("-")[0]
 
 
-class Prune(Frozen):
-    """Structured pruning. ``macs`` is the share of the parent's multiply-accumulates to keep, at most.
+class Budget(Frozen):
+    """The shares of the parent's latency, multiply-accumulates and parameters that may be left; all that are given count."""
 
-    ``round_to``: channels that are left are a multiple of it. Kernels work on blocks of 8 or 16 channels, on CPUs and GPUs:
-    13 channels cost what 16 do, and more.
+    latency: float | None = Field(None, gt=0, lt=1)
+    macs: float | None = Field(None, gt=0, lt=1)
+    params: float | None = Field(None, gt=0, lt=1)
+
+
+class Prune(Frozen):
+    """Structured pruning: whole channels and attention heads go, the rest is recovered with the teacher.
+
+    ``budget``: what may be left; ``macs`` is short for a budget in MACs, and 0.65 where neither is given. A budget that is
+    given and cannot be met is exit code 4, or 3 where accuracy forbids it; the best that was found is kept.
+    ``allocation: branches`` measures at ``ratios`` what each branch (an encoder, fusion, head) loses and saves, after
+    ``probe_steps`` training steps, and shares the budget out accordingly; ``uniform`` removes the same share everywhere.
+    ``branches``: the largest share of a branch that may go, by its name; 0 leaves it alone.
+    ``importance``: the sum of absolute weights (``l1``) or squares (``l2``), the scale of a batch norm (``bn``), the first
+    order change of the loss (``taylor``, Molchanov et al. 2019), or ``random``, a control.
+    ``steps`` above 1: prune and recover in so many steps and keep the last that lost no more than ``max_drop`` on
+    validation, and ``max_subset_drop`` in every subset of modalities. With 1, a smaller cut is tried where the first lost more.
+    ``round_to``: channels that are left are a multiple of it, since kernels work on blocks of them: measured on this CPU
+    by ``auto``, at least 8 where a GPU is a target.
+    ``faster: false`` takes a model inside the budget that is no faster than its parent here, for its size or another machine.
     """
 
-    macs: float = Field(0.65, gt=0, lt=1)
-    round_to: int = Field(8, ge=1)
+    macs: float | None = Field(None, gt=0, lt=1)
+    budget: Budget = Budget()
+    allocation: Literal["branches", "uniform"] = "branches"
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.2, 0.4, 0.6, 0.8), min_length=1)
+    probe_steps: int = Field(40, ge=0)
+    branches: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
+    importance: Literal["l1", "l2", "bn", "taylor", "random"] = "l2"
+    steps: int = Field(1, ge=1, le=20)
+    max_drop: float = Field(0.01, ge=0)
+    max_subset_drop: float = Field(0.02, ge=0)
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     ignore: tuple[str, ...] = ()
+    faster: bool = True
     train: Train = Train(epochs=10, learning_rate=1e-3)
+
+    @model_validator(mode="after")
+    def _one_budget_in_macs(self) -> Prune:
+        if self.macs is not None and self.budget.macs is not None:
+            raise ValueError("give 'macs' or 'budget.macs', not both")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """{latency, macs or params: share of the parent's that may be left}."""
+        given = {name: limit for name, limit in self.budget if limit is not None}
+        return given | ({} if self.macs is None else {"macs": self.macs}) or {"macs": 0.65}
+
+    @property
+    def demanded(self) -> bool:
+        """Whether the recipe asked for a budget, so that missing it is a failure."""
+        return self.macs is not None or any(limit is not None for _, limit in self.budget)
 
 
 class Quantize(Frozen):

@@ -66,6 +66,11 @@ class Export(Frozen):
             raise ValueError("must hold 'onnxruntime-cpu': its graph is the bundle's model.onnx")
         return targets
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a target is a GPU's."""
+        return any(name not in ("onnxruntime-cpu", "openvino-cpu") for name in self.targets)
+
 
 class Measure(Frozen):
     """How latency is taken: one thread and spinning off are the honest default."""

@@ -73,7 +73,8 @@ class Augment(Frozen):
 class Train(Frozen):
     """The schedule of the one training loop: AdamW, warm-up and cosine, best checkpoint on validation.
 
-    ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``. For classes of unequal
+    ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``. ``max_steps`` ends an
+    epoch early. For classes of unequal
     size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
     often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
 
@@ -92,6 +93,7 @@ class Train(Frozen):
     """
 
     epochs: int = Field(20, ge=1, le=1_000_000)
+    max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=2, le=1_000_000)
     learning_rate: float = Field(2e-3, gt=0, le=100)
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmedge.artifact import replacing
 from mmedge.errors import MissingDependency
-from mmedge.report import plots, quantized
+from mmedge.report import plots, pruned, quantized
 from mmedge.report.record import modality_subsets
 from mmedge.report.table import short
 
@@ -38,6 +38,12 @@ def write_html(report: dict[str, Any], path: Path) -> None:
             stage["stage"]: Markup(quantized.sensitivity(stage["sensitivity"]))
             for stage in report["stages"]
             if "sensitivity" in stage
+        },
+        prunings={
+            stage["stage"]: {"rows": rows, "picture": Markup(pruned.curves(stage["pruning"])) if rows else ""}
+            for stage in report["stages"]
+            if "pruning" in stage
+            for rows in [pruned.rows(stage["pruning"])]
         },
         headline=_headline(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),

@@ -100,8 +100,8 @@ def _plain(value: float, _position: int) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
-def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
-    """A figure of inches with one axes; raises MissingDependency where matplotlib is not installed."""
+def figure_and_axes(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
+    """A figure of inches with one axes, or an array of ``rows`` of them; raises MissingDependency where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -109,9 +109,10 @@ def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
             "the report's pictures need matplotlib, which is not installed", todo="pip install 'mmedge[toolchain]'"
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes = figure.subplots(rows, sharex=True)
+    for each in axes if rows > 1 else [axes]:
+        for side in ("top", "right"):
+            each.spines[side].set_visible(False)
     return figure, axes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmedge.report.pruned import print_pruning
 from mmedge.report.record import modality_subsets
 
 
@@ -17,6 +18,8 @@ def print_report(report: dict[str, Any]) -> None:
     console, fits = console_for(table)
     console.print(table if fits else _table(report, subsets, wide=False))
     for stage in report["stages"]:
+        if "pruning" in stage:
+            print_pruning(console, stage["pruning"])
         if "decision" in stage:
             console.print(f"{stage['stage']}: {stage['decision']['said']}")
     for control in report["controls"]:

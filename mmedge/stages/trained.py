@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,30 @@ def write_trained(
             "notes": [*notes, *fitted.notes],
             "verification": [agreement.record() for agreement in agreements],
             **provenance(contract, context),
+            **(more or {}),
+        }
+    return read(target)
+
+
+def write_unchanged(
+    parent: Artifact,
+    *,
+    context: Context,
+    stage: str,
+    target: Path,
+    key: str,
+    notes: tuple[str, ...],
+    more: dict[str, Any] | None = None,
+) -> Artifact:
+    """Write the parent again as a stage's artifact, where nothing better was found: the same weights and graph."""
+    with creating(target, stage=stage, key=key, parent=parent.sha256) as (folder, meta):
+        for name in (load.WEIGHTS, load.HISTORY, GRAPH, CSV):
+            if parent.file(name).is_file():
+                shutil.copyfile(parent.file(name), folder / name)
+        meta |= {name: parent.meta[name] for name in ("model", "params", "macs", "verification") if name in parent.meta}
+        meta |= {
+            "notes": list(notes),
+            **provenance(load.contract_of(parent), context),
             **(more or {}),
         }
     return read(target)

@@ -66,7 +66,8 @@ class Batch:
 
 def steps_per_epoch(samples: Samples, train: Train) -> int:
     """An epoch is as many steps as all samples fill, labelled or not, so that schedules with and without a teacher agree."""
-    return max(1, len(samples) // train.batch_size)
+    whole = max(1, len(samples) // train.batch_size)
+    return whole if train.max_steps is None else min(whole, train.max_steps)
 
 
 def batches(

@@ -21,3 +21,20 @@ def test_parameters_and_macs_of_a_convolution_and_a_matrix_are_those_counted_by_
     )
     assert params(Net()) == (2 * 5 * 9 + 5) + (5 + 5) + (120 * 3 + 3)
     assert macs(Net(), contract) == 2 * 5 * 9 * 24 + 120 * 3
+
+
+def test_a_fused_transformer_layer_is_counted_like_its_parts():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, present, x):
+            return {"logits": self.out(self.layer(x).mean(dim=1))}
+
+    contract = Contract(
+        task="classification", modalities={"x": ArraySpec(kind="array", shape=(5, 8))}, labels=("a", "b", "c")
+    )
+    projections, attention, widths = 5 * 4 * 8 * 8, 2 * 5 * 5 * 8, 2 * 5 * 8 * 16
+    assert macs(Net(), contract) == projections + attention + widths + 8 * 3

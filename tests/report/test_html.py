@@ -35,8 +35,15 @@ def test_the_page_loads_nothing_from_anywhere(text):
     assert not re.search(r"url\(\s*['\"]?(?!#)", text) and "@import" not in text
 
 
+def test_the_page_shows_what_each_branch_can_spare_and_what_was_taken(text, finished, capsys):
+    assert "What each branch can spare" in text and "ring: taken" in text
+    assert "attempt 1: " in text and text.count("<b>Taken.</b>") >= 2
+    print_report(finished.report)
+    assert "branches narrowed one at a time" in capsys.readouterr().err
+
+
 def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text):
-    assert Page(text).svgs == 4 and "all of audio" in text and "hollow: taken back to FP32" in text
+    assert Page(text).svgs == 5 and "all of audio" in text and "hollow: taken back to FP32" in text
     for said in ("latency, ms", "95 % interval", "image + audio", "gain of the distilled student"):
         assert said in text, said
 
@@ -70,6 +77,7 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
     for stage in report["stages"]:
         stage.pop("latency", None)
         stage.pop("sensitivity", None)
+        stage.pop("pruning", None)
     write_html(report, tmp_path / "x.html")
     assert Page((tmp_path / "x.html").read_text()).svgs == 1
     print_report(report)

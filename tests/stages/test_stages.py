@@ -2,43 +2,11 @@
 
 import pytest
 
-from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError
+from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
-from mmedge.recipe import Prune, TargetOptions, Teacher
+from mmedge.recipe import TargetOptions, Teacher
 from mmedge.runtime.targets import tensorrt
-from mmedge.stages import export, prune, train
-from mmedge.stages.prune import remove_channels
-
-
-def test_pruning_reaches_the_share_of_macs_that_was_asked_for(finished):
-    assert finished.stage("prune")["macs"] <= 0.7 * finished.stage("distill")["macs"]
-    assert finished.stage("prune")["params"] < finished.stage("distill")["params"]
-    taught = finished.stage("distill")["decision"]["kept"] == "distilled"
-    end = "recovered with the teacher" if taught else "recovered without a teacher"
-    assert finished.stage("prune")["notes"][0].endswith(end)
-
-
-def test_pruning_keeps_widths_to_the_multiple_that_was_asked_for(finished, context):
-    module = context.rebuild(finished.artifact("teacher"))
-    contract = contract_of(finished.artifact("teacher"))
-    remove_channels(module, contract, Prune(macs=0.6, round_to=4), lambda line: None)
-    widths = [layer.out_channels for layer in module.modules() if hasattr(layer, "out_channels")]
-    assert widths and all(width % 4 == 0 for width in widths)
-
-
-def test_an_ignored_layer_stays_as_it_is_and_an_unknown_one_is_told(finished, context):
-    made = finished.artifact("teacher")
-    module, contract = context.rebuild(made), contract_of(made)
-    remove_channels(module, contract, Prune(macs=0.7, ignore=("encoders.audio.features.0",)), lambda line: None)
-    assert module.encoders["audio"].features[0].out_channels == 8
-    with pytest.raises(UsageError, match=r"did you mean 'fusion\.0'"):
-        prune.remove_channels(module, contract, Prune(ignore=("fusoin.0",)), lambda line: None)
-
-
-def test_what_pruning_cannot_reach_is_an_error_that_says_what_to_do(finished, context):
-    made = finished.artifact("distill")
-    with pytest.raises(MmedgeError, match="cannot reach 1% of the parent's MACs"):
-        remove_channels(context.rebuild(made), contract_of(made), Prune(macs=0.01), lambda line: None)
+from mmedge.stages import export, train
 
 
 def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finished, context):

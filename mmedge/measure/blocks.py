@@ -1,0 +1,96 @@
+"""How many channels a CPU's kernels take at once: widths between two multiples of it cost as much as the larger one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmedge.graph.trace import example
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.timing import spans
+from mmedge.spec import Contract
+
+_BLOCKS = (4, 8, 16)
+_LAYERS = 6  # so many in a row that what a call costs by itself does not count
+_LARGEST_MAP = 28
+
+
+def preferred_block(module: nn.Module, contract: Contract, *, threads: int) -> tuple[int, dict[str, float]]:
+    """The smallest of 4, 8 and 16 whose removal from a width is felt, and the milliseconds by width that show it.
+
+    The kind of layer that does most of ``module``'s multiplications is timed, six in a row, at a multiple of 16 channels
+    and at 4 and 8 fewer. A block counts where removing it saves half of what it saves in multiplications, or more.
+    """
+    conv, width, size = _busiest(module, contract)
+    full = max(32 if conv else 128, 16 * round(width / 16))
+    widths = {block: full - block for block in _BLOCKS[:-1]}
+    with tempfile.TemporaryDirectory() as folder:
+        times = _timed(Path(folder), conv, size, [full, *widths.values()], threads)
+    table = {str(channels): ms for channels, ms in sorted(times.items())}
+    for block, narrower in widths.items():
+        if 1 - times[narrower] / times[full] >= 0.5 * (1 - (narrower / full) ** 2):
+            return block, table
+    return _BLOCKS[-1], table
+
+
+def _busiest(module: nn.Module, contract: Contract) -> tuple[int, int, int]:
+    """(dimensions of its convolution, 0 where it is linear; its width; its map's side, or its rows) of the costliest layer."""
+    found = [(0, 0, 32, 1)]
+
+    def look(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        places = output.numel() // output.shape[0] // getattr(layer, "out_channels", output.shape[-1])
+        conv = {nn.Conv1d: 1, nn.Conv2d: 2}.get(type(layer), 0)
+        side = round(places ** (1 / conv)) if conv else places
+        width = getattr(layer, "out_channels", output.shape[-1])
+        found.append((places * layer.weight.numel(), conv, width, min(_LARGEST_MAP, max(1, side))))  # type: ignore[operator,union-attr,arg-type]
+
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
+    hooks = [layer.register_forward_hook(look) for layer in module.modules() if isinstance(layer, kinds)]
+    try:
+        with torch.no_grad():
+            module.eval()(**example(contract, batch=1))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(found)[1:]
+
+
+def _timed(folder: Path, conv: int, size: int, widths: list[int], threads: int) -> dict[int, float]:
+    calls = {}
+    for width in widths:
+        path = folder / f"{width}.onnx"
+        _write(path, conv, width)
+        run = onnxruntime_cpu.session(path, threads=threads)
+        x = np.ones((1, width, *(size,) * conv) if conv else (size, width), np.float32)
+        calls[str(width)] = lambda run=run, x=x: run({"x": x})
+    return {int(name): float(np.median(times)) / 1e6 for name, times in spans(calls, runs=60, warmup=5).items()}
+
+
+def _write(path: Path, conv: int, width: int) -> None:
+    """Six layers of ``width`` channels with ReLU: 3-wide convolutions in ``conv`` dimensions, or matrices."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape = (width, width, *(3,) * conv)
+    weights = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
+    nodes, x = [], "x"
+    for index in range(_LAYERS):
+        if conv:
+            nodes.append(helper.make_node("Conv", [x, "w"], [f"y{index}"], pads=[1] * (2 * conv)))
+        else:
+            nodes.append(helper.make_node("MatMul", [x, "w"], [f"y{index}"]))
+        x = f"z{index}"
+        nodes.append(helper.make_node("Relu", [f"y{index}"], [x]))
+    dims = [1, width, *(f"s{axis}" for axis in range(conv))] if conv else ["rows", width]
+    graph = helper.make_graph(
+        nodes,
+        "blocks",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, dims)],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

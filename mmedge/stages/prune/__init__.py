@@ -1,0 +1,197 @@
+"""Structured pruning by torch-pruning's dependency graph, for measured latency, with recovery in the one training loop."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmedge.artifact import Artifact
+from mmedge.errors import MmedgeError
+from mmedge.measure.blocks import preferred_block
+from mmedge.measure.cost import macs
+from mmedge.models import load
+from mmedge.recipe import Model, Prune
+from mmedge.spec import Contract
+from mmedge.stages.prune import outcome
+from mmedge.stages.prune.branches import branches_of, largest_ratios
+from mmedge.stages.prune.groups import Group, cut, groups_of, take_apart
+from mmedge.stages.prune.search import Plan, by_branch, kept_units, latency_of, probe, smallest, uniform
+from mmedge.stages.prune.work import Judged, Work, work_on
+from mmedge.stages.trained import write_trained, write_unchanged
+from mmedge.training.context import Context
+from mmedge.training.fit import Fitted
+
+__all__ = ["prune", "remove_channels"]
+
+_GPU_BLOCK = 8
+_BLOCK = 8
+_RATIO_STEPS = 40
+# Where one cut for the whole budget loses too much: what is tried next, as powers of the budget.
+_SMALLER = (1.0, 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One cut: the model that it led to, and what was measured of it. ``fitted`` is None where it was not worth recovering."""
+
+    module: nn.Module
+    history: list[Any]
+    fitted: Fitted | None
+    row: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.row["passed"])
+
+
+def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
+    """Narrow the branches until the budget is met, recover with the teacher, and keep what is faster and as accurate.
+
+    Where nothing is, the parent itself is returned, with notes of what was tried.
+    """
+    module = context.rebuild(parent)
+    work = work_on(parent, module, config, context)
+    before = work.judged(module)
+    history = take_apart(module)
+    groups, left = _ranked(work, module)
+    branches = branches_of(module, work.contract, groups)
+    largest = largest_ratios(config, branches)
+    round_to, widths = _rounding(module, work)
+    options = probe(work, module, branches, largest, round_to) if config.allocation == "branches" else {}
+
+    def planned(goal: dict[str, float]) -> Plan:
+        if options:
+            return by_branch(work, module, branches, options, goal, round_to)
+        return uniform(work, module, branches, largest, goal, round_to)
+
+    attempts: list[Attempt] = []
+    kept: Attempt | None = None
+    for number, power in enumerate(_powers(config)):
+        plan = planned({name: limit**power for name, limit in config.limits.items()})
+        base = kept if kept and config.steps > 1 else Attempt(module, load.history_of(parent) + history, None, {})
+        attempt = _attempt(work, base, plan, number, before)
+        attempts.append(attempt)
+        context.progress.say(f"prune: {attempt.row['why']}")
+        kept = attempt if attempt.passed else kept
+        # One cut ends with the first that passes, or that is no faster; several steps with the first that does not pass.
+        if attempt.passed == (config.steps == 1) or attempt.fitted is None:
+            break
+    if kept and config.faster and not kept.row["faster"]:
+        kept = None
+    rows = [attempt.row for attempt in attempts]
+    pruning = {
+        "allocation": config.allocation,
+        "importance": config.importance,
+        "limits": config.limits,
+        "round_to": round_to,
+        "round_to_ms": widths,
+        "probe_steps": config.probe_steps,
+        "parent": {"quality": before.quality, "subsets": before.subsets},
+        "branches": outcome.table(branches, options, kept.row if kept else rows[-1]),
+        "not_prunable": {name.removeprefix("inner."): why for name, why in left.items()},
+        "attempts": rows,
+        "kept": rows.index(kept.row) if kept else None,
+    }
+    more = {"pruning": pruning, "misses": outcome.misses(config, rows, kept.row if kept else None)}
+    notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None)
+    notes += work.teacher.notes if work.teacher else ()
+    if kept is None or kept.fitted is None:
+        return write_unchanged(parent, context=context, stage="prune", target=target, key=key, notes=notes, more=more)
+    return write_trained(
+        kept.module,
+        work.contract,
+        kept.fitted,
+        context=context,
+        model=Model.model_validate(parent.meta["model"]),
+        stage="prune",
+        target=target,
+        key=key,
+        parent=parent,
+        history=kept.history,
+        notes=notes,
+        more=more,
+    )
+
+
+def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: Any) -> list[Any]:
+    """Prune ``module`` in place by the smallest uniform ratio that meets the budget in MACs; returns the pruning history.
+
+    Raises MmedgeError where no ratio meets it. ``taylor`` needs the gradients to be on the parameters.
+    """
+    before, limit = macs(module, contract), config.limits["macs"]
+    history = take_apart(module)
+    groups, _ = groups_of(module, contract, config)
+    round_to = _BLOCK if config.round_to == "auto" else config.round_to
+    shares: dict[int, float] = {}
+
+    def keep(step: int) -> dict[str, int]:
+        return kept_units({"": groups}, {"": 0.95 * step / _RATIO_STEPS}, round_to)
+
+    def meets(step: int) -> bool:
+        trial = copy.deepcopy(module)
+        cut(trial, contract, groups, keep(step))
+        shares[step] = macs(trial, contract) / before
+        return shares[step] <= limit
+
+    step = smallest(_RATIO_STEPS, meets)
+    if shares[step] > limit:
+        raise MmedgeError(
+            f"pruning cannot reach {limit:.0%} of the parent's MACs",
+            where="prune.macs",
+            todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
+        )
+    say(f"prune: a channel ratio of {0.95 * step / _RATIO_STEPS:.2f} leaves {shares[step]:.0%} of the MACs")
+    return history + cut(module, contract, groups, keep(step))
+
+
+def _powers(config: Prune) -> list[float]:
+    return list(_SMALLER) if config.steps == 1 else [(step + 1) / config.steps for step in range(config.steps)]
+
+
+def _ranked(work: Work, module: nn.Module) -> tuple[list[Group], dict[str, str]]:
+    """The groups of ``module`` as it stands, by importance as it stands."""
+    torch.manual_seed(work.context.recipe.seed)  # for the importance that is random
+    if work.config.importance == "taylor":
+        work.fill_gradients(module)
+    return groups_of(module, work.contract, work.config)
+
+
+def _rounding(module: nn.Module, work: Work) -> tuple[int, dict[str, float] | None]:
+    """The multiple that widths are kept at, and the times that led to it where it was measured."""
+    if work.config.round_to != "auto":
+        return work.config.round_to, None
+    threads = work.context.recipe.measure.threads
+    found = work.remembered("block", threads, lambda: preferred_block(module, work.contract, threads=threads))
+    return max(found[0], _GPU_BLOCK if work.context.recipe.export.on_gpu else 1), found[1]
+
+
+def _attempt(work: Work, base: Attempt, plan: Plan, number: int, before: Judged) -> Attempt:
+    """Cut ``base`` down to the plan, recover it and measure it."""
+    config = work.config
+    groups, _ = _ranked(work, base.module)
+    module, cuts = work.narrowed(base.module, groups, plan.keep)
+    latency = latency_of(work, module, plan.keep)
+    row = {
+        "step": number + 1,
+        "ratios": plan.ratios,
+        "predicted": plan.predicted,
+        "in_budget": plan.met,
+        "left": {**work.shares(module), "latency": latency.value},
+        "latency_ci95": [latency.low, latency.high],
+        "faster": latency.faster,
+    }
+    why = outcome.not_worth_it(config, row, nothing_cut=not cuts and base.fitted is None)
+    if why:
+        return Attempt(module, base.history, None, row | {"passed": False, "why": why})
+    train, steps = config.train, config.steps
+    if number + 1 < steps:
+        train = train.model_copy(update={"epochs": max(1, round(train.epochs / steps))})
+    task = "recovering after pruning" + (f", step {number + 1}/{steps}" if steps > 1 else "")
+    fitted = work.recovered(module, train, f"recovery-{number}", task)
+    row |= outcome.losses(config, before, work.judged(module))
+    return Attempt(module, base.history + cuts, fitted, row | {"why": outcome.told(config, row)})

@@ -1,0 +1,87 @@
+"""Which branch of a model a group of channels belongs to: one modality's encoder, or a part behind their meeting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmedge.errors import UsageError, did_you_mean
+from mmedge.graph.trace import example
+from mmedge.recipe import Prune
+from mmedge.runtime.layers import FUSION
+from mmedge.spec import Contract
+from mmedge.stages.prune.groups import PRUNABLE, Group
+
+
+def branches_of(module: nn.Module, contract: Contract, groups: list[Group]) -> dict[str, list[Group]]:
+    """{branch: its groups}: a modality's name where no other reaches the group's layers, else the top-level part's name.
+
+    Encoders are found by what they do and not by their name, so that a user's module needs to declare nothing.
+    """
+    reached = modalities_reaching(module, contract)
+    branches: dict[str, list[Group]] = {}
+    for group in groups:
+        met = frozenset[str]().union(*(reached.get(name, frozenset()) for name in group.layers))
+        if len(met) == 1:
+            name = next(iter(met))
+        else:
+            shared = next((name for name in group.layers if len(reached.get(name, ())) > 1), group.root)
+            name = shared.removeprefix("inner.").partition(".")[0]
+            name = FUSION if name in contract.modalities else name
+        branches.setdefault(name, []).append(group)
+    order = [*contract.modalities, *branches]
+    return dict(sorted(branches.items(), key=lambda item: order.index(item[0])))
+
+
+def largest_ratios(config: Prune, branches: dict[str, list[Group]]) -> dict[str, float]:
+    """{branch: the largest share that the recipe lets go}; raises UsageError where it names a branch that is not there."""
+    for name in config.branches:
+        if name not in branches:
+            raise UsageError(
+                f"prune.branches: no branch {name!r}{did_you_mean(name, branches)}; there are {', '.join(branches)}"
+            )
+    return {name: config.branches.get(name, 1.0) for name in branches}
+
+
+def modalities_reaching(module: nn.Module, contract: Contract) -> dict[str, frozenset[str]]:
+    """{layer: the modalities whose change changes what it puts out}, by changing one at a time."""
+    torch.manual_seed(0)
+    base = _noise(contract)
+    before = _outputs(module, base)
+    reached: dict[str, frozenset[str]] = dict.fromkeys(before, frozenset())
+    for name in contract.modalities:
+        after = _outputs(module, base | {name: _noise(contract)[name]})
+        for layer in before:
+            if layer in after and not torch.equal(before[layer], after[layer]):
+                reached[layer] |= {name}
+    return reached
+
+
+def _noise(contract: Contract) -> dict[str, Tensor]:
+    """Random inputs [4, *shape], everything present. Token ids are 0 or 1, which every vocabulary has."""
+    inputs = example(contract, batch=4)
+    return {
+        name: x if name == "present" else torch.randn_like(x) if x.is_floating_point() else torch.randint_like(x, 2)
+        for name, x in inputs.items()
+    }
+
+
+def _outputs(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """{layer: what it put out} for the layers that have channels."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, value: Tensor) -> None:
+        outputs[name] = value.detach().clone()
+
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+        for name, layer in module.named_modules()
+        if isinstance(layer, PRUNABLE)
+    ]
+    try:
+        with torch.no_grad():
+            module.eval()(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs

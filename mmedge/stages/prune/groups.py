@@ -1,0 +1,219 @@
+"""What can be removed: groups of channels and heads that go together, and which of them matter least."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.graph.trace import example
+from mmedge.models import load
+from mmedge.models.attention import SplitAttention, split_attention
+from mmedge.recipe import Prune
+from mmedge.spec import Contract
+
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+# Operations that mix channels of one tensor by their place: an attention of the model's own, whose heads are not known.
+_MIXING = re.compile(r"ScaledDotProduct|Softmax|Bmm", re.IGNORECASE)
+_FAILURES = (IndexError, RuntimeError, KeyError, AssertionError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are removed together in all ``layers``, told by the layer ``root`` whose outputs they are.
+
+    ``units``: what goes at once (a channel, a head, one channel of each norm group), the least important first.
+    """
+
+    root: str
+    layers: tuple[str, ...]
+    units: tuple[tuple[int, ...], ...]
+
+    def keeps(self, ratio: float, round_to: int) -> int:
+        """How many units stay where the share ``ratio`` is to go: to the nearest multiple of ``round_to`` channels, never none."""
+        step = max(1, round_to // len(self.units[0]))
+        count = len(self.units)
+        if ratio == 0 or count <= step:
+            return count
+        return min(count, max(step, step * int(count * (1 - ratio) / step + 0.5)))
+
+
+def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[list[Group], dict[str, str]]:
+    """The prunable groups of ``module``, and {layer: why} of those that are not.
+
+    With ``taylor``, the parameters' gradients must be there. Raises MmedgeError where nothing can be pruned.
+    """
+    ignored = _ignored(module, contract, config)
+    try:
+        graph = load.dependencies(module, contract)
+        layers = dict(module.named_modules())
+        found = list(graph.get_all_groups(ignored_layers=[layers[name] for name in ignored]))
+        names = {layer: name for name, layer in layers.items()}
+        importance = _importance(config, module)
+        groups, left = [], {}
+        for theirs in found:
+            root = names[theirs[0].dep.target.module]
+            scores = importance(theirs)
+            if any(_MIXING.search(str(item.dep.target.module)) for item in theirs) and not _heads(
+                theirs, names, layers
+            ):
+                left[root] = "in an attention of the model's own, whose heads are not known"
+            elif scores is None:
+                left[root] = "has no batch norm" if config.importance == "bn" else "has no weights"
+            else:
+                groups.append(_group(root, theirs, scores, graph, names, layers))
+        groups, broken = _working(module, contract, groups)
+    except _FAILURES as error:
+        # What its dependency graph cannot follow, a flattened map in a concatenation above all, shows only so.
+        raise cannot_prune((str(error) or type(error).__name__).splitlines()[0]) from error
+    left |= broken
+    if not groups:
+        reasons = "; ".join(f"{name} {why}" for name, why in list(left.items())[:4])
+        raise cannot_prune(reasons or "no layer has channels that could go")
+    return groups, left
+
+
+def cut(module: nn.Module, contract: Contract, groups: list[Group], keep: Mapping[str, int]) -> list[Any]:
+    """Remove the least important units of each group in place, down to ``keep[root]``; returns the pruning history."""
+    graph = load.dependencies(module, contract)
+    layers = dict(module.named_modules())
+    for group in groups:
+        gone = len(group.units) - keep[group.root]
+        if gone > 0:
+            root = layers[group.root]
+            channels = sorted(channel for unit in group.units[:gone] for channel in unit)
+            graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, channels).prune()
+    return list(graph.pruning_history())
+
+
+def take_apart(module: nn.Module) -> list[Any]:
+    """Make the heads of every ``nn.MultiheadAttention`` prunable, in place; returns the history of it."""
+    return [[load.SPLIT, name] for name in split_attention(module)]
+
+
+def cannot_prune(reason: str) -> MmedgeError:
+    return MmedgeError(
+        f"torch-pruning cannot prune this model: {reason}",
+        where="prune",
+        todo="put a linear layer or a pooling between flatten and concatenation, name layers in prune.ignore, or leave out prune",
+    )
+
+
+def _group(root: str, theirs: Any, scores: Tensor, graph: Any, names: Mapping[Any, str], layers: Any) -> Group:
+    outputs = tuple(
+        names[item.dep.target.module]
+        for item in theirs
+        if item.dep.target.module in names and graph.is_out_channel_pruning_fn(item.dep.handler)
+    )
+    channels = torch.arange(len(scores))
+    head_dim, parts = _heads(theirs, names, layers), _parts(theirs)
+    # One channel of each part goes at once, since the parts of a norm or a grouped convolution stay of one size.
+    units = channels.reshape(-1, head_dim) if head_dim else channels.reshape(parts, -1).T
+    order = torch.argsort(scores.detach().cpu().float()[units].mean(dim=1), stable=True)
+    return Group(root, tuple(dict.fromkeys(outputs)), tuple(tuple(unit) for unit in units[order].tolist()))
+
+
+def _heads(theirs: Any, names: Mapping[Any, str], layers: Mapping[str, nn.Module]) -> int:
+    """The width of a head where the group is that of an attention's heads; 0 where it is not."""
+    for item in theirs:
+        parent, _, own = names.get(item.dep.target.module, "").rpartition(".")
+        owner = layers.get(parent)
+        if isinstance(owner, SplitAttention) and own in ("q_proj", "k_proj", "v_proj") and _is_output(item):
+            return owner.head_dim
+    return 0
+
+
+def _is_output(item: Any) -> bool:
+    return bool(item.dep.handler.__name__ == "prune_out_channels")
+
+
+def _parts(theirs: Any) -> int:
+    """The number of parts of equal size that the channels fall into: norm groups, groups of a convolution."""
+    parts = 1
+    for item in theirs:
+        layer = item.dep.target.module
+        if isinstance(layer, nn.GroupNorm):
+            parts = max(parts, layer.num_groups)
+        elif isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.groups != layer.out_channels:
+            parts = max(parts, layer.groups)
+    return parts
+
+
+def _working(module: nn.Module, contract: Contract, groups: list[Group]) -> tuple[list[Group], dict[str, str]]:
+    """Those groups without half of whose units the model still runs, and why the others are left."""
+    if not groups or _runs(module, contract, groups) is None:
+        return groups, {}
+    faults = {group.root: _runs(module, contract, [group]) for group in groups}
+    working = [group for group in groups if faults[group.root] is None]
+    if working:
+        fault = _runs(module, contract, working)
+        if fault is not None:
+            raise RuntimeError(fault)
+    return working, {root: f"cannot be narrowed ({fault})" for root, fault in faults.items() if fault is not None}
+
+
+def _runs(module: nn.Module, contract: Contract, groups: list[Group]) -> str | None:
+    """What goes wrong with half of the groups' units removed; None where nothing does."""
+    trial = copy.deepcopy(module)
+    try:
+        cut(trial, contract, groups, {group.root: -(-len(group.units) // 2) for group in groups})
+        with torch.no_grad():
+            trial.eval()(**example(contract))
+    except _FAILURES as error:
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return None
+
+
+def _importance(config: Prune, module: nn.Module) -> Any:
+    """torch-pruning's importance of a group's channels: group -> float [channels], or None where it has none."""
+    from torch_pruning.pruner import importance
+
+    match config.importance:
+        case "l1":
+            return importance.GroupMagnitudeImportance(p=1)
+        case "l2":
+            return importance.GroupMagnitudeImportance(p=2)
+        case "taylor":
+            return importance.GroupTaylorImportance()
+        case "random":
+            return importance.RandomImportance()
+    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
+        raise UsageError(
+            "importance 'bn' ranks channels by the scale of their batch norm, and the model has none",
+            where="prune.importance",
+            todo="use l2 or taylor",
+        )
+    return importance.BNScaleImportance()
+
+
+def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
+    """The layers that stay as they are: those that the recipe names, and the last one, whose width is the contract's."""
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, PRUNABLE)}
+    known = {name.removeprefix("inner."): name for name in layers}
+    for name in config.ignore:
+        if name not in known and name not in layers:
+            raise UsageError(
+                f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+            )
+    order: list[str] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda _m, _i, output, name=name: order.append(name) if _width(output) == contract.outputs else None
+        )
+        for name, layer in layers.items()
+    ]
+    with torch.no_grad():
+        module.eval()(**example(contract))
+    for hook in hooks:
+        hook.remove()
+    return [*(known.get(name, name) for name in config.ignore), *order[-1:]]
+
+
+def _width(output: Tensor) -> int:
+    return output.shape[-1] if output.dim() < 3 else output.shape[1]

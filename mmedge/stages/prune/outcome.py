@@ -1,0 +1,124 @@
+"""What pruning tells: why an attempt was kept or not, the table of branches, notes, and whether the budget was met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmedge.gate import ACCURACY_EXIT, COST_EXIT
+from mmedge.recipe import Prune
+from mmedge.stages.prune.allocation import Option
+from mmedge.stages.prune.groups import Group
+from mmedge.stages.prune.work import Judged
+
+Row = dict[str, Any]
+
+
+def not_worth_it(config: Prune, row: Row, *, nothing_cut: bool) -> str | None:
+    """Why a cut is not recovered; None where it is. Several steps go on: what is not faster yet may be."""
+    if nothing_cut:
+        return "no branch can be narrowed further by whole blocks of channels"
+    if config.faster and config.steps == 1 and not row["faster"]:
+        return f"{_costs(row)}: no faster than the parent beyond the noise, so it was not recovered"
+    return None
+
+
+def losses(config: Prune, before: Judged, after: Judged) -> Row:
+    """What an attempt lost on the validation split, and whether that is inside the budget of accuracy."""
+    drops = {name: before.subsets[name] - value for name, value in after.subsets.items() if name in before.subsets}
+    worst = max(drops, key=lambda name: drops[name], default="")
+    drop, subset_drop = before.quality - after.quality, drops.get(worst, 0.0)
+    return {
+        "quality": after.quality,
+        "subsets": after.subsets,
+        "drop": drop,
+        "worst_subset": worst,
+        "worst_subset_drop": subset_drop,
+        "passed": drop <= config.max_drop + 1e-9 and subset_drop <= config.max_subset_drop + 1e-9,
+    }
+
+
+def told(config: Prune, row: Row) -> str:
+    """One line on an attempt that was recovered."""
+    lost = (
+        f"validation {row['quality']:.3f} ({-row['drop']:+.3f}), {row['worst_subset']} {-row['worst_subset_drop']:+.3f}"
+    )
+    if row["passed"]:
+        return f"{_costs(row)}, {lost}"
+    return f"{_costs(row)}, {lost}: more than max_drop {config.max_drop:g} and max_subset_drop {config.max_subset_drop:g} allow"
+
+
+def table(branches: Mapping[str, Sequence[Group]], options: Mapping[str, list[Option]], row: Row) -> list[Row]:
+    """One row a branch: its layers, what was measured of it at each ratio, and the ratio of the attempt ``row``."""
+    return [
+        {
+            "branch": name,
+            "layers": [group.root.removeprefix("inner.") for group in groups],
+            "channels": sum(len(group.units) * len(group.units[0]) for group in groups),
+            "options": [option.record() for option in options.get(name, [])],
+            "ratio": row["ratios"].get(name, 0.0),
+        }
+        for name, groups in branches.items()
+    ]
+
+
+def notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool) -> tuple[str, ...]:
+    """What a reader of the report must know."""
+    if kept is None:
+        best = best_tried(rows)
+        return (
+            "the parent is returned, unpruned: nothing that was tried is faster and as accurate"
+            if config.faster
+            else "the parent is returned, unpruned: nothing that was tried is as accurate",
+            f"the best that was tried: {best['why']}",
+        )
+    shares = ", ".join(f"{ratio:.0%} of {name}" for name, ratio in kept["ratios"].items() if ratio)
+    low, high = kept["latency_ci95"]
+    lines = [
+        f"{1 - kept['left']['macs']:.0%} of the parent's MACs removed by {config.importance} importance, "
+        f"recovered {'with the teacher' if taught else 'without a teacher'}",
+        f"channels removed: {shares}; {kept['left']['latency']:.2f} x the parent's latency [{low:.2f}, {high:.2f}]; "
+        f"{-kept['drop']:+.3f} on validation, worst subset {kept['worst_subset']} {-kept['worst_subset_drop']:+.3f}",
+    ]
+    if not kept["faster"]:
+        lines.append("no faster than its parent here beyond the noise, and taken since the recipe says 'faster: false'")
+    lines += [f"not taken: {row['why']}" for row in rows if row is not kept and not row["passed"]]
+    return tuple(lines)
+
+
+def best_tried(rows: list[Row]) -> Row:
+    """The attempt that came nearest: of those that were recovered the most accurate, else the fastest."""
+    recovered = [row for row in rows if "drop" in row]
+    if recovered:
+        return min(recovered, key=lambda row: max(row["drop"], row["worst_subset_drop"]))
+    return min(rows, key=lambda row: row["left"]["latency"])
+
+
+def misses(config: Prune, rows: list[Row], kept: Row | None) -> list[Row]:
+    """[{name, limit, value, exit}]: what a budget that the recipe asked for misses in what is returned.
+
+    Exit code 3 where a model inside the budget was found and lost too much, else 4. A model in the budget of MACs or
+    parameters that is no faster is no miss: the parent is returned since nothing better exists.
+    """
+    if not config.demanded:
+        return []
+    left = kept["left"] if kept else {"latency": 1.0, "macs": 1.0, "params": 1.0}
+    # A latency is missed where its interval lies above the limit: it was chosen by another measurement.
+    lowest = {**left, "latency": kept["latency_ci95"][0] if kept else 1.0}
+    too_lossy = [row for row in rows if row["in_budget"] and "drop" in row and not row["passed"]]
+    no_faster = kept is None and not too_lossy and any(row["in_budget"] for row in rows)
+    return [
+        {
+            "name": f"prune.budget.{name}",
+            "limit": limit,
+            "value": left[name],
+            "exit": ACCURACY_EXIT if too_lossy else COST_EXIT,
+        }
+        for name, limit in config.limits.items()
+        if lowest[name] > limit and not (no_faster and name != "latency")
+    ]
+
+
+def _costs(row: Row) -> str:
+    low, high = row["latency_ci95"]
+    return f"{row['left']['macs']:.0%} of the MACs, {row['left']['latency']:.2f} x the latency [{low:.2f}, {high:.2f}]"

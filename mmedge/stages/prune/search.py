@@ -1,0 +1,174 @@
+"""What to remove for a budget: each branch measured at several ratios, or one ratio for all; the choice is then verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mmedge.measure.latency import Ratio
+from mmedge.stages.prune.allocation import Option, choose
+from mmedge.stages.prune.groups import Group
+from mmedge.stages.prune.work import Judged, Work
+
+_LARGEST_RATIO, _RATIO_STEPS = 0.95, 40
+_CORRECTIONS = 4
+# A plan's latency is aimed this much below its limit, since it is measured again afterwards.
+_LATENCY_MARGIN = 0.97
+
+Branches = Mapping[str, Sequence[Group]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``keep``: {root: units that stay}; ``left``: measured shares of the parent's costs; ``met``: all are inside the goal."""
+
+    ratios: dict[str, float]
+    keep: dict[str, int]
+    left: dict[str, float]
+    predicted: dict[str, float]
+    met: bool
+
+
+def probe(
+    work: Work, module: nn.Module, branches: Branches, largest: Mapping[str, float], round_to: int
+) -> dict[str, list[Option]]:
+    """{branch: what each ratio leaves and loses}, each branch narrowed alone and judged on validation.
+
+    A probe is first recovered for ``probe_steps`` training steps: as cut, all look equally broken. Latencies are of the
+    exported graphs, all in one interleaved run on ONNX Runtime CPU.
+    """
+    config, before = work.config, work.judged(module)
+    keeps: dict[tuple[str, float], dict[str, int]] = {}
+    for branch in branches:
+        for ratio in sorted({min(ratio, largest[branch]) for ratio in config.ratios}):
+            keep = kept_units(branches, {branch: ratio}, round_to)
+            others = [other for (name, _), other in keeps.items() if name == branch]
+            if keep != kept_units(branches, {}, round_to) and keep not in others:
+                keeps[branch, ratio] = keep
+    everything = [group for groups in branches.values() for group in groups]
+    cuts = {
+        f"{branch} {ratio:g}": work.narrowed(module, everything, keep)[0] for (branch, ratio), keep in keeps.items()
+    }
+    ratios = work.remembered(
+        "branch-latency",
+        sorted(cuts),
+        lambda: {name: ratio.record() for name, ratio in work.latencies(cuts).items()},
+    )
+    options: dict[str, list[Option]] = {branch: [] for branch in branches}
+    for number, (branch, ratio) in enumerate(keeps):
+        name = f"{branch} {ratio:g}"
+        work.context.progress.step(
+            "sensitivity of the branches", number, len(keeps), f"{ratio:.0%} of {branch} removed"
+        )
+        judged = Judged(**work.remembered("sensitivity", name, _later(work, cuts[name], name)))
+        left = {"latency": ratios[name]["value"], **work.shares(cuts[name])}
+        loss = before.overall - judged.overall
+        options[branch].append(Option(branch, ratio, left, loss, judged.quality, judged.subsets))
+    return {branch: found for branch, found in options.items() if found}
+
+
+def _later(work: Work, module: nn.Module, name: str) -> Callable[[], dict[str, Any]]:
+    return lambda: vars(_sensed(work, module, name))
+
+
+def _sensed(work: Work, module: nn.Module, name: str) -> Judged:
+    steps = work.config.probe_steps
+    if steps:
+        train = work.config.train.model_copy(update={"epochs": 1, "max_steps": steps})
+        state = f"probe {name}"
+        work.recovered(module, train, state, f"probing {name}")
+        (work.context.work / f"{state}.safetensors").unlink(missing_ok=True)
+    return work.judged(module)
+
+
+def by_branch(
+    work: Work, module: nn.Module, branches: Branches, options: Mapping[str, list[Option]], goal: Mapping[str, float],
+    round_to: int,
+) -> Plan:  # fmt: skip
+    """The least lossy combination that meets ``goal``: chosen by adding up what was measured, measured, and corrected."""
+    asked = _aimed(goal)
+    plan = None
+    for _ in range(_CORRECTIONS):
+        choice, predicted = choose(options, asked)
+        ratios = {branch: option.ratio for branch, option in choice.items()}
+        if plan and plan.ratios == ratios:
+            break
+        keep = kept_units(branches, ratios, round_to)
+        left = _measured(work, module, branches, keep, goal)
+        plan = Plan(ratios, keep, left, predicted, _inside(left, goal))
+        if plan.met:
+            break
+        # Savings do not quite add up: what was missed is asked for on top.
+        asked = {
+            name: limit * min(1.0, goal[name] / left[name]) if left[name] > goal[name] else limit
+            for name, limit in asked.items()
+        }
+    assert plan is not None
+    return plan
+
+
+def uniform(
+    work: Work, module: nn.Module, branches: Branches, largest: Mapping[str, float], goal: Mapping[str, float],
+    round_to: int,
+) -> Plan:  # fmt: skip
+    """The smallest ratio that meets ``goal`` where it is the same for every branch (but for the recipe's own limits)."""
+    tried: dict[int, Plan] = {}
+
+    def meets(step: int) -> bool:
+        ratio = _LARGEST_RATIO * step / _RATIO_STEPS
+        ratios = {branch: min(ratio, largest[branch]) for branch in branches}
+        keep = kept_units(branches, ratios, round_to)
+        left = _measured(work, module, branches, keep, goal)
+        tried[step] = Plan(ratios, keep, left, {}, _inside(left, goal))
+        return tried[step].met
+
+    return tried[smallest(_RATIO_STEPS, meets)]
+
+
+def smallest(steps: int, meets: Callable[[int], bool]) -> int:
+    """The first of 1 to ``steps`` that ``meets``, by bisection; ``steps`` where none does."""
+    low, high = 1, steps
+    meets(high)
+    while low < high:
+        middle = (low + high) // 2
+        if meets(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def kept_units(branches: Branches, ratios: Mapping[str, float], round_to: int) -> dict[str, int]:
+    """{root: units that stay} where each branch is narrowed by its ratio, 0 where it is not named."""
+    return {
+        group.root: group.keeps(ratios.get(branch, 0.0), round_to)
+        for branch, groups in branches.items()
+        for group in groups
+    }
+
+
+def _measured(
+    work: Work, module: nn.Module, branches: Branches, keep: Mapping[str, int], goal: Mapping[str, float]
+) -> dict[str, float]:
+    """The shares of the parent's costs that are left; latency only where the goal names it, since it takes a while."""
+    trial, _ = work.narrowed(module, [group for groups in branches.values() for group in groups], keep)
+    left: dict[str, Any] = work.shares(trial)
+    if "latency" in goal:
+        left["latency"] = latency_of(work, trial, keep).value
+    return left
+
+
+def latency_of(work: Work, module: nn.Module, keep: Mapping[str, int]) -> Ratio:
+    """The latency over the parent's of ``module``, which has these units; asked again, it is not measured again."""
+    return Ratio(**work.remembered("latency", keep, lambda: work.latencies({"cut": module})["cut"].record()))
+
+
+def _aimed(goal: Mapping[str, float]) -> dict[str, float]:
+    return {name: limit * (_LATENCY_MARGIN if name == "latency" else 1.0) for name, limit in goal.items()}
+
+
+def _inside(left: Mapping[str, float], goal: Mapping[str, float]) -> bool:
+    return all(left[name] <= limit for name, limit in goal.items())

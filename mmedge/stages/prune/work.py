@@ -1,0 +1,178 @@
+"""What the search and the stage share: one parent, its measured costs and scores, cuts of it, and their recovery."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmedge.artifact import Artifact, hash_json, write_json
+from mmedge.data.samples import Samples
+from mmedge.graph.export import export
+from mmedge.measure.cost import macs, params
+from mmedge.measure.latency import Ratio, one_sample, ratios_to
+from mmedge.measure.quality import balanced, predict_module, score, subset_scores
+from mmedge.models.load import contract_of
+from mmedge.recipe import Distill, Loss, Prune, Train
+from mmedge.spec import Contract
+from mmedge.stages.prune.groups import Group, cut
+from mmedge.training.batches import batches
+from mmedge.training.context import Context
+from mmedge.training.fit import Fitted, fit
+from mmedge.training.objectives import Distillation, supervised
+from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.teachers import Teacher
+
+_TAYLOR_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores on the validation split: all modalities, every subset, and the one figure to choose by."""
+
+    quality: float
+    subsets: dict[str, float]
+    overall: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """One parent at work. Whatever was measured is kept in ``context.work``, so that an interrupted stage goes on.
+
+    ``whole``: the parent's MACs and parameters. ``teacher``: the run's, which may be the parent itself, unpruned; None where there is none.
+    """
+
+    parent: Artifact
+    contract: Contract
+    config: Prune
+    context: Context
+    train: Samples
+    validation: Samples
+    teacher: Teacher | None
+    teaching: Distill
+    whole: dict[str, int]
+
+    def remembered(self, what: str, key: Any, compute: Callable[[], Any]) -> Any:
+        """A JSON value that is computed once, whatever interrupts the stage."""
+        path = self.context.work / f"{what}-{hash_json(key)[:16]}.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, compute())
+        return json.loads(path.read_text())
+
+    def shares(self, module: nn.Module) -> dict[str, float]:
+        """What is left of the parent's MACs and parameters."""
+        return {name: count / self.whole[name] for name, count in _counted(module, self.contract).items()}
+
+    def narrowed(
+        self, module: nn.Module, groups: Sequence[Group], keep: Mapping[str, int]
+    ) -> tuple[nn.Module, list[Any]]:
+        """A copy of ``module`` with only ``keep`` units in each group, and the history of it."""
+        trial = copy.deepcopy(module)
+        return trial, cut(trial, self.contract, list(groups), keep)
+
+    def recovered(self, module: nn.Module, train: Train, name: str, task: str) -> Fitted:
+        """Train ``module`` in place with the teacher, or with the labels alone where there is none to learn from."""
+        torch.manual_seed(self.context.recipe.seed)
+        # The copy takes the hooks of the hints, so that the module itself can still be copied and cut.
+        student = copy.deepcopy(module)
+        fitted = fit(
+            student,
+            self.objective(student, train),
+            self.contract,
+            self.train,
+            self.validation,
+            train,
+            seed=self.context.recipe.seed,
+            view_seed=self.context.recipe.seed,
+            usable=self.usable,
+            state=self.context.work / f"{name}.safetensors",
+            task=task,
+            progress=self.context.progress,
+            logs=self.context.logs / name,
+        )
+        module.load_state_dict(student.state_dict())
+        module.eval()
+        return fitted
+
+    @property
+    def usable(self) -> np.ndarray:
+        """int64 rows that may be drawn: all with a teacher, else the labelled ones."""
+        return np.arange(len(self.train)) if self.teacher is not None else np.flatnonzero(self.train.labelled)
+
+    def objective(self, student: nn.Module, train: Train) -> Any:
+        if self.teacher is None:
+            return supervised(self.contract, train)
+        return Distillation(student, self.teacher, self.contract, self.teaching.loss, train)
+
+    def fill_gradients(self, module: nn.Module) -> None:
+        """Mean gradients of the run's own loss over training batches, on ``module``'s parameters: what ``taylor`` needs."""
+        student = copy.deepcopy(module).eval()
+        objective, config = self.objective(student, self.config.train), self.config.train
+        seed = self.context.recipe.seed
+        drawn = batches(self.train, config, seed=seed, view_seed=seed, epoch=0, usable=self.usable)
+        student.zero_grad()
+        for _, batch in zip(range(_TAYLOR_STEPS), drawn):
+            objective(student, batch).backward()
+        for ours, theirs in zip(module.parameters(), student.parameters()):
+            ours.grad = torch.zeros_like(ours) if theirs.grad is None else theirs.grad.detach()
+
+    def judged(self, module: nn.Module) -> Judged:
+        """Scores of ``module`` on the validation split."""
+        known: dict[bytes, np.ndarray] = {}
+
+        def predict(present: np.ndarray) -> np.ndarray:
+            if present.tobytes() not in known:
+                known[present.tobytes()] = predict_module(module.eval(), self.contract, self.validation, present)
+            return known[present.tobytes()]
+
+        quality = score(self.contract, predict(self.validation.present), self.validation.targets)
+        subsets = subset_scores(self.contract, self.validation, predict)
+        return Judged(quality, subsets, balanced(quality, list(subsets.values())))
+
+    def latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
+        """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's."""
+        folder = self.context.work / "timed"
+        folder.mkdir(parents=True, exist_ok=True)
+        graphs: dict[str, Path] = {}
+        for number, (name, module) in enumerate(modules.items()):
+            self.context.progress.step("exporting what is to be timed", number, len(modules), name)
+            graphs[name] = folder / f"{number}.onnx"
+            export(module, self.contract, graphs[name])
+        measure = self.context.recipe.measure
+        inputs = one_sample(self.validation, measure.batch)
+        found = ratios_to(self.parent.file("model.onnx"), graphs, inputs, measure, self.context.progress)
+        for graph in graphs.values():
+            graph.unlink()
+        return found
+
+
+def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> Work:
+    """All that pruning ``parent``, whose model is ``module``, needs: data as the student may see it, and the teacher."""
+    contract, teaching = contract_of(parent), context.recipe.distill or Distill()
+    if "loss" in parent.meta:  # the one that distillation settled on
+        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
+    # A student that does better without a teacher is recovered without.
+    taught = context.teacher is not None and parent.meta.get("decision", {}).get("kept") != "control"
+    return Work(
+        parent,
+        contract,
+        config,
+        context,
+        taught_samples(teaching, context, contract),
+        context.dataset.validation.only(tuple(contract.modalities)),
+        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if taught else None,
+        teaching,
+        _counted(module, contract),
+    )
+
+
+def _counted(module: nn.Module, contract: Contract) -> dict[str, int]:
+    return {"macs": macs(module, contract), "params": params(module)}
