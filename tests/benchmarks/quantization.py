@@ -98,10 +98,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first = artifact.read(run / stages[0])
-        resolved = recipe.parse(first.meta["recipe"], where=run / "report.json")
+        values, code = recipe.recall(first.meta["recipe"], run / ".work")
+        resolved = recipe.parse(values, where=run / "report.json")
         if (run / "data").is_dir():
             shutil.copytree(run / "data", folder / "data")
-        code = Path(first.meta["code"])
         dataset = samples.prepare(resolved, folder, code=code, progress=Silent())
         out = {}
         for stage in stages:
