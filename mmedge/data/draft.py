@@ -26,6 +26,8 @@ _STEPS = 600
 def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
     """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
     train_rows = max(1, int(0.7 * proposal.rows))
+    validation_rows = max(1, int(0.15 * proposal.rows))
+    told = max(0.02, validation_rows**-0.5)
     batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
     epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
     manifest = Path(os.path.relpath(proposal.manifest.resolve(), path.resolve().parent)).as_posix()
@@ -116,6 +118,8 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "# Keep this share of the multiply-accumulates, then recover with the teacher.",
         "prune:",
         "  macs: 0.7",
+        f"  max_drop: {told:.2g}  # two standard errors of some {validation_rows} validation samples: less cannot be told",
+        f"  max_subset_drop: {2 * told:.2g}",
         "  train:",
     ]
     lines += [f"    epochs: {max(2, epochs // 3)}", f"    batch_size: {batch}", "    learning_rate: 0.001", *sides]
