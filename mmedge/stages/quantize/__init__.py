@@ -51,7 +51,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             time=timer(validation, context.recipe.measure, context.progress),
             progress=context.progress,
             work=context.work,
-            elsewhere=any(name != "onnxruntime-cpu" for name in context.recipe.export.targets),
+            elsewhere=context.recipe.export.elsewhere,
         )
         table = make_and_judge(task, config, folder)
         table = add_trained(table, task, config, parent, context, folder, notes)

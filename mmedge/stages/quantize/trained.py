@@ -31,7 +31,7 @@ def add_trained(
         if any(row["kept"] for row in table.rows if row["precision"].startswith("int8")):
             return table
         ratio = min(row["ratio_to_fp32"] for row in table.rows if row["precision"] in static)
-        asked = config.require == "int8" or any(o.precision == "int8" for o in context.recipe.export.targets.values())
+        asked = config.require == "int8" or context.recipe.export.asks_int8
         if ratio > 1 - NOISE and not asked:
             notes.append(f"{NAME} was not trained: INT8 takes {ratio:.2f} x the time of fp32 here, trained or not")
             return table
