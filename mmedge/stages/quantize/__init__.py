@@ -15,7 +15,7 @@ from mmedge.artifact import Artifact, creating, read
 from mmedge.data.samples import Samples
 from mmedge.gate import ACCURACY_EXIT
 from mmedge.models.load import contract_of
-from mmedge.recipe import Quantize, precision_of
+from mmedge.recipe import Quantize, computes_int8
 from mmedge.spec import Contract
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
@@ -66,7 +66,7 @@ def calibrate(
     graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(calibration inputs, what is said of them); none where no candidate is INT8."""
-    if all(precision_of(name) != "int8" for name in config.candidates):
+    if not any(computes_int8(name) for name in config.candidates):
         return [], {}
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
     if config.calibration and len(rows) < config.calibration:
@@ -85,6 +85,10 @@ def calibrate(
     return inputs, said | {"samples": len(rows), "gaps": missing}
 
 
+def _is_of(candidate: str, required: str) -> bool:
+    return computes_int8(candidate) if required == "int8" else candidate == required
+
+
 def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> dict[str, Any]:
     """Write ``model.onnx`` and return what the artifact says of the candidates.
 
@@ -94,7 +98,7 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
     fastest = fastest_kept(table.rows)
     misses: list[dict[str, Any]] = []
     if config.require is not None:
-        of_it = [row for row in table.rows if precision_of(row["precision"]) == config.require]
+        of_it = [row for row in table.rows if _is_of(row["precision"], config.require)]
         kept = [row for row in of_it if row["kept"]]
         fastest = (
             min(kept, key=lambda row: row["p50_ms"]) if kept else max(of_it, key=lambda r: r["quality_validation"])

@@ -20,7 +20,7 @@ from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import graph_predictor, predict_graph, score, subset_scores
 from mmedge.progress import Progress
-from mmedge.recipe import Candidate, Measure, Quantize, precision_of
+from mmedge.recipe import Candidate, Measure, Quantize, computes_int8
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.runtime.timing import Timing
 from mmedge.spec import Contract
@@ -151,7 +151,7 @@ def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
     for name in sorted(config.candidates, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)
     if "int8" in graphs:
-        tried = [name for name in graphs if precision_of(name) == "int8" and name != "int8-weights"]
+        tried = [name for name in graphs if computes_int8(name)]
         missed = all(over(scores[name], scores["fp32"], config) > 0 for name in tried)
         for fallback in _fallbacks(task, config, graphs, table) if missed else ():
             if fallback not in config.candidates:
@@ -244,7 +244,7 @@ def _make(
 
 def is_static(name: str) -> bool:
     """Whether a candidate has quantized activations that the search may take back."""
-    return precision_of(name) == "int8" and name not in ("int8-weights", "int8-mixed")
+    return computes_int8(name) and name != "int8-mixed"
 
 
 def over(scored: Scored, reference: Scored, config: Quantize) -> float:
@@ -285,7 +285,7 @@ def judge(
             "kept": over(scored, reference, config) <= 0,
         }
         row["why"] = _why(row, reference)
-        if precision_of(name) == "int8" and name != "int8-weights":
+        if computes_int8(name):
             row |= proved(graph) | {"saturation": saturation(task, graph)}
             if not row["int8_kernels"]:
                 if name == "int8":

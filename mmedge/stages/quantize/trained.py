@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError
-from mmedge.recipe import Quantize
+from mmedge.recipe import Quantize, computes_int8
 from mmedge.stages.quantize.candidates import NOISE, Scored, Table, Task, is_static, over, with_candidate
 from mmedge.training.context import Context
 from mmedge.training.qat import train_quantized
@@ -28,7 +28,7 @@ def add_trained(
         return table
     base = min(static, key=lambda name: static[name])
     if config.qat == "auto":
-        if any(row["kept"] for row in table.rows if row["precision"].startswith("int8")):
+        if any(row["kept"] for row in table.rows if computes_int8(row["precision"])):
             return table
         ratio = min(row["ratio_to_fp32"] for row in table.rows if row["precision"] in static)
         asked = config.require == "int8" or context.recipe.export.asks_int8
