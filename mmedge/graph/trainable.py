@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
-from mmedge.graph.operators import OPERATORS
+from mmedge.graph.operators import OPERATORS, untrainable
 
 # Inputs of a node that hold learned values, beside quantized weights; other constants (an epsilon, a bound) stay.
 _LEARNED = {
@@ -44,7 +44,8 @@ def fake_quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 class TrainableGraph(nn.Module):
     """``forward(present, **inputs) -> {output: tensor}`` of an ONNX graph with Q/DQ pairs, simulated in float32.
 
-    Raises MmedgeError where the graph holds an operator that cannot be trained here, by its name.
+    Raises MmedgeError where the graph holds an operator that cannot be trained here, by its name; ``forward`` too, where an
+    operator is used in a way that cannot.
     """
 
     def __init__(self, graph: Path) -> None:
@@ -57,7 +58,7 @@ class TrainableGraph(nn.Module):
         known = {*OPERATORS, "QuantizeLinear", "DequantizeLinear"}
         foreign = sorted({node.op_type for node in nodes if node.op_type not in known or node.domain not in ("", "ai.onnx")})  # fmt: skip
         if foreign:
-            raise MmedgeError(f"a graph with {', '.join(foreign)} cannot be trained", where=str(graph))
+            raise untrainable(", ".join(foreign), where=str(graph))
         self._stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._model.graph.initializer}
         self._nodes = [(node, _attributes(node)) for node in nodes]
         # torch takes no dots in the names of parameters: they are numbered, in the graph's order.
@@ -139,10 +140,8 @@ class TrainableGraph(nn.Module):
         elif value in self._stored:
             codes = self._stored[value].astype(np.float32)
             if zero.dtype == np.int8 and np.abs(codes).max(initial=0) <= 64:
-                low, high = (
-                    -64,
-                    64,
-                )  # the quantizer keeps this weight to 7 bits, for CPUs whose sums of 16 bits overflow
+                # The quantizer keeps this weight to 7 bits, for CPUs whose sums of 16 bits overflow.
+                low, high = -64, 64
             self._codes[value] = (scale, low, high, axis)
             steps = _along(torch.from_numpy(np.array(self._stored[scale])), codes.ndim, axis).numpy()
             self._learn(value, codes * steps)

@@ -101,6 +101,15 @@ def test_an_operator_that_cannot_be_trained_is_named(tmp_path):
         TrainableGraph(tmp_path / "g.onnx")
 
 
+def test_an_operator_that_is_used_in_a_way_that_cannot_be_trained_is_named_too(tmp_path):
+    """The stage leaves such a candidate out: it knows MmedgeError alone."""
+    pads = numpy_helper.from_array(np.array([0, 1, 0, 1]), "pads")
+    one_node(helper.make_node("Pad", ["x", "pads"], ["y"], mode="wrap"), tmp_path / "g.onnx", pads)
+    with pytest.raises(MmedgeError, match="a graph with Pad that wraps, or with axes cannot be trained") as raised:
+        TrainableGraph(tmp_path / "g.onnx")(x=torch.zeros(2, 3))
+    assert type(raised.value) is MmedgeError
+
+
 def test_a_zero_point_other_than_0_is_refused(tmp_path):
     stored = (
         numpy_helper.from_array(np.array(0.1, np.float32), "s"),
