@@ -231,7 +231,7 @@ def _constant_of_shape(x: Sequence[Any], a: Attributes) -> Tensor:
 
 def _shape(x: Sequence[Any], a: Attributes) -> Tensor:
     whole = list(x[0].shape)
-    return torch.tensor(whole[a.get("start", 0) : a.get("end", len(whole))], dtype=torch.int64)
+    return torch.tensor(whole[a.get("start", 0) : a.get("end", len(whole))], dtype=torch.int64, device=x[0].device)
 
 
 def _clip(x: Sequence[Any], _: Attributes) -> Tensor:
