@@ -54,7 +54,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             elsewhere=context.recipe.export.elsewhere,
         )
         table = make_and_judge(task, config, folder)
-        table = add_trained(table, task, config, parent, context, folder, notes)
+        add_trained(table, task, config, parent, context, folder, notes)
         meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
         meta |= concluded(table, config, folder, notes)
         if calibrated:
