@@ -37,7 +37,8 @@ class Settings:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
-    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted.
+    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and not
+    taken.
     """
 
     config: Quantize
@@ -109,6 +110,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             progress=progress,
             work=folder / ".work",
             elsewhere=False,
+            asked=settings.asked or settings.config.require == "int8",
         )
         table = _made(task, settings, folder)
         report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
@@ -129,7 +131,7 @@ def _made(task: Task, settings: Settings, folder: Path) -> Table:
         return make_and_judge(task, settings.config, folder)
     except MismatchError as error:
         floats = tuple(name for name in settings.config.candidates if precision_of(name) != "int8")
-        if settings.asked or settings.config.require == "int8":
+        if task.asked:
             raise
         for written in folder.glob("int8*.onnx"):
             written.unlink()

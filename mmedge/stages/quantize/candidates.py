@@ -55,6 +55,8 @@ class Task:
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
     and without the runtime's fusions; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for
     what an interrupted search has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
+    ``asked``: whether somebody asked for the candidates by name; one whose INT8 layers run in float for no known reason is
+    then an error where it is taken, else it is dropped.
     """
 
     graph: Path
@@ -65,6 +67,7 @@ class Task:
     progress: Progress
     work: Path
     elsewhere: bool = True
+    asked: bool = True
 
 
 @dataclass
@@ -287,6 +290,9 @@ def judge(table: Table, task: Task, config: Quantize) -> None:
                         todo="leave int8 out of quantize.candidates for this model",
                     )
                 row |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
+            elif row["int8_layers"]["unexplained"] and not task.asked:
+                floats = ", ".join(row["int8_layers"]["unexplained"])
+                row |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
         table.rows.append(row)
 
 
