@@ -91,19 +91,17 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
     key = artifact.hash_json([artifact.sha256_of(model), source, settings])
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
         graph = _whole(model, folder)
-        inputs = calibrating.inputs
-        if settings.config.calibration is None:
-            count, curve = calibration.converged(
-                graph, inputs, lambda done, total: progress.step("calibration", done, total, "calls")
-            )
-            notes.append(
-                f"calibrated on {count} of them"
-                + (f": the ranges changed by {curve[-1]['change']:.1%} from half as many" if curve else "")
-            )
-            inputs = inputs[:count]
+        inputs, _ = calibration.calibrated(
+            graph,
+            lambda: calibrating.inputs,
+            settings.config,
+            notes,
+            lambda done, total: progress.step("calibration", done, total, "calls"),
+            of="them",
+        )
         task = Task(
             graph=graph,
-            calibration=inputs[: settings.config.calibration],
+            calibration=inputs,
             evaluate=scores.of,
             outputs=_outputs(judging),
             time=_timer(judging, settings, progress),

@@ -64,6 +64,7 @@ def test_without_labels_it_is_agreement_with_fp32_that_is_judged_and_said(given,
     report = json.loads(mmedge("quantize", given / "model.onnx", *arguments).out)
     assert report["judged_by"].startswith("share of calls whose largest output is the same as FP32's")
     assert report["candidates"][0]["quality_validation"] == 1
+    assert not any("calibrated on" in note for note in report["notes"])  # FP16 needs none
     report = json.loads(mmedge("quantize", given / "model.onnx", *arguments, "--judge", "difference").out)
     assert 0.99 < report["candidates"][1]["quality_validation"] < 1 and report["output"] == "all"
 

@@ -66,23 +66,21 @@ def calibrate(
     graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(calibration inputs, what is said of them); none where no candidate is INT8."""
-    if not any(computes_int8(name) for name in config.candidates):
-        return [], {}
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
-    if config.calibration and len(rows) < config.calibration:
-        notes.append(f"calibrated on {len(rows)} samples, all there are; {config.calibration} were asked for")
-    inputs = calibration.calibration_inputs(train, rows, context.recipe.seed)
-    said: dict[str, Any] = {}
-    if config.calibration is None:
-        count, said["curve"] = calibration.converged(
-            graph, inputs, lambda done, total: context.progress.step("calibration", done, total, "samples")
-        )
-        change = f": the ranges changed by {said['curve'][-1]['change']:.1%} from half as many" if said["curve"] else ""
-        notes.append(f"calibrated on {count} of {len(train)} training samples{change}")
-        rows, inputs = rows[:count], inputs[:count]
-    missing = calibration.gaps(train, rows, inputs, contract)
+    inputs, curve = calibration.calibrated(
+        graph,
+        lambda: calibration.calibration_inputs(train, rows, context.recipe.seed),
+        config,
+        notes,
+        lambda done, total: context.progress.step("calibration", done, total, "samples"),
+        of=f"{len(train)} training samples",
+    )
+    if not inputs:
+        return [], {}
+    missing = calibration.gaps(train, rows[: len(inputs)], inputs, contract)
     notes += [f"warning: in calibration, {gap}" for gap in missing]
-    return inputs, said | {"samples": len(rows), "gaps": missing}
+    said: dict[str, Any] = {} if config.calibration else {"curve": curve}
+    return inputs, said | {"samples": len(inputs), "gaps": missing}
 
 
 def _is_of(candidate: str, required: str) -> bool:
