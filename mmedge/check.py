@@ -11,11 +11,12 @@ import polars
 
 from mmedge.data import source
 from mmedge.data.checks import table_faults
+from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.labels import named_in
 from mmedge.data.samples import Samples, manifests, private
-from mmedge.data.source import ROW, SPLIT, arranged, present, target_column
+from mmedge.data.source import ROW, SPLIT, arranged, present, target_column, with_something
 from mmedge.data.splits import SPLITS
 from mmedge.data.table import read_table
 from mmedge.errors import Fault, MmedgeError
@@ -39,7 +40,8 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
         card |= {"align": notes} if notes else {}
-        found += table_faults(table, recipe.data, file)
+        given, table = table, with_something(table, recipe.data)  # as a run does
+        found += [*empty_rows(given, table, file), *table_faults(table, recipe.data, file)]
         for name, spec in recipe.data.modalities.items():
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
