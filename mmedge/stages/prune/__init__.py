@@ -38,12 +38,16 @@ _SMALLER = (1.0, 0.5, 0.25)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One cut: the model that it led to, and what was measured of it. ``fitted`` is None where it was not worth recovering."""
+    """One cut: the model that it led to, and what was measured of it. ``fitted`` is None where it was not worth recovering.
+
+    ``groups``: the model's, ranked as it stands, where that is known.
+    """
 
     module: nn.Module
     history: list[Any]
     fitted: Fitted | None
     row: dict[str, Any]
+    groups: list[Group] | None = None
 
     @property
     def passed(self) -> bool:
@@ -63,19 +67,19 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     branches = branches_of(module, work.contract, groups)
     largest = largest_ratios(config, branches)
     round_to, widths = _rounding(module, work)
-    options = probe(work, module, branches, largest, round_to) if config.allocation == "branches" else {}
+    options = probe(work, module, before, branches, largest, round_to) if config.allocation == "branches" else {}
 
     def planned(goal: dict[str, float]) -> Plan:
         if options:
             return by_branch(work, module, branches, options, goal, round_to)
         return uniform(work, module, branches, largest, goal, round_to)
 
+    whole = Attempt(module, load.history_of(parent) + history, None, {}, groups)
     attempts: list[Attempt] = []
     kept: Attempt | None = None
     for number, power in enumerate(_powers(config)):
         plan = planned({name: limit**power for name, limit in config.limits.items()})
-        base = kept if kept and config.steps > 1 else Attempt(module, load.history_of(parent) + history, None, {})
-        attempt = _attempt(work, base, plan, number, before)
+        attempt = _attempt(work, kept if kept and config.steps > 1 else whole, plan, number, before)
         attempts.append(attempt)
         context.progress.say(f"prune: {attempt.row['why']}")
         kept = attempt if attempt.passed else kept
@@ -178,7 +182,7 @@ def _rounding(module: nn.Module, work: Work) -> tuple[int, dict[str, float] | No
 def _attempt(work: Work, base: Attempt, plan: Plan, number: int, before: Judged) -> Attempt:
     """Cut ``base`` down to the plan, recover it and measure it."""
     config = work.config
-    groups, _ = _ranked(work, base.module)
+    groups = base.groups or _ranked(work, base.module)[0]
     module, cuts = work.narrowed(base.module, groups, plan.keep)
     latency = latency_of(work, module, plan.keep)
     row = {

@@ -23,24 +23,23 @@ Branches = Mapping[str, Sequence[Group]]
 
 @dataclass(frozen=True)
 class Plan:
-    """``keep``: {root: units that stay}; ``left``: measured shares of the parent's costs; ``met``: all are inside the goal."""
+    """``keep``: {root: units that stay}; ``met``: what was measured of the parent's costs is inside the goal."""
 
     ratios: dict[str, float]
     keep: dict[str, int]
-    left: dict[str, float]
     predicted: dict[str, float]
     met: bool
 
 
 def probe(
-    work: Work, module: nn.Module, branches: Branches, largest: Mapping[str, float], round_to: int
+    work: Work, module: nn.Module, before: Judged, branches: Branches, largest: Mapping[str, float], round_to: int
 ) -> dict[str, list[Option]]:
-    """{branch: what each ratio leaves and loses}, each branch narrowed alone and judged on validation.
+    """{branch: what each ratio leaves and loses}, each branch narrowed alone and judged on validation, as ``before`` was.
 
     A probe is first recovered for ``probe_steps`` training steps: as cut, all look equally broken. Latencies are of the
     exported graphs, all in one interleaved run on ONNX Runtime CPU.
     """
-    config, before = work.config, work.judged(module)
+    config = work.config
     keeps: dict[tuple[str, float], dict[str, int]] = {}
     for branch in branches:
         for ratio in sorted({min(ratio, largest[branch]) for ratio in config.ratios}):
@@ -98,7 +97,7 @@ def by_branch(
             break
         keep = kept_units(branches, ratios, round_to)
         left = _measured(work, module, branches, keep, goal)
-        plan = Plan(ratios, keep, left, predicted, _inside(left, goal))
+        plan = Plan(ratios, keep, predicted, _inside(left, goal))
         if plan.met:
             break
         # Savings do not quite add up: what was missed is asked for on top.
@@ -122,7 +121,7 @@ def uniform(
         ratios = {branch: min(ratio, largest[branch]) for branch in branches}
         keep = kept_units(branches, ratios, round_to)
         left = _measured(work, module, branches, keep, goal)
-        tried[step] = Plan(ratios, keep, left, {}, _inside(left, goal))
+        tried[step] = Plan(ratios, keep, {}, _inside(left, goal))
         return tried[step].met
 
     return tried[smallest(_RATIO_STEPS, meets)]

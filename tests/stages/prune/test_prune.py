@@ -112,6 +112,8 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     finished, context, tmp_path, monkeypatch
 ):
     losing(monkeypatch, 0.5, 0.3, 0.1)
+    ranked, real = [], prune._ranked
+    monkeypatch.setattr(prune, "_ranked", lambda work, module: ranked.append(module) or real(work, module))
     parent = finished.artifact("distill")
     config = Prune(macs=0.4, allocation="uniform", round_to=2, train=SHORT, faster=False)
     made = prune.prune(parent, config, context, tmp_path / "p", "k")
@@ -123,6 +125,7 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     assert first.startswith("the parent is returned") and "the best that was tried" in second
     assert made.meta["misses"] == [{"name": "prune.budget.macs", "limit": 0.4, "value": 1.0, "exit": 3}]
     assert len(made.meta["pruning"]["attempts"]) == 3  # smaller cuts were tried, too
+    assert len(ranked) == 1  # all of the same parent
 
 
 def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finished, context, tmp_path):
