@@ -17,11 +17,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NNCF_CI"] = "1"
 
 import pytest
+from torch import nn
 
 from mmedge import artifact, pipeline, recipe
 from mmedge.data import avdigits, samples, voices
 from mmedge.progress import Silent
 from mmedge.report.html import write_html
+from mmedge.spec import Contract
+from mmedge.stages.prune.groups import cut, groups_of, take_apart
+from mmedge.stages.prune.search import kept_units
 from mmedge.training.context import Context
 
 REPOSITORY = Path(__file__).parent.parent
@@ -196,3 +200,11 @@ def mmedge(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 def child_environment() -> dict[str, str]:
     """The environment of a Python subprocess that imports this very tree."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def narrowed(module: nn.Module, contract: Contract, config: recipe.Prune, ratio: float) -> list[Any]:
+    """Prune ``module`` in place by one ratio everywhere; returns the pruning history."""
+    history = take_apart(module)
+    groups, _ = groups_of(module, contract, config)
+    assert isinstance(config.round_to, int)
+    return history + cut(module, contract, groups, kept_units({"": groups}, {"": ratio}, config.round_to))

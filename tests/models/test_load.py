@@ -14,7 +14,7 @@ from mmedge.measure.cost import macs, params
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
 from mmedge.spec import ArraySpec, Contract
-from mmedge.stages.prune import remove_channels
+from tests.conftest import narrowed
 
 CONTRACT = Contract(
     task="classification",
@@ -22,6 +22,7 @@ CONTRACT = Contract(
     labels=("a", "b", "c"),
 )
 BUILT_IN = Model(encoders={"image": {"widths": (8, 16)}, "series": {"widths": (16,)}}, embedding=16, hidden=16)
+HALVED = Prune(round_to=2)
 
 
 class Theirs(nn.Module):
@@ -75,10 +76,6 @@ def answers(module):
         return module(present=present, **inputs)["logits"]
 
 
-def prune_config(share):
-    return Prune(macs=share, round_to=2)
-
-
 @pytest.mark.parametrize(("model", "factory"), CASES)
 def test_a_rebuilt_model_answers_bit_for_bit(tmp_path, model, factory):
     module = built(model, factory)
@@ -91,14 +88,14 @@ def test_a_rebuilt_model_answers_bit_for_bit(tmp_path, model, factory):
 def test_a_pruned_model_is_rebuilt_bit_for_bit_and_can_be_pruned_again(tmp_path, model, factory):
     module = built(model, factory)
     whole = macs(module, CONTRACT)
-    history = remove_channels(module, CONTRACT, prune_config(0.7), lambda line: None)
+    history = narrowed(module, CONTRACT, HALVED, 0.5)
     once = macs(module, CONTRACT)
     assert once <= 0.7 * whole
     first = saved(module, model, tmp_path / "a", history)
     again = load.rebuild(first, factory)
     assert torch.equal(answers(again), answers(module))
 
-    history = load.history_of(first) + remove_channels(again, CONTRACT, prune_config(0.7), lambda line: None)
+    history = load.history_of(first) + narrowed(again, CONTRACT, HALVED, 0.5)
     assert macs(again, CONTRACT) <= 0.7 * once
     second = saved(again, model, tmp_path / "b", history)
     rebuilt = load.rebuild(second, factory)
@@ -115,7 +112,7 @@ def test_a_model_that_torch_pruning_cannot_follow_is_an_error_that_says_what_to_
 
     module = load.build(THEIRS, CONTRACT, factory=Flattened)
     with pytest.raises(MmedgeError, match="torch-pruning cannot prune") as raised:
-        remove_channels(module, CONTRACT, prune_config(0.7), lambda line: None)
+        narrowed(module, CONTRACT, HALVED, 0.5)
     assert "prune.ignore" in str(raised.value) and len(str(raised.value).splitlines()) == 3
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,20 @@ import torch
 from torch import nn
 
 from mmedge.artifact import Artifact
-from mmedge.errors import MmedgeError
 from mmedge.measure.blocks import preferred_block
-from mmedge.measure.cost import macs
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
-from mmedge.spec import Contract
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
-from mmedge.stages.prune.groups import Group, cut, groups_of, take_apart
-from mmedge.stages.prune.search import Plan, by_branch, kept_units, latency_of, probe, smallest, uniform
+from mmedge.stages.prune.groups import Group, groups_of, take_apart
+from mmedge.stages.prune.search import Plan, by_branch, latency_of, probe, uniform
 from mmedge.stages.prune.work import Judged, Work, work_on
 from mmedge.stages.trained import write_trained, write_unchanged
 from mmedge.training import processes
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted
 
-__all__ = ["prune", "remove_channels"]
-
 _GPU_BLOCK = 8
-_BLOCK = 8
-_RATIO_STEPS = 40
 # Where one cut for the whole budget loses too much: what is tried next, as powers of the budget.
 _SMALLER = (1.0, 0.5, 0.25)
 
@@ -121,37 +113,6 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         notes=notes,
         more=more,
     )
-
-
-def remove_channels(module: nn.Module, contract: Contract, config: Prune, say: Any) -> list[Any]:
-    """Prune ``module`` in place by the smallest uniform ratio that meets the budget in MACs; returns the pruning history.
-
-    Raises MmedgeError where no ratio meets it. ``taylor`` needs the gradients to be on the parameters.
-    """
-    before, limit = macs(module, contract), config.limits["macs"]
-    history = take_apart(module)
-    groups, _ = groups_of(module, contract, config)
-    round_to = _BLOCK if config.round_to == "auto" else config.round_to
-    shares: dict[int, float] = {}
-
-    def keep(step: int) -> dict[str, int]:
-        return kept_units({"": groups}, {"": 0.95 * step / _RATIO_STEPS}, round_to)
-
-    def meets(step: int) -> bool:
-        trial = copy.deepcopy(module)
-        cut(trial, contract, groups, keep(step))
-        shares[step] = macs(trial, contract) / before
-        return shares[step] <= limit
-
-    step = smallest(_RATIO_STEPS, meets)
-    if shares[step] > limit:
-        raise MmedgeError(
-            f"pruning cannot reach {limit:.0%} of the parent's MACs",
-            where="prune.macs",
-            todo="ask for more MACs, a smaller round_to, or ignore fewer layers",
-        )
-    say(f"prune: a channel ratio of {0.95 * step / _RATIO_STEPS:.2f} leaves {shares[step]:.0%} of the MACs")
-    return history + cut(module, contract, groups, keep(step))
 
 
 def _powers(config: Prune) -> list[float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmedge.errors import MmedgeError, UsageError
+from mmedge.errors import UsageError
 from mmedge.measure.cost import macs
 from mmedge.measure.latency import Ratio
 from mmedge.models import load
@@ -16,11 +16,11 @@ from mmedge.models.load import contract_of
 from mmedge.progress import Silent
 from mmedge.recipe import Controls, Distill, Encoder, Model, Prune, Train
 from mmedge.stages import distill, prune
-from mmedge.stages.prune import outcome, remove_channels
+from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import groups_of
 from mmedge.stages.prune.work import Work, work_on
-from tests.conftest import write_recipe
+from tests.conftest import narrowed, write_recipe
 from tests.training.test_processes import in_processes
 
 SHORT = Train(epochs=1, max_steps=2, batch_size=32)
@@ -44,7 +44,7 @@ def test_pruning_reaches_the_share_of_macs_that_was_asked_for(finished):
 def test_pruning_keeps_widths_to_the_multiple_that_was_asked_for(finished, context):
     module = context.rebuild(finished.artifact("teacher"))
     contract = contract_of(finished.artifact("teacher"))
-    remove_channels(module, contract, Prune(macs=0.6, round_to=4), lambda line: None)
+    narrowed(module, contract, Prune(round_to=4), 0.3)
     widths = [layer.out_channels for layer in module.modules() if hasattr(layer, "out_channels")]
     assert widths and all(width % 4 == 0 for width in widths)
 
@@ -52,16 +52,11 @@ def test_pruning_keeps_widths_to_the_multiple_that_was_asked_for(finished, conte
 def test_an_ignored_layer_stays_as_it_is_and_an_unknown_one_is_told(finished, context):
     made = finished.artifact("teacher")
     module, contract = context.rebuild(made), contract_of(made)
-    remove_channels(module, contract, Prune(macs=0.7, ignore=("encoders.audio.features.0",)), lambda line: None)
+    narrowed(module, contract, Prune(round_to=2, ignore=("encoders.audio.features.0",)), 0.5)
+    assert module.encoders["image"].features[0].out_channels == 4
     assert module.encoders["audio"].features[0].out_channels == 8
     with pytest.raises(UsageError, match=r"did you mean 'fusion\.0'"):
-        prune.remove_channels(module, contract, Prune(ignore=("fusoin.0",)), lambda line: None)
-
-
-def test_what_pruning_cannot_reach_is_an_error_that_says_what_to_do(finished, context):
-    made = finished.artifact("distill")
-    with pytest.raises(MmedgeError, match="cannot reach 1% of the parent's MACs"):
-        remove_channels(context.rebuild(made), contract_of(made), Prune(macs=0.01), lambda line: None)
+        groups_of(module, contract, Prune(ignore=("fusoin.0",)))
 
 
 def test_each_branch_is_measured_and_the_choice_stands_in_the_report(finished):
