@@ -51,7 +51,7 @@ def answering(source: Source, config: Distill, context: Context, train: Train, f
     return Teacher(
         source,
         len(context.dataset.train),
-        train.views,
+        min(train.views, train.epochs),  # each fit begins with the first view again
         asked=Asked.by(train, fits, config.cache),
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
