@@ -1,12 +1,11 @@
 """Writes a table and two streams with clocks of their own, for recipes/own-streams.yaml: exercises felt by a smartwatch.
 
-    pip install --no-deps seglearn
     python recipes/own_streams.py runs/streams
 
 ``manifest.csv`` has a row for every two seconds of a recording: when it began, who wore the watch, which exercise it was, and
 the file of its accelerometer. ``turns.csv`` is the gyroscope at 10 Hz on a clock that starts a little later and skips now and
 then; ``effort.csv`` how strong the movement was, at 2 Hz. The recipe joins them by time. The recordings are seglearn's
-(see recipes/watch.py): 10 people, 50 Hz.
+(see recipes/watch.py; it comes with mmedge[demo]): 10 people, 50 Hz.
 """
 
 import csv

@@ -1,10 +1,9 @@
 """Exercises felt by a smartwatch: accelerometer and gyroscope, 10 people, 7 exercises. For recipes/watch.yaml.
 
-    pip install --no-deps seglearn
     python recipes/watch.py runs/watch.npz
 
-The recordings come with seglearn (Burns & Whyne, BSD; Burns et al. 2018, "Shoulder physiotherapy exercise recognition"):
-140 series at 50 Hz. Its file is a pickled array, so it is opened here once, only where its SHA-256 is the known one, and
+The recordings come with seglearn (Burns & Whyne, BSD; Burns et al. 2018, "Shoulder physiotherapy exercise recognition"),
+which mmedge[demo] installs: 140 series at 50 Hz. Its file is a pickled array, so it is opened here once, only where its SHA-256 is the known one, and
 written as plain arrays. mmedge itself unpickles nothing.
 """
 
@@ -46,7 +45,7 @@ class Windows:
 def build(split: str, arrays: str) -> Windows:
     """``data.dataset``: called once for each of train, validation and test, with ``data.args``."""
     if not Path(arrays).is_file():
-        raise FileNotFoundError(f"there is no {arrays}: run pip install --no-deps seglearn; python recipes/watch.py {arrays}")
+        raise FileNotFoundError(f"there is no {arrays}: run python recipes/watch.py {arrays}")
     return Windows(Path(arrays), split)
 
 
@@ -54,7 +53,7 @@ def recordings() -> dict:
     """seglearn's recordings, read only where the file is the known one: {"X": series [time, 6], "y", "subject", …}."""
     package = importlib.util.find_spec("seglearn")
     if package is None or package.origin is None:
-        sys.exit("seglearn is not installed: pip install --no-deps seglearn")
+        sys.exit("seglearn is not installed: pip install 'mmedge[demo]'")
     source = Path(package.origin).parent / "data" / "watch_dataset.npy"
     if hashlib.sha256(source.read_bytes()).hexdigest() != SHA256:
         sys.exit(f"{source} is not the file this script knows: it is not opened, since opening it runs what is pickled in it")

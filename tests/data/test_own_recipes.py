@@ -5,8 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 from mmedge import recipe as recipes
 from mmedge.check import check
 from mmedge.data import samples, source
@@ -40,7 +38,6 @@ def test_fields_of_forms_are_cut_out_by_boxes_and_every_form_is_tested_once(tmp_
     assert sorted(tested) == list(range(1, table.height + 1))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("seglearn") is None, reason="the watch's recordings come with seglearn")
 def test_streams_of_other_rates_are_joined_to_windows_of_the_watch_and_people_are_hashed(tmp_path, monkeypatch):
     made("own_streams", tmp_path, monkeypatch)
     monkeypatch.setenv("MMEDGE_REDACT_KEY", "a long text")
