@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,16 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
 
 
+# What --set may give a path to.
 _PATH_KEYS = (
     "data.manifest",
     "data.recordings",
+    "data.align.*.file",
+    "data.modalities.*.tokenizer_file",
     "teacher.onnx",
     "teacher.outputs",
     "teacher.model.weights",
+    "teacher.preprocessing.*.tokenizer_file",
     "distill.model.weights",
 )
 
@@ -123,7 +128,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = YAML(typ="safe").load(text)
     except YAMLError as error:
         raise UsageError(f"--set {dotted}: the value is not valid YAML: {text!r}") from error
-    if dotted in _PATH_KEYS and isinstance(value, str):
+    if any(fnmatchcase(dotted, key) for key in _PATH_KEYS) and isinstance(value, str):
         value = str(Path(value).expanduser().resolve())  # typed in a shell: relative to where it was typed
     for parent in parents:
         values = (
