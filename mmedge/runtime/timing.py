@@ -28,17 +28,6 @@ class Timing:
         return asdict(self)
 
 
-def interleaved(
-    calls: Mapping[str, Callable[[], Any]],
-    *,
-    runs: int,
-    warmup: int,
-    step: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Timing]:
-    """The summary of ``spans``, by call."""
-    return {name: summary(times) for name, times in spans(calls, runs=runs, warmup=warmup, step=step).items()}
-
-
 def spans(
     calls: Mapping[str, Callable[[], Any]],
     *,
