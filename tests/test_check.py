@@ -9,8 +9,10 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmedge import artifact
 from mmedge.check import check
 from mmedge.progress import Silent
+from mmedge.spec import Contract
 from tests.data.made import COLUMNS, five_kinds, parsed, recipe_values, write_table
 
 
@@ -364,6 +366,13 @@ def test_a_file_of_outputs_is_looked_at_and_what_it_lacks_is_told(whole, tmp_pat
     write_table(file, [["id", "flower", "temple"], ["row-1", 1, "nan"]])
     (fault,) = of(teaching(manifest, distill={"teachers": [teacher]}), "teacher")
     assert "row-1" in fault["file"] and fault["module"] == "distill.teachers.0"
+
+
+def test_an_artifact_of_another_task_is_told_as_it_would_be_in_training(whole, tmp_path):
+    with artifact.creating(tmp_path / "made", stage="teacher", key="k", parent=None) as (_, meta):
+        meta["contract"] = Contract(task="regression", modalities={}, output="value").model_dump(mode="json")
+    (fault,) = of(teaching(whole[0], distill={"teachers": [{"artifact": str(tmp_path / "made")}]}), "teacher")
+    assert "a teacher of a regression cannot teach a classification" in fault["what"]
 
 
 def test_a_hint_layer_that_does_not_exist_is_told_with_those_that_do(whole, tmp_path):

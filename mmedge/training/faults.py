@@ -15,11 +15,10 @@ from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.measure.classes import class_map
 from mmedge.models import load
-from mmedge.models.load import contract_of
 from mmedge.recipe import Another, Given, Model, Recipe
 from mmedge.spec import Contract
 from mmedge.training.sources import Layer, no_hints
-from mmedge.training.taught import read_teacher_answers
+from mmedge.training.taught import read_teacher_answers, teaching_contract
 
 
 def teaching_faults(
@@ -54,7 +53,7 @@ def _of_given(
         if given.outputs:
             return _answer_faults(given, where, contract, ids)
         if isinstance(given, Another) and given.artifact:
-            theirs = contract_of(_teaching(given.artifact))
+            theirs = teaching_contract(artifacts.read(given.artifact), contract, where)
             check_read(contract.modalities, theirs.modalities)
             class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
             return []
@@ -88,13 +87,6 @@ def own_contract(given: Given, contract: Contract) -> Contract:
     own = own.model_copy(update={"modalities": known})
     trained_here = getattr(given, "trained_here", False)  # then it has the data's classes
     return own.model_copy(update={"labels": tuple(given.classes)}) if given.classes and not trained_here else own
-
-
-def _teaching(folder: Path) -> artifacts.Artifact:
-    made = artifacts.read(folder)
-    if "contract" not in made.meta:
-        raise UsageError(f"an artifact of stage {made.stage!r} cannot teach", where=str(folder))
-    return made
 
 
 def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]]) -> list[Fault]:

@@ -142,10 +142,8 @@ def _of_artifact(
     artifact: Artifact, given: Given, where: str, hints: Sequence[Hint], context: Context, train: Train, split: str
 ) -> Source:
     """An artifact as a source: its module, its graph, or its file of answers."""
-    if "contract" not in artifact.meta:
-        raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
-    contract, key = contract_of(artifact), f"{artifact.sha256} {context.dataset.sha256} {split}"
-    _check_task(contract, context, where)
+    contract = teaching_contract(artifact, context.dataset.contract, where)
+    key = f"{artifact.sha256} {context.dataset.sha256} {split}"
     source: Source
     if (artifact.path / ANSWERS).is_file():
         ids = getattr(context.dataset, split).ids
@@ -236,9 +234,14 @@ def read_teacher_answers(given: Given, contract: Contract, where: str) -> Answer
     return answers
 
 
-def _check_task(contract: Contract, context: Context, where: str) -> None:
-    if contract.task != context.dataset.contract.task:
-        raise UsageError(f"a teacher of a {contract.task} cannot teach a {context.dataset.contract.task}", where=where)
+def teaching_contract(artifact: Artifact, ours: Contract, where: str) -> Contract:
+    """The contract of an artifact that is to teach for ``ours``; raises UsageError where it cannot."""
+    if "contract" not in artifact.meta:
+        raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
+    contract = contract_of(artifact)
+    if contract.task != ours.task:
+        raise UsageError(f"a teacher of a {contract.task} cannot teach a {ours.task}", where=where)
+    return contract
 
 
 def _mapped(source: Source, labels: tuple[str, ...], given: Given, context: Context, where: str) -> Source:
