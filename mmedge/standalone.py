@@ -47,7 +47,6 @@ class Settings:
     output: str | None = None
     labels: Path | None = None
     threads: int = 1
-    runs: int | None = None
     seed: int = 0
     max_latency_ratio: float | None = None
     asked: bool = False
@@ -270,7 +269,7 @@ def _timer(calls: Calls, settings: Settings, progress: Progress) -> Callable[[Ma
     def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
         measure = Measure(threads=settings.threads, runs=20, warmup=3)
         once = sum(timing.mean_ms for timing in time_graphs(graphs, calls.inputs[0], measure, progress).values())
-        runs = settings.runs or int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
+        runs = int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
         return time_graphs(graphs, calls.inputs[0], measure.model_copy(update={"runs": runs}), progress)
 
     return timed
