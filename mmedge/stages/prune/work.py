@@ -18,7 +18,7 @@ from mmedge.data.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
-from mmedge.measure.quality import balanced, predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
@@ -140,13 +140,8 @@ class Work:
         return Judged(**processes.of_main(lambda: vars(self._judged(module))))
 
     def _judged(self, module: nn.Module) -> Judged:
-        known: dict[bytes, np.ndarray] = {}
-
-        def predict(present: np.ndarray) -> np.ndarray:
-            if present.tobytes() not in known:
-                known[present.tobytes()] = predict_module(module.eval(), self.contract, self.validation, present)
-            return known[present.tobytes()]
-
+        module.eval()
+        predict = computed_once(lambda present: predict_module(module, self.contract, self.validation, present))
         quality = score(self.contract, predict(self.validation.present), self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
         return Judged(quality, subsets, balanced(quality, list(subsets.values())))
