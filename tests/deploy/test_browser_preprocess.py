@@ -127,14 +127,16 @@ def test_answers_of_every_task_are_those_of_the_runtime(in_node, made_bundle, ta
 
 def test_what_the_page_cannot_do_is_refused(in_node, tmp_path):
     soundfile.write(tmp_path / "other.wav", np.zeros(4000), 16000)
+    soundfile.write(tmp_path / "mono.wav", np.zeros(4000), 8000)
     soundfile.write(tmp_path / "bytes.wav", np.zeros(4000), 8000, subtype="PCM_U8")
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
     (tmp_path / "no.wav").write_bytes(b"not a sound" * 9)
     work = [("audio", AudioSpec(**AUDIO), str(tmp_path / f"{name}.wav")) for name in ("other", "bytes", "none", "no")]
-    work += [("audio", AudioSpec(**AUDIO, channel=3), str(tmp_path / "other.wav"))]
+    work += [("audio", AudioSpec(**AUDIO, channel=3), str(tmp_path / "mono.wav"))]
     work += [("tabular", TabularSpec(**TABLE), cells) for cells in ([1.0], [None, None], ["x", 1.0])]
     said = in_node(work)
     for message, part in zip(
-        said, ("16000 Hz", "16, 24 or 32 bits", "no samples", "not a WAV", "Hz", "wanted are 2", "no cell", "wanted")
+        said,
+        ("16000 Hz", "16, 24 or 32 bits", "no samples", "not a WAV", "channel 3", "wanted are 2", "no cell", "wanted"),
     ):
         assert isinstance(message, str) and part in message, (message, part)
