@@ -19,6 +19,7 @@ from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, Tex
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.recipe import Encoder, Model
+from mmedge.runtime.bundle import contract_of
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
 WEIGHTS = "weights.safetensors"
@@ -201,11 +202,6 @@ def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
 
 def _outputs(result: Any) -> list[Tensor]:
     return list(result.values())
-
-
-def contract_of(artifact: Artifact) -> Contract:
-    """The contract that an artifact was written with."""
-    return Contract.model_validate(artifact.meta["contract"])
 
 
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
