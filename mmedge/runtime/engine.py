@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ class Engine:
         self._subset_files: dict[frozenset[str], str] = {
             frozenset(name.split("+")): file for name, file in entry.get("subsets", {}).items()
         }
+        split = entry.get("split")
+        self._split: dict[str, str] = split["files"] if split else {}
+        if split and self._split.keys() != {*self._shapes, "fusion"}:
+            raise MmedgeError(
+                f"the split engine has the parts {', '.join(sorted(self._split)) or 'none'}, wanted are {', '.join(self._shapes)} and fusion",
+                where=str(read.folder),
+                todo="graph and manifest do not belong together: export it again",
+            )
         self._subsets: dict[frozenset[str], Session] = {}
         self._opening = threading.Lock()
 
@@ -185,9 +194,14 @@ class Engine:
         return warm_up(lambda: self._run(feed))[0]
 
     def parts(self, kind: str) -> Session | None:
-        """A part of a split engine: a modality's encoder by its name, or ``fusion``; None where the bundle is not split."""
-        entry = self.meta["targets"][self.target].get("split")
-        return None if entry is None else self._open(entry["files"][kind])
+        """A part of a split engine: a modality's encoder by its name, or ``fusion``; None where the bundle is not split.
+
+        Its ``run`` raises MmedgeError, whatever the target raises.
+        """
+        if not self._split:
+            return None
+        session = self._open(self._split[kind])
+        return replace(session, run=partial(_executed, session.run))
 
     def _run_subset(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run without what is absent: by the subset's own engine, or by the whole one with zeros."""
