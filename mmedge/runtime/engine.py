@@ -179,10 +179,8 @@ class Engine:
         """(name, shape, dtype) of every input at a batch size, remembered for a few of them."""
         if len(self._accepted) >= 64:
             self._accepted.clear()
-        shapes = {**self._shapes, "present": (len(self._shapes),)}
-        self._accepted[rows] = [
-            (name, (rows, *shapes[name]), self.inputs[name].dtype) for name in shapes if name in self.inputs
-        ]
+        wanted = [(name, (rows, *shape), self._dtypes[name]) for name, shape in self._shapes.items()]
+        self._accepted[rows] = [*wanted, ("present", (rows, len(wanted)), _BOOL)]
         return self._accepted[rows]
 
     def warm_up(self, batch: int = 1) -> int:
