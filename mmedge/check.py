@@ -11,17 +11,18 @@ import polars
 
 from mmedge.data import source
 from mmedge.data.checks import table_faults
+from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.labels import named_in
 from mmedge.data.samples import Samples, manifests, private
-from mmedge.data.source import ROW, SPLIT, arranged, present, target_column
+from mmedge.data.source import ROW, SPLIT, arranged, present, target_column, with_something
 from mmedge.data.splits import SPLITS
 from mmedge.data.table import read_table
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Given, Model, Recipe, precision_of
+from mmedge.recipe import Given, Model, Recipe, computes_int8
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.training.faults import own_contract, teaching_faults
@@ -39,7 +40,8 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
         card |= {"align": notes} if notes else {}
-        found += table_faults(table, recipe.data, file)
+        given, table = table, with_something(table, recipe.data)  # as a run does
+        found += [*empty_rows(given, table, file), *table_faults(table, recipe.data, file)]
         for name, spec in recipe.data.modalities.items():
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
@@ -137,7 +139,7 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
     """Training samples that INT8 would be calibrated on and whose content is also in the test split."""
-    if recipe.quantize is None or not any(precision_of(name) == "int8" for name in recipe.quantize.candidates):
+    if recipe.quantize is None or not any(computes_int8(name) for name in recipe.quantize.candidates):
         return []
     shared = {
         fault.row for fault in found if fault.kind == "duplicate" and fault.severity == "error" and "test" in fault.what

@@ -230,6 +230,18 @@ def test_a_row_with_nothing_in_it_is_warned_of_and_left_out(task):
     assert [fault["row"] for fault in of(card, "empty-row")] == [31] and card["errors"] == 0
 
 
+def test_a_row_that_is_left_out_counts_nowhere_as_in_a_run(task):
+    manifest, rows = task
+    rows[7][:9] = [""] * 7 + rows[7][7:8] + ["castle"]
+    assert spread(7) == "test"
+    card = look(manifest, with_split(rows, spread), **SPLIT)
+    assert [fault["row"] for fault in of(card, "empty-row")] == [8] and card["errors"] == 0, card["faults"]
+    assert "castle" not in card["splits"]["test"]["classes"] and card["splits"]["test"]["samples"] == 13
+    for index, row in enumerate(rows):
+        row[:7] = [""] * 7 if spread(index) == "test" else row[:7]
+    assert "the test split is empty" in of(look(manifest, with_split(rows, spread), **SPLIT), "empty-split")[0]["what"]
+
+
 def test_a_mix_of_sample_rates_is_warned_of_with_a_row_of_the_rare_one(task):
     manifest, rows = task
     index, cell = at(rows, "sound", 15)

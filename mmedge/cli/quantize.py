@@ -6,9 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.launch import devices_option, launch
 from mmedge.errors import UsageError
+from mmedge.training import processes
+
+# Options of an ONNX file -> the recipe's key that says the same, None where a recipe has none.
+_OF_A_FILE = {
+    "data": None,
+    "labels": None,
+    "candidates": "quantize.candidates",
+    "max_drop": "quantize.max_drop",
+    "require": "quantize.require",
+    "max_latency_ratio": "gates.quantize.latency_ratio_to_parent",
+    "judge": None,
+    "output": None,
+    "ignore": "quantize.ignore",
+    "calibration": "quantize.calibration",
+    "threads": "measure.threads",
+    "seed": "seed",
+}
 
 
 @click.command(
@@ -22,6 +41,7 @@ from mmedge.errors import UsageError
 @out_option()
 @start_option
 @set_option
+@devices_option
 @click.option("--data", metavar="DATA", help="For an ONNX file: arrays of what it takes.")
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Class numbers, .npy, .npz or .csv, where DATA has none."
@@ -52,6 +72,7 @@ def quantize(
     out: Path | None,
     start: Path | None,
     overrides: tuple[str, ...],
+    devices: int,
     data: str | None,
     labels: Path | None,
     candidates: str | None,
@@ -67,8 +88,9 @@ def quantize(
     as_json: bool,
 ) -> int:
     if recipe.suffix != ".onnx":
-        if data is not None:
-            raise UsageError("--data belongs to an ONNX file; a recipe names its own", where=str(recipe))
+        _refuse_options_of_a_file(recipe)
+        if devices > 1 and not processes.launched():
+            return launch(devices)
         from mmedge.cli.stages import run_stages
 
         return run_stages(recipe, out, start, overrides, "quantize", as_json)[0]
@@ -78,8 +100,8 @@ def quantize(
             where=str(recipe),
             todo="give arrays of what the model takes: see mmedge quantize --help",
         )
-    if start or overrides:
-        raise UsageError("--from and --set belong to a recipe", where=str(recipe))
+    if start or overrides or devices > 1:
+        raise UsageError("--from, --set and --devices belong to a recipe", where=str(recipe))
     values = {"max_drop": max_drop, "require": require, "ignore": ignore, "calibration": calibration}
     config = _config(values | ({"candidates": tuple(candidates.split(","))} if candidates else {}))
     with progress() as shown:
@@ -105,6 +127,18 @@ def quantize(
     if as_json:
         print_json(report)
     return report["exit"]
+
+
+def _refuse_options_of_a_file(recipe: Path) -> None:
+    """Raise UsageError for what was typed and a recipe would not heed."""
+    context = click.get_current_context()
+    for name, key in _OF_A_FILE.items():
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(
+                f"--{name.replace('_', '-')} belongs to an ONNX file, and this is a recipe or an artifact",
+                where=str(recipe),
+                todo=f"say it as --set {key}=…" if key else "leave it out: the recipe names its data and targets",
+            )
 
 
 def _config(values: dict[str, Any]):

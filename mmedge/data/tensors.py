@@ -30,6 +30,7 @@ _CODE = ("runtime/preprocess", "data/decode.py", "data/tensors.py", "spec.py")
 class Decoded:
     """One modality of some splits. ``spec`` has its vocabulary fitted, and no statistics yet.
 
+    ``key``: a hash of the spec that was asked for, the content and the code, wherever in the cache it was found;
     ``faults``: {split: [(row of the split, what is wrong)]}; ``blank``: {split: rows of one value throughout}; ``tokens``:
     how many each text has, all splits together; ``constant``: a sensor's channels that never change; ``contents``:
     {split: a hash of what each row holds, None where the modality is missing}; ``data``: a hash of them all.
@@ -63,8 +64,9 @@ def decoded(
     contents = {split: _contents(name, spec, table, folder) for split, table in tables.items()}
     tokenizer = spec.tokenizer_file if isinstance(spec, TextSpec) else None
     read = sha256_of(tokenizer) if tokenizer and tokenizer.is_file() else ""
-    key = hash_json([spec.model_dump(mode="json", by_alias=True), read, code_hash(*_CODE), contents])
-    place = _fitted_before(name, spec, contents, cache) or cache / f"{name}-{key[:16]}"
+    code = code_hash(*_CODE)
+    key = hash_json([spec.model_dump(mode="json", by_alias=True), read, code, contents])
+    place = _fitted_before(name, spec, contents, code, cache) or cache / f"{name}-{key[:16]}"
     stamp = place / "decoded.json"
     whole = (place / "spec.json").is_file() or all(_raw(place, split).is_file() for split in tables)
     if not (stamp.is_file() and whole):
@@ -76,7 +78,7 @@ def decoded(
             for split, table in tables.items()
         ]
         record = {
-            "key": key,
+            "code": code,
             "data": hash_json(contents),
             "spec": fitted.model_dump(mode="json", by_alias=True),
             "faults": {split: one["faults"] for split, one in zip(tables, seen)},
@@ -87,7 +89,7 @@ def decoded(
         write_json(stamp, record)
     record = json.loads(stamp.read_text(encoding="utf-8"))
     return Decoded(
-        record["key"],
+        key,
         record["data"],
         place,
         type(spec).model_validate(record["spec"]),
@@ -99,12 +101,17 @@ def decoded(
     )
 
 
-def _fitted_before(name: str, spec: ModalitySpec, contents: Any, cache: Path) -> Path | None:
-    """Where the same content was fitted to this very spec, statistics and all: a teacher that was trained on the same data."""
+def _fitted_before(name: str, spec: ModalitySpec, contents: Any, code: str, cache: Path) -> Path | None:
+    """Where the same content was fitted by the same code to this very spec, statistics and all: a teacher that was trained
+
+    on the same data.
+    """
     dumped, data = spec.model_dump(mode="json", by_alias=True), hash_json(contents)
     for stored in sorted(cache.glob(f"{name}-*/spec.json")):
         record = json.loads((stored.parent / "decoded.json").read_text(encoding="utf-8"))
-        if record["data"] == data and json.loads(stored.read_text(encoding="utf-8")) == dumped:
+        if (record["data"], record.get("code")) == (data, code) and json.loads(
+            stored.read_text(encoding="utf-8")
+        ) == dumped:
             return stored.parent
     return None
 

@@ -152,6 +152,42 @@ def test_a_verb_takes_the_artifact_of_an_earlier_stage_in_place_of_a_recipe(mmed
     assert stages["quantize"]["parent"] == finished.artifact("prune").sha256
 
 
+@pytest.mark.parametrize(
+    "option, todo",
+    [
+        ("--data d.npz", "leave it out"),
+        ("--labels l.npy", "leave it out"),
+        ("--judge agreement", "leave it out"),
+        ("--output scores", "leave it out"),
+        ("--require int8", "--set quantize.require="),
+        ("--max-drop 0.01", "--set quantize.max_drop="),  # its own default, and typed all the same
+        ("--candidates fp32", "--set quantize.candidates="),
+        ("--max-latency-ratio 1", "--set gates.quantize.latency_ratio_to_parent="),
+        ("--ignore head", "--set quantize.ignore="),
+        ("--calibration 8", "--set quantize.calibration="),
+        ("--threads 2", "--set measure.threads="),
+        ("--seed 1", "--set seed="),
+    ],
+)
+def test_quantize_of_a_recipe_refuses_an_option_that_it_would_not_heed(mmedge, finished, option, todo):
+    said = mmedge("quantize", finished.recipe_file, *option.split())
+    assert said.code == 2 and f"{option.split()[0]} belongs to an ONNX file" in said.err and todo in said.err
+
+
+def test_every_key_that_quantize_points_to_is_one_of_a_recipe(finished):
+    from mmedge import recipe
+    from mmedge.cli.quantize import _OF_A_FILE
+
+    values = {"candidates": "[fp32, int8]", "require": "int8", "ignore": "[head]"}
+    told = {key: values.get(name, "1") for name, key in _OF_A_FILE.items() if key}
+    recipe.load(finished.recipe_file, tuple(f"{key}={value}" for key, value in told.items()))
+
+
+def test_quantize_of_an_onnx_file_takes_no_key_of_a_recipe(mmedge, tmp_path):
+    said = mmedge("quantize", tmp_path / "m.onnx", "--data", "d.npz", "--devices", "2")
+    assert said.code == 2 and "--devices belong to a recipe" in said.err
+
+
 def test_report_draws_the_page_again(mmedge, finished, tmp_path):
     (tmp_path / "report.json").write_text((finished.out / "report.json").read_text())
     said = mmedge("report", tmp_path, "--json")

@@ -135,3 +135,25 @@ def test_what_was_cached_before_a_column_was_redacted_is_deleted(tmp_path):
     assert sorted(kept) == sorted(fewer)
     left = b"".join(file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file())
     assert b"a temple under" not in left
+
+
+def test_arrays_of_other_preprocessing_code_are_not_taken_again_whatever_the_spec(tmp_path, monkeypatch):
+    recipe = parsed(recipe_values(five_kinds(tmp_path, 24)))
+    dataset = samples.prepare(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    spec = dataset.contract.modalities["motion"]
+    tables = {split: read_table(tmp_path / f"out/data/{split}.csv") for split in ("train", "validation", "test")}
+    asked = ("motion", spec, tables, tmp_path / "out/data", tmp_path / "out/.work/tensors", None, Silent())
+    first = tensors.decoded(*asked)
+    assert tensors.decoded(*asked).folder == first.folder and (first.folder / "spec.json").is_file()
+    monkeypatch.setattr(tensors, "code_hash", lambda *names: "changed")
+    changed = tensors.decoded(*asked)
+    assert changed.folder != first.folder and changed.key != first.key
+
+
+def test_the_hash_of_a_dataset_does_not_depend_on_what_is_in_the_cache(tmp_path):
+    manifest = five_kinds(tmp_path, 24)
+    first = samples.prepare(parsed(recipe_values(manifest)), tmp_path / "a", code=tmp_path, progress=Silent())
+    given = {name: spec.model_dump(mode="json", by_alias=True) for name, spec in first.contract.modalities.items()}
+    given = parsed(recipe_values(manifest, modalities=given))
+    hashes = [samples.prepare(given, tmp_path / place, code=tmp_path, progress=Silent()).sha256 for place in "ab"]
+    assert hashes[0] == hashes[1]

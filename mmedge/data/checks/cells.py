@@ -15,13 +15,13 @@ from mmedge.spec import ImageSpec, TabularSpec
 
 
 def presence_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    faults, here = [], {}
+    faults = []
     for name, spec in data.modalities.items():
-        here[name] = present(name, spec)
+        here = present(name, spec)
         for split in SPLITS:
             part = table.filter(polars.col(SPLIT) == split)
-            if part.height and not part.select(here[name].any()).item():
-                everywhere = not table.select(here[name].any()).item()
+            if part.height and not part.select(here.any()).item():
+                everywhere = not table.select(here.any()).item()
                 if everywhere and split != "train":
                     continue
                 faults.append(
@@ -34,7 +34,12 @@ def presence_faults(table: polars.DataFrame, data: Data, file: str) -> list[Faul
                         todo="remove it from data.modalities, or fill the column",
                     )
                 )
-    faults += [
+    return faults
+
+
+def empty_rows(table: polars.DataFrame, kept: polars.DataFrame, file: str) -> list[Fault]:
+    """The rows of ``table`` that are not among those that a run keeps."""
+    return [
         Fault(
             "warning",
             "empty-row",
@@ -43,9 +48,8 @@ def presence_faults(table: polars.DataFrame, data: Data, file: str) -> list[Faul
             row,
             todo="remove the row, or fill a cell",
         )
-        for row in table.filter(~polars.any_horizontal(*here.values()))[ROW]
+        for row in table.join(kept, on=ROW, how="anti")[ROW]
     ]
-    return faults
 
 
 def number_faults(table: polars.DataFrame, spec: TabularSpec, file: str) -> list[Fault]:

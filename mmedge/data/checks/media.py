@@ -11,7 +11,7 @@ import numpy as np
 import polars
 
 from mmedge.data.checks.cells import duplicate
-from mmedge.data.source import ROW, SPLIT, columns_of, with_something
+from mmedge.data.source import ROW, SPLIT, columns_of
 from mmedge.data.splits import SPLITS
 from mmedge.data.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
@@ -31,9 +31,8 @@ def media_faults(
     facts: dict[str, Any] = {}
     fitted: dict[str, ModalitySpec] = {}
     contents: dict[int, list[str]] = defaultdict(list)
-    kept = with_something(table, data)
     tables = {
-        split: part for split in SPLITS if (part := kept.filter(polars.col(SPLIT) == split)).height or split == "train"
+        split: part for split in SPLITS if (part := table.filter(polars.col(SPLIT) == split)).height or split == "train"
     }
     for name, spec in data.modalities.items():
         column = columns_of(name, spec)[0]
@@ -52,7 +51,7 @@ def media_faults(
             found, facts[name] = _sounds(spec, _files(tables, column, folder), file, column)
             faults += found
         faults += _same_content(name, spec, one, tables, contents, file, column)
-    faults += _same_samples(kept, data, contents, file)
+    faults += _same_samples(table, data, contents, file)
     return faults, facts, fitted
 
 
