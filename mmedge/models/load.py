@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
 from mmedge.models.attention import split_attention
@@ -19,7 +19,6 @@ from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, Tex
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.recipe import Encoder, Model
-from mmedge.runtime.bundle import contract_of
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
 WEIGHTS = "weights.safetensors"

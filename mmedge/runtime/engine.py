@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
@@ -59,7 +60,7 @@ def load(
     """
     read = bundles.read(Path(path), require_signature=require_signature)
     found = read.artifact
-    contract = bundles.contract_of(found)
+    contract = contract_of(found)
     target = target or "onnxruntime-cpu"
     entry = bundles.target_of(found, target)
     _check_belongs(entry.get("engine"), target, contract, Path(path))
