@@ -43,6 +43,11 @@ def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) 
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
     with processes.main_first():  # what is preprocessed otherwise, or adopted, is written once
         source = _together(config, context, train)
+    return answering(source, config, context, train, fits)
+
+
+def answering(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
+    """A source that answers for the training split as ``teacher_for`` says."""
     return Teacher(
         source,
         len(context.dataset.train),
@@ -124,7 +129,7 @@ def _of_artifact(
         ids = getattr(context.dataset, split).ids
         source = AnswersSource(stored_answers(artifact.file(ANSWERS)), ids, hints, key=key, split=split)
     else:
-        shown = _shown(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
+        shown = shown_split(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
         if "model" in artifact.meta:
             source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who=where)
         else:
@@ -144,7 +149,7 @@ def _of_file(given: Another, where: str, context: Context, train: Train, split: 
     contract = own.contract(given.model)
     if given.classes:
         contract = contract.model_copy(update={"labels": tuple(given.classes)})
-    shown = _shown(own.dataset, context, train, split, tuple(contract.modalities))
+    shown = shown_split(own.dataset, context, train, split, tuple(contract.modalities))
     source: Source
     if given.onnx:
         graph = context.work / f"{where}.onnx"
@@ -157,10 +162,10 @@ def _of_file(given: Another, where: str, context: Context, train: Train, split: 
     return _mapped(source, contract.labels, given, context, where)
 
 
-def _shown(
+def shown_split(
     dataset: Dataset, context: Context, train: Train, split: str, modalities: Sequence[str] | None = None
 ) -> Shown:
-    """A split as a teacher sees it, augmented in its own sizes as the student's samples are in theirs."""
+    """A split of ``dataset`` as a teacher sees it, ``modalities`` of it or all, augmented in its own sizes as the student's samples are in theirs."""
     samples: Samples = getattr(dataset, split)
     if modalities is not None:
         samples = samples.only(modalities)

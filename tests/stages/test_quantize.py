@@ -273,6 +273,16 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
         Quantize(candidates=("fp32", "fp16"), require="int8")
 
 
+def test_weights_in_8_bits_with_float_arithmetic_are_not_the_int8_that_is_required(tmp_path):
+    rows = [row("fp32", 1.0), row("int8", 0.5, kept=False), row("int8-weights", 0.9)]
+    table = candidates.Table(rows=[it | {"quality_validation": 0.9, "why": ""} for it in rows])
+    (tmp_path / "int8.onnx").write_text("int8")
+    meta = quantize.concluded(
+        table, Quantize(candidates=("fp32", "int8", "int8-weights"), require="int8"), tmp_path, []
+    )
+    assert meta["precision"] == "int8" and [miss["exit"] for miss in meta["misses"]] == [3]
+
+
 def test_a_taken_graph_with_a_layer_that_runs_in_float_for_no_reason_is_a_mismatch_with_exit_5(graphs, tmp_path):
     proof = qdq.prove(graphs[0], onnx.load(graphs[0]))  # as if the runtime fused nothing
     taken = row("int8", 0.5) | {"quality_validation": 0.9, "why": "", "int8_layers": proof.record()}

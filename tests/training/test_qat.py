@@ -17,7 +17,7 @@ from mmedge.progress import Silent
 from mmedge.recipe import Model, Quantize, Train
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import quantize
-from mmedge.stages.quantize import calibration, ptq
+from mmedge.stages.quantize import calibration, candidates, ptq
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
@@ -169,8 +169,12 @@ def settings(**more):
     return Quantize(candidates=("fp32", "int8"), fallbacks=(), train=train, **budget, **more)
 
 
-def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_path):
+def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_path, monkeypatch):
     parent, context = failing
+    looked_at = []
+    real = candidates.saturation
+    monkeypatch.setattr(candidates, "_SATURATION", -1.0)  # all sums saturate by more than this
+    monkeypatch.setattr(candidates, "saturation", lambda task, graph: looked_at.append(graph.stem) or real(task, graph))
     made = quantize.quantize(parent, settings(qat="always"), context, tmp_path / "q", "k")
     rows = {row["precision"]: row for row in made.meta["candidates"]}
     assert list(rows) == ["fp32", "int8", "int8-qat"]
@@ -178,6 +182,11 @@ def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_pa
     assert rows["int8-qat"]["int8_kernels"] == rows["int8"]["int8_kernels"]
     assert rows["int8-qat"]["size_bytes"] == made.file("int8-qat.onnx").stat().st_size
     assert any(note.startswith("int8-qat: trained from int8, epoch") for note in made.meta["notes"])
+    for name in ("int8", "int8-qat"):  # told of both, and measured once each
+        assert [note.partition(":")[0] for note in made.meta["notes"] if "fused kernels differ" in note].count(
+            name
+        ) == 1
+    assert looked_at == ["int8", "int8-qat"]
 
 
 def test_by_itself_it_trains_only_where_int8_is_faster_and_says_so_else(failing, tmp_path, monkeypatch):
@@ -186,7 +195,10 @@ def test_by_itself_it_trains_only_where_int8_is_faster_and_says_so_else(failing,
     made = quantize.quantize(parent, settings(), context, tmp_path / "q", "k")
     assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8"]
     assert any(note.startswith("int8-qat was not trained: INT8 takes") for note in made.meta["notes"])
-    asked = quantize.quantize(parent, settings(require="int8"), context, tmp_path / "asked", "k")
+    # Weights in 8 bits with float arithmetic lose nothing, and are not the INT8 that is asked for.
+    asking = settings(require="int8").model_copy(update={"candidates": ("fp32", "int8", "int8-weights")})
+    asked = quantize.quantize(parent, asking, context, tmp_path / "asked", "k")
+    assert {row["precision"]: row["kept"] for row in asked.meta["candidates"]}["int8-weights"]
     assert asked.meta["precision"] == "int8-qat" and "misses" not in asked.meta
 
 
