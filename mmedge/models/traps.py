@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import Fault, MmedgeError
+from mmedge.errors import Fault, MmedgeError, first_line
 from mmedge.graph.trace import example
 from mmedge.models import load
 from mmedge.models.heads import Wrapped
@@ -54,7 +54,7 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
 
 
 def _raised(error: Exception, what: str, where: str) -> Fault:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = first_line(error)
     if any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
         return Fault(
             "error",
@@ -231,7 +231,7 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
             Fault(
                 "error",
                 "batch-1",
-                f"the model fails on a batch of 1: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                f"the model fails on a batch of 1: {first_line(error)}",
                 module=reached,
                 todo="look for .squeeze() without an axis, or statistics over the batch",
             )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.artifact import contract_of
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
 from mmedge.runtime.sessions import opened
@@ -359,7 +359,7 @@ def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 def _refused(error: Exception) -> MmedgeError:
     if isinstance(error, MmedgeError):
         return error
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return MmedgeError(
         f"the engine does not run on these values: {reason}",
         todo="look at their range: the ids of a text must be those of the bundle's tokenizer",

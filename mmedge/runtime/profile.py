@@ -14,7 +14,7 @@ import numpy as np
 
 import mmedge
 from mmedge.artifact import contract_of
-from mmedge.errors import MmedgeError, UsageError
+from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.progress import Progress, Silent
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import cold, energy, feeds, layers
@@ -212,7 +212,7 @@ def _try(call: Callable[[], Any], each: Subject) -> None:
     except MmedgeError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise MmedgeError(
             f"the model does not run: {reason}",
             where=each.name,
