@@ -69,8 +69,8 @@ def _timed(folder: Path, conv: int, size: int, widths: list[int], threads: int) 
         _write(path, conv, width)
         run = onnxruntime_cpu.session(path, threads=threads)
         x = np.ones((1, width, *(size,) * conv) if conv else (size, width), np.float32)
-        calls[str(width)] = lambda run=run, x=x: run({"x": x})
-    return {int(name): float(np.median(times)) / 1e6 for name, times in spans(calls, runs=60, warmup=5).items()}
+        calls[width] = lambda run=run, x=x: run({"x": x})
+    return {width: float(np.median(times)) / 1e6 for width, times in spans(calls, runs=60, warmup=5).items()}
 
 
 def _write(path: Path, conv: int, width: int) -> None:
