@@ -22,7 +22,7 @@ from mmedge.data.table import read_table
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Given, Model, Recipe, precision_of
+from mmedge.recipe import Given, Model, Recipe, computes_int8
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.training.faults import own_contract, teaching_faults
@@ -139,7 +139,7 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
     """Training samples that INT8 would be calibrated on and whose content is also in the test split."""
-    if recipe.quantize is None or not any(precision_of(name) == "int8" for name in recipe.quantize.candidates):
+    if recipe.quantize is None or not any(computes_int8(name) for name in recipe.quantize.candidates):
         return []
     shared = {
         fault.row for fault in found if fault.kind == "duplicate" and fault.severity == "error" and "test" in fault.what

@@ -32,8 +32,12 @@ _CODE = (
     "training",
     "graph",
     "measure",
+    "runtime/layers.py",
+    "runtime/onnxfile.py",
     "runtime/preprocess",
+    "runtime/sessions.py",
     "runtime/targets",
+    "runtime/timing.py",
     "spec.py",
     "stages/trained.py",
 )
@@ -213,10 +217,9 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
             gpu = recipe.prune and recipe.prune.round_to == "auto" and recipe.export.on_gpu
             return recipe.prune, (recipe.distill, recipe.measure, gpu)
         case "quantize":
-            return recipe.quantize, (
-                recipe.distill,
-                recipe.measure,
-            )
+            # Which fallbacks are tried, and whether INT8 is trained that is no faster here, follows the targets.
+            targets = (recipe.export.elsewhere, recipe.export.asks_int8)
+            return recipe.quantize, (recipe.distill, recipe.measure, *targets)
     return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)
 
 

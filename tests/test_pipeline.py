@@ -1,5 +1,6 @@
 """The pipeline: a finished run, resumed, interrupted, started from an artifact, and judged."""
 
+import ast
 import copy
 import json
 import os
@@ -8,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mmedge import artifact, pipeline, recipe
+from mmedge.conclude import Ran
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.runtime.targets import tensorrt
@@ -89,6 +92,35 @@ def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, va
         alone = pipeline.run(other, tmp_path / "out", code=tmp_path, progress=Silent(), only=verb)
         assert [stage["stage"] for stage in alone.report["stages"]] == other.stages
         assert {stage["status"] for stage in alone.report["stages"]} == {"cached"}
+
+
+def test_quantization_is_made_again_where_targets_that_it_follows_are_others(finished, values, context):
+    """Targets decide which fallbacks are worth their time, and whether INT8 is trained that is no faster here."""
+    before = [Ran(name, finished.artifact(name), "cached", 0.0) for name in ("teacher", "distill", "prune")]
+
+    def key(**targets):
+        recipe = changed(values, export={"targets": {"onnxruntime-cpu": {}} | targets})
+        return pipeline._key("quantize", before, replace(context, recipe=recipe))
+
+    alone, elsewhere = key(), key(tensorrt={})
+    assert len({alone, elsewhere, key(tensorrt={"precision": "int8"})}) == 3
+    assert elsewhere == key(tensorrt={"max_batch": 2}) == key(**{"openvino-cpu": {}})
+
+
+def test_what_stages_take_of_the_runtime_is_in_the_hash_of_their_code():
+    root = Path(pipeline.__file__).parent
+    folders = [
+        root / name for name in ("data", "models", "training", "graph", "measure", "stages/prune", "stages/quantize")
+    ]
+    taken = {
+        node.module.replace(".", "/").removeprefix("mmedge/")
+        for folder in folders
+        for file in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mmedge.runtime.")
+    }
+    assert "runtime/layers" in taken
+    assert not [name for name in taken if not name.startswith(tuple(n.removesuffix(".py") for n in pipeline._CODE))]
 
 
 def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tmp_path):

@@ -7,11 +7,13 @@ import numpy as np
 import onnx
 import pytest
 
-from mmedge import artifact
-from mmedge.errors import UsageError
+from mmedge import artifact, standalone
+from mmedge.errors import MismatchError, UsageError
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
 from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.timing import summary
+from mmedge.stages.quantize import candidates
 from mmedge.standalone import Settings, quantize_file
 
 
@@ -62,6 +64,7 @@ def test_without_labels_it_is_agreement_with_fp32_that_is_judged_and_said(given,
     report = json.loads(mmedge("quantize", given / "model.onnx", *arguments).out)
     assert report["judged_by"].startswith("share of calls whose largest output is the same as FP32's")
     assert report["candidates"][0]["quality_validation"] == 1
+    assert not any("calibrated on" in note for note in report["notes"])  # FP16 needs none
     report = json.loads(mmedge("quantize", given / "model.onnx", *arguments, "--judge", "difference").out)
     assert 0.99 < report["candidates"][1]["quality_validation"] < 1 and report["output"] == "all"
 
@@ -91,6 +94,31 @@ def test_int8_that_would_run_in_float_is_exit_5_where_it_was_asked_for_and_a_not
     assert mmedge(*arguments, "--candidates", "fp32,int8").code == 5
     said = mmedge(*arguments)
     assert said.code == 0 and "int8: not made" in said.err
+
+
+def test_a_fast_graph_with_a_layer_that_runs_in_float_is_not_taken_but_an_error_where_it_was_asked_for(
+    given, tmp_path, monkeypatch
+):
+    """Which layers run in float and how fast is up to the machine, so that both are said here."""
+    real = candidates.proved
+    floats = {"asked": 2, "int8": 1, "float_layers": {"fusion.0": "no reason is known"}, "unexplained": ["fusion.0"]}
+    monkeypatch.setattr(candidates, "proved", lambda graph: real(graph) | {"int8_layers": floats})
+
+    def timer(calls, settings, progress):
+        nanoseconds = {"fp32": 2_000_000, "int8": 1_000_000}
+        return lambda graphs: {name: summary(np.full(20, nanoseconds[name])) for name in graphs}
+
+    monkeypatch.setattr(standalone, "_timer", timer)
+
+    def quantized(**more):
+        settings = Settings(Quantize(candidates=("fp32", "int8"), max_drop=1.0, calibration=8), **more)
+        return quantize_file(given / "model.onnx", str(given / "inputs.npz"), tmp_path / "q", settings, Silent())
+
+    report = quantized()
+    assert report["precision"] == "fp32" and report["exit"] == 0
+    assert "int8: dropped: quantized layers run in float on ONNX Runtime: fusion.0" in report["notes"]
+    with pytest.raises(MismatchError, match=r"quantize.ignore: \[fusion.0\]"):
+        quantized(asked=True)
 
 
 def test_an_external_data_model_is_taken_as_one_file_and_a_lost_one_is_told(given, tmp_path, mmedge):

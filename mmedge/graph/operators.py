@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmedge.errors import MmedgeError
+
 Attributes = Mapping[str, Any]
 Operator = Callable[[Sequence[Any], Attributes], Any]
 
@@ -28,6 +30,11 @@ DTYPES = {
     10: torch.float16,
     11: torch.float64,
 }
+
+
+def untrainable(what: str, where: str | None = None) -> MmedgeError:
+    """The error of a graph that holds ``what``."""
+    return MmedgeError(f"a graph with {what} cannot be trained", where=where)
 
 
 def _each(function: Callable[..., Tensor]) -> Operator:
@@ -82,7 +89,7 @@ def _conv_transpose(x: Sequence[Any], a: Attributes) -> Tensor:
     dims = x[1].dim() - 2
     pads = list(a.get("pads", [0] * 2 * dims))
     if pads[:dims] != pads[dims:] or a.get("output_shape") or a.get("auto_pad", b"NOTSET") != b"NOTSET":
-        raise NotImplementedError("ConvTranspose with uneven pads or an output shape")
+        raise untrainable("ConvTranspose with uneven pads or an output shape")
     function = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[dims - 1]
     return function(
         x[0],
@@ -116,7 +123,7 @@ def _average_pool(x: Sequence[Any], a: Attributes) -> Tensor:
     data, padding = _padded(x[0], a, dims)
     counted = bool(a.get("count_include_pad", 0))
     if data is not x[0] and not counted:
-        raise NotImplementedError("AveragePool with uneven pads")
+        raise untrainable("AveragePool with uneven pads")
     function = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[dims - 1]
     return function(
         data, a["kernel_shape"], a.get("strides", [1] * dims), padding, bool(a.get("ceil_mode", 0)), counted
@@ -134,7 +141,7 @@ def _layer_norm(x: Sequence[Any], a: Attributes) -> Tensor:
 
 def _group_norm(x: Sequence[Any], a: Attributes) -> Tensor:
     if x[1].numel() != x[0].shape[1]:
-        raise NotImplementedError("GroupNormalization with a scale a group, as before opset 21")
+        raise untrainable("GroupNormalization with a scale a group, as before opset 21")
     return functional.group_norm(x[0], a["num_groups"], x[1], x[2], a.get("epsilon", 1e-5))
 
 
@@ -224,7 +231,7 @@ def _constant_of_shape(x: Sequence[Any], a: Attributes) -> Tensor:
 
 def _shape(x: Sequence[Any], a: Attributes) -> Tensor:
     whole = list(x[0].shape)
-    return torch.tensor(whole[a.get("start", 0) : a.get("end", len(whole))], dtype=torch.int64)
+    return torch.tensor(whole[a.get("start", 0) : a.get("end", len(whole))], dtype=torch.int64, device=x[0].device)
 
 
 def _clip(x: Sequence[Any], _: Attributes) -> Tensor:
@@ -235,7 +242,7 @@ def _clip(x: Sequence[Any], _: Attributes) -> Tensor:
 def _pad(x: Sequence[Any], a: Attributes) -> Tensor:
     mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}.get(a.get("mode", b"constant"))
     if mode is None or (len(x) > 3 and x[3] is not None):
-        raise NotImplementedError("Pad that wraps, or with axes")
+        raise untrainable("Pad that wraps, or with axes")
     pads, rank = x[1].tolist(), x[0].dim()
     both = [p for at in reversed(range(rank)) for p in (pads[at], pads[at + rank])]
     if mode != "constant":  # torch pads the last axes alone there

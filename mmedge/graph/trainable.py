@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
-from mmedge.graph.operators import OPERATORS
+from mmedge.graph.operators import OPERATORS, untrainable
 
 # Inputs of a node that hold learned values, beside quantized weights; other constants (an epsilon, a bound) stay.
 _LEARNED = {
@@ -44,7 +44,8 @@ def fake_quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 class TrainableGraph(nn.Module):
     """``forward(present, **inputs) -> {output: tensor}`` of an ONNX graph with Q/DQ pairs, simulated in float32.
 
-    Raises MmedgeError where the graph holds an operator that cannot be trained here, by its name.
+    Raises MmedgeError where the graph holds an operator that cannot be trained here, by its name; ``forward`` too, where an
+    operator is used in a way that cannot.
     """
 
     def __init__(self, graph: Path) -> None:
@@ -57,7 +58,7 @@ class TrainableGraph(nn.Module):
         known = {*OPERATORS, "QuantizeLinear", "DequantizeLinear"}
         foreign = sorted({node.op_type for node in nodes if node.op_type not in known or node.domain not in ("", "ai.onnx")})  # fmt: skip
         if foreign:
-            raise MmedgeError(f"a graph with {', '.join(foreign)} cannot be trained", where=str(graph))
+            raise untrainable(", ".join(foreign), where=str(graph))
         self._stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._model.graph.initializer}
         self._nodes = [(node, _attributes(node)) for node in nodes]
         # torch takes no dots in the names of parameters: they are numbered, in the graph's order.
@@ -67,13 +68,15 @@ class TrainableGraph(nn.Module):
         for node, attributes in self._nodes:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 self._quantizer(node, attributes)
+            elif node.op_type == "Constant":
+                self._keep(self._number(node.output[0]), OPERATORS["Constant"]([], attributes))
             else:
                 for place in _LEARNED.get(node.op_type, ()):
                     if place < len(node.input) and self._is_learned(node.input[place]):
                         self._learn(node.input[place], self._stored[node.input[place]])
         for name, value in self._stored.items():
             if name not in self._numbers and name not in self._codes:
-                self.register_buffer(self._number(name), torch.from_numpy(np.array(value)), persistent=False)
+                self._keep(self._number(name), torch.from_numpy(np.array(value)))
         self._outputs = [output.name for output in self._model.graph.output]
 
     def forward(self, present: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
@@ -85,12 +88,12 @@ class TrainableGraph(nn.Module):
                 name = node.input[0]
                 stored = self._quantized(self._value(name, values), name) if name in self._stored else None
                 values[node.output[0]] = values[name] if stored is None else stored
-            else:
+            elif node.op_type != "Constant":
                 taken = [self._value(name, values) for name in node.input]
                 result = OPERATORS[node.op_type](taken, attributes)
                 results = result if isinstance(result, tuple) else (result,)
                 values.update(zip(node.output, results))
-        return {name: values[name] for name in self._outputs}
+        return {name: self._value(name, values) for name in self._outputs}
 
     def write(self, path: Path) -> None:
         """Write the graph with the trained values in it: the same nodes, weights as the codes they round to."""
@@ -131,7 +134,9 @@ class TrainableGraph(nn.Module):
             raise MmedgeError("a scale is not above 0", where=f"node {node.name!r}")
         axis = attributes.get("axis", 1)
         low, high = (-127, 127) if zero.dtype == np.int8 else (0, 255)
-        self._learn(scale, np.zeros_like(self._stored[scale]))
+        if scale not in self._numbers:
+            self._learn(scale, np.zeros_like(self._stored[scale]))
+            self._keep(f"scale_{self._numbers[scale]}", torch.from_numpy(np.array(self._stored[scale])))
         if node.op_type == "QuantizeLinear":
             self._codes[node.output[0]] = (scale, low, high, axis)
             if value in self._stored:
@@ -139,10 +144,8 @@ class TrainableGraph(nn.Module):
         elif value in self._stored:
             codes = self._stored[value].astype(np.float32)
             if zero.dtype == np.int8 and np.abs(codes).max(initial=0) <= 64:
-                low, high = (
-                    -64,
-                    64,
-                )  # the quantizer keeps this weight to 7 bits, for CPUs whose sums of 16 bits overflow
+                # The quantizer keeps this weight to 7 bits, for CPUs whose sums of 16 bits overflow.
+                low, high = -64, 64
             self._codes[value] = (scale, low, high, axis)
             steps = _along(torch.from_numpy(np.array(self._stored[scale])), codes.ndim, axis).numpy()
             self._learn(value, codes * steps)
@@ -157,8 +160,9 @@ class TrainableGraph(nn.Module):
 
     def _scale(self, name: str) -> Tensor:
         """A scale, learned as the logarithm of its change: it stays above 0, starts exact, and steps are relative."""
-        change = self.learned[self._numbers[name]]
-        return torch.from_numpy(np.array(self._stored[name])).to(change.device) * (_GAIN * change).exp()
+        number = self._numbers[name]
+        start: Tensor = getattr(self, f"scale_{number}")
+        return start * (_GAIN * self.learned[number]).exp()
 
     def _value(self, name: str, values: dict[str, Any]) -> Any:
         if name in values:
@@ -170,6 +174,10 @@ class TrainableGraph(nn.Module):
         """Whether a constant is one that learns: floats of more than one value. A scalar is a formula's own."""
         stored = self._stored.get(name)
         return stored is not None and name not in self._numbers and stored.dtype == np.float32 and stored.size > 1
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        """A constant, which follows the module to its device once, and not at every forward pass."""
+        self.register_buffer(name, value, persistent=False)
 
     def _number(self, name: str) -> str:
         return self._numbers.setdefault(name, f"v{len(self._numbers)}")

@@ -50,12 +50,15 @@ def _busiest(module: nn.Module, contract: Contract) -> tuple[int, int, int]:
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
     hooks = [layer.register_forward_hook(look) for layer in module.modules() if isinstance(layer, kinds)]
+    modes = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
             module.eval()(**example(contract, batch=1))
     finally:
         for hook in hooks:
             hook.remove()
+        for part, mode in modes.items():
+            part.training = mode
     return max(found)[1:]
 
 

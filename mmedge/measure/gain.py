@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.data.samples import Samples
-from mmedge.measure.quality import balanced, bootstrap_rows, quality, score
+from mmedge.measure.quality import balanced, bootstrap_rows, quality, score, scores_of
 from mmedge.spec import Contract
 
 # A student may fall this far below one that was trained for the subset alone (the project's own limit).
@@ -92,11 +92,7 @@ def decide(
     whole = "+".join(contract.modalities)
 
     def figure(answers: Answers, rows: np.ndarray) -> float:
-        scores = {}
-        for name, (scored, output) in answers.items():
-            among = rows[scored[rows]]
-            if len(among):
-                scores[name] = score(contract, output[among], validation.targets[among])
+        scores = scores_of(contract, answers, validation.targets, rows)
         return balanced(scores.get(whole, float(np.mean(list(scores.values())))), scores.values())
 
     def difference(number: int, rows: np.ndarray) -> float:

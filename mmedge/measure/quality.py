@@ -133,11 +133,22 @@ def subset_scores(
     contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, float]:
     """The metric for every subset of ``subset_answers``."""
-    scores = {
-        name: score(contract, output[rows], samples.targets[rows])
-        for name, (rows, output) in subset_answers(contract, samples, predict).items()
-    }
-    return {name: value for name, value in scores.items() if not np.isnan(value)}  # R2 where all targets are equal
+    return scores_of(contract, subset_answers(contract, samples, predict), samples.targets, np.arange(len(samples)))
+
+
+def scores_of(
+    contract: Contract, answers: Mapping[str, tuple[np.ndarray, np.ndarray]], targets: np.ndarray, rows: np.ndarray
+) -> dict[str, float]:
+    """{subset: the metric} of ``subset_answers`` over ``rows`` (int64, any number of times each), of ``targets`` as in ``Samples``.
+
+    Left out is a subset that has no figure there: none of the rows, equal targets alone (R2), or no row with any label.
+    """
+    scores = {}
+    for name, (scored, output) in answers.items():
+        among = rows[scored[rows]]
+        if len(among):
+            scores[name] = score(contract, output[among], targets[among])
+    return {name: value for name, value in scores.items() if not np.isnan(value)}
 
 
 def balanced(quality: float, subsets: Collection[float]) -> float:

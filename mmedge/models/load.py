@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
 from mmedge.models.attention import split_attention
@@ -201,11 +201,6 @@ def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
 
 def _outputs(result: Any) -> list[Tensor]:
     return list(result.values())
-
-
-def contract_of(artifact: Artifact) -> Contract:
-    """The contract that an artifact was written with."""
-    return Contract.model_validate(artifact.meta["contract"])
 
 
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:

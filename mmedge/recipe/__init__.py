@@ -1,6 +1,6 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
-from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, precision_of
+from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.origin import recall, remember, shown
@@ -48,6 +48,7 @@ __all__ = [
     "TargetOptions",
     "Teacher",
     "Train",
+    "computes_int8",
     "load",
     "parse",
     "precision_of",

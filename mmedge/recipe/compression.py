@@ -32,6 +32,11 @@ def precision_of(candidate: str) -> str:
     return candidate.partition("-")[0]
 
 
+def computes_int8(candidate: str) -> bool:
+    """Whether activations are quantized too, so that a runtime can compute in 8 bits: all of INT8 but ``int8-weights``."""
+    return precision_of(candidate) == "int8" and candidate != "int8-weights"
+
+
 class Budget(Frozen):
     """The shares of the parent's latency, multiply-accumulates and parameters that may be left; all that are given count."""
 

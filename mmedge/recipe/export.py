@@ -71,6 +71,16 @@ class Export(Frozen):
         """Whether a target is a GPU's."""
         return any(name not in ("onnxruntime-cpu", "openvino-cpu") for name in self.targets)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a target is not ONNX Runtime on a CPU, and may take INT8 otherwise."""
+        return any(name != "onnxruntime-cpu" for name in self.targets)
+
+    @property
+    def asks_int8(self) -> bool:
+        """Whether a target's own precision is INT8."""
+        return any(options.precision == "int8" for options in self.targets.values())
+
 
 class Measure(Frozen):
     """How latency is taken: one thread and spinning off are the honest default."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import mmedge
+from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Progress, Silent
 from mmedge.runtime import bundle as bundles
@@ -60,7 +61,7 @@ def subject(path: Path, target: str | None) -> Subject:
     if path.is_dir() or path.suffix == ".zip":
         read = bundles.read(path, any_stage=True)
         found = read.artifact
-        contract = bundles.contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
+        contract = contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
         name = target or "onnxruntime-cpu"
         if found.stage == "bundle":
             file = bundles.listed_file(found, bundles.engine_file(bundles.target_of(found, name), name))

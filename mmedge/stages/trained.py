@@ -46,14 +46,9 @@ def write_trained(
     more: dict[str, Any] | None = None,
     write: Callable[[Path], None] = lambda folder: None,
 ) -> Artifact:
-    """Write the artifact of a trained model; its ``model.onnx`` is proved equal to the module on validation samples.
+    """Write the artifact of a trained model; its ``model.onnx`` is proved equal to the module on validation samples."""
 
-    Of several processes the main one writes, and all read it.
-    """
-    if not processes.is_main():
-        processes.wait()
-        return read(target)
-    with creating(target, stage=stage, key=key, parent=parent.sha256 if parent else None) as (folder, meta):
+    def fill(folder: Path, meta: dict[str, Any]) -> None:
         context.progress.say(f"{stage}: exporting the graph and comparing it with torch")
         load.save(module, folder, history or [])
         export(module, contract, folder / GRAPH)
@@ -71,8 +66,8 @@ def write_trained(
             **provenance(contract, context),
             **(more or {}),
         }
-    processes.wait()
-    return read(target)
+
+    return _by_main(target, fill, stage=stage, key=key, parent=parent)
 
 
 def write_unchanged(
@@ -86,7 +81,8 @@ def write_unchanged(
     more: dict[str, Any] | None = None,
 ) -> Artifact:
     """Write the parent again as a stage's artifact, where nothing better was found: the same weights and graph."""
-    with creating(target, stage=stage, key=key, parent=parent.sha256) as (folder, meta):
+
+    def fill(folder: Path, meta: dict[str, Any]) -> None:
         for name in (load.WEIGHTS, load.HISTORY, GRAPH, CSV):
             if parent.file(name).is_file():
                 shutil.copyfile(parent.file(name), folder / name)
@@ -96,6 +92,18 @@ def write_unchanged(
             **provenance(load.contract_of(parent), context),
             **(more or {}),
         }
+
+    return _by_main(target, fill, stage=stage, key=key, parent=parent)
+
+
+def _by_main(
+    target: Path, fill: Callable[[Path, dict[str, Any]], None], *, stage: str, key: str, parent: Artifact | None
+) -> Artifact:
+    """The artifact that ``fill(folder, meta)`` makes: of several processes the main one writes it, and all read it."""
+    if processes.is_main():
+        with creating(target, stage=stage, key=key, parent=parent.sha256 if parent else None) as (folder, meta):
+            fill(folder, meta)
+    processes.wait()
     return read(target)
 
 

@@ -134,8 +134,8 @@ def fit(
             log.row(run.history[-1])
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
-    processes.same(run.best)
     module.load_state_dict(run.best)
+    processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
     module.to("cpu").eval()
     return Fitted(run.history, best, notes)
 

@@ -86,11 +86,16 @@ class Shown:
                 )
 
 
+def layers_of(module: nn.Module) -> dict[str, nn.Module]:
+    """{name: layer} by the names that a recipe uses, those of the user's own module: a wrapper's ``inner.`` is left out."""
+    return {name.removeprefix("inner."): child for name, child in module.named_modules() if name}
+
+
 class Layer:
     """Keeps the output of one named layer of a module: [batch, features], or its attention map for that kind of hint."""
 
     def __init__(self, module: nn.Module, layer: str, kind: str, where: str) -> None:
-        layers = {name.removeprefix("inner."): child for name, child in module.named_modules() if name}
+        layers = layers_of(module)
         if layer.removeprefix("inner.") not in layers:
             raise UsageError(
                 f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {_some(layers)}",

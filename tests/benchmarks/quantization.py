@@ -28,7 +28,7 @@ from mmedge.progress import Silent
 from mmedge.recipe import Quantize
 from mmedge.stages.quantize import quantize
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
-from mmedge.stages.quantize.candidates import evaluator
+from mmedge.stages.quantize.candidates import evaluator, over
 from mmedge.training.context import Context
 
 
@@ -70,11 +70,9 @@ def compared(parent: Artifact, context: Context, config: Quantize, folder: Path)
     reference = splits["validation"](graphs["fp32"])
     for name, graph in graphs.items():
         chosen, test = splits["validation"](graph), splits["test"](graph)
-        drops = [reference.subsets[subset] - value for subset, value in chosen.subsets.items()]
         out[name] = {
             "validation": round(chosen.quality, 4),
-            "inside_budget": reference.quality - chosen.quality <= config.max_drop + 1e-9
-            and max(drops) <= config.max_subset_drop + 1e-9,
+            "inside_budget": over(chosen, reference, config) <= 0,
             "test": round(test.quality, 4),
             "test_subsets": {subset: round(value, 4) for subset, value in test.subsets.items()},
             "p50_ms": round(timings[name].p50_ms, 4),

@@ -58,6 +58,19 @@ def test_two_processes_distil_as_one_does_and_write_one_artifact_and_one_documen
     assert said.stderr.count("distilling, seed 1") <= 4 and "[rank" not in said.stderr
 
 
+@pytest.mark.slow
+def test_two_processes_prune_to_one_plan_by_the_main_ones_measurements(finished, values, tmp_path):
+    # The budget in latency and the block of channels are measured: two processes that measured would cut differently.
+    values["prune"] |= {"macs": None, "budget": {"latency": 0.97}, "round_to": "auto"}
+    file, out = write_recipe(values, tmp_path / "recipe.json"), finished.copied(tmp_path / "out", "teacher", "distill")
+    said = call("prune", file, "--out", out, "--devices", 2, "--json", cwd=tmp_path)
+    assert said.returncode in (0, 4), said.stderr
+    made = artifact.read(out / "prune")
+    assert made.meta["pruning"]["attempts"] and made.meta["pruning"]["round_to_ms"]
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [".work"]
+    assert not list((out / ".work").glob("prune-*"))
+
+
 BROKEN = """
 import os
 from torch import nn

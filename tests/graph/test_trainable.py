@@ -84,6 +84,31 @@ def test_a_gradient_reaches_what_is_inside_the_range_and_the_scale():
     assert float(scale.grad) == pytest.approx((1 - 1.04) + (-4 + 3.6) + 127, abs=1e-5)
 
 
+def test_all_that_a_graph_computes_with_goes_to_a_device_with_it_and_none_of_it_at_every_call(
+    quantized, tmp_path, monkeypatch
+):
+    """Where no GPU is, torch's "meta" device, which has shapes and no values, stands for another device than the CPU's."""
+    module = TrainableGraph(quantized)
+    scales = {node.input[1] for node in onnx.load(quantized).graph.node if node.op_type == "QuantizeLinear"}
+    monkeypatch.setattr(torch, "from_numpy", None)  # values that come from the host
+    assert scales and all(module._scale(name).isfinite().all() for name in scales)
+    monkeypatch.undo()
+
+    constant = numpy_helper.from_array(np.ones((2, 3), np.float32), "c")
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=constant),
+        helper.make_node("Add", ["x", "c"], ["sum"]),
+        helper.make_node("Shape", ["sum"], ["y"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", 1, [2, 3])], [value("sum", 1, None), value("y", 7, None), value("c", 1, None)]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "g.onnx")
+    there = TrainableGraph(tmp_path / "g.onnx").to("meta")(x=torch.ones(2, 3, device="meta"))
+    assert {name: value.device.type for name, value in there.items()} == dict.fromkeys(("sum", "y", "c"), "meta")
+
+
 def test_formulas_own_constants_are_no_parameters(finished):
     learned = TrainableGraph(finished.artifact("quantize").file("fp32.onnx")).learned
     assert all(parameter.numel() > 1 for parameter in learned.values())
@@ -99,6 +124,15 @@ def test_an_operator_that_cannot_be_trained_is_named(tmp_path):
     one_node(helper.make_node("NonZero", ["x"], ["y"]), tmp_path / "g.onnx")
     with pytest.raises(MmedgeError, match="a graph with NonZero cannot be trained"):
         TrainableGraph(tmp_path / "g.onnx")
+
+
+def test_an_operator_that_is_used_in_a_way_that_cannot_be_trained_is_named_too(tmp_path):
+    """The stage leaves such a candidate out: it knows MmedgeError alone."""
+    pads = numpy_helper.from_array(np.array([0, 1, 0, 1]), "pads")
+    one_node(helper.make_node("Pad", ["x", "pads"], ["y"], mode="wrap"), tmp_path / "g.onnx", pads)
+    with pytest.raises(MmedgeError, match="a graph with Pad that wraps, or with axes cannot be trained") as raised:
+        TrainableGraph(tmp_path / "g.onnx")(x=torch.zeros(2, 3))
+    assert type(raised.value) is MmedgeError
 
 
 def test_a_zero_point_other_than_0_is_refused(tmp_path):

@@ -183,6 +183,19 @@ def test_a_student_no_better_than_the_one_without_a_teacher_is_not_kept():
     assert decide(CONTRACT, [same], [same], made(targets), resamples=50, seed=0)["kept"] == "control"
 
 
+def test_the_decision_leaves_a_subset_without_a_figure_out_and_is_made_by_the_others():
+    contract = Contract(modalities=CONTRACT.modalities, task="regression")
+    targets = np.array([1, 1, 2, 3, 4, 5], np.float32)
+    equal, everything = np.arange(6) < 2, np.ones(6, bool)  # of the subset b, all targets are equal: no R2
+
+    def answers(error):
+        output = (targets + error * np.array([1, -1] * 3))[:, None]
+        return {"a": (everything, output), "b": (equal, output), "a+b": (everything, output)}
+
+    said = decide(contract, [answers(0.1)], [answers(0.5)], made(targets), resamples=50, seed=0)
+    assert said["kept"] == "distilled" and 0 < said["gain_ci95"][0] <= said["gain"] <= said["gain_ci95"][1]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [(0.9, 0.9, "holds: no more than 0.02 below"), (0.5, 0.95, "falls 0.450 below a student trained")],

@@ -1,5 +1,7 @@
 """Distillation's controls: which student ships, and what it is compared with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,7 +89,8 @@ def test_the_report_compares_on_the_test_split_what_each_control_is_about(finish
     controls = {control["name"]: control for control in outcome.report["controls"]}
     assert list(controls) == ["no-distillation", "same-modality-teacher"]  # one modality has no proper subset
     assert all(control["quality"]["split"] == "test" for control in controls.values())
-    assert outcome.report["stages"][-1]["decision"]["kept"] in ("distilled", "control")
+    decision = outcome.report["stages"][-1]["decision"]
+    assert decision["kept"] == ("distilled" if decision["gain"] > 0 else "control")
 
 
 def test_the_same_modality_teacher_knows_the_students_modalities_only(finished, context):
@@ -100,6 +103,24 @@ def test_the_same_modality_teacher_knows_the_students_modalities_only(finished, 
     teacher, loss = same_modality_teacher(config, student, context)
     assert [hint.teacher for hint in loss.hints] == ["fusion"]  # there is no encoder of the sound to hint at
     assert teacher.widths == [24]
+
+
+def test_the_same_modality_teacher_sees_the_samples_as_the_recipes_teacher_does(finished, context, values):
+    values["teacher"]["preprocessing"] = {"image": {"kind": "image", "height": 14, "width": 14, "channels": 1}}
+    context = replace(context, recipe=parsed(values))
+    context = replace(context, dataset=replace(context.dataset, out=finished.copied(context.work.parent / "out")))
+    shapes = []
+
+    def forward(_module, _inputs, named, _output):
+        shapes.extend([tuple(named["image"].shape[1:])] if "image" in named else [])
+
+    hook = torch.nn.modules.module.register_module_forward_hook(forward, with_kwargs=True)
+    try:
+        teacher, _ = same_modality_teacher(section(context), context.dataset.contract.only(["image"]), context)
+        assert teacher.widths == [24]
+    finally:
+        hook.remove()
+    assert set(shapes) == {(1, 14, 14)}
 
 
 def test_a_students_selection_is_its_best_epochs():

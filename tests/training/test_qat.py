@@ -14,15 +14,16 @@ from mmedge.graph.trainable import TrainableGraph
 from mmedge.measure.quality import predict_graph, predict_module, score
 from mmedge.models.load import contract_of
 from mmedge.progress import Silent
-from mmedge.recipe import Model, Quantize, Train
+from mmedge.recipe import Model, Prune, Quantize, Train
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
-from mmedge.stages import quantize
-from mmedge.stages.quantize import calibration, ptq
+from mmedge.stages import prune, quantize
+from mmedge.stages.quantize import calibration, candidates, ptq
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
 from mmedge.training.objectives import supervised
 from mmedge.training.qat import train_quantized
+from mmedge.training.taught import teaching_of
 
 
 def rescaled(graph, path, factor=1024.0):
@@ -153,6 +154,27 @@ def test_training_without_the_runs_teacher_is_taught_by_the_fp32_parent(finished
     assert len(fitted.history) == 1 and (tmp_path / "q.onnx").is_file()
 
 
+def test_a_student_that_does_better_without_the_teacher_is_not_taught_by_it_after_pruning_either(
+    finished, context, tmp_path
+):
+    kept = {"decision": {"kept": "control"}, "loss": {"logits": 0.5, "hints": []}}
+    made = finished.artifact("distill")
+    made = replace(made, meta=made.meta | kept)
+    branches = {"image": 0, "audio": 0, "fusion": 0}  # nothing is cut
+    pruned = prune.prune(made, Prune(branches=branches, round_to=2, ratios=(0.5,)), context, tmp_path / "p", "k")
+    assert "decision" not in pruned.meta
+    theirs = context.recipe.teacher.model_copy(update={"classes": {"their name": "0"}})
+    read = context.recipe.model_copy(update={"teacher": theirs})
+    nobody = replace(
+        context, teacher=replace(context.teacher, path=tmp_path / "nobody"), recipe=read
+    )  # asking it fails
+    for parent in (made, pruned):
+        teaching, taught = teaching_of(parent, nobody)
+        assert not taught and teaching.loss.logits == 0.5
+    graph = finished.artifact("quantize").file("int8.onnx")
+    assert len(train_quantized(graph, tmp_path / "q.onnx", pruned, Train(epochs=1), nobody).history) == 1
+
+
 @pytest.fixture
 def failing(trained, context):
     """A parent that calibration alone fails on, and a context whose teacher is right."""
@@ -169,8 +191,12 @@ def settings(**more):
     return Quantize(candidates=("fp32", "int8"), fallbacks=(), train=train, **budget, **more)
 
 
-def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_path):
+def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_path, monkeypatch):
     parent, context = failing
+    looked_at = []
+    real = candidates.saturation
+    monkeypatch.setattr(candidates, "_SATURATION", -1.0)  # all sums saturate by more than this
+    monkeypatch.setattr(candidates, "saturation", lambda task, graph: looked_at.append(graph.stem) or real(task, graph))
     made = quantize.quantize(parent, settings(qat="always"), context, tmp_path / "q", "k")
     rows = {row["precision"]: row for row in made.meta["candidates"]}
     assert list(rows) == ["fp32", "int8", "int8-qat"]
@@ -178,6 +204,11 @@ def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_pa
     assert rows["int8-qat"]["int8_kernels"] == rows["int8"]["int8_kernels"]
     assert rows["int8-qat"]["size_bytes"] == made.file("int8-qat.onnx").stat().st_size
     assert any(note.startswith("int8-qat: trained from int8, epoch") for note in made.meta["notes"])
+    for name in ("int8", "int8-qat"):  # told of both, and measured once each
+        assert [note.partition(":")[0] for note in made.meta["notes"] if "fused kernels differ" in note].count(
+            name
+        ) == 1
+    assert looked_at == ["int8", "int8-qat"]
 
 
 def test_by_itself_it_trains_only_where_int8_is_faster_and_says_so_else(failing, tmp_path, monkeypatch):
@@ -186,7 +217,10 @@ def test_by_itself_it_trains_only_where_int8_is_faster_and_says_so_else(failing,
     made = quantize.quantize(parent, settings(), context, tmp_path / "q", "k")
     assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8"]
     assert any(note.startswith("int8-qat was not trained: INT8 takes") for note in made.meta["notes"])
-    asked = quantize.quantize(parent, settings(require="int8"), context, tmp_path / "asked", "k")
+    # Weights in 8 bits with float arithmetic lose nothing, and are not the INT8 that is asked for.
+    asking = settings(require="int8").model_copy(update={"candidates": ("fp32", "int8", "int8-weights")})
+    asked = quantize.quantize(parent, asking, context, tmp_path / "asked", "k")
+    assert {row["precision"]: row["kept"] for row in asked.meta["candidates"]}["int8-weights"]
     assert asked.meta["precision"] == "int8-qat" and "misses" not in asked.meta
 
 

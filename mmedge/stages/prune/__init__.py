@@ -23,8 +23,10 @@ from mmedge.stages.prune.groups import Group, cut, groups_of, take_apart
 from mmedge.stages.prune.search import Plan, by_branch, kept_units, latency_of, probe, smallest, uniform
 from mmedge.stages.prune.work import Judged, Work, work_on
 from mmedge.stages.trained import write_trained, write_unchanged
+from mmedge.training import processes
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted
+from mmedge.training.taught import handed_on
 
 __all__ = ["prune", "remove_channels"]
 
@@ -98,6 +100,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         "kept": rows.index(kept.row) if kept else None,
     }
     more = {"pruning": pruning, "misses": outcome.misses(config, rows, kept.row if kept else None)}
+    more |= handed_on(parent)
     notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None)
     notes += work.teacher.notes if work.teacher else ()
     if kept is None or kept.fitted is None:
@@ -166,7 +169,11 @@ def _rounding(module: nn.Module, work: Work) -> tuple[int, dict[str, float] | No
     if work.config.round_to != "auto":
         return work.config.round_to, None
     threads = work.context.recipe.measure.threads
-    found = work.remembered("block", threads, lambda: preferred_block(module, work.contract, threads=threads))
+
+    def measured() -> Any:
+        return processes.of_main(lambda: preferred_block(module, work.contract, threads=threads))
+
+    found = work.remembered("block", threads, measured)
     return max(found[0], _GPU_BLOCK if work.context.recipe.export.on_gpu else 1), found[1]
 
 

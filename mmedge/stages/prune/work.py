@@ -20,14 +20,15 @@ from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
 from mmedge.measure.quality import balanced, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
-from mmedge.recipe import Distill, Loss, Prune, Train
+from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import Group, cut
+from mmedge.training import processes
 from mmedge.training.batches import batches
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import Distillation, supervised
-from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.taught import taught_samples, teacher_for, teaching_of
 from mmedge.training.teachers import Teacher
 
 _TAYLOR_STEPS = 16
@@ -60,12 +61,22 @@ class Work:
     whole: dict[str, int]
 
     def remembered(self, what: str, key: Any, compute: Callable[[], Any]) -> Any:
-        """A JSON value that is computed once, whatever interrupts the stage."""
+        """A JSON value that is computed once, whatever interrupts the stage.
+
+        Of several processes all call ``compute``, which may train, or none does; the main one's value is everybody's.
+        """
         path = self.context.work / f"{what}-{hash_json(key)[:16]}.json"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, compute())
-        return json.loads(path.read_text())
+        found = processes.of_main(lambda: json.loads(path.read_text()) if path.is_file() else None)
+        if found is None:
+            made = compute()
+
+            def stored() -> Any:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, made)
+                return json.loads(path.read_text())
+
+            found = processes.of_main(stored)
+        return found
 
     def shares(self, module: nn.Module) -> dict[str, float]:
         """What is left of the parent's MACs and parameters."""
@@ -125,7 +136,10 @@ class Work:
             ours.grad = torch.zeros_like(ours) if theirs.grad is None else theirs.grad.detach()
 
     def judged(self, module: nn.Module) -> Judged:
-        """Scores of ``module`` on the validation split."""
+        """Scores of ``module`` on the validation split; of several processes the main one's, since they decide."""
+        return Judged(**processes.of_main(lambda: vars(self._judged(module))))
+
+    def _judged(self, module: nn.Module) -> Judged:
         known: dict[bytes, np.ndarray] = {}
 
         def predict(present: np.ndarray) -> np.ndarray:
@@ -138,7 +152,14 @@ class Work:
         return Judged(quality, subsets, balanced(quality, list(subsets.values())))
 
     def latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
-        """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's."""
+        """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's.
+
+        Of several processes the main one measures: each would find another latency, and so cut another plan.
+        """
+        found = processes.of_main(lambda: {name: ratio.record() for name, ratio in self._latencies(modules).items()})
+        return {name: Ratio(**record) for name, record in found.items()}
+
+    def _latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         folder = self.context.work / "timed"
         folder.mkdir(parents=True, exist_ok=True)
         graphs: dict[str, Path] = {}
@@ -156,11 +177,7 @@ class Work:
 
 def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> Work:
     """All that pruning ``parent``, whose model is ``module``, needs: data as the student may see it, and the teacher."""
-    contract, teaching = contract_of(parent), context.recipe.distill or Distill()
-    if "loss" in parent.meta:  # the one that distillation settled on
-        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
-    # A student that does better without a teacher is recovered without.
-    taught = context.teacher is not None and parent.meta.get("decision", {}).get("kept") != "control"
+    contract, (teaching, taught) = contract_of(parent), teaching_of(parent, context)
     return Work(
         parent,
         contract,

@@ -15,7 +15,7 @@ from mmedge.artifact import Artifact, creating, read
 from mmedge.data.samples import Samples
 from mmedge.gate import ACCURACY_EXIT
 from mmedge.models.load import contract_of
-from mmedge.recipe import Quantize, precision_of
+from mmedge.recipe import Quantize, computes_int8
 from mmedge.spec import Contract
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
@@ -51,10 +51,10 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             time=timer(validation, context.recipe.measure, context.progress),
             progress=context.progress,
             work=context.work,
-            elsewhere=any(name != "onnxruntime-cpu" for name in context.recipe.export.targets),
+            elsewhere=context.recipe.export.elsewhere,
         )
         table = make_and_judge(task, config, folder)
-        table = add_trained(table, task, config, parent, context, folder, notes)
+        add_trained(table, task, config, parent, context, folder, notes)
         meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
         meta |= concluded(table, config, folder, notes)
         if calibrated:
@@ -66,23 +66,25 @@ def calibrate(
     graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(calibration inputs, what is said of them); none where no candidate is INT8."""
-    if all(precision_of(name) != "int8" for name in config.candidates):
-        return [], {}
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
-    if config.calibration and len(rows) < config.calibration:
-        notes.append(f"calibrated on {len(rows)} samples, all there are; {config.calibration} were asked for")
-    inputs = calibration.calibration_inputs(train, rows, context.recipe.seed)
-    said: dict[str, Any] = {}
-    if config.calibration is None:
-        count, said["curve"] = calibration.converged(
-            graph, inputs, lambda done, total: context.progress.step("calibration", done, total, "samples")
-        )
-        change = f": the ranges changed by {said['curve'][-1]['change']:.1%} from half as many" if said["curve"] else ""
-        notes.append(f"calibrated on {count} of {len(train)} training samples{change}")
-        rows, inputs = rows[:count], inputs[:count]
-    missing = calibration.gaps(train, rows, inputs, contract)
+    inputs, curve = calibration.calibrated(
+        graph,
+        lambda: calibration.calibration_inputs(train, rows, context.recipe.seed),
+        config,
+        notes,
+        lambda done, total: context.progress.step("calibration", done, total, "samples"),
+        of=f"{len(train)} training samples",
+    )
+    if not inputs:
+        return [], {}
+    missing = calibration.gaps(train, rows[: len(inputs)], inputs, contract)
     notes += [f"warning: in calibration, {gap}" for gap in missing]
-    return inputs, said | {"samples": len(rows), "gaps": missing}
+    said: dict[str, Any] = {} if config.calibration else {"curve": curve}
+    return inputs, said | {"samples": len(inputs), "gaps": missing}
+
+
+def _is_of(candidate: str, required: str) -> bool:
+    return computes_int8(candidate) if required == "int8" else candidate == required
 
 
 def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
     fastest = fastest_kept(table.rows)
     misses: list[dict[str, Any]] = []
     if config.require is not None:
-        of_it = [row for row in table.rows if precision_of(row["precision"]) == config.require]
+        of_it = [row for row in table.rows if _is_of(row["precision"], config.require)]
         kept = [row for row in of_it if row["kept"]]
         fastest = (
             min(kept, key=lambda row: row["p50_ms"]) if kept else max(of_it, key=lambda r: r["quality_validation"])

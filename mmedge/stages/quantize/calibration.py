@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from mmedge.data.samples import Samples
+from mmedge.graph.qdq import WEIGHTED
+from mmedge.recipe import Quantize, computes_int8
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
 
@@ -17,7 +19,6 @@ _FEWEST, MOST = 32, 1024
 _TOLERANCE = 0.02
 # The share of the activations that must have come to rest.
 _SHARE = 0.9
-_QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def calibration_rows(train: Samples, count: int, seed: int) -> np.ndarray:
@@ -78,6 +79,32 @@ def converged(
         count, before = min(2 * count, len(inputs)), ranges
 
 
+def calibrated(
+    graph: Path,
+    inputs: Callable[[], Sequence[dict[str, np.ndarray]]],
+    config: Quantize,
+    notes: list[str],
+    step: Callable[[int, int], None],
+    *,
+    of: str,
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, Any]]]:
+    """(the first of ``inputs`` that calibrate, ``converged``'s curve), with a note on how many; ``of`` names all there are.
+
+    As many as the recipe says, else as suffice. None, and none are read, where no candidate computes in 8 bits.
+    """
+    if not any(computes_int8(name) for name in config.candidates):
+        return [], []
+    found = list(inputs())
+    if config.calibration:
+        if len(found) < config.calibration:
+            notes.append(f"calibrated on {len(found)} samples, all there are; {config.calibration} were asked for")
+        return found[: config.calibration], []
+    count, curve = converged(graph, found, step)
+    change = f": the ranges changed by {curve[-1]['change']:.1%} from half as many" if curve else ""
+    notes.append(f"calibrated on {count} of {of}{change}")
+    return found[:count], curve
+
+
 class _Extremes:
     """The least and largest value of every input of a weighted layer, sample by sample; a sample is run once."""
 
@@ -87,7 +114,7 @@ class _Extremes:
         model = onnx.load(graph)
         stored = {tensor.name for tensor in model.graph.initializer}
         given = {value.name for value in model.graph.input}
-        wanted = [node.input[0] for node in model.graph.node if node.op_type in _QUANTIZED]
+        wanted = [node.input[0] for node in model.graph.node if node.op_type in WEIGHTED]
         self.tensors = [name for name in dict.fromkeys(wanted) if name not in stored]
         taken = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.tensors if name not in taken | given)

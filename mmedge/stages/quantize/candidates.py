@@ -20,7 +20,7 @@ from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import graph_predictor, predict_graph, score, subset_scores
 from mmedge.progress import Progress
-from mmedge.recipe import Candidate, Measure, Quantize, precision_of
+from mmedge.recipe import Candidate, Measure, Quantize, computes_int8
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.runtime.timing import Timing
 from mmedge.spec import Contract
@@ -55,6 +55,8 @@ class Task:
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
     and without the runtime's fusions; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for
     what an interrupted search has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
+    ``asked``: whether somebody asked for the candidates by name; one whose INT8 layers run in float for no known reason is
+    then an error where it is taken, else it is dropped.
     """
 
     graph: Path
@@ -65,17 +67,32 @@ class Task:
     progress: Progress
     work: Path
     elsewhere: bool = True
+    asked: bool = True
 
 
 @dataclass
 class Table:
-    """What came of the candidates: a row each, what was not made and why, and the measurements on the way."""
+    """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
+    Of each graph its ``scores``, and of those that compute in 8 bits ``facts``, what ``measured_facts`` gives; each once.
+    """
+
+    graphs: dict[str, Path] = field(default_factory=dict)
+    scores: dict[str, Scored] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     fusion_points: list[dict[str, Any]] = field(default_factory=list)
     sensitivity: dict[str, Any] | None = None
+
+    def over(self, name: str, config: Quantize) -> float:
+        """By how much a candidate misses the budget: 0 or less is inside it."""
+        return over(self.scores[name], self.scores["fp32"], config)
+
+    def best_static(self, config: Quantize) -> str | None:
+        """The candidate with quantized activations everywhere that loses least; None where there is none."""
+        return min(filter(is_static, self.graphs), key=lambda name: self.over(name, config), default=None)
 
 
 def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
@@ -132,54 +149,45 @@ def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
     Raises UsageError for an ignored layer that does not exist, MismatchError where INT8 kernels are not what was asked.
     """
     table = Table()
-    graphs: dict[str, Path] = {}
-    scores: dict[str, Scored] = {}
 
     def add(name: Candidate) -> None:
         task.progress.say(f"quantize: making the {name} candidate")
         try:
-            _make(name, task, config, folder / f"{name}.onnx", graphs, scores, table)
-            scores[name] = task.evaluate(folder / f"{name}.onnx")
+            _make(name, task, config, folder / f"{name}.onnx", table)
+            table.scores[name] = task.evaluate(folder / f"{name}.onnx")
         except MmedgeError as error:
             if type(error) is not MmedgeError or name == "fp32" or name == config.require:
                 raise
             table.absent[name] = error.what
             (folder / f"{name}.onnx").unlink(missing_ok=True)
             return
-        graphs[name] = folder / f"{name}.onnx"
+        table.graphs[name] = folder / f"{name}.onnx"
 
     for name in sorted(config.candidates, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)
-    if "int8" in graphs:
-        tried = [name for name in graphs if precision_of(name) == "int8" and name != "int8-weights"]
-        missed = all(over(scores[name], scores["fp32"], config) > 0 for name in tried)
-        for fallback in _fallbacks(task, config, graphs, table) if missed else ():
+    if "int8" in table.graphs:
+        missed = all(table.over(name, config) > 0 for name in table.graphs if computes_int8(name))
+        for fallback in _fallbacks(task, config, table) if missed else ():
             if fallback not in config.candidates:
                 add(fallback)
-            if fallback in scores and over(scores[fallback], scores["fp32"], config) <= 0:
+            if fallback in table.scores and table.over(fallback, config) <= 0:
                 break
-    table.rows = judge(graphs, task, config, scores)
-    table.notes += [
-        f"{row['precision']}: ONNX Runtime's fused kernels differ from the graph run node by node by {row['saturation']:.1%} "
-        "of the outputs' power: sums saturate on a CPU without VNNI; other targets' need not"
-        for row in table.rows
-        if row.get("saturation", 0) > _SATURATION
-    ]
+    judge(table, task, config)
     return table
 
 
-def _fallbacks(task: Task, config: Quantize, graphs: Mapping[str, Path], table: Table) -> tuple[Candidate, ...]:
+def _fallbacks(task: Task, config: Quantize, table: Table) -> tuple[Candidate, ...]:
     """Those that can help this graph here: each costs seconds, or on a large network minutes."""
     import onnx
 
     fallbacks = list(config.fallbacks)
-    if saturation(task, graphs["int8"]) <= _SATURATION and "int8-narrow" in fallbacks:
+    if measured_facts("int8", table, task)["saturation"] <= _SATURATION and "int8-narrow" in fallbacks:
         fallbacks.remove("int8-narrow")
     kinds = {node.op_type for node in onnx.load(task.graph, load_external_data=False).graph.node}
     if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
         fallbacks.remove("int8-smooth")
     if fallbacks and not task.elsewhere and config.require != "int8":
-        timings = task.time({name: graphs[name] for name in ("fp32", "int8")})
+        timings = task.time({name: table.graphs[name] for name in ("fp32", "int8")})
         ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms
         if ratio > 1 - NOISE:
             table.notes.append(f"no variant of int8 was tried: it takes {ratio:.2f} x the time of fp32 here")
@@ -192,15 +200,7 @@ def saturation(task: Task, graph: Path) -> float:
     return mixed.distance(task.outputs(graph, False), task.outputs(graph, True))
 
 
-def _make(
-    name: str,
-    task: Task,
-    config: Quantize,
-    target: Path,
-    graphs: Mapping[str, Path],
-    scores: Mapping[str, Scored],
-    table: Table,
-) -> None:
+def _make(name: str, task: Task, config: Quantize, target: Path, table: Table) -> None:
     """Write one candidate, or raise MmedgeError with the reason why there is none."""
     import onnx
 
@@ -216,16 +216,15 @@ def _make(
         case "int8-weights":
             precision.weights_only(task.graph, target)
         case "int8-mixed":
-            budget = {n: over(scores[n], scores["fp32"], config) for n in graphs if is_static(n)}
-            if not budget:
+            base = table.best_static(config)
+            if base is None:
                 raise MmedgeError("it starts from an int8 candidate, and there is none")
-            base = min(budget, key=lambda n: budget[n])
             table.sensitivity = mixed.search(
-                graphs[base],
+                table.graphs[base],
                 target,
                 reference=task.graph,
                 outputs=lambda graph: task.outputs(graph, True),
-                overshoot=lambda graph: over(task.evaluate(graph), scores["fp32"], config),
+                overshoot=lambda graph: over(task.evaluate(graph), table.scores["fp32"], config),
                 progress=task.progress,
                 seconds=config.search_seconds,
                 cache=task.work / "sensitivity.json",
@@ -244,7 +243,7 @@ def _make(
 
 def is_static(name: str) -> bool:
     """Whether a candidate has quantized activations that the search may take back."""
-    return precision_of(name) == "int8" and name not in ("int8-weights", "int8-mixed")
+    return computes_int8(name) and name != "int8-mixed"
 
 
 def over(scored: Scored, reference: Scored, config: Quantize) -> float:
@@ -261,19 +260,15 @@ def over(scored: Scored, reference: Scored, config: Quantize) -> float:
     )
 
 
-def judge(
-    graphs: Mapping[str, Path], task: Task, config: Quantize, scores: Mapping[str, Scored] | None = None
-) -> list[dict[str, Any]]:
-    """One row a candidate: its quality, its latency in one interleaved run, whether it is kept and why.
+def judge(table: Table, task: Task, config: Quantize) -> None:
+    """Give the table one row a candidate: its quality, its latency in one interleaved run, whether it is kept and why.
 
-    ``graphs`` must hold ``fp32``, against which the others are judged; ``scores`` what is known of their quality. Raises
-    MismatchError where plain INT8 runs no 8-bit kernel at all.
+    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where plain INT8 runs no 8-bit
+    kernel at all.
     """
-    scores = scores or {name: task.evaluate(graph) for name, graph in graphs.items()}
-    timings = task.time(graphs)
-    table = []
-    for name, graph in graphs.items():
-        scored, reference = scores[name], scores["fp32"]
+    timings, table.rows = task.time(table.graphs), []
+    for name, graph in table.graphs.items():
+        scored, reference = table.scores[name], table.scores["fp32"]
         row: dict[str, Any] = {
             "precision": name,
             "quality_validation": scored.quality,
@@ -282,11 +277,11 @@ def judge(
             "p50_ms": timings[name].p50_ms,
             "ratio_to_fp32": timings[name].p50_ms / timings["fp32"].p50_ms,
             "size_bytes": graph.stat().st_size,
-            "kept": over(scored, reference, config) <= 0,
+            "kept": table.over(name, config) <= 0,
         }
         row["why"] = _why(row, reference)
-        if precision_of(name) == "int8" and name != "int8-weights":
-            row |= proved(graph) | {"saturation": saturation(task, graph)}
+        if computes_int8(name):
+            row |= measured_facts(name, table, task)
             if not row["int8_kernels"]:
                 if name == "int8":
                     raise MismatchError(
@@ -295,17 +290,32 @@ def judge(
                         todo="leave int8 out of quantize.candidates for this model",
                     )
                 row |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
-        table.append(row)
-    return table
+            elif row["int8_layers"]["unexplained"] and not task.asked:
+                floats = ", ".join(row["int8_layers"]["unexplained"])
+                row |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
+        table.rows.append(row)
 
 
-def with_candidate(name: str, graph: Path, table: Table, task: Task, config: Quantize) -> Table:
-    """The table with one more candidate, that was made elsewhere; all are timed again, in one interleaved run."""
-    known = {
-        row["precision"]: Scored(row["quality_validation"], row["subsets_validation"], row["n"]) for row in table.rows
-    }
-    graphs = {other: graph.with_name(f"{other}.onnx") for other in known} | {name: graph}
-    return replace(table, rows=judge(graphs, task, config, known | {name: task.evaluate(graph)}))
+def add_candidate(name: str, graph: Path, table: Table, task: Task, config: Quantize) -> None:
+    """Judge one more candidate, that was made elsewhere; all are timed again, in one interleaved run."""
+    table.graphs[name], table.scores[name] = graph, task.evaluate(graph)
+    judge(table, task, config)
+
+
+def measured_facts(name: str, table: Table, task: Task) -> dict[str, Any]:
+    """What ONNX Runtime makes of a candidate that computes in 8 bits: ``int8_kernels``, ``int8_layers``, ``saturation``.
+
+    The table keeps it, and gets a note where sums saturate.
+    """
+    if name not in table.facts:
+        graph = table.graphs[name]
+        found = table.facts[name] = proved(graph) | {"saturation": saturation(task, graph)}
+        if found["saturation"] > _SATURATION:
+            table.notes.append(
+                f"{name}: ONNX Runtime's fused kernels differ from the graph run node by node by {found['saturation']:.1%} "
+                "of the outputs' power: sums saturate on a CPU without VNNI; other targets' need not"
+            )
+    return table.facts[name]
 
 
 def proved(graph: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError
-from mmedge.recipe import Quantize
-from mmedge.stages.quantize.candidates import NOISE, Scored, Table, Task, is_static, over, with_candidate
+from mmedge.recipe import Quantize, computes_int8
+from mmedge.stages.quantize.candidates import NOISE, Table, Task, add_candidate, is_static
 from mmedge.training.context import Context
 from mmedge.training.qat import train_quantized
 
@@ -16,25 +16,23 @@ NAME = "int8-qat"
 
 def add_trained(
     table: Table, task: Task, config: Quantize, parent: Artifact, context: Context, folder: Path, notes: list[str]
-) -> Table:
-    """The table with ``int8-qat``, trained from the INT8 candidate that loses least, where ``config.qat`` asks for it.
+) -> None:
+    """Give the table ``int8-qat``, trained from the INT8 candidate that loses least, where ``config.qat`` asks for it.
 
     ``auto`` trains only where every INT8 candidate missed the budget, and INT8 was measured faster than FP32 or is
     required: training changes no latency.
     """
-    scores = {r["precision"]: Scored(r["quality_validation"], r["subsets_validation"], r["n"]) for r in table.rows}
-    static = {name: over(scores[name], scores["fp32"], config) for name in scores if is_static(name)}
-    if config.qat == "never" or not static:
-        return table
-    base = min(static, key=lambda name: static[name])
+    base = table.best_static(config)
+    if config.qat == "never" or base is None:
+        return
     if config.qat == "auto":
-        if any(row["kept"] for row in table.rows if row["precision"].startswith("int8")):
-            return table
-        ratio = min(row["ratio_to_fp32"] for row in table.rows if row["precision"] in static)
-        asked = config.require == "int8" or any(o.precision == "int8" for o in context.recipe.export.targets.values())
+        if any(row["kept"] for row in table.rows if computes_int8(row["precision"])):
+            return
+        ratio = min(row["ratio_to_fp32"] for row in table.rows if is_static(row["precision"]))
+        asked = config.require == "int8" or context.recipe.export.asks_int8
         if ratio > 1 - NOISE and not asked:
             notes.append(f"{NAME} was not trained: INT8 takes {ratio:.2f} x the time of fp32 here, trained or not")
-            return table
+            return
     context.progress.say(f"quantize: training {NAME}, from {base}")
     graph = folder / f"{NAME}.onnx"
     try:
@@ -43,9 +41,9 @@ def add_trained(
         if type(error) is not MmedgeError:
             raise
         table.absent[NAME] = error.what
-        return table
+        return
     notes.append(
         f"{NAME}: trained from {base}, epoch {fitted.best_epoch} of {config.train.epochs} is kept by validation"
     )
     notes += [f"{NAME}: {note}" for note in fitted.notes]
-    return with_candidate(NAME, graph, table, task, config)
+    add_candidate(NAME, graph, table, task, config)
