@@ -379,6 +379,15 @@ def test_a_hint_layer_that_does_not_exist_is_told_with_those_that_do(whole, tmp_
     assert "no layers by name" in fault["what"]
 
 
+def test_a_hint_of_a_candidate_loss_and_one_at_what_is_imagined_are_looked_at_too(whole):
+    candidate = {"candidates": [{"hints": [{"teacher": "fusion", "student": "nowhere"}]}]}
+    (fault,) = of(teaching(whole[0], distill=candidate), "hint")
+    assert "the student has no layer 'nowhere'" in fault["what"]
+    student = {"model": {"modalities": ["motion"], "hallucinate": ["sound"]}}
+    named = of(teaching(whole[0], teacher={"model": {"modalities": ["motion"]}}, distill=student), "hint")
+    assert ["the teacher has no layer 'encoders.sound'" in fault["what"] for fault in named] == [True]
+
+
 def test_more_labels_than_there_are_are_told(whole):
     (fault,) = of(teaching(whole[0], distill={"labels": 43}), "labels")
     assert "43 labels are asked for, the training split has 42" in fault["what"]

@@ -114,9 +114,9 @@ def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[st
 
 
 def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
-    """Hints whose layers do not exist, in the teacher and in the student."""
+    """Hints of any of the losses whose layers do not exist, in the teacher and in the student."""
     assert recipe.distill is not None
-    hints, faults = recipe.distill.loss.hints, []
+    hints, faults = [hint for loss in recipe.distill.losses for hint in loss.hints], []
     if recipe.teacher.onnx or recipe.teacher.outputs:
         who = "an ONNX teacher" if recipe.teacher.onnx else "a file of outputs"
         try:
@@ -130,11 +130,7 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
     for who, (section, own) in sections.items():
         wanted = sorted({getattr(hint, who) for hint in hints})
         try:
-            module = (
-                load.build(section.model_copy(update={"weights": None}), own, factory=factory(section))
-                if wanted
-                else None
-            )
+            module = load.build(section, own, factory=factory(section), fresh=True) if wanted else None
         except Exception:  # what is wrong with a model is told where the models are looked at
             continue
         for layer in wanted:

@@ -170,6 +170,11 @@ def test_an_override_leaves_the_other_targets_of_an_anchor_alone(tmp_path):
             "teachers: [{onnx: a, model: {inputs: {sound: s}}}]",
             "teachers.0.model.inputs: .*'sound'",
         ),
+        (
+            "train: {epochs: 3}",
+            "model: {modalities: [image], hallucinate: [imgae]}",
+            "distill.model.hallucinate: .*did you mean 'image'",
+        ),
         ("train: {epochs: 3}", "teachers: [{onxn: a}]", "unknown key 'distill.teachers.0.onxn' .*did you mean 'onnx'"),
     ],
 )
