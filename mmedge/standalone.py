@@ -11,7 +11,7 @@ import numpy as np
 
 from mmedge import __version__, artifact
 from mmedge.data.arrays import Calls, read_calls
-from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT
 from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import bootstrap_rows
@@ -174,7 +174,7 @@ def _answers(run: Any, calls: Calls) -> list[dict[str, np.ndarray]]:
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             shapes = {name: list(value.shape) for name, value in feed.items()}
             raise MmedgeError(
-                f"the model does not run: {str(error).splitlines()[0]}",
+                f"the model does not run: {first_line(error)}",
                 where=place,
                 todo=f"it was called with {shapes}",
             ) from error
