@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import ValidationError
+
 from mmedge import __version__
 from mmedge.errors import MmedgeError
+from mmedge.spec import Contract
 
 try:
     import fcntl
@@ -46,6 +49,25 @@ class Artifact:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+
+def contract_of(found: Artifact) -> Contract:
+    """The contract that an artifact, a bundle or another, was written with; raises MmedgeError where this version does not understand it."""
+    try:
+        return Contract.model_validate(found.meta.get("contract"))
+    except ValidationError as error:
+        raise not_understood(found, "contract", error) from None
+
+
+def not_understood(found: Artifact, key: str, error: ValidationError) -> MmedgeError:
+    """The error for what a manifest says of ``key``, by the first of pydantic's."""
+    first = error.errors()[0]
+    place = ".".join(map(str, (key, *first["loc"])))
+    return MmedgeError(
+        f"the manifest says of {place} what this version of mmedge does not understand: {first['msg']}",
+        where=str(found.path),
+        todo="export it again, or install the version of mmedge that made it",
+    )
 
 
 def sha256_of(path: Path) -> str:

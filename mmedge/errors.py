@@ -62,6 +62,11 @@ class PeerEnded(MmedgeError):
     exit_code = 75
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign exception says, in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @dataclass(frozen=True)
 class Fault:
     """One finding of ``mmedge check``: what, where (file, row from 1, column, module), and what to do. Errors stop a run,

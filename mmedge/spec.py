@@ -141,7 +141,8 @@ class TextSpec(ModalityBase):
     ``tokenizer``: trained on the training split to at most ``vocabulary`` tokens (``bpe`` works on bytes and knows every
     script; ``wordpiece`` and ``unigram`` on characters), or ``tokenizer_file``, a Hugging Face ``tokenizer.json``.
     ``normalization``: the Unicode form that texts are brought to first. ``fitted`` is the tokenizer itself, as JSON: it
-    travels with the spec into every artifact and the bundle. ``tokens``: its number of ids.
+    travels with the spec into every artifact and the bundle. ``tokens``: its number of ids. Its tokens are pieces of words of
+    the training texts, at most whole words: a name that is frequent in them may be one, so take names out of texts first.
     """
 
     kind: Literal["text"]
@@ -174,7 +175,8 @@ class TabularSpec(ModalityBase):
     ``columns`` are numbers, standardised by the training split; a missing cell becomes the training mean, and with
     ``missing_indicator`` sets a flag of its own. ``categorical`` columns are ``onehot`` (one place for unknown values,
     then the training split's; all 0 where the cell is missing) or ``ordinal`` (0 unknown or missing, then equal steps
-    up to 1). The modality is missing where all its cells are. ``categories`` are fitted, unless the recipe gives them.
+    up to 1). The modality is missing where all its cells are. ``categories`` are fitted, unless the recipe gives them: they are the
+    column's own words, those of a single training row too, and travel into the bundle. Drop or hash what names people.
     """
 
     kind: Literal["tabular"]

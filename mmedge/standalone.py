@@ -11,7 +11,7 @@ import numpy as np
 
 from mmedge import __version__, artifact
 from mmedge.data.arrays import Calls, read_calls
-from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT
 from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import bootstrap_rows
@@ -47,7 +47,6 @@ class Settings:
     output: str | None = None
     labels: Path | None = None
     threads: int = 1
-    runs: int | None = None
     seed: int = 0
     max_latency_ratio: float | None = None
     asked: bool = False
@@ -175,7 +174,7 @@ def _answers(run: Any, calls: Calls) -> list[dict[str, np.ndarray]]:
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             shapes = {name: list(value.shape) for name, value in feed.items()}
             raise MmedgeError(
-                f"the model does not run: {str(error).splitlines()[0]}",
+                f"the model does not run: {first_line(error)}",
                 where=place,
                 todo=f"it was called with {shapes}",
             ) from error
@@ -270,7 +269,7 @@ def _timer(calls: Calls, settings: Settings, progress: Progress) -> Callable[[Ma
     def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
         measure = Measure(threads=settings.threads, runs=20, warmup=3)
         once = sum(timing.mean_ms for timing in time_graphs(graphs, calls.inputs[0], measure, progress).values())
-        runs = settings.runs or int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
+        runs = int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
         return time_graphs(graphs, calls.inputs[0], measure.model_copy(update={"runs": runs}), progress)
 
     return timed

@@ -9,8 +9,10 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmedge import artifact
 from mmedge.check import check
 from mmedge.progress import Silent
+from mmedge.spec import Contract
 from tests.data.made import COLUMNS, five_kinds, parsed, recipe_values, write_table
 
 
@@ -366,6 +368,13 @@ def test_a_file_of_outputs_is_looked_at_and_what_it_lacks_is_told(whole, tmp_pat
     assert "row-1" in fault["file"] and fault["module"] == "distill.teachers.0"
 
 
+def test_an_artifact_of_another_task_is_told_as_it_would_be_in_training(whole, tmp_path):
+    with artifact.creating(tmp_path / "made", stage="teacher", key="k", parent=None) as (_, meta):
+        meta["contract"] = Contract(task="regression", modalities={}, output="value").model_dump(mode="json")
+    (fault,) = of(teaching(whole[0], distill={"teachers": [{"artifact": str(tmp_path / "made")}]}), "teacher")
+    assert "a teacher of a regression cannot teach a classification" in fault["what"]
+
+
 def test_a_hint_layer_that_does_not_exist_is_told_with_those_that_do(whole, tmp_path):
     hints = {"loss": {"hints": [{"teacher": "fusoin", "student": "nowhere"}]}}
     faults = of(teaching(whole[0], distill=hints), "hint")
@@ -377,6 +386,15 @@ def test_a_hint_layer_that_does_not_exist_is_told_with_those_that_do(whole, tmp_
         teaching(whole[0], teacher={"onnx": file, "model": {"modalities": ["motion"]}}, distill=hints), "hint"
     )
     assert "no layers by name" in fault["what"]
+
+
+def test_a_hint_of_a_candidate_loss_and_one_at_what_is_imagined_are_looked_at_too(whole):
+    candidate = {"candidates": [{"hints": [{"teacher": "fusion", "student": "nowhere"}]}]}
+    (fault,) = of(teaching(whole[0], distill=candidate), "hint")
+    assert "the student has no layer 'nowhere'" in fault["what"]
+    student = {"model": {"modalities": ["motion"], "hallucinate": ["sound"]}}
+    named = of(teaching(whole[0], teacher={"model": {"modalities": ["motion"]}}, distill=student), "hint")
+    assert ["the teacher has no layer 'encoders.sound'" in fault["what"] for fault in named] == [True]
 
 
 def test_more_labels_than_there_are_are_told(whole):

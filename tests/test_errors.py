@@ -34,3 +34,17 @@ def test_an_error_leaves_out_the_lines_it_has_nothing_for():
 def test_did_you_mean_offers_a_near_word_and_keeps_silent_about_far_ones():
     assert errors.did_you_mean("imag", ["audio", "image"]) == " (did you mean 'image'?)"
     assert errors.did_you_mean("zzz", ["audio", "image"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("\n  one\ntwo"), "one"),
+        (ValueError(""), "ValueError"),
+        (RuntimeError(" \n"), "RuntimeError"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_the_first_line_of_a_foreign_exception_is_never_empty(error, said):
+    assert errors.first_line(error) == said

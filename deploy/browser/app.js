@@ -1,10 +1,10 @@
 // The page: a bundle's manifest and graph, its preprocessing, onnxruntime-web, an answer.
 import * as ort from "./ort.wasm.min.mjs";
-import { audio, image, tabular } from "./preprocess.js";
+import { answered, audio, image, tabular } from "./preprocess.js";
 
 ort.env.wasm.numThreads = 1; // threads need cross-origin isolation, which a plain server does not give
 
-/** Load the bundle in a folder; the engine's predict({modality: Blob | cells}) -> {label, probabilities} or {value}. */
+/** Load the bundle in a folder; the engine's predict({modality: Blob | cells}) -> {label | labels, probabilities} or {value}. */
 export async function load(folder) {
   const { meta } = await (await fetch(`${folder}/manifest.json`)).json();
   const graph = await (await fetch(`${folder}/model.onnx`)).arrayBuffer();
@@ -26,13 +26,7 @@ async function predict(session, contract, given) {
     if (values.length !== size) throw new Error(`${name} has ${values.length} values, the model takes ${size}`);
     feed[name] = new ort.Tensor("float32", values, [1, ...shape]);
   }
-  const output = (await session.run(feed))[contract.output].data;
-  if (contract.task === "regression") return { value: output[0] };
-  const top = Math.max(...output);
-  const shifted = Array.from(output, (value) => Math.exp(value - top));
-  const sum = shifted.reduce((total, value) => total + value, 0);
-  const probabilities = Object.fromEntries(contract.labels.map((label, index) => [label, shifted[index] / sum]));
-  return { label: contract.labels[output.indexOf(top)], probabilities };
+  return answered(contract, (await session.run(feed))[contract.output].data);
 }
 
 /** One input's tensor. What the Python runtime can do and this page cannot is refused, never done otherwise. */

@@ -1,4 +1,4 @@
-// The bundle's preprocessing, as mmedge/runtime/preprocess does it with Pillow and kaldi-native-fbank.
+// The bundle's preprocessing, as mmedge/runtime/preprocess does it with Pillow and kaldi-native-fbank, and its answers.
 
 /** A picture (Blob) -> float32 [channels, height, width]. */
 export async function image(spec, blob) {
@@ -95,6 +95,23 @@ export function tabular(spec, cells) {
     else for (let i = 0; i <= known.length; i++) out.push(Number(cell !== null && place === i));
   });
   return Float32Array.from(out);
+}
+
+/** One sample's output -> {label, probabilities}, {labels, probabilities} (those above 0.5, the likeliest first) or {value}. */
+export function answered(contract, output) {
+  const values = Array.from(output);
+  if (contract.task === "regression") return { value: values[0] };
+  const named = (numbers) => Object.fromEntries(contract.labels.map((label, index) => [label, numbers[index]]));
+  if (contract.task === "multilabel") {
+    // No overflow, and float32 as in the runtime: of labels that are both certain the first in order stays the first.
+    const probabilities = named(values.map((value) => 0.5 * Math.fround(1 + Math.tanh(value / 2))));
+    const found = contract.labels.filter((label) => probabilities[label] > 0.5);
+    return { labels: found.sort((one, other) => probabilities[other] - probabilities[one]), probabilities };
+  }
+  const top = Math.max(...values);
+  const shifted = values.map((value) => Math.exp(value - top));
+  const sum = shifted.reduce((total, value) => total + value, 0);
+  return { label: contract.labels[values.indexOf(top)], probabilities: named(shifted.map((value) => value / sum)) };
 }
 
 const EPSILON = 2 ** -23; // float32's, Kaldi's floor of an energy

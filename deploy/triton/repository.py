@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.runtime import bundle as bundles
 from mmedge.spec import Contract
@@ -16,7 +17,7 @@ _MOST = 8
 def write(bundle: Path, out: Path) -> Path:
     """Write OUT/<name>/config.pbtxt and OUT/<name>/1/model.onnx; returns the model's folder."""
     read = bundles.read(bundle)
-    contract = bundles.contract_of(read.artifact)
+    contract = contract_of(read.artifact)
     model = out / read.artifact.meta["name"]
     if model.exists():
         raise UsageError(

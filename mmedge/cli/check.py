@@ -25,19 +25,29 @@ _SHOWN = 10
 @click.option("--no-media", is_flag=True, help="Look at the table alone; open no file that it names.")
 @framed
 def check(recipe: Path, out: Path | None, overrides: tuple[str, ...], no_media: bool, as_json: bool) -> int:
-    from mmedge.recipe import load
+    from mmedge.errors import Fault
+    from mmedge.recipe import InvalidRecipe, load
 
-    loaded = load(recipe, overrides)
+    wrong: list[Fault] = []
+    try:
+        loaded = load(recipe, overrides)
+    except InvalidRecipe as error:
+        if error.rest is None:
+            raise
+        todo = "correct it; all else was looked at without this key"
+        loaded, wrong = error.rest, [Fault("error", "recipe", line, todo=todo) for line in error.lines]
     with progress() as shown:
         from mmedge.check import check as look
 
         card = look(
             loaded, out or Path("runs") / loaded.name, code=recipe.resolve().parent, progress=shown, media=not no_media
         )
+    card["faults"] = [*(fault.record() for fault in wrong), *card["faults"]]
+    card["errors"] += len(wrong)
     if as_json:
         print_json(card)
     _show(card)
-    if any(fault["kind"] == "missing-column" for fault in card["faults"]):
+    if wrong or any(fault["kind"] == "missing-column" for fault in card["faults"]):
         return 2  # the recipe itself names what is not there
     return 1 if card["errors"] else 0
 

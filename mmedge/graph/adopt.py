@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
@@ -30,7 +30,7 @@ def adopt(
         model = onnx.load(source)
         onnx.checker.check_model(model)
     except Exception as error:  # onnx raises protobuf's, its own and OS errors
-        raise MmedgeError(f"the ONNX file cannot be read: {str(error).splitlines()[0]}", where=str(source)) from error
+        raise MmedgeError(f"the ONNX file cannot be read: {first_line(error)}", where=str(source)) from error
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
@@ -116,7 +116,7 @@ def check_width(graph: Path, contract: Contract, source: Path, where: str) -> No
     except MmedgeError:
         raise
     except Exception as error:  # ONNX Runtime raises many kinds of its own
-        raise UsageError(f"the model fails on a batch of 2: {str(error).splitlines()[0]}", where=str(source)) from error
+        raise UsageError(f"the model fails on a batch of 2: {first_line(error)}", where=str(source)) from error
     shape = answers[contract.output].shape
     if shape != (2, contract.outputs):
         raise UsageError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, first_line
 
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
 _INT8_KERNELS = (
@@ -45,7 +45,7 @@ def to_fp16(graph: Path, target: Path) -> None:
         OnnxModel(model).topological_sort()  # the converter appends its casts at the end
         onnx.checker.check_model(model)
     except Exception as error:  # the converter raises what its accesses run into, the checker its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise MmedgeError(f"the graph cannot be converted to FP16: {reason}", where=str(graph)) from error
     onnx.save(model, target)
 

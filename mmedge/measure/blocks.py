@@ -50,12 +50,15 @@ def _busiest(module: nn.Module, contract: Contract) -> tuple[int, int, int]:
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
     hooks = [layer.register_forward_hook(look) for layer in module.modules() if isinstance(layer, kinds)]
+    modes = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
             module.eval()(**example(contract, batch=1))
     finally:
         for hook in hooks:
             hook.remove()
+        for part, mode in modes.items():
+            part.training = mode
     return max(found)[1:]
 
 
@@ -66,8 +69,8 @@ def _timed(folder: Path, conv: int, size: int, widths: list[int], threads: int) 
         _write(path, conv, width)
         run = onnxruntime_cpu.session(path, threads=threads)
         x = np.ones((1, width, *(size,) * conv) if conv else (size, width), np.float32)
-        calls[str(width)] = lambda run=run, x=x: run({"x": x})
-    return {int(name): float(np.median(times)) / 1e6 for name, times in spans(calls, runs=60, warmup=5).items()}
+        calls[width] = lambda run=run, x=x: run({"x": x})
+    return {width: float(np.median(times)) / 1e6 for width, times in spans(calls, runs=60, warmup=5).items()}
 
 
 def _write(path: Path, conv: int, width: int) -> None:

@@ -189,15 +189,20 @@ def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.nd
 
 def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Callable[[np.ndarray], np.ndarray]:
     """``predict(present) -> output`` of an engine; the same ``present`` is not computed twice."""
+    return computed_once(lambda present: predict_graph(run, contract, samples, present))
+
+
+def computed_once(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """``predict(present)`` that remembers what it said to each ``present``."""
     known: dict[bytes, np.ndarray] = {}
 
-    def predict(present: np.ndarray) -> np.ndarray:
+    def remembered(present: np.ndarray) -> np.ndarray:
         key = present.tobytes()
         if key not in known:
-            known[key] = predict_graph(run, contract, samples, present)
+            known[key] = predict(present)
         return known[key]
 
-    return predict
+    return remembered
 
 
 def _others(contract: Contract, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:

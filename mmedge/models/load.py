@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmedge.artifact import Artifact
-from mmedge.errors import MmedgeError, UsageError
+from mmedge.artifact import Artifact, contract_of
+from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example
 from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
@@ -80,7 +80,7 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
         except Exception as error:
             shapes = {name: list(x.shape) for name, x in example(contract, batch).items()}
             raise UsageError(
-                f"the model fails on a batch of {batch}: {str(error).splitlines()[0] or type(error).__name__}",
+                f"the model fails on a batch of {batch}: {first_line(error)}",
                 where=where,
                 todo=f"it is called with {shapes}",
             ) from error
@@ -201,11 +201,6 @@ def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
 
 def _outputs(result: Any) -> list[Tensor]:
     return list(result.values())
-
-
-def contract_of(artifact: Artifact) -> Contract:
-    """The contract that an artifact was written with."""
-    return Contract.model_validate(artifact.meta["contract"])
 
 
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:

@@ -1,20 +1,18 @@
-"""The traps in users' models: what trains well and breaks in a checkpoint, at batch 1, or on another machine."""
+"""The traps in users' models, seen by building and running them: what trains well and breaks in a checkpoint or at batch 1."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import Fault, MmedgeError
+from mmedge.errors import Fault, MmedgeError, first_line
 from mmedge.graph.trace import example
 from mmedge.models import load
 from mmedge.models.heads import Wrapped
+from mmedge.models.source import source_faults
 from mmedge.recipe import Model
 from mmedge.spec import Contract
 
@@ -22,7 +20,7 @@ _INTERNAL = frozenset(vars(nn.Module()))
 
 
 def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[Fault]:
-    """Every trap of a recipe's model that can be seen by building it and running it a few times.
+    """Every trap of a recipe's model that its factory's source shows, or building it and running it a few times.
 
     ``where`` is the section's name in the recipe; a fault's ``module`` is the submodule's dotted name.
     """
@@ -55,78 +53,8 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     return faults
 
 
-def source_faults(factory: Any) -> list[Fault]:
-    """What a factory's source file shows: devices by name, and ``squeeze()`` of every axis, with their lines."""
-    try:
-        file = inspect.getsourcefile(factory)
-        tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else None
-    except (OSError, TypeError, SyntaxError, UnicodeDecodeError):
-        return []
-    faults = []
-    for node in _reached_code(tree, getattr(factory, "__name__", "")) if tree else ():
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        constants = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
-        if name == "cuda" or any(
-            isinstance(value, str) and value.split(":")[0] in ("cuda", "mps") for value in constants
-        ):
-            faults.append(
-                Fault(
-                    "error",
-                    "device",
-                    f"a device is named in the code: {ast.unparse(node)[:80]}",
-                    f"{file}:{node.lineno}",
-                    todo="leave it to the caller: take the device of an input, or register a buffer",
-                )
-            )
-        if name == "squeeze" and not constants and not node.args[isinstance(node.func, ast.Attribute) is False :]:
-            faults.append(
-                Fault(
-                    "warning",
-                    "squeeze",
-                    f"squeeze() without an axis drops the batch at batch 1: {ast.unparse(node)[:80]}",
-                    f"{file}:{node.lineno}",
-                    todo="name the axis, as in squeeze(-1)",
-                )
-            )
-        if (
-            name == "load"
-            and ast.unparse(node.func) == "torch.load"
-            and not any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
-        ):
-            faults.append(
-                Fault(
-                    "warning",
-                    "unpickles",
-                    f"torch.load may run code that is in the file: {ast.unparse(node)[:80]}",
-                    f"{file}:{node.lineno}",
-                    todo="pass weights_only=True, or use safetensors",
-                )
-            )
-    return faults
-
-
-def _reached_code(tree: ast.Module, name: str) -> Iterator[ast.AST]:
-    """The nodes of a factory and of all that it names in its own file; of the whole file where it is not found there."""
-    defined = {
-        node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))
-    }
-    if name not in defined:
-        yield from ast.walk(tree)
-        return
-    seen, waiting = {name}, [name]
-    while waiting:
-        for node in ast.walk(defined[waiting.pop()]):
-            yield node
-            named = node.id if isinstance(node, ast.Name) else None
-            if named in defined and named not in seen:
-                seen.add(named)
-                waiting.append(named)
-
-
 def _raised(error: Exception, what: str, where: str) -> Fault:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = first_line(error)
     if any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
         return Fault(
             "error",
@@ -303,7 +231,7 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
             Fault(
                 "error",
                 "batch-1",
-                f"the model fails on a batch of 1: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                f"the model fails on a batch of 1: {first_line(error)}",
                 module=reached,
                 todo="look for .squeeze() without an axis, or statistics over the batch",
             )

@@ -4,7 +4,7 @@ from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, com
 from mmedge.recipe.data import Data, Fold, Redact, Stream
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.origin import recall, remember, shown
-from mmedge.recipe.read import load, parse, with_overrides
+from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
     Another,
     Augment,
@@ -33,6 +33,7 @@ __all__ = [
     "Fold",
     "Given",
     "Hint",
+    "InvalidRecipe",
     "Loss",
     "Measure",
     "Model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ from mmedge.errors import UsageError, did_you_mean
 from mmedge.recipe.whole import Recipe
 
 
+class InvalidRecipe(UsageError):
+    """``lines``: a fault of the recipe each. ``rest``: the recipe without the faulty keys; None where that is no recipe."""
+
+    def __init__(self, lines: list[str], rest: Recipe | None) -> None:
+        self.lines, self.rest = lines, rest
+        count = len(lines)
+        super().__init__(
+            f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)
+        )
+
+
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read a YAML recipe; ``overrides`` are ``key.subkey=value``. Paths in it are relative to its folder.
 
-    Raises UsageError that lists every fault with its line.
+    Raises UsageError; where keys or values are faulty, InvalidRecipe that lists every fault with its line.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -43,12 +55,16 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
 
 
+# What --set may give a path to.
 _PATH_KEYS = (
     "data.manifest",
     "data.recordings",
+    "data.align.*.file",
+    "data.modalities.*.tokenizer_file",
     "teacher.onnx",
     "teacher.outputs",
     "teacher.model.weights",
+    "teacher.preprocessing.*.tokenizer_file",
     "distill.model.weights",
 )
 
@@ -76,11 +92,26 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
             )
             for line in _fault_lines(fault, where, tree, values)
         ]
-        count = len(lines)
-        raise UsageError(
-            f"the recipe has {count} fault{'s' if count > 1 else ''}:\n" + "\n".join(f"  {line}" for line in lines)
-        ) from None
+        rest = _without(values, told)
+        raise InvalidRecipe(lines, _anchored(rest, folder) if rest and folder else rest) from None
     return _anchored(recipe, folder) if folder else recipe
+
+
+def _without(values: dict[str, Any], locations: list[tuple[int | str, ...]]) -> Recipe | None:
+    """The recipe of ``values`` without the keys that pydantic's ``locations`` name; None where that is no recipe either."""
+    values = copy.deepcopy(values)
+    for location in locations:
+        held: Any = values
+        deepest: tuple[dict[str, Any], str] | None = None
+        for step in location:
+            if isinstance(held, dict) and step in held:
+                deepest, held = (held, str(step)), held[step]
+        if deepest:
+            deepest[0].pop(deepest[1])
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError:
+        return None
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
@@ -123,7 +154,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = YAML(typ="safe").load(text)
     except YAMLError as error:
         raise UsageError(f"--set {dotted}: the value is not valid YAML: {text!r}") from error
-    if dotted in _PATH_KEYS and isinstance(value, str):
+    if any(fnmatchcase(dotted, key) for key in _PATH_KEYS) and isinstance(value, str):
         value = str(Path(value).expanduser().resolve())  # typed in a shell: relative to where it was typed
     for parent in parents:
         values = (

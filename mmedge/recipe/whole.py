@@ -50,6 +50,7 @@ class Recipe(Frozen):
             named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
             named += [(f"{stage}.model.encoders", name) for name in model.encoders]
             named += [(f"{stage}.model.inputs", name) for name in model.inputs]
+            named += [(f"{stage}.model.hallucinate", name) for name in model.hallucinate]
         for where, given in self._givens():
             named += [(f"{where}.preprocessing", name) for name in given.preprocessing]
         for stage, train in self._schedules():

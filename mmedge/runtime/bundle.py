@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmedge import artifact
-from mmedge.artifact import Artifact
+from mmedge.artifact import Artifact, not_understood
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.spec import Contract
 
@@ -107,14 +107,6 @@ class _Target(BaseModel):
     split: _Split | None = None
 
 
-def contract_of(found: Artifact) -> Contract:
-    """The contract of a bundle or another artifact; raises MmedgeError where this version does not understand it."""
-    try:
-        return Contract.model_validate(found.meta.get("contract"))
-    except ValidationError as error:
-        raise _not_understood(found, "contract", error) from None
-
-
 def target_of(found: Artifact, name: str) -> dict[str, Any]:
     """A bundle's entry of a target. Raises UsageError where it has none, MmedgeError for one that is not understood."""
     targets = found.meta.get("targets")
@@ -128,19 +120,9 @@ def target_of(found: Artifact, name: str) -> dict[str, Any]:
     try:
         _Target.model_validate(known[name])
     except ValidationError as error:
-        raise _not_understood(found, f"targets.{name}", error) from None
+        raise not_understood(found, f"targets.{name}", error) from None
     entry: dict[str, Any] = known[name]
     return entry
-
-
-def _not_understood(found: Artifact, key: str, error: ValidationError) -> MmedgeError:
-    first = error.errors()[0]
-    place = ".".join(map(str, (key, *first["loc"])))
-    return MmedgeError(
-        f"the manifest says of {place} what this version of mmedge does not understand: {first['msg']}",
-        where=str(found.path),
-        todo="export it again, or install the version of mmedge that made it",
-    )
 
 
 def listed_file(found: Artifact, name: str) -> Path:

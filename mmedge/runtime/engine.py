@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.artifact import contract_of
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
 from mmedge.runtime.sessions import opened
@@ -58,7 +60,7 @@ def load(
     """
     read = bundles.read(Path(path), require_signature=require_signature)
     found = read.artifact
-    contract = bundles.contract_of(found)
+    contract = contract_of(found)
     target = target or "onnxruntime-cpu"
     entry = bundles.target_of(found, target)
     _check_belongs(entry.get("engine"), target, contract, Path(path))
@@ -125,6 +127,14 @@ class Engine:
         self._subset_files: dict[frozenset[str], str] = {
             frozenset(name.split("+")): file for name, file in entry.get("subsets", {}).items()
         }
+        split = entry.get("split")
+        self._split: dict[str, str] = split["files"] if split else {}
+        if split and self._split.keys() != {*self._shapes, "fusion"}:
+            raise MmedgeError(
+                f"the split engine has the parts {', '.join(sorted(self._split)) or 'none'}, wanted are {', '.join(self._shapes)} and fusion",
+                where=str(read.folder),
+                todo="graph and manifest do not belong together: export it again",
+            )
         self._subsets: dict[frozenset[str], Session] = {}
         self._opening = threading.Lock()
 
@@ -170,10 +180,8 @@ class Engine:
         """(name, shape, dtype) of every input at a batch size, remembered for a few of them."""
         if len(self._accepted) >= 64:
             self._accepted.clear()
-        shapes = {**self._shapes, "present": (len(self._shapes),)}
-        self._accepted[rows] = [
-            (name, (rows, *shapes[name]), self.inputs[name].dtype) for name in shapes if name in self.inputs
-        ]
+        wanted = [(name, (rows, *shape), self._dtypes[name]) for name, shape in self._shapes.items()]
+        self._accepted[rows] = [*wanted, ("present", (rows, len(wanted)), _BOOL)]
         return self._accepted[rows]
 
     def warm_up(self, batch: int = 1) -> int:
@@ -185,9 +193,14 @@ class Engine:
         return warm_up(lambda: self._run(feed))[0]
 
     def parts(self, kind: str) -> Session | None:
-        """A part of a split engine: a modality's encoder by its name, or ``fusion``; None where the bundle is not split."""
-        entry = self.meta["targets"][self.target].get("split")
-        return None if entry is None else self._open(entry["files"][kind])
+        """A part of a split engine: a modality's encoder by its name, or ``fusion``; None where the bundle is not split.
+
+        Its ``run`` raises MmedgeError, whatever the target raises.
+        """
+        if not self._split:
+            return None
+        session = self._open(self._split[kind])
+        return replace(session, run=partial(_executed, session.run))
 
     def _run_subset(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run without what is absent: by the subset's own engine, or by the whole one with zeros."""
@@ -346,7 +359,7 @@ def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 def _refused(error: Exception) -> MmedgeError:
     if isinstance(error, MmedgeError):
         return error
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return MmedgeError(
         f"the engine does not run on these values: {reason}",
         todo="look at their range: the ids of a text must be those of the bundle's tokenizer",

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import mmedge
-from mmedge.errors import MmedgeError, UsageError
+from mmedge.artifact import contract_of
+from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.progress import Progress, Silent
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import cold, energy, feeds, layers
@@ -60,7 +61,7 @@ def subject(path: Path, target: str | None) -> Subject:
     if path.is_dir() or path.suffix == ".zip":
         read = bundles.read(path, any_stage=True)
         found = read.artifact
-        contract = bundles.contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
+        contract = contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
         name = target or "onnxruntime-cpu"
         if found.stage == "bundle":
             file = bundles.listed_file(found, bundles.engine_file(bundles.target_of(found, name), name))
@@ -166,8 +167,9 @@ def _time_batch(
         warm_up(call)
     whole = _in_turn(ends, settings.runs, f"end to end, batch {batch}", progress)
     entries, warnings = [], []
+    first = summary(taken[0])
     for number, (each, session) in enumerate(zip(subjects, sessions)):
-        compute, (warmed, stable) = summary(taken[number]), settled[number]
+        compute, (warmed, stable) = summary(taken[number]) if number else first, settled[number]
         entry: dict[str, Any] = {
             "batch": batch,
             "warm_up": {"runs": warmed, "stable": stable},
@@ -181,7 +183,7 @@ def _time_batch(
             entry["parts_ms"] = _parts(session, computes[number])
         if number:
             low, high = ratio_interval(taken[number], taken[0])
-            entry["ratio_to_first"] = {"value": compute.p50_ms / summary(taken[0]).p50_ms, "ci95": [low, high]}
+            entry["ratio_to_first"] = {"value": compute.p50_ms / first.p50_ms, "ci95": [low, high]}
         entries.append(entry)
         where = f"{each.name}, batch {batch}"
         if compute.cv > WIDE_SPREAD:
@@ -195,13 +197,12 @@ def _time_batch(
 
 def _in_turn(calls: Mapping[int, Callable[[], Any]], runs: int, what: str, progress: Progress) -> dict[int, np.ndarray]:
     """``spans`` of calls by their model's number."""
-    taken = spans(
-        {str(number): call for number, call in calls.items()},
+    return spans(
+        calls,
         runs=runs,
         warmup=0,
         step=lambda done, total: progress.step(f"timing {what}", done, total, f"{len(calls)} in turn"),
     )
-    return {number: taken[str(number)] for number in calls}
 
 
 def _try(call: Callable[[], Any], each: Subject) -> None:
@@ -211,7 +212,7 @@ def _try(call: Callable[[], Any], each: Subject) -> None:
     except MmedgeError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise MmedgeError(
             f"the model does not run: {reason}",
             where=each.name,

@@ -25,7 +25,7 @@ def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | Non
         )
     progress = progress or Silent()
     found = bundles.read(path).artifact
-    contract = bundles.contract_of(found)
+    contract = artifact.contract_of(found)
     having = [name for name in found.meta.get("targets", ()) if "engine" in bundles.target_of(found, name)]
     for name in targets:
         if name not in having:

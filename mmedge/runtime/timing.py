@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -28,24 +30,13 @@ class Timing:
         return asdict(self)
 
 
-def interleaved(
-    calls: Mapping[str, Callable[[], Any]],
-    *,
-    runs: int,
-    warmup: int,
-    step: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Timing]:
-    """The summary of ``spans``, by call."""
-    return {name: summary(times) for name, times in spans(calls, runs=runs, warmup=warmup, step=step).items()}
-
-
 def spans(
-    calls: Mapping[str, Callable[[], Any]],
+    calls: Mapping[Name, Callable[[], Any]],
     *,
     runs: int,
     warmup: int,
     step: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, np.ndarray]:
+) -> dict[Name, np.ndarray]:
     """Time each call ``runs`` times, one of each a round, since machines drift and ratios are judged. int64 [runs], ns.
 
     Each round has an order of its own: in a fixed one, whoever follows a large model would always find its caches cold.

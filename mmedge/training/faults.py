@@ -15,11 +15,10 @@ from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.measure.classes import class_map
 from mmedge.models import load
-from mmedge.models.load import contract_of
 from mmedge.recipe import Another, Given, Model, Recipe
 from mmedge.spec import Contract
 from mmedge.training.sources import Layer, no_hints
-from mmedge.training.taught import read_teacher_answers
+from mmedge.training.taught import read_teacher_answers, teaching_contract
 
 
 def teaching_faults(
@@ -54,7 +53,7 @@ def _of_given(
         if given.outputs:
             return _answer_faults(given, where, contract, ids)
         if isinstance(given, Another) and given.artifact:
-            theirs = contract_of(_teaching(given.artifact))
+            theirs = teaching_contract(artifacts.read(given.artifact), contract, where)
             check_read(contract.modalities, theirs.modalities)
             class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
             return []
@@ -90,13 +89,6 @@ def own_contract(given: Given, contract: Contract) -> Contract:
     return own.model_copy(update={"labels": tuple(given.classes)}) if given.classes and not trained_here else own
 
 
-def _teaching(folder: Path) -> artifacts.Artifact:
-    made = artifacts.read(folder)
-    if "contract" not in made.meta:
-        raise UsageError(f"an artifact of stage {made.stage!r} cannot teach", where=str(folder))
-    return made
-
-
 def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]]) -> list[Fault]:
     answers = read_teacher_answers(given, contract, where)
     faults = []
@@ -114,9 +106,9 @@ def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[st
 
 
 def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
-    """Hints whose layers do not exist, in the teacher and in the student."""
+    """Hints of any of the losses whose layers do not exist, in the teacher and in the student."""
     assert recipe.distill is not None
-    hints, faults = recipe.distill.loss.hints, []
+    hints, faults = [hint for loss in recipe.distill.losses for hint in loss.hints], []
     if recipe.teacher.onnx or recipe.teacher.outputs:
         who = "an ONNX teacher" if recipe.teacher.onnx else "a file of outputs"
         try:
@@ -130,11 +122,7 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
     for who, (section, own) in sections.items():
         wanted = sorted({getattr(hint, who) for hint in hints})
         try:
-            module = (
-                load.build(section.model_copy(update={"weights": None}), own, factory=factory(section))
-                if wanted
-                else None
-            )
+            module = load.build(section, own, factory=factory(section), fresh=True) if wanted else None
         except Exception:  # what is wrong with a model is told where the models are looked at
             continue
         for layer in wanted:

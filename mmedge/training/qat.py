@@ -12,11 +12,11 @@ from mmedge.artifact import Artifact, replacing
 from mmedge.graph.precision import to_symmetric, to_unsigned
 from mmedge.graph.trainable import TrainableGraph
 from mmedge.models.load import contract_of
-from mmedge.recipe import Distill, Train
+from mmedge.recipe import Train
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import Distillation
-from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.taught import taught_samples, teacher_for, teaching_of
 
 
 def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, context: Context) -> Fitted:
@@ -25,16 +25,17 @@ def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, c
     Trained is the symmetric form, which has the fewer codes; ``precision.to_symmetric`` makes it of ``target`` again for
     TensorRT. ``target`` itself has the codes that ``graph`` had, uint8 behind a ReLU: the same ranges in finer steps.
 
-    Labels and the run's teacher teach it as in distillation; where there is no teacher, the FP32 parent does (Jacob et
-    al. 2018 for the training, Mishra & Marr 2018, "Apprentice", for the teacher). Hints need layers, which a graph has
-    not, and are left out. The best epoch by validation is kept. Raises MmedgeError where the graph cannot be trained.
+    Labels and the run's teacher teach it as in distillation; where there is none, or the student did better without, the
+    FP32 parent does (Jacob et al. 2018 for the training, Mishra & Marr 2018, "Apprentice", for the teacher). Hints need
+    layers, which a graph has not, and are left out. The best epoch by validation is kept. Raises MmedgeError where the
+    graph cannot be trained.
     """
     contract = contract_of(parent)
-    teaching = context.recipe.distill or Distill()
+    teaching, taught = teaching_of(parent, context)
     loss = teaching.loss.model_copy(update={"hints": (), "logits": teaching.loss.logits or 1.0})
     teaching = teaching.model_copy(update={"loss": loss})
     samples = taught_samples(teaching, context, contract)
-    teacher = teacher_for(teaching, replace(context, teacher=context.teacher or parent), train)
+    teacher = teacher_for(teaching, replace(context, teacher=context.teacher if taught else parent), train)
     with tempfile.TemporaryDirectory() as folder:
         symmetric = Path(folder) / "symmetric.onnx"
         to_symmetric(graph, symmetric)
@@ -52,6 +53,7 @@ def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, c
         state=context.work / "qat.safetensors",
         task="quantization-aware training",
         progress=context.progress,
+        logs=context.logs / "qat",
     )
     with replacing(target) as temporary:
         module.write(temporary)

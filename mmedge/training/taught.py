@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from mmedge.graph.adopt import adopt, check_width
 from mmedge.measure.classes import UNKNOWN, class_map
 from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
-from mmedge.recipe import Another, Augment, Distill, Given, Hint, Train
+from mmedge.recipe import Another, Augment, Distill, Given, Hint, Loss, Train
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.training import processes
 from mmedge.training.caching import Asked
@@ -24,6 +25,25 @@ from mmedge.training.combined import Combined
 from mmedge.training.context import Context
 from mmedge.training.sources import AnswersSource, GraphSource, MappedSource, ModuleSource, Shown, Source
 from mmedge.training.teachers import Teacher
+
+
+def teaching_of(parent: Artifact, context: Context) -> tuple[Distill, bool]:
+    """How the student in ``parent`` was taught, and so goes on to be: the section, with the loss that distillation settled
+
+    on, and whether the run's teacher teaches it. A student that does better without one has no further ones either.
+    """
+    teaching, helped = context.recipe.distill or Distill(), handed_on(parent)["taught"]
+    if "loss" in parent.meta:
+        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
+    if not helped:
+        teaching = teaching.model_copy(update={"teachers": ()})
+    return teaching, helped and context.teacher is not None
+
+
+def handed_on(parent: Artifact) -> dict[str, Any]:
+    """What an artifact made of ``parent`` says of how its student was taught, for ``teaching_of``; not for the report."""
+    taught = parent.meta.get("taught", parent.meta.get("decision", {}).get("kept") != "control")
+    return {"taught": taught, **({"loss": parent.meta["loss"]} if "loss" in parent.meta else {})}
 
 
 def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
@@ -51,7 +71,7 @@ def answering(source: Source, config: Distill, context: Context, train: Train, f
     return Teacher(
         source,
         len(context.dataset.train),
-        train.views,
+        min(train.views, train.epochs),  # each fit begins with the first view again
         asked=Asked.by(train, fits, config.cache),
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
@@ -106,7 +126,9 @@ def _sources(config: Distill, context: Context, train: Train, split: str) -> lis
     """The run's teacher first, then the others, each with its classes mapped onto the data's."""
     assert context.teacher is not None
     hints = config.loss.hints
-    sources = [_of_artifact(context.teacher, context.recipe.teacher, "teacher", hints, context, train, split)]
+    # A student that teaches itself has the data's classes, whatever the recipe's teacher has.
+    given = context.recipe.teacher if context.teacher.stage == "teacher" else Given()
+    sources = [_of_artifact(context.teacher, given, "teacher", hints, context, train, split)]
     for number, given in enumerate(config.teachers):
         where = f"distill.teachers.{number}"
         if given.artifact:
@@ -120,10 +142,8 @@ def _of_artifact(
     artifact: Artifact, given: Given, where: str, hints: Sequence[Hint], context: Context, train: Train, split: str
 ) -> Source:
     """An artifact as a source: its module, its graph, or its file of answers."""
-    if "contract" not in artifact.meta:
-        raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
-    contract, key = contract_of(artifact), f"{artifact.sha256} {context.dataset.sha256} {split}"
-    _check_task(contract, context, where)
+    contract = teaching_contract(artifact, context.dataset.contract, where)
+    key = f"{artifact.sha256} {context.dataset.sha256} {split}"
     source: Source
     if (artifact.path / ANSWERS).is_file():
         ids = getattr(context.dataset, split).ids
@@ -214,9 +234,14 @@ def read_teacher_answers(given: Given, contract: Contract, where: str) -> Answer
     return answers
 
 
-def _check_task(contract: Contract, context: Context, where: str) -> None:
-    if contract.task != context.dataset.contract.task:
-        raise UsageError(f"a teacher of a {contract.task} cannot teach a {context.dataset.contract.task}", where=where)
+def teaching_contract(artifact: Artifact, ours: Contract, where: str) -> Contract:
+    """The contract of an artifact that is to teach for ``ours``; raises UsageError where it cannot."""
+    if "contract" not in artifact.meta:
+        raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
+    contract = contract_of(artifact)
+    if contract.task != ours.task:
+        raise UsageError(f"a teacher of a {contract.task} cannot teach a {ours.task}", where=where)
+    return contract
 
 
 def _mapped(source: Source, labels: tuple[str, ...], given: Given, context: Context, where: str) -> Source:

@@ -49,3 +49,27 @@ def test_json_is_one_document_with_every_fault(recipe):
 def test_an_unknown_key_is_an_invalid_recipe(recipe):
     result = run(recipe, "--set", "data.tarpet=kind")
     assert result.return_value == 2 and "did you mean 'target'" in result.stderr
+
+
+def test_faults_of_the_recipe_and_of_the_data_are_told_in_one_go(recipe):
+    (recipe.parent / "data/s/2.wav").write_bytes(b"RIFF")
+    faulty = (
+        "--set",
+        "data.tarpet=kind",
+        "--set",
+        "teacher.train.epochs=many",
+        "--set",
+        "distill.model.factory=none:net",
+    )
+    result = run(recipe, *faulty, "--json")
+    card = json.loads(result.stdout)
+    assert result.return_value == 2 and card["errors"] == 4
+    found = {(fault["kind"], fault.get("row")): fault for fault in card["faults"]}
+    assert found.keys() >= {("recipe", None), ("unreadable", 3), ("model", None)}
+    told = [fault["what"] for fault in card["faults"] if fault["kind"] == "recipe"]
+    assert any("did you mean 'target'" in what for what in told) and any("epochs" in what for what in told)
+
+
+def test_a_recipe_that_is_none_without_its_faulty_keys_ends_with_all_of_them(recipe):
+    result = run(recipe, "--set", "data.modalities=7", "--set", "data.tarpet=kind")
+    assert result.return_value == 2 and "2 faults" in result.stderr and "tarpet" in result.stderr

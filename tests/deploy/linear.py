@@ -24,9 +24,9 @@ CONTRACT = Contract.model_validate(
 )  # fmt: skip
 
 
-def write_bundle(path: Path) -> Path:
+def write_bundle(path: Path, contract: Contract = CONTRACT) -> Path:
     random, nodes, tensors, inputs = np.random.default_rng(0), [], [], []
-    for index, (name, spec) in enumerate(CONTRACT.modalities.items()):
+    for index, (name, spec) in enumerate(contract.modalities.items()):
         size = int(np.prod(spec.shape))
         tensors += [
             numpy_helper.from_array((random.normal(size=(size, 4)) / size**0.5).astype(np.float32), f"{name}_w"),
@@ -55,7 +55,7 @@ def write_bundle(path: Path) -> Path:
         onnx.save(model, folder / "model.onnx")
         meta |= {
             "name": "linear",
-            "contract": CONTRACT.model_dump(mode="json", by_alias=True),
+            "contract": contract.model_dump(mode="json", by_alias=True),
             "targets": {"onnxruntime-cpu": {"precision": "fp32"}},
             "figures": {},
         }

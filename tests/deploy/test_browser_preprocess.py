@@ -1,4 +1,4 @@
-"""The page's preprocessing beside the runtime's, in Node: every option of pictures, sounds and tables."""
+"""The page's preprocessing and answers beside the runtime's, in Node: every option of pictures, sounds, tables, tasks."""
 
 import json
 import shutil
@@ -10,18 +10,20 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmedge import runtime
 from mmedge.runtime import preprocess
 from mmedge.spec import AudioSpec, ImageSpec, TabularSpec
 
 SOURCE = Path(__file__).parents[2] / "deploy/browser/preprocess.js"
 DRIVER = """
 import { readFileSync, writeFileSync } from "node:fs";
-import { audio, pixels, tabular } from "./preprocess.mjs";
+import { answered, audio, pixels, tabular } from "./preprocess.mjs";
 const out = [];
 for (const { kind, spec, value } of JSON.parse(readFileSync("work.json"))) {
   try {
     if (kind === "image") out.push(Array.from(pixels(spec, value)));
     else if (kind === "audio") out.push(Array.from(await audio(spec, new Blob([readFileSync(value)]))));
+    else if (kind === "answer") out.push(answered(spec, value));
     else out.push(Array.from(tabular(spec, value)));
   } catch (error) {
     out.push(error.message);
@@ -36,7 +38,7 @@ WORDS = {**TABLE, "categorical": ["c"], "categories": {"c": ["blue", "red"]}}
 
 @pytest.fixture
 def in_node(tmp_path):
-    """Run [(kind, spec, value)] through preprocess.js: a flat list of numbers each, or the error's message."""
+    """Run [(kind, spec, value)] through preprocess.js: a flat list of numbers each, an answer, or the error's message."""
     if shutil.which("node") is None:
         pytest.skip("there is no node")
 
@@ -109,16 +111,32 @@ def test_tables_with_holes_and_words_are_those_of_the_runtime(in_node):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_answers_of_every_task_are_those_of_the_runtime(in_node, made_bundle, task):
+    engine = runtime.load(made_bundle)
+    labels = () if task == "regression" else engine.contract.labels
+    engine.contract = engine.contract.model_copy(update={"task": task, "labels": labels})
+    rows = np.array([[2, 0.5, -3], [-1, -2, -1], [0, 1, 4], [20, 30, -900], [900, -900, 800]], np.float32)
+    rows = rows[:, : engine.contract.outputs]
+    expected = [answer.record() for answer in engine.answers({engine.contract.output: rows})]
+    for got, wanted in zip(in_node([("answer", engine.contract, row.tolist()) for row in rows]), expected, strict=True):
+        assert got.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert got[name] == (pytest.approx(value, abs=1e-6) if name == "probabilities" else value)
+
+
 def test_what_the_page_cannot_do_is_refused(in_node, tmp_path):
     soundfile.write(tmp_path / "other.wav", np.zeros(4000), 16000)
+    soundfile.write(tmp_path / "mono.wav", np.zeros(4000), 8000)
     soundfile.write(tmp_path / "bytes.wav", np.zeros(4000), 8000, subtype="PCM_U8")
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
     (tmp_path / "no.wav").write_bytes(b"not a sound" * 9)
     work = [("audio", AudioSpec(**AUDIO), str(tmp_path / f"{name}.wav")) for name in ("other", "bytes", "none", "no")]
-    work += [("audio", AudioSpec(**AUDIO, channel=3), str(tmp_path / "other.wav"))]
+    work += [("audio", AudioSpec(**AUDIO, channel=3), str(tmp_path / "mono.wav"))]
     work += [("tabular", TabularSpec(**TABLE), cells) for cells in ([1.0], [None, None], ["x", 1.0])]
     said = in_node(work)
     for message, part in zip(
-        said, ("16000 Hz", "16, 24 or 32 bits", "no samples", "not a WAV", "Hz", "wanted are 2", "no cell", "wanted")
+        said,
+        ("16000 Hz", "16, 24 or 32 bits", "no samples", "not a WAV", "channel 3", "wanted are 2", "no cell", "wanted"),
     ):
         assert isinstance(message, str) and part in message, (message, part)

@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 APP = Path(__file__).parents[2] / "deploy/python/app.py"
 
 
-def test_the_app_answers_for_every_frame(tmp_path):
-    from tests.deploy.linear import write_bundle, write_sound
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_the_app_answers_for_every_frame(tmp_path, task):
+    from tests.deploy.linear import CONTRACT, write_bundle, write_sound
 
-    bundle = write_bundle(tmp_path / "bundle")
+    bundle = write_bundle(tmp_path / "bundle", CONTRACT.model_copy(update={"task": task}))
     for name in ("frames", "sounds"):
         (tmp_path / name).mkdir()
     random = np.random.default_rng(0)
@@ -30,4 +32,10 @@ def test_the_app_answers_for_every_frame(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["frame"] for line in lines] == [0, 1, 2, 3, 4]
-    assert all(line["label"] in ("a", "b", "c", "d") and set(line["ages_s"]) == {"image", "audio"} for line in lines)
+    assert all(set(line["ages_s"]) == {"image", "audio"} for line in lines)
+    for line in lines:
+        likeliest = sorted("abcd", key=lambda label: -line["probabilities"][label])
+        if task == "classification":
+            assert line["label"] == likeliest[0]
+        else:
+            assert line["labels"] == [label for label in likeliest if line["probabilities"][label] > 0.5]

@@ -1,5 +1,7 @@
 """The block of channels that kernels work on, by timing."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -31,6 +33,11 @@ def test_a_block_is_measured_at_widths_around_that_of_the_costliest_layer():
 
 
 def test_the_model_is_left_as_it_was():
-    module = Small(nn.Linear(4, 4))
+    module = Small(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    module.layer[1].eval()  # a user's frozen statistics
+    before = copy.deepcopy(module.state_dict())
     preferred_block(module, contract(4), threads=1)
-    assert not module.layer._forward_hooks and torch.is_tensor(module.layer.weight)
+    assert not module.layer[0]._forward_hooks
+    assert [part.training for part in module.modules()] == [True, True, True, False]
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name

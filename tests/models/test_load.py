@@ -1,6 +1,7 @@
 """Models: rebuilt from their artifact bit for bit, built-in or a user's, pruned or not; weights without pickles."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,6 +215,14 @@ def test_wrong_weights_are_told_with_their_path(tmp_path, write, name, said):
     with pytest.raises(MmedgeError, match=said) as raised:
         load.load_weights(Theirs(), tmp_path / name)
     assert name in str(raised.value) and len(str(raised.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("contract", [None, {"task": "x"}])
+def test_a_contract_that_is_not_understood_is_told_with_its_artifact(finished, contract):
+    made = finished.artifact("teacher")
+    with pytest.raises(MmedgeError, match="says of contract") as raised:
+        load.rebuild(replace(made, meta={**made.meta, "contract": contract}))
+    assert str(made.path) in str(raised.value) and raised.value.todo
 
 
 def test_an_artifact_without_a_model_says_which_have_one(finished):

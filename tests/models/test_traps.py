@@ -21,7 +21,6 @@ CONTRACT = Contract.model_validate(
 HEAD = """
 import torch
 from torch import nn
-from torch import nn
 import torch.nn.functional as F
 
 class Net(nn.Module):

@@ -138,6 +138,24 @@ def test_overrides_reach_any_depth_and_are_read_as_yaml(tmp_path):
     assert loaded.measure.runs == 30
 
 
+def test_a_path_that_is_set_is_relative_to_where_it_was_typed(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    loaded = recipe.load(
+        written(tmp_path, GOOD),
+        (
+            "data.modalities.words={kind: text}",
+            "data.modalities.words.tokenizer_file=t.json",
+            "data.manifest=m.csv",
+            "data.align.pulse={file: p.csv, tolerance: 1}",
+            "data.align.pulse.file=q.csv",
+        ),
+    )
+    assert loaded.data.manifest == tmp_path / "here" / "m.csv"
+    assert loaded.data.modalities["words"].tokenizer_file == tmp_path / "here" / "t.json"
+    assert loaded.data.align["pulse"].file == tmp_path / "here" / "q.csv"
+
+
 def test_an_override_is_checked_like_the_file(tmp_path):
     assert "did you mean 'epochs'" in faults(tmp_path, GOOD, "distill.train.epoch=3")
     assert "export.targets: must hold" in faults(tmp_path, GOOD, "export.targets.tensorrt-rtx={}")
@@ -169,6 +187,11 @@ def test_an_override_leaves_the_other_targets_of_an_anchor_alone(tmp_path):
             "train: {epochs: 3}",
             "teachers: [{onnx: a, model: {inputs: {sound: s}}}]",
             "teachers.0.model.inputs: .*'sound'",
+        ),
+        (
+            "train: {epochs: 3}",
+            "model: {modalities: [image], hallucinate: [imgae]}",
+            "distill.model.hallucinate: .*did you mean 'image'",
         ),
         ("train: {epochs: 3}", "teachers: [{onxn: a}]", "unknown key 'distill.teachers.0.onxn' .*did you mean 'onnx'"),
     ],

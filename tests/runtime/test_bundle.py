@@ -12,6 +12,7 @@ from mmedge import artifact, runtime
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import engine as engines
+from mmedge.runtime.stream import Stream
 
 
 @pytest.fixture
@@ -215,6 +216,9 @@ CPU = ("targets", "onnxruntime-cpu")
         (_set(*CPU, value=5), r"targets\.onnxruntime-cpu"),
         (_set(*CPU, "subsets", value=[1]), "subsets"),
         (_set(*CPU, "split", value={}), r"split\.files"),
+        (_set(*CPU, "split", "files", value={}), "parts none, wanted are image, vitals and fusion"),
+        (lambda meta: meta["targets"]["onnxruntime-cpu"]["split"]["files"].pop("image"), "parts fusion, vitals"),
+        (_set(*CPU, "split", "files", "sound", value="split/image.onnx"), "parts fusion, image, sound, vitals"),
         (_set(*CPU, "engine", value={"file": "x"}), r"engine\.version"),
         (_set(*CPU, "file", value="nowhere.onnx"), "does not list"),
         (_set(*CPU, "file", value="../../../etc/passwd"), "does not list"),
@@ -227,6 +231,13 @@ def test_a_manifest_that_its_author_or_another_version_wrote_otherwise_is_told(r
     bundle = rewritten(edit)
     with pytest.raises(MmedgeError, match=said) as raised:
         runtime.load(bundle).predict(image=sample["image"])
+    assert len(str(raised.value).splitlines()) <= 3 and "\n  do: " in str(raised.value)
+
+
+def test_a_part_of_a_split_engine_that_does_not_run_is_told_by_the_stream_as_by_the_engine(rewritten):
+    """The parts are exchanged: a graph of the bundle, but not the one of that name."""
+    with pytest.raises(MmedgeError, match="the engine does not run on these values") as raised:
+        Stream(runtime.load(rewritten(_set(*CPU, "split", "files", "image", value="split/vitals.onnx"))))
     assert len(str(raised.value).splitlines()) <= 3 and "\n  do: " in str(raised.value)
 
 

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from mmedge.runtime.timing import interleaved, summary
+from mmedge.runtime.timing import spans, summary
 
 
 def test_percentiles_of_known_spans_in_milliseconds():
@@ -17,12 +17,12 @@ def test_percentiles_of_known_spans_in_milliseconds():
 
 def test_every_call_runs_once_a_round_and_the_order_of_rounds_is_permuted():
     told = []
-    timings = interleaved({name: lambda name=name: told.append(name) for name in "abc"}, runs=40, warmup=2)
+    found = spans({name: lambda name=name: told.append(name) for name in "abc"}, runs=40, warmup=2)
     rounds = np.array(told[6:]).reshape(40, 3)
     assert told[:6] == list("aabbcc")
     assert all(sorted(row) == ["a", "b", "c"] for row in rounds)
     assert len({tuple(row) for row in rounds}) == 6
-    assert {timing.runs for timing in timings.values()} == {40}
+    assert {len(times) for times in found.values()} == {40}
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error():
@@ -34,11 +34,11 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error():
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        interleaved({"a": fail}, runs=5, warmup=1)
+        spans({"a": fail}, runs=5, warmup=1)
     assert seen == [True, False, False] and gc.isenabled()
 
 
 def test_progress_is_told_every_hundred_rounds():
     told = []
-    interleaved({"a": lambda: None}, runs=200, warmup=1, step=lambda done, total: told.append((done, total)))
+    spans({"a": lambda: None}, runs=200, warmup=1, step=lambda done, total: told.append((done, total)))
     assert told == [(100, 200), (200, 200)]

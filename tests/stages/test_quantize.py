@@ -327,10 +327,13 @@ def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tm
     assert {layer.label for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"w", "v"}
     kernels = candidates.proved(tmp_path / "q.onnx")
     assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized, or not as a whole"}
+    compared = 0
     for sample in inputs:
         a, b = (onnxruntime_cpu.session(file)(sample)["y"] for file in (path, tmp_path / "q.onnx"))
         if a.shape == b.shape:  # a value near zero may round to it
+            compared += len(a) > 0
             assert np.abs(a - b).max(initial=0) <= 0.3 * np.abs(a).max(initial=0)
+    assert compared >= 4
 
 
 def test_what_nncf_cannot_quantize_is_one_error_with_the_candidate(graphs, tmp_path):

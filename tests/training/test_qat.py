@@ -14,15 +14,16 @@ from mmedge.graph.trainable import TrainableGraph
 from mmedge.measure.quality import predict_graph, predict_module, score
 from mmedge.models.load import contract_of
 from mmedge.progress import Silent
-from mmedge.recipe import Model, Quantize, Train
+from mmedge.recipe import Model, Prune, Quantize, Train
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
-from mmedge.stages import quantize
+from mmedge.stages import prune, quantize
 from mmedge.stages.quantize import calibration, candidates, ptq
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
 from mmedge.training.fit import fit
 from mmedge.training.objectives import supervised
 from mmedge.training.qat import train_quantized
+from mmedge.training.taught import teaching_of
 
 
 def rescaled(graph, path, factor=1024.0):
@@ -151,6 +152,27 @@ def test_training_without_the_runs_teacher_is_taught_by_the_fp32_parent(finished
     graph = finished.artifact("quantize").file("int8.onnx")
     fitted = train_quantized(graph, tmp_path / "q.onnx", made, Train(epochs=1), alone)
     assert len(fitted.history) == 1 and (tmp_path / "q.onnx").is_file()
+
+
+def test_a_student_that_does_better_without_the_teacher_is_not_taught_by_it_after_pruning_either(
+    finished, context, tmp_path
+):
+    kept = {"decision": {"kept": "control"}, "loss": {"logits": 0.5, "hints": []}}
+    made = finished.artifact("distill")
+    made = replace(made, meta=made.meta | kept)
+    branches = {"image": 0, "audio": 0, "fusion": 0}  # nothing is cut
+    pruned = prune.prune(made, Prune(branches=branches, round_to=2, ratios=(0.5,)), context, tmp_path / "p", "k")
+    assert "decision" not in pruned.meta
+    theirs = context.recipe.teacher.model_copy(update={"classes": {"their name": "0"}})
+    read = context.recipe.model_copy(update={"teacher": theirs})
+    nobody = replace(
+        context, teacher=replace(context.teacher, path=tmp_path / "nobody"), recipe=read
+    )  # asking it fails
+    for parent in (made, pruned):
+        teaching, taught = teaching_of(parent, nobody)
+        assert not taught and teaching.loss.logits == 0.5
+    graph = finished.artifact("quantize").file("int8.onnx")
+    assert len(train_quantized(graph, tmp_path / "q.onnx", pruned, Train(epochs=1), nobody).history) == 1
 
 
 @pytest.fixture

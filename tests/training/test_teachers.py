@@ -11,7 +11,7 @@ from torch import nn
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
-from mmedge.recipe import Augment, Hint, Loss, Train
+from mmedge.recipe import Augment, Distill, Hint, Loss, Train
 from mmedge.spec import ArraySpec, Contract
 from mmedge.training import caching
 from mmedge.training.batches import Batch, batches
@@ -19,6 +19,7 @@ from mmedge.training.caching import Asked
 from mmedge.training.fit import fit
 from mmedge.training.objectives import Distillation
 from mmedge.training.sources import Answer, ModuleSource, Shown
+from mmedge.training.taught import answering
 from mmedge.training.teachers import Teacher
 
 CONTRACT = Contract(
@@ -121,6 +122,14 @@ def test_a_teacher_that_answers_nan_is_told_with_the_sample(module, tmp_path):
 def test_an_unknown_hint_is_told_with_the_layer_that_was_meant(module, tmp_path):
     with pytest.raises(UsageError, match="did you mean 'fusion'"):
         teacher(module, tmp_path, hint="fusoin")
+
+
+def test_no_more_views_count_as_shown_than_one_training_has_epochs(module, tmp_path):
+    train, shown = TRAIN.model_copy(update={"views": 5, "epochs": 2}), Shown(samples(), TRAIN.augment, 3)
+    source = ModuleSource(module, CONTRACT, shown, [], key="t", who="the teacher")
+    context = SimpleNamespace(dataset=SimpleNamespace(train=samples()), work=tmp_path / "work", progress=Silent())
+    said = answering(source, Distill(), context, train, fits=3).decision.said
+    assert "6 passes over the training split show 2 views" in said
 
 
 class Fixed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, first_line
 from mmedge.runtime.targets.session import Session, TensorInfo
 
 _DTYPES: dict[str, np.dtype] = {
@@ -79,7 +79,7 @@ def native_session(
             providers=list(providers) if providers else ["CPUExecutionProvider"],
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        reason, where = str(error).splitlines()[0], None if isinstance(graph, bytes) else str(graph)
+        reason, where = first_line(error), None if isinstance(graph, bytes) else str(graph)
         if "external" in reason.lower():
             raise MmedgeError(
                 "the graph keeps its weights in another file, which is not beside it",

@@ -22,6 +22,7 @@ from mmedge.stages.trained import write_trained, write_unchanged
 from mmedge.training import processes
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted
+from mmedge.training.taught import handed_on
 
 _GPU_BLOCK = 8
 # Where one cut for the whole budget loses too much: what is tried next, as powers of the budget.
@@ -95,6 +96,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         "kept": rows.index(kept.row) if kept else None,
     }
     more = {"pruning": pruning, "misses": outcome.misses(config, rows, kept.row if kept else None)}
+    more |= handed_on(parent)
     notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None)
     notes += work.teacher.notes if work.teacher else ()
     if kept is None or kept.fitted is None:

@@ -18,9 +18,9 @@ from mmedge.data.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
-from mmedge.measure.quality import balanced, predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
-from mmedge.recipe import Distill, Loss, Prune, Train
+from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import Group, cut
 from mmedge.training import processes
@@ -28,7 +28,7 @@ from mmedge.training.batches import batches
 from mmedge.training.context import Context
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import Distillation, supervised
-from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.taught import taught_samples, teacher_for, teaching_of
 from mmedge.training.teachers import Teacher
 
 _TAYLOR_STEPS = 16
@@ -140,13 +140,8 @@ class Work:
         return Judged(**processes.of_main(lambda: vars(self._judged(module))))
 
     def _judged(self, module: nn.Module) -> Judged:
-        known: dict[bytes, np.ndarray] = {}
-
-        def predict(present: np.ndarray) -> np.ndarray:
-            if present.tobytes() not in known:
-                known[present.tobytes()] = predict_module(module.eval(), self.contract, self.validation, present)
-            return known[present.tobytes()]
-
+        module.eval()
+        predict = computed_once(lambda present: predict_module(module, self.contract, self.validation, present))
         quality = score(self.contract, predict(self.validation.present), self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
         return Judged(quality, subsets, balanced(quality, list(subsets.values())))
@@ -177,11 +172,7 @@ class Work:
 
 def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> Work:
     """All that pruning ``parent``, whose model is ``module``, needs: data as the student may see it, and the teacher."""
-    contract, teaching = contract_of(parent), context.recipe.distill or Distill()
-    if "loss" in parent.meta:  # the one that distillation settled on
-        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
-    # A student that does better without a teacher is recovered without.
-    taught = context.teacher is not None and parent.meta.get("decision", {}).get("kept") != "control"
+    contract, (teaching, taught) = contract_of(parent), teaching_of(parent, context)
     return Work(
         parent,
         contract,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, first_line
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
@@ -33,7 +33,7 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
             )
         except Exception as error:  # NNCF's errors share no base class with those of ONNX and ONNX Runtime
             data_dependent = sorted({n.op_type for n in model.graph.node if n.op_type in DATA_DEPENDENT})
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             shapes = f"; its {', '.join(data_dependent)} give shapes that depend on the data" if data_dependent else ""
             raise MmedgeError(
                 f"NNCF cannot quantize this graph ({variant}): {reason}{shapes}",
