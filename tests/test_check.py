@@ -268,6 +268,56 @@ def test_targets_that_are_no_numbers_are_told_for_regression(task):
     assert [f["row"] for f in of(look(manifest, rows, task="regression"), "target")] == [5, 6]
 
 
+def test_labels_that_differ_in_case_or_blanks_only_are_warned_of(task):
+    manifest, rows = task
+    rows[4][8] = "Temple "
+    (fault,) = of(look(manifest, rows, media=False), "alike-labels")
+    assert "'Temple '" in fault["what"] and "'temple'" in fault["what"] and fault["severity"] == "warning"
+
+
+def test_a_split_of_few_groups_is_warned_of_and_one_of_many_is_not(task):
+    manifest, rows = task
+    assert {fault["what"].split()[1] for fault in of(look(manifest, rows, media=False, group="who"), "few-groups")} == {
+        "validation",
+        "test",
+    }
+    for index, row in enumerate(rows):
+        row[7] = f"person {index}"
+    assert not of(look(manifest, rows, media=False, group="who"), "few-groups")
+
+
+def test_samples_without_a_label_that_cannot_be_scored_are_warned_of(task):
+    manifest, rows = task
+    lost = [index for index in range(60) if spread(index) == "test"][:3]
+    for index in (0, *lost):  # the first is of training, where distillation uses it
+        rows[index][8] = ""
+    (fault,) = of(look(manifest, with_split(rows, spread), media=False, **SPLIT), "unlabelled")
+    assert "3 samples of the test split" in fault["what"]
+
+
+def test_a_column_of_more_words_than_are_told_apart_is_warned_of(task):
+    manifest, rows = task
+    for index, row in enumerate(rows):
+        row[5] = f"colour {index}"
+    facts = recipe_values(manifest)["data"]["modalities"]
+    (fault,) = of(
+        look(manifest, rows, media=False, modalities=facts | {"facts": facts["facts"] | {"max_categories": 9}}),
+        "categories",
+    )
+    assert fault["column"] == "colour" and "the 9 commonest" in fault["what"]
+
+
+def test_texts_and_sounds_that_are_cut_are_warned_of(task):
+    manifest, rows = task
+    given = recipe_values(manifest)["data"]["modalities"]
+    assert not of(look(manifest, rows), "cut-text") and not of(look(manifest, rows), "cut-audio")
+    short = given | {"words": given["words"] | {"length": 3}, "sound": given["sound"] | {"frames": 8}}
+    card = look(manifest, rows, modalities=short)
+    (text,), (sound,) = of(card, "cut-text"), of(card, "cut-audio")
+    assert text["column"] == "words" and "100% of the texts" in text["what"]
+    assert sound["column"] == "sound" and "longer than 0.50 s" in sound["what"] and "0.13 s of each" in sound["what"]
+
+
 def test_half_a_box_is_an_error(task):
     manifest, rows = task
     rows = [[*row, 0, 0, 30, "" if index == 4 else 30] for index, row in enumerate(rows)]

@@ -42,15 +42,19 @@ def launch(devices: int) -> int:
     port = _free_port()
     with ExitStack() as opened:
         texts = [opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(devices)]
-        children = [_started(rank, devices, port, text) for rank, text in enumerate(texts)]
-        try:
+        children: list[subprocess.Popen[bytes]] = []
+        try:  # from the first start on: whatever happens, nothing of ours goes on without us
+            for rank, text in enumerate(texts):
+                children.append(_started(rank, devices, port, text))
             return _ended(children, texts)
         finally:
             _end(children)
 
 
 def _started(rank: int, devices: int, port: int, text: IO[str]) -> subprocess.Popen[bytes]:
-    threads = max(1, (os.cpu_count() or 1) // devices)
+    from mmedge.runtime.machine import cores  # which imports numpy: not for the help
+
+    threads = max(1, cores() // devices)
     environment = {
         "OMP_NUM_THREADS": str(threads),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a hint on speed, from every process

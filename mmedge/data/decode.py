@@ -16,6 +16,7 @@ import numpy as np
 from mmedge.errors import MmedgeError
 from mmedge.progress import Progress
 from mmedge.runtime import preprocess
+from mmedge.runtime.machine import cores
 from mmedge.spec import ImageSpec, ModalitySpec, TabularSpec, TextSpec
 
 # Rows that are timed in this process before it is decided whether other processes pay for their start (about a second).
@@ -70,7 +71,7 @@ def decode(
     task = f"preprocessing {name}"
     progress.step(task, done, len(jobs))
     expected = (time.monotonic() - began) / max(1, done) * len(rest)
-    count = workers or (_cores() if expected > _WORTH_SECONDS else 1)
+    count = workers or (cores() if expected > _WORTH_SECONDS else 1)
     chunks = [rest[start : start + _CHUNK] for start in range(0, len(rest), _CHUNK)]
     if count > 1 and len(chunks) > 1:
         try:
@@ -133,7 +134,3 @@ def _allot(target: Path) -> None:
             where=str(target),
             todo="free some space or choose another --out",
         ) from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,7 +27,14 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
     """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
     train_rows = max(1, int(0.7 * proposal.rows))
     validation_rows = max(1, int(0.15 * proposal.rows))
-    told = max(0.02, validation_rows**-0.5)
+    # Two standard errors of a share of the validation samples; of regression's metric this would say nothing.
+    shares = proposal.task != "regression"
+    told = max(0.02, validation_rows**-0.5) if shares else 0.02
+    reason = (
+        f"two standard errors of some {validation_rows} validation samples: less cannot be told"
+        if shares
+        else "on validation"
+    )
     batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
     epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
     manifest = Path(os.path.relpath(proposal.manifest.resolve(), path.resolve().parent)).as_posix()
@@ -118,7 +125,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "# Keep this share of the multiply-accumulates, then recover with the teacher.",
         "prune:",
         "  macs: 0.7",
-        f"  max_drop: {told:.2g}  # two standard errors of some {validation_rows} validation samples: less cannot be told",
+        f"  max_drop: {told:.2g}  # {reason}",
         f"  max_subset_drop: {2 * told:.2g}",
         "  train:",
     ]
@@ -128,8 +135,8 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "# Candidates are measured; one that is slower or loses more is not taken.",
         "quantize:",
         "  candidates: [fp32, fp16, int8, int8-mixed]",
-        "  max_drop: 0.02",
-        "  max_subset_drop: 0.04",
+        f"  max_drop: {told:.2g}",
+        f"  max_subset_drop: {2 * told:.2g}",
     ]
     lines += [
         "",

@@ -66,6 +66,14 @@ def test_the_module_it_writes_has_no_trap(manifest, tmp_path):
     assert card["errors"] == 0, card["faults"]
 
 
+def test_budgets_are_what_the_validation_samples_can_tell_and_fixed_for_regression(manifest, tmp_path):
+    for target, told in (("kind", 1 / 3), ("weight", 0.02)):  # 9 of 60 rows validate
+        assert run("init", manifest, "--target", target, "--out", tmp_path / f"{target}.yaml").return_value == 0
+        recipe = recipes.load(tmp_path / f"{target}.yaml")
+        for section in (recipe.prune, recipe.quantize):
+            assert (section.max_drop, section.max_subset_drop) == pytest.approx((told, 2 * told), rel=0.05)
+
+
 def test_names_in_chinese_and_with_blanks_are_kept(tmp_path):
     rows = [["编号", "身高 cm", "描述", "类别"]]
     rows += [[f"n{i}", 150 + i * 7 % 40, f"第{i}个红色的花和绿色的叶子", "甲乙"[i % 2]] for i in range(60)]

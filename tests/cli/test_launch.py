@@ -120,3 +120,20 @@ def test_ctrl_c_ends_every_process_with_130_and_what_was_trained_is_saved(values
     assert started.returncode == 130 and said.count("run the same command again") == 1
     assert len(children) == 2 and not any(map(running, children))
     assert list(out.glob(".work/teacher-*/teacher.safetensors")) and not (out / "teacher").exists()
+
+
+def test_where_a_process_cannot_be_started_those_before_it_are_ended(monkeypatch):
+    from mmedge.cli import launch
+
+    started = []
+
+    def begun(rank, devices, port, text):
+        if rank == 1:
+            raise OSError("no more processes")
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=text))
+        return started[0]
+
+    monkeypatch.setattr(launch, "_started", begun)
+    with pytest.raises(OSError, match="no more processes"):
+        launch.launch(2)
+    assert started[0].poll() is not None
