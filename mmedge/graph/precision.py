@@ -29,7 +29,7 @@ _INT8_KERNELS = (
 )
 
 # The zero point of uint8 codes that stand for as many values below as above it.
-_MIDDLE = 128
+MIDDLE = 128
 # Weights of fewer values are left as they are: scales and nodes would cost more than they save.
 _WORTH = 256
 
@@ -71,7 +71,7 @@ def to_one_type(graph: Path) -> int:
     }
     signed = {name for name in names if stored[name].data_type == onnx.TensorProto.INT8}
     signed = {name for name in signed if not numpy_helper.to_array(stored[name]).any()}
-    _recode(model, signed, np.float32(1), np.uint8, _MIDDLE)
+    _recode(model, signed, np.float32(1), np.uint8, MIDDLE)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, graph)
     return len(signed)
@@ -103,7 +103,7 @@ def to_unsigned(graph: Path, like: Path, target: Path) -> None:
     model = onnx.load(graph)
     from_zero, around_middle = _zero_points(onnx.load(like))
     _recode(model, from_zero, np.float32(127 / 255), np.uint8, 0)
-    _recode(model, around_middle, np.float32(1), np.uint8, _MIDDLE)
+    _recode(model, around_middle, np.float32(1), np.uint8, MIDDLE)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
 
@@ -118,8 +118,8 @@ def _zero_points(model: Any) -> tuple[set[str], set[str]]:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
             value = numpy_helper.to_array(stored[node.input[2]])
             if value.dtype == np.uint8:
-                if not np.isin(value, (0, _MIDDLE)).all() or np.ptp(value):
-                    raise ValueError(f"{node.name} has a zero point other than 0 and {_MIDDLE}")
+                if not np.isin(value, (0, MIDDLE)).all() or np.ptp(value):
+                    raise ValueError(f"{node.name} has a zero point other than 0 and {MIDDLE}")
                 found[int(value.any())].add(node.input[2])
     return found
 
