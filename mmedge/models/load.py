@@ -18,6 +18,7 @@ from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
+from mmedge.models.recurrent import RECURRENT, in_one_piece, width
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
@@ -174,14 +175,44 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
     """torch-pruning's graph of which layers' channels go together (Fang et al. 2023), by tracing an example."""
     import torch_pruning
 
-    return torch_pruning.DependencyGraph().build_dependency(
-        module.eval(),
-        example(contract),
-        forward_fn=_forward,
-        output_transform=_outputs,
-        verbose=False,
-        **_unwrapped(module),
-    )
+    with in_one_piece(module):
+        return torch_pruning.DependencyGraph().build_dependency(
+            module.eval(),
+            example(contract),
+            forward_fn=_forward,
+            output_transform=_outputs,
+            verbose=False,
+            customized_pruners=dict.fromkeys(RECURRENT, _recurrent()),
+            **_unwrapped(module),
+        )
+
+
+def _recurrent() -> Any:
+    """What torch-pruning is told of recurrent layers: their inputs can be narrowed, their own width is left alone.
+
+    It knows no GRU, and of an LSTM neither two directions nor several layers.
+    """
+    from torch_pruning.pruner.function import BasePruningFunc
+
+    class Recurrent(BasePruningFunc):
+        def prune_in_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.Module:
+            kept = sorted(set(range(layer.input_size)) - set(idxs))
+            for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
+                if hasattr(layer, name):
+                    setattr(layer, name, self._prune_parameter_and_grad(getattr(layer, name), kept, 1))
+            layer.input_size = len(kept)
+            return layer
+
+        def prune_out_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.Module:
+            raise ValueError(f"the width of {type(layer).__name__} is not pruned")
+
+        def get_in_channels(self, layer: nn.RNNBase) -> int:
+            return layer.input_size
+
+        def get_out_channels(self, layer: nn.RNNBase) -> int:
+            return width(layer)
+
+    return Recurrent()
 
 
 def _unwrapped(module: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.trace import example
 from mmedge.models import load
 from mmedge.models.attention import SplitAttention, split_attention
@@ -21,7 +21,7 @@ from mmedge.spec import Contract
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 # Operations that mix channels of one tensor by their place: an attention of the model's own, whose heads are not known.
 _MIXING = re.compile(r"ScaledDotProduct|Softmax|Bmm", re.IGNORECASE)
-_FAILURES = (IndexError, RuntimeError, KeyError, AssertionError, ValueError, AttributeError)
+_FAILURES = (IndexError, RuntimeError, KeyError, AssertionError, ValueError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,23 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
         groups, left = [], {}
         for theirs in found:
             root = names[theirs[0].dep.target.module]
-            scores = importance(theirs)
             if any(_MIXING.search(str(item.dep.target.module)) for item in theirs) and not _heads(
                 theirs, names, layers
             ):
                 left[root] = "in an attention of the model's own, whose heads are not known"
-            elif scores is None:
-                left[root] = "has no batch norm" if config.importance == "bn" else "has no weights"
-            else:
-                groups.append(_group(root, theirs, scores, graph, names, layers))
+                continue
+            try:
+                scores = importance(theirs)
+                if scores is None:
+                    left[root] = "has no batch norm" if config.importance == "bn" else "has no weights"
+                else:
+                    groups.append(_group(root, theirs, scores, graph, names, layers))
+            except _FAILURES as error:  # a group whose channels its dependency graph does not count right
+                left[root] = f"cannot be narrowed ({_reason(error)})"
         groups, broken = _working(module, contract, groups)
     except _FAILURES as error:
         # What its dependency graph cannot follow, a flattened map in a concatenation above all, shows only so.
-        raise cannot_prune((str(error) or type(error).__name__).splitlines()[0]) from error
+        raise cannot_prune(_reason(error)) from error
     left |= broken
     if not groups:
         reasons = "; ".join(f"{name} {why}" for name, why in list(left.items())[:4])
@@ -166,8 +170,16 @@ def _runs(module: nn.Module, contract: Contract, groups: list[Group]) -> str | N
         with torch.no_grad():
             trial.eval()(**example(contract))
     except _FAILURES as error:
-        return (str(error) or type(error).__name__).splitlines()[0]
+        return _reason(error)
     return None
+
+
+def _reason(error: BaseException) -> str:
+    return (
+        first_line(error)
+        if isinstance(error, (RuntimeError, ValueError))
+        else f"{type(error).__name__}: {first_line(error)}"
+    )
 
 
 def _importance(config: Prune, module: nn.Module) -> Any:
