@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
 SPLIT = "split attention"
+COUNT = "count of heads"
 
 
 def build(
@@ -161,22 +162,39 @@ def history_of(artifact: Artifact) -> list[Any]:
 def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> None:
     """Prune a freshly built model to the shapes that the history led to.
 
-    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart.
+    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart, or
+    [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads.
     """
     split = [name for what, name, *_ in history if what == SPLIT]
     if split:
         split_attention(module, split)
-    channels = [step for step in history if step[0] != SPLIT]
+    channels = [step for step in history if step[0] not in (SPLIT, COUNT)]
     if channels:
         dependencies(module, contract).load_pruning_history(channels)
+    set_counts(module, [step for step in history if step[0] == COUNT])
+
+
+def set_counts(module: nn.Module, steps: Sequence[Any]) -> None:
+    """Set what the steps [``COUNT``, name, attribute, value] say."""
+    for _, name, attribute, value in steps:
+        setattr(module.get_submodule(name), attribute, value)
 
 
 def dependencies(module: nn.Module, contract: Contract) -> Any:
     """torch-pruning's graph of which layers' channels go together (Fang et al. 2023), by tracing an example."""
     import torch_pruning
 
+    class Graph(torch_pruning.DependencyGraph):
+        def _trace(self, *given: Any, **named: Any) -> Any:
+            """It takes every concatenation behind a class token for one of tokens: those of features are told apart."""
+            nodes = super()._trace(*given, **named)
+            for node in nodes.values():
+                if "CatBackward" in str(node.grad_fn) and _of_features(node.grad_fn):
+                    node.enable_index_mapping = True
+            return nodes
+
     with in_one_piece(module):
-        return torch_pruning.DependencyGraph().build_dependency(
+        return Graph().build_dependency(
             module.eval(),
             example(contract),
             forward_fn=_forward,
@@ -185,6 +203,12 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
             customized_pruners=dict.fromkeys(RECURRENT, _recurrent()),
             **_unwrapped(module),
         )
+
+
+def _of_features(concatenation: Any) -> bool:
+    """Whether a traced ``torch.cat`` joins channels, as far as its rank tells: of [batch, channels] or of maps."""
+    rank = len(concatenation._input_metadata[0].shape)
+    return rank in (2, 4) and concatenation._saved_dim % 2**64 in (1, 2**64 - rank + 1)
 
 
 def _recurrent() -> Any:
