@@ -1,0 +1,175 @@
+"""Pruning and quantization: mmedge against plain torch-pruning and plain ``nncf.quantize``, one model, one interleaved run.
+
+``python -m tests.benchmarks.compression RUN [STAGE]`` takes a finished run's folder and the stage whose model is compressed
+(distill; teacher where nothing was distilled). mmedge's pruned model is the run's own. Plain torch-pruning removes at least
+as many multiply-accumulates, by one ratio for all layers, and recovers in the same loop with the same teacher. Plain NNCF
+has its defaults. A way that misses the recipe's accuracy budget on validation is marked, since nobody would ship it. The
+test split is read once, at the end. Prints a table for the README; nothing is asserted about time, since machines differ.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["NNCF_CI"] = "1"
+
+import numpy as np
+import torch
+
+from mmedge import artifact, recipe
+from mmedge.artifact import Artifact
+from mmedge.cli.common import progress
+from mmedge.data import samples
+from mmedge.data.samples import Samples
+from mmedge.graph.export import export
+from mmedge.graph.trace import example
+from mmedge.measure.cost import macs
+from mmedge.measure.gain import paired
+from mmedge.measure.latency import one_sample, ratios_to
+from mmedge.measure.quality import graph_predictor, score, subset_scores
+from mmedge.models.load import contract_of
+from mmedge.progress import Progress
+from mmedge.recipe import Prune, Quantize, Recipe
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.spec import Contract
+from mmedge.stages.prune.work import work_on
+from mmedge.stages.quantize import quantize
+from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
+from mmedge.stages.quantize.candidates import evaluator, over
+from mmedge.training.context import Context
+
+PARENT = "FP32, as it is"
+
+
+def plain_nncf(graph: Path, train: Samples, target: Path) -> Path:
+    """What NNCF's documentation shows: its defaults, 300 samples as they come, everything that it can quantize."""
+    import nncf
+    import onnx
+
+    inputs = calibration_inputs(train, calibration_rows(train, 300, 0), 0)
+    onnx.save(nncf.quantize(onnx.load(graph), nncf.Dataset(inputs)), target)
+    return target
+
+
+def plain_torch_pruning(parent: Artifact, config: Prune, most_macs: int, context: Context, target: Path) -> Path:
+    """As torch-pruning's README has it: one ratio for all layers, L2 importance, nothing rounded; no more MACs than ours."""
+    contract = contract_of(parent)
+    module = context.rebuild(parent)
+    work = work_on(parent, module, config, context)
+    pruned = _uniform(module, contract, most_macs)
+    work.recovered(pruned, config.train, "plain", "plain")
+    export(pruned, contract, target)
+    return target
+
+
+def _uniform(module: torch.nn.Module, contract: Contract, most_macs: int) -> torch.nn.Module:
+    import torch_pruning
+
+    for step in range(1, 40):
+        trial = copy.deepcopy(module).eval()
+        torch_pruning.pruner.BasePruner(
+            trial,
+            example(contract),
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=0.025 * step,
+            ignored_layers=[trial.head],
+            unwrapped_parameters=[(parameter, 0) for parameter in trial.absent.values()],
+            forward_fn=lambda model, inputs: model(**inputs),
+            output_transform=lambda result: list(result.values()),
+        ).step()
+        if macs(trial, contract) <= most_macs:
+            return trial
+    raise RuntimeError("torch-pruning cannot remove as much")
+
+
+def compared(run: Path, stage: str, folder: Path, shown: Progress) -> None:
+    """Make every way's graph from ``run``'s ``stage``, time them together, and print the table."""
+    parent, pruned = artifact.read(run / stage), artifact.read(run / "prune")
+    values, code = recipe.recall(parent.meta["recipe"], run / ".work")
+    resolved = recipe.parse(values, where=run / "report.json")
+    if (run / "data").is_dir():
+        shutil.copytree(run / "data", folder / "data")
+    dataset = samples.prepare(resolved, folder, code=code, progress=shown)
+    contract = contract_of(parent)
+    modalities = tuple(contract.modalities)
+    train, validation, test = (split.only(modalities) for split in (dataset.train, dataset.validation, dataset.test))
+    config, quantization = resolved.prune or Prune(), resolved.quantize or Quantize()
+
+    def context(name: str) -> Context:
+        teacher = artifact.read(run / "teacher") if (run / "teacher").is_dir() else None
+        return Context(resolved, dataset, folder / ".work" / name, code, shown, teacher)
+
+    def quantized(of: Artifact, name: str) -> Path:
+        return quantize(of, quantization, context(name), folder / name, "benchmark").file("model.onnx")
+
+    graphs = {PARENT: parent.file("model.onnx")}
+    seconds: dict[str, float] = {}
+
+    def add(name: str, made: Path, began: float) -> None:
+        graphs[name], seconds[name] = made, time.monotonic() - began
+
+    began = time.monotonic()
+    add("plain `nncf.quantize`", plain_nncf(graphs[PARENT], train, folder / "nncf.onnx"), began)
+    began = time.monotonic()
+    add("**mmedge quantize**", quantized(parent, "ours"), began)
+    if pruned.meta["macs"] < parent.meta["macs"]:
+        began = time.monotonic()
+        plain = plain_torch_pruning(parent, config, pruned.meta["macs"], context("plain"), folder / "pruned.onnx")
+        add("plain torch-pruning", plain, began)
+        began = time.monotonic()
+        add("plain torch-pruning, then NNCF", plain_nncf(plain, train, folder / "pruned-nncf.onnx"), began)
+        graphs["**mmedge prune**"] = pruned.file("model.onnx")
+        began = time.monotonic()
+        add("**mmedge prune, then quantize**", quantized(pruned, "both"), began)
+    ratios = ratios_to(graphs[PARENT], graphs, one_sample(test, resolved.measure.batch), resolved.measure, shown)
+    judge = evaluator(contract, validation)
+    parents = judge(graphs[PARENT])
+    _head(parent, pruned, resolved, len(np.flatnonzero(test.labelled)))
+    for name, graph in graphs.items():
+        inside = over(judge(graph), parents, quantization) <= 0
+        print(f"| {name} | {_test(graph, graphs[PARENT], contract, test)} | {'yes' if inside else '**no**'} "
+              f"| {ratios[name].value:.3f} [{ratios[name].low:.3f}, {ratios[name].high:.3f}] "
+              f"| {graph.stat().st_size / 1000:.0f} kB | {seconds.get(name, 0):.0f} s |", flush=True)  # fmt: skip
+
+
+def _head(parent: Artifact, pruned: Artifact, resolved: Recipe, count: int) -> None:
+    left = pruned.meta["macs"] / parent.meta["macs"]
+    print(
+        f"\n{resolved.name}, {parent.meta['stage']}: {parent.meta['params'] / 1e6:.3f} M parameters, "
+        f"{parent.meta['macs'] / 1e6:.1f} M MACs; mmedge's pruned model has {left:.0%} of them; {count} test samples\n"
+    )
+    print("| way | test | loss to FP32 [95 %] | subsets' losses | inside budget on validation | latency, of FP32's [95 %] | size | made in |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+
+
+def _test(graph: Path, reference: Path, contract: Contract, test: Samples) -> str:
+    """Quality on the test split, the paired loss against the reference, and what each subset of modalities loses."""
+    predictors = [graph_predictor(onnxruntime_cpu.session(each), contract, test) for each in (graph, reference)]
+    ours, theirs = (predict(test.present) for predict in predictors)
+
+    def loss(_: int, rows: np.ndarray) -> float:
+        return score(contract, theirs[rows], test.targets[rows]) - score(contract, ours[rows], test.targets[rows])
+
+    low, high = paired(loss, 1, test, resamples=1000, seed=0)
+    scores, before = (subset_scores(contract, test, predict) for predict in predictors)
+    losses = ", ".join(f"{name} {before[name] - value:+.3f}" for name, value in scores.items() if "+" not in name)
+    whole = np.arange(len(test))[test.labelled]
+    return f"{score(contract, ours[whole], test.targets[whole]):.3f} | {loss(0, whole):+.3f} [{low:+.3f}, {high:+.3f}] | {losses}"
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or not (Path(sys.argv[1]) / "prune").is_dir():
+        print("skipped: it needs the folder of a finished run: python -m tests.benchmarks.compression runs/demo")
+        return
+    with progress() as shown, tempfile.TemporaryDirectory() as name:
+        compared(Path(sys.argv[1]), (sys.argv[2:] or ["distill"])[0], Path(name), shown)
+
+
+if __name__ == "__main__":
+    main()
