@@ -20,7 +20,6 @@ from pathlib import Path
 
 os.environ["NNCF_CI"] = "1"
 
-import numpy as np
 import torch
 
 from mmedge import artifact, recipe
@@ -31,7 +30,7 @@ from mmedge.data.samples import Samples
 from mmedge.graph.export import export
 from mmedge.graph.trace import example
 from mmedge.measure.cost import macs
-from mmedge.measure.gain import paired
+from mmedge.measure.gain import loss_interval
 from mmedge.measure.latency import one_sample, ratios_to
 from mmedge.measure.quality import graph_predictor, score, subset_scores
 from mmedge.models.load import contract_of
@@ -165,14 +164,11 @@ def _test(graph: Path, reference: Path, contract: Contract, test: Samples) -> st
     predictors = [graph_predictor(onnxruntime_cpu.session(each), contract, test) for each in (graph, reference)]
     ours, theirs = (predict(test.present) for predict in predictors)
 
-    def loss(_: int, rows: np.ndarray) -> float:
-        return score(contract, theirs[rows], test.targets[rows]) - score(contract, ours[rows], test.targets[rows])
-
-    low, high = paired(loss, 1, test, resamples=1000, seed=0)
+    low, high = loss_interval(contract, test, 0)(theirs, ours)
     scores, before = (subset_scores(contract, test, predict) for predict in predictors)
     losses = ", ".join(f"{name} {before[name] - value:+.3f}" for name, value in scores.items() if "+" not in name)
-    whole = np.arange(len(test))[test.labelled]
-    return f"{score(contract, ours[whole], test.targets[whole]):.3f} | {loss(0, whole):+.3f} [{low:+.3f}, {high:+.3f}] | {losses}"
+    value, reference = (score(contract, output, test.targets) for output in (ours, theirs))
+    return f"{value:.3f} | {reference - value:+.3f} [{low:+.3f}, {high:+.3f}] | {losses}"
 
 
 def main() -> None:
