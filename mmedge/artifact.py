@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ MANIFEST = "manifest.json"
 # Part of the name of what is written beside its place: left behind, it is known as ours.
 _BESIDE = ".mmedge-"
 SCHEMA = 1
+# A tokenizer of 200,000 tokens stands in a manifest and takes some 20 MB.
+_MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,19 @@ def code_hash(*names: str) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside ``path`` and rename; NaN and infinity are refused, since JSON has neither."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(_as_json(value), encoding="utf-8")
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plain_text(file: Path) -> str:
+    """The text of a plain file: OSError for a link, a device, or what is too large to be one of mmedge's own."""
+    told = file.lstat()
+    if not stat.S_ISREG(told.st_mode) or told.st_size > _MOST_BYTES:
+        raise OSError("it is no plain file, or too large")
+    return file.read_bytes().decode("utf-8")  # as it is: read_text would turn line ends into its own
 
 
 @contextmanager
@@ -239,7 +254,8 @@ def read(path: Path) -> Artifact:
     """
     manifest = path / MANIFEST
     try:
-        record = json.loads(manifest.read_text(encoding="utf-8"))
+        text = plain_text(manifest)
+        record = json.loads(text)
     except FileNotFoundError:
         raise MmedgeError(
             "this folder is no mmedge artifact: it has no manifest.json",
@@ -262,9 +278,12 @@ def read(path: Path) -> Artifact:
         for name, entry in record["files"].items():
             _verify_file(path, name, entry["sha256"])
         files, meta = frozenset(record["files"]), {**record["meta"]}
-        return Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], meta, files)
+        found = Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], meta, files)
     except (KeyError, TypeError, AttributeError) as error:
         raise _tampered(f"the manifest lacks {error}", manifest) from error
+    if _as_json(record) != text:  # keys given twice, or other blanks: other readers may understand it otherwise
+        raise _tampered("the manifest is not, byte for byte, what was written", manifest)
+    return found
 
 
 def _verify_file(folder: Path, name: str, digest: str) -> None:

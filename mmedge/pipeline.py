@@ -33,6 +33,7 @@ _CODE = (
     "graph",
     "measure",
     "runtime/layers.py",
+    "runtime/machine.py",
     "runtime/onnxfile.py",
     "runtime/preprocess",
     "runtime/sessions.py",

@@ -58,6 +58,33 @@ def test_a_changed_manifest_is_told(tmp_path):
         artifact.read(tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\n",
+        lambda text: text[:-1],
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("{", '{"stage": "bundle",', 1),  # a key twice: some readers take the first
+    ],
+)
+def test_not_one_byte_of_a_manifest_may_change(tmp_path, change):
+    made(tmp_path / "a")
+    manifest = tmp_path / "a" / "manifest.json"
+    manifest.write_bytes(change(manifest.read_text()).encode())
+    with pytest.raises(MmedgeError, match="byte for byte"):
+        artifact.read(tmp_path / "a")
+
+
+def test_a_manifest_that_is_a_link_is_not_followed(tmp_path):
+    made(tmp_path / "a")
+    (tmp_path / "a/manifest.json").rename(tmp_path / "elsewhere.json")
+    for target in (tmp_path / "elsewhere.json", "/dev/zero"):  # the second has no end
+        (tmp_path / "a/manifest.json").unlink(missing_ok=True)
+        (tmp_path / "a/manifest.json").symlink_to(target)
+        with pytest.raises(MmedgeError, match="no plain file"):
+            artifact.read(tmp_path / "a")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 99}', "\x00\xff"])
 def test_a_half_written_or_foreign_manifest_is_an_error_of_three_lines_at_most(tmp_path, text):
     made(tmp_path / "a")

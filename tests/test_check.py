@@ -438,6 +438,15 @@ def test_a_hint_layer_that_does_not_exist_is_told_with_those_that_do(whole, tmp_
     assert "no layers by name" in fault["what"]
 
 
+def test_a_hint_layer_that_gives_nothing_to_compare_is_told_before_anything_is_trained(whole):
+    hints = {"loss": {"hints": [{"teacher": "encoders", "student": "fusion"}]}}
+    (fault,) = of(teaching(whole[0], distill=hints), "hint")
+    assert "the teacher's layer 'encoders' did not run" in fault["what"]
+    widths = {"model": {"hidden": 24}, "loss": {"hints": [{"kind": "attention"}]}}
+    (fault,) = of(teaching(whole[0], distill=widths), "hint")
+    assert "attention compares maps" in fault["what"] and "24" in fault["what"]
+
+
 def test_a_hint_of_a_candidate_loss_and_one_at_what_is_imagined_are_looked_at_too(whole):
     candidate = {"candidates": [{"hints": [{"teacher": "fusion", "student": "nowhere"}]}]}
     (fault,) = of(teaching(whole[0], distill=candidate), "hint")

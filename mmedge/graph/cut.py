@@ -5,7 +5,7 @@ Both are cut from the one verified graph, by its structure alone, so that a user
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
     """Write the graph that takes only ``subset``: no input ``present``, and the absent encoders left out.
 
     ``present`` becomes a constant; every Where that it decides is replaced by the side that it takes, and what then leads
-    nowhere is removed. An absent input that is still read (for its batch size, say) becomes zeros.
+    nowhere is removed. An absent input that is still read becomes zeros. What then depends on nothing that is given (an
+    encoder of zeros or of the training mean, features times ``present``) is computed here, once, and kept as a constant.
     """
     import onnx
     from onnx import helper
@@ -53,6 +54,7 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
             )
             made += _expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
     _finish(model, [*made, *nodes], list(subset))
+    _fold(model, anchor, shapes)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 
@@ -132,11 +134,82 @@ def _expanded(model: Any, source: str, out: str, rest: Iterable[Any]) -> list[An
     import onnx
     from onnx import helper
 
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(list(rest), np.int64), f"{out}.rest"))
+    # By source and result: a Where's kept side is repeated first, and may then turn out to be a constant.
+    sizes, shape = f"{source}.{out}.rest", f"{source}.{out}.shape"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(list(rest), np.int64), sizes))
     return [
-        helper.make_node("Concat", ["mmedge.batch", f"{out}.rest"], [f"{out}.shape"], f"{out}.shape", axis=0),
-        helper.make_node("Expand", [source, f"{out}.shape"], [out], f"{out}.expanded"),
+        helper.make_node("Concat", ["mmedge.batch", sizes], [shape], shape, axis=0),
+        helper.make_node("Expand", [source, shape], [out], f"{out}.expanded"),
     ]
+
+
+def _fold(model: Any, anchor: str, shapes: dict[str, list[int | str]]) -> None:
+    """Make constants of what is the same for every row of every batch, whatever the inputs hold.
+
+    Judged by computing it for batches of 1, 2 and 3: what couples the rows of a batch, or counts them, is left alone.
+    """
+    import onnx
+
+    constant = {tensor.name for tensor in model.graph.initializer} | {""}
+    idle = {"mmedge.batch"}  # depends on the size of the batch at most
+    for node in model.graph.node:
+        if all(name in constant or name in idle for name in node.input):
+            idle.update(node.output)
+    read = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if not idle.issuperset(node.output):
+            read.update(node.input)
+    ends = sorted((read & idle) - {"mmedge.batch", ""})
+    alike = {name: values[0] for name, values in zip(ends, _at_batches(model, anchor, ends)) if _rows_alike(values)}
+    nodes, made = [], []
+    for name, value in alike.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}.once"))
+        made += _expanded(model, f"{name}.once", name, value.shape[1:])
+    for node in model.graph.node:
+        if not alike.keys() & set(node.output):
+            _broadcast(node, alike, shapes)
+            nodes.append(node)
+    after = next((index for index, node in enumerate(nodes, 1) if "mmedge.batch" in node.output), 0)
+    _finish(model, [*nodes[:after], *made, *nodes[after:]], [value.name for value in model.graph.input])
+
+
+def _at_batches(model: Any, anchor: str, names: Sequence[str]) -> list[list[np.ndarray]]:
+    """Values of tensors that depend on the batch size alone, each for batches of 1, 2 and 3."""
+    if not names:
+        return []
+    import onnx
+
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    _finish(part, list(part.graph.node), [anchor])
+    session = onnxruntime_cpu.session(part.SerializeToString(), optimize=False)
+    info = session.inputs[anchor]
+    answers = [
+        session({anchor: np.zeros([rows, *(size or 1 for size in info.shape[1:])], info.dtype)}) for rows in (1, 2, 3)
+    ]
+    return [[answer[name] for answer in answers] for name in names]
+
+
+def _rows_alike(values: Sequence[np.ndarray]) -> bool:
+    """Whether [1, …], [2, …] and [3, …] repeat one row."""
+    first = values[0]
+    return all(
+        value.shape == (rows, *first.shape[1:]) and bool(np.allclose(value, first, rtol=1e-5, atol=1e-7))
+        for rows, value in enumerate(values, 1)
+    )
+
+
+def _broadcast(node: Any, alike: Mapping[str, np.ndarray], shapes: Mapping[str, list[int | str]]) -> None:
+    """Let an elementwise node read the one row itself where another of its inputs brings the batch."""
+    if node.op_type not in ("Add", "Sub", "Mul", "Div", "Where"):
+        return
+    others = [shapes.get(name, []) for name in node.input if name not in alike]
+    ranks = {len(shape) for shape in others if shape and isinstance(shape[0], str)}
+    for index, name in enumerate(node.input):
+        if name in alike and alike[name].ndim in ranks:
+            node.input[index] = f"{name}.once"
 
 
 def _finish(model: Any, nodes: list[Any], inputs: list[str]) -> None:

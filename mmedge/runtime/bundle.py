@@ -230,8 +230,8 @@ def _verify_signature(folder: Path, shown: Path, key: str | Path | bytes) -> Non
     exceptions = _cryptography("cryptography.exceptions")
     public = _public_key(key)
     try:
-        signature = bytes.fromhex((folder / SIGNATURE).read_text().strip())
-        manifest = (folder / artifact.MANIFEST).read_bytes()
+        signature = bytes.fromhex(artifact.plain_text(folder / SIGNATURE).strip())
+        manifest = artifact.plain_text(folder / artifact.MANIFEST).encode()
     except FileNotFoundError as error:
         what = "is not signed" if Path(error.filename).name == SIGNATURE else "has no manifest.json"
         raise MmedgeError(
@@ -239,7 +239,7 @@ def _verify_signature(folder: Path, shown: Path, key: str | Path | bytes) -> Non
             where=str(shown),
             todo="mmedge export BUNDLE --sign KEY signs it",
         ) from None
-    except ValueError:
+    except (ValueError, OSError):
         raise MmedgeError("the bundle's signature cannot be read", where=str(shown), todo="sign it again") from None
     try:
         public.verify(signature, manifest)

@@ -93,6 +93,14 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
             *([_said(losses)] if losses else []),
             decision["said"],
             f"seed {number} of {config.controls.seeds} kept, by validation",
+            *_untaken(config, context, contract),
+            # Of the kept one it is told with the training; a control that broke off makes the gain look better.
+            *(
+                f"{name}: {note}"
+                for name, student in every.items()
+                if student.fitted.diverged and student is not best
+                for note in student.fitted.notes
+            ),
         ),
         more={
             "students": sorted(every),
@@ -169,6 +177,17 @@ def _said(losses: list[dict[str, Any]]) -> str:
     loss = kept["loss"]
     words = f"{loss['kind']}, logits {loss['logits']:g}, temperature {loss['temperature']:g}, {loss['schedule']}"
     return f"loss chosen in one seed by validation: {words} ({kept['selection']:.3f}; the others {others})"
+
+
+def _untaken(config: Distill, context: Context, contract: Contract) -> tuple[str, ...]:
+    """The controls that the recipe asks for and that cannot be had, with the reason."""
+    assert context.teacher is not None, "teacher_for has refused that"
+    asked, notes = config.controls, []
+    if asked.no_distillation and config.labels == "none":
+        notes.append("control no_distillation left out: the student sees no label, so nothing else can teach it")
+    if asked.same_modality_teacher and not takes_others(load.contract_of(context.teacher), contract):
+        notes.append("control same_modality_teacher left out: the teacher takes no modality that the student does not")
+    return tuple(notes)
 
 
 def _compared(variants: dict[str, Variant]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.samples import Samples
-from mmedge.errors import MismatchError
+from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph.export import Agreement, compare, export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.quality import predict_graph, predict_module
@@ -116,7 +116,10 @@ def provenance(contract: Contract, context: Context) -> dict[str, Any]:
 
 
 def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples) -> list[Agreement]:
-    """Compare the graph with the module for every subset of modalities; raises MismatchError on a miss."""
+    """Compare the graph with the module for every subset of modalities; raises MismatchError on a miss.
+
+    Raises MmedgeError where the module itself answers a sample with NaN or infinity: then it is not the export.
+    """
     run = onnxruntime_cpu.session(graph)
     names = tuple(contract.modalities)
     agreements = []
@@ -127,6 +130,13 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
             predict_module(module, contract, samples, present),
             predict_graph(run, contract, samples, present),
         )
+        if not np.isfinite(expected).all():
+            row = int(np.argwhere(~np.isfinite(expected))[0][0])
+            raise MmedgeError(
+                f"the model's own output holds NaN or infinity with {'+'.join(chosen)}",
+                where=f"{samples.split} sample {samples.ids[row]}",
+                todo="look at the model's weights and at this sample",
+            )
         agreement = compare("+".join(chosen), expected, actual)
         if not agreement.max_abs <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise MismatchError(

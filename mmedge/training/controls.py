@@ -12,8 +12,9 @@ from mmedge.recipe import Distill, Hint, Loss
 from mmedge.spec import Contract
 from mmedge.training import processes
 from mmedge.training.context import Context
+from mmedge.training.layers import layer_of
 from mmedge.training.objectives import supervised
-from mmedge.training.sources import ModuleSource, layers_of
+from mmedge.training.sources import ModuleSource
 from mmedge.training.students import Variant, train_student
 from mmedge.training.taught import answering, shown_split
 from mmedge.training.teachers import Teacher
@@ -60,8 +61,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         schedule,
     )
     module = train_student(variant, section.model, contract, own, 0).module
-    layers = layers_of(module)
-    hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if hint.teacher.removeprefix("inner.") in layers)
+    hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if layer_of(module, hint.teacher) is not None)
     loss = config.loss.model_copy(update={"hints": hints})
     seen = shown_split(own.dataset, context, config.train, "train", tuple(contract.modalities))
     source = ModuleSource(

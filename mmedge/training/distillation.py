@@ -101,10 +101,13 @@ def attention_map(activation: Tensor, grid: int = 4) -> Tensor:
     """Zagoruyko & Komodakis 2017, "Paying more attention to attention": where a layer looks, [batch, grid * grid].
 
     The mean over channels of the squared activation [batch, channels, height, width], brought to one grid so that
-    teacher and student may have maps of different sizes. A layer without a map ([batch, f]) is its own attention.
+    teacher and student may have maps of different sizes; [batch, channels, length] is a map of one column. A layer
+    without a map ([batch, f]) is its own attention.
     """
     if activation.dim() == 3:
         activation = activation[..., None]
+    if activation.dim() > 4:
+        activation = activation.flatten(3)
     if activation.dim() == 4:
         activation = F.adaptive_avg_pool2d(activation.square().mean(dim=1, keepdim=True), grid)
     return F.normalize(activation.flatten(1), dim=1)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from mmedge import artifact as artifacts
 from mmedge.data.answers import no_common_sample
 from mmedge.data.samples import check_read
 from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
+from mmedge.graph.trace import example
 from mmedge.measure.classes import class_map
 from mmedge.models import load
 from mmedge.recipe import Another, Given, Model, Recipe
 from mmedge.spec import Contract
-from mmedge.training.sources import Layer, no_hints
+from mmedge.training.layers import Layer, check_pair
+from mmedge.training.sources import no_hints
 from mmedge.training.taught import read_teacher_answers, teaching_contract
 
 
@@ -106,7 +111,7 @@ def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[st
 
 
 def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
-    """Hints of any of the losses whose layers do not exist, in the teacher and in the student."""
+    """Hints of any of the losses whose layers do not exist, give nothing to compare, or cannot be compared as asked."""
     assert recipe.distill is not None
     hints, faults = [hint for loss in recipe.distill.losses for hint in loss.hints], []
     if recipe.teacher.onnx or recipe.teacher.outputs:
@@ -119,16 +124,39 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
         "teacher": (recipe.teacher.model, own_contract(recipe.teacher, contract)),
         "student": (recipe.distill.model, own_contract(Given(model=recipe.distill.model), contract)),
     }
+    widths: dict[tuple[str, str, str], int] = {}
     for who, (section, own) in sections.items():
-        wanted = sorted({getattr(hint, who) for hint in hints})
+        wanted = sorted({(getattr(hint, who), hint.kind) for hint in hints})
         try:
-            module = load.build(section, own, factory=factory(section), fresh=True) if wanted else None
+            module = load.build(section, own, factory=factory(section), fresh=True).eval() if wanted else None
         except Exception:  # what is wrong with a model is told where the models are looked at
             continue
-        for layer in wanted:
+        layers: dict[tuple[str, str, str], Layer] = {}
+        for name, kind in wanted:
             assert module is not None
             try:
-                Layer(module, layer, "features", who)
+                layers[who, name, kind] = Layer(module, name, kind, who)
+            except UsageError as error:
+                faults.append(Fault.of(error, "hint"))
+        if layers and module is not None and _runs(module, own):
+            for key, layer in layers.items():
+                try:
+                    widths[key] = layer.take(1).shape[1]
+                except UsageError as error:
+                    faults.append(Fault.of(error, "hint"))
+    for hint in hints:
+        ours, theirs = ((who, getattr(hint, who), hint.kind) for who in ("student", "teacher"))
+        if ours in widths and theirs in widths:
+            try:
+                check_pair(hint, widths[ours], widths[theirs])
             except UsageError as error:
                 faults.append(Fault.of(error, "hint"))
     return faults
+
+
+def _runs(module: nn.Module, contract: Contract) -> bool:
+    """Run one example; whether that went well. Why it did not is told where the models are looked at."""
+    with torch.no_grad(), suppress(Exception):
+        module(**example(contract, 1))
+        return True
+    return False

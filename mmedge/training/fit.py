@@ -36,11 +36,15 @@ Objective = Callable[[Any, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit ended with. ``history``: one record an epoch; ``notes``: what a reader of the report must know."""
+    """What a fit ended with. ``history``: one record an epoch; ``notes``: what a reader of the report must know;
+
+    ``diverged``: it ended with the best epoch before its loss was no number.
+    """
 
     history: list[dict[str, float]]
     best_epoch: int
     notes: tuple[str, ...]
+    diverged: bool = False
 
 
 def fit(
@@ -83,6 +87,7 @@ def fit(
     steps = steps_per_epoch(train_samples, train)
     total = steps * train.epochs
     notes: tuple[str, ...] = ()
+    diverged = False
     kind = train.log if processes.is_main() else "csv"
     with logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log, synchronised(parts):
         for epoch in range(len(run.history), train.epochs):
@@ -110,7 +115,8 @@ def fit(
                 if step % 10 == 0:
                     progress.step(task, step, total, _shown(epoch, train, run.history))
             # Read once an epoch: a GPU is not waited for at every step.
-            loss = float(processes.total(torch.stack(losses).double().mean()))
+            each = processes.total(torch.stack(losses).double())
+            loss = float(each.mean())
             with average.shown() if average else nullcontext():
                 # The last step's loss may be finite, and what the weights after it answer not.
                 figures = (
@@ -120,11 +126,8 @@ def fit(
                     run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
             if figures is None:
                 if not run.best:
-                    raise MmedgeError(
-                        "training diverged: the loss or the outputs are not finite",
-                        where=f"{task}, epoch {epoch + 1}",
-                        todo="lower train.learning_rate",
-                    )
+                    raise _diverged(task, epoch, each)
+                diverged = True
                 notes = (f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",)
                 break
             seconds = time.monotonic() - started
@@ -137,7 +140,7 @@ def fit(
     module.load_state_dict(run.best)
     processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
     module.to("cpu").eval()
-    return Fitted(run.history, best, notes)
+    return Fitted(run.history, best, notes, diverged)
 
 
 class _Learner(nn.Module):
@@ -196,6 +199,23 @@ def _check_batch_norm(parts: nn.Module, batch: int, train: Train) -> None:
 def _best(history: list[dict[str, float]]) -> int:
     """The best epoch by validation, counted from 1; of equals the last."""
     return 1 + max(range(len(history)), key=lambda index: (history[index]["selection"], index))
+
+
+def _diverged(task: str, epoch: int, losses: Tensor) -> MmedgeError:
+    """What is told where there is no good epoch yet. ``losses``: [steps], those of the epoch."""
+    lost = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    if epoch == 0 and lost[:1] == [0]:  # nothing was learned yet: it is not the schedule
+        return MmedgeError(
+            "the loss of the very first batch is not finite",
+            where=f"{task}, epoch 1, step 1 of {len(losses)}",
+            todo="look for NaN or infinity in what the model answers to the training samples, and in its weights",
+        )
+    step = f", step {lost[0] + 1} of {len(losses)}" if lost else ""
+    return MmedgeError(
+        "training diverged: the loss or the outputs are not finite",
+        where=f"{task}, epoch {epoch + 1}{step}",
+        todo="lower train.learning_rate",
+    )
 
 
 def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:

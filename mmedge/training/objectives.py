@@ -13,8 +13,8 @@ from mmedge.recipe import Hint, Loss, Schedule, Train
 from mmedge.spec import Contract
 from mmedge.training import distillation
 from mmedge.training.batches import Batch
+from mmedge.training.layers import Layer, check_pair
 from mmedge.training.losses import label_loss
-from mmedge.training.sources import Layer
 from mmedge.training.teachers import Taught, Teacher
 
 _SHARED = 128
@@ -42,14 +42,14 @@ class Distillation(nn.Module):
         self._layers = [Layer(student, hint.student, hint.kind, "student") for hint in loss.hints]
         if self._layers:
             with torch.no_grad():
-                student.eval()(**example(contract))
+                student.eval()(**example(contract, 1))
         widths = zip(self._layers, teacher.widths, loss.hints)
         self._columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
         # The place of each of the student's classes among the teacher's; -1 where the teacher does not know it.
         self._places = torch.full((contract.outputs,), -1)
         if self._columns is not None:
             self._places[self._columns] = torch.arange(len(self._columns))
-        self.project = nn.ModuleList(_Projection(hint, layer.take().shape[1], width) for layer, width, hint in widths)
+        self.project = nn.ModuleList(_Projection(hint, layer.take(1).shape[1], width) for layer, width, hint in widths)
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         output = student(present=batch.present, **batch.inputs)[self._contract.output]
@@ -61,7 +61,7 @@ class Distillation(nn.Module):
             total = total + loss.logits * scheduled(loss.schedule, batch.passed) * of_logits
         for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, answer.hints):
             weight = hint.weight * scheduled(hint.schedule or loss.schedule, batch.passed)
-            ours = layer.take()
+            ours = layer.take(len(output), len(batch.index))
             # The answers to one sample are no samples of their own: contrasts and relations are within one of its k.
             each = range(len(ours) // len(theirs))
             total = total + weight * sum(_hint_loss(hint, *project(ours[k :: len(each)], theirs)) for k in each) / len(
@@ -127,6 +127,7 @@ class _Projection(nn.Module):
 
     def __init__(self, hint: Hint, student: int, teacher: int) -> None:
         super().__init__()
+        check_pair(hint, student, teacher)
         shared = min(_SHARED, teacher)
         self.student: nn.Module = nn.Identity()
         self.teacher: nn.Module = nn.Identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from mmedge.artifact import hash_json
 from mmedge.data.answers import Answers, no_common_sample
 from mmedge.data.samples import Samples
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.classes import ClassMap
 from mmedge.recipe import Augment, Hint
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 from mmedge.training.batches import view_of
 from mmedge.training.device import training_device
-from mmedge.training.distillation import attention_map
+from mmedge.training.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -86,41 +86,6 @@ class Shown:
                 )
 
 
-def layers_of(module: nn.Module) -> dict[str, nn.Module]:
-    """{name: layer} by the names that a recipe uses, those of the user's own module: a wrapper's ``inner.`` is left out."""
-    return {name.removeprefix("inner."): child for name, child in module.named_modules() if name}
-
-
-class Layer:
-    """Keeps the output of one named layer of a module: [batch, features], or its attention map for that kind of hint."""
-
-    def __init__(self, module: nn.Module, layer: str, kind: str, where: str) -> None:
-        layers = layers_of(module)
-        if layer.removeprefix("inner.") not in layers:
-            raise UsageError(
-                f"the {where} has no layer {layer!r}{did_you_mean(layer, layers)}; it has {_some(layers)}",
-                where=f"distill.loss.hints.{where}",
-            )
-        self._kind = kind
-        self._value: Tensor | None = None
-        layers[layer.removeprefix("inner.")].register_forward_hook(self._keep)
-
-    def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) else output
-        self._value = attention_map(value) if self._kind == "attention" else value.flatten(1)
-
-    def take(self) -> Tensor:
-        """The layer's output in the last forward pass, as float32 whatever precision it ran in."""
-        assert self._value is not None, "the layer did not run"
-        return self._value.float()
-
-
-def _some(layers: Mapping[str, nn.Module], most: int = 24) -> str:
-    """Layer names, the outermost first: a large model has hundreds."""
-    names = sorted(layers, key=lambda name: name.count("."))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 class ModuleSource:
     """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data."""
 
@@ -141,7 +106,7 @@ class ModuleSource:
         with torch.no_grad():
             moved = {name: x.to(self._device) for name, x in self._shown.inputs(index, view).items()}
             logits = self._module(present=self._shown.present(index).to(self._device), **moved)[self._contract.output]
-        parts = [x.float().cpu().numpy() for x in (logits, *(layer.take() for layer in self._layers))]
+        parts = [x.float().cpu().numpy() for x in (logits, *(layer.take(len(index)) for layer in self._layers))]
         self._shown.finite(parts, index, self._who)
         return Answer(parts[0], np.ones(len(index), bool), parts[1:])
 

@@ -3,11 +3,15 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 from mmedge.errors import MmedgeError
 from mmedge.graph import cut
 from mmedge.graph.bisect import first_difference
+from mmedge.graph.export import export
+from mmedge.models.heads import Wrapped
 from mmedge.runtime.onnxfile import read_nodes
 from mmedge.runtime.targets import onnxruntime_cpu
 from tests.runtime.small import CONTRACT, write_graph
@@ -43,6 +47,38 @@ def test_an_absent_encoder_is_left_out(graph, tmp_path):
     kinds = [node.kind for node in read_nodes(tmp_path / "cut.onnx")]
     assert "Conv" not in kinds and "Where" not in kinds
     assert (tmp_path / "cut.onnx").stat().st_size < graph.stat().st_size / 2
+
+
+class Own(nn.Module):
+    """A network as users write them: no Where; features times presence, or no presence at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 8))
+        self.feel = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, image, vitals):
+        return self.head(torch.cat([self.look(image), self.feel(vitals)], 1))
+
+
+class Masked(Own):
+    def forward(self, image, vitals, present):
+        shown = present.to(image.dtype)
+        return self.head(torch.cat([self.look(image) * shown[:, :1], self.feel(vitals) * shown[:, 1:]], 1))
+
+
+@pytest.mark.parametrize("network", [Own, Masked])
+def test_an_absent_encoder_of_a_users_own_network_is_left_out(tmp_path, network):
+    means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
+    export(Wrapped(network(), {name: name for name in means}, means, "logits", None), CONTRACT, tmp_path / "model.onnx")
+    whole, x = onnxruntime_cpu.session(tmp_path / "model.onnx"), given()
+    for kept, gone in (("image", "LayerNormalization"), ("vitals", "Conv")):
+        cut.subset_graph(tmp_path / "model.onnx", CONTRACT, [kept], tmp_path / "cut.onnx")
+        assert gone not in [node.kind for node in read_nodes(tmp_path / "cut.onnx")]
+        present = np.tile([name == kept for name in x], (5, 1))
+        answered = onnxruntime_cpu.session(tmp_path / "cut.onnx")({kept: x[kept]})["logits"]
+        np.testing.assert_allclose(answered, whole({**x, "present": present})["logits"], atol=1e-6)
 
 
 def test_encoders_and_head_together_are_the_whole_graph(graph, tmp_path):

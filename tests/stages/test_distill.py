@@ -11,7 +11,7 @@ from mmedge.progress import Silent
 from mmedge.recipe import Controls
 from mmedge.stages import distill
 from mmedge.training.controls import same_modality_teacher, takes_others
-from mmedge.training.students import Student
+from mmedge.training.students import Student, train_student
 from tests.conftest import parsed
 
 
@@ -91,6 +91,20 @@ def test_the_report_compares_on_the_test_split_what_each_control_is_about(finish
     assert all(control["quality"]["split"] == "test" for control in controls.values())
     decision = outcome.report["stages"][-1]["decision"]
     assert decision["kept"] == ("distilled" if decision["gain"] > 0 else "control")
+
+
+def test_a_control_that_cannot_be_had_and_one_that_broke_off_are_told(finished, context, tmp_path, monkeypatch):
+    def training(variant, model, contract, context, number):
+        student = train_student(variant, model, contract, context, number)
+        broke = replace(student.fitted, diverged=True, notes=("training diverged in epoch 2",))
+        return replace(student, fitted=broke) if variant.name == "control" and number == 1 else student
+
+    monkeypatch.setattr(distill, "train_student", training)
+    controls = Controls(seeds=2, same_modality_teacher=True)
+    config = section(context, controls=controls)
+    notes = distill.distill(finished.artifact("teacher"), config, context, tmp_path / "d", "k").meta["notes"]
+    assert any("same_modality_teacher left out" in note for note in notes)
+    assert "control-1: training diverged in epoch 2" in notes or "training diverged in epoch 2" in notes
 
 
 def test_the_same_modality_teacher_knows_the_students_modalities_only(finished, context):

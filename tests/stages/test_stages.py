@@ -1,12 +1,13 @@
 """Stages: what each promises beside an artifact."""
 
 import pytest
+import torch
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, Teacher
 from mmedge.runtime.targets import tensorrt
-from mmedge.stages import export, train
+from mmedge.stages import export, train, trained
 
 
 def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finished, context):
@@ -17,6 +18,16 @@ def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finish
     with pytest.raises(MismatchError, match="differs from its parent") as raised:
         export.verify(graph, other, contract, test, "fp32")
     assert raised.value.exit_code == 5 and str(other) in str(raised.value)
+
+
+def test_a_model_that_answers_nan_is_named_with_the_sample_and_the_export_is_not_blamed(finished, context):
+    made, samples = finished.artifact("distill"), context.dataset.validation
+    module = context.rebuild(made)
+    with torch.no_grad():
+        module.head[-1].bias.fill_(float("nan"))
+    with pytest.raises(MmedgeError, match="the model's own output holds NaN") as raised:
+        trained.verify(module, made.file("model.onnx"), contract_of(made), samples)
+    assert raised.value.exit_code == 1 and samples.ids[0] in str(raised.value)
 
 
 def test_an_export_is_compared_over_every_sample_and_subset(finished):

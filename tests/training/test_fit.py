@@ -191,7 +191,7 @@ class Diverging(nn.Module):
 
 def test_divergence_keeps_the_best_epoch_before_it_and_says_so(tmp_path):
     module, fitted = trained(tmp_path / "a", Diverging(25))
-    assert len(fitted.history) == 2 and "diverged in epoch 3" in fitted.notes[0]
+    assert len(fitted.history) == 2 and "diverged in epoch 3" in fitted.notes[0] and fitted.diverged
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
 
 
@@ -215,8 +215,15 @@ def test_divergence_in_the_last_step_of_an_epoch_does_not_keep_broken_weights(tm
 
 
 def test_divergence_before_a_first_good_epoch_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(MmedgeError, match="learning_rate"):
+    with pytest.raises(MmedgeError, match="learning_rate") as error:
         trained(tmp_path / "a", Diverging(3))
+    assert "epoch 1, step 4 of 10" in error.value.where
+
+
+def test_a_model_that_answers_nan_from_the_start_is_not_blamed_on_the_learning_rate(tmp_path):
+    with pytest.raises(MmedgeError, match="very first batch is not finite") as error:
+        trained(tmp_path / "a", Diverging(0))
+    assert "learning_rate" not in error.value.todo and "step 1 of 10" in error.value.where
 
 
 def test_the_best_epoch_by_validation_is_kept_and_not_the_last(tmp_path):
