@@ -13,6 +13,7 @@ from mmedge import __version__, artifact
 from mmedge.data.arrays import Calls, read_calls
 from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT
+from mmedge.graph.foreign import tidied
 from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import bootstrap_rows
 from mmedge.progress import Progress
@@ -89,7 +90,8 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
         _check_labels(judging, expected, chosen, source)
     key = artifact.hash_json([artifact.sha256_of(model), source, settings])
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
-        graph = _whole(model, folder)
+        graph = folder / "whole.onnx"
+        notes += tidied(model, graph, calibrating.inputs[0])
         inputs, _ = calibration.calibrated(
             graph,
             lambda: calibrating.inputs,
@@ -146,23 +148,11 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _whole(model: Path, folder: Path) -> Path:
-    """The model as one file: weights that lie beside it are taken in, since candidates are written elsewhere."""
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    if any(uses_external_data(tensor) for tensor in onnx.load(model, load_external_data=False).graph.initializer):
-        onnx.save(onnx.load(model), folder / "whole.onnx")
-        return folder / "whole.onnx"
-    return model
-
-
 def _tidy(folder: Path, graph: Path) -> None:
     import shutil
 
     shutil.rmtree(folder / ".work", ignore_errors=True)
-    if graph.parent == folder:
-        graph.unlink()
+    graph.unlink()
 
 
 def _answers(run: Any, calls: Calls) -> list[dict[str, np.ndarray]]:
