@@ -88,7 +88,6 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
     kind = settings.judge or _judge_of(judging, expected, chosen)
     if kind == "accuracy":
         _check_labels(judging, expected, chosen, source)
-    scores = _Scores(judging, expected, chosen, kind)
     key = artifact.hash_json([artifact.sha256_of(model), source, settings])
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
         graph = folder / "whole.onnx"
@@ -104,8 +103,9 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
         task = Task(
             graph=graph,
             calibration=inputs,
-            evaluate=scores.of,
+            evaluate=_scorer(judging, expected, chosen, kind),
             outputs=_outputs(judging),
+            loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
             time=_timer(judging, settings, progress),
             progress=progress,
             work=folder / ".work",
@@ -117,7 +117,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             table, settings.config, folder, notes
         )
         for row in report["candidates"]:
-            row |= scores.intervals(row["precision"], settings.seed)
+            row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
         report |= _verdict(report, settings)
         _tidy(folder, graph)
         artifact.write_json(folder / "report.json", report)
@@ -195,39 +195,33 @@ def _check_labels(calls: Calls, expected: list[dict[str, np.ndarray]], output: s
         raise UsageError(f"a label is {calls.labels.max()}, and the output {output!r} has {size} classes", where=source)
 
 
-class _Scores:
-    """Each graph's score of every judged call, float [n], remembered for its interval; more is better in every kind."""
+def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> Callable[[Path], Scored]:
+    """``Task.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
 
-    def __init__(self, calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> None:
-        self._calls, self._expected, self._output, self._kind = calls, expected, output, kind
-        self._known = {"fp32": self._values(expected)}
-
-    def of(self, graph: Path) -> Scored:
-        # Of FP32 the answers are there; another name's graph may be another one each time, where a mix is searched for.
-        if graph.stem != "fp32":
-            self._known[graph.stem] = self._values(_answers(onnxruntime_cpu.session(graph), self._calls))
-        values = self._known[graph.stem]
-        return Scored(float(values.mean()), {}, len(values))
-
-    def _values(self, answers: list[dict[str, np.ndarray]]) -> np.ndarray:
-        name = self._output
-        if self._kind == "accuracy":
-            assert self._calls.labels is not None
-            best = np.array([int(answer[name].argmax()) for answer in answers])
-            return (best == self._calls.labels).astype(np.float64)
-        pairs = list(zip(answers, self._expected))
-        if self._kind == "agreement":
-            return np.array([float((a[name].argmax(axis=-1) == e[name].argmax(axis=-1)).mean()) for a, e in pairs])
+    def values(answers: list[dict[str, np.ndarray]]) -> np.ndarray:
+        if kind == "accuracy":
+            assert calls.labels is not None
+            best = np.array([int(answer[output].argmax()) for answer in answers])
+            return (best == calls.labels).astype(np.float64)
+        pairs = list(zip(answers, expected))
+        if kind == "agreement":
+            return np.array([float((a[output].argmax(axis=-1) == e[output].argmax(axis=-1)).mean()) for a, e in pairs])
         return np.array([1 - max(_relative(a[key], e[key]) for key in e) for a, e in pairs])
 
-    def intervals(self, name: str, seed: int) -> dict[str, Any]:
-        """95 % intervals of a candidate's score and of its drop from FP32, over the same calls drawn again."""
-        rows = bootstrap_rows(np.arange(len(self._calls)), 2000, seed)
-        own, reference = self._known[name], self._known["fp32"]
-        low, high = np.percentile([own[part].mean() for part in rows], [2.5, 97.5])
-        least, most = np.percentile([(reference - own)[part].mean() for part in rows], [2.5, 97.5])
-        drop = float(reference.mean() - own.mean())
-        return {"ci95": [float(low), float(high)], "drop": drop, "drop_ci95": [float(least), float(most)]}
+    def evaluate(graph: Path) -> Scored:
+        # Of FP32 the answers are there.
+        answers = expected if graph.stem == "fp32" else _answers(onnxruntime_cpu.session(graph), calls)
+        found = values(answers)
+        return Scored(float(found.mean()), {}, len(found), found)
+
+    return evaluate
+
+
+def _mean_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of float [n], whose rows are drawn again."""
+    rows = bootstrap_rows(np.arange(len(values)), 2000, seed)
+    low, high = np.percentile([values[part].mean() for part in rows], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -29,7 +29,8 @@ def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finis
     assert 0 <= table["int8"]["saturation"] < 1
     assert table["fp32"]["ratio_to_fp32"] == 1 and table["int8"]["int8_kernels"]
     for name, row in table.items():
-        assert row["kept"] and row["why"].startswith("kept: loses")
+        assert row["kept"] and row["why"].startswith("kept: " if name == "fp32" else "kept: loses")
+        assert row["drop_ci95"][0] <= row["drop"] <= row["drop_ci95"][1]
         assert set(row["subsets_validation"]) == {"image", "audio", "image+audio"} and row["n"] == 50
         assert made.file(f"{name}.onnx").stat().st_size == row["size_bytes"]
     assert made.file("model.onnx").read_bytes() == made.file(f"{made.meta['precision']}.onnx").read_bytes()

@@ -165,5 +165,6 @@ def _attempt(work: Work, base: Attempt, plan: Plan, number: int, before: Judged)
         train = train.model_copy(update={"epochs": max(1, round(train.epochs / steps))})
     task = "recovering after pruning" + (f", step {number + 1}/{steps}" if steps > 1 else "")
     fitted = work.recovered(module, train, f"recovery-{number}", task)
-    row |= outcome.losses(config, before, work.judged(module))
+    after = work.judged(module)
+    row |= outcome.losses(config, before, after) | {"drop_ci95": list(work.loss_ci95(before, after))}
     return Attempt(module, base.history + cuts, fitted, row | {"why": outcome.told(config, row)})
