@@ -142,6 +142,18 @@ def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finishe
     (miss,) = made.meta["misses"]
     assert miss["exit"] == 4 and miss["limit"] == 0.02 < miss["value"] < 0.6
     assert made.meta["macs"] < finished.artifact("distill").meta["macs"]
+    assert any("no cut by whole blocks of 2 channels is inside the budget" in note for note in made.meta["notes"])
+
+
+def test_where_a_budget_out_of_reach_loses_too_much_smaller_cuts_are_tried_and_not_the_same_again(
+    finished, context, tmp_path, monkeypatch
+):
+    losing(monkeypatch, 0.5, 0.0, 0.0)
+    config = Prune(macs=0.001, allocation="uniform", round_to=2, train=SHORT, faster=False)
+    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
+    assert len(left) == 2 and left[0] < 0.9 * left[1]
+    assert made.meta["pruning"]["kept"] == 1 and made.meta["misses"][0]["value"] == left[1]
 
 
 def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context, tmp_path, monkeypatch):
