@@ -44,13 +44,17 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
     traced = example(contract, batch=2)
     inputs = tuple(traced[name] for name in names)
     batch = torch.export.Dim("batch", min=1, max=65536)
+    dynamic: list[dict[int, Any]] = [{0: batch} for _ in names]
+    for axes, (name, spec) in zip(dynamic, contract.modalities.items()):
+        if spec.shortest is not None:
+            axes[len(spec.shape)] = torch.export.Dim(f"{name}_length", min=spec.shortest, max=spec.shape[-1])
     try:
         with _quiet():
             program = torch.onnx.export(
                 _Positional(module.eval(), names, contract.output).eval(),
                 inputs,
                 dynamo=True,
-                dynamic_shapes=(tuple({0: batch} for _ in names),),
+                dynamic_shapes=(tuple(dynamic),),
                 input_names=names,
                 output_names=[contract.output],
                 opset_version=OPSET,
@@ -68,6 +72,7 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
     assert program is not None
     model = strip(program.model_proto)
     _check_batch(model)
+    _check_lengths(model, contract)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -90,8 +95,19 @@ def _check_batch(model: Any) -> None:
     if frozen:
         raise MmedgeError(
             f"the export froze the batch size of {', '.join(frozen)}",
-            todo="look for .squeeze(), .view(1, ...) or a Python loop over the batch in the model",
+            todo="look for len(x) (x.shape[0] is right), .squeeze(), .view(1, ...) or a Python loop over the batch in the model",
         )
+
+
+def _check_lengths(model: Any, contract: Contract) -> None:
+    for value in model.graph.input:
+        spec = contract.modalities.get(value.name)
+        if spec is not None and spec.shortest is not None and not value.type.tensor_type.shape.dim[-1].dim_param:
+            raise MmedgeError(
+                f"the export froze the length of {value.name} to {spec.shape[-1]}",
+                where=f"data.modalities.{value.name}.min_length",
+                todo="take it from x.shape in the model, or leave out min_length",
+            )
 
 
 @contextlib.contextmanager

@@ -92,6 +92,33 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
                 f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}",
                 where=where,
             )
+    for name, spec in contract.modalities.items():
+        if isinstance(spec, TextSpec) and spec.shortest is not None:
+            _check_length(module, contract, name, spec, spec.shortest, where)
+
+
+def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSpec, shortest: int, where: str) -> None:
+    """Raise UsageError where a text of the least length is not answered, or otherwise than padded to the whole one."""
+    inputs = example(contract, 1)
+    padded = torch.full_like(inputs[name], spec.pad)
+    padded[:, :shortest] = spec.pad - 1 if spec.pad else 1  # any token that is no padding
+    todo = f"take lengths from x.shape and look at no padding (token {spec.pad}), or leave out data.modalities.{name}.min_length"
+    try:
+        with torch.no_grad():
+            long, short = (module(**inputs | {name: x})[contract.output] for x in (padded, padded[:, :shortest]))
+    except Exception as error:
+        raise UsageError(
+            f"the model fails on a {name} of {shortest} tokens, its min_length: {first_line(error)}",
+            where=where,
+            todo=todo,
+        ) from error
+    difference = float((long - short).abs().max())
+    if not difference <= 1e-4 * max(1.0, float(long.abs().max())):
+        raise UsageError(
+            f"the model's answer to a {name} of {shortest} tokens changes by {difference:.2g} with the padding to {spec.length}, which min_length leaves away",
+            where=where,
+            todo=todo,
+        )
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -261,7 +288,7 @@ def _outputs(result: Any) -> list[Tensor]:
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
     """What an absent input is to a module that knows no presence: the training mean, or padding where it is of token ids."""
     if isinstance(spec, TextSpec):
-        return np.full(spec.shape, spec.pad, spec.dtype)
+        return np.full((1,) if spec.min_length else spec.shape, spec.pad, spec.dtype)  # one is repeated to any length
     return np.array(np.zeros(spec.shape) if mean is None else mean, spec.dtype)
 
 
@@ -269,7 +296,8 @@ def _encoder(spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
     if isinstance(spec, TextSpec):
         if spec.tokens is None:
             raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
-        return TextEncoder(spec.tokens, spec.pad, encoder.widths, encoder.depth, model.embedding, model.dropout)
+        sizes = (encoder.widths, encoder.depth, model.embedding, model.dropout)
+        return TextEncoder(spec.tokens, spec.pad, *sizes, masked=spec.shortest is not None)
     if isinstance(spec, SensorSpec):
         return SeriesEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
     if len(spec.shape) == 3:

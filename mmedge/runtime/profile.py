@@ -55,6 +55,11 @@ class Subject:
     bundle: Path | None = None
     held: Any = None  # keeps what a zip was unpacked into
 
+    def shapes(self, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """``given``, and for other inputs of a dynamic length the longest."""
+        specs = self.contract.modalities.items() if self.contract else ()
+        return {name: spec.shape for name, spec in specs if spec.shortest is not None} | dict(given)
+
 
 def subject(path: Path, target: str | None) -> Subject:
     """A bundle (folder or zip), another artifact with a graph in it, or a bare ONNX file."""
@@ -113,7 +118,7 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
 def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, Any]:
     progress.say(f"profile: loading {each.name} in a fresh process")
     figures = cold.measured(
-        each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=settings.shapes
+        each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=each.shapes(settings.shapes)
     )
     return {
         "name": each.name,
@@ -127,7 +132,7 @@ def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, An
 def _once(each: Subject, session: Session, settings: Settings) -> dict[str, Any]:
     """What is measured once a model, at the first batch size: after idle, throughput, energy, layers and branches."""
     batch = settings.batches[0]
-    feed = feeds.tensors(session.inputs, batch, settings.shapes)
+    feed = feeds.tensors(session.inputs, batch, each.shapes(settings.shapes))
     call = _call(session, feed)
     record: dict[str, Any] = {
         "after_idle_ms": _after_idle_ms(call, settings.idle_s),
@@ -153,7 +158,10 @@ def _time_batch(
     Compute is timed with all models in turn, and so is end to end, but not the one among the other: after a picture was
     decoded, a small graph finds its caches cold, and its figure would not be that of the graph.
     """
-    computes = [_call(session, feeds.tensors(session.inputs, batch, settings.shapes)) for session in sessions]
+    computes = [
+        _call(session, feeds.tensors(session.inputs, batch, each.shapes(settings.shapes)))
+        for each, session in zip(subjects, sessions)
+    ]
     ends = {
         number: _predict(engine, feeds.raw_values(engine.contract, batch))
         for number, engine in enumerate(engines)

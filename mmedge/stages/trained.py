@@ -15,6 +15,7 @@ from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph.export import Agreement, compare, export
 from mmedge.measure.cost import macs, params
+from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import predict_graph, predict_module
 from mmedge.models import load
 from mmedge.recipe import Model, shown
@@ -145,4 +146,5 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
                 todo="the model may behave otherwise in training mode, or depend on its batch",
             )
         agreements.append(agreement)
+    check_trimmed(run, contract, samples, _TOLERANCE, graph)
     return agreements
