@@ -132,7 +132,8 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     first, second, *_ = made.meta["notes"]
     assert first.startswith("the parent is returned") and "the best that was tried" in second
     assert made.meta["misses"] == [{"name": "prune.budget.macs", "limit": 0.4, "value": 1.0, "exit": 3}]
-    assert len(made.meta["pruning"]["attempts"]) == 3  # smaller cuts were tried, too
+    left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
+    assert len(left) > 1 and left == sorted(set(left))  # smaller cuts were tried, too, each once
     assert len(ranked) == 1  # all of the same parent
 
 
