@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz lint bench bench-big bench-losses bench-prune clean
+.PHONY: demo test test-slow fuzz lint bench bench-big bench-losses bench-compression clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -28,13 +28,14 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
 
-# INT8 on a network of 11 M parameters, trained for MMEDGE_SECONDS first.
+# Pruning and quantization of networks of 6.1 M and 11 M parameters, trained here first: half an hour.
 bench-big: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks big_networks
 
-# Pruning alone: the demo's student against plain torch-pruning, and a network of 8 M parameters; some minutes.
-bench-prune: $(INSTALLED)
-	$(BIN)/python -m tests.benchmarks pruning
+# mmedge against plain torch-pruning and plain NNCF on the models of a finished run; some minutes.
+RUN ?= runs/demo
+bench-compression: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.compression $(RUN)
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)

@@ -54,6 +54,11 @@ class ModalityBase(Frozen):
         return "float32"
 
     @property
+    def shortest(self) -> int | None:
+        """The least size of the tensor's last axis, where graphs take any from it to ``shape``'s; None where it is fixed."""
+        return None
+
+    @property
     def reads_file(self) -> bool:
         """Whether the first column holds paths of files."""
         return True
@@ -143,10 +148,13 @@ class TextSpec(ModalityBase):
     ``normalization``: the Unicode form that texts are brought to first. ``fitted`` is the tokenizer itself, as JSON: it
     travels with the spec into every artifact and the bundle. ``tokens``: its number of ids. Its tokens are pieces of words of
     the training texts, at most whole words: a name that is frequent in them may be one, so take names out of texts first.
+    ``min_length`` declares a dynamic length: graphs and engines then take ``min_length`` to ``length`` tokens, and ``predict``
+    pads a text to the longest of its batch only. The network must not look at padding, which is checked.
     """
 
     kind: Literal["text"]
     length: int = Field(32, ge=1, le=8192)
+    min_length: int | None = Field(None, ge=1)
     tokenizer: Literal["bpe", "wordpiece", "unigram"] = "bpe"
     tokenizer_file: Path | None = None
     vocabulary: int = Field(2000, ge=16, le=200_000)
@@ -155,6 +163,16 @@ class TextSpec(ModalityBase):
     fitted: str | None = Field(None, repr=False)
     tokens: int | None = None
     pad: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _lengths_in_order(self) -> TextSpec:
+        if self.min_length is not None and self.min_length >= self.length:
+            raise ValueError(f"'min_length' ({self.min_length}) must be below 'length' ({self.length})")
+        return self
+
+    @property
+    def shortest(self) -> int | None:
+        return self.min_length
 
     @property
     def dtype(self) -> str:

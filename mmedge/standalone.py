@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmedge import __version__, artifact
 from mmedge.data.arrays import Calls, read_calls
 from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT
+from mmedge.graph.foreign import tidied
 from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import bootstrap_rows
 from mmedge.progress import Progress
@@ -29,8 +31,9 @@ _SAYS = {
     "agreement": "share of calls whose largest output is the same as FP32's (no labels were given)",
     "difference": "1 minus the relative difference of the outputs from FP32's (no labels were given)",
 }
-# Calls that sensitivity and saturation are measured on, and seconds that all timed runs together may take.
-_FEW, _TIMED_S = 100, 20.0
+# Calls that sensitivity and saturation are measured on (fewer where they would take longer than these seconds, but never
+# less than the second figure), and seconds that all timed runs together may take.
+_FEW, _FEWEST, _PASS_S, _TIMED_S = 100, 12, 4.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
     ]
     if len(judging) < 50:
         notes.append(f"warning: {len(judging)} calls judge; one of them is {1 / len(judging):.1%}")
-    expected = _answers(native, judging)
+    began = time.monotonic()
+    expected = _answers(native, judging, lambda done: progress.step("answers of FP32", done, len(judging), "calls"))
+    affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
     names = list(expected[0])
     chosen = settings.output or names[0]
     if chosen not in names:
@@ -87,10 +92,10 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
     kind = settings.judge or _judge_of(judging, expected, chosen)
     if kind == "accuracy":
         _check_labels(judging, expected, chosen, source)
-    scores = _Scores(judging, expected, chosen, kind)
     key = artifact.hash_json([artifact.sha256_of(model), source, settings])
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
-        graph = _whole(model, folder)
+        graph = folder / "whole.onnx"
+        notes += tidied(model, graph, calibrating.inputs[0])
         inputs, _ = calibration.calibrated(
             graph,
             lambda: calibrating.inputs,
@@ -102,8 +107,9 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
         task = Task(
             graph=graph,
             calibration=inputs,
-            evaluate=scores.of,
-            outputs=_outputs(judging),
+            evaluate=_scorer(judging, expected, chosen, kind),
+            outputs=_outputs(judging, min(max(affordable, _FEWEST), _FEW)),
+            loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
             time=_timer(judging, settings, progress),
             progress=progress,
             work=folder / ".work",
@@ -115,7 +121,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             table, settings.config, folder, notes
         )
         for row in report["candidates"]:
-            row |= scores.intervals(row["precision"], settings.seed)
+            row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
         report |= _verdict(report, settings)
         _tidy(folder, graph)
         artifact.write_json(folder / "report.json", report)
@@ -146,29 +152,18 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _whole(model: Path, folder: Path) -> Path:
-    """The model as one file: weights that lie beside it are taken in, since candidates are written elsewhere."""
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    if any(uses_external_data(tensor) for tensor in onnx.load(model, load_external_data=False).graph.initializer):
-        onnx.save(onnx.load(model), folder / "whole.onnx")
-        return folder / "whole.onnx"
-    return model
-
-
 def _tidy(folder: Path, graph: Path) -> None:
     import shutil
 
     shutil.rmtree(folder / ".work", ignore_errors=True)
-    if graph.parent == folder:
-        graph.unlink()
+    graph.unlink()
 
 
-def _answers(run: Any, calls: Calls) -> list[dict[str, np.ndarray]]:
+def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: None) -> list[dict[str, np.ndarray]]:
     """A graph's outputs for every call; raises MmedgeError that names the call it does not take."""
     answers = []
-    for feed, place in zip(calls.inputs, calls.places):
+    for number, (feed, place) in enumerate(zip(calls.inputs, calls.places)):
+        step(number)
         try:
             answers.append(run(feed))
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -205,39 +200,33 @@ def _check_labels(calls: Calls, expected: list[dict[str, np.ndarray]], output: s
         raise UsageError(f"a label is {calls.labels.max()}, and the output {output!r} has {size} classes", where=source)
 
 
-class _Scores:
-    """Each graph's score of every judged call, float [n], remembered for its interval; more is better in every kind."""
+def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> Callable[[Path], Scored]:
+    """``Task.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
 
-    def __init__(self, calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> None:
-        self._calls, self._expected, self._output, self._kind = calls, expected, output, kind
-        self._known = {"fp32": self._values(expected)}
-
-    def of(self, graph: Path) -> Scored:
-        # Of FP32 the answers are there; another name's graph may be another one each time, where a mix is searched for.
-        if graph.stem != "fp32":
-            self._known[graph.stem] = self._values(_answers(onnxruntime_cpu.session(graph), self._calls))
-        values = self._known[graph.stem]
-        return Scored(float(values.mean()), {}, len(values))
-
-    def _values(self, answers: list[dict[str, np.ndarray]]) -> np.ndarray:
-        name = self._output
-        if self._kind == "accuracy":
-            assert self._calls.labels is not None
-            best = np.array([int(answer[name].argmax()) for answer in answers])
-            return (best == self._calls.labels).astype(np.float64)
-        pairs = list(zip(answers, self._expected))
-        if self._kind == "agreement":
-            return np.array([float((a[name].argmax(axis=-1) == e[name].argmax(axis=-1)).mean()) for a, e in pairs])
+    def values(answers: list[dict[str, np.ndarray]]) -> np.ndarray:
+        if kind == "accuracy":
+            assert calls.labels is not None
+            best = np.array([int(answer[output].argmax()) for answer in answers])
+            return (best == calls.labels).astype(np.float64)
+        pairs = list(zip(answers, expected))
+        if kind == "agreement":
+            return np.array([float((a[output].argmax(axis=-1) == e[output].argmax(axis=-1)).mean()) for a, e in pairs])
         return np.array([1 - max(_relative(a[key], e[key]) for key in e) for a, e in pairs])
 
-    def intervals(self, name: str, seed: int) -> dict[str, Any]:
-        """95 % intervals of a candidate's score and of its drop from FP32, over the same calls drawn again."""
-        rows = bootstrap_rows(np.arange(len(self._calls)), 2000, seed)
-        own, reference = self._known[name], self._known["fp32"]
-        low, high = np.percentile([own[part].mean() for part in rows], [2.5, 97.5])
-        least, most = np.percentile([(reference - own)[part].mean() for part in rows], [2.5, 97.5])
-        drop = float(reference.mean() - own.mean())
-        return {"ci95": [float(low), float(high)], "drop": drop, "drop_ci95": [float(least), float(most)]}
+    def evaluate(graph: Path) -> Scored:
+        # Of FP32 the answers are there.
+        answers = expected if graph.stem == "fp32" else _answers(onnxruntime_cpu.session(graph), calls)
+        found = values(answers)
+        return Scored(float(found.mean()), {}, len(found), found)
+
+    return evaluate
+
+
+def _mean_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of float [n], whose rows are drawn again."""
+    rows = bootstrap_rows(np.arange(len(values)), 2000, seed)
+    low, high = np.percentile([values[part].mean() for part in rows], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -251,9 +240,9 @@ def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return min(value, 1.0) if np.isfinite(value) else 1.0
 
 
-def _outputs(calls: Calls) -> Callable[[Path, bool], np.ndarray]:
+def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
     """``Task.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
-    few = calls.take(np.arange(min(_FEW, len(calls))))
+    few = calls.take(np.arange(min(count, len(calls))))
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
         answers = _answers(onnxruntime_cpu.session(graph, optimize=optimize), few)

@@ -12,6 +12,7 @@ from mmedge.runtime import bundle as bundles
 from mmedge.spec import Contract
 
 _MOST = 8
+_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 
 
 def write(bundle: Path, out: Path) -> Path:
@@ -31,7 +32,10 @@ def write(bundle: Path, out: Path) -> Path:
 
 def config(name: str, contract: Contract) -> str:
     """The text of config.pbtxt. Dims are without the batch axis, which Triton adds."""
-    inputs = [(modality, "TYPE_FP32", spec.shape) for modality, spec in contract.modalities.items()]
+    inputs = [
+        (name, _TYPES[spec.dtype], spec.shape if spec.shortest is None else (*spec.shape[:-1], -1))
+        for name, spec in contract.modalities.items()
+    ]
     inputs.append(("present", "TYPE_BOOL", (len(contract.modalities),)))
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {_MOST}"]
     lines += [_tensor("input", *one) for one in inputs]

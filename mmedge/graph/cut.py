@@ -5,7 +5,7 @@ Both are cut from the one verified graph, by its structure alone, so that a user
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import numpy as np
 from mmedge.errors import MmedgeError
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
+
+# What a graph may do with an input before anything is computed of it.
+_BARE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Shape", "Squeeze", "Unsqueeze")
 
 
 def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target: Path) -> None:
@@ -54,7 +57,7 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
             )
             made += _expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
     _finish(model, [*made, *nodes], list(subset))
-    _fold(model, anchor, shapes)
+    _fold(model, anchor, contract.modalities[anchor].shape, shapes)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 
@@ -62,36 +65,155 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
 def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list[str]]:
     """Write ``<modality>.onnx`` for every encoder and ``fusion.onnx``; returns {modality: names of its embeddings}.
 
-    A modality's encoder is all that it alone reaches. Raises MmedgeError where a modality has no part of its own.
+    A modality's encoder is all that it alone reaches. Where something stands in for an absent input, as the training mean
+    does in a network that knows no presence, the head chooses instead between the embedding and that of the stand-in.
+    Raises MmedgeError where a modality has no part of its own.
     """
     import onnx
 
-    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
-    inputs = [value.name for value in model.graph.input]
-    reached = {name: frozenset({name}) for name in inputs}
-    own: dict[str, list[str]] = {name: [] for name in contract.modalities}
-    ends = {value.name for value in model.graph.output}
-    for node in model.graph.node:
-        sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.input))
-        for name in node.input:
-            for only in reached.get(name, frozenset()) if len(reached.get(name, ())) == 1 else ():
-                if only in own and len(sources) > 1 and name not in own[only]:
-                    own[only].append(name)
-        reached |= dict.fromkeys(node.output, sources)
+    whole = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    stood_in = [name for name, tensors in _embeddings(whole, contract).items() if not tensors]
+    model = _without_stand_ins(whole, stood_in)
+    own = _embeddings(model, contract)
     for name, tensors in own.items():
-        if not tensors or name in tensors or any(tensor in ends for tensor in tensors):
+        if not tensors:
             raise MmedgeError(
                 f"the graph cannot be split: {name} has no encoder of its own before it meets the others",
                 where=str(graph),
                 todo="leave out export.split",
             )
     folder.mkdir(parents=True, exist_ok=True)
-    extractor = onnx.utils.Extractor(model)
+
+    def part(inputs: list[str], outputs: list[str]) -> Any:
+        for node in _batch_sizes(model):
+            node.input[0] = inputs[0]
+        return onnx.utils.Extractor(model).extract_model(inputs, outputs)
+
     for name, tensors in own.items():
-        onnx.save(extractor.extract_model([name], tensors), folder / f"{name}.onnx")
-    head = extractor.extract_model([*(t for tensors in own.values() for t in tensors), "present"], [contract.output])
+        onnx.save(part([name], tensors), folder / f"{name}.onnx")
+    head = part(["present", *(tensor for tensors in own.values() for tensor in tensors)], [contract.output])
+    _choose(head, whole, contract, {name: own[name] for name in stood_in}, str(graph))
     onnx.save(head, folder / "fusion.onnx")
     return own
+
+
+def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
+    """{tensor: the graph's inputs that it depends on}; no entry, or an empty one, for constants and the size of the batch."""
+    reached = {value.name: frozenset({value.name}) for value in model.graph.input}
+    sizes = [node.output[0] for node in _batch_sizes(model)]
+    for node in model.graph.node:
+        if node.output[0] in sizes:
+            continue
+        sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.input))
+        reached |= dict.fromkeys(node.output, sources)
+    return reached
+
+
+def _batch_sizes(model: Any) -> list[Any]:
+    """The nodes that ask an input of the graph for the size of the batch. The exporter takes any of them: ``present``, say,
+    for a transformer of the sound's."""
+    inputs = {value.name for value in model.graph.input}
+    found = []
+    for node in model.graph.node:
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        if (
+            node.op_type == "Shape"
+            and node.input[0] in inputs
+            and (bounds.get("start", 0), bounds.get("end")) == (0, 1)
+        ):
+            found.append(node)
+    return found
+
+
+def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
+    """{modality: the tensors by which it meets the others}, empty where nothing was computed of it before."""
+    reached, ends = _inputs_of(model), {value.name for value in model.graph.output}
+    own: dict[str, list[str]] = {name: [] for name in contract.modalities}
+    worked: set[str] = set()
+    for node in model.graph.node:
+        sources = reached.get(node.output[0], frozenset())
+        if len(sources) == 1 and node.op_type not in _BARE:
+            worked |= sources
+        for name in node.input:
+            for only in reached.get(name, frozenset()) if len(reached.get(name, ())) == 1 else ():
+                if only in own and len(sources) > 1 and name not in own[only]:
+                    own[only].append(name)
+    return {
+        name: [] if name not in worked or name in tensors or ends & set(tensors) else tensors
+        for name, tensors in own.items()
+    }
+
+
+def _without_stand_ins(whole: Any, modalities: Collection[str]) -> Any:
+    """The model without the Where that puts a constant in place of each of these modalities, as far as it has one."""
+    import onnx
+
+    reached, model = _inputs_of(whole), onnx.ModelProto()
+    model.CopyFrom(whole)
+    passed: dict[str, str] = {}
+    waiting = {frozenset({name}) for name in modalities}
+    for node in whole.graph.node:
+        if node.op_type == "Where" and reached.get(node.input[0]) == {"present"} and not reached.get(node.input[2]):
+            of = reached.get(node.input[1], frozenset())
+            if of in waiting:
+                waiting.remove(of)
+                passed[node.output[0]] = node.input[1]
+    kept = [node for node in model.graph.node if node.output[0] not in passed]
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = passed.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
+def _choose(head: Any, whole: Any, contract: Contract, embeddings: Mapping[str, Sequence[str]], where: str) -> None:
+    """Let the head take, where a modality is absent, the embedding that the whole graph has for it."""
+    import onnx
+    from onnx import helper
+
+    extractor, names = onnx.utils.Extractor(whole), list(contract.modalities)
+    absent: dict[str, Any] = {
+        name: np.zeros((1, *spec.shape), spec.dtype) for name, spec in contract.modalities.items()
+    }
+    absent["present"] = np.zeros((1, len(names)), bool)
+    least = absent | {
+        name: absent[name][..., : spec.shortest] for name, spec in contract.modalities.items() if spec.shortest
+    }
+    made: list[Any] = []
+    for modality, tensors in embeddings.items():
+        axis = names.index(modality)
+        for name, number in (("from", axis), ("to", axis + 1), ("axis", 1)):
+            head.graph.initializer.append(onnx.numpy_helper.from_array(np.array([number]), f"mmedge.{modality}.{name}"))
+        sliced = [f"mmedge.{modality}.{name}" for name in ("from", "to", "axis")]
+        made.append(helper.make_node("Slice", ["present", *sliced], [f"mmedge.{modality}.there"]))
+        for tensor in tensors:
+            part = onnxruntime_cpu.session(
+                extractor.extract_model([given.name for given in whole.graph.input], [tensor]).SerializeToString(),
+                optimize=False,
+            )
+            value, of_shortest = (
+                part({name: given[name] for name in part.inputs})[tensor] for given in (absent, least)
+            )
+            if value.shape != of_shortest.shape:
+                raise MmedgeError(
+                    f"the graph cannot be split: what the encoder of {modality} gives has a dynamic length",
+                    where=where,
+                    todo=f"leave out export.split, or data.modalities.{modality}.min_length",
+                )
+            rank, there = np.array([-1, *(1 for _ in value.shape[1:])]), f"{tensor}.there"
+            head.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{tensor}.absent"))
+            head.graph.initializer.append(onnx.numpy_helper.from_array(rank, f"{tensor}.rank"))
+            made.append(helper.make_node("Reshape", [f"mmedge.{modality}.there", f"{tensor}.rank"], [there]))
+            made.append(helper.make_node("Where", [there, tensor, f"{tensor}.absent"], [f"{tensor}.chosen"]))
+            for node in head.graph.node:
+                for index, name in enumerate(node.input):
+                    if name == tensor:
+                        node.input[index] = f"{tensor}.chosen"
+    rest = list(head.graph.node)
+    del head.graph.node[:]
+    head.graph.node.extend([*made, *rest])
+    onnx.checker.check_model(head)
 
 
 def _decided(model: Any, row: np.ndarray) -> list[tuple[Any, bool]]:
@@ -143,7 +265,7 @@ def _expanded(model: Any, source: str, out: str, rest: Iterable[Any]) -> list[An
     ]
 
 
-def _fold(model: Any, anchor: str, shapes: dict[str, list[int | str]]) -> None:
+def _fold(model: Any, anchor: str, size: Sequence[int], shapes: dict[str, list[int | str]]) -> None:
     """Make constants of what is the same for every row of every batch, whatever the inputs hold.
 
     Judged by computing it for batches of 1, 2 and 3: what couples the rows of a batch, or counts them, is left alone.
@@ -152,6 +274,9 @@ def _fold(model: Any, anchor: str, shapes: dict[str, list[int | str]]) -> None:
 
     constant = {tensor.name for tensor in model.graph.initializer} | {""}
     idle = {"mmedge.batch"}  # depends on the size of the batch at most
+    for node in _batch_sizes(model):
+        node.input[0] = anchor
+        idle.add(node.output[0])
     for node in model.graph.node:
         if all(name in constant or name in idle for name in node.input):
             idle.update(node.output)
@@ -160,7 +285,9 @@ def _fold(model: Any, anchor: str, shapes: dict[str, list[int | str]]) -> None:
         if not idle.issuperset(node.output):
             read.update(node.input)
     ends = sorted((read & idle) - {"mmedge.batch", ""})
-    alike = {name: values[0] for name, values in zip(ends, _at_batches(model, anchor, ends)) if _rows_alike(values)}
+    alike = {
+        name: values[0] for name, values in zip(ends, _at_batches(model, anchor, size, ends)) if _rows_alike(values)
+    }
     nodes, made = [], []
     for name, value in alike.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}.once"))
@@ -173,8 +300,8 @@ def _fold(model: Any, anchor: str, shapes: dict[str, list[int | str]]) -> None:
     _finish(model, [*nodes[:after], *made, *nodes[after:]], [value.name for value in model.graph.input])
 
 
-def _at_batches(model: Any, anchor: str, names: Sequence[str]) -> list[list[np.ndarray]]:
-    """Values of tensors that depend on the batch size alone, each for batches of 1, 2 and 3."""
+def _at_batches(model: Any, anchor: str, size: Sequence[int], names: Sequence[str]) -> list[list[np.ndarray]]:
+    """Values of tensors that depend on the batch size alone, each for batches of 1, 2 and 3. ``size``: of ``anchor``, without it."""
     if not names:
         return []
     import onnx
@@ -185,10 +312,8 @@ def _at_batches(model: Any, anchor: str, names: Sequence[str]) -> list[list[np.n
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     _finish(part, list(part.graph.node), [anchor])
     session = onnxruntime_cpu.session(part.SerializeToString(), optimize=False)
-    info = session.inputs[anchor]
-    answers = [
-        session({anchor: np.zeros([rows, *(size or 1 for size in info.shape[1:])], info.dtype)}) for rows in (1, 2, 3)
-    ]
+    kind = session.inputs[anchor].dtype
+    answers = [session({anchor: np.zeros((rows, *size), kind)}) for rows in (1, 2, 3)]
     return [[answer[name] for answer in answers] for name in names]
 
 

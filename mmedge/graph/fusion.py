@@ -37,9 +37,9 @@ def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, n
         if source not in values:
             continue
         scale, zero = wiring.value(quantize.input[1]), wiring.value(quantize.input[2])
-        if scale.size != 1 or zero.any():
+        if scale.size != 1:
             continue
-        lowest, highest = (0, 255) if zero.dtype == np.uint8 else (-128, 127)
+        lowest, highest = (limit - int(zero) for limit in (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max))
         extremes = [float(np.abs(sample).max(initial=0)) for sample in values[source]]
         # The largest, not the mean: what is clipped here costs more than a few codes do.
         own = float(np.max(extremes)) / highest or float(scale)

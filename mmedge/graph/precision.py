@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
+from mmedge.graph import qdq
 
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
 _INT8_KERNELS = (
@@ -27,6 +28,8 @@ _INT8_KERNELS = (
     "QLinearAveragePool",
 )
 
+# The zero point of uint8 codes that stand for as many values below as above it.
+MIDDLE = 128
 # Weights of fewer values are left as they are: scales and nodes would cost more than they save.
 _WORTH = 256
 
@@ -50,51 +53,79 @@ def to_fp16(graph: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
+def to_one_type(graph: Path) -> int:
+    """Rewrite a Q/DQ graph's int8 activations as uint8 around 128, in place; returns how many. Same scales, same values.
+
+    ONNX Runtime fuses a convolution only where its input and its output have codes of one type, and NNCF gives uint8 to
+    what comes out of a ReLU and int8 to all else: the linear layers of a residual network would run in float.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {
+        node.input[2]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in stored and len(node.input) > 2
+    }
+    signed = {name for name in names if stored[name].data_type == onnx.TensorProto.INT8}
+    signed = {name for name in signed if not numpy_helper.to_array(stored[name]).any()}
+    _recode(model, signed, np.float32(1), np.uint8, MIDDLE)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, graph)
+    return len(signed)
+
+
 def to_symmetric(graph: Path, target: Path) -> int:
     """Write a Q/DQ graph with symmetric int8 activations, as TensorRT takes them; returns how many tensors changed.
 
-    NNCF gives the outputs of a ReLU uint8 codes with zero point 0. The same range in int8 with zero point 0 has half
-    the codes: scale times 255/127. Raises ValueError for a zero point other than 0, which has no symmetric form.
+    uint8 around 128 is that but for the type. The outputs of a ReLU have uint8 codes with zero point 0: the same range in
+    int8 has half the codes, scale times 255/127. Raises ValueError for another zero point, which has no symmetric form.
     """
     import onnx
 
     model = onnx.load(graph)
-    names = _zero_points(model, np.uint8)
-    _recode(model, names, np.float32(255 / 127), np.int8)
+    from_zero, around_middle = _zero_points(model)
+    _recode(model, from_zero, np.float32(255 / 127), np.int8, 0)
+    _recode(model, around_middle, np.float32(1), np.int8, 0)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
-    return len(names)
+    return len(from_zero | around_middle)
 
 
 def to_unsigned(graph: Path, like: Path, target: Path) -> None:
     """Undo ``to_symmetric`` for the tensors that are uint8 in ``like``, which ``graph`` was made of: the same range in
-    255 steps. ONNX Runtime fuses a ReLU with its convolution only so: it drops a ReLU whose codes begin at 0."""
+    255 steps where they begin at 0. ONNX Runtime fuses a ReLU with its convolution only so: it drops a ReLU whose codes
+    begin at 0."""
     import onnx
 
     model = onnx.load(graph)
-    _recode(model, _zero_points(onnx.load(like), np.uint8), np.float32(127 / 255), np.uint8)
+    from_zero, around_middle = _zero_points(onnx.load(like))
+    _recode(model, from_zero, np.float32(127 / 255), np.uint8, 0)
+    _recode(model, around_middle, np.float32(1), np.uint8, MIDDLE)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
 
 
-def _zero_points(model: Any, dtype: Any) -> set[str]:
-    """The names of the stored zero points of a type; raises ValueError where one is not 0."""
+def _zero_points(model: Any) -> tuple[set[str], set[str]]:
+    """The names of the stored zero points of uint8 codes: those that are 0, and those in the middle; ValueError for others."""
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = set()
+    found: tuple[set[str], set[str]] = (set(), set())
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
             value = numpy_helper.to_array(stored[node.input[2]])
-            if value.dtype == dtype:
-                if value.any():
-                    raise ValueError(f"{node.name} has a zero point other than 0")
-                names.add(node.input[2])
-    return names
+            if value.dtype == np.uint8:
+                if not np.isin(value, (0, MIDDLE)).all() or np.ptp(value):
+                    raise ValueError(f"{node.name} has a zero point other than 0 and {MIDDLE}")
+                found[int(value.any())].add(node.input[2])
+    return found
 
 
-def _recode(model: Any, zero_points: set[str], factor: np.float32, dtype: Any) -> None:
-    """Give zero points another type and the scales beside them a factor, in place."""
+def _recode(model: Any, zero_points: set[str], factor: np.float32, dtype: Any, zero: int) -> None:
+    """Give zero points another type and value, and the scales beside them a factor, in place."""
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -109,7 +140,7 @@ def _recode(model: Any, zero_points: set[str], factor: np.float32, dtype: Any) -
         value = numpy_helper.to_array(stored[name]) * factor
         stored[name].CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
     for name in zero_points:
-        stored[name].CopyFrom(numpy_helper.from_array(np.zeros(tuple(stored[name].dims), dtype), name))
+        stored[name].CopyFrom(numpy_helper.from_array(np.full(tuple(stored[name].dims), zero, dtype), name))
     del model.graph.value_info[:]  # NNCF notes the tensors' types there, uint8 among them
 
 
@@ -148,11 +179,9 @@ def weights_only(graph: Path, target: Path) -> int:
                 nodes.append(helper.make_node("DequantizeLinear", inputs, [done[name]], done[name], axis=axis))
             node.input[index] = done[name]
         nodes.append(node)
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.node[:], model.graph.initializer[:]
+    del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.extend(kept)
+    qdq.drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
     return len(done)
@@ -172,8 +201,11 @@ def _channel_axis(node: Any, index: int) -> int | None:
     return None
 
 
-def optimized(graph: Path) -> Any:
-    """The loaded model that ONNX Runtime makes of a graph on this CPU, all of its fusions done."""
+def optimized(graph: Path, *, everything: bool = True) -> Any:
+    """The loaded model that ONNX Runtime makes of a graph on this CPU: all of its fusions done, or else only those that
+
+    hold on every machine, such as of constants and batch norms.
+    """
     import onnx
     import onnxruntime
 
@@ -182,6 +214,8 @@ def optimized(graph: Path) -> Any:
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(written)
         options.log_severity_level = 3
+        if not everything:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         return onnx.load(written, load_external_data=False)
 

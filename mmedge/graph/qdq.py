@@ -158,7 +158,7 @@ def named(wanted: Sequence[str], known: Iterable[Layer], *, where: str) -> list[
             if name in (layer.name, layer.label, layer.branch) or layer.label.startswith(f"{name}.")
         ]
         if not hits:
-            names = [*{layer.label for layer in all_layers}, *{layer.name for layer in all_layers}]
+            names = dict.fromkeys(name for layer in all_layers for name in (layer.label, layer.name))
             close = get_close_matches(name, names, n=5, cutoff=0.5)
             listed = ", ".join(close or [layer.label for layer in all_layers])
             raise UsageError(
@@ -198,7 +198,7 @@ def restored(model: Any, reference: Any, names: Collection[str]) -> Any:
             _restore_weights(changed, node, weight, wiring, original, values)
     del changed.graph.node[:]
     changed.graph.node.extend(nodes)
-    _drop_unread(changed)
+    drop_unread(changed)
     onnx.checker.check_model(changed)
     return changed
 
@@ -279,13 +279,29 @@ def _restore_added_bias(
                 model.graph.initializer.append(copy)
 
 
-def _drop_unread(model: Any) -> None:
+def graphs_of(node: Any) -> list[Any]:
+    """The branches and bodies inside a node."""
+    return [
+        each for attribute in node.attribute for each in (attribute.g, *attribute.graphs) if each.node or each.output
+    ]
+
+
+def _read_by(node: Any) -> set[str]:
+    """The tensors that a node reads, those of the branches and bodies in it too: these see what is around them."""
+    found = set(node.input)
+    for graph in graphs_of(node):
+        found.update(value.name for value in graph.output)
+        found.update(*(_read_by(each) for each in graph.node))
+    return found
+
+
+def drop_unread(model: Any) -> None:
     """Remove nodes and constants that no output needs."""
     needed, kept = {value.name for value in model.graph.output}, []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(_read_by(node))
     stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(reversed(kept))

@@ -15,3 +15,12 @@ def example(contract: Contract, batch: int = 2) -> dict[str, Tensor]:
         for name, spec in contract.modalities.items()
     }
     return {"present": torch.ones(batch, len(contract.modalities), dtype=torch.bool), **inputs}
+
+
+def noise(contract: Contract) -> dict[str, Tensor]:
+    """Random inputs [4, *shape], everything present. Token ids are 0 or 1, which every vocabulary has."""
+    inputs = example(contract, batch=4)
+    return {
+        name: x if name == "present" else torch.randn_like(x) if x.is_floating_point() else torch.randint_like(x, 2)
+        for name, x in inputs.items()
+    }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
 from mmedge.graph.operators import OPERATORS, untrainable
+from mmedge.graph.precision import MIDDLE
 
 # Inputs of a node that hold learned values, beside quantized weights; other constants (an epsilon, a bound) stay.
 _LEARNED = {
@@ -126,14 +127,16 @@ class TrainableGraph(nn.Module):
         """Note the codes of a Q or DQ node; its scale becomes a parameter, and its weight too where it is stored."""
         value, scale = node.input[0], node.input[1]
         zero = self._stored[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
-        if scale not in self._stored or zero.any() or zero.dtype not in (np.int8, np.uint8):
+        middle = zero.dtype == np.uint8 and value not in self._stored and bool((zero == MIDDLE).all())
+        if scale not in self._stored or zero.dtype not in (np.int8, np.uint8) or (zero.any() and not middle):
             raise MmedgeError(
-                "only Q/DQ of 8 bits with stored scales and zero point 0 can be trained", where=f"node {node.name!r}"
+                "only Q/DQ of 8 bits with stored scales and zero point 0, or 128 in uint8, can be trained",
+                where=f"node {node.name!r}",
             )
         if (self._stored[scale] <= 0).any():
             raise MmedgeError("a scale is not above 0", where=f"node {node.name!r}")
         axis = attributes.get("axis", 1)
-        low, high = (-127, 127) if zero.dtype == np.int8 else (0, 255)
+        low, high = (-127, 127) if zero.dtype == np.int8 else (-MIDDLE, 255 - MIDDLE) if middle else (0, 255)
         if scale not in self._numbers:
             self._learn(scale, np.zeros_like(self._stored[scale]))
             self._keep(f"scale_{self._numbers[scale]}", torch.from_numpy(np.array(self._stored[scale])))

@@ -71,6 +71,21 @@ def paired(
     return float(low), float(high)
 
 
+def loss_interval(
+    contract: Contract, samples: Samples, seed: int, resamples: int = 500
+) -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:
+    """``(before, after) -> `` the 95 % interval of what the metric loses, of outputs [n, outputs] of the same ``samples``."""
+
+    def interval(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+        def loss(_: int, rows: np.ndarray) -> float:
+            first, second = (score(contract, output[rows], samples.targets[rows]) for output in (before, after))
+            return first - second
+
+        return paired(loss, 1, samples, resamples=resamples, seed=seed)
+
+    return interval
+
+
 Answers = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 

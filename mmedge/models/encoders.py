@@ -87,13 +87,21 @@ class TextEncoder(nn.Module):
     """Token embeddings of the first width, 1-D convolutions over 3 tokens, and the mean over what is no padding.
 
     ``forward``: int64 [batch, length] -> [batch, embedding]. A text of nothing but padding gives a finite vector.
+    ``masked``: padding is nothing after every layer, so that the answer does not depend on how much of it there is.
     """
 
     def __init__(
-        self, tokens: int, pad: int, widths: Sequence[int], depth: int, embedding: int, dropout: float
+        self,
+        tokens: int,
+        pad: int,
+        widths: Sequence[int],
+        depth: int,
+        embedding: int,
+        dropout: float,
+        masked: bool = False,
     ) -> None:
         super().__init__()
-        self.pad = pad
+        self.pad, self.masked = pad, masked
         self.embed = nn.Embedding(tokens, widths[0])
         layers: list[nn.Module] = []
         channels = widths[0]
@@ -110,5 +118,10 @@ class TextEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mask = (x != self.pad).to(torch.float32).unsqueeze(1)  # [batch, 1, length]
-        features = self.features(self.embed(x).transpose(1, 2) * mask) * mask
+        features = self.embed(x).transpose(1, 2) * mask
+        for layer in self.features:
+            features = layer(features)
+            if self.masked and isinstance(layer, nn.ReLU):
+                features = features * mask
+        features = features * mask
         return self.project(features.sum(dim=2) / mask.sum(dim=2).clamp(min=1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
+from mmedge.models.recurrent import RECURRENT, in_one_piece, width
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
 WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
 SPLIT = "split attention"
+COUNT = "count of heads"
 
 
 def build(
@@ -90,6 +92,38 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
                 f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}",
                 where=where,
             )
+    check_lengths(module, contract, where)
+
+
+def check_lengths(module: nn.Module, contract: Contract, where: str) -> None:
+    """Raises UsageError where a text of a declared dynamic length is not answered as the padded one is."""
+    for name, spec in contract.modalities.items():
+        if isinstance(spec, TextSpec) and spec.shortest is not None:
+            _check_length(module, contract, name, spec, spec.shortest, where)
+
+
+def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSpec, shortest: int, where: str) -> None:
+    """Raise UsageError where a text of the least length is not answered, or otherwise than padded to the whole one."""
+    inputs = example(contract, 1)
+    padded = torch.full_like(inputs[name], spec.pad)
+    padded[:, :shortest] = spec.pad - 1 if spec.pad else 1  # any token that is no padding
+    todo = f"take lengths from x.shape and look at no padding (token {spec.pad}), or leave out data.modalities.{name}.min_length"
+    try:
+        with torch.no_grad():
+            long, short = (module(**inputs | {name: x})[contract.output] for x in (padded, padded[:, :shortest]))
+    except Exception as error:
+        raise UsageError(
+            f"the model fails on a {name} of {shortest} tokens, its min_length: {first_line(error)}",
+            where=where,
+            todo=todo,
+        ) from error
+    difference = float((long - short).abs().max())
+    if not difference <= 1e-4 * max(1.0, float(long.abs().max())):
+        raise UsageError(
+            f"the model's answer to a {name} of {shortest} tokens changes by {difference:.2g} with the padding to {spec.length}, which min_length leaves away",
+            where=where,
+            todo=todo,
+        )
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -160,28 +194,81 @@ def history_of(artifact: Artifact) -> list[Any]:
 def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> None:
     """Prune a freshly built model to the shapes that the history led to.
 
-    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart.
+    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart, or
+    [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads.
     """
     split = [name for what, name, *_ in history if what == SPLIT]
     if split:
         split_attention(module, split)
-    channels = [step for step in history if step[0] != SPLIT]
+    channels = [step for step in history if step[0] not in (SPLIT, COUNT)]
     if channels:
         dependencies(module, contract).load_pruning_history(channels)
+    set_counts(module, [step for step in history if step[0] == COUNT])
+
+
+def set_counts(module: nn.Module, steps: Sequence[Any]) -> None:
+    """Set what the steps [``COUNT``, name, attribute, value] say."""
+    for _, name, attribute, value in steps:
+        setattr(module.get_submodule(name), attribute, value)
 
 
 def dependencies(module: nn.Module, contract: Contract) -> Any:
     """torch-pruning's graph of which layers' channels go together (Fang et al. 2023), by tracing an example."""
     import torch_pruning
 
-    return torch_pruning.DependencyGraph().build_dependency(
-        module.eval(),
-        example(contract),
-        forward_fn=_forward,
-        output_transform=_outputs,
-        verbose=False,
-        **_unwrapped(module),
-    )
+    class Graph(torch_pruning.DependencyGraph):
+        def _trace(self, *given: Any, **named: Any) -> Any:
+            """It takes every concatenation behind a class token for one of tokens: those of features are told apart."""
+            nodes = super()._trace(*given, **named)
+            for node in nodes.values():
+                if "CatBackward" in str(node.grad_fn) and _of_features(node.grad_fn):
+                    node.enable_index_mapping = True
+            return nodes
+
+    with in_one_piece(module):
+        return Graph().build_dependency(
+            module.eval(),
+            example(contract),
+            forward_fn=_forward,
+            output_transform=_outputs,
+            verbose=False,
+            customized_pruners=dict.fromkeys(RECURRENT, _recurrent()),
+            **_unwrapped(module),
+        )
+
+
+def _of_features(concatenation: Any) -> bool:
+    """Whether a traced ``torch.cat`` joins channels, as far as its rank tells: of [batch, channels] or of maps."""
+    rank = len(concatenation._input_metadata[0].shape)
+    return rank in (2, 4) and concatenation._saved_dim % 2**64 in (1, 2**64 - rank + 1)
+
+
+def _recurrent() -> Any:
+    """What torch-pruning is told of recurrent layers: their inputs can be narrowed, their own width is left alone.
+
+    It knows no GRU, and of an LSTM neither two directions nor several layers.
+    """
+    from torch_pruning.pruner.function import BasePruningFunc
+
+    class Recurrent(BasePruningFunc):
+        def prune_in_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.Module:
+            kept = sorted(set(range(layer.input_size)) - set(idxs))
+            for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
+                if hasattr(layer, name):
+                    setattr(layer, name, self._prune_parameter_and_grad(getattr(layer, name), kept, 1))
+            layer.input_size = len(kept)
+            return layer
+
+        def prune_out_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.Module:
+            raise ValueError(f"the width of {type(layer).__name__} is not pruned")
+
+        def get_in_channels(self, layer: nn.RNNBase) -> int:
+            return layer.input_size
+
+        def get_out_channels(self, layer: nn.RNNBase) -> int:
+            return width(layer)
+
+    return Recurrent()
 
 
 def _unwrapped(module: nn.Module) -> dict[str, Any]:
@@ -206,7 +293,7 @@ def _outputs(result: Any) -> list[Tensor]:
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
     """What an absent input is to a module that knows no presence: the training mean, or padding where it is of token ids."""
     if isinstance(spec, TextSpec):
-        return np.full(spec.shape, spec.pad, spec.dtype)
+        return np.full((1,) if spec.min_length else spec.shape, spec.pad, spec.dtype)  # one is repeated to any length
     return np.array(np.zeros(spec.shape) if mean is None else mean, spec.dtype)
 
 
@@ -214,7 +301,8 @@ def _encoder(spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
     if isinstance(spec, TextSpec):
         if spec.tokens is None:
             raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
-        return TextEncoder(spec.tokens, spec.pad, encoder.widths, encoder.depth, model.embedding, model.dropout)
+        sizes = (encoder.widths, encoder.depth, model.embedding, model.dropout)
+        return TextEncoder(spec.tokens, spec.pad, *sizes, masked=spec.shortest is not None)
     if isinstance(spec, SensorSpec):
         return SeriesEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
     if len(spec.shape) == 3:

@@ -98,6 +98,8 @@ def _check_takes(session: Session, contract: Contract, file: Path) -> None:
             what = f"the engine's input {name} is {info.dtype} {list(info.shape)}"
         elif any(size is not None and size != want for size, want in zip(info.shape[1:], ours[1])):
             what = f"the engine's input {name} is {list(info.shape)}"
+        elif name != "present" and contract.modalities[name].shortest is not None and info.shape[-1] is not None:
+            what = f"the engine's input {name} has the fixed length {info.shape[-1]}"
         else:
             continue
         said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
@@ -122,7 +124,9 @@ class Engine:
         self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
         self._dtypes = {name: np.dtype(spec.dtype) for name, spec in contract.modalities.items()}
-        self._checked = [(name, len(shape) + 1, shape, self._dtypes[name]) for name, shape in self._shapes.items()]
+        self._checked = [
+            (name, spec.shortest, spec.shape, self._dtypes[name]) for name, spec in contract.modalities.items()
+        ]
         entry = self.meta["targets"][target]
         self._subset_files: dict[frozenset[str], str] = {
             frozenset(name.split("+")): file for name, file in entry.get("subsets", {}).items()
@@ -221,17 +225,23 @@ class Engine:
         return _executed(self._run, {**tensors, **absent, "present": present})
 
     def _check(
-        self, tensors: Mapping[str, np.ndarray], wanted: list[tuple[str, int, tuple[int, ...], np.dtype]], rows: int
+        self,
+        tensors: Mapping[str, np.ndarray],
+        wanted: list[tuple[str, int | None, tuple[int, ...], np.dtype]],
+        rows: int,
     ) -> None:
-        for name, axes, shape, dtype in wanted:
+        for name, shortest, shape, dtype in wanted:
             given = tensors.get(name)
             try:
                 took = given.shape  # type: ignore[union-attr]
-                fits = given.dtype == dtype and len(took) == axes and took[0] == rows and took[1:] == shape  # type: ignore[union-attr]
-            except AttributeError:
+                fits = given.dtype == dtype and took == (rows, *shape)  # type: ignore[union-attr]
+                if not fits and shortest is not None and given.dtype == dtype:  # type: ignore[union-attr]
+                    fits = took[:-1] == (rows, *shape[:-1]) and shortest <= took[-1] <= shape[-1]
+            except (AttributeError, IndexError):
                 fits = False
             if not fits:
-                raise MmedgeError(f"{name} must be {dtype} {[rows, *shape]}, not {_described(given)}")
+                takes = [rows, *shape] if shortest is None else [rows, *shape[:-1], f"{shortest} to {shape[-1]}"]
+                raise MmedgeError(f"{name} must be {dtype} [{', '.join(map(str, takes))}], not {_described(given)}")
 
     def _subset(self, names: frozenset[str]) -> Session | None:
         if names not in self._subset_files:
@@ -278,8 +288,8 @@ class Engine:
             where = f"sample {empty[0]} of the batch" if len(samples) > 1 else None
             raise UsageError(f"nothing is present: give at least one of {', '.join(self._shapes)}", where=where)
         tensors: dict[str, np.ndarray] = {"present": present}
-        for name, spec in self.contract.modalities.items():
-            tensors[name] = np.stack(
+        for column, (name, spec) in enumerate(self.contract.modalities.items()):
+            given = np.stack(
                 [
                     self._tensor(name, sample[name], row, len(samples))
                     if name in sample
@@ -287,6 +297,7 @@ class Engine:
                     for row, sample in enumerate(samples)
                 ]
             )
+            tensors[name] = preprocess.trimmed(spec, given, present[:, column])
         return tensors
 
     def _tensor(self, name: str, value: Any, row: int, rows: int) -> np.ndarray:
@@ -300,14 +311,10 @@ class Engine:
             raise type(error)(error.what, where=place, todo=error.todo) from error
 
     def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
-        names = frozenset(samples[0])
-        if names and names in self._subset_files and all(sample.keys() == names for sample in samples):
-            tensors = {
-                name: np.stack([self._tensor(name, one[name], row, len(samples)) for row, one in enumerate(samples)])
-                for name in names
-            }
-            return self.answers(self._run_subset(tensors))
-        return self.answers(_executed(self._run, self.preprocess(samples)))
+        names, tensors = frozenset(samples[0]), self.preprocess(samples)
+        if names in self._subset_files and all(sample.keys() == names for sample in samples):
+            return self.answers(self._run_subset({name: tensors[name] for name in names}))
+        return self.answers(_executed(self._run, tensors))
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
         """What ``run`` returns, as Predictions. Raises MmedgeError for NaN and infinity, and for what the contract does not say."""

@@ -20,6 +20,7 @@ from mmedge.runtime import bundle as bundles
 from mmedge.runtime import cold, energy, feeds, layers
 from mmedge.runtime.engine import Engine, load
 from mmedge.runtime.machine import Watch, cores, governor, machine
+from mmedge.runtime.onnxfile import size_bytes
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
@@ -54,6 +55,11 @@ class Subject:
     contract: Contract | None = None
     bundle: Path | None = None
     held: Any = None  # keeps what a zip was unpacked into
+
+    def shapes(self, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """``given``, and for other inputs of a dynamic length the longest."""
+        specs = self.contract.modalities.items() if self.contract else ()
+        return {name: spec.shape for name, spec in specs if spec.shortest is not None} | dict(given)
 
 
 def subject(path: Path, target: str | None) -> Subject:
@@ -113,12 +119,12 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
 def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, Any]:
     progress.say(f"profile: loading {each.name} in a fresh process")
     figures = cold.measured(
-        each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=settings.shapes
+        each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=each.shapes(settings.shapes)
     )
     return {
         "name": each.name,
         "target": each.target,
-        "size_bytes": each.file.stat().st_size,
+        "size_bytes": size_bytes(each.file),
         "batches": [],
         **figures,
     }
@@ -127,7 +133,7 @@ def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, An
 def _once(each: Subject, session: Session, settings: Settings) -> dict[str, Any]:
     """What is measured once a model, at the first batch size: after idle, throughput, energy, layers and branches."""
     batch = settings.batches[0]
-    feed = feeds.tensors(session.inputs, batch, settings.shapes)
+    feed = feeds.tensors(session.inputs, batch, each.shapes(settings.shapes))
     call = _call(session, feed)
     record: dict[str, Any] = {
         "after_idle_ms": _after_idle_ms(call, settings.idle_s),
@@ -153,7 +159,10 @@ def _time_batch(
     Compute is timed with all models in turn, and so is end to end, but not the one among the other: after a picture was
     decoded, a small graph finds its caches cold, and its figure would not be that of the graph.
     """
-    computes = [_call(session, feeds.tensors(session.inputs, batch, settings.shapes)) for session in sessions]
+    computes = [
+        _call(session, feeds.tensors(session.inputs, batch, each.shapes(settings.shapes)))
+        for each, session in zip(subjects, sessions)
+    ]
     ends = {
         number: _predict(engine, feeds.raw_values(engine.contract, batch))
         for number, engine in enumerate(engines)

@@ -50,7 +50,12 @@ def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | Non
                     hardware_compatible=old.get("hardware_compatible", False) and name != "tensorrt-rtx",
                 )
                 built = tensorrt.build(
-                    graph, file, target=name, shapes=tensorrt.input_shapes(contract), options=options
+                    graph,
+                    file,
+                    target=name,
+                    shapes=tensorrt.input_shapes(contract),
+                    options=options,
+                    least=tensorrt.least_shapes(contract),
                 )
                 tensorrt.check_precision(built, found.meta["targets"][name]["precision"], name)
             else:

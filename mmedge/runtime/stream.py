@@ -58,7 +58,8 @@ class Stream:
         self._encoders = {name: engine.parts(name) for name in names} if self._fusion else {}
         # What stands for an absent modality: the fusion head looks at ``present``, never at this.
         self._blank = {
-            name: self._embed(name, np.zeros(spec.shape, engine.inputs[name].dtype)) for name, spec in names.items()
+            name: self._embed(name, np.zeros((1, *spec.shape), engine.inputs[name].dtype))
+            for name, spec in names.items()
         }
 
     def update(self, at: float | None = None, **values: Any) -> None:
@@ -67,7 +68,9 @@ class Stream:
         for name, value in values.items():
             if name not in self._values:
                 raise UsageError(f"the bundle has no modality {name!r}{did_you_mean(name, self._values)}")
-            embedded = self._embed(name, preprocess.tensor(self._engine.contract.modalities[name], value, name))
+            spec = self._engine.contract.modalities[name]
+            batch = preprocess.tensor(spec, value, name)[None]
+            embedded = self._embed(name, preprocess.trimmed(spec, batch, np.ones(1, bool)))
             with self._lock:
                 kept = self._values[name]
                 kept.append((moment, embedded))
@@ -100,9 +103,9 @@ class Stream:
         prediction = self._engine.answers(output)[0]
         return Answer(prediction, moment, ages, stale, tuple(name for name, pair in found.items() if pair is None))
 
-    def _embed(self, name: str, tensor: np.ndarray) -> dict[str, np.ndarray]:
+    def _embed(self, name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
         encoder = self._encoders.get(name)
-        return encoder.run({name: tensor[None]}) if encoder else {name: tensor[None]}
+        return encoder.run({name: batch}) if encoder else {name: batch}
 
 
 async def answers(

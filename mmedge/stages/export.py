@@ -16,6 +16,7 @@ from mmedge.graph import precision as precisions
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.export import Agreement, compare
 from mmedge.measure.latency import one_sample, time_sessions
+from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import predict_graph
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, precision_of
@@ -179,7 +180,12 @@ def _build(
             hardware_compatible=config.hardware_compatible,
         )
         built = tensorrt.build(
-            folder / GRAPH, folder / ENGINE, target=name, shapes=tensorrt.input_shapes(contract), options=options
+            folder / GRAPH,
+            folder / ENGINE,
+            target=name,
+            shapes=tensorrt.input_shapes(contract),
+            options=options,
+            least=tensorrt.least_shapes(contract),
         ) | {"file": ENGINE, "files": [ENGINE]}
         tensorrt.check_precision(built, chosen, name)
         if chosen == "int8":
@@ -241,6 +247,7 @@ def verify(
                 todo=f"tolerated are {relative:g} of the largest output and {least:.1%}; choose another precision",
             )
         agreements.append(agreement)
+    check_trimmed(run, contract, samples, relative, graph)
     return agreements
 
 
@@ -313,10 +320,11 @@ def _split(folder: Path, contract: Contract, name: str, test: Samples, chosen: s
             given |= sessions[modality]({modality: inputs[modality]})
         return sessions["fusion"](given)
 
-    whole = predict_graph(
-        onnxruntime_cpu.session(folder / GRAPH, optimize=chosen != "int8"), contract, test, test.present
-    )
-    _agree("the split engine", whole, predict_graph(together, contract, test, test.present), chosen, folder / GRAPH)
+    run = onnxruntime_cpu.session(folder / GRAPH, optimize=chosen != "int8")
+    for subset in subsets(names):
+        present = _present(test, names, subset)
+        whole, apart = (predict_graph(one, contract, test, present) for one in (run, together))
+        _agree(f"the split engine with {'+'.join(subset)}", whole, apart, chosen, folder / GRAPH)
     return {"files": {part: f"split/{part}.onnx" for part in sessions}, "embeddings": embeddings}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from mmedge.errors import UsageError
 from mmedge.runtime import bundle as bundles
+from mmedge.spec import Contract
 
 SCRIPT = Path(__file__).parents[2] / "deploy/triton/repository.py"
 
@@ -42,3 +43,12 @@ def test_a_model_that_is_there_already_is_not_overwritten(repository, made_bundl
     with pytest.raises(UsageError, match="in the repository already"):
         repository.write(made_bundle, tmp_path)
     assert bundles.read(made_bundle)
+
+
+def test_texts_are_integers_and_a_declared_dynamic_length_is_one(repository):
+    text = {"kind": "text", "length": 16}
+    modalities = {"title": text, "note": {**text, "min_length": 2}}
+    contract = Contract.model_validate({"task": "regression", "modalities": modalities})
+    text = repository.config("texts", contract)
+    assert '{ name: "title" data_type: TYPE_INT64 dims: [ 16 ] }' in text
+    assert '{ name: "note" data_type: TYPE_INT64 dims: [ -1 ] }' in text

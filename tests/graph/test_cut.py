@@ -56,25 +56,34 @@ class Own(nn.Module):
         super().__init__()
         self.look = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 8))
         self.feel = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8))
-        self.head = nn.Linear(16, 3)
+        self.first = nn.Parameter(torch.randn(1, 4))  # as a transformer's class token is: repeated to the batch
+        self.head = nn.Linear(20, 3)
+
+    def seen(self, image):
+        return torch.cat([self.first.expand(image.shape[0], -1), self.look(image)], 1).relu()
 
     def forward(self, image, vitals):
-        return self.head(torch.cat([self.look(image), self.feel(vitals)], 1))
+        return self.head(torch.cat([self.seen(image), self.feel(vitals)], 1))
 
 
 class Masked(Own):
     def forward(self, image, vitals, present):
         shown = present.to(image.dtype)
-        return self.head(torch.cat([self.look(image) * shown[:, :1], self.feel(vitals) * shown[:, 1:]], 1))
+        return self.head(torch.cat([self.seen(image) * shown[:, :1], self.feel(vitals) * shown[:, 1:]], 1))
 
 
-@pytest.mark.parametrize("network", [Own, Masked])
-def test_an_absent_encoder_of_a_users_own_network_is_left_out(tmp_path, network):
+@pytest.fixture(params=[Own, Masked])
+def own_graph(request, tmp_path):
     means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
-    export(Wrapped(network(), {name: name for name in means}, means, "logits", None), CONTRACT, tmp_path / "model.onnx")
-    whole, x = onnxruntime_cpu.session(tmp_path / "model.onnx"), given()
+    wrapped = Wrapped(request.param(), {name: name for name in means}, means, "logits", None)
+    export(wrapped, CONTRACT, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_an_absent_encoder_of_a_users_own_network_is_left_out(own_graph, tmp_path):
+    whole, x = onnxruntime_cpu.session(own_graph), given()
     for kept, gone in (("image", "LayerNormalization"), ("vitals", "Conv")):
-        cut.subset_graph(tmp_path / "model.onnx", CONTRACT, [kept], tmp_path / "cut.onnx")
+        cut.subset_graph(own_graph, CONTRACT, [kept], tmp_path / "cut.onnx")
         assert gone not in [node.kind for node in read_nodes(tmp_path / "cut.onnx")]
         present = np.tile([name == kept for name in x], (5, 1))
         answered = onnxruntime_cpu.session(tmp_path / "cut.onnx")({kept: x[kept]})["logits"]
@@ -82,8 +91,18 @@ def test_an_absent_encoder_of_a_users_own_network_is_left_out(tmp_path, network)
 
 
 def test_encoders_and_head_together_are_the_whole_graph(graph, tmp_path):
+    assert parts_are_the_whole(graph, tmp_path) == {"image": ["image_f"], "vitals": ["vitals_f"]}
+
+
+def test_a_users_own_network_is_split_after_its_encoders(own_graph, tmp_path):
+    own = parts_are_the_whole(own_graph, tmp_path)
+    assert {name: len(tensors) for name, tensors in own.items()} == {"image": 1, "vitals": 1}
+    kinds = [node.kind for node in read_nodes(tmp_path / "parts/fusion.onnx")]
+    assert not {"Conv", "LayerNormalization"} & set(kinds)
+
+
+def parts_are_the_whole(graph, tmp_path):
     own = cut.split_graph(graph, CONTRACT, tmp_path / "parts")
-    assert own == {"image": ["image_f"], "vitals": ["vitals_f"]}
     x, present = given(), np.array([[True, True], [True, False], [False, True], [True, True], [False, False]])
     embedded: dict[str, np.ndarray] = {"present": present}
     for name in own:
@@ -91,6 +110,7 @@ def test_encoders_and_head_together_are_the_whole_graph(graph, tmp_path):
     head = onnxruntime_cpu.session(tmp_path / "parts/fusion.onnx")
     expected = onnxruntime_cpu.session(graph)({**x, "present": present})["logits"]
     np.testing.assert_allclose(head(embedded)["logits"], expected, atol=1e-6)
+    return own
 
 
 def test_a_graph_whose_inputs_meet_at_once_cannot_be_split(tmp_path):

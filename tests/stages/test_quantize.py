@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge import conclude
 from mmedge.errors import MismatchError, MmedgeError, UsageError
-from mmedge.graph import fusion, qdq
+from mmedge.graph import fusion, precision, qdq
 from mmedge.models.load import contract_of
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
@@ -28,7 +29,8 @@ def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finis
     assert 0 <= table["int8"]["saturation"] < 1
     assert table["fp32"]["ratio_to_fp32"] == 1 and table["int8"]["int8_kernels"]
     for name, row in table.items():
-        assert row["kept"] and row["why"].startswith("kept: loses")
+        assert row["kept"] and row["why"].startswith("kept: " if name == "fp32" else "kept: loses")
+        assert row["drop_ci95"][0] <= row["drop"] <= row["drop_ci95"][1]
         assert set(row["subsets_validation"]) == {"image", "audio", "image+audio"} and row["n"] == 50
         assert made.file(f"{name}.onnx").stat().st_size == row["size_bytes"]
     assert made.file("model.onnx").read_bytes() == made.file(f"{made.meta['precision']}.onnx").read_bytes()
@@ -334,6 +336,47 @@ def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tm
             compared += len(a) > 0
             assert np.abs(a - b).max(initial=0) <= 0.3 * np.abs(a).max(initial=0)
     assert compared >= 4
+
+
+def test_depthwise_and_linear_convolutions_all_run_in_8_bits_and_tensorrt_takes_their_codes(tmp_path):
+    """An inverted residual (MobileNetV2): a scale a channel, or codes of two types, would leave most of it in float."""
+    torch.manual_seed(0)
+
+    class Inverted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 16, 3, 2, 1)
+            self.wide = torch.nn.Conv2d(16, 32, 1)
+            self.depth = torch.nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+            self.linear = torch.nn.Conv2d(32, 16, 1)
+            self.out = torch.nn.Conv2d(16, 16, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.out(x + self.linear(torch.relu(self.depth(torch.relu(self.wide(x))))))
+
+    random = np.random.default_rng(0)
+    inputs = [{"x": random.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(8)]
+    example = (torch.from_numpy(inputs[0]["x"]),)
+    torch.onnx.export(
+        Inverted().eval(),
+        example,
+        tmp_path / "m.onnx",
+        input_names=["x"],
+        output_names=["y"],
+        dynamo=True,
+        verbose=False,
+    )
+    ptq.int8(tmp_path / "m.onnx", tmp_path / "q.onnx", inputs, "int8")
+    proof = candidates.proved(tmp_path / "q.onnx")["int8_layers"]
+    assert proof["asked"] == 5 and set(proof["float_layers"].values()) <= {"its output stays float"}
+    assert proof["int8"] >= 4
+    assert precision.to_symmetric(tmp_path / "q.onnx", tmp_path / "s.onnx") > 0
+    a, b = (onnxruntime_cpu.session(tmp_path / name, optimize=False)(inputs[0])["y"] for name in ("q.onnx", "s.onnx"))
+    assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
+    precision.to_unsigned(tmp_path / "s.onnx", tmp_path / "q.onnx", tmp_path / "u.onnx")
+    back = onnxruntime_cpu.session(tmp_path / "u.onnx", optimize=False)(inputs[0])["y"]
+    assert np.abs(a - back).max() <= 1e-3 * np.abs(a).max()
 
 
 def test_what_nncf_cannot_quantize_is_one_error_with_the_candidate(graphs, tmp_path):

@@ -59,6 +59,11 @@ def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((features - mean) / std, np.float32)
 
 
+def trimmed(spec: ModalitySpec, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """A batch [n, *shape] cut to the longest of its rows where the length is dynamic. ``present``: bool [n]."""
+    return text.trimmed(spec, batch, present) if isinstance(spec, TextSpec) else batch
+
+
 def fit_vocabulary(spec: ModalitySpec, values: Iterable[Any]) -> ModalitySpec:
     """The spec with what its shape depends on, from the training split's raw values: a text's tokenizer, a table's categories."""
     match spec:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from mmedge.errors import MmedgeError
+from mmedge.runtime.preprocess import mel
 from mmedge.runtime.preprocess.values import existing, where, window
 from mmedge.spec import AudioSpec
 
@@ -32,7 +32,7 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
     fixed = np.zeros(spec.samples, np.float32)
     kept = waveform[window(len(waveform), spec.samples, spec.take)]
     fixed[: len(kept)] = kept
-    return _bands(spec, fixed)[None]
+    return mel.features(spec, fixed)[None]
 
 
 def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
@@ -67,7 +67,7 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
                 f"the {name}'s header says {rate} Hz, which no sound has", where=where(value), todo="save it again"
             )
         if spec.channel is None:
-            return samples.mean(axis=1), rate
+            return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1), rate
         if spec.channel >= samples.shape[1]:
             raise MmedgeError(
                 f"the {name} has {samples.shape[1]} channels, and channel {spec.channel} is asked for",
@@ -114,39 +114,3 @@ def _missing_of_page(stream: BinaryIO, size: int) -> int:
     if len(page) < 27 or len(page) < 27 + page[26]:
         return 1
     return max(0, 27 + page[26] + sum(page[27 : 27 + page[26]]) - len(page))
-
-
-def _bands(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
-    """[samples] -> [bands, frames]: Povey-windowed power spectrum on an HTK mel scale, natural log (Kaldi's fbank), and
-    for MFCC its discrete cosine transform with Kaldi's lifter (Kaldi's mfcc)."""
-    make, options, silence = _kaldi(
-        spec.features, spec.sample_rate, spec.window_ms, spec.hop_ms, spec.mels, spec.coefficients
-    )
-    extractor = make(options)
-    # Kaldi's scale is that of 16-bit integers; it keeps the energy floor far below speech. It takes a list fastest.
-    extractor.accept_waveform(spec.sample_rate, (waveform * 32768).tolist())
-    extractor.input_finished()
-    out = np.full((spec.frames, spec.bands), silence, np.float32)
-    for index in range(min(spec.frames, extractor.num_frames_ready)):
-        out[index] = extractor.get_frame(index)
-    return out.T
-
-
-@lru_cache(maxsize=16)
-def _kaldi(
-    features: str, sample_rate: int, window_ms: float, hop_ms: float, mels: int, coefficients: int
-) -> tuple[Any, Any, float]:
-    """Kaldi's extractor, its options, and what it gives for silence. An extractor itself takes one sound only."""
-    import kaldi_native_fbank as kaldi
-
-    options = kaldi.FbankOptions() if features == "logmel" else kaldi.MfccOptions()
-    options.frame_opts.samp_freq = sample_rate
-    options.frame_opts.frame_length_ms = window_ms
-    options.frame_opts.frame_shift_ms = hop_ms
-    options.frame_opts.dither = 0
-    options.frame_opts.snip_edges = False
-    options.mel_opts.num_bins = mels
-    if features == "logmel":
-        return kaldi.OnlineFbank, options, float(np.log(options.energy_floor or np.finfo(np.float32).eps))
-    options.num_ceps, options.use_energy = coefficients, False
-    return kaldi.OnlineMfcc, options, 0.0

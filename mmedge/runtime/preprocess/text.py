@@ -38,6 +38,17 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
     return out
 
 
+def trimmed(spec: TextSpec, ids: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """int64 [batch, length] without the padding that all rows of a batch share, where the spec declares a dynamic length.
+
+    ``present``: bool [batch]; what stands in the other rows does not matter.
+    """
+    if spec.min_length is None:
+        return ids
+    used = np.flatnonzero((ids[present] != spec.pad).any(axis=0))
+    return np.ascontiguousarray(ids[:, : max(spec.min_length, int(used[-1]) + 1 if len(used) else 0)])
+
+
 def fit(spec: TextSpec, texts: Iterable[str]) -> TextSpec:
     """The spec with its tokenizer: read from ``tokenizer_file``, or trained on ``texts``."""
     if spec.fitted is not None:

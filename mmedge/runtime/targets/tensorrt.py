@@ -47,11 +47,17 @@ def module_of(target: str) -> Any:
 
 
 def build(
-    graph: Path, engine: Path, *, target: str, shapes: Mapping[str, tuple[int, ...]], options: Options
+    graph: Path,
+    engine: Path,
+    *,
+    target: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    options: Options,
+    least: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
     """Build an engine from an ONNX graph. Needs no GPU with tensorrt-rtx.
 
-    ``shapes``: {input: shape without the batch axis}. Returns what the bundle must remember: version, layers, profiles.
+    ``shapes``: {input: shape without the batch axis}; ``least``: the smallest, of inputs of a dynamic length. Returns what the bundle must remember: version, layers, profiles.
     Raises MmedgeError with every node that is not supported, and with every parser error, by node.
     """
     trt = module_of(target)
@@ -72,7 +78,8 @@ def build(
     notes: list[str] = []
     profile, profiles = builder.create_optimization_profile(), {}
     for name, shape in shapes.items():
-        profiles[name] = [[size, *shape] for size in options.batch]
+        sizes = ((least or {}).get(name, shape), shape, shape)
+        profiles[name] = [[rows, *size] for rows, size in zip(options.batch, sizes)]
         profile.set_shape(name, *map(tuple, profiles[name]))
     config.add_optimization_profile(profile)
     cache = _configure(trt, config, options, notes)
@@ -99,6 +106,12 @@ def build(
 def input_shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
     """{input: shape without the batch axis} of a bundle's graph."""
     return {name: spec.shape for name, spec in contract.modalities.items()} | {"present": (len(contract.modalities),)}
+
+
+def least_shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
+    """``input_shapes`` of the inputs of a dynamic length, at the least that they may have."""
+    specs = contract.modalities.items()
+    return {name: (*spec.shape[:-1], spec.shortest) for name, spec in specs if spec.shortest is not None}
 
 
 def unsupported_nodes(graph: Path, target: str) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.graph.trace import example
+from mmedge.graph.trace import noise
 from mmedge.recipe import Prune
 from mmedge.runtime.layers import FUSION
 from mmedge.spec import Contract
@@ -46,24 +46,15 @@ def largest_ratios(config: Prune, branches: dict[str, list[Group]]) -> dict[str,
 def modalities_reaching(module: nn.Module, contract: Contract) -> dict[str, frozenset[str]]:
     """{layer: the modalities whose change changes what it puts out}, by changing one at a time."""
     torch.manual_seed(0)
-    base = _noise(contract)
+    base = noise(contract)
     before = _outputs(module, base)
     reached: dict[str, frozenset[str]] = dict.fromkeys(before, frozenset())
     for name in contract.modalities:
-        after = _outputs(module, base | {name: _noise(contract)[name]})
+        after = _outputs(module, base | {name: noise(contract)[name]})
         for layer in before:
             if layer in after and not torch.equal(before[layer], after[layer]):
                 reached[layer] |= {name}
     return reached
-
-
-def _noise(contract: Contract) -> dict[str, Tensor]:
-    """Random inputs [4, *shape], everything present. Token ids are 0 or 1, which every vocabulary has."""
-    inputs = example(contract, batch=4)
-    return {
-        name: x if name == "present" else torch.randn_like(x) if x.is_floating_point() else torch.randint_like(x, 2)
-        for name, x in inputs.items()
-    }
 
 
 def _outputs(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.trace import example
 from mmedge.models import load
 from mmedge.models.attention import SplitAttention, split_attention
 from mmedge.recipe import Prune
 from mmedge.spec import Contract
+from mmedge.stages.prune.heads import Heads, OwnAttention
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 # Operations that mix channels of one tensor by their place: an attention of the model's own, whose heads are not known.
 _MIXING = re.compile(r"ScaledDotProduct|Softmax|Bmm", re.IGNORECASE)
-_FAILURES = (IndexError, RuntimeError, KeyError, AssertionError, ValueError, AttributeError)
+_FAILURES = (IndexError, RuntimeError, KeyError, AssertionError, ValueError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Group:
     """Channels that are removed together in all ``layers``, told by the layer ``root`` whose outputs they are.
 
     ``units``: what goes at once (a channel, a head, one channel of each norm group), the least important first.
+    ``counts``: (module, attribute, how much of it a unit is), the numbers that a forward of the user's own keeps of them.
     """
 
     root: str
     layers: tuple[str, ...]
     units: tuple[tuple[int, ...], ...]
+    counts: tuple[tuple[str, str, int], ...] = ()
 
     def keeps(self, ratio: float, round_to: int) -> int:
         """How many units stay where the share ``ratio`` is to go: to the nearest multiple of ``round_to`` channels, never none."""
@@ -56,22 +59,30 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
         found = list(graph.get_all_groups(ignored_layers=[layers[name] for name in ignored]))
         names = {layer: name for name, layer in layers.items()}
         importance = _importance(config, module)
+        own = OwnAttention(module, contract)
         groups, left = [], {}
         for theirs in found:
             root = names[theirs[0].dep.target.module]
-            scores = importance(theirs)
+            heads = None
             if any(_MIXING.search(str(item.dep.target.module)) for item in theirs) and not _heads(
                 theirs, names, layers
             ):
-                left[root] = "in an attention of the model's own, whose heads are not known"
-            elif scores is None:
-                left[root] = "has no batch norm" if config.importance == "bn" else "has no weights"
-            else:
-                groups.append(_group(root, theirs, scores, graph, names, layers))
+                heads = own.of(root, theirs, graph, names)
+                if heads is None:
+                    left[root] = "in an attention of the model's own, whose heads are not known"
+                    continue
+            try:
+                scores = importance(theirs)
+                if scores is None:
+                    left[root] = "has no batch norm" if config.importance == "bn" else "has no weights"
+                else:
+                    groups.append(_group(root, theirs, scores, graph, names, layers, heads))
+            except _FAILURES as error:  # a group whose channels its dependency graph does not count right
+                left[root] = f"cannot be narrowed ({_reason(error)})"
         groups, broken = _working(module, contract, groups)
     except _FAILURES as error:
         # What its dependency graph cannot follow, a flattened map in a concatenation above all, shows only so.
-        raise cannot_prune((str(error) or type(error).__name__).splitlines()[0]) from error
+        raise cannot_prune(_reason(error)) from error
     left |= broken
     if not groups:
         reasons = "; ".join(f"{name} {why}" for name, why in list(left.items())[:4])
@@ -83,13 +94,17 @@ def cut(module: nn.Module, contract: Contract, groups: list[Group], keep: Mappin
     """Remove the least important units of each group in place, down to ``keep[root]``; returns the pruning history."""
     graph = load.dependencies(module, contract)
     layers = dict(module.named_modules())
+    counted: list[Any] = []
     for group in groups:
         gone = len(group.units) - keep[group.root]
         if gone > 0:
             root = layers[group.root]
             channels = sorted(channel for unit in group.units[:gone] for channel in unit)
             graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, channels).prune()
-    return list(graph.pruning_history())
+            counts = [[load.COUNT, *place, each * keep[group.root]] for *place, each in group.counts]
+            load.set_counts(module, counts)
+            counted += counts
+    return [*graph.pruning_history(), *counted]
 
 
 def take_apart(module: nn.Module) -> list[Any]:
@@ -105,7 +120,9 @@ def cannot_prune(reason: str) -> MmedgeError:
     )
 
 
-def _group(root: str, theirs: Any, scores: Tensor, graph: Any, names: Mapping[Any, str], layers: Any) -> Group:
+def _group(
+    root: str, theirs: Any, scores: Tensor, graph: Any, names: Mapping[Any, str], layers: Any, heads: Heads | None
+) -> Group:
     outputs = tuple(
         names[item.dep.target.module]
         for item in theirs
@@ -115,8 +132,11 @@ def _group(root: str, theirs: Any, scores: Tensor, graph: Any, names: Mapping[An
     head_dim, parts = _heads(theirs, names, layers), _parts(theirs)
     # One channel of each part goes at once, since the parts of a norm or a grouped convolution stay of one size.
     units = channels.reshape(-1, head_dim) if head_dim else channels.reshape(parts, -1).T
+    if heads is not None:
+        units = heads.units
     order = torch.argsort(scores.detach().cpu().float()[units].mean(dim=1), stable=True)
-    return Group(root, tuple(dict.fromkeys(outputs)), tuple(tuple(unit) for unit in units[order].tolist()))
+    ranked = tuple(tuple(unit) for unit in units[order].tolist())
+    return Group(root, tuple(dict.fromkeys(outputs)), ranked, heads.counts if heads is not None else ())
 
 
 def _heads(theirs: Any, names: Mapping[Any, str], layers: Mapping[str, nn.Module]) -> int:
@@ -166,8 +186,16 @@ def _runs(module: nn.Module, contract: Contract, groups: list[Group]) -> str | N
         with torch.no_grad():
             trial.eval()(**example(contract))
     except _FAILURES as error:
-        return (str(error) or type(error).__name__).splitlines()[0]
+        return _reason(error)
     return None
+
+
+def _reason(error: BaseException) -> str:
+    return (
+        first_line(error)
+        if isinstance(error, (RuntimeError, ValueError))
+        else f"{type(error).__name__}: {first_line(error)}"
+    )
 
 
 def _importance(config: Prune, module: nn.Module) -> Any:

@@ -40,9 +40,7 @@ def losses(config: Prune, before: Judged, after: Judged) -> Row:
 
 def told(config: Prune, row: Row) -> str:
     """One line on an attempt that was recovered."""
-    lost = (
-        f"validation {row['quality']:.3f} ({-row['drop']:+.3f}), {row['worst_subset']} {-row['worst_subset_drop']:+.3f}"
-    )
+    lost = f"validation {row['quality']:.3f} ({_change(row)}), {row['worst_subset']} {-row['worst_subset_drop']:+.3f}"
     if row["passed"]:
         return f"{_costs(row)}, {lost}"
     return f"{_costs(row)}, {lost}: more than max_drop {config.max_drop:g} and max_subset_drop {config.max_subset_drop:g} allow"
@@ -62,8 +60,17 @@ def table(branches: Mapping[str, Sequence[Group]], options: Mapping[str, list[Op
     ]
 
 
-def notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool) -> tuple[str, ...]:
+def notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool, round_to: int) -> tuple[str, ...]:
     """What a reader of the report must know."""
+    lines = _notes(config, rows, kept, taught=taught)
+    if round_to > 1 and not any(row["in_budget"] for row in rows):
+        lines += (
+            f"no cut by whole blocks of {round_to} channels is inside the budget; a smaller prune.round_to allows more",
+        )
+    return lines
+
+
+def _notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool) -> tuple[str, ...]:
     if kept is None:
         best = best_tried(rows)
         return (
@@ -78,7 +85,7 @@ def notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool) -> 
         f"{1 - kept['left']['macs']:.0%} of the parent's MACs removed by {config.importance} importance, "
         f"recovered {'with the teacher' if taught else 'without a teacher'}",
         f"channels removed: {shares}; {kept['left']['latency']:.2f} x the parent's latency [{low:.2f}, {high:.2f}]; "
-        f"{-kept['drop']:+.3f} on validation, worst subset {kept['worst_subset']} {-kept['worst_subset_drop']:+.3f}",
+        f"{_change(kept)} on validation, worst subset {kept['worst_subset']} {-kept['worst_subset_drop']:+.3f}",
     ]
     if not kept["faster"]:
         lines.append("no faster than its parent here beyond the noise, and taken since the recipe says 'faster: false'")
@@ -117,6 +124,12 @@ def misses(config: Prune, rows: list[Row], kept: Row | None) -> list[Row]:
         for name, limit in config.limits.items()
         if lowest[name] > limit and not (no_faster and name != "latency")
     ]
+
+
+def _change(row: Row) -> str:
+    """What recovery left of the quality, with its interval over the validation samples."""
+    low, high = row["drop_ci95"]
+    return f"{-row['drop']:+.3f} [{-high:+.3f}, {-low:+.3f}]"
 
 
 def _costs(row: Row) -> str:

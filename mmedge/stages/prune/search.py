@@ -70,7 +70,7 @@ def probe(
 
 
 def _later(work: Work, module: nn.Module, name: str) -> Callable[[], dict[str, Any]]:
-    return lambda: vars(_sensed(work, module, name))
+    return lambda: _sensed(work, module, name).record()
 
 
 def _sensed(work: Work, module: nn.Module, name: str) -> Judged:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmedge.artifact import Artifact, hash_json, write_json
 from mmedge.data.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
+from mmedge.measure.gain import loss_interval
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
 from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
@@ -36,11 +37,18 @@ _TAYLOR_STEPS = 16
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores on the validation split: all modalities, every subset, and the one figure to choose by."""
+    """Scores on the validation split: all modalities, every subset, and the one figure to choose by.
+
+    ``outputs``: float [n, outputs], to draw samples again from; None where the scores were remembered.
+    """
 
     quality: float
     subsets: dict[str, float]
     overall: float
+    outputs: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        return {"quality": self.quality, "subsets": self.subsets, "overall": self.overall}
 
 
 @dataclass(frozen=True)
@@ -142,9 +150,16 @@ class Work:
     def _judged(self, module: nn.Module) -> Judged:
         module.eval()
         predict = computed_once(lambda present: predict_module(module, self.contract, self.validation, present))
-        quality = score(self.contract, predict(self.validation.present), self.validation.targets)
+        output = predict(self.validation.present)
+        quality = score(self.contract, output, self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
-        return Judged(quality, subsets, balanced(quality, list(subsets.values())))
+        return Judged(quality, subsets, balanced(quality, list(subsets.values())), output)
+
+    def loss_ci95(self, before: Judged, after: Judged) -> tuple[float, float]:
+        """The 95 % interval of what all modalities together lost, paired by sample."""
+        judge = loss_interval(self.contract, self.validation, self.context.recipe.seed)
+        assert before.outputs is not None and after.outputs is not None
+        return judge(before.outputs, after.outputs)
 
     def latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's.

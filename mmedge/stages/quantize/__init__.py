@@ -14,6 +14,7 @@ from typing import Any
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.samples import Samples
 from mmedge.gate import ACCURACY_EXIT
+from mmedge.measure.gain import loss_interval
 from mmedge.models.load import contract_of
 from mmedge.recipe import Quantize, computes_int8
 from mmedge.spec import Contract
@@ -48,6 +49,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             calibration=inputs,
             evaluate=evaluator(contract, validation),
             outputs=outputs_of(parent.file(GRAPH), contract, validation),
+            loss_ci95=loss_interval(contract, validation, context.recipe.seed),
             time=timer(validation, context.recipe.measure, context.progress),
             progress=context.progress,
             work=context.work,

@@ -39,12 +39,13 @@ _SATURATION = 0.01
 class Scored:
     """A graph on the split that decides: ``quality`` (more is better) over ``n`` labelled samples, and the same of every
 
-    subset of the inputs, where there are any.
+    subset of the inputs, where there are any. ``outputs``: what the figure is of, [rows, ...], to draw rows again from.
     """
 
     quality: float
     subsets: dict[str, float]
     n: int
+    outputs: np.ndarray = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Task:
 
     ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
-    and without the runtime's fusions; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for
-    what an interrupted search has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
+    and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs`` loses;
+    ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
     ``asked``: whether somebody asked for the candidates by name; one whose INT8 layers run in float for no known reason is
     then an error where it is taken, else it is dropped.
     """
@@ -63,6 +64,7 @@ class Task:
     calibration: list[dict[str, np.ndarray]]
     evaluate: Callable[[Path], Scored]
     outputs: Callable[[Path, bool], np.ndarray]
+    loss_ci95: Callable[[np.ndarray, np.ndarray], tuple[float, float]]
     time: Callable[[Mapping[str, Path]], dict[str, Timing]]
     progress: Progress
     work: Path
@@ -100,8 +102,9 @@ def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
 
     def evaluate(graph: Path) -> Scored:
         predict = graph_predictor(onnxruntime_cpu.session(graph), contract, samples)
-        quality = score(contract, predict(samples.present), samples.targets)
-        return Scored(quality, subset_scores(contract, samples, predict), int(samples.labelled.sum()))
+        output = predict(samples.present)
+        quality = score(contract, output, samples.targets)
+        return Scored(quality, subset_scores(contract, samples, predict), int(samples.labelled.sum()), output)
 
     return evaluate
 
@@ -274,6 +277,8 @@ def judge(table: Table, task: Task, config: Quantize) -> None:
             "quality_validation": scored.quality,
             "subsets_validation": scored.subsets,
             "n": scored.n,
+            "drop": reference.quality - scored.quality,
+            "drop_ci95": list(task.loss_ci95(reference.outputs, scored.outputs)),
             "p50_ms": timings[name].p50_ms,
             "ratio_to_fp32": timings[name].p50_ms / timings["fp32"].p50_ms,
             "size_bytes": graph.stat().st_size,
@@ -339,14 +344,15 @@ def check_proof(row: dict[str, Any]) -> None:
 
 
 def _why(row: dict[str, Any], reference: Scored) -> str:
-    drop = reference.quality - row["quality_validation"]
+    drop, (low, high) = row["drop"], row["drop_ci95"]
     drops = {name: reference.subsets[name] - value for name, value in row["subsets_validation"].items()}
     worst = max(drops, key=lambda name: drops[name], default="")
     speed = f"{row['ratio_to_fp32']:.2f} x the latency of fp32"
     if not row["kept"]:
         of_worst = f" (worst subset {worst}: {drops[worst]:.3f})" if worst else ""
-        return f"dropped: loses {drop:.3f} on validation{of_worst}, {speed}"
-    return f"kept: loses {max(drop, 0):.3f} on validation, {speed}"
+        return f"dropped: loses {drop:.3f} [{low:.3f}, {high:.3f}] on validation{of_worst}, {speed}"
+    lost = f"loses {max(drop, 0):.3f} [{low:.3f}, {high:.3f}] on validation, " if row["precision"] != "fp32" else ""
+    return f"kept: {lost}{speed}"
 
 
 def fastest_kept(table: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
+from mmedge.graph import precision
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
@@ -34,6 +35,8 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
         except Exception as error:  # NNCF's errors share no base class with those of ONNX and ONNX Runtime
             data_dependent = sorted({n.op_type for n in model.graph.node if n.op_type in DATA_DEPENDENT})
             reason = first_line(error)
+            if isinstance(error, (KeyError, AttributeError, AssertionError)):  # they say a name and not what happened
+                reason = f"{type(error).__name__} in NNCF: {reason}"
             shapes = f"; its {', '.join(data_dependent)} give shapes that depend on the data" if data_dependent else ""
             raise MmedgeError(
                 f"NNCF cannot quantize this graph ({variant}): {reason}{shapes}",
@@ -41,40 +44,44 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
                 todo="leave the int8 candidates out of quantize.candidates, or name the layers in quantize.ignore",
             ) from error
     onnx.save(quantized, target)
+    precision.to_one_type(target)
 
 
 def _settings(nncf: Any, variant: str) -> dict[str, Any]:
-    """Arguments of ``nncf.quantize``; symmetric activations (the PERFORMANCE preset), as accelerators take them."""
+    """Arguments of ``nncf.quantize``; activations have one symmetric scale a tensor, as ONNX Runtime and TensorRT take them.
+
+    Left to itself NNCF gives the input of a depthwise convolution a scale a channel, and both run it in float then.
+    """
     from nncf.quantization.advanced_parameters import (
         AdvancedQuantizationParameters,
         AdvancedSmoothQuantParameters,
         OverflowFix,
+        QuantizationParameters,
     )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
 
     settings: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
+    more: dict[str, Any] = {}
     match variant:
         case "int8":
             pass
         case "int8-extremes":
-            advanced = AdvancedQuantizationParameters(activations_range_estimator_params=Ranges.MINMAX)
-            settings["advanced_parameters"] = advanced
+            more["activations_range_estimator_params"] = Ranges.MINMAX
         case "int8-percentile":
-            advanced = AdvancedQuantizationParameters(activations_range_estimator_params=Ranges.MEAN_QUANTILE)
-            settings["advanced_parameters"] = advanced
+            more["activations_range_estimator_params"] = Ranges.MEAN_QUANTILE
         case "int8-histogram":
-            advanced = AdvancedQuantizationParameters(activations_range_estimator_params=Ranges.HISTOGRAM)
-            settings["advanced_parameters"] = advanced
+            more["activations_range_estimator_params"] = Ranges.HISTOGRAM
         case "int8-narrow":
-            settings["advanced_parameters"] = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
+            more["overflow_fix"] = OverflowFix.ENABLE
         case "int8-bias":
             settings["fast_bias_correction"] = False
         case "int8-smooth":  # Xiao et al. 2023, "SmoothQuant"
-            alphas = AdvancedSmoothQuantParameters(matmul=0.5)
-            settings["advanced_parameters"] = AdvancedQuantizationParameters(smooth_quant_alphas=alphas)
+            more["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=0.5)
             settings["model_type"] = nncf.ModelType.TRANSFORMER
         case _:
             raise ValueError(f"no variant {variant!r}")
+    one_scale = QuantizationParameters(per_channel=False)
+    settings["advanced_parameters"] = AdvancedQuantizationParameters(activations_quantization_params=one_scale, **more)
     return settings
 
 

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmedge.runtime.targets import onnxruntime_cpu
+from tests.runtime.small import write_bundle
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "bundle") / "model.onnx"
+
+
+def inputs_of(run: onnxruntime_cpu.Session) -> dict[str, np.ndarray]:
+    return {name: np.ones([size or 1 for size in info.shape], info.dtype) for name, info in run.inputs.items()}
+
+
+def test_a_session_gives_what_a_bare_one_gives(graph: Path) -> None:
+    run = onnxruntime_cpu.session(graph)
+    inputs = inputs_of(run)
+    expected = onnxruntime_cpu.native_session(graph).run(None, inputs)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(run(inputs).values(), expected, strict=True))
+
+
+def test_an_input_too_few_is_refused_by_name(graph: Path) -> None:
+    run = onnxruntime_cpu.session(graph)
+    inputs = inputs_of(run)
+    inputs.pop("image")
+    with pytest.raises(Exception, match="image"):
+        run(inputs)
+
+
+def test_an_unknown_input_is_refused_by_name(graph: Path) -> None:
+    run = onnxruntime_cpu.session(graph)
+    inputs = inputs_of(run)
+    inputs["smell"] = inputs.pop("image")
+    with pytest.raises(Exception, match="smell"):
+        run(inputs)

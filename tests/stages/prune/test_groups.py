@@ -1,0 +1,162 @@
+"""Networks as users write them: what can be narrowed is, what cannot is told, and the cut model is rebuilt bit for bit."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmedge.measure.cost import params
+from mmedge.models import load
+from mmedge.recipe import Model, Prune
+from mmedge.spec import ArraySpec, Contract
+from mmedge.stages.prune.groups import cut, groups_of
+
+CONTRACT = Contract(
+    task="classification",
+    modalities={
+        "image": ArraySpec(kind="array", shape=(1, 8, 8)),
+        "sound": ArraySpec(kind="array", shape=(16, 6)),
+    },
+    labels=("a", "b", "c"),
+)
+
+
+class Recurrent(nn.Module):
+    """A sound is read by a recurrent layer; its last output, or its last state, meets the picture."""
+
+    def __init__(self, kind, state, **options):
+        super().__init__()
+        self.before = nn.Conv1d(16, 16, 3, padding=1)
+        self.listen = getattr(nn, kind)(16, 12, batch_first=True, **options)
+        self.see = nn.Linear(64, 16)
+        self.join = nn.Linear(16 + 12 * (2 if options.get("bidirectional") and not state else 1), 16)
+        self.out = nn.Linear(16, 3)
+        self.state = state
+
+    def forward(self, image, sound):
+        heard, state = self.listen(torch.relu(self.before(sound)).transpose(1, 2))
+        heard = (state[0] if isinstance(state, tuple) else state)[-1] if self.state else heard[:, -1]
+        return self.out(torch.relu(self.join(torch.cat([heard, torch.relu(self.see(image.flatten(1)))], 1))))
+
+
+class Gated(nn.Module):
+    """A gated linear unit halves its channels, which the dependency graph does not follow; the rest it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Conv1d(16, 32, 3, padding=1)
+        self.listen = nn.Linear(16, 16)
+        self.see = nn.Linear(64, 16)
+        self.out = nn.Linear(32, 3)
+
+    def forward(self, image, sound):
+        heard = torch.relu(self.listen(functional.glu(self.gate(sound), 1).mean(2)))
+        return self.out(torch.cat([heard, torch.relu(self.see(image.flatten(1)))], 1))
+
+
+class Attention(nn.Module):
+    """Four ways in which people write it. ``mix``: one head reads another's weights, so that none can go."""
+
+    def __init__(self, form, width=16, heads=4):
+        super().__init__()
+        self.form, self.heads, self.size = form, heads, width // heads
+        if form == "joined":
+            self.qkv = nn.Linear(width, 3 * width)
+        else:
+            self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.mix = nn.Linear(heads, heads) if form == "mixed" else nn.Identity()
+        self.o = nn.Linear(width, width)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        if self.form == "joined":
+            q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            heads = -1 if self.form == "shapes" else self.heads
+            q, k, v = (part(x).view(b, n, heads, self.size).transpose(1, 2) for part in (self.q, self.k, self.v))
+        if self.form == "joined":
+            found = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            weights = torch.softmax(q @ k.transpose(-1, -2) / self.size**0.5, -1)
+            found = self.mix(weights.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) @ v
+        return self.o(found.transpose(1, 2).flatten(2))
+
+
+class Transformer(nn.Module):
+    """A class token reads the picture's rows; what it says is joined with the sound's features."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.rows = nn.Linear(8, 16)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.attention, self.norm = Attention(form), nn.LayerNorm(16)
+        self.listen = nn.Linear(96, 16)
+        self.out = nn.Linear(32, 3)
+
+    def forward(self, image, sound):
+        x = torch.cat([self.token.expand(len(image), -1, -1), self.rows(image[:, 0])], 1)
+        x = self.norm(x + self.attention(x))
+        return self.out(torch.cat([x[:, 0], torch.relu(self.listen(sound.flatten(1)))], 1))
+
+
+def narrowed(factory, tmp_path):
+    """(the groups, what is left, the module, the same cut to half, the same rebuilt from what was saved)."""
+    torch.manual_seed(0)
+    section = Model(factory="theirs:factory")
+    module = load.build(section, CONTRACT, factory=factory).eval()
+    before = params(module)
+    groups, left = groups_of(module, CONTRACT, Prune())
+    history = cut(module, CONTRACT, groups, {group.root: -(-len(group.units) // 2) for group in groups})
+    load.save(module, tmp_path, history)
+    again = load.build(section, CONTRACT, factory=factory, fresh=True)
+    load.apply_history(again, json.loads((tmp_path / "pruning.json").read_text()), CONTRACT)
+    load.load_weights(again, tmp_path / "weights.safetensors")
+    inputs = {
+        "present": torch.ones(3, 2, dtype=torch.bool),
+        "image": torch.randn(3, 1, 8, 8),
+        "sound": torch.randn(3, 16, 6),
+    }
+    with torch.no_grad():
+        answers = [each.eval()(**inputs)["logits"] for each in (module, again)]
+    assert torch.equal(*answers) and answers[0].shape == (3, 3)
+    assert params(module) < before
+    return {group.root.removeprefix("inner.") for group in groups}, left
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_a_recurrent_layer_is_pruned_around_and_its_inputs_narrowed(kind, state, tmp_path):
+    found, left = narrowed(lambda: Recurrent(kind, state), tmp_path)
+    assert found == {"before", "see", "join"} and not left
+
+
+def test_a_recurrent_layer_of_two_directions_and_layers_too(tmp_path):
+    found, _ = narrowed(lambda: Recurrent("GRU", False, num_layers=2, bidirectional=True), tmp_path)
+    assert found == {"before", "see", "join"}
+
+
+def test_a_layer_that_cannot_be_followed_is_told_and_the_others_are_pruned(tmp_path):
+    found, left = narrowed(Gated, tmp_path)
+    assert found == {"listen", "see"}
+    assert set(left) == {"inner.gate"} and left["inner.gate"].startswith("cannot be narrowed")
+
+
+@pytest.mark.parametrize("form", ["shapes", "number", "joined"])
+def test_a_transformer_of_ones_own_loses_whole_heads_and_its_width(form, tmp_path):
+    module = load.build(Model(factory="t:f"), CONTRACT, factory=lambda: Transformer(form))
+    heads = {group.root.rpartition(".")[2]: group for group in groups_of(module, CONTRACT, Prune())[0]}
+    root = heads["qkv" if form == "joined" else "v"]
+    assert len(root.units) == 4
+    assert sorted(tuple(channel % 16 for channel in unit) for unit in root.units) == sorted(
+        tuple(range(at, at + 4)) * (3 if form == "joined" else 1) for at in (0, 4, 8, 12)
+    )
+    assert bool(root.counts) == (form != "shapes")
+    found, left = narrowed(lambda: Transformer(form), tmp_path)
+    assert not left and {"listen", root.root.removeprefix("inner.")} < found and len(found) == 3
+
+
+def test_heads_that_read_each_other_are_left(tmp_path):
+    _, left = narrowed(lambda: Transformer("mixed"), tmp_path)
+    assert any("attention of the model's own" in why for why in left.values())
