@@ -60,6 +60,10 @@ def run(
         raise UsageError(f"the recipe has no section {only!r}", todo=f"it has {', '.join(recipe.stages)}")
     given = artifacts.read(start) if start else None
     chain = _chain(recipe, wanted, given)
+    if given and _again(wanted, given) and given.path.resolve() == (out / "prune").resolve():
+        raise UsageError(
+            "the result would replace the artifact that it starts from", where=str(out), todo="name another --out"
+        )
     _check_targets(recipe, wanted)
     with processes.main_first():
         dataset = samples.prepare(recipe, out, code=code, progress=progress)
@@ -84,6 +88,8 @@ def run(
 
 def _chain(recipe: Recipe, wanted: list[str], given: Artifact | None) -> list[str]:
     """The stages to pass through: those up to the last wanted one, from the given artifact's on."""
+    if _again(wanted, given):
+        return ["teacher", PARENT, "prune"]
     last = max(recipe.stages.index(stage) for stage in wanted)
     chain = [stage for stage in recipe.stages[: last + 1] if stage in wanted or _may_have_children(stage)]
     if given:
@@ -100,9 +106,14 @@ def _chain(recipe: Recipe, wanted: list[str], given: Artifact | None) -> list[st
     return chain
 
 
+def _again(wanted: list[str], given: Artifact | None) -> bool:
+    """Whether a pruned model is to be pruned further, by ``mmedge prune`` on its artifact."""
+    return wanted == ["prune"] and given is not None and given.stage == "prune"
+
+
 def _earlier(stage: str, given: Artifact | None, context: Context, out: Path) -> Ran:
     """An artifact that an earlier command wrote. The teacher may also stand beside the given artifact, or be absent."""
-    if given and given.stage == stage:
+    if given and (given.stage == stage or stage == PARENT):
         return Ran(stage, given, "cached", 0.0, given=True)
     places = [out / stage, *([given.path.parent / stage] if given else [])]
     found = next((place for place in places if (place / artifacts.MANIFEST).is_file()), None)
@@ -119,11 +130,13 @@ def _earlier(stage: str, given: Artifact | None, context: Context, out: Path) ->
 
 
 _VERBS = {"teacher": "train"}
+# What the report calls a pruned model that is pruned again.
+PARENT = "parent"
 
 
 def _run_stage(stage: str, before: list[Ran], given: Artifact | None, context: Context, out: Path) -> Ran:
     """Run one stage, or take it from ``out`` where nothing that it depends on has changed."""
-    if given and given.stage == stage:
+    if given and given.stage == stage and not any(done.stage == PARENT for done in before):
         return Ran(stage, given, "cached", 0.0, given=True)
     recipe = context.recipe
     if stage.startswith("export-"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ _SAYS = {
     "agreement": "share of calls whose largest output is the same as FP32's (no labels were given)",
     "difference": "1 minus the relative difference of the outputs from FP32's (no labels were given)",
 }
-# Calls that sensitivity and saturation are measured on, and seconds that all timed runs together may take.
-_FEW, _TIMED_S = 100, 20.0
+# Calls that sensitivity and saturation are measured on (fewer where they would take longer than these seconds, but never
+# less than the second figure), and seconds that all timed runs together may take.
+_FEW, _FEWEST, _PASS_S, _TIMED_S = 100, 12, 4.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
     ]
     if len(judging) < 50:
         notes.append(f"warning: {len(judging)} calls judge; one of them is {1 / len(judging):.1%}")
-    expected = _answers(native, judging)
+    began = time.monotonic()
+    expected = _answers(native, judging, lambda done: progress.step("answers of FP32", done, len(judging), "calls"))
+    affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
     names = list(expected[0])
     chosen = settings.output or names[0]
     if chosen not in names:
@@ -104,7 +108,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             graph=graph,
             calibration=inputs,
             evaluate=_scorer(judging, expected, chosen, kind),
-            outputs=_outputs(judging),
+            outputs=_outputs(judging, min(max(affordable, _FEWEST), _FEW)),
             loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
             time=_timer(judging, settings, progress),
             progress=progress,
@@ -155,10 +159,11 @@ def _tidy(folder: Path, graph: Path) -> None:
     graph.unlink()
 
 
-def _answers(run: Any, calls: Calls) -> list[dict[str, np.ndarray]]:
+def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: None) -> list[dict[str, np.ndarray]]:
     """A graph's outputs for every call; raises MmedgeError that names the call it does not take."""
     answers = []
-    for feed, place in zip(calls.inputs, calls.places):
+    for number, (feed, place) in enumerate(zip(calls.inputs, calls.places)):
+        step(number)
         try:
             answers.append(run(feed))
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -235,9 +240,9 @@ def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return min(value, 1.0) if np.isfinite(value) else 1.0
 
 
-def _outputs(calls: Calls) -> Callable[[Path, bool], np.ndarray]:
+def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
     """``Task.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
-    few = calls.take(np.arange(min(_FEW, len(calls))))
+    few = calls.take(np.arange(min(count, len(calls))))
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
         answers = _answers(onnxruntime_cpu.session(graph, optimize=optimize), few)

@@ -151,6 +151,19 @@ def test_a_run_cannot_start_from_an_end_product(finished, values, tmp_path, stag
         pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / stage)
 
 
+def test_a_pruned_model_is_pruned_again_from_its_artifact_beside_it(finished, values, tmp_path):
+    values["prune"] |= {"allocation": "uniform", "macs": 0.8}
+    given = finished.out / "prune"
+    out = finished.copied(tmp_path / "out")
+    outcome = pipeline.run(parsed(values), out, code=tmp_path, progress=Silent(), start=given, only="prune")
+    _, parent, again = outcome.report["stages"]
+    assert (parent["stage"], parent["sha256"]) == ("parent", finished.artifact("prune").sha256)
+    assert again["stage"] == "prune" and again["parent"] == parent["sha256"] and again["status"] == "ran"
+    assert again["macs"] <= 0.8 * parent["macs"] and "ratio_to_parent" in again["latency"]
+    with pytest.raises(UsageError, match="would replace the artifact"):
+        pipeline.run(parsed(values), finished.out, code=tmp_path, progress=Silent(), start=given, only="prune")
+
+
 def test_a_verb_does_not_start_from_a_later_stage(finished, values, tmp_path):
     with pytest.raises(UsageError, match="needs an earlier one"):
         pipeline.run(

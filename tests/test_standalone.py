@@ -57,6 +57,11 @@ def test_every_candidate_is_judged_with_its_interval_on_calls_that_did_not_calib
     assert written.file("model.onnx").read_bytes() == written.file(f"{report['precision']}.onnx").read_bytes()
     assert json.loads(written.file("report.json").read_text()) == report
     assert "accuracy against the labels" in said.err
+    page = (tmp_path / "q" / "report.html").read_text()
+    assert all(f"<td>{row['precision']}</td>" in page and row["why"] in page for row in rows.values())
+    assert ("<svg" in page) == ("sensitivity" in report) and "model.onnx, quantized" in page
+    (tmp_path / "q" / "report.html").unlink()
+    assert mmedge("report", tmp_path / "q").code == 0 and (tmp_path / "q" / "report.html").is_file()
 
 
 def test_without_labels_it_is_agreement_with_fp32_that_is_judged_and_said(given, tmp_path, mmedge):

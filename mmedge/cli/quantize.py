@@ -120,10 +120,12 @@ def quantize(
         )
         out = out or Path("runs") / f"{recipe.stem}-quantized"
         report = quantize_file(recipe, data, out, settings, shown)
+    from mmedge.report.html import write_html
     from mmedge.report.standalone import print_quantized
 
+    write_html(report, out / "report.html")
     print_quantized(report)
-    click.echo(f"written: {out / 'model.onnx'}, {out / 'report.json'}", err=True)
+    click.echo(f"written: {out / 'model.onnx'}, {out / 'report.json'}, {out / 'report.html'}", err=True)
     if as_json:
         print_json(report)
     return report["exit"]

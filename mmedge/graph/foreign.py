@@ -10,6 +10,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.precision import optimized
+from mmedge.graph.qdq import WEIGHTED, graphs_of
 from mmedge.runtime.targets import onnxruntime_cpu
 
 # From here on a quantizer has a scale for each channel, and all that quantization adds exists.
@@ -57,12 +58,27 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
     onnx.save(model, target)
     folded = _folded(target, model, example)
     if folded is not None:
-        onnx.save(folded, target)
-    return notes + said
+        model = folded
+        onnx.save(model, target)
+    return notes + said + _inside(model.graph)
 
 
 def _is_quantized(kind: str) -> bool:
     return kind in _QUANTIZED or kind.startswith(("QLinear", "QGemm", "QAttention"))
+
+
+def _inside(graph: Any) -> list[str]:
+    """A note on the layers that no quantizer reaches: those in the branches of If and the bodies of loops."""
+    inner = sorted({node.op_type for node in graph.node if graphs_of(node)})
+    count = sum(_weighted(each) for node in graph.node for each in graphs_of(node))
+    if not count:
+        return []
+    return [f"warning: layers with weights inside {', '.join(inner)} stay in float: {count}"]
+
+
+def _weighted(graph: Any) -> int:
+    own = sum(node.op_type in WEIGHTED for node in graph.node)
+    return own + sum(_weighted(each) for node in graph.node for each in graphs_of(node))
 
 
 def _inputs_without_weights(model: Any) -> None:
@@ -146,7 +162,7 @@ def _widened(model: Any) -> list[str]:
     stored = [tensor for tensor in graph.initializer if tensor.data_type == half]
     if not stored:
         return []
-    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+    if any(graphs_of(node) for node in graph.node):
         return ["warning: the model is in float16 and has branches or loops, so that it stays as it is"]
     types = _types(model)
     for node in graph.node:

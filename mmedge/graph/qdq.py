@@ -279,13 +279,20 @@ def _restore_added_bias(
                 model.graph.initializer.append(copy)
 
 
-def read_by(node: Any) -> set[str]:
+def graphs_of(node: Any) -> list[Any]:
+    """The branches and bodies inside a node."""
+    return [
+        each for attribute in node.attribute for each in (attribute.g, *attribute.graphs) if each.node or each.output
+    ]
+
+
+def _read_by(node: Any) -> set[str]:
     """The tensors that a node reads, those of the branches and bodies in it too: these see what is around them."""
-    inner = [each for attribute in node.attribute for each in (attribute.g, *attribute.graphs)]
-    return set(node.input).union(
-        *(read_by(each) for graph in inner for each in graph.node),
-        *({value.name for value in graph.output} for graph in inner),
-    )
+    found = set(node.input)
+    for graph in graphs_of(node):
+        found.update(value.name for value in graph.output)
+        found.update(*(_read_by(each) for each in graph.node))
+    return found
 
 
 def drop_unread(model: Any) -> None:
@@ -294,7 +301,7 @@ def drop_unread(model: Any) -> None:
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed.update(read_by(node))
+            needed.update(_read_by(node))
     stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(reversed(kept))

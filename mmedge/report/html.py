@@ -14,19 +14,44 @@ from mmedge.report.table import short
 
 
 def write_html(report: dict[str, Any], path: Path) -> None:
-    """Write the page beside the report. Raises MissingDependency where jinja2 or matplotlib is not installed."""
+    """Write the page of a run, or of a quantized file, beside its report. Raises MissingDependency where jinja2 or matplotlib
+
+    is not installed.
+    """
+    template = _template("page.html.j2" if "stages" in report else "file.html.j2")
+    page = _page(report, template) if "stages" in report else _file_page(report, template)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _template(name: str) -> Any:
     try:
         import jinja2
-        from markupsafe import Markup
     except ImportError as error:
         raise MissingDependency(
             "the report page needs jinja2, which is not installed", todo="pip install 'mmedge[toolchain]'"
         ) from error
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["short"] = short
-    template = environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+    return environment.get_template(name)
+
+
+def _file_page(report: dict[str, Any], template: Any) -> str:
+    from markupsafe import Markup
+
+    picture = Markup(quantized.sensitivity(report["sensitivity"])) if "sensitivity" in report else ""
+    return str(template.render(report=report, name=Path(report["model"]).name, picture=picture))
+
+
+def _page(report: dict[str, Any], template: Any) -> str:
+    from markupsafe import Markup
+
     timed = [stage for stage in report["stages"] if "latency" in stage]
     page = template.render(
         report=report,
@@ -48,8 +73,7 @@ def write_html(report: dict[str, Any], path: Path) -> None:
         headline=_headline(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
     )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    return str(page)
 
 
 def _headline(report: dict[str, Any]) -> list[tuple[str, str]]:

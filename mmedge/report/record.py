@@ -10,7 +10,7 @@ from mmedge.errors import MmedgeError, UsageError
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Read the report.json of a run. Raises UsageError where there is none, MmedgeError where it is no report."""
+    """Read the report.json of a run, or of a quantized file. Raises UsageError where there is none, MmedgeError where it is no report."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -19,7 +19,8 @@ def read_report(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise MmedgeError(f"the report cannot be read: {error}", where=str(path)) from error
-    if not isinstance(report, dict) or report.get("schema") != 1 or not isinstance(report.get("stages"), list):
+    known = isinstance(report, dict) and report.get("schema") == 1
+    if not known or not (isinstance(report.get("stages"), list) or isinstance(report.get("candidates"), list)):
         raise MmedgeError("this is not a report that mmedge reads", where=str(path))
     return report
 

@@ -91,15 +91,15 @@ def test_a_graph_that_is_quantized_already_is_refused_with_what_to_give_instead(
     assert "the float model" in str(raised.value)
 
 
-def test_what_only_a_branch_reads_stays_in_the_graph(tmp_path):
+def test_what_only_a_branch_reads_stays_in_the_graph_and_its_layers_are_told(tmp_path):
     """The bodies of If see the tensors around them."""
     value = helper.make_tensor_value_info
-    stored = {"w": np.ones((16, 16), np.float32), "one": np.float32([1]), "half": np.float32([0.5])}
+    stored = {"w": np.ones((16, 16), np.float32), "half": np.float32([0.5])}
     branches = {
         name: helper.make_graph(
-            [helper.make_node("Mul", ["m", factor], [name])], name, [], [value(name, TensorProto.FLOAT, None)]
+            [helper.make_node(kind, ["m", factor], [name])], name, [], [value(name, TensorProto.FLOAT, None)]
         )
-        for name, factor in (("then_branch", "one"), ("else_branch", "half"))
+        for name, kind, factor in (("then_branch", "MatMul", "w"), ("else_branch", "Mul", "half"))
     }
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["m"], "product"),
@@ -114,6 +114,7 @@ def test_what_only_a_branch_reads_stays_in_the_graph(tmp_path):
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
     call = {"x": np.ones((2, 16), np.float32), "loud": np.array(False)}
-    assert tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", call) == []
+    notes = tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", call)
+    assert notes == ["warning: layers with weights inside If stay in float: 1"]
     assert precision.weights_only(tmp_path / "t.onnx", tmp_path / "w.onnx") == 1
     assert np.allclose(onnxruntime_cpu.session(tmp_path / "w.onnx")(call)["y"], 8)

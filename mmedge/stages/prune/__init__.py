@@ -70,12 +70,19 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     whole = Attempt(module, load.history_of(parent) + history, None, {}, groups)
     attempts: list[Attempt] = []
     kept: Attempt | None = None
+    limits, cuts = config.limits, []
     for number, power in enumerate(_powers(config)):
-        plan = planned({name: limit**power for name, limit in config.limits.items()})
+        plan = planned({name: limit**power for name, limit in limits.items()})
+        if config.steps == 1 and plan.keep in cuts:  # smaller by less than a block is the same again
+            continue
+        cuts.append(plan.keep)
         attempt = _attempt(work, kept if kept and config.steps > 1 else whole, plan, number, before)
         attempts.append(attempt)
         context.progress.say(f"prune: {attempt.row['why']}")
         kept = attempt if attempt.passed else kept
+        # Where the budget is out of reach, a smaller cut is one that is smaller than this one.
+        if number == 0 and config.steps == 1:
+            limits = {name: max(limit, attempt.row["left"][name]) for name, limit in limits.items()}
         # One cut ends with the first that passes, or that is no faster; several steps with the first that does not pass.
         if attempt.passed == (config.steps == 1) or attempt.fitted is None:
             break
@@ -97,7 +104,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
     }
     more = {"pruning": pruning, "misses": outcome.misses(config, rows, kept.row if kept else None)}
     more |= handed_on(parent)
-    notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None)
+    notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None, round_to=round_to)
     notes += work.teacher.notes if work.teacher else ()
     if kept is None or kept.fitted is None:
         return write_unchanged(parent, context=context, stage="prune", target=target, key=key, notes=notes, more=more)

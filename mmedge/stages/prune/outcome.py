@@ -60,8 +60,17 @@ def table(branches: Mapping[str, Sequence[Group]], options: Mapping[str, list[Op
     ]
 
 
-def notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool) -> tuple[str, ...]:
+def notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool, round_to: int) -> tuple[str, ...]:
     """What a reader of the report must know."""
+    lines = _notes(config, rows, kept, taught=taught)
+    if round_to > 1 and not any(row["in_budget"] for row in rows):
+        lines += (
+            f"no cut by whole blocks of {round_to} channels is inside the budget; a smaller prune.round_to allows more",
+        )
+    return lines
+
+
+def _notes(config: Prune, rows: list[Row], kept: Row | None, *, taught: bool) -> tuple[str, ...]:
     if kept is None:
         best = best_tried(rows)
         return (

@@ -132,7 +132,8 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     first, second, *_ = made.meta["notes"]
     assert first.startswith("the parent is returned") and "the best that was tried" in second
     assert made.meta["misses"] == [{"name": "prune.budget.macs", "limit": 0.4, "value": 1.0, "exit": 3}]
-    assert len(made.meta["pruning"]["attempts"]) == 3  # smaller cuts were tried, too
+    left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
+    assert len(left) > 1 and left == sorted(set(left))  # smaller cuts were tried, too, each once
     assert len(ranked) == 1  # all of the same parent
 
 
@@ -142,6 +143,18 @@ def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finishe
     (miss,) = made.meta["misses"]
     assert miss["exit"] == 4 and miss["limit"] == 0.02 < miss["value"] < 0.6
     assert made.meta["macs"] < finished.artifact("distill").meta["macs"]
+    assert any("no cut by whole blocks of 2 channels is inside the budget" in note for note in made.meta["notes"])
+
+
+def test_where_a_budget_out_of_reach_loses_too_much_smaller_cuts_are_tried_and_not_the_same_again(
+    finished, context, tmp_path, monkeypatch
+):
+    losing(monkeypatch, 0.5, 0.0, 0.0)
+    config = Prune(macs=0.001, allocation="uniform", round_to=2, train=SHORT, faster=False)
+    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
+    assert len(left) == 2 and left[0] < 0.9 * left[1]
+    assert made.meta["pruning"]["kept"] == 1 and made.meta["misses"][0]["value"] == left[1]
 
 
 def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context, tmp_path, monkeypatch):
