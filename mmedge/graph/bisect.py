@@ -50,7 +50,7 @@ def first_difference(
     def differs(tensor: str) -> bool:
         if tensor not in known:
             values = [_value(extractor, model, tensor, inputs) for extractor, model in zip(extractors, models)]
-            known[tensor] = _relative(*values)
+            known[tensor] = relative(*values)
         return not known[tensor] <= tolerance  # written so that NaN differs
 
     if not tensors or not differs(tensors[-1]):
@@ -92,7 +92,8 @@ def _value(extractor: object, model: object, tensor: str, inputs: Mapping[str, n
     return session({name: inputs[name] for name in session.inputs})[tensor]
 
 
-def _relative(expected: np.ndarray, actual: np.ndarray) -> float:
+def relative(expected: np.ndarray, actual: np.ndarray) -> float:
+    """The largest difference over the largest expected value; infinite where the shapes differ."""
     if expected.shape != actual.shape:
         return float("inf")
     expected, actual = expected.astype(np.float64), actual.astype(np.float64)

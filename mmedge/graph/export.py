@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
+from mmedge.graph.bisect import relative
 from mmedge.graph.trace import example
+from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 OPSET = 20
@@ -39,6 +43,52 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
     """
     import onnx
 
+    model = strip(_exported(module, contract))
+    _check_batch(model)
+    _check_lengths(model, contract)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def first_layer_that_differs(
+    module: nn.Module, contract: Contract, inputs: Mapping[str, np.ndarray], tolerance: float
+) -> str | None:
+    """The first submodule of which the exported graph computes another output, in the order in which they run; None where
+    none does. ``inputs``: {modality and present: array}; ``tolerance``: over the layer's largest output."""
+    import onnx
+
+    model = _exported(module, contract)
+    last: dict[str, str] = {}  # by submodule, the last tensor that the graph computes for it
+    for node in model.graph.node:
+        told = {prop.key: prop.value for prop in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+        for scope in ast.literal_eval(told)[:-1]:
+            last[scope.removeprefix("module.")] = node.output[0]
+    expected: dict[str, np.ndarray] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _module, _inputs, output: (
+            expected.update({name: output.detach().numpy()}) if isinstance(output, Tensor) else None
+        )
+
+    hooks = [child.register_forward_hook(keep(name)) for name, child in module.named_modules() if name in last]
+    try:
+        with torch.no_grad():
+            module(**{name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(last[name] for name in expected))
+    actual = onnxruntime_cpu.session(model.SerializeToString(), optimize=False)(inputs)
+    for name, wanted in expected.items():
+        given = actual[last[name]]
+        # Of another shape: what the exporter folded the layer's own output into, which is not to be compared.
+        if given.shape == wanted.shape and not (difference := relative(wanted, given)) <= tolerance:
+            return f"first layer that differs: {name} ({type(module.get_submodule(name)).__name__}), by {difference:.2g} of its largest output"
+    return None
+
+
+def _exported(module: nn.Module, contract: Contract) -> Any:
     names = [*contract.modalities, "present"]
     # A batch of two: at one, the exporter would take the batch axis for a constant.
     traced = example(contract, batch=2)
@@ -70,11 +120,7 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
             todo="avoid Python control flow that depends on tensor values; --debug shows the exporter's whole report",
         ) from error
     assert program is not None
-    model = strip(program.model_proto)
-    _check_batch(model)
-    _check_lengths(model, contract)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    return program.model_proto
 
 
 def strip(model: Any) -> Any:

@@ -92,6 +92,11 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
                 f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}",
                 where=where,
             )
+    check_lengths(module, contract, where)
+
+
+def check_lengths(module: nn.Module, contract: Contract, where: str) -> None:
+    """Raises UsageError where a text of a declared dynamic length is not answered as the padded one is."""
     for name, spec in contract.modalities.items():
         if isinstance(spec, TextSpec) and spec.shortest is not None:
             _check_length(module, contract, name, spec, spec.shortest, where)

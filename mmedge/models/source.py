@@ -20,6 +20,8 @@ def source_faults(factory: Any) -> list[Fault]:
         return []
     faults = []
     for node in _reached_code(tree, getattr(factory, "__name__", "")) if tree else ():
+        if isinstance(node, ast.FunctionDef) and node.name == "forward":
+            faults += _lengths(node, str(file))
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -61,6 +63,25 @@ def source_faults(factory: Any) -> list[Fault]:
                 )
             )
     return faults
+
+
+def _lengths(forward: ast.FunctionDef, file: str) -> list[Fault]:
+    """``len`` of an input: a Python number, by which the export freezes the size of the batch."""
+    inputs = {given.arg for given in (*forward.args.args, *forward.args.kwonlyargs)}
+    return [
+        Fault(
+            "warning",
+            "frozen-batch",
+            f"len() of an input is a fixed number in the exported graph: {ast.unparse(node)}",
+            f"{file}:{node.lineno}",
+            todo=f"{ast.unparse(node.args[0])}.shape[0] stays the batch's",
+        )
+        for node in ast.walk(forward)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "len"
+        and len(node.args) == 1
+        and getattr(node.args[0], "id", "") in inputs
+    ]
 
 
 def _reached_code(tree: ast.Module, name: str) -> Iterator[ast.AST]:

@@ -46,6 +46,8 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     try:
         with torch.no_grad():
             faults += _behaviour(module, contract, where)
+            faults += _left_out(module, contract, where)
+            load.check_lengths(module, contract, where)
     except MmedgeError as error:
         faults.append(Fault.of(error, "model", module=where))
     except Exception as error:  # a user's forward may raise anything
@@ -274,6 +276,30 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
             )
         )
     return faults
+
+
+def _left_out(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
+    """What a user's forward gives beside the contract's output: no graph will hold it."""
+    others: list[str] = []
+
+    def note(_module: nn.Module, _inputs: Any, result: Any) -> None:
+        others.extend(name for name in result if name != contract.output) if isinstance(result, dict) else None
+
+    if not isinstance(module, Wrapped):
+        return []
+    hook = module.inner.register_forward_hook(note)
+    module(**example(contract, 1))
+    hook.remove()
+    return [
+        Fault(
+            "warning",
+            "unused-output",
+            f"forward also gives {name!r}, which graphs and bundles will not hold: their output is {contract.output!r}",
+            module=where,
+            todo="nothing, where only training needs it; an app that needs it wants a model of its own for it",
+        )
+        for name in others
+    ]
 
 
 def _random_inputs(contract: Contract) -> dict[str, Tensor]:

@@ -41,6 +41,13 @@ def tensors(
         raise UsageError(
             f"the model has no input {unknown[0]!r}{did_you_mean(unknown[0], taken)}; it has {', '.join(taken)}"
         )
+    open_ = {name: info.shape for name, info in taken.items() if None in info.shape[1:] and name not in (shapes or {})}
+    if open_:
+        wanted = (f"--shape {name}={','.join(str(size or 128) for size in shape[1:])}" for name, shape in open_.items())
+        raise UsageError(
+            f"{'the input' if len(open_) == 1 else 'inputs'} {', '.join(open_)} of dynamic axes: {', '.join(str(list(shape)) for shape in open_.values())}",
+            todo=f"give the shape without the batch: {' '.join(wanted)}",
+        )
     for name, info in taken.items():
         shape = _shape(name, info, batch, (shapes or {}).get(name))
         match info.dtype.kind:
@@ -56,11 +63,6 @@ def tensors(
 def _shape(name: str, info: TensorInfo, batch: int, given: tuple[int, ...] | None) -> tuple[int, ...]:
     """An input's whole shape: what is fixed stays, the first axis is the batch, the others are as given."""
     wanted = info.shape[1:]
-    if given is None and None in wanted:
-        raise UsageError(
-            f"the input {name} has dynamic axes: {list(info.shape)}",
-            todo=f"give its shape without the batch: --shape {name}={','.join(str(size or 128) for size in wanted)}",
-        )
     rest = wanted if given is None else given
     if len(rest) != len(wanted) or any(size is not None and size != ours for size, ours in zip(wanted, rest)):
         raise UsageError(

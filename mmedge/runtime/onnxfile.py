@@ -40,6 +40,30 @@ def read_nodes(file: Path) -> list[Node]:
     return nodes
 
 
+def size_bytes(file: Path) -> int:
+    """Of a model: the file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
+    beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
+    if file.suffix == ".onnx":
+        try:
+            beside = _external(memoryview(file.read_bytes()))
+        except (IndexError, KeyError, ValueError):  # no graph: who opens it tells so
+            beside = set()
+    files = [file, *(file.parent / name for name in beside)]
+    return sum(one.stat().st_size for one in files if one.is_file())
+
+
+def _external(data: memoryview) -> set[str]:
+    """Names of the files that tensors say they are in. GraphProto.initializer = 5, TensorProto.external_data = 13, whose
+    entries have key = 1 and value = 2."""
+    found = set()
+    for graph in (body for field, body in _fields(data) if field == 7):
+        for tensor in (body for field, body in _fields(graph) if field == 5):
+            for entry in (dict(_fields(body)) for field, body in _fields(tensor) if field == 13):
+                if bytes(entry.get(1, b"")) == b"location":
+                    found.add(str(entry[2], "utf-8"))
+    return found
+
+
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """(number, bytes) of a message's length-delimited fields; the others are skipped."""
     at = 0

@@ -20,6 +20,7 @@ from mmedge.runtime import bundle as bundles
 from mmedge.runtime import cold, energy, feeds, layers
 from mmedge.runtime.engine import Engine, load
 from mmedge.runtime.machine import Watch, cores, governor, machine
+from mmedge.runtime.onnxfile import size_bytes
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
@@ -123,7 +124,7 @@ def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, An
     return {
         "name": each.name,
         "target": each.target,
-        "size_bytes": each.file.stat().st_size,
+        "size_bytes": size_bytes(each.file),
         "batches": [],
         **figures,
     }

@@ -13,7 +13,7 @@ from torch import nn
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
-from mmedge.graph.export import Agreement, compare, export
+from mmedge.graph.export import Agreement, compare, export, first_layer_that_differs
 from mmedge.measure.cost import macs, params
 from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import predict_graph, predict_module
@@ -140,10 +140,15 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
             )
         agreement = compare("+".join(chosen), expected, actual)
         if not agreement.max_abs <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            worst = int(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max(axis=1).argmax())
+            rows = slice(max(0, worst - 1), worst + 1)
+            inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
+            found = first_layer_that_differs(module, contract, inputs, _TOLERANCE)
             raise MismatchError(
-                f"the exported graph differs from the model by {agreement.max_abs:.3g} with {agreement.subset}",
+                f"the exported graph differs from the model by {agreement.max_abs:.3g} with {agreement.subset}; "
+                + (found or "its layers agree, so that it is what forward computes between or after them"),
                 where=str(graph),
-                todo="the model may behave otherwise in training mode, or depend on its batch",
+                todo="what changes from call to call (chance, counters, training mode) or with the batch cannot be exported",
             )
         agreements.append(agreement)
     check_trimmed(run, contract, samples, _TOLERANCE, graph)

@@ -9,12 +9,14 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import precision
 from mmedge.graph.export import compare, export
 from mmedge.models.load import contract_of
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.spec import ArraySpec, Contract, subsets
+from mmedge.stages import trained
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,35 @@ def test_a_graph_has_named_inputs_a_boolean_present_a_dynamic_batch_and_no_stack
 
 
 SMALL = Contract(task="classification", modalities={"x": ArraySpec(kind="array", shape=(6,))}, labels=("a", "b", "c"))
+
+
+class Noisy(nn.Module):
+    """Answers otherwise at every call, in evaluation too."""
+
+    def forward(self, x):
+        return x + torch.rand(1)
+
+
+class Changing(nn.Module):
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.noise, self.last = nn.Linear(6, 4), Noisy(), nn.Linear(4, 3)
+        self.between = between
+
+    def forward(self, x, present):
+        y = self.first(x)
+        return {"logits": self.last(self.noise(y))} if not self.between else {"logits": self.last(y) + torch.rand(1)}
+
+
+@pytest.mark.parametrize("between, said", [(False, r"first layer that differs: noise \(Noisy\)"), (True, "between")])
+def test_a_graph_that_differs_from_its_module_names_the_first_layer(tmp_path, between, said):
+    module = Changing(between).eval()
+    export(module, SMALL, tmp_path / "model.onnx")
+    x = {"x": np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)}
+    samples = Samples("test", tuple("abcde"), x, np.ones((5, 1), bool), np.zeros(5, np.int64), np.arange(5))
+    with pytest.raises(MismatchError, match=said) as raised:
+        trained.verify(module, tmp_path / "model.onnx", SMALL, samples)
+    assert raised.value.exit_code == 5
 
 
 class Frozen(nn.Module):

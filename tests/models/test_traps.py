@@ -112,6 +112,7 @@ def test_a_trap_is_found_and_its_module_named(tmp_path, branch, kind, module):
         ("return self.layer(x.to('cuda:0'))", "device"),
         ("return self.layer(x + torch.zeros(4, device='cuda'))", "device"),
         ("return self.layer(x)[:, None].squeeze()", "squeeze"),
+        ("return self.layer(x) + torch.zeros(1, 4).expand(len(x), -1)", "frozen-batch"),
     ],
 )
 def test_what_the_source_shows_is_told_with_its_line(tmp_path, line, kind):
@@ -120,6 +121,34 @@ def test_what_the_source_shows_is_told_with_its_line(tmp_path, line, kind):
     file, _, number = fault.file.rpartition(":")
     with open(file) as stream:
         assert line in stream.read().splitlines()[int(number) - 1]
+
+
+def test_what_forward_gives_beside_the_output_is_told(tmp_path):
+    net = HEAD.replace("return self.out(", "y = self.out(").replace("class Branch", "class Branch", 1)
+    net = net.replace("dim=1))", "dim=1))\n        return {'logits': y, 'attention': x}")
+    (tmp_path / "two_outputs.py").write_text(
+        net + textwrap.indent(LINEAR + "def forward(self, x):\n    return x\n", "    ")
+    )
+    factory = load_attribute("two_outputs:Net", tmp_path)
+    faults = traps(Model(factory="two_outputs:Net"), CONTRACT, factory, "teacher.model")
+    assert [(fault.severity, fault.kind) for fault in faults] == [("warning", "unused-output")]
+    assert "'attention'" in faults[0].what
+
+
+def test_a_network_that_looks_at_padding_is_told_where_the_length_is_dynamic(tmp_path):
+    note = {"kind": "text", "length": 5, "min_length": 2, "tokens": 9}
+    contract = Contract.model_validate({**CONTRACT.model_dump(by_alias=True), "modalities": {"t": note}})
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+        def forward(self, t):
+            return self.out(self.words(t).mean(dim=1))
+
+    faults = traps(Model(factory="own:net"), contract, Mean, "teacher.model")
+    assert any("min_length leaves away" in fault.what for fault in faults)
 
 
 def test_a_squeeze_that_names_its_axis_is_no_trap(tmp_path):

@@ -178,6 +178,8 @@ def test_a_dynamic_axis_wants_a_shape_and_an_unknown_input_is_told(made_bundle):
         tensors(text, 2)
     assert "--shape text=" in str(raised.value)
     assert tensors(text, 2, {"text": (7,)})["text"].shape == (2, 7)
+    with pytest.raises(UsageError, match="inputs text, mask of dynamic axes.*(?s:.*)--shape text=128 --shape mask=128"):
+        tensors({**text, "mask": text["text"]}, 2)
     with pytest.raises(UsageError, match=r"no input 'imag' \(did you mean 'image'"):
         tensors(info, 1, {"imag": (1, 8, 8)})
     for shape in ((1, 8), (1, 8, 8, 8), (1, 8, 9)):
@@ -197,6 +199,32 @@ def test_a_model_that_loads_and_does_not_run_is_told(tmp_path):
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
     with pytest.raises(MmedgeError, match="the model does not run"):
         measured([tmp_path / "m.onnx"], QUICK)
+
+
+def test_a_models_size_counts_the_files_that_hold_its_weights(made_bundle, tmp_path):
+    import onnx
+
+    model = onnx.load(made_bundle / "model.onnx")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=64)
+    both = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert both > (tmp_path / "m.onnx").stat().st_size
+    assert onnxfile.size_bytes(tmp_path / "m.onnx") == both
+    (tmp_path / "e.xml").write_text("12345")
+    (tmp_path / "e.bin").write_bytes(bytes(10))
+    assert onnxfile.size_bytes(tmp_path / "e.xml") == 15
+
+
+def test_what_a_session_refuses_is_told_once_and_not_by_its_own_log(made_bundle, tmp_path, capfd):
+    import onnx
+    from onnx import helper
+
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [name]) for name in ("a", "b", "c")]
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "g", values[:2], values[2:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, tmp_path / "m.onnx")
+    with pytest.raises(Exception, match="11 by 12"):
+        onnxruntime_cpu.session(tmp_path / "m.onnx")({"a": np.zeros(11, np.float32), "b": np.zeros(12, np.float32)})
+    assert capfd.readouterr().err == ""
 
 
 def test_nodes_are_read_without_the_onnx_package_as_it_reads_them(made_bundle):
