@@ -110,7 +110,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             evaluate=_scorer(judging, expected, chosen, kind),
             outputs=_outputs(judging, min(max(affordable, _FEWEST), _FEW)),
             loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
-            time=_timer(judging, settings, progress),
+            time=_timer(_typical(judging, notes), settings, progress),
             progress=progress,
             work=folder / ".work",
             elsewhere=False,
@@ -252,14 +252,26 @@ def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
     return outputs
 
 
-def _timer(calls: Calls, settings: Settings, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
+def _typical(calls: Calls, notes: list[str]) -> dict[str, np.ndarray]:
+    """The call of median size, with a note where sizes differ: its latency stands for all."""
+    sizes = [sum(value.size for value in feed.values()) for feed in calls.inputs]
+    feed = calls.inputs[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])]
+    if len(set(sizes)) > 1:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+        notes.append(f"the calls' shapes differ; timed is the one of median size: {shapes}")
+    return feed
+
+
+def _timer(
+    feed: dict[str, np.ndarray], settings: Settings, progress: Progress
+) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
     """``Task.time`` on one call, as often as some seconds allow."""
 
     def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
         measure = Measure(threads=settings.threads, runs=20, warmup=3)
-        once = sum(timing.mean_ms for timing in time_graphs(graphs, calls.inputs[0], measure, progress).values())
+        once = sum(timing.mean_ms for timing in time_graphs(graphs, feed, measure, progress).values())
         runs = int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
-        return time_graphs(graphs, calls.inputs[0], measure.model_copy(update={"runs": runs}), progress)
+        return time_graphs(graphs, feed, measure.model_copy(update={"runs": runs}), progress)
 
     return timed
 

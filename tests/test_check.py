@@ -410,6 +410,8 @@ def test_a_file_of_outputs_is_looked_at_and_what_it_lacks_is_told(whole, tmp_pat
     faults = of(teaching(manifest, teacher=teacher), "outputs")
     assert all(fault["severity"] == "warning" for fault in faults) and len(faults) >= 1
     assert any("train samples; the others learn from their labels alone" in fault["what"] for fault in faults)
+    further = of(teaching(manifest, distill={"teachers": [teacher]}), "outputs")
+    assert any("train samples; the others are left to the other teachers" in fault["what"] for fault in further)
     write_table(file, [["id", "flower", "temple"], ["nobody", 1, 2]])
     (fault,) = of(teaching(manifest, teacher=teacher), "teacher")
     assert "no sample in common" in fault["what"]

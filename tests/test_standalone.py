@@ -109,7 +109,7 @@ def test_a_fast_graph_with_a_layer_that_runs_in_float_is_not_taken_but_an_error_
     floats = {"asked": 2, "int8": 1, "float_layers": {"fusion.0": "no reason is known"}, "unexplained": ["fusion.0"]}
     monkeypatch.setattr(candidates, "proved", lambda graph: real(graph) | {"int8_layers": floats})
 
-    def timer(calls, settings, progress):
+    def timer(feed, settings, progress):
         nanoseconds = {"fp32": 2_000_000, "int8": 1_000_000}
         return lambda graphs: {name: summary(np.full(20, nanoseconds[name])) for name in graphs}
 
@@ -136,6 +136,22 @@ def test_an_external_data_model_is_taken_as_one_file_and_a_lost_one_is_told(give
     (tmp_path / "m.data").unlink()
     said = mmedge(*arguments, "--out", tmp_path / "q2")
     assert said.code == 1 and "keeps its weights in another file" in said.err
+
+
+def test_of_calls_of_many_lengths_the_one_of_median_size_is_timed_and_told(tmp_path, mmedge):
+    value, folder = onnx.helper.make_tensor_value_info, tmp_path / "calls"
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Tanh", ["a/b"], ["y"])], "g", [value("a/b", 1, [1, "t"])], [value("y", 1, [1, "t"])]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    folder.mkdir()
+    for length in range(1, 9):
+        np.savez(folder / f"{length}.npz", **{"a/b": np.ones((1, 40 if length == 8 else 4 + length % 2), np.float32)})
+    arguments = ("--candidates", "fp32,fp16", "--seed", 1, "--out", tmp_path / "q", "--json")
+    report = json.loads(mmedge("quantize", tmp_path / "m.onnx", "--data", folder, *arguments).out)
+    (note,) = (note for note in report["notes"] if "median size" in note)
+    assert note.endswith(("a/b [1, 4]", "a/b [1, 5]"))
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced(given, tmp_path):

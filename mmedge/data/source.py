@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,8 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         progress.say(f"data: {left_out} of {given} rows hold no modality at all and are left out")
     for split, table in tables.items():
         if table.is_empty():
-            raise MmedgeError(
-                f"the {split} split is empty",
-                where=str(data.manifest or data.dataset),
-                todo="correct data.split or data.ratios, or add rows",
-            )
+            what, todo = empty_split(split, tables.values(), data)
+            raise MmedgeError(what, where=str(data.manifest or data.dataset), todo=todo)
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
         (folder / f"{split}.csv").chmod(0o600)
@@ -214,6 +211,17 @@ def place(data: Data, seed: int, sample: str, column: str | None) -> str:
 def target_column(data: Data) -> str:
     """The column of the written manifests that holds the target; a name that mmedge uses itself gets an underscore."""
     return f"{data.target}_" if data.target in _OWN_COLUMNS else data.target
+
+
+def empty_split(split: str, tables: Iterable[polars.DataFrame], data: Data) -> tuple[str, str]:
+    """Why a split holds nothing, and what to do. ``tables``: all rows that there are."""
+    column = target_column(data)
+    if any(column not in table.columns or table[column].null_count() < table.height for table in tables):
+        return f"the {split} split is empty", "correct data.split or data.ratios, or add rows"
+    return (
+        f"no row has a label, and the {split} split is of labelled rows: what is kept is judged by them",
+        f"label some rows in column {data.target!r}; the training split may stay without any (distill.labels: none)",
+    )
 
 
 def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:

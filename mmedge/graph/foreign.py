@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from mmedge.runtime.targets import onnxruntime_cpu
 _OPSET = 13
 # Quantized operators, of this or another tool's making; a quantizer of activations cannot start from them.
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits")  # fmt: skip
+# How ONNX Runtime begins the names of folded weights and biases.
+_FOLDED = re.compile(r"^(?:Conv[A-Za-z]*Fusion_[WB]_)+")
 # Protobuf holds no more in one message.
 _LARGEST = 2**31 - 1
 # Of the largest output: what another order of the same sums may change, and a wrongly converted operator does not keep to.
@@ -133,7 +136,22 @@ def _folded(graph: Path, model: Any, example: Mapping[str, np.ndarray]) -> Any |
     del folded.opset_import[:]
     folded.opset_import.extend(imports)
     _named(folded.graph)
+    _called_as_before(folded.graph)
     return folded
+
+
+def _called_as_before(graph: Any) -> None:
+    """ONNX Runtime gives a folded weight a new name, by which its user would not know the layer: the old one again."""
+    taken = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    names = {}
+    for tensor in graph.initializer:
+        old = _FOLDED.sub("", tensor.name)
+        if old and old not in taken:
+            names[tensor.name] = old
+            tensor.name = old
+            taken.add(old)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _alike(model: Any, other: Any, example: Mapping[str, np.ndarray]) -> bool:

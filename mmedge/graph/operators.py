@@ -193,7 +193,7 @@ def _gather(x: Sequence[Any], a: Attributes) -> Tensor:
     axis = a.get("axis", 0) % x[0].dim()
     index = torch.where(x[1] < 0, x[1] + x[0].shape[axis], x[1]).to(torch.int64)
     found = x[0].index_select(axis, index.reshape(-1))
-    return found.reshape(*x[0].shape[:axis], *index.shape, *x[0].shape[axis + 1 :])
+    return found.reshape((*x[0].shape[:axis], *index.shape, *x[0].shape[axis + 1 :]))
 
 
 def _axes(x: Sequence[Any], a: Attributes) -> list[int] | None:

@@ -13,6 +13,7 @@ from mmedge.spec import Contract
 
 # A student may fall this far below one that was trained for the subset alone (the project's own limit).
 SUBSET_MARGIN = 0.02
+_ONE_SEED = "; of one seed, so that what another would give is not in the interval"
 
 
 def gain(
@@ -48,7 +49,7 @@ def gain(
         "seeds": len(pairs),
         "distilled_by_seed": with_teacher,
         "control_by_seed": without,
-        "notes": [_said(name, value, low, high)],
+        "notes": [_said(name, value, low, high) + ("" if len(pairs) > 1 else _ONE_SEED)],
     }
 
 
@@ -119,7 +120,8 @@ def decide(
     low, high = paired(difference, len(pairs), validation, resamples=resamples, seed=seed)
     measured = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] on validation, all subsets weighed"
     if value > 0:
-        kept, said = "distilled", f"distillation kept: {measured}" + ("" if low > 0 else "; not proven, but not worse")
+        doubt = "; not proven, but not worse" if low <= 0 else _ONE_SEED if len(pairs) == 1 else ""
+        kept, said = "distilled", f"distillation kept: {measured}{doubt}"
     else:
         kept = "control"
         said = f"do not distil: the student without a teacher is kept; with one {measured}"

@@ -22,7 +22,7 @@ from mmedge.models import load
 from mmedge.recipe import Another, Given, Model, Recipe
 from mmedge.spec import Contract
 from mmedge.training.layers import Layer, check_pair
-from mmedge.training.sources import no_hints
+from mmedge.training.sources import no_hints, without_answer
 from mmedge.training.taught import read_teacher_answers, teaching_contract
 
 
@@ -38,11 +38,13 @@ def teaching_faults(
     ``contract``: the data's; ``ids``: the samples of each split, empty where the data could not be read; ``labelled``: how
     many training samples have a label; ``factory``: imports what ``model.factory`` names.
     """
-    faults = _of_given(recipe.teacher, "teacher", contract, ids, factory)
+    faults = _of_given(
+        recipe.teacher, "teacher", contract, ids, factory, not (recipe.distill and recipe.distill.teachers)
+    )
     if recipe.distill is None:
         return faults
     for number, given in enumerate(recipe.distill.teachers):
-        faults += _of_given(given, f"distill.teachers.{number}", contract, ids, factory)
+        faults += _of_given(given, f"distill.teachers.{number}", contract, ids, factory, False)
     asked = recipe.distill.labels
     if isinstance(asked, int) and labelled is not None and asked > labelled:
         what = f"{asked} labels are asked for, the training split has {labelled}"
@@ -51,12 +53,17 @@ def teaching_faults(
 
 
 def _of_given(
-    given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], factory: Callable[[Model], object]
+    given: Given,
+    where: str,
+    contract: Contract,
+    ids: Mapping[str, Sequence[str]],
+    factory: Callable[[Model], object],
+    alone: bool,
 ) -> list[Fault]:
     try:
         check_read(contract.modalities, given.preprocessing)
         if given.outputs:
-            return _answer_faults(given, where, contract, ids)
+            return _answer_faults(given, where, contract, ids, alone)
         if isinstance(given, Another) and given.artifact:
             theirs = teaching_contract(artifacts.read(given.artifact), contract, where)
             check_read(contract.modalities, theirs.modalities)
@@ -94,7 +101,9 @@ def own_contract(given: Given, contract: Contract) -> Contract:
     return own.model_copy(update={"labels": tuple(given.classes)}) if given.classes and not trained_here else own
 
 
-def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]]) -> list[Fault]:
+def _answer_faults(
+    given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], alone: bool
+) -> list[Fault]:
     answers = read_teacher_answers(given, contract, where)
     faults = []
     for split, samples in ids.items():
@@ -103,9 +112,7 @@ def _answer_faults(given: Given, where: str, contract: Contract, ids: Mapping[st
             raise no_common_sample(answers, samples, split)
         if found < len(samples):
             what = f"the file of the teacher's outputs has {found} of the {len(samples)} {split} samples"
-            then = (
-                "the others learn from their labels alone" if split == "train" else "its quality is measured on those"
-            )
+            then = f"the others {without_answer(alone)}" if split == "train" else "its quality is measured on those"
             faults.append(Fault("warning", "outputs", f"{what}; {then}", str(given.outputs), module=where))
     return faults
 

@@ -15,7 +15,7 @@ from mmedge.recipe import Hint
 from mmedge.training.distillation import attention_map
 
 # Numbers of a map that are compared, at most: what is larger is pooled onto a coarser grid.
-MOST_FEATURES = 1024
+MOST_FEATURES = 512
 # Weights of a learned projection, at most: 256 MB.
 _MOST_WEIGHTS = 1 << 26
 

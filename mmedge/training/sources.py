@@ -133,13 +133,20 @@ class GraphSource:
         return Answer(logits.astype(np.float32), np.ones(len(index), bool))
 
 
+def without_answer(alone: bool) -> str:
+    """What becomes of samples that a file of outputs lacks. ``alone``: there is no other teacher."""
+    return "learn from their labels alone" if alone else "are left to the other teachers"
+
+
 class AnswersSource:
     """Outputs that were computed elsewhere, found by the sample's id: the same for every augmented view."""
 
     fixed = True
     columns: np.ndarray | None = None
 
-    def __init__(self, answers: Answers, ids: Sequence[str], hints: Sequence[Hint], *, key: str, split: str) -> None:
+    def __init__(
+        self, answers: Answers, ids: Sequence[str], hints: Sequence[Hint], *, key: str, split: str, alone: bool = True
+    ) -> None:
         no_hints(hints, "a file of outputs")
         self.key = key
         self._logits, self._rows = answers.logits, answers.rows(ids)
@@ -151,7 +158,7 @@ class AnswersSource:
         )
         if answered < len(ids):
             self.notes += (
-                f"the file has {answered} of the {len(ids)} {split} samples; the others learn from their labels alone",
+                f"the file has {answered} of the {len(ids)} {split} samples; the others {without_answer(alone)}",
             )
 
     def answer(self, index: np.ndarray, view: int) -> Answer:

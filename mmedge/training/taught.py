@@ -128,26 +128,36 @@ def _sources(config: Distill, context: Context, train: Train, split: str) -> lis
     hints = config.loss.hints
     # A student that teaches itself has the data's classes, whatever the recipe's teacher has.
     given = context.recipe.teacher if context.teacher.stage == "teacher" else Given()
-    sources = [_of_artifact(context.teacher, given, "teacher", hints, context, train, split)]
+    alone = not config.teachers
+    sources = [_of_artifact(context.teacher, given, "teacher", hints, context, train, split, alone)]
     for number, given in enumerate(config.teachers):
         where = f"distill.teachers.{number}"
         if given.artifact:
-            sources.append(_of_artifact(artifacts.read(given.artifact), given, where, (), context, train, split))
+            artifact = artifacts.read(given.artifact)
+            sources.append(_of_artifact(artifact, given, where, (), context, train, split, alone))
         else:
             sources.append(_of_file(given, where, context, train, split))
     return sources
 
 
 def _of_artifact(
-    artifact: Artifact, given: Given, where: str, hints: Sequence[Hint], context: Context, train: Train, split: str
+    artifact: Artifact,
+    given: Given,
+    where: str,
+    hints: Sequence[Hint],
+    context: Context,
+    train: Train,
+    split: str,
+    alone: bool,
 ) -> Source:
-    """An artifact as a source: its module, its graph, or its file of answers."""
+    """An artifact as a source: its module, its graph, or its file of answers. ``alone``: no other teaches."""
     contract = teaching_contract(artifact, context.dataset.contract, where)
     key = f"{artifact.sha256} {context.dataset.sha256} {split}"
     source: Source
     if (artifact.path / ANSWERS).is_file():
         ids = getattr(context.dataset, split).ids
-        source = AnswersSource(stored_answers(artifact.file(ANSWERS)), ids, hints, key=key, split=split)
+        answers = stored_answers(artifact.file(ANSWERS))
+        source = AnswersSource(answers, ids, hints, key=key, split=split, alone=alone)
     else:
         shown = shown_split(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
         if "model" in artifact.meta:
@@ -159,18 +169,19 @@ def _of_artifact(
 
 def _of_file(given: Another, where: str, context: Context, train: Train, split: str) -> Source:
     """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
+    source: Source
     (file,) = given.files
     key = f"{sha256_of(file) if file.is_file() else file} {given.model_dump_json()} {context.dataset.sha256} {split}"
     if given.outputs:
         answers = read_teacher_answers(given, context.dataset.contract, where)
         ids = getattr(context.dataset, split).ids
-        return _mapped(AnswersSource(answers, ids, (), key=key, split=split), answers.labels, given, context, where)
+        source = AnswersSource(answers, ids, (), key=key, split=split, alone=False)
+        return _mapped(source, answers.labels, given, context, where)
     own = context.shown_to(given)
     contract = own.contract(given.model)
     if given.classes:
         contract = contract.model_copy(update={"labels": tuple(given.classes)})
     shown = shown_split(own.dataset, context, train, split, tuple(contract.modalities))
-    source: Source
     if given.onnx:
         graph = context.work / f"{where}.onnx"
         graph.parent.mkdir(parents=True, exist_ok=True)

@@ -192,6 +192,12 @@ def test_a_fault_of_the_manifest_is_told_with_its_place(tmp_path, table, data, s
     assert len(str(raised.value).splitlines()) <= 3
 
 
+def test_a_table_without_a_single_label_is_told_as_such_and_not_as_a_wrong_ratio(tmp_path):
+    with pytest.raises(MmedgeError, match="no row has a label, and the validation split is of labelled rows") as raised:
+        numbers(tmp_path, rows(label=lambda i: ""), id="id")
+    assert "'label'" in str(raised.value) and "ratios" not in str(raised.value)
+
+
 def test_a_regression_whose_test_targets_are_all_equal_is_told_before_training(tmp_path):
     with pytest.raises(MmedgeError, match=r"test split.*same"):
         numbers(

@@ -74,7 +74,7 @@ def test_pictures_are_cropped_and_resized_as_pillow_does(in_node):
         np.testing.assert_allclose(np.array(got).reshape(wanted.shape), wanted, atol=1e-5)
 
 
-def test_sounds_of_every_option_have_the_runtimes_features(in_node, tmp_path):
+def test_sounds_of_every_option_have_kaldis_features(in_node, tmp_path):
     random, work, expected = np.random.default_rng(1), [], []
     sound = np.stack([0.3 * np.sin(np.arange(8000) / 7), 0.1 * random.standard_normal(8000)], axis=1)
     options = [
@@ -95,7 +95,9 @@ def test_sounds_of_every_option_have_the_runtimes_features(in_node, tmp_path):
             work.append(("audio", spec, str(file)))
             expected.append(preprocess.tensor(spec, file))
     for got, wanted, (_, spec, file) in zip(in_node(work), expected, work):
-        np.testing.assert_allclose(np.array(got).reshape(wanted.shape), wanted, atol=1e-4, err_msg=f"{spec} {file}")
+        np.testing.assert_allclose(
+            np.array(got).reshape(wanted.shape), wanted, atol=5e-3, rtol=1e-3, err_msg=f"{spec} {file}"
+        )
 
 
 def test_tables_with_holes_and_words_are_those_of_the_runtime(in_node):

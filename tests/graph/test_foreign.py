@@ -58,6 +58,7 @@ def test_a_graph_of_any_age_has_named_nodes_a_scale_a_channel_no_batch_norm_and_
     assert all(names) and len(set(names)) == len(names)
     assert not {"BatchNormalization", "Constant"} & {node.op_type for node in model.graph.node}
     assert [value.name for value in model.graph.input] == ["x:0"]
+    assert {"w", "v"} <= {tensor.name for tensor in model.graph.initializer}  # by which layers are known to their owner
     assert [(each.domain, each.version) for each in model.opset_import] == [("", max(form.get("opset", 17), 13))]
     assert any("converted from opset" in note for note in notes) == ("opset" in form and form["opset"] < 13)
     a, b = (onnxruntime_cpu.session(path)(CALL)["y"] for path in (source, tmp_path / "t.onnx"))

@@ -73,6 +73,7 @@ CASES = [
     ("Concat", [X, floats(2, 1, 6, 6)], {"axis": 1}),
     ("Slice", [X, ints(1, -1), ints(4, -7), ints(1, 2), ints(2, -2)], {}),
     ("Gather", [X, np.array([[0, -1], [2, 1]])], {"axis": 1}),
+    ("Gather", [floats(4), np.array(-2)], {}),  # a dimension of a shape
     ("Unsqueeze", [X, ints(0, -1)], {}),
     ("Squeeze", [floats(1, 3, 1, 2), ints(0)], {}),
     ("Squeeze", [floats(1, 3, 1, 2)], {}),

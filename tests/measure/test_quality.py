@@ -138,10 +138,12 @@ def test_the_gains_interval_without_samples_chance_is_that_of_the_seeds():
         seed=0,
     )
     assert record["gain"] == 1 and record["gain_ci95"] == [1, 1] and "helps" in record["notes"][0]
+    assert "one seed" not in record["notes"][0]
     worse = gain(
         CONTRACT, [logits(targets + 1)], [logits(targets)], made(targets), name="no-distillation", resamples=100, seed=0
     )
     assert worse["gain"] == -1 and "hurts" in worse["notes"][0]
+    assert "of one seed, so that what another would give is not in the interval" in worse["notes"][0]
 
 
 def test_the_gain_counts_labelled_samples_only():

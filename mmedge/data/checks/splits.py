@@ -7,7 +7,7 @@ from typing import Literal
 import polars
 
 from mmedge.data.labels import named_in
-from mmedge.data.source import ROW, SPLIT, target_column
+from mmedge.data.source import ROW, SPLIT, empty_split, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault
 from mmedge.recipe import Data
@@ -21,15 +21,8 @@ def split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     for split in SPLITS:
         part = table.filter(polars.col(SPLIT) == split)
         if part.is_empty():
-            faults.append(
-                Fault(
-                    "error",
-                    "empty-split",
-                    f"the {split} split is empty",
-                    file,
-                    todo="correct data.split or data.ratios, or add rows",
-                )
-            )
+            what, todo = empty_split(split, [table], data)
+            faults.append(Fault("error", "empty-split", what, file, todo=todo))
         elif part[target_column(data)].null_count() == part.height:
             faults.append(
                 Fault(

@@ -48,8 +48,9 @@ class OwnAttention:
         if self._widths is None:
             self._widths = _multiplied_widths(self._module, self._contract)
         owner, _, own = root.rpartition(".")
-        numbers = [(key, value) for key, value in vars(self._module.get_submodule(owner)).items() if type(value) is int]
-        key = (type(self._module.get_submodule(owner)), own, len(theirs[0].idxs), *numbers)
+        attention = self._module.get_submodule(owner)
+        settings = [item for item in vars(attention).items() if type(item[1]) in (bool, int, float, str)]
+        key = (type(attention), own, len(theirs[0].idxs), *settings)
         if key not in self._known:
             self._known[key] = _heads_of(self._module, self._contract, root, theirs, graph, names, self._widths)
         known = self._known[key]
