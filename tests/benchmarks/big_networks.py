@@ -100,7 +100,7 @@ def fusion() -> None:
         "teacher": teacher,
         "distill": None,
         "prune": recipe.Prune(macs=0.5, train=recovery),
-        "quantize": recipe.Quantize(candidates=("fp32", "int8")),
+        "quantize": recipe.Quantize(),
         "export": recipe.Export(),
         "gates": {},
         "measure": whole.measure.model_copy(update={"runs": 300}),
