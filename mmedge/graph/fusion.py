@@ -149,7 +149,9 @@ def _values(
 
 def _own_scale(model: Any, wiring: Wiring, quantize: Any, scale: np.float32, numpy_helper: Any) -> None:
     name = f"{quantize.name}.own_scale"
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), name))
+    tensor = next((each for each in model.graph.initializer if each.name == name), None)
+    tensor = model.graph.initializer.add() if tensor is None else tensor
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(scale, np.float32), name))
     quantize.input[1] = name
     for reader in wiring.readers.get(quantize.output[0], []):
         if reader.op_type == "DequantizeLinear":
