@@ -27,6 +27,8 @@ def opened(
         raise UsageError(
             f"threads must be 1 to {_MOST_THREADS}, not {threads}", todo=f"this machine has {cores()} for this process"
         )
+    if providers and not target.startswith("onnxruntime-"):
+        raise UsageError(f"providers are ONNX Runtime's, and {target} has none", todo="leave them out")
     match target:
         case "onnxruntime-cpu":
             from mmedge.runtime.targets import onnxruntime_cpu

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError, first_line
+from mmedge.errors import MissingDependency, MmedgeError, first_line
 from mmedge.runtime.targets.session import Session, TensorInfo
 
+_PROVIDERS = "pip uninstall onnxruntime && pip install onnxruntime-gpu, on a machine with an NVIDIA driver"
 _DTYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -69,22 +70,26 @@ def tensor_infos(native: Any) -> dict[str, TensorInfo]:
 def native_session(
     graph: Path | bytes, *, threads: int = 1, optimize: bool = True, providers: Sequence[Any] | None = None
 ):
-    """The ``onnxruntime.InferenceSession`` behind ``session``."""
+    """The ``onnxruntime.InferenceSession`` behind ``session``.
+
+    Raises MissingDependency where the first of ``providers`` is not there or does not start: ONNX Runtime would take the
+    processor instead, without an error.
+    """
     import onnxruntime
 
+    wanted = list(providers or ["CPUExecutionProvider"])
+    first = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+    if first not in onnxruntime.get_available_providers():
+        raise MissingDependency(f"this ONNX Runtime has no {first}", todo=_PROVIDERS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = (
-        4  # what goes wrong comes as an exception, told in one sentence; stderr is not the log's
-    )
+    options.log_severity_level = 4  # what goes wrong comes as an exception, and is told in one sentence
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph),
-            options,
-            providers=list(providers) if providers else ["CPUExecutionProvider"],
+        native = onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=wanted
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         reason, where = first_line(error), None if isinstance(graph, bytes) else str(graph)
@@ -99,3 +104,7 @@ def native_session(
             where=where,
             todo="look whether it is a whole ONNX file, of an opset that this ONNX Runtime knows",
         ) from error
+    if first not in native.get_providers():
+        where = None if isinstance(graph, bytes) else str(graph)
+        raise MissingDependency(f"{first} does not start on this machine", where=where, todo=_PROVIDERS)
+    return native

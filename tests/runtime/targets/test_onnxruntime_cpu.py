@@ -3,6 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmedge.errors import MissingDependency, UsageError
+from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets import onnxruntime_cpu
 from tests.runtime.small import write_bundle
 
@@ -37,3 +39,16 @@ def test_an_unknown_input_is_refused_by_name(graph: Path) -> None:
     inputs["smell"] = inputs.pop("image")
     with pytest.raises(Exception, match="smell"):
         run(inputs)
+
+
+@pytest.mark.parametrize("asked", ["TensorrtExecutionProvider", ("TensorrtExecutionProvider", {"device_id": "0"})])
+def test_a_provider_that_is_not_there_is_an_error_and_not_silently_the_processor(graph: Path, asked: object) -> None:
+    import onnxruntime
+
+    if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has it")
+    for target in ("onnxruntime-cpu", "onnxruntime-cuda"):
+        with pytest.raises(MissingDependency, match="no TensorrtExecutionProvider"):
+            opened(graph, target, providers=[asked])
+    with pytest.raises(UsageError, match="openvino-cpu has none"):
+        opened(graph, "openvino-cpu", providers=[asked])
