@@ -1,4 +1,4 @@
-"""Where modalities meet in a quantized graph: what each brings into the shared node, and on how many of its codes."""
+"""Ranges that a quantizer's statistics get wrong: of tensors of few values, and where modalities share a scale."""
 
 from __future__ import annotations
 
@@ -14,6 +14,46 @@ from mmedge.runtime.targets import onnxruntime_cpu
 # A shared scale this many times a modality's own costs it one bit: then the modality keeps its own.
 WASTE = 2.0
 _SAMPLES = 64
+# A tensor of so few values a sample is quantized by the extremes of all samples.
+_FEW = 32
+
+
+def widen_few(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
+    """Give tensors of few values the range that their values have, in place; returns how many needed it.
+
+    A range is the mean of each sample's extremes. That leaves out the rare large values of a map of thousands, and a third
+    of all values where a sample has two, as a table's numbers do. ``inputs``: calibration samples, of which 64 are looked at.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(quantized)
+    wiring = Wiring(model)
+    pairs = [
+        node for node in wiring.nodes if node.op_type == "QuantizeLinear" and node.input[0] not in wiring.constants
+    ]
+    given = {value.name for value in model.graph.input}
+    found = _values(reference, [node.input[0] for node in pairs if node.input[0] not in given], inputs)
+    found |= {name: [sample[name] for sample in inputs[:_SAMPLES]] for name in given if inputs and name in inputs[0]}
+    changed = 0
+    for node in pairs:
+        samples = found.get(node.input[0], [])
+        scale, zero = wiring.value(node.input[1]), wiring.value(node.input[2])
+        if scale.size != 1 or not samples or max(sample.size for sample in samples) > _FEW:
+            continue
+        limits = np.iinfo(zero.dtype)
+        lowest = min(float(sample.min(initial=0)) for sample in samples)
+        highest = max(float(sample.max(initial=0)) for sample in samples)
+        own = max(
+            highest / (limits.max - int(zero)), lowest / (limits.min - int(zero)) if limits.min < int(zero) else 0
+        )
+        if own > float(scale):
+            _own_scale(model, wiring, node, np.float32(own), numpy_helper)
+            changed += 1
+    if changed:
+        onnx.checker.check_model(model)
+        onnx.save(model, quantized)
+    return changed
 
 
 def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
@@ -109,7 +149,9 @@ def _values(
 
 def _own_scale(model: Any, wiring: Wiring, quantize: Any, scale: np.float32, numpy_helper: Any) -> None:
     name = f"{quantize.name}.own_scale"
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), name))
+    tensor = next((each for each in model.graph.initializer if each.name == name), None)
+    tensor = model.graph.initializer.add() if tensor is None else tensor
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(scale, np.float32), name))
     quantize.input[1] = name
     for reader in wiring.readers.get(quantize.output[0], []):
         if reader.op_type == "DequantizeLinear":

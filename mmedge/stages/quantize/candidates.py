@@ -240,6 +240,7 @@ def _make(name: str, task: Task, config: Quantize, target: Path, table: Table) -
                 model = onnx.load(target)
                 names = qdq.named(config.ignore, qdq.layers(model), where="quantize.ignore")
                 onnx.save(qdq.restored(model, onnx.load(task.graph), names), target)
+            fusion.widen_few(target, task.graph, task.calibration)
             points = fusion.keep_apart(target, task.graph, task.calibration)
             table.fusion_points = table.fusion_points or points
 
