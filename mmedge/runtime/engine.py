@@ -120,7 +120,7 @@ class Engine:
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
         session = open_file(file)
         _check_takes(session, contract, read.folder / file)
-        self._run, self.inputs = session.run, session.inputs
+        self._run, self.inputs = session.checked or session.run, session.inputs
         self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
         self._dtypes = {name: np.dtype(spec.dtype) for name, spec in contract.modalities.items()}
@@ -219,7 +219,7 @@ class Engine:
             raise MmedgeError("the batch is empty")
         session = self._subset(frozenset(tensors))
         if session is not None:
-            return _executed(session.run, tensors)
+            return _executed(session.checked or session.run, tensors)
         absent = {n: np.zeros((rows, *shape), self._dtypes[n]) for n, shape in self._shapes.items() if n not in tensors}
         present = np.tile([name in tensors for name in self._shapes], (rows, 1))
         return _executed(self._run, {**tensors, **absent, "present": present})

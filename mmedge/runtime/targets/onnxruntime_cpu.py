@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MissingDependency, MmedgeError, first_line
-from mmedge.runtime.targets.session import Session, TensorInfo
+from mmedge.runtime.targets.session import Run, Session, TensorInfo
 
 _PROVIDERS = "pip uninstall onnxruntime && pip install onnxruntime-gpu, on a machine with an NVIDIA driver"
 _DTYPES: dict[str, np.dtype] = {
@@ -35,22 +35,23 @@ def session(
     native = native_session(graph, threads=threads, optimize=optimize, providers=providers)
     # Named here once: asked for none, ONNX Runtime makes this list anew in every call.
     names = [output.name for output in native.get_outputs()]
-    infos = tensor_infos(native)
-    # Beside a graph of 30 us, what ONNX Runtime checks in Python takes 3 % of each call. The compiled session under it,
-    # where this version has one, finds the same faults but one: an input too few, which is the other's to tell.
-    compiled, count = getattr(native, "_sess", native), len(infos)
+    # Beside a graph of 30 us, what ONNX Runtime checks in Python takes 3 % of each call; the compiled session under it does
+    # without, where this version has one.
+    compiled = getattr(native, "_sess", native)
+    return Session(_named(native.run, names), tensor_infos(native), native, checked=_named(compiled.run, names))
 
-    def execute(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
-        return (compiled if len(inputs) == count else native).run(names, inputs, None)
+
+def _named(execute: Callable[..., Sequence[np.ndarray]], names: list[str]) -> Run:
+    """``execute`` with its outputs by name."""
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, execute(inputs)))
+        return dict(zip(names, execute(names, inputs, None)))
 
     def run_of_one(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {only: execute(inputs)[0]}
+        return {only: execute(names, inputs, None)[0]}
 
     only = names[0]
-    return Session(run_of_one if len(names) == 1 else run, infos, native)
+    return run_of_one if len(names) == 1 else run
 
 
 def tensor_infos(native: Any) -> dict[str, TensorInfo]:

@@ -101,7 +101,9 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
         of_it = [row for row in table.rows if _is_of(row["precision"], config.require)]
         kept = [row for row in of_it if row["kept"]]
         fastest = (
-            min(kept, key=lambda row: row["p50_ms"]) if kept else max(of_it, key=lambda r: r["quality_validation"])
+            min(kept, key=lambda row: row["ratio_to_fp32"])
+            if kept
+            else max(of_it, key=lambda r: r["quality_validation"])
         )
         if not kept:
             reference = next(row for row in table.rows if row["precision"] == "fp32")

@@ -22,7 +22,9 @@ def test_a_session_gives_what_a_bare_one_gives(graph: Path) -> None:
     run = onnxruntime_cpu.session(graph)
     inputs = inputs_of(run)
     expected = onnxruntime_cpu.native_session(graph).run(None, inputs)
-    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(run(inputs).values(), expected, strict=True))
+    assert run.checked is not None
+    for answers in (run(inputs), run.checked(inputs)):
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(answers.values(), expected, strict=True))
 
 
 def test_an_input_too_few_is_refused_by_name(graph: Path) -> None:
