@@ -59,6 +59,8 @@ def run(
     if not wanted:
         raise UsageError(f"the recipe has no section {only!r}", todo=f"it has {', '.join(recipe.stages)}")
     given = artifacts.read(start) if start else None
+    if wanted == ["distill"] and given is None and recipe.teacher and not recipe.teacher.trained_here:
+        wanted = ["teacher", "distill"]  # what is taken as it is needs no verb of its own
     chain = _chain(recipe, wanted, given)
     if given and _again(wanted, given) and given.path.resolve() == (out / "prune").resolve():
         raise UsageError(

@@ -81,6 +81,16 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
 
 
+def test_distill_takes_a_ready_made_teacher_without_an_earlier_command(small, answers, dataset, tmp_path):
+    file = write_csv(tmp_path / "o.csv", answers, dataset.contract.labels)
+    small["teacher"] = {"outputs": str(file)}
+    outcome = run(small, tmp_path / "out", only="distill")
+    assert [(stage["stage"], stage["status"]) for stage in outcome.report["stages"]] == [
+        ("teacher", "ran"),
+        ("distill", "ran"),
+    ]
+
+
 def test_outputs_without_a_sample_in_common_or_with_other_classes_are_refused(
     finished, small, answers, dataset, tmp_path
 ):
