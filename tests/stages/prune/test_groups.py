@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmedge.errors import MmedgeError
 from mmedge.measure.cost import params
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
@@ -160,3 +161,21 @@ def test_a_transformer_of_ones_own_loses_whole_heads_and_its_width(form, tmp_pat
 def test_heads_that_read_each_other_are_left(tmp_path):
     _, left = narrowed(lambda: Transformer("mixed"), tmp_path)
     assert any("attention of the model's own" in why for why in left.values())
+
+
+class Shallow(nn.Module):
+    """One layer from the inputs to the logits: no channel can go."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(64 + 96, 3)
+
+    def forward(self, image, sound):
+        return self.out(torch.cat([image.flatten(1), sound.flatten(1)], 1))
+
+
+def test_a_network_without_a_channel_that_could_go_is_an_error_that_says_what_to_do():
+    module = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Shallow)
+    with pytest.raises(MmedgeError, match="torch-pruning cannot prune") as raised:
+        groups_of(module, CONTRACT, Prune())
+    assert "prune.ignore" in str(raised.value) and len(str(raised.value).splitlines()) == 3
