@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError
+from mmedge.graph.qdq import drop_unread
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
@@ -339,18 +340,11 @@ def _broadcast(node: Any, alike: Mapping[str, np.ndarray], shapes: Mapping[str, 
 
 def _finish(model: Any, nodes: list[Any], inputs: list[str]) -> None:
     """Keep the nodes, initializers and inputs that the outputs need."""
-    needed = {value.name for value in model.graph.output}
-    kept = []
-    for node in reversed(nodes):
-        if needed & set(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     taken = [value for value in model.graph.input if value.name in inputs]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.input[:], model.graph.value_info[:]
-    model.graph.node.extend(reversed(kept))
-    model.graph.initializer.extend(stored)
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(nodes)
     model.graph.input.extend(taken)
+    drop_unread(model)
 
 
 def _shapes(model: Any) -> dict[str, list[int | str]]:
