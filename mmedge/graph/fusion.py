@@ -33,7 +33,10 @@ def widen_few(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np
         node for node in wiring.nodes if node.op_type == "QuantizeLinear" and node.input[0] not in wiring.constants
     ]
     given = {value.name for value in model.graph.input}
-    found = _values(reference, [node.input[0] for node in pairs if node.input[0] not in given], inputs)
+    made = [node.input[0] for node in pairs if node.input[0] not in given]
+    # One sample tells which are small: the maps of a large network, for all samples, would fill the memory.
+    sizes = {name: first.size for name, (first,) in _values(reference, made, inputs[:1]).items()} if inputs else {}
+    found = _values(reference, [name for name, size in sizes.items() if size <= _FEW], inputs)
     found |= {name: [sample[name] for sample in inputs[:_SAMPLES]] for name in given if inputs and name in inputs[0]}
     changed = 0
     for node in pairs:
