@@ -18,6 +18,8 @@ from mmedge.training.distillation import attention_map
 MOST_FEATURES = 512
 # Weights of a learned projection, at most: 256 MB.
 _MOST_WEIGHTS = 1 << 26
+# What torch's layers call the channels that they put out.
+_WIDTHS = ("out_channels", "out_features", "num_features", "num_channels", "embedding_dim", "embed_dim", "hidden_size")
 
 
 def layers_of(module: nn.Module) -> dict[str, nn.Module]:
@@ -116,9 +118,8 @@ def pooled(x: Tensor) -> Tensor:
     if len(places) > 3:
         x = x.flatten(4)
     cells, rest = list(x.shape[2:]), max(1, MOST_FEATURES // x.shape[1])
-    for count, axis in enumerate(
-        sorted(range(len(cells)), key=cells.__getitem__)
-    ):  # what a short axis leaves, others get
+    shortest_first = sorted(range(len(cells)), key=cells.__getitem__)  # what a short axis leaves, others get
+    for count, axis in enumerate(shortest_first):
         cells[axis] = max(1, min(cells[axis], int(rest ** (1 / (len(cells) - count)) + 1e-9)))
         rest //= cells[axis]
     match cells:
@@ -147,18 +148,11 @@ def _channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int:
     """
     widths: set[int] = set()
     for part in layer.modules():
-        of = (
-            "out_channels",
-            "out_features",
-            "num_features",
-            "num_channels",
-            "embedding_dim",
-            "embed_dim",
-            "hidden_size",
-        )
-        widths |= {getattr(part, name) for name in of if isinstance(getattr(part, name, None), int)}
-        widths |= {2 * part.hidden_size for _ in "b" if isinstance(part, nn.RNNBase) and part.bidirectional}
-        widths |= {part.normalized_shape[-1] for _ in "n" if isinstance(part, nn.LayerNorm)}
+        widths |= {getattr(part, name) for name in _WIDTHS if isinstance(getattr(part, name, None), int)}
+        if isinstance(part, nn.RNNBase) and part.bidirectional:
+            widths.add(2 * part.hidden_size)
+        if isinstance(part, nn.LayerNorm):
+            widths.add(part.normalized_shape[-1])
     last = len(shape) - 1
     found = [axis for axis in (1, last) if shape[axis] in widths]
     if len(found) == 1:

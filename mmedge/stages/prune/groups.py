@@ -81,7 +81,7 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
                 left[root] = f"cannot be narrowed ({_reason(error)})"
         groups, broken = _working(module, contract, groups)
     except _FAILURES as error:
-        # What its dependency graph cannot follow, a network that it cannot trace, shows only so.
+        # A network that its dependency graph cannot trace shows only so.
         raise cannot_prune(_reason(error)) from error
     left |= broken
     if not groups:
