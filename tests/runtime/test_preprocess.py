@@ -1,6 +1,7 @@
 """Preprocessing: known values, and one sentence for everything that cannot be read."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from mmedge.errors import MmedgeError
 from mmedge.runtime import preprocess
+from mmedge.runtime.preprocess.audio import missing_bytes
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, TabularSpec
 
 GRAY = ImageSpec(kind="image", height=4, width=6, channels=1)
@@ -248,3 +250,11 @@ def test_a_picture_is_resized_first_in_width_then_in_height_whatever_pillow_woul
     bilinear = Image.Resampling.BILINEAR
     expected = np.asarray(Image.fromarray(tall).resize((10, 61), bilinear).resize((10, 12), bilinear), np.float32)
     np.testing.assert_array_equal(preprocess.tensor(spec, tall)[0], expected / 255)
+
+
+def test_a_wav_header_that_a_stream_left_open_is_not_truncated(tmp_path):
+    head = b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+    (tmp_path / "open.wav").write_bytes(head + b"data" + struct.pack("<I", 0xFFFFFFFF) + b"\0" * 100)
+    (tmp_path / "cut.wav").write_bytes(head + b"data" + struct.pack("<I", 500) + b"\0" * 100)
+    with (tmp_path / "open.wav").open("rb") as opened, (tmp_path / "cut.wav").open("rb") as cut:
+        assert missing_bytes(opened) == 0 and missing_bytes(cut) == 400

@@ -1,0 +1,100 @@
+"""INT8 by NNCF, on graphs that are no demo's."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from mmedge.errors import MmedgeError
+from mmedge.graph import precision, qdq
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.stages.quantize import calibration, candidates, ptq
+
+
+def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tmp_path):
+    """Positive values alone go on: NonZero gives as many rows as there are, and for some samples none."""
+    random = np.random.default_rng(1)
+    stored = {"w": random.standard_normal((8, 4)).astype(np.float32), "v": random.standard_normal((1, 3)), "one": [1]}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["c"], "first"),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("NonZero", ["r"], ["n"], "nonzero"),
+        helper.make_node("Transpose", ["n"], ["t"], "transpose", perm=[1, 0]),
+        helper.make_node("GatherND", ["r", "t"], ["g"], "gathernd"),
+        helper.make_node("Unsqueeze", ["g", "one"], ["u"], "unsqueeze"),
+        helper.make_node("MatMul", ["u", "v"], ["y"], "second"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["found", 3])],
+        [
+            numpy_helper.from_array(np.asarray(value, np.int64 if name == "one" else np.float32), name)
+            for name, value in stored.items()
+        ],
+    )
+    path = tmp_path / "x.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    inputs = [{"x": random.standard_normal((1, 8)).astype(np.float32)} for _ in range(8)]
+    inputs += [{"x": np.zeros((1, 8), np.float32)}]
+    assert calibration.converged(path, inputs)[0] == 9
+    ptq.int8(path, tmp_path / "q.onnx", inputs, "int8-extremes")
+    assert {layer.label for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"w", "v"}
+    kernels = candidates.proved(tmp_path / "q.onnx")
+    assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized, or not as a whole"}
+    compared = 0
+    for sample in inputs:
+        a, b = (onnxruntime_cpu.session(file)(sample)["y"] for file in (path, tmp_path / "q.onnx"))
+        if a.shape == b.shape:  # a value near zero may round to it
+            compared += len(a) > 0
+            assert np.abs(a - b).max(initial=0) <= 0.3 * np.abs(a).max(initial=0)
+    assert compared >= 4
+
+
+def test_depthwise_and_linear_convolutions_all_run_in_8_bits_and_tensorrt_takes_their_codes(tmp_path):
+    """An inverted residual (MobileNetV2): a scale a channel, or codes of two types, would leave most of it in float."""
+    torch.manual_seed(0)
+
+    class Inverted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 16, 3, 2, 1)
+            self.wide = torch.nn.Conv2d(16, 32, 1)
+            self.depth = torch.nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+            self.linear = torch.nn.Conv2d(32, 16, 1)
+            self.out = torch.nn.Conv2d(16, 16, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.out(x + self.linear(torch.relu(self.depth(torch.relu(self.wide(x))))))
+
+    random = np.random.default_rng(0)
+    inputs = [{"x": random.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(8)]
+    example = (torch.from_numpy(inputs[0]["x"]),)
+    torch.onnx.export(
+        Inverted().eval(),
+        example,
+        tmp_path / "m.onnx",
+        input_names=["x"],
+        output_names=["y"],
+        dynamo=True,
+        verbose=False,
+    )
+    ptq.int8(tmp_path / "m.onnx", tmp_path / "q.onnx", inputs, "int8")
+    proof = candidates.proved(tmp_path / "q.onnx")["int8_layers"]
+    assert proof["asked"] == 5 and set(proof["float_layers"].values()) <= {"its output stays float"}
+    assert proof["int8"] >= 4
+    assert precision.to_symmetric(tmp_path / "q.onnx", tmp_path / "s.onnx") > 0
+    a, b = (onnxruntime_cpu.session(tmp_path / name, optimize=False)(inputs[0])["y"] for name in ("q.onnx", "s.onnx"))
+    assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
+    precision.to_unsigned(tmp_path / "s.onnx", tmp_path / "q.onnx", tmp_path / "u.onnx")
+    back = onnxruntime_cpu.session(tmp_path / "u.onnx", optimize=False)(inputs[0])["y"]
+    assert np.abs(a - back).max() <= 1e-3 * np.abs(a).max()
+
+
+def test_what_nncf_cannot_quantize_is_one_error_with_the_candidate(graphs, tmp_path):
+    with pytest.raises(MmedgeError, match=r"NNCF cannot quantize this graph \(int8-percentile\)") as raised:
+        ptq.int8(graphs[1], tmp_path / "q.onnx", [{"image": np.zeros((1, 2), np.float32)}], "int8-percentile")
+    assert "quantize.candidates" in str(raised.value) and not (tmp_path / "q.onnx").exists()

@@ -1,0 +1,154 @@
+"""Quantization: candidates, what is kept, and what is said of those that lost."""
+
+import dataclasses
+
+import onnx
+import pytest
+
+from mmedge import conclude
+from mmedge.errors import MismatchError, UsageError
+from mmedge.graph import qdq
+from mmedge.recipe import Quantize
+from mmedge.stages import quantize
+from mmedge.stages.quantize import candidates
+
+
+def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finished):
+    made = finished.artifact("quantize")
+    table = {row["precision"]: row for row in made.meta["candidates"]}
+    assert list(table) == ["fp32", "fp16", "int8", "int8-mixed"]
+    assert table["int8-mixed"]["int8_layers"]["int8"] == table["int8-mixed"]["int8_layers"]["asked"] > 0
+    assert 0 <= table["int8"]["saturation"] < 1
+    assert table["fp32"]["ratio_to_fp32"] == 1 and table["int8"]["int8_kernels"]
+    for name, row in table.items():
+        assert row["kept"] and row["why"].startswith("kept: " if name == "fp32" else "kept: loses")
+        assert row["drop_ci95"][0] <= row["drop"] <= row["drop_ci95"][1]
+        assert set(row["subsets_validation"]) == {"image", "audio", "image+audio"} and row["n"] == 50
+        assert made.file(f"{name}.onnx").stat().st_size == row["size_bytes"]
+    assert made.file("model.onnx").read_bytes() == made.file(f"{made.meta['precision']}.onnx").read_bytes()
+
+
+def row(precision, p50, kept=True):
+    return {"precision": precision, "p50_ms": p50, "ratio_to_fp32": p50, "kept": kept}
+
+
+@pytest.mark.parametrize(
+    ("table", "chosen"),
+    [
+        ([row("fp32", 1.0), row("fp16", 1.2), row("int8", 0.5)], "int8"),
+        ([row("fp32", 1.0), row("fp16", 1.2), row("int8", 0.5, kept=False)], "fp32"),
+        ([row("fp32", 1.0), row("fp16", 0.99), row("int8", 1.5)], "fp32"),  # faster, but within timing noise
+        ([row("fp32", 1.0), row("fp16", 0.9), row("int8", 0.8, kept=False)], "fp16"),
+    ],
+)
+def test_the_fastest_candidate_inside_the_budget_is_chosen(table, chosen):
+    assert candidates.fastest_kept(table)["precision"] == chosen
+
+
+def test_a_candidate_outside_the_budget_is_dropped(finished, context, tmp_path, monkeypatch):
+    """FP32's figures are raised, so that the other candidate loses."""
+    real = candidates.score
+    asked = []
+
+    def score(contract, output, targets):
+        asked.append(real(contract, output, targets))
+        return asked[-1] + (0.5 if len(asked) == 1 else 0)
+
+    monkeypatch.setattr(candidates, "score", score)
+    config = Quantize(candidates=("fp32", "fp16"), max_drop=0.01, max_subset_drop=1.0)
+    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    table = {row["precision"]: row for row in made.meta["candidates"]}
+    assert not table["fp16"]["kept"] and table["fp16"]["why"].startswith("dropped: loses 0.5")
+    assert made.meta["precision"] == "fp32"
+
+
+def test_an_ignored_layer_that_does_not_exist_is_told_with_the_close_ones(finished, context, tmp_path):
+    config = Quantize(candidates=("fp32", "int8"), calibration=8, ignore=("encoders.audio.featurs.0",))
+    with pytest.raises(UsageError, match=r"quantize\.ignore.*close ones are .*encoders\.audio\.features\.0") as raised:
+        quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    assert raised.value.exit_code == 2 and not (tmp_path / "q").exists()
+
+
+def test_an_ignored_branch_stays_float_and_what_cannot_be_made_is_told(finished, context, tmp_path):
+    config = Quantize(
+        candidates=("fp32", "bf16", "int8"), calibration=300, ignore=("audio",), max_drop=1.0, max_subset_drop=1.0
+    )
+    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    layers = qdq.layers(onnx.load(made.file("int8.onnx")))
+    assert layers and {layer.branch for layer in layers} == {"image", "fusion"}
+    notes = "\n".join(made.meta["notes"])
+    assert "bf16: not made: ONNX Runtime has no bfloat16" in notes
+    assert "calibrated on 240 samples, all there are; 300 were asked for" in notes
+    assert made.meta["calibration"] == {"samples": 240, "gaps": []}
+
+
+def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, tmp_path, monkeypatch):
+    """Every score is real but those of plain INT8, which are lowered."""
+    real = candidates.evaluator
+
+    def lowered(contract, samples):
+        evaluate = real(contract, samples)
+        return lambda graph: (
+            dataclasses.replace(evaluate(graph), quality=-1.0) if graph.name == "int8.onnx" else evaluate(graph)
+        )
+
+    monkeypatch.setattr(quantize, "evaluator", lowered)
+    config = Quantize(
+        candidates=("fp32", "int8"),
+        fallbacks=("int8-extremes", "int8-percentile"),
+        calibration=8,
+        max_drop=1.0,
+        max_subset_drop=1.0,
+    )
+    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8", "int8-extremes"]
+    assert not made.file("int8-percentile.onnx").exists()
+
+
+def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_and_named(tmp_path):
+    table = candidates.Table(
+        rows=[
+            row("fp32", 1.0) | {"quality_validation": 0.9, "why": ""},
+            row("int8", 0.5, kept=False) | {"quality_validation": 0.6, "why": ""},
+            row("int8-mixed", 0.7, kept=False) | {"quality_validation": 0.8, "why": ""},
+        ]
+    )
+    for name in ("fp32", "int8", "int8-mixed"):
+        (tmp_path / f"{name}.onnx").write_text(name)
+    notes: list[str] = []
+    meta = quantize.concluded(table, Quantize(candidates=("fp32", "int8"), require="int8"), tmp_path, notes)
+    assert meta["precision"] == "int8-mixed" and (tmp_path / "model.onnx").read_text() == "int8-mixed"
+    assert "the best that was found is int8-mixed" in meta["notes"][0]
+    record: dict = {"gates": []}
+
+    class Made:
+        pass
+
+    made = Made()
+    made.meta = meta
+    assert conclude._missed(made, record) == [3]
+    assert record["gates"][0]["name"] == "max_drop of int8" and not record["gates"][0]["passed"]
+    with pytest.raises(ValueError, match="needs int8 among 'candidates'"):
+        Quantize(candidates=("fp32", "fp16"), require="int8")
+
+
+def test_weights_in_8_bits_with_float_arithmetic_are_not_the_int8_that_is_required(tmp_path):
+    rows = [row("fp32", 1.0), row("int8", 0.5, kept=False), row("int8-weights", 0.9)]
+    table = candidates.Table(rows=[it | {"quality_validation": 0.9, "why": ""} for it in rows])
+    (tmp_path / "int8.onnx").write_text("int8")
+    meta = quantize.concluded(
+        table, Quantize(candidates=("fp32", "int8", "int8-weights"), require="int8"), tmp_path, []
+    )
+    assert meta["precision"] == "int8" and [miss["exit"] for miss in meta["misses"]] == [3]
+
+
+def test_a_taken_graph_with_a_layer_that_runs_in_float_for_no_reason_is_a_mismatch_with_exit_5(graphs, tmp_path):
+    proof = qdq.prove(graphs[0], onnx.load(graphs[0]))  # as if the runtime fused nothing
+    taken = row("int8", 0.5) | {"quality_validation": 0.9, "why": "", "int8_layers": proof.record()}
+    table = candidates.Table(rows=[row("fp32", 1.0) | {"quality_validation": 0.9, "why": ""}, taken])
+    with pytest.raises(MismatchError, match=r"ignore: \[encoders\.image\.features\.0") as raised:
+        quantize.concluded(table, Quantize(), tmp_path, [])
+    assert raised.value.exit_code == 5
+    table.rows[1]["kept"] = False  # what is not taken need not be what it says
+    (tmp_path / "fp32.onnx").write_text("fp32")
+    assert quantize.concluded(table, Quantize(), tmp_path, [])["precision"] == "fp32"
