@@ -28,7 +28,7 @@ def features(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
     np.multiply(waveform, 32768, out=scaled[: len(waveform)])
     extractor = make(options)
     # A memoryview is read number by number; a list of all of them would be made first, and thrown away.
-    extractor.accept_waveform(spec.sample_rate, memoryview(scaled))
+    extractor.accept_waveform(spec.sample_rate, scaled.data)
     extractor.input_finished()
     computed = [extractor.get_frame(index) for index in range(min(spec.frames, extractor.num_frames_ready))]
     return np.array([*computed, *[silence] * (spec.frames - len(computed))], np.float32).T
