@@ -44,7 +44,8 @@ class TargetOptions(Frozen):
 class Export(Frozen):
     """The engines to build, by target.
 
-    ``per_subset``: an engine for every smaller set of modalities, without the absent encoders, where it is faster.
+    ``per_subset``: an engine for every smaller set of modalities, without the absent encoders, where it is faster;
+    on a target that cannot be timed here, where it has less to compute, noted "not measured".
     ``split``: encoders and fusion head apart too, for modalities that come at different rates.
     """
 

@@ -149,10 +149,10 @@ def test_symmetric_codes_are_int8_with_zero_point_0_and_tensorrt_takes_them(fini
         for path in (quantized / "int8.onnx", tmp_path / "s.onnx")
     )
     assert np.abs(a - b).max() < 0.1 * max(1, np.abs(a).max())
-    shapes = {**{name: spec.shape for name, spec in contract.modalities.items()}, "present": (2,)}
+    profiles = tensorrt.profiles_of(contract)
     pytest.importorskip("tensorrt_rtx")
     built = tensorrt.build(
-        tmp_path / "s.onnx", tmp_path / "e.plan", target="tensorrt-rtx", shapes=shapes, options=tensorrt.Options()
+        tmp_path / "s.onnx", tmp_path / "e.plan", target="tensorrt-rtx", profiles=profiles, options=tensorrt.Options()
     )
     assert (tmp_path / "e.plan").stat().st_size > 1000 and built["weight_types"]["int8"] > 0
     tensorrt.check_precision(built, "int8", "tensorrt-rtx")
@@ -199,5 +199,5 @@ def test_a_graph_that_no_runtime_takes_is_an_error_with_its_path(quantized, tmp_
     pytest.importorskip("tensorrt_rtx")
     with pytest.raises(MmedgeError, match=r"cut\.onnx"):
         tensorrt.build(
-            tmp_path / "cut.onnx", tmp_path / "e", target="tensorrt-rtx", shapes={}, options=tensorrt.Options()
+            tmp_path / "cut.onnx", tmp_path / "e", target="tensorrt-rtx", profiles={}, options=tensorrt.Options()
         )

@@ -137,11 +137,8 @@ def test_a_graph_of_a_fixed_length_is_not_taken_for_one_of_any(graph, tmp_path):
 
 def test_tensorrt_rtx_gets_a_profile_of_every_length(graph, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    shapes, least = tensorrt.input_shapes(CONTRACT), tensorrt.least_shapes(CONTRACT)
-    options = tensorrt.Options(batch=(1, 1, 4))
-    made = tensorrt.build(
-        graph, tmp_path / "e.plan", target="tensorrt-rtx", shapes=shapes, options=options, least=least
-    )
+    profiles, options = tensorrt.profiles_of(CONTRACT, (1, 1, 4)), tensorrt.Options()
+    made = tensorrt.build(graph, tmp_path / "e.plan", target="tensorrt-rtx", profiles=profiles, options=options)
     assert made["profiles"]["note"] == [[1, 2], [1, 24], [4, 24]]
 
 

@@ -8,7 +8,7 @@ from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import precision, qdq
 from mmedge.models.load import contract_of
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
-from mmedge.stages import export
+from mmedge.stages.export import engines
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def test_tensorrt_builds_in_int8_just_the_layers_that_are_left(models, finished,
         tmp_path / "symmetric.onnx",
         tmp_path / "engine.plan",
         target="tensorrt-rtx",
-        shapes=tensorrt.input_shapes(contract_of(finished.artifact("prune"))),
+        profiles=tensorrt.profiles_of(contract_of(finished.artifact("prune"))),
         options=tensorrt.Options(),
     )
     assert sorted(built["int8_layers"]) == sorted({layer.name for layer in qdq.layers(quantized)} - set(audio))
     with pytest.raises(
         MismatchError, match=rf"{len(audio)} of .* layers that the graph has in INT8 are float"
     ) as raised:
-        export._check_int8_layers(finished.out / "quantize" / "int8.onnx", built["int8_layers"], "tensorrt-rtx")
+        engines.check_int8_layers(finished.out / "quantize" / "int8.onnx", built["int8_layers"], "tensorrt-rtx")
     assert raised.value.exit_code == 5
 
 

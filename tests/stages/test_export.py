@@ -12,13 +12,17 @@ from onnx import numpy_helper
 from mmedge import artifact, runtime
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
+from mmedge.graph import precision
 from mmedge.progress import Silent
 from mmedge.recipe import Export, Measure, TargetOptions
 from mmedge.runtime import bundle as bundles
+from mmedge.runtime import rebuild as rebuilding
 from mmedge.runtime.onnxfile import read_nodes
 from mmedge.runtime.rebuild import rebuild
-from mmedge.runtime.targets import tensorrt
+from mmedge.runtime.stream import Stream
+from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import export
+from mmedge.stages.export import parts
 from tests.runtime.small import CONTRACT, write_graph
 
 DESCRIBED = {
@@ -36,7 +40,7 @@ def parent(tmp_path):
     with artifact.creating(tmp_path / "quantize", stage="quantize", key="k", parent=None) as (folder, meta):
         for name in ("model.onnx", "fp32.onnx"):
             write_graph(folder / name, channels=96)
-        export.precisions.to_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
+        precision.to_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
         kept = [{"precision": name, "kept": True, "why": "kept"} for name in ("fp32", "fp16")]
         meta |= {**DESCRIBED, "candidates": kept, "precision": "fp32", "notes": []}
     return artifact.read(tmp_path / "quantize")
@@ -90,7 +94,7 @@ def test_the_engine_of_one_modality_is_cut_verified_and_faster(parent, context, 
 
 
 def test_an_engine_that_is_not_faster_is_left_out_with_a_note(parent, context, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_NOISE", 1.0)
+    monkeypatch.setattr(parts, "NOISE", 1.0)
     made = exported(parent, context, "onnxruntime-cpu", tmp_path)
     assert made.meta["subsets"] == {}
     assert sum("no engine for" in note for note in made.meta["notes"]) == 2
@@ -139,6 +143,47 @@ def test_tensorrt_is_built_with_the_options_of_the_recipe(rtx, parent, context, 
     assert engine["preprocessing_sha256"] == bundles.preprocessing_sha256(CONTRACT)
 
 
+def test_tensorrt_engines_of_subsets_and_parts_are_built_and_picked_and_none_is_said_to_be_faster(
+    rtx, parent, context, tmp_path, monkeypatch
+):
+    made = [exported(parent, context, name, tmp_path) for name in ("onnxruntime-cpu", "tensorrt-rtx")]
+    path = bundled(*made, path=tmp_path / "bundle")
+    entry = artifact.read(path).meta["targets"]["tensorrt-rtx"]
+    # The picture's encoder is nearly all of the work: alone it leaves nothing out that would count.
+    assert entry["subsets"] == {"vitals": "tensorrt-rtx/subsets/vitals.plan"} and entry["subset_latency"] == {}
+    notes = "\n".join(made[1].meta["notes"])
+    assert "engine for vitals alone: 0.00 x the multiply-accumulates" in notes and "no engine for image alone" in notes
+    assert notes.count("latency not measured: this machine cannot run the target") == 2
+    built = entry["engine"]["parts"]
+    assert set(built) == {f"split/{part}.plan" for part in ("image", "vitals", "fusion")} | {"subsets/vitals.plan"}
+    assert built["subsets/vitals.plan"]["profiles"] == {"vitals": [[1, 3], [1, 3], [8, 3]]}
+    assert built["split/fusion.plan"]["profiles"]["image_f"] == [[1, 8], [1, 8], [8, 8]]
+    opened = running_their_graphs(monkeypatch)
+    engine, plain = runtime.load(path, "tensorrt-rtx"), runtime.load(path)
+    x = context.dataset.test.inputs["vitals"][:3]
+    np.testing.assert_allclose(engine.run({"vitals": x})["logits"], plain.run({"vitals": x})["logits"], atol=1e-2)
+    assert path / "tensorrt-rtx/subsets/vitals.plan" in opened
+    stream = Stream(engine)
+    stream.update(0.0, vitals=[1.0, 2.0, 3.0])
+    expected = plain.predict(vitals=[1.0, 2.0, 3.0]).probabilities
+    assert stream.predict(0.0).prediction.probabilities == pytest.approx(expected, abs=1e-2)
+    assert {"fusion.plan", "image.plan", "vitals.plan"} <= {file.name for file in opened}
+
+
+def running_their_graphs(monkeypatch) -> list[Path]:
+    """TensorRT's engines, for which there is no GPU, answered by the graphs that they were built from; what was opened."""
+    files = []
+
+    def opened(file, target="onnxruntime-cpu", **_):
+        files.append(file)
+        graph = file.with_suffix(".onnx")
+        return onnxruntime_cpu.session(graph if graph.is_file() else file.with_name("model.onnx"))
+
+    for module in (runtime.engine, rebuilding):
+        monkeypatch.setattr(module, "opened", opened)
+    return files
+
+
 def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, parent, tmp_path):
     from onnx import TensorProto, helper
 
@@ -156,28 +201,53 @@ def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, paren
             tmp_path / "odd.onnx",
             tmp_path / "engine",
             target="tensorrt-rtx",
-            shapes={"x": (3,)},
+            profiles={"x": [[1, 3], [1, 3], [8, 3]]},
             options=tensorrt.Options(),
         )
     assert tensorrt.unsupported_nodes(parent.file("model.onnx"), "tensorrt-rtx") == []
 
 
-def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it(rtx, parent, context, tmp_path):
+@pytest.fixture
+def aged(rtx, parent, context, tmp_path):
+    """A bundle whose TensorRT engines are as if built by another version."""
+    options = {"max_batch": 4, "best_batch": 2, "workspace_mb": 64, "level": 1}
     made = [
         exported(parent, context, "onnxruntime-cpu", tmp_path),
-        exported(parent, context, "tensorrt-rtx", tmp_path, max_batch=4),
+        exported(parent, context, "tensorrt-rtx", tmp_path, **options),
     ]
     path = bundled(*made, path=tmp_path / "bundle")
-    with bundles.rewriting(artifact.read(path)) as (folder, meta):  # as if built by another version
+    with bundles.rewriting(artifact.read(path)) as (folder, meta):
         engine = meta["targets"]["tensorrt-rtx"]["engine"] | {"version": "0.9"}
         meta["targets"] = meta["targets"] | {"tensorrt-rtx": meta["targets"]["tensorrt-rtx"] | {"engine": engine}}
-        (folder / "tensorrt-rtx/engine.plan").write_bytes(b"old")
+        for file in folder.glob("tensorrt-rtx/**/*.plan"):
+            file.write_bytes(b"old")
+    return path
+
+
+def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it_with_the_options_of_the_recipe(rtx, aged):
     with pytest.raises(MmedgeError, match=r"--rebuild"):
-        runtime.load(path, "tensorrt-rtx")
-    built = rebuild(path)["tensorrt-rtx"]
+        runtime.load(aged, "tensorrt-rtx")
+    before = artifact.read(aged).meta["targets"]["tensorrt-rtx"]
+    built = rebuild(aged)["tensorrt-rtx"]
     assert built["version"] == rtx.__version__ and built["batch"] == [1, 4]
-    assert (path / "tensorrt-rtx/engine.plan").stat().st_size > 1000
-    assert runtime.load(path).predict(vitals=[0.0, 0.0, 0.0]).label
+    assert {**built, "version": "0.9"} == before["engine"]
+    plans = list(aged.glob("tensorrt-rtx/**/*.plan"))
+    assert len(plans) == 5 and all(file.stat().st_size > 1000 for file in plans)
+    assert artifact.read(aged).meta["targets"]["tensorrt-rtx"]["subsets"] == before["subsets"]
+    assert runtime.load(aged).predict(vitals=[0.0, 0.0, 0.0]).label
+
+
+def test_engines_of_subsets_are_timed_when_they_are_rebuilt_where_they_run(aged, monkeypatch):
+    running_their_graphs(monkeypatch)
+    monkeypatch.setattr(rebuilding, "can_run", lambda target: True)
+    times = {"": [9, 9], "vitals": [3, 3]}
+    monkeypatch.setattr(rebuilding, "spans", lambda calls, **_: {key: np.array(times[key]) for key in calls})
+    rebuild(aged)
+    entry = artifact.read(aged).meta["targets"]["tensorrt-rtx"]
+    assert entry["subsets"] and entry["subset_latency"]["vitals"]["ratio_to_all"] == pytest.approx(1 / 3)
+    times["vitals"] = [9, 10]
+    rebuild(aged)
+    assert artifact.read(aged).meta["targets"]["tensorrt-rtx"]["subsets"] == {}
 
 
 def test_what_cannot_be_rebuilt_is_a_usage_error(parent, context, tmp_path):

@@ -8,6 +8,7 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, Teacher
 from mmedge.runtime.targets import tensorrt
 from mmedge.stages import export, train, trained
+from mmedge.stages.export import verification
 
 
 def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finished, context):
@@ -51,7 +52,7 @@ def test_a_tensorrt_engine_is_really_built_in_the_precision_of_the_recipe(finish
 
 def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tmp_path, monkeypatch):
     # The classes of a hardly trained student flip at the least change; that a miss is refused is tested above.
-    monkeypatch.setitem(export.TOLERANCES, "int8", (0.5, 0.0))
+    monkeypatch.setitem(verification.TOLERANCES, "int8", (0.5, 0.0))
     made = export.export(
         finished.artifact("quantize"),
         TargetOptions(precision="int8"),

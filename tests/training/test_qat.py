@@ -140,7 +140,7 @@ def test_onnx_runtime_runs_it_in_8_bits_and_tensorrt_builds_it(trained):
         folder / "symmetric.onnx",
         folder / "engine.plan",
         target="tensorrt-rtx",
-        shapes=tensorrt.input_shapes(contract),
+        profiles=tensorrt.profiles_of(contract),
         options=tensorrt.Options(),
     )
     tensorrt.check_precision(built, "int8", "tensorrt-rtx")

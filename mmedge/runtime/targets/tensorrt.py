@@ -6,28 +6,30 @@ Networks are strongly typed: the precision is what the ONNX graph says (FP16 ten
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import replacing
+from mmedge.artifact import replacing, sha256_of
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.spec import Contract
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+# Of every input, its least shape, the one to optimise for, and its largest, batch axis and all.
+Profiles = Mapping[str, Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True)
 class Options:
     """How an engine is built. None: the builder's own default.
 
-    ``batch``: (least, optimised for, largest). ``workspace_mb``: the most scratch memory a layer may take.
-    ``level``: builder optimisation level, 0 to 5. ``timing_cache``: a file that is read, kept and added to.
-    ``version_compatible``, ``hardware_compatible``: engines that run on other versions, or other GPUs from Ampere on.
+    ``workspace_mb``: the most scratch memory a layer may take. ``level``: builder optimisation level, 0 to 5.
+    ``timing_cache``: a file that is read, kept and added to. ``version_compatible``, ``hardware_compatible``: engines that
+    run on other versions, or other GPUs from Ampere on.
     """
 
-    batch: tuple[int, int, int] = (1, 1, 8)
     workspace_mb: int | None = None
     level: int | None = None
     timing_cache: Path | None = None
@@ -46,18 +48,10 @@ def module_of(target: str) -> Any:
         ) from error
 
 
-def build(
-    graph: Path,
-    engine: Path,
-    *,
-    target: str,
-    shapes: Mapping[str, tuple[int, ...]],
-    options: Options,
-    least: Mapping[str, tuple[int, ...]] | None = None,
-) -> dict[str, Any]:
+def build(graph: Path, engine: Path, *, target: str, profiles: Profiles, options: Options) -> dict[str, Any]:
     """Build an engine from an ONNX graph. Needs no GPU with tensorrt-rtx.
 
-    ``shapes``: {input: shape without the batch axis}; ``least``: the smallest, of inputs of a dynamic length. Returns what the bundle must remember: version, layers, profiles.
+    Returns what the bundle must remember: version, layers, profiles, and the options to build it again with.
     Raises MmedgeError with every node that is not supported, and with every parser error, by node.
     """
     trt = module_of(target)
@@ -76,11 +70,9 @@ def build(
         )
     config = builder.create_builder_config()
     notes: list[str] = []
-    profile, profiles = builder.create_optimization_profile(), {}
-    for name, shape in shapes.items():
-        sizes = ((least or {}).get(name, shape), shape, shape)
-        profiles[name] = [[rows, *size] for rows, size in zip(options.batch, sizes)]
-        profile.set_shape(name, *map(tuple, profiles[name]))
+    profile = builder.create_optimization_profile()
+    for name, shapes in profiles.items():
+        profile.set_shape(name, *map(tuple, shapes))
     config.add_optimization_profile(profile)
     cache = _configure(trt, config, options, notes)
     serialized = builder.build_serialized_network(network, config)
@@ -94,8 +86,9 @@ def build(
         "layers": network.num_layers,
         "weight_types": _weight_types(network),
         "int8_layers": _int8_layers(network),
-        "batch": [options.batch[0], options.batch[2]],
-        "profiles": profiles,
+        "batch": _batches(profiles),
+        "profiles": {name: [list(shape) for shape in shapes] for name, shapes in profiles.items()},
+        **{name: asked for name in ("workspace_mb", "level") if (asked := getattr(options, name)) is not None},
         "version_compatible": options.version_compatible,
         "hardware_compatible": options.hardware_compatible or target == "tensorrt-rtx",
         **({"compute_capability": capability} if capability else {}),
@@ -103,15 +96,33 @@ def build(
     }
 
 
-def input_shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
-    """{input: shape without the batch axis} of a bundle's graph."""
-    return {name: spec.shape for name, spec in contract.modalities.items()} | {"present": (len(contract.modalities),)}
+def build_part(
+    folder: Path, graph: str, *, target: str, profiles: Profiles, options: Options
+) -> tuple[str, dict[str, Any]]:
+    """Build the engine of a subset or a part beside ``graph`` in ``folder``: (its file, what the bundle remembers of it)."""
+    file = str(Path(graph).with_suffix(".plan").as_posix())
+    built = build(folder / graph, folder / file, target=target, profiles=profiles, options=options)
+    own = {field: built[field] for field in ("layers", "weight_types", "profiles")}
+    return file, {"graph": graph, "graph_sha256": sha256_of(folder / graph), **own}
 
 
-def least_shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
-    """``input_shapes`` of the inputs of a dynamic length, at the least that they may have."""
-    specs = contract.modalities.items()
-    return {name: (*spec.shape[:-1], spec.shortest) for name, spec in specs if spec.shortest is not None}
+def profiles_of(contract: Contract, batch: tuple[int, int, int] = (1, 1, 8)) -> dict[str, list[list[int]]]:
+    """Of every input of a bundle's graph: optimised for the whole length, where its length is dynamic.
+
+    ``batch``: (least, optimised for, largest).
+    """
+    shapes = {name: [spec.shape] * 3 for name, spec in contract.modalities.items()}
+    for name, spec in contract.modalities.items():
+        if spec.shortest is not None:
+            shapes[name][0] = (*spec.shape[:-1], spec.shortest)
+    shapes["present"] = [(len(contract.modalities),)] * 3
+    return {name: [[rows, *shape] for rows, shape in zip(batch, each)] for name, each in shapes.items()}
+
+
+def _batches(profiles: Profiles) -> list[int]:
+    """The least and the largest batch."""
+    least, _, most = next(iter(profiles.values()))
+    return [least[0], most[0]]
 
 
 def unsupported_nodes(graph: Path, target: str) -> list[str]:

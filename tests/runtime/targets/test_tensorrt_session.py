@@ -159,7 +159,7 @@ def plan(tmp_path_factory):
         folder / "model.onnx",
         folder / "engine.plan",
         target="tensorrt-rtx",
-        shapes=tensorrt.input_shapes(CONTRACT),
+        profiles=tensorrt.profiles_of(CONTRACT),
         options=tensorrt.Options(),
     )
     return folder

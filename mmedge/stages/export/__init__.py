@@ -1,0 +1,94 @@
+"""Export: the engine of one target, built from the best graph for it and held against its parent.
+
+``choice.py`` takes the precision, ``verification.py`` compares graphs, ``engines.py`` builds, ``parts.py`` makes engines of
+fewer modalities, and encoders and head apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmedge.artifact import Artifact, creating, read
+from mmedge.models.load import contract_of
+from mmedge.recipe import TargetOptions, precision_of
+from mmedge.runtime.sessions import can_run, opened
+from mmedge.stages.export import choice, engines, parts
+from mmedge.stages.export.verification import GRAPH, reference, verify
+from mmedge.training.context import Context
+
+
+def export(parent: Artifact, config: TargetOptions, context: Context, target: Path, key: str, *, name: str) -> Artifact:
+    """Build the engine of the target ``name`` and compare it with the parent over every test sample and subset.
+
+    Where the target can be run here its own engine is compared; elsewhere the graph that it is built from.
+    """
+    contract = contract_of(parent)
+    test = context.dataset.test.only(tuple(contract.modalities))
+    with creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta):
+        context.progress.say(f"export: building for {name}")
+        meta |= {
+            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
+            "target": name,
+        }
+        notes: list[str] = []
+        wanted: str | None = config.precision
+        if name == "openvino-cpu" or (name == "onnxruntime-cuda" and can_run(name)):
+            wanted, meta["latency"] = choice.measured(parent, config, context, folder, name, notes)
+        candidate = choice.choose(parent, wanted, name, folder / GRAPH, notes, measured="latency" in meta)
+        chosen = precision_of(candidate)
+        engine = engines.build(folder / GRAPH, contract, config, context, name, chosen, notes)
+        if engine is not None:
+            meta["engine"] = engine
+        runnable = opened(folder / engine["file"], name) if name == "openvino-cpu" and engine else None
+        agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, runnable)
+        meta |= {"precision": chosen, "candidate": candidate, "notes": notes}
+        meta["verification"] = [agreement.record() for agreement in agreements]
+        cuts, built = context.recipe.export, dict[str, Any]()
+        if len(contract.modalities) > 1:
+            job = parts.Job(folder, contract, config, context, name, chosen, test, notes, built)
+            if cuts.per_subset:
+                meta["subsets"] = parts.per_subset(job)
+            if cuts.split:
+                meta["split"] = parts.split(job)
+        if built:
+            meta["engine"] |= {"parts": built}
+    return read(target)
+
+
+def record(artifact: Artifact) -> dict[str, Any]:
+    """What the bundle says of this engine; files of subsets and parts are relative to ``base`` in the bundle."""
+    name = artifact.meta["target"]
+    base = "" if name == "onnxruntime-cpu" else f"{name}/"
+    out: dict[str, Any] = {"precision": artifact.meta["precision"], "file": f"{base}{GRAPH}"}
+    if "engine" in artifact.meta:
+        out["engine"] = artifact.meta["engine"]
+    if subsets := artifact.meta.get("subsets"):
+        out["subsets"] = {key: f"{base}{entry['file']}" for key, entry in subsets.items()}
+        out["subset_latency"] = {
+            key: {"p50_ms": entry["p50_ms"], "ratio_to_all": entry["ratio_to_all"]}
+            for key, entry in subsets.items()
+            if "p50_ms" in entry
+        }
+    if "split" in artifact.meta:
+        files = {part: f"{base}{file}" for part, file in artifact.meta["split"]["files"].items()}
+        out["split"] = {"files": files, "embeddings": artifact.meta["split"]["embeddings"]}
+    return out
+
+
+def files(artifact: Artifact) -> list[tuple[str, str]]:
+    """(file in the artifact, file in the bundle) of all that the bundle takes of this engine."""
+    entry, name = record(artifact), artifact.meta["target"]
+    base, engine = "" if name == "onnxruntime-cpu" else f"{name}/", entry.get("engine", {})
+    # What engines are built from goes along, so that a device can build them again.
+    built = [*engine.get("files", []), *(part["graph"] for part in engine.get("parts", {}).values())]
+    taken = [entry["file"], *(f"{base}{file}" for file in built)]
+    taken += [*entry.get("subsets", {}).values(), *entry.get("split", {}).get("files", {}).values()]
+    return [(file.removeprefix(base), file) for file in taken]
+
+
+def measured_file(artifact: Artifact) -> tuple[Path, str]:
+    """(file, target) that an artifact's quality is judged on: its own engine where it runs here, else its graph."""
+    if artifact.meta.get("target") == "openvino-cpu":
+        return artifact.file(artifact.meta["engine"]["file"]), "openvino-cpu"
+    return artifact.file(GRAPH), "onnxruntime-cpu"

@@ -1,0 +1,173 @@
+"""Engines of fewer modalities, and encoders and fusion head apart: cut from the verified graph, and held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.data.samples import Samples
+from mmedge.errors import MmedgeError
+from mmedge.graph import cut
+from mmedge.graph.adopt import count
+from mmedge.measure.latency import one_sample, time_sessions
+from mmedge.measure.quality import predict_graph
+from mmedge.recipe import TargetOptions
+from mmedge.runtime.sessions import can_run, opened
+from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
+from mmedge.runtime.targets.session import Session
+from mmedge.spec import Contract, subsets
+from mmedge.stages.export import engines
+from mmedge.stages.export.choice import NOISE
+from mmedge.stages.export.verification import GRAPH, agree, present_of
+from mmedge.training.context import Context
+
+_UNTIMED = "this machine cannot run the target"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the parts of one target are made from. ``folder``: the artifact's, with the whole graph; ``notes`` are added to.
+
+    ``built``: {engine's file: what the bundle remembers of it}, filled where the target's engines are built beforehand.
+    """
+
+    folder: Path
+    contract: Contract
+    config: TargetOptions
+    context: Context
+    target: str
+    precision: str
+    test: Samples
+    notes: list[str]
+    built: dict[str, Any]
+
+    def opened(self, file: str) -> Session:
+        """A graph on ONNX Runtime, to compare numbers: INT8 without the fusions that saturate on CPUs without VNNI."""
+        return onnxruntime_cpu.session(self.folder / file, optimize=self.precision != "int8")
+
+    def engine(self, graph: str, profiles: tensorrt.Profiles) -> str:
+        """The file that the target runs for ``graph``: the graph itself, or the engine that is built of it."""
+        if self.target not in tensorrt.PACKAGES:
+            return graph
+        options = engines.tensorrt_options(self.config, self.context, self.target)
+        file, self.built[file] = tensorrt.build_part(
+            self.folder, graph, target=self.target, profiles=profiles, options=options
+        )
+        return file
+
+
+def per_subset(job: Job) -> dict[str, dict[str, Any]]:
+    """Cut, verify and judge an engine for every proper subset: {subset: file and latency} of those that are worth it.
+
+    Where the target runs here, those that are faster than the whole; elsewhere those that have less to compute or to read.
+    """
+    names = tuple(job.contract.modalities)
+    (job.folder / "subsets").mkdir()
+    whole = job.opened(GRAPH)
+    graphs = {}
+    for subset in subsets(names)[:-1]:
+        key = "+".join(subset)
+        graphs[key] = f"subsets/{key}.onnx"
+        cut.subset_graph(job.folder / GRAPH, job.contract, subset, job.folder / graphs[key])
+        # What an absent modality holds does not matter, nor whether a present one was: both graphs get the same.
+        having = np.tile([name in subset for name in names], (len(job.test), 1))
+        expected = predict_graph(whole, job.contract, job.test, having)
+        actual = predict_graph(_taking(job.opened(graphs[key])), job.contract, job.test, having)
+        agree(f"the engine for {key} alone", expected, actual, job.precision, job.folder / graphs[key])
+    kept = _timed(job, graphs) if can_run(job.target) else _counted(job, graphs)
+    for key, graph in graphs.items():
+        if key not in kept and (job.folder / graph).is_file():
+            (job.folder / graph).unlink()
+    return kept
+
+
+def _taking(session: Session) -> Any:
+    """A session that is given more inputs than it takes."""
+    return lambda inputs: session.run({name: inputs[name] for name in session.inputs})
+
+
+def _timed(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Those that are faster than the whole engine on the target itself, in one interleaved run."""
+    measure, kept = job.context.recipe.measure, {}
+    files = {key: file for key, graph in graphs.items() if (file := _subset_engine(job, key, graph))}
+    whole = engines.ENGINE if job.target in tensorrt.PACKAGES else GRAPH
+    sessions = {
+        key: opened(job.folder / file, job.target, threads=measure.threads)
+        for key, file in {"all": whole, **files}.items()
+    }
+    timings = time_sessions(sessions, one_sample(job.test, measure.batch), measure, job.context.progress)
+    for key, file in files.items():
+        ratio = timings[key].p50_ms / timings["all"].p50_ms
+        if ratio < 1 - NOISE:
+            kept[key] = {"file": file, "p50_ms": timings[key].p50_ms, "ratio_to_all": ratio}
+            job.notes.append(f"engine for {key} alone: {ratio:.2f} x the time of the whole")
+        else:
+            job.notes.append(f"no engine for {key} alone: it would take {ratio:.2f} x the time of the whole")
+            if job.built.pop(file, None):
+                (job.folder / file).unlink()
+    return kept
+
+
+def _counted(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Those that have less to compute or fewer weights to read than the whole graph: all that can be known without the target."""
+    whole, kept = count(job.folder / GRAPH), {}
+    for key, graph in graphs.items():
+        weights, macs = (ours / all_ if all_ else 1.0 for ours, all_ in zip(count(job.folder / graph), whole))
+        told = f"{macs:.2f} x the multiply-accumulates and {weights:.2f} x the weights of the whole"
+        if min(weights, macs) >= 1 - NOISE or max(weights, macs) > 1 + NOISE:
+            job.notes.append(f"no engine for {key} alone: it would have {told}")
+        elif file := _subset_engine(job, key, graph):
+            kept[key] = {"file": file}
+            job.notes.append(f"engine for {key} alone: {told}; latency not measured: {_UNTIMED}")
+    return kept
+
+
+def _subset_engine(job: Job, key: str, graph: str) -> str | None:
+    """The file that the target runs for a subset; None, with a note, where it builds none: the whole engine answers too."""
+    whole = tensorrt.profiles_of(job.contract, engines.batches(job.config))
+    try:
+        return job.engine(graph, {name: whole[name] for name in key.split("+")})
+    except MmedgeError as error:
+        job.notes.append(f"no engine for {key} alone: {error.what}")
+        return None
+
+
+def split(job: Job) -> dict[str, Any]:
+    """Encoders and fusion head apart, verified together against the whole graph."""
+    names = tuple(job.contract.modalities)
+    embeddings = cut.split_graph(job.folder / GRAPH, job.contract, job.folder / "split")
+    graphs = {part: f"split/{part}.onnx" for part in (*names, "fusion")}
+    sessions = {part: job.opened(graph) for part, graph in graphs.items()}
+
+    def together(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given: dict[str, np.ndarray] = {"present": inputs["present"]}
+        for modality in names:
+            given |= sessions[modality]({modality: inputs[modality]})
+        return sessions["fusion"](given)
+
+    run = job.opened(GRAPH)
+    for subset in subsets(names):
+        present = present_of(job.test, names, subset)
+        whole, apart = (predict_graph(one, job.contract, job.test, present) for one in (run, together))
+        agree(f"the split engine with {'+'.join(subset)}", whole, apart, job.precision, job.folder / GRAPH)
+    profiles = _split_profiles(job, sessions)
+    files = {part: job.engine(graph, profiles[part]) for part, graph in graphs.items()}
+    if not can_run(job.target):
+        job.notes.append(f"encoders and fusion head apart: latency not measured: {_UNTIMED}")
+    return {"files": files, "embeddings": embeddings}
+
+
+def _split_profiles(job: Job, sessions: Mapping[str, Session]) -> dict[str, dict[str, list[list[int]]]]:
+    """Of every part: the encoders' are the whole graph's, the head takes what the encoders give for them."""
+    whole = tensorrt.profiles_of(job.contract, engines.batches(job.config))
+    profiles, fusion = {}, {"present": whole["present"]}
+    for name, spec in job.contract.modalities.items():
+        profiles[name] = {name: whole[name]}
+        given = [sessions[name]({name: np.zeros(shape, spec.dtype)}) for shape in whole[name]]
+        for tensor in given[0]:
+            fusion[tensor] = [list(one[tensor].shape) for one in given]
+    return {**profiles, "fusion": fusion}

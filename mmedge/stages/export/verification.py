@@ -1,0 +1,88 @@
+"""Whether a graph answers as its parent does: over every test sample and subset, within stated tolerances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mmedge.artifact import Artifact
+from mmedge.data.samples import Samples
+from mmedge.errors import MismatchError
+from mmedge.graph.bisect import first_difference
+from mmedge.graph.export import Agreement, compare
+from mmedge.measure.lengths import check_trimmed
+from mmedge.measure.quality import predict_graph
+from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.runtime.targets.session import Session
+from mmedge.spec import Contract, subsets
+
+GRAPH = "model.onnx"
+# Stated tolerances against the FP32 parent: (largest difference relative to the largest output, least top-1 agreement).
+TOLERANCES: dict[str, tuple[float, float]] = {"fp32": (1e-4, 0.999), "fp16": (2e-2, 0.98), "int8": (0.5, 0.90)}
+
+
+def reference(parent: Artifact) -> Path:
+    """The parent's FP32 graph: what every other precision is held against."""
+    fp32 = parent.file("fp32.onnx")
+    return fp32 if fp32.is_file() else parent.file(GRAPH)
+
+
+def verify(
+    reference: Path, graph: Path, contract: Contract, samples: Samples, chosen: str, engine: Session | None = None
+) -> list[Agreement]:
+    """Compare two graphs over every sample and subset; raises MismatchError beyond the precision's tolerance.
+
+    ``engine``: what was built of ``graph``, compared instead of it. INT8 kernels are compared without ONNX Runtime's
+    fusions, which saturate on CPUs without VNNI; accuracy is judged with them, elsewhere.
+    """
+    relative, least = TOLERANCES[chosen]
+    expect = onnxruntime_cpu.session(reference)
+    run = engine or onnxruntime_cpu.session(graph, optimize=chosen != "int8")
+    names = tuple(contract.modalities)
+    agreements: list[Agreement] = []
+    for subset in subsets(names):
+        present = present_of(samples, names, subset)
+        expected = predict_graph(expect, contract, samples, present)
+        actual = predict_graph(run, contract, samples, present)
+        agreement = compare("+".join(subset), expected, actual)
+        # Written so that NaN fails.
+        if not (agreement.max_abs <= relative * max(1.0, float(np.abs(expected).max())) and agreement.top1 >= least):
+            worst = int(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max(axis=1).argmax())
+            raise MismatchError(
+                f"the {chosen} graph differs from its parent with {agreement.subset}: by {agreement.max_abs:.3g} at most, same class for {agreement.top1:.1%}"
+                + _first_node(reference, graph, samples, present, worst, relative),
+                where=str(graph),
+                todo=f"tolerated are {relative:g} of the largest output and {least:.1%}; choose another precision",
+            )
+        agreements.append(agreement)
+    check_trimmed(run, contract, samples, relative, graph)
+    return agreements
+
+
+def present_of(samples: Samples, names: tuple[str, ...], subset: tuple[str, ...]) -> np.ndarray:
+    """bool [n, M]: ``subset`` of what each sample has; a sample that has nothing of it keeps what it has."""
+    having = samples.present & np.array([name in subset for name in names])
+    present: np.ndarray = np.where(having.any(axis=1, keepdims=True), having, samples.present)
+    return present
+
+
+def _first_node(reference: Path, graph: Path, samples: Samples, present: np.ndarray, row: int, tolerance: float) -> str:
+    """Where the graph parts from its reference on the sample that differs most."""
+    inputs = {name: np.array(x[row : row + 1]) for name, x in samples.inputs.items()} | {
+        "present": present[row : row + 1]
+    }
+    found = first_difference(reference, graph, inputs, tolerance=tolerance)
+    return f"; {found}" if found else "; node by node the graphs agree: the engine that was built of it does not"
+
+
+def agree(what: str, whole: np.ndarray, part: np.ndarray, chosen: str, where: Path) -> None:
+    """Raise MismatchError where a cut graph does not answer as the whole one does, which it was cut from."""
+    relative = 1e-4 if chosen != "fp16" else TOLERANCES["fp16"][0]
+    difference = float(np.abs(whole - part).max(initial=0))
+    if not difference <= relative * max(1.0, float(np.abs(whole).max(initial=0))):
+        raise MismatchError(
+            f"{what} differs from the whole graph by {difference:.3g}",
+            where=str(where),
+            todo="turn off export.per_subset and export.split for this model, and report its graph",
+        )
