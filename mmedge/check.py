@@ -14,6 +14,7 @@ from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
+from mmedge.data.checks.splits import forgotten_groups
 from mmedge.data.labels import named_in
 from mmedge.data.samples import Samples, manifests, private
 from mmedge.data.source import ROW, SPLIT, arranged, present, target_column, with_something
@@ -101,6 +102,7 @@ def _table(
     if usable is not None:
         try:
             table, alignments = arranged(usable, recipe.seed)
+            found += forgotten_groups(read_table(data.manifest), table, data, str(data.manifest))
             return table, str(data.manifest), data.manifest.resolve().parent, [a.record() for a in alignments]
         except MmedgeError as error:
             found.append(Fault.of(error, "manifest"))

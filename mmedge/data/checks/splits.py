@@ -8,7 +8,7 @@ import polars
 
 from mmedge.data.labels import named_in
 from mmedge.data.source import ROW, SPLIT, empty_split, target_column
-from mmedge.data.splits import SPLITS
+from mmedge.data.splits import SPLITS, UNITS
 from mmedge.errors import Fault
 from mmedge.recipe import Data
 
@@ -154,6 +154,31 @@ def value_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
                 todo="there is nothing to learn",
             )
         )
+    return faults
+
+
+def forgotten_groups(given: polars.DataFrame, table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """Columns of the ``given`` table that by their name tell people or devices apart, of whom most are in several splits.
+
+    ``table``: the arranged one, which tells the split of every row.
+    """
+    if data.group:
+        return []
+    given = given.with_columns(polars.int_range(1, given.height + 1).alias(ROW)).join(
+        table.select(ROW, SPLIT), on=ROW, how="inner"
+    )
+    used = {data.target, data.id, data.split, *(c for spec in data.modalities.values() for c in spec.columns_read)}
+    faults = []
+    for name in given.columns:
+        if name in used or not UNITS.search(name):
+            continue
+        known = given.filter(polars.col(name).is_not_null())
+        units = known.group_by(name).agg(polars.col(SPLIT).n_unique().alias("splits"))
+        shared = int((units["splits"] > 1).sum())
+        if 1 < units.height <= known.height // 2 and 2 * shared > units.height:
+            what = f"{shared} of the {units.height} values of {name!r} are in several splits, and data.group is not set"
+            todo = f"data.group: {name} keeps each in one split; else the figures are of ones that training has met"
+            faults.append(Fault("warning", "no-group", what, file, column=name, todo=todo))
     return faults
 
 
