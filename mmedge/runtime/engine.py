@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,17 @@ def load(
     signed the bundle. Raises MmedgeError for a damaged, foreign or unsigned one, UsageError for an unknown target,
     MissingDependency where the target cannot run here.
     """
+    for name, given, takes in (
+        ("path", path, (str, os.PathLike)),
+        ("target", target, (str, type(None))),
+        ("threads", threads, int),
+        ("providers", providers, (list, tuple, type(None))),
+        ("require_signature", require_signature, (str, os.PathLike, bytes, type(None))),
+    ):
+        if not isinstance(given, takes):
+            raise UsageError(
+                f"load's {name} cannot be {given!r}", todo="load('runs/demo/bundle', 'onnxruntime-cpu', 1)"
+            )
     read = bundles.read(Path(path), require_signature=require_signature)
     found = read.artifact
     contract = contract_of(found)
@@ -190,6 +202,8 @@ class Engine:
 
     def warm_up(self, batch: int = 1) -> int:
         """Run on zeros until the latency is stable; how many runs that took. The subsets' engines are opened too."""
+        if not isinstance(batch, int) or batch < 1:
+            raise UsageError(f"a batch has at least 1 sample, not {batch!r}")
         zeros = {name: np.zeros((batch, *shape), self._dtypes[name]) for name, shape in self._shapes.items()}
         for names in self._subset_files:
             self._run_subset({name: zeros[name] for name in names})
