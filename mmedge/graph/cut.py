@@ -66,7 +66,7 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
 def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list[str]]:
     """Write ``<modality>.onnx`` for every encoder and ``fusion.onnx``; returns {modality: names of its embeddings}.
 
-    A modality's encoder is all that it alone reaches. Where something stands in for an absent input, as the training mean
+    A modality's encoder is all that it alone reaches; an output of the graph that needs no other is in neither part. Where something stands in for an absent input, as the training mean
     does in a network that knows no presence, the head chooses instead between the embedding and that of the stand-in.
     Raises MmedgeError where a modality has no part of its own.
     """
@@ -92,7 +92,10 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
 
     for name, tensors in own.items():
         onnx.save(part([name], tensors), folder / f"{name}.onnx")
-    head = part(["present", *(tensor for tensors in own.values() for tensor in tensors)], [contract.output])
+    reached = _inputs_of(model)
+    # An output that one modality alone leads to stands in its encoder, and not in the head.
+    outputs = [value.name for value in model.graph.output if len(reached.get(value.name, ())) > 1]
+    head = part(["present", *(tensor for tensors in own.values() for tensor in tensors)], outputs)
     _choose(head, whole, contract, {name: own[name] for name in stood_in}, str(graph))
     onnx.save(head, folder / "fusion.onnx")
     return own
@@ -128,7 +131,7 @@ def _batch_sizes(model: Any) -> list[Any]:
 
 def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
     """{modality: the tensors by which it meets the others}, empty where nothing was computed of it before."""
-    reached, ends = _inputs_of(model), {value.name for value in model.graph.output}
+    reached = _inputs_of(model)
     own: dict[str, list[str]] = {name: [] for name in contract.modalities}
     worked: set[str] = set()
     for node in model.graph.node:
@@ -140,7 +143,7 @@ def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
                 if only in own and len(sources) > 1 and name not in own[only]:
                     own[only].append(name)
     return {
-        name: [] if name not in worked or name in tensors or ends & set(tensors) else tensors
+        name: [] if name not in worked or name in tensors or contract.output in tensors else tensors
         for name, tensors in own.items()
     }
 

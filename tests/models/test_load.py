@@ -164,7 +164,12 @@ def broken(**changes):
         (lambda: "no module", {}, "returned str, not a torch.nn.Module"),
         (Theirs, {"image": "pictuer", "series": "sound"}, "did you mean 'picture'"),
         (Theirs, {}, "no parameter 'image' for the modality 'image'"),
-        (broken(forward=lambda x: {"scores": x}), THEIRS.inputs, "a dict with 'logits', not a dict of"),
+        (
+            broken(forward=lambda x: {"scores": x, "more": x}),
+            THEIRS.inputs,
+            "gives scores, more, and none of them is called",
+        ),
+        (broken(forward=lambda x: (x, x)), THEIRS.inputs, r"model\.outputs: \[output_0, output_1\], the answer first"),
         (broken(forward=lambda x: None), THEIRS.inputs, "not NoneType"),
         (broken(forward=lambda x: x[:, :2]), THEIRS.inputs, r"shape \[2, 2\].*must be \[2, 3\]"),
         (broken(forward=lambda x: x.squeeze()), THEIRS.inputs, r"batch of 1; it must be \[1, 3\]"),
