@@ -239,14 +239,16 @@ class Hint(Frozen):
 class Loss(Frozen):
     """Weights of the distillation loss; ``temperature`` softens the logits.
 
-    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``schedule``: of the teacher's part:
-    ``constant``; ``linear`` and ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
+    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``beta``, of ``dkd``: what the classes that
+    are not the sample's weigh against the one that is. ``schedule``: of the teacher's part: ``constant``; ``linear`` and
+    ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
     """
 
     labels: float = Field(1.0, ge=0)
     logits: float = Field(1.0, ge=0)
     kind: Literal["kd", "dkd", "dist"] = "kd"
     temperature: float = Field(2.0, gt=0)
+    beta: float = Field(1.0, ge=0)
     hints: tuple[Hint, ...] = ()
     schedule: Schedule = "constant"
 
@@ -254,6 +256,8 @@ class Loss(Frozen):
     def _something(self) -> Loss:
         if self.labels + self.logits == 0 and not self.hints:
             raise ValueError("every weight is 0: nothing would be learned")
+        if self.beta != 1 and self.kind != "dkd":
+            raise ValueError("'beta' belongs to 'kind: dkd'")
         return self
 
 

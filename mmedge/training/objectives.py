@@ -88,8 +88,15 @@ class Distillation(nn.Module):
             if not rows.any():
                 return output.sum() * 0
             output, logits, targets, share = output[rows], logits[rows], targets[rows], float(rows.float().mean())
+        loss = self._loss
         return share * distillation.logit_loss(
-            output, logits, targets, kind=self._loss.kind, temperature=self._loss.temperature, task=self._contract.task
+            output,
+            logits,
+            targets,
+            kind=loss.kind,
+            temperature=loss.temperature,
+            beta=loss.beta,
+            task=self._contract.task,
         )
 
 

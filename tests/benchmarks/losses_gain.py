@@ -35,7 +35,7 @@ FUSION, SOUND = Hint(weight=0.5), Hint(teacher="encoders.audio", student="encode
 LOSSES = {
     "KD (Hinton)": Loss(),
     "KD, linear fade": Loss(schedule="linear"),
-    "DKD": Loss(kind="dkd", logits=0.25),
+    "DKD": Loss(kind="dkd"),
     "DIST": Loss(kind="dist"),
     "KD + features, fusion": Loss(hints=(FUSION,)),
     "KD + features, fusion and encoder": Loss(hints=(FUSION, SOUND)),

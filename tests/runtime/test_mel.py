@@ -16,6 +16,15 @@ def test_the_same_sound_has_the_same_features_to_the_bit_whatever_was_heard_befo
     np.testing.assert_array_equal(mel.features(spec, waveform), before)
 
 
+@pytest.mark.parametrize("keys", [{}, {"features": "mfcc"}, {"hop_ms": 50}, {"window_ms": 80, "hop_ms": 12.3}])
+@pytest.mark.parametrize("length", [1, 79, 2000, 7999])
+def test_a_short_sound_has_to_the_bit_the_features_of_itself_with_silence_behind_it(keys, length):
+    spec = AudioSpec(kind="audio", sample_rate=8000, mels=24, **keys)
+    padded = np.zeros(spec.samples, np.float32)
+    padded[:length] = RNG.standard_normal(length)
+    np.testing.assert_array_equal(mel.features(spec, padded[:length]), mel.features(spec, padded))
+
+
 @pytest.mark.parametrize(
     "keys, what",
     [

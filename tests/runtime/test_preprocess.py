@@ -78,6 +78,17 @@ def test_an_images_exif_orientation_is_applied():
     np.testing.assert_allclose(preprocess.tensor(GRAY, stream.getvalue())[0], PIXELS[::-1, ::-1] / 255, atol=1e-6)
 
 
+def test_an_uncompressed_tiff_stands_upright_from_its_path_as_from_its_bytes(tmp_path):
+    """Pillow maps such a file into memory with the sides that it has after turning, and turns it again."""
+    spec = ImageSpec(kind="image", height=8, width=6, channels=1)
+    upright = np.arange(48, dtype=np.uint8).reshape(8, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to see it upright
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "turned.tif", exif=exif)
+    for value in (tmp_path / "turned.tif", (tmp_path / "turned.tif").read_bytes()):
+        np.testing.assert_array_equal(preprocess.tensor(spec, value)[0] * 255, upright)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_a_truncated_image_is_an_error_with_its_path(tmp_path, format):
     file = tmp_path / "cut.img"

@@ -41,7 +41,7 @@ def test_dkd_takes_the_teachers_class_where_there_is_no_label():
     own = teacher.argmax(dim=1)
     unlabelled = torch.full((6,), -1)
     assert torch.equal(
-        distillation.dkd(student, teacher, unlabelled, 2.0), distillation.dkd(student, teacher, own, 2.0)
+        distillation.dkd(student, teacher, unlabelled, 2.0, 1.0), distillation.dkd(student, teacher, own, 2.0, 1.0)
     )
 
 
@@ -99,6 +99,26 @@ def test_relations_match_a_direct_computation():
     assert distillation.relations(*tensors(STUDENT, TEACHER)).item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("count", [7, 24])
+def test_relations_of_a_large_batch_are_the_same_and_keep_no_angles(monkeypatch, count):
+    """Of 1,024 samples the angles alone would be 4 GB of each side, kept until the gradient is taken."""
+    drawn = RNG.normal(size=(2, count, 5))
+
+    def measured():
+        student, kept = torch.from_numpy(drawn[0]).requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            loss = distillation.relations(student, torch.from_numpy(drawn[1]))
+        loss.backward()
+        return loss.item(), student.grad, max(kept)
+
+    at_once = measured()
+    monkeypatch.setattr(distillation, "_MOST_ANGLES", 3 * count**2)  # three samples at a time
+    in_parts = measured()
+    assert in_parts[0] == pytest.approx(at_once[0], rel=1e-12)
+    torch.testing.assert_close(in_parts[1], at_once[1])
+    assert at_once[2] >= count**3 and in_parts[2] <= count**2
+
+
 def test_contrastive_is_least_where_every_sample_knows_its_own_teacher():
     teacher = torch.from_numpy(TEACHER)
     likeness = torch.nn.functional.normalize(teacher, dim=1).numpy()
@@ -110,7 +130,7 @@ def test_contrastive_is_least_where_every_sample_knows_its_own_teacher():
 @pytest.mark.parametrize("kind", ["kd", "dkd", "dist"])
 def test_every_logit_loss_is_zero_for_the_teacher_itself_and_has_a_finite_gradient_at_extremes(kind):
     teacher = torch.tensor([[40.0, -40.0, 0.0], [0.0, 1.0, 2.0]])
-    options = {"kind": kind, "temperature": 2.0, "task": "classification"}
+    options = {"kind": kind, "temperature": 2.0, "beta": 1.0, "task": "classification"}
     targets = torch.tensor([0, -1])
     assert distillation.logit_loss(teacher, teacher, targets, **options).item() == pytest.approx(0, abs=1e-4)
     student = torch.tensor([[-60.0, 60.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
@@ -121,7 +141,7 @@ def test_every_logit_loss_is_zero_for_the_teacher_itself_and_has_a_finite_gradie
 def test_regression_learns_the_teachers_value():
     student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
     loss = distillation.logit_loss(
-        student, teacher, torch.tensor([0.0, 0.0]), kind="kd", temperature=1.0, task="regression"
+        student, teacher, torch.tensor([0.0, 0.0]), kind="kd", temperature=1.0, beta=1.0, task="regression"
     )
     assert loss.item() == pytest.approx(2.0)
 
@@ -141,7 +161,7 @@ def test_a_label_of_binary_kd_is_taught_whatever_the_others_are():
     for other in (0.0, 50.0):
         student = torch.tensor([[0.0, other]], requires_grad=True)
         distillation.logit_loss(
-            student, teacher, torch.zeros(1, 2), kind="kd", temperature=2.0, task="multilabel"
+            student, teacher, torch.zeros(1, 2), kind="kd", temperature=2.0, beta=1.0, task="multilabel"
         ).backward()
         gradients.append(student.grad[0, 0].item())
         assert torch.isfinite(student.grad).all()

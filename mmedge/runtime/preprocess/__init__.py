@@ -7,6 +7,7 @@ since the tensor's shape depends on them, then mean and standard deviation (``fi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,7 @@ def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
         return tabular.normalise(spec, features)
     if spec.mean is None or spec.std is None:
         return np.ascontiguousarray(features, spec.dtype)
-    along = _statistics_shape(spec)
-    mean, std = np.asarray(spec.mean, np.float32).reshape(along), np.asarray(spec.std, np.float32).reshape(along)
+    mean, std = _statistics(spec.mean, spec.std, _statistics_shape(spec))
     return np.ascontiguousarray((features - mean) / std, np.float32)
 
 
@@ -99,6 +99,13 @@ def fit_statistics(spec: ModalitySpec, features: Iterable[np.ndarray]) -> Modali
     # A constant column carries nothing; dividing by one keeps it at zero and finite.
     std = np.where(std < 1e-6, 1.0, std)
     return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
+
+
+@lru_cache(maxsize=64)
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], along: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(mean, np.float32).reshape(along), np.asarray(std, np.float32).reshape(along)
 
 
 def _statistics_shape(spec: ModalitySpec) -> tuple[int, ...]:

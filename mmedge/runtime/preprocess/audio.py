@@ -11,7 +11,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.runtime.preprocess import mel
-from mmedge.runtime.preprocess.values import existing, where, window
+from mmedge.runtime.preprocess.values import opened, where, window
 from mmedge.spec import AudioSpec
 
 # A header that says less or more than this is damaged; resampling from it would fill the memory.
@@ -29,10 +29,7 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
         import soxr
 
         waveform = soxr.resample(waveform, rate, spec.sample_rate)
-    fixed = np.zeros(spec.samples, np.float32)
-    kept = waveform[window(len(waveform), spec.samples, spec.take)]
-    fixed[: len(kept)] = kept
-    return mel.features(spec, fixed)[None]
+    return mel.features(spec, waveform[window(len(waveform), spec.samples, spec.take)])[None]
 
 
 def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
@@ -40,12 +37,13 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
     if isinstance(value, (str, Path, bytes, bytearray)):
         import soundfile
 
-        source = io.BytesIO(value) if isinstance(value, (bytes, bytearray)) else existing(value, name)
         try:
-            with soundfile.SoundFile(source) as sound:
-                rate, promised = sound.samplerate, sound.frames
-                samples = sound.read(dtype="float32", always_2d=True)
-            with source.open("rb") if isinstance(source, Path) else source as stream:
+            with opened(value, name) as stream:
+                # A file by its number: libsndfile then reads it itself, not through calls of Python.
+                place = stream if isinstance(stream, io.BytesIO) else stream.fileno()
+                with soundfile.SoundFile(place, closefd=False) as sound:
+                    rate, promised = sound.samplerate, sound.frames
+                    samples = sound.read(dtype="float32")
                 short = missing_bytes(stream)
         except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
             why = str(error).partition(": ")[2]
@@ -67,13 +65,14 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
                 f"the {name}'s header says {rate} Hz, which no sound has", where=where(value), todo="save it again"
             )
         if spec.channel is None:
-            return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1), rate
-        if spec.channel >= samples.shape[1]:
+            return samples if samples.ndim == 1 else samples.mean(axis=1), rate
+        channels = samples.reshape(len(samples), -1)
+        if spec.channel >= channels.shape[1]:
             raise MmedgeError(
-                f"the {name} has {samples.shape[1]} channels, and channel {spec.channel} is asked for",
+                f"the {name} has {channels.shape[1]} channels, and channel {spec.channel} is asked for",
                 where=where(value),
             )
-        return np.ascontiguousarray(samples[:, spec.channel]), rate
+        return np.ascontiguousarray(channels[:, spec.channel]), rate
     pair = value if isinstance(value, tuple) else (value, spec.sample_rate)
     if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)) or not pair[1] >= 1:
         raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz, at least 1")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MmedgeError
-from mmedge.runtime.preprocess.values import existing, where
+from mmedge.runtime.preprocess.values import opened, where
 from mmedge.spec import ImageSpec
 
 # A picture of more pixels than this is taken for a decompression bomb, not for an input of an edge model.
@@ -23,17 +22,14 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
 
     value, box = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
     try:
-        picture = _opened(value, name)
-        if picture.width * picture.height > _MAX_PIXELS:
-            raise MmedgeError(
-                f"{name} has {picture.width} x {picture.height} pixels, more than {_MAX_PIXELS}", where=where(value)
-            )
-        picture = _in_8_bits(picture, name, value)
+        picture = _in_8_bits(_decoded(value, name), name, value)
         if box is not None:
             picture = picture.crop(_corners(spec, box, picture.size, name, value))
         if spec.crop == "center":
             picture = _centered(picture, spec.width / spec.height)
-        picture = picture.convert("L" if spec.channels == 1 else "RGB")
+        mode = "L" if spec.channels == 1 else "RGB"
+        if picture.mode != mode:  # of the same mode Pillow makes a copy
+            picture = picture.convert(mode)
         # First the width, then the height: left to itself, Pillow before 13 does it so and later ones by what is quicker,
         # which is another picture by a level here and there.
         for size in ((spec.width, picture.height), (spec.width, spec.height)):
@@ -57,13 +53,19 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
     return array[None] if spec.channels == 1 else array.transpose(2, 0, 1)
 
 
-def _opened(value: Any, name: str) -> Any:
+def _decoded(value: Any, name: str) -> Any:
     from PIL import Image
 
-    if isinstance(value, (str, Path)):
-        return Image.open(existing(value, name))
-    if isinstance(value, (bytes, bytearray)):
-        return Image.open(io.BytesIO(value))
+    if isinstance(value, (str, Path, bytes, bytearray)):
+        with opened(value, name) as stream:
+            picture = Image.open(stream)
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise MmedgeError(
+                    f"{name} has {picture.width} x {picture.height} pixels, more than {_MAX_PIXELS}",
+                    where=where(value),
+                )
+            picture.load()
+            return picture
     pixels = np.asarray(value)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
         raise MmedgeError(f"{name} must be [height, width] or [height, width, 1|3|4], not {list(pixels.shape)}")
@@ -76,7 +78,7 @@ def _in_8_bits(picture: Any, name: str, value: Any) -> Any:
     """Upright by its EXIF orientation, 8 bits a channel, without transparency."""
     from PIL import Image, ImageOps
 
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)  # else a copy is made of one that stands upright
     if picture.mode.startswith("I;16") or picture.mode == "I":  # 16-bit gray: Pillow clips it instead of scaling
         return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
     if picture.mode == "F":

@@ -53,7 +53,7 @@ def array(spec: ArraySpec, value: Any, name: str) -> np.ndarray:
 
 def _table(spec: SensorSpec, value: str | Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """[channels, time] and, where a time column is named, seconds [time]."""
-    path = existing(value, name)
+    path = Path(existing(value, name))
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,14 +19,23 @@ def where(value: Any) -> str | None:
     return str(value) if isinstance(value, (str, Path)) else None
 
 
-def existing(value: str | Path, name: str) -> Path:
-    """The path of a file that is there; raises MmedgeError."""
-    path = Path(value)
-    if not os.path.isfile(path):  # Path's own raises for names too long and folders that are closed
+def existing(value: str | Path, name: str) -> str | Path:
+    """``value``, the path of a file that is there; raises MmedgeError."""
+    if not os.path.isfile(value):  # Path's own raises for names too long and folders that are closed
         raise MmedgeError(
-            f"the {name} file does not exist", where=str(path), todo="correct the path, or leave the modality out"
+            f"the {name} file does not exist", where=str(value), todo="correct the path, or leave the modality out"
         )
-    return path
+    return value
+
+
+def opened(value: str | Path | bytes | bytearray, name: str) -> BinaryIO:
+    """A file's bytes to read from: of a path that is there, or as they are; raises MmedgeError."""
+    if isinstance(value, (bytes, bytearray)):
+        return io.BytesIO(value)
+    try:
+        return open(existing(value, name), "rb")
+    except OSError as error:
+        raise MmedgeError(f"the {name} cannot be opened: {error.strerror}", where=str(value)) from error
 
 
 def load_npy(value: str | Path, name: str) -> np.ndarray:
