@@ -17,7 +17,8 @@ from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 # What a graph may do with an input before anything is computed of it.
-_BARE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Shape", "Squeeze", "Unsqueeze")
+_SAME_SHAPE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
+_BARE = (*_SAME_SHAPE, "Reshape", "Shape", "Squeeze", "Unsqueeze")
 
 
 def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target: Path) -> None:
@@ -114,11 +115,13 @@ def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
 
 
 def _batch_sizes(model: Any) -> list[Any]:
-    """The nodes that ask an input of the graph for the size of the batch. The exporter takes any of them: ``present``, say,
-    for a transformer of the sound's."""
+    """The nodes that ask an input of the graph, as it is or of another type, for the size of the batch. The exporter takes
+    any of them: ``present``, say, for a transformer of the sound's."""
     inputs = {value.name for value in model.graph.input}
     found = []
     for node in model.graph.node:
+        if node.op_type in _SAME_SHAPE and node.input[0] in inputs:
+            inputs.add(node.output[0])
         bounds = {attribute.name: attribute.i for attribute in node.attribute}
         if (
             node.op_type == "Shape"
@@ -184,6 +187,7 @@ def _choose(head: Any, whole: Any, contract: Contract, embeddings: Mapping[str, 
     least = absent | {
         name: absent[name][..., : spec.shortest] for name, spec in contract.modalities.items() if spec.shortest
     }
+    two = {name: np.concatenate([x, x]) for name, x in absent.items()}
     made: list[Any] = []
     for modality, tensors in embeddings.items():
         axis = names.index(modality)
@@ -196,9 +200,15 @@ def _choose(head: Any, whole: Any, contract: Contract, embeddings: Mapping[str, 
                 extractor.extract_model([given.name for given in whole.graph.input], [tensor]).SerializeToString(),
                 optimize=False,
             )
-            value, of_shortest = (
-                part({name: given[name] for name in part.inputs})[tensor] for given in (absent, least)
+            value, of_shortest, of_two = (
+                part({name: given[name] for name in part.inputs})[tensor] for given in (absent, least, two)
             )
+            if of_two.shape != (2, *value.shape[1:]) or len(value) != 1:
+                raise MmedgeError(
+                    f"the graph cannot be split: what the encoder of {modality} gives ({tensor}) has no row a sample, but shape {list(of_two.shape)} for two",
+                    where=where,
+                    todo="leave out export.split",
+                )
             if value.shape != of_shortest.shape:
                 raise MmedgeError(
                     f"the graph cannot be split: what the encoder of {modality} gives has a dynamic length",

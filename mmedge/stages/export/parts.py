@@ -114,15 +114,19 @@ def _timed(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 def _counted(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Those that have less to compute or fewer weights to read than the whole graph: all that can be known without the target."""
-    whole, kept = count(job.folder / GRAPH), {}
+    whole, kept, told = count(job.folder / GRAPH), dict[str, dict[str, Any]](), dict[str, str]()
     for key, graph in graphs.items():
         weights, macs = (ours / all_ if all_ else 1.0 for ours, all_ in zip(count(job.folder / graph), whole))
-        told = f"{macs:.2f} x the multiply-accumulates and {weights:.2f} x the weights of the whole"
-        if min(weights, macs) >= 1 - NOISE or max(weights, macs) > 1 + NOISE:
-            job.notes.append(f"no engine for {key} alone: it would have {told}")
-        elif file := _subset_engine(job, key, graph):
+        told[key] = f"{key} ({macs:.2f} x the MACs, {weights:.2f} x the weights)"
+        worth = min(weights, macs) < 1 - NOISE and max(weights, macs) <= 1 + NOISE
+        if worth and (file := _subset_engine(job, key, graph)):
             kept[key] = {"file": file}
-            job.notes.append(f"engine for {key} alone: {told}; latency not measured: {_UNTIMED}")
+    for what, keys in (("engines", kept), ("no engines", told.keys() - kept)):
+        if keys:
+            job.notes.append(
+                f"{what} of subsets, by what they leave out of the whole: {', '.join(told[key] for key in told if key in keys)};"
+                f" latency not measured: {_UNTIMED}"
+            )
     return kept
 
 
