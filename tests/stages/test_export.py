@@ -251,6 +251,35 @@ def test_engines_of_subsets_are_timed_when_they_are_rebuilt_where_they_run(aged,
     assert artifact.read(aged).meta["targets"]["tensorrt-rtx"]["subsets"] == {}
 
 
+def test_fp16_that_overflows_is_a_mismatch_at_the_first_node_in_the_graph_that_is_still_there(rtx, context, tmp_path):
+    with artifact.creating(tmp_path / "hot", stage="teacher", key="k", parent=None) as (folder, meta):
+        write_graph(folder / "model.onnx", channels=8)
+        model = onnx.load(folder / "model.onnx")
+        for tensor in model.graph.initializer:
+            scale = {"image_w": 1e7, "head": 1e-7}.get(tensor.name)
+            if scale:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(scale), tensor.name))
+        onnx.save(model, folder / "model.onnx")
+        meta |= DESCRIBED
+    with pytest.raises(MismatchError, match=r"first node that differs: image_linear \(MatMul\)") as raised:
+        exported(artifact.read(tmp_path / "hot"), context, "tensorrt-rtx", tmp_path, precision="fp16")
+    assert raised.value.exit_code == 5 and raised.value.where == str(tmp_path / "hot/model.onnx")
+
+
+def test_a_node_without_a_name_and_weights_in_another_file_are_told_apart(rtx, tmp_path):
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 6]) for name in "xy"]
+    weights = numpy_helper.from_array(np.ones((6, 6), np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "fine"), helper.make_node("Bernoulli", ["a"], ["y"])]
+    for kept, name in ((nodes, "odd.onnx"), ([helper.make_node("MatMul", ["x", "w"], ["y"])], "apart.onnx")):
+        graph = helper.make_graph(kept, "g", value[:1], value[1:], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / name, save_as_external_data=True, location=f"{name}.bin", size_threshold=8)
+    assert tensorrt.unsupported_nodes(tmp_path / "odd.onnx", "tensorrt-rtx") == ["node 1 (Bernoulli)"]
+    assert tensorrt.unsupported_nodes(tmp_path / "apart.onnx", "tensorrt-rtx") == []
+
+
 def test_what_cannot_be_rebuilt_is_a_usage_error(parent, context, tmp_path):
     path = bundled(exported(parent, context, "onnxruntime-cpu", tmp_path), path=tmp_path / "bundle")
     with pytest.raises(UsageError, match="no engine to rebuild"):

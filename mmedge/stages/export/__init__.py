@@ -6,10 +6,13 @@ fewer modalities, and encoders and head apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import Artifact, creating, read
+from mmedge.errors import MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, precision_of
 from mmedge.runtime.sessions import can_run, opened
@@ -25,7 +28,10 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
     """
     contract = contract_of(parent)
     test = context.dataset.test.only(tuple(contract.modalities))
-    with creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta):
+    with (
+        creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta),
+        _told(parent, folder),
+    ):
         context.progress.say(f"export: building for {name}")
         meta |= {
             **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
@@ -54,6 +60,18 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
         if built:
             meta["engine"] |= {"parts": built}
     return read(target)
+
+
+@contextmanager
+def _told(parent: Artifact, folder: Path) -> Iterator[None]:
+    """An error about a graph in ``folder``, which does not outlive it, names the parent's instead: its nodes have the same names."""
+    try:
+        yield
+    except MmedgeError as error:
+        graph, comma, sample = (error.where or "").partition(", ")
+        if not graph.startswith(str(folder)):
+            raise
+        raise type(error)(error.what, where=f"{reference(parent)}{comma}{sample}", todo=error.todo) from error
 
 
 def record(artifact: Artifact) -> dict[str, Any]:
