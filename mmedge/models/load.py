@@ -47,6 +47,11 @@ def build(
     module: Any
     unit = Rescale(contract.target_mean, contract.target_std) if contract.task == "regression" else None
     if model.factory is None:
+        if model.outputs:
+            raise UsageError(
+                f"model.outputs names {', '.join(model.outputs)}, and the built-in network has one output",
+                todo="leave it out, or name a network of your own: model.factory",
+            )
         encoders = {
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()

@@ -183,6 +183,11 @@ def test_a_wrong_factory_is_a_usage_error_of_three_lines_at_most(factory, inputs
     assert len(str(raised.value).splitlines()) <= 3
 
 
+def test_outputs_of_the_built_in_network_cannot_be_named():
+    with pytest.raises(UsageError, match="the built-in network has one output"):
+        load.build(BUILT_IN.model_copy(update={"outputs": ("scores",)}), CONTRACT)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_of_a_file_are_loaded_into_the_users_own_module(tmp_path, suffix):
     from safetensors.torch import save_file

@@ -22,7 +22,7 @@ from mmedge.runtime.rebuild import rebuild
 from mmedge.runtime.stream import Stream
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import export
-from mmedge.stages.export import parts
+from mmedge.stages.export import choice, parts
 from tests.runtime.small import CONTRACT, write_graph
 
 DESCRIBED = {
@@ -180,9 +180,40 @@ def running_their_graphs(monkeypatch) -> list[Path]:
         graph = file.with_suffix(".onnx")
         return onnxruntime_cpu.session(graph if graph.is_file() else file.with_name("model.onnx"))
 
-    for module in (runtime.engine, rebuilding):
+    for module in (runtime.engine, rebuilding, export, parts, choice):
         monkeypatch.setattr(module, "opened", opened)
     return files
+
+
+def test_where_tensorrt_runs_its_own_engines_are_timed_compared_and_judged(rtx, parent, context, tmp_path, monkeypatch):
+    files = running_their_graphs(monkeypatch)
+    for module in (export, parts):
+        monkeypatch.setattr(module, "can_run", lambda target: True)
+    made = exported(parent, context, "tensorrt-rtx", tmp_path)
+    assert made.meta["latency"]["target"] == "tensorrt-rtx" and made.meta["latency"]["ratio_to_parent"] > 0
+    assert {"fp32", "fp16"} <= {file.parent.name for file in files if file.name == "engine.plan"}
+    notes = "\n".join(made.meta["notes"])
+    assert "not measured" not in notes and " x the latency of " in notes
+    assert made.meta["subsets"]["vitals"]["ratio_to_all"] < 1 and "engine for vitals alone: 0." in notes
+    assert export.measured_file(made) == (made.file("engine.plan"), "tensorrt-rtx")
+    assert not (made.path / ".timed").exists()
+
+
+def test_a_candidate_that_the_target_does_not_build_is_left_with_a_note(rtx, parent, context, tmp_path, monkeypatch):
+    running_their_graphs(monkeypatch)
+    for module in (export, parts):
+        monkeypatch.setattr(module, "can_run", lambda target: True)
+    build = tensorrt.build
+
+    def refusing(graph, *given, **named):
+        if graph.parent.name == "fp16":
+            raise MmedgeError("no kernel for it")
+        return build(graph, *given, **named)
+
+    monkeypatch.setattr(tensorrt, "build", refusing)
+    made = exported(parent, context, "tensorrt-rtx", tmp_path)
+    assert made.meta["precision"] == "fp32"
+    assert "fp16: not built for tensorrt-rtx: no kernel for it" in made.meta["notes"]
 
 
 def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, parent, tmp_path):

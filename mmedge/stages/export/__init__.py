@@ -39,15 +39,16 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
         }
         notes: list[str] = []
         wanted: str | None = config.precision
-        if name == "openvino-cpu" or (name == "onnxruntime-cuda" and can_run(name)):
+        runs = name != "onnxruntime-cpu" and can_run(name)
+        if runs:
             wanted, meta["latency"] = choice.measured(parent, config, context, folder, name, notes)
         candidate = choice.choose(parent, wanted, name, folder / GRAPH, notes, measured="latency" in meta)
         chosen = precision_of(candidate)
         engine = engines.build(folder / GRAPH, contract, config, context, name, chosen, notes)
         if engine is not None:
             meta["engine"] = engine
-        runnable = opened(folder / engine["file"], name) if name == "openvino-cpu" and engine else None
-        agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, runnable)
+        built_here = opened(folder / (engine["file"] if engine else GRAPH), name) if runs else None
+        agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, built_here, name)
         meta |= {"precision": chosen, "candidate": candidate, "notes": notes}
         meta["verification"] = [agreement.record() for agreement in agreements]
         cuts, built = context.recipe.export, dict[str, Any]()
@@ -107,6 +108,7 @@ def files(artifact: Artifact) -> list[tuple[str, str]]:
 
 def measured_file(artifact: Artifact) -> tuple[Path, str]:
     """(file, target) that an artifact's quality is judged on: its own engine where it runs here, else its graph."""
-    if artifact.meta.get("target") == "openvino-cpu":
-        return artifact.file(artifact.meta["engine"]["file"]), "openvino-cpu"
-    return artifact.file(GRAPH), "onnxruntime-cpu"
+    target = artifact.meta.get("target", "onnxruntime-cpu")
+    if target == "onnxruntime-cpu" or not can_run(target):
+        return artifact.file(GRAPH), "onnxruntime-cpu"
+    return artifact.file(artifact.meta.get("engine", {}).get("file", GRAPH)), target
