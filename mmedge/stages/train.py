@@ -10,12 +10,14 @@ import torch
 
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
+from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.recipe import Teacher
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
 from mmedge.training import processes
 from mmedge.training.context import Context
+from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import supervised
 from mmedge.training.taught import read_teacher_answers
@@ -40,6 +42,8 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
     if config.train is None:
         fitted = Fitted([], 0, ("taken from its weights, not trained here",))
     else:
+        if not samples.labelled.any():
+            raise UsageError(UNTAUGHT, where="teacher", todo=TEACHERS)
         fitted = fit(
             module,
             supervised(contract, config.train),
