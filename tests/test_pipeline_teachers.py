@@ -15,6 +15,7 @@ from mmedge.report.html import write_html
 from mmedge.report.table import print_report
 from mmedge.runtime import load
 from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.stages import train
 from mmedge.training.taught import teacher_for
 from tests.conftest import parsed
 
@@ -206,19 +207,18 @@ def test_a_teacher_that_answers_nan_is_told_with_its_place_and_the_sample(finish
         run(small, finished.copied(tmp_path / "out", "teacher"), start=finished.out / "teacher", only="distill")
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(task, tmp_path):
-    rng, columns = np.random.default_rng(0), ["no", "yes"] if task == "classification" else ["value"]
+def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(tmp_path):
+    rng = np.random.default_rng(0)
     with (tmp_path / "m.csv").open("w", newline="") as table, (tmp_path / "t.csv").open("w", newline="") as taught:
         rows, answers = csv.writer(table), csv.writer(taught)
         rows.writerow(["id", "a", "b", "label", "split"])
-        answers.writerow(["id", *columns])
+        answers.writerow(["id", "value"])
         for i in range(160):
             a, b = rng.normal(size=2)
             split = ["train", "train", "validation", "test"][i % 4]
-            label = columns[int(a > b)] if task == "classification" else 300 + 100 * (a - b)
+            label = 300 + 100 * (a - b)
             rows.writerow([f"s{i}", a, b, "" if split == "train" else label, split])
-            answers.writerow([f"s{i}", *([b - a, a - b] if task == "classification" else [label])])
+            answers.writerow([f"s{i}", label])
     modalities = {name: {"kind": "tabular", "columns": [name]} for name in "ab"}
     train = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02}
     values = {
@@ -227,7 +227,7 @@ def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(
             "manifest": str(tmp_path / "m.csv"),
             "id": "id",
             "split": "split",
-            "task": task,
+            "task": "regression",
             "modalities": modalities,
         },
         "teacher": {"outputs": str(tmp_path / "t.csv")},
@@ -240,3 +240,35 @@ def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(
     assert any("no_distillation left out" in note for note in record["notes"])
     with pytest.raises(UsageError, match="no training sample has a label"):
         run({**values, "teacher": {}}, tmp_path / "other", only="teacher")
+
+
+def test_a_ready_made_teacher_of_another_order_of_classes_is_refused_before_it_teaches(
+    finished, small, dataset, tmp_path
+):
+    """Outputs without names, right for every sample, but class 1 comes first: nothing would look wrong but the student."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    ids, targets = [name for split in splits for name in split.ids], np.concatenate([split.targets for split in splits])
+    logits = np.roll(10 * np.eye(10, dtype=np.float32)[targets], -1, axis=1)
+    np.savez(tmp_path / "o.npz", ids=np.array(ids), logits=logits)
+    small["teacher"] = {"outputs": str(tmp_path / "o.npz")}
+    out = finished.copied(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"another order(?s:.*)in 100%") as raised:
+        run(small, out, only="teacher")
+    order = [*dataset.contract.labels[1:], dataset.contract.labels[0]]
+    assert f"classes: {{{', '.join(f'{name}: {name}' for name in order)}}}" in str(raised.value)
+    small["teacher"]["classes"] = {name: name for name in order}
+    (teacher,) = run(small, out, only="teacher").report["stages"]
+    assert teacher["quality_validation"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("origin", ["onnx", "weights"])
+def test_the_order_of_classes_of_a_model_is_judged_on_training_labels(finished, small, tmp_path, monkeypatch, origin):
+    made, judged = finished.artifact("teacher"), []
+    monkeypatch.setattr(train, "check_order", lambda output, targets, *_: judged.append((output, targets)))
+    if origin == "onnx":
+        small["teacher"] = {"onnx": str(made.file("model.onnx"))}
+    else:
+        small["teacher"] = {"model": {**small["teacher"]["model"], "weights": str(made.file("weights.safetensors"))}}
+    run(small, finished.copied(tmp_path / "out"), only="teacher")
+    ((output, targets),) = judged
+    assert output.shape == (240, 10) and sorted(set(targets)) == list(range(10))

@@ -119,5 +119,32 @@ def class_map(
     return made
 
 
+# Labelled samples that an order of classes is judged by.
+JUDGED = 512
+
+
+def check_order(output: np.ndarray, targets: np.ndarray, labels: Sequence[str], where: str) -> None:
+    """Raise UsageError where the labels say that a teacher's outputs are the data's classes in another order.
+
+    ``output``: float [n, classes] of labelled samples; ``targets``: int [n], indices of ``labels``, the order that is
+    taken for granted. It is refused where the best other one (the assignment problem; Kuhn 1955) makes most answers right,
+    and far more of them.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    counts = np.zeros((len(labels), len(labels)), np.int64)  # [output of the teacher, class of the sample]
+    np.add.at(counts, (output.argmax(axis=1), targets), 1)
+    _, best = linear_sum_assignment(counts, maximize=True)
+    right, other = np.trace(counts) / len(targets), counts[np.arange(len(labels)), best].sum() / len(targets)
+    if other < 0.5 or other - right < 0.3:
+        return
+    order = ", ".join(f"{labels[index]}: {labels[index]}" for index in best[:24]) + (", …" if len(best) > 24 else "")
+    raise UsageError(
+        f"the teacher's outputs seem to be in another order than the data's classes ({_some(labels)}): so it is right in {right:.0%} of {len(targets)} labelled training samples, in the best other order in {other:.0%}",
+        where=where,
+        todo=f"list the classes in the teacher's order; by those samples it is classes: {{{order}}}",
+    )
+
+
 def _some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

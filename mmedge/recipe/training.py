@@ -167,10 +167,19 @@ class Given(Frozen):
 class Teacher(Given):
     """The run's teacher: trained by ``train``'s schedule, or taken as it is: ``onnx``, ``outputs``, or ``model.weights``
 
-    with ``train: null``.
+    without ``train``. With both ``model.weights`` and ``train``, training goes on from those weights.
     """
 
-    train: Train | None = Train()
+    train: Train | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trained_unless_it_comes_from_a_file(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "train" in given:
+            return given
+        model = given.get("model") or {}
+        weights = model.get("weights") if isinstance(model, dict) else getattr(model, "weights", None)
+        return given if weights or given.get("onnx") or given.get("outputs") else {**given, "train": {}}
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> Teacher:

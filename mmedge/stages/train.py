@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import torch
 
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
+from mmedge.data.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
+from mmedge.measure.classes import JUDGED, check_order
+from mmedge.measure.quality import predict_graph, predict_module
 from mmedge.recipe import Teacher
+from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
 from mmedge.training import processes
@@ -40,6 +45,7 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
     torch.manual_seed(context.recipe.seed)
     module = context.build(config.model, contract)
     if config.train is None:
+        _check_order(config, context, samples, lambda part: predict_module(module.eval(), contract, part, part.present))
         fitted = Fitted([], 0, ("taken from its weights, not trained here",))
     else:
         if not samples.labelled.any():
@@ -77,6 +83,9 @@ def _adopted(config: Teacher, contract: Contract, source: Path, context: Context
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
         adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH)
         check_width(folder / GRAPH, contract, source, "teacher")
+        session = onnxruntime_cpu.session(folder / GRAPH, threads=torch.get_num_threads())
+        samples = context.dataset.train.only(tuple(contract.modalities))
+        _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
         parameters, multiplied = count(folder / GRAPH)
         meta |= {"params": parameters, "macs": multiplied, "notes": [f"an ONNX file, taken as it is: {source.name}"]}
         meta |= provenance(contract, context)
@@ -91,6 +100,10 @@ def _answers(config: Teacher, source: Path, context: Context, target: Path, key:
     if not kept:
         raise no_common_sample(answers, context.dataset.train.ids, "train")
     contract = context.dataset.contract.model_copy(update={"modalities": {}, "labels": answers.labels})
+    train = context.dataset.train
+    if answers.labels == context.dataset.contract.labels:
+        answered = train.taken(np.flatnonzero(answers.rows(train.ids) >= 0))
+        _check_order(config, context, answered, lambda part: answers.logits[answers.rows(part.ids)])
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
         write_answers(
             replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept]), folder / ANSWERS
@@ -101,3 +114,15 @@ def _answers(config: Teacher, source: Path, context: Context, target: Path, key:
         ]
         meta |= provenance(contract, context)
     return read(target)
+
+
+def _check_order(config: Teacher, context: Context, samples: Samples, answer: Callable[[Samples], np.ndarray]) -> None:
+    """Raise UsageError where a ready-made teacher answers the training labels in another order of classes.
+
+    ``answer``: its outputs [n, classes] to some of the ``samples``. An order that the recipe gives is believed.
+    """
+    contract, known = context.dataset.contract, np.flatnonzero(samples.labelled)
+    if contract.task != "classification" or config.classes or not len(known):
+        return
+    part = samples.taken(known[:: -(-len(known) // JUDGED)])
+    check_order(answer(part), part.targets, contract.labels, "teacher.classes")

@@ -11,14 +11,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mmedge import recipe
 from mmedge.data.samples import Samples
@@ -26,7 +26,7 @@ from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Recipe, Train
 from mmedge.spec import Contract
-from mmedge.training.batches import drop_modalities, view_of
+from mmedge.training.batches import Batch, batches, every_side, view_of
 from mmedge.training.caching import Asked
 from mmedge.training.fit import fit
 from mmedge.training.objectives import Distillation
@@ -70,6 +70,25 @@ class Bare:
                 lambda _m, _i, out, name=name: self.hints.update({name: out})
             )
 
+    def loss_of(self, inputs: Mapping[str, Tensor], have: Tensor, sides: Tensor, targets: Tensor) -> Tensor:
+        """The recipe's loss; ``have``: bool [batch, M], ``sides``: bool [batch, 3, M], what the student is shown in turn."""
+        output = self.student(present=sides, **inputs)["logits"]
+        with torch.no_grad():
+            answer = self.teacher(present=have, **inputs)["logits"]
+        answer, hint, targets = (
+            x.repeat_interleave(sides.shape[1], dim=0) for x in (answer, self.hints["teacher"], targets)
+        )
+        t = self.loss.temperature
+        soft = F.kl_div(
+            F.log_softmax(output / t, dim=1), F.log_softmax(answer / t, dim=1), reduction="batchmean", log_target=True
+        )
+        mine, theirs = (F.normalize(x, dim=1) for x in (self.project(self.hints["student"]), hint))
+        return (
+            self.loss.labels * F.cross_entropy(output, targets)
+            + self.loss.logits * t**2 * soft
+            + self.loss.hints[0].weight * (mine - theirs).square().sum(dim=1).mean()
+        )
+
     def __call__(self) -> float:
         """Seconds a step, over one epoch."""
         rng, total = np.random.default_rng(0), 0.0
@@ -80,25 +99,10 @@ class Bare:
             last = clock()
             inputs = view_of(self.samples, index, self.train.augment, view_seed=0, view=0)
             have = self.samples.present[index]
-            present = torch.from_numpy(drop_modalities(have, self.train.modality_dropout, rng))
+            sides = torch.from_numpy(every_side(have, rng))
             targets = torch.from_numpy(self.samples.targets[index])
             set_rate(self.optimizer, self.train, step, _STEPS)
-            output = self.student(present=present, **inputs)["logits"]
-            with torch.no_grad():
-                answer = self.teacher(present=torch.from_numpy(have), **inputs)["logits"]
-            t = self.loss.temperature
-            soft = F.kl_div(
-                F.log_softmax(output / t, dim=1),
-                F.log_softmax(answer / t, dim=1),
-                reduction="batchmean",
-                log_target=True,
-            )
-            mine, theirs = (F.normalize(x, dim=1) for x in (self.project(self.hints["student"]), self.hints["teacher"]))
-            loss = (
-                self.loss.labels * F.cross_entropy(output, targets)
-                + self.loss.logits * t**2 * soft
-                + self.loss.hints[0].weight * (mine - theirs).square().sum(dim=1).mean()
-            )
+            loss = self.loss_of(inputs, torch.from_numpy(have), sides, targets)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.train.gradient_clip)
@@ -140,7 +144,10 @@ def measured(folder: Path) -> dict[str, Any]:
         mode: Teacher(source, len(samples), 1, asked=of, hints=loss.hints, folder=folder / "answers", progress=Silent())
         for mode, of in asked.items()
     }
-    teachers["always"].outputs(_first(samples, train), torch.device("cpu"))  # fills the cache
+    batch = _first(samples, train)
+    teachers["always"].outputs(batch, torch.device("cpu"))  # fills the cache
+    bare = Bare(build(demo.distill.model), teacher, samples, train, demo)
+    _check_same_arithmetic(bare, Distillation(bare.student, teachers["never"], contract, loss, train), batch)
     whole: dict[str, list[float]] = {"never": [], "always": []}
 
     def fitted(mode: str) -> Callable[[], float]:
@@ -168,7 +175,7 @@ def measured(folder: Path) -> dict[str, Any]:
         return run
 
     ways: dict[str, Callable[[], float]] = {
-        "bare": Bare(build(demo.distill.model), teacher, samples, train, demo),
+        "bare": bare,
         "live": fitted("never"),
         "cached": fitted("always"),
     }
@@ -200,9 +207,15 @@ def measured(folder: Path) -> dict[str, Any]:
     }
 
 
-def _first(samples: Samples, train: Train) -> Any:
-    from mmedge.training.batches import batches
+def _check_same_arithmetic(bare: Bare, ours: Distillation, batch: Batch) -> None:
+    """The two loops must compute the same loss, or their speeds say nothing of each other."""
+    ours.project[0].student.load_state_dict(bare.project.state_dict())
+    have = torch.from_numpy(bare.samples.present[batch.index])
+    by_hand = bare.loss_of(batch.inputs, have, batch.present, batch.targets)
+    torch.testing.assert_close(ours(bare.student, batch), by_hand)
 
+
+def _first(samples: Samples, train: Train) -> Batch:
     return next(batches(samples, train, seed=0, view_seed=0, epoch=0, usable=np.arange(len(samples))))
 
 

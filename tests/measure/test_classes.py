@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmedge.errors import UsageError
-from mmedge.measure.classes import class_map
+from mmedge.measure.classes import check_order, class_map
 
 OURS = ("animal", "car", "plane")
 P = np.array([[0.2, 0.3, 0.1, 0.4], [0.05, 0.05, 0.0, 0.9]])
@@ -53,3 +53,18 @@ def test_labels_that_do_not_exclude_each_other_keep_their_logits():
     logits, kept = made.known(LOGITS)
     np.testing.assert_allclose(logits, np.stack([LOGITS[:, :2].max(axis=1), LOGITS[:, 2]], axis=1), rtol=1e-6)
     assert kept.tolist() == [1, 1]
+
+
+def test_outputs_in_another_order_than_the_classes_are_refused_with_the_order_that_fits():
+    labels, targets = ("ABD", "ER", "PEN"), np.arange(60) % 3
+    theirs = np.eye(3)[np.array([1, 2, 0])[targets]]  # output 0 is PEN, 1 ABD, 2 ER
+    with pytest.raises(UsageError, match=r"(?s)right in 0% of 60.*in 100%.*classes: {PEN: PEN, ABD: ABD, ER: ER}"):
+        check_order(theirs, targets, labels, "teacher.classes")
+
+
+@pytest.mark.parametrize("right", [1.0, 0.5, 0.0])
+def test_a_poor_teacher_whose_classes_stand_in_order_is_not_refused(right):
+    rng = np.random.default_rng(0)
+    targets = np.arange(300) % 10
+    said = np.where(rng.random(300) < right, targets, rng.integers(10, size=300))
+    check_order(np.eye(10)[said], targets, tuple("abcdefghij"), "teacher.classes")

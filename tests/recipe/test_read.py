@@ -221,3 +221,18 @@ def test_a_precision_that_a_target_lacks_is_told_with_what_it_has(tmp_path):
     )
     assert "onnxruntime-cuda lacks int8" in said and "name fp16" in said
     assert "bf16" in faults(tmp_path, GOOD, "export.targets.onnxruntime-cpu={precision: bf16}")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "trained"),
+    [
+        ("{model: {embedding: 8}}", True),
+        ("{model: {weights: w.safetensors}}", False),
+        ("{model: {weights: w.safetensors}, train: {epochs: 2}}", True),
+        ("{onnx: t.onnx}", False),
+        ("{outputs: t.csv}", False),
+    ],
+)
+def test_a_teacher_of_a_file_is_trained_only_where_the_recipe_says_so(tmp_path, teacher, trained):
+    text = GOOD.replace("teacher:\n  model: {embedding: 8}", f"teacher: {teacher}")
+    assert recipe.load(written(tmp_path, text)).teacher.trained_here is trained
