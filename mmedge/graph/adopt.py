@@ -9,19 +9,25 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
+from mmedge.graph.qdq import drop_unread
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, TextSpec
 
 
 def adopt(
-    source: Path, contract: Contract, names: Mapping[str, str], means: Mapping[str, np.ndarray], target: Path
+    source: Path,
+    contract: Contract,
+    names: Mapping[str, str],
+    means: Mapping[str, np.ndarray],
+    target: Path,
+    outputs: Sequence[str] = (),
 ) -> None:
     """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
 
     ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input (padding
     for that of a text) where the model has no input ``present`` of its own. An input of another type is cast, and one with
-    the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. Raises UsageError where
-    inputs or shapes do not fit.
+    the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``: the
+    first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -37,10 +43,7 @@ def adopt(
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
     last = _check_inputs(inputs, contract, names, source)
-    if len(graph.output) != 1:
-        listed = ", ".join(value.name for value in graph.output)
-        raise UsageError(f"the model has outputs {listed}; a teacher must have one, the logits", where=str(source))
-    _rename(graph, graph.output[0].name, contract.output)
+    _keep_answer(model, outputs, contract, source)
     added: list[Any] = []
     own_presence = "present" in inputs
     for index, (name, spec) in enumerate(contract.modalities.items()):
@@ -174,6 +177,24 @@ def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[
 def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
     """Whether an input of ``dims`` (the batch first, None: any size) takes samples of ``shape``."""
     return len(dims) == len(shape) + 1 and all(have in (None, want) for have, want in zip(dims[1:], shape))
+
+
+def _keep_answer(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> None:
+    """Leave one output, by the contract's name: a teacher's others teach nothing."""
+    given = {value.name: value for value in model.graph.output}
+    answer = outputs[0] if outputs else next(iter(given)) if len(given) == 1 else contract.output
+    if answer not in given:
+        raise UsageError(
+            f"the model has no output {answer!r}{did_you_mean(answer, given)}; it has {', '.join(given)}",
+            where=str(source),
+            todo="say which is the answer: teacher.model.outputs: [its name]",
+        )
+    del model.graph.output[:]
+    model.graph.output.append(given[answer])
+    drop_unread(model)
+    if answer != contract.output:  # the name may be that of a tensor on the way to it
+        _rename(model.graph, contract.output, f"mmedge.{contract.output}")
+    _rename(model.graph, answer, contract.output)
 
 
 def _rename(graph: Any, old: str, new: str) -> None:
