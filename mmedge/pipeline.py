@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -67,6 +68,20 @@ def run(
             "the result would replace the artifact that it starts from", where=str(out), todo="name another --out"
         )
     _check_targets(recipe, wanted)
+    with samples.held(out) if processes.is_main() else nullcontext():
+        return _fold(recipe, out, chain, wanted, given, code, progress)
+
+
+def _fold(
+    recipe: Recipe,
+    out: Path,
+    chain: list[str],
+    wanted: list[str],
+    given: Artifact | None,
+    code: Path,
+    progress: Progress,
+) -> Outcome:
+    """The stages of ``chain`` one after another, those of ``wanted`` run, and the report."""
     with processes.main_first():
         dataset = samples.prepare(recipe, out, code=code, progress=progress)
         remember(recipe, code, out / ".work")
