@@ -142,6 +142,9 @@ def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -
         np.arange(len(samples)),
         config.train,
     )
+    variant.objective(
+        context.build(config.model, contract)
+    )  # hints that do not fit are told before controls are trained
     return _Lesson(config, teacher, variant)
 
 
