@@ -81,7 +81,7 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
 def _adopted(config: Teacher, contract: Contract, source: Path, context: Context, target: Path, key: str) -> Artifact:
     """The artifact of an ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
-        adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH)
+        adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH, config.model.outputs)
         check_width(folder / GRAPH, contract, source, "teacher")
         session = onnxruntime_cpu.session(folder / GRAPH, threads=torch.get_num_threads())
         samples = context.dataset.train.only(tuple(contract.modalities))

@@ -100,7 +100,7 @@ def _of_given(
             with tempfile.TemporaryDirectory() as folder:
                 graph = Path(folder) / "adopted.onnx"
                 means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
-                adopt(given.onnx, own, given.model.inputs, means, graph)
+                adopt(given.onnx, own, given.model.inputs, means, graph, given.model.outputs)
                 check_width(graph, own, given.onnx, where)
         elif isinstance(given, Another):  # the run's own teacher is looked at as a model
             load.check_forward(load.build(given.model, own, factory=factory(given.model)), own, where)
