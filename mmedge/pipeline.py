@@ -25,6 +25,7 @@ from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training import processes
 from mmedge.training.context import Context
+from mmedge.training.faults import refuse_untaught
 
 # What a stage's outcome may depend on, beside its own file.
 _CODE = (
@@ -89,6 +90,8 @@ def _fold(
     if given:
         _check_same_data(given, dataset, recipe)
     ran: list[Ran] = []
+    if given is None and {"teacher", "distill"} <= {*wanted} and not (out / "teacher" / artifacts.MANIFEST).is_file():
+        refuse_untaught(context)  # not after hours of training the teacher
     # What lies before the given artifact is not run: of it, the teacher alone is looked for.
     first = recipe.stages.index(given.stage) if given and given.stage in recipe.stages else 0
     for stage in chain:
