@@ -103,7 +103,7 @@ def class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
                 Fault(
                     "warning",
                     "tiny-class",
-                    f"the class {label!r} has {count} training samples",
+                    f"the class {label!r} has {count} training sample{'s' if count > 1 else ''}",
                     file,
                     column=target,
                     todo="add samples, join classes, or set train.class_weights: balanced",
@@ -173,7 +173,12 @@ def forgotten_groups(given: polars.DataFrame, table: polars.DataFrame, data: Dat
         shared = int((units["splits"] > 1).sum())
         if 1 < units.height <= known.height // 2 and 2 * shared > units.height:
             what = f"{shared} of the {units.height} values of {name!r} are in several splits, and data.group is not set"
-            todo = f"data.group: {name} keeps each in one split; else the figures are of ones that training has met"
+            how = (
+                f"give each to one split in {data.split!r}"
+                if data.split
+                else f"data.group: {name} keeps each in one split"
+            )
+            todo = f"{how}; else the figures are of ones that training has met"
             faults.append(Fault("warning", "no-group", what, file, column=name, todo=todo))
     return faults
 
