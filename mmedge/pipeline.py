@@ -57,6 +57,10 @@ def run(
     """
     processes.start()
     progress = progress if processes.is_main() else Silent()
+    if processes.asked_in_vain():
+        progress.say(
+            "one process alone trains: without a GPU accelerate starts several only by --mpirun_hostfile; --devices N does it here"
+        )
     wanted = [stage for stage in recipe.stages if only is None or stage.partition("-")[0] == only]
     if not wanted:
         raise UsageError(f"the recipe has no section {only!r}", todo=f"it has {', '.join(recipe.stages)}")

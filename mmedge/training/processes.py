@@ -1,8 +1,9 @@
 """Several processes that train one model together, data parallel, by Hugging Face accelerate; without it there is one.
 
-``accelerate launch -m mmedge …``, ``torchrun`` and ``mmedge … --devices N`` set the environment that this reads. Every
-process runs the same stages on its part of each batch; what is written, printed and judged is the main process's. OUT must be a
-folder that all processes see.
+``accelerate launch -m mmedge …``, ``torchrun``, ``mpirun`` and ``mmedge … --devices N`` set the environment that this
+reads. Every process runs the same stages on its part of each batch; what is written, printed and judged is the main
+process's. OUT must be a folder that all processes see. Without a GPU ``accelerate launch --num_processes N`` starts a single
+process, unless a ``--mpirun_hostfile`` is given: there ``--devices N`` or ``torchrun`` starts several.
 """
 
 from __future__ import annotations
@@ -31,27 +32,40 @@ _BROKEN = (
     "Connection closed by peer",
     "remote worker",
 )
+# How the launchers call the number of processes and a process's own: torch's, Intel MPI's, Open MPI's and MVAPICH's.
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _apart = False
 
 
 def launched() -> bool:
     """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _told(_SIZES, 1) > 1
 
 
 def count() -> int:
     """How many processes train together; 1 within ``alone``."""
-    return 1 if _apart else int(os.environ.get("WORLD_SIZE", "1"))
+    return 1 if _apart else _told(_SIZES, 1)
 
 
 def rank() -> int:
     """This process's number among them, from 0."""
-    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+    return _told(_RANKS, 0) if count() > 1 else 0
 
 
 def is_main() -> bool:
     """Whether this is the process that writes, prints and judges."""
-    return not launched() or int(os.environ.get("RANK", "0")) == 0
+    return not launched() or _told(_RANKS, 0) == 0
+
+
+def asked_in_vain() -> bool:
+    """Whether ``accelerate launch`` was to start several processes and started this one alone, as it does without a GPU."""
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    return by_accelerate and not any(name in os.environ for name in _SIZES)
+
+
+def _told(names: tuple[str, ...], otherwise: int) -> int:
+    return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 
 @contextmanager

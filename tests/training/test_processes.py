@@ -191,3 +191,42 @@ def test_one_process_is_its_own_main_process():
     assert "WORLD_SIZE" not in os.environ
     assert processes.count() == 1 and processes.is_main() and not processes.launched()
     assert processes.of_main(lambda: 3) == 3
+
+
+SUM = """
+import torch
+from mmedge.training import processes
+processes.start()
+print(processes.rank(), processes.count(), processes.is_main(), processes.total(torch.tensor(processes.rank() + 1.0)).item())
+processes.finish()
+"""
+
+
+def test_processes_that_mpirun_started_find_each_other_by_its_variables(tmp_path):
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SUM],
+            env=child_environment()
+            | where
+            | {f"OMPI_COMM_WORLD_{name}": value for name, value in (("SIZE", "2"), ("RANK", str(rank)))}
+            | {f"OMPI_COMM_WORLD_LOCAL_{name}": value for name, value in (("SIZE", "2"), ("RANK", str(rank)))},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[0].split() for process in started]
+    assert said == [["0", "2", "True", "3.0"], ["1", "2", "False", "3.0"]]
+
+
+def test_one_process_that_accelerate_started_in_place_of_several_knows_it(monkeypatch):
+    from mmedge.training import processes
+
+    assert not processes.asked_in_vain()
+    for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    assert processes.asked_in_vain()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not processes.asked_in_vain()
