@@ -139,6 +139,11 @@ class Engine:
         self._subsets: dict[frozenset[str], Session] = {}
         self._opening = threading.Lock()
 
+    def __repr__(self) -> str:
+        takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
+        gives = f"{len(self.contract.labels)} labels" if self.contract.labels else "a value"
+        return f"<mmedge engine on {self.target}: {takes} -> {gives}>"
+
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The bare graph: {modality: [batch, *shape] of its dtype, "present": bool [batch, M]} -> {output: float32 [batch, outputs]}.
 
