@@ -15,8 +15,8 @@ from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
+from mmedge.runtime.fits import check_belongs, check_takes
 from mmedge.runtime.sessions import opened
-from mmedge.runtime.targets import tensorrt
 from mmedge.runtime.targets.session import Run, Session
 from mmedge.runtime.timing import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
@@ -63,51 +63,12 @@ def load(
     contract = contract_of(found)
     target = target or "onnxruntime-cpu"
     entry = bundles.target_of(found, target)
-    _check_belongs(entry.get("engine"), target, contract, Path(path))
+    check_belongs(found, entry.get("engine"), target, contract, Path(path))
 
     def open_file(name: str) -> Session:
         return opened(bundles.listed_file(found, name), target, threads=threads, providers=providers)
 
     return Engine(contract, open_file, bundles.engine_file(entry, target), target, read)
-
-
-def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path) -> None:
-    """An engine of another version, GPU or preprocessing is refused, with the command that builds the right one."""
-    if engine is None:
-        return
-    why = tensorrt.check_engine(engine, target) if target in tensorrt.PACKAGES else None
-    if engine.get("preprocessing_sha256", bundles.preprocessing_sha256(contract)) != bundles.preprocessing_sha256(
-        contract
-    ):
-        why = "its preprocessing is not the bundle's"
-    if why:
-        raise MmedgeError(
-            f"the {target} engine does not belong here: {why}", where=str(path), todo=f"mmedge export --rebuild {path}"
-        )
-
-
-def _check_takes(session: Session, contract: Contract, file: Path) -> None:
-    """Raise MmedgeError where the graph's inputs are not those of the contract."""
-    wanted = {name: (np.dtype(spec.dtype), spec.shape) for name, spec in contract.modalities.items()}
-    wanted["present"] = (_BOOL, (len(contract.modalities),))
-    for name in sorted(wanted.keys() | session.inputs.keys()):
-        info, ours = session.inputs.get(name), wanted.get(name)
-        if info is None or ours is None:
-            what = f"the engine has {'no' if info is None else 'an'} input {name}"
-        elif info.dtype != ours[0] or len(info.shape) != len(ours[1]) + 1:
-            what = f"the engine's input {name} is {info.dtype} {list(info.shape)}"
-        elif any(size is not None and size != want for size, want in zip(info.shape[1:], ours[1])):
-            what = f"the engine's input {name} is {list(info.shape)}"
-        elif name != "present" and contract.modalities[name].shortest is not None and info.shape[-1] is not None:
-            what = f"the engine's input {name} has the fixed length {info.shape[-1]}"
-        else:
-            continue
-        said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
-        raise MmedgeError(
-            f"{what}, the bundle's contract {said}",
-            where=str(file),
-            todo="graph and manifest do not belong together: export it again",
-        )
 
 
 class Engine:
@@ -119,7 +80,7 @@ class Engine:
         self.contract, self.target, self.meta = contract, target, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
         session = open_file(file)
-        _check_takes(session, contract, read.folder / file)
+        check_takes(session, contract, read.folder / file)
         self._run, self.inputs = session.checked or session.run, session.inputs
         self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
