@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -26,7 +27,9 @@ def write(bundle: Path, out: Path) -> Path:
     """Write OUT/<name>/config.pbtxt and OUT/<name>/1/model.onnx; returns the model's folder."""
     read = bundles.read(bundle)
     contract = contract_of(read.artifact)
-    model = out / read.artifact.meta["name"]
+    # The bundle's name is whoever's: as a folder it must not lead out of the repository.
+    name = re.sub(r"[^\w-]+", "-", str(read.artifact.meta.get("name", ""))).strip("-") or "model"
+    model = out / name
     if model.exists():
         raise UsageError(
             "the model is in the repository already", where=str(model), todo="remove it, or write elsewhere"
@@ -38,7 +41,7 @@ def write(bundle: Path, out: Path) -> Path:
         for output in native_session(read.folder / "model.onnx").get_outputs()
         if output.name != contract.output
     }
-    (model / "config.pbtxt").write_text(config(read.artifact.meta["name"], contract, others), encoding="utf-8")
+    (model / "config.pbtxt").write_text(config(name, contract, others), encoding="utf-8")
     return model
 
 

@@ -5,6 +5,7 @@ engine = mmedge.runtime.load("bundle")
 engine.predict(image="digit.png", audio="digit.wav").label
 """
 
-from mmedge.runtime.engine import Engine, Prediction, load
+from mmedge.runtime.engine import Engine, load
+from mmedge.runtime.prediction import Prediction
 
 __all__ = ["Engine", "Prediction", "load"]

@@ -173,5 +173,5 @@ def _memory_bytes() -> int | None:
 
 def _int8_advice(features: list[str]) -> str:
     if {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(features):
-        return "8-bit dot products in hardware: INT8 pays for most models"
+        return "8-bit dot products in hardware: INT8 pays for large models; small ones may be slower with it, so measure it"
     return "no 8-bit dot products in hardware: INT8 may be slower than FP32 and may saturate; measure it"

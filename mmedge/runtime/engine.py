@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,31 +17,13 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
 from mmedge.runtime.fits import check_belongs, check_takes
+from mmedge.runtime.prediction import Prediction, predictions
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets.session import Run, Session
 from mmedge.runtime.timing import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
 _BOOL = np.dtype(bool)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One sample's answer. Classification: ``label`` and ``probabilities`` {label: p}; regression: ``value``.
-
-    Several labels: ``labels``, those with a probability above 0.5, the likeliest first, and the ``probabilities`` of all.
-    """
-
-    label: str | None = None
-    probabilities: dict[str, float] = field(default_factory=dict)
-    value: float | None = None
-    labels: tuple[str, ...] | None = None
-
-    def record(self) -> dict[str, Any]:
-        if self.value is not None:
-            return {"value": self.value}
-        named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
-        return {**named, "probabilities": self.probabilities}
 
 
 def load(
@@ -58,6 +41,17 @@ def load(
     signed the bundle. Raises MmedgeError for a damaged, foreign or unsigned one, UsageError for an unknown target,
     MissingDependency where the target cannot run here.
     """
+    for name, given, takes in (
+        ("path", path, (str, os.PathLike)),
+        ("target", target, (str, type(None))),
+        ("threads", threads, int),
+        ("providers", providers, (list, tuple, type(None))),
+        ("require_signature", require_signature, (str, os.PathLike, bytes, type(None))),
+    ):
+        if not isinstance(given, takes):
+            raise UsageError(
+                f"load's {name} cannot be {given!r}", todo="load('runs/demo/bundle', 'onnxruntime-cpu', 1)"
+            )
     read = bundles.read(Path(path), require_signature=require_signature)
     found = read.artifact
     contract = contract_of(found)
@@ -94,11 +88,14 @@ class Engine:
         }
         split = entry.get("split")
         self._split: dict[str, str] = split["files"] if split else {}
+        wrong = None
         if split and self._split.keys() != {*self._shapes, "fusion"}:
+            wrong = f"the split engine has the parts {', '.join(sorted(self._split)) or 'none'}, wanted are {', '.join(self._shapes)} and fusion"
+        if strange := {name for names in self._subset_files for name in names} - self._shapes.keys():
+            wrong = f"there is an engine of the subset {'+'.join(sorted(strange))!r}, which is not of {', '.join(self._shapes)}"
+        if wrong:
             raise MmedgeError(
-                f"the split engine has the parts {', '.join(sorted(self._split)) or 'none'}, wanted are {', '.join(self._shapes)} and fusion",
-                where=str(read.folder),
-                todo="graph and manifest do not belong together: export it again",
+                wrong, where=str(read.folder), todo="graph and manifest do not belong together: export it again"
             )
         self._subsets: dict[frozenset[str], Session] = {}
         self._opening = threading.Lock()
@@ -151,6 +148,8 @@ class Engine:
 
     def warm_up(self, batch: int = 1) -> int:
         """Run on zeros until the latency is stable; how many runs that took. The subsets' engines are opened too."""
+        if not isinstance(batch, int) or batch < 1:
+            raise UsageError(f"a batch has at least 1 sample, not {batch!r}")
         zeros = {name: np.zeros((batch, *shape), self._dtypes[name]) for name, shape in self._shapes.items()}
         for names in self._subset_files:
             self._run_subset({name: zeros[name] for name in names})
@@ -278,42 +277,14 @@ class Engine:
         return self.answers(_executed(self._run, tensors))
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
-        """What ``run`` returns, as Predictions. Raises MmedgeError for NaN and infinity, and for what the contract does not say."""
-        output = outputs.get(self.contract.output)
-        if output is None or output.ndim != 2 or output.shape[1] != self.contract.outputs:
-            raise MmedgeError(
-                f"the engine answers {', '.join(f'{name} {list(x.shape)}' for name, x in outputs.items())}, its contract says {self.contract.output} [batch, {self.contract.outputs}]",
-                todo="the bundle's graph and manifest do not belong together: export it again",
-            )
-        if not np.isfinite(output).all():
-            raise MmedgeError(
-                "the engine answered NaN or infinity",
-                todo="the bundle is damaged, or its precision too low for this input",
-            )
-        if self.contract.task == "regression":
-            return [Prediction(value=float(row[0])) for row in output]
-        if self.contract.task == "multilabel":
-            return [_several(self.contract.labels, row) for row in output]
-        shifted = np.exp(output - output.max(axis=1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-        labels = self.contract.labels
-        return [
-            Prediction(labels[int(row.argmax())], {label: float(p) for label, p in zip(labels, row)})
-            for row in probabilities
-        ]
+        """What ``run`` returns, as Predictions; see ``predictions``."""
+        return predictions(self.contract, outputs)
 
     def _unknown(self, names: Any) -> UsageError:
         name = sorted(names)[0]
         return UsageError(
             f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
         )
-
-
-def _several(labels: Sequence[str], row: np.ndarray) -> Prediction:
-    """``row``: one logit a label."""
-    probabilities = {label: float(p) for label, p in zip(labels, 0.5 * (1 + np.tanh(row / 2)))}  # no overflow
-    found = sorted((label for label in labels if probabilities[label] > 0.5), key=lambda label: -probabilities[label])
-    return Prediction(probabilities=probabilities, labels=tuple(found))
 
 
 def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -36,6 +36,22 @@ def tensors(
     ``shapes``: {input: shape without the batch axis} where axes other than the first are dynamic.
     """
     random, feed = np.random.default_rng(0), {}
+    for name, shape in sizes(taken, batch, shapes).items():
+        dtype = taken[name].dtype
+        match dtype.kind:
+            case "f":
+                feed[name] = random.standard_normal(shape).astype(dtype)
+            case "b":
+                feed[name] = np.ones(shape, bool)
+            case _:
+                feed[name] = np.zeros(shape, dtype)
+    return feed
+
+
+def sizes(
+    taken: Mapping[str, TensorInfo], batch: int, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The whole shapes of ``tensors``. Raises UsageError for those that are not the model's, or too large."""
     unknown = sorted((shapes or {}).keys() - taken.keys())
     if unknown:
         raise UsageError(
@@ -48,16 +64,7 @@ def tensors(
             f"{'the input' if len(open_) == 1 else 'inputs'} {', '.join(open_)} of dynamic axes: {', '.join(str(list(shape)) for shape in open_.values())}",
             todo=f"give the shape without the batch: {' '.join(wanted)}",
         )
-    for name, info in taken.items():
-        shape = _shape(name, info, batch, (shapes or {}).get(name))
-        match info.dtype.kind:
-            case "f":
-                feed[name] = random.standard_normal(shape).astype(info.dtype)
-            case "b":
-                feed[name] = np.ones(shape, bool)
-            case _:
-                feed[name] = np.zeros(shape, info.dtype)
-    return feed
+    return {name: _shape(name, info, batch, (shapes or {}).get(name)) for name, info in taken.items()}
 
 
 def _shape(name: str, info: TensorInfo, batch: int, given: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.runtime.onnxfile import Node, read_nodes
+from mmedge.runtime.onnxfile import Node, named, read_nodes
 
 FUSION = "fusion"
 
@@ -103,16 +103,22 @@ def profile_layers(
         options.profile_file_prefix = str(Path(folder) / "profile")
         # The nodes that are timed are those of the graph after fusion, which only the runtime can write.
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        session = onnxruntime.InferenceSession(str(graph), options, providers=list(providers))
+        content = named(graph)
+        if content is not None:  # read from memory: where weights in other files lie must then be said
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(graph.parent.absolute())
+            )
+        session = onnxruntime.InferenceSession(content or str(graph), options, providers=list(providers))
         for _ in range(warmup + runs):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text())
         nodes = read_nodes(Path(folder) / "optimized.onnx")
     means, basis = _node_times(events, runs=runs, warmup=warmup, gpu=providers[0] != "CPUExecutionProvider")
     branches = branch_of_nodes(nodes, list(inputs))
-    return _rows(
+    rows = _rows(
         [(node.name, node.kind, branches[node.name], means[node.name]) for node in nodes if node.name in means]
-    ), basis
+    )
+    return rows, basis if rows else "ONNX Runtime timed no node: nothing is computed in this graph"
 
 
 def _node_times(

@@ -40,6 +40,44 @@ def read_nodes(file: Path) -> list[Node]:
     return nodes
 
 
+def named(file: Path) -> bytes | None:
+    """An ONNX file's content with a name of its own for every node; None where the file has them already.
+
+    What profiles a graph tells of its nodes by their names, and graphs that PyTorch did not write often have none.
+    Raises MmedgeError for a file that is no graph.
+    """
+    names = [node.name for node in read_nodes(file)]
+    if len({*names, ""}) > len(names):
+        return None
+    out, known = bytearray(), set[bytes]()
+    for field, body in _fields(memoryview(file.read_bytes()), skipped=out):
+        content = bytearray()
+        for number, (of, part) in enumerate(_fields(body, skipped=content) if field == 7 else ()):
+            if of == 1:
+                says = dict(_fields(part))
+                name = bytes(says.get(3, b""))
+                if not name or name in known:
+                    name = bytes(says.get(4, b"")) + b"_unnamed_%d" % number
+                    part = memoryview(bytes(part) + _field(3, name))  # the last of a field counts
+                known.add(name)
+            content += _field(of, part)
+        out += _field(field, content if field == 7 else body)
+    return bytes(out)
+
+
+def _field(number: int, body: bytes | bytearray | memoryview) -> bytes:
+    """A length-delimited field as it stands in a message."""
+    return _encoded(number << 3 | 2) + _encoded(len(body)) + body
+
+
+def _encoded(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
 def size_bytes(file: Path) -> int:
     """Of a model: the file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
     beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
@@ -64,10 +102,11 @@ def _external(data: memoryview) -> set[str]:
     return found
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, bytes) of a message's length-delimited fields; the others are skipped."""
+def _fields(data: memoryview, skipped: bytearray | None = None) -> Iterator[tuple[int, memoryview]]:
+    """(number, bytes) of a message's length-delimited fields; the others are skipped, or copied to ``skipped``."""
     at = 0
     while at < len(data):
+        begins = at
         tag, at = _varint(data, at)
         match tag & 7:
             case 0:
@@ -84,6 +123,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
                 at += size
             case kind:
                 raise ValueError(f"wire type {kind}")
+        if skipped is not None and tag & 7 != 2:
+            skipped += data[begins:at]
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

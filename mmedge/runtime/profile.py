@@ -26,6 +26,7 @@ from mmedge.runtime.targets.session import Session
 from mmedge.runtime.timing import ratio_interval, spans, summary, warm_up
 from mmedge.spec import Contract
 
+_LONGEST_S = 3600
 # A spread above this share of the mean is told of.
 WIDE_SPREAD = 0.3
 
@@ -43,6 +44,12 @@ class Settings:
     seconds: float = 1.0
     idle_s: float = 1.0
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.batches, default=0) < 1 or self.runs < 20:
+            raise UsageError("batches have at least 1 sample, and at least 20 runs are timed")
+        if not (0 <= self.idle_s <= _LONGEST_S and 0 < self.seconds <= _LONGEST_S):  # NaN is neither
+            raise UsageError(f"pauses and measurements last {_LONGEST_S} seconds at most")
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,11 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
     """
     progress, watch = progress or Silent(), Watch()
     subjects = [subject(path, settings.target) for path in paths]
-    records = [_cold(each, settings, progress) for each in subjects]
     sessions = [opened(each.file, each.target, threads=settings.threads) for each in subjects]
+    for each, session in zip(subjects, sessions):
+        for batch in settings.batches:  # what cannot be fed is told before anything is measured
+            feeds.sizes(session.inputs, batch, each.shapes(settings.shapes))
+    records = [_cold(each, settings, progress) for each in subjects]
     engines = [load(each.bundle, each.target, settings.threads) if each.bundle else None for each in subjects]
     warnings: list[str] = []
     for batch in settings.batches:

@@ -20,7 +20,7 @@ from mmedge.runtime import bundle as bundles
 from mmedge.runtime.profile import Settings
 
 _ADDRESS = re.compile(
-    r"ssh://(?:(?P<user>[\w.-]+)@)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>\d+))?/(?P<target>[\w-]+)"
+    r"ssh://(?!-)(?:(?P<user>[\w.-]+)@)?(?P<host>(?!-)[\w.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>\d+))?/(?P<target>[\w-]+)"
 )
 # A copy, a check, a copy from the beginning where the check failed, another check, and two breaks on the way.
 _TRIES = 6
@@ -105,6 +105,7 @@ def measured(
             "the device's answer is not a profile", where=where.host, todo="install the same version of mmedge there"
         ) from error
     for model, path in zip(record["models"], paths):
+        record["warnings"] = [line.replace(model["name"], str(path)) for line in record["warnings"]]
         model["name"] = str(path)
     record["device"] = {"host": where.host, "target": where.target}
     return record

@@ -14,9 +14,11 @@ import numpy as np
 
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.runtime import preprocess
-from mmedge.runtime.engine import Engine, Prediction
+from mmedge.runtime.engine import Engine
+from mmedge.runtime.prediction import Prediction
 
-_KEPT = 256
+# Values that are kept of a modality, for late answers and values that overtake each other, and their most memory.
+_KEPT, _KEPT_BYTES = 256, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,10 @@ class Stream:
         for name in given:
             if name not in names:
                 raise UsageError(f"max_age_s: the bundle has no modality {name!r}{did_you_mean(name, names)}")
+            if not isinstance(given[name], (int, float)) or not given[name] >= 0:
+                raise UsageError(f"max_age_s of {name} is seconds from 0 on, not {given[name]!r}")
         self._limits = {name: given.get(name, float("inf")) for name in names}
         self._engine, self._clock, self._lock = engine, clock, threading.Lock()
-        self._values: dict[str, deque[tuple[float, dict[str, np.ndarray]]]] = {
-            name: deque(maxlen=_KEPT) for name in names
-        }
         self._fusion = engine.parts("fusion")
         self._encoders = {name: engine.parts(name) for name in names} if self._fusion else {}
         # What stands for an absent modality: the fusion head looks at ``present``, never at this.
@@ -61,10 +62,14 @@ class Stream:
             name: self._embed(name, np.zeros((1, *spec.shape), engine.inputs[name].dtype))
             for name, spec in names.items()
         }
+        self._values: dict[str, deque[tuple[float, dict[str, np.ndarray]]]] = {}
+        for name, blank in self._blank.items():
+            most = _KEPT_BYTES // max(1, sum(array.nbytes for array in blank.values()))
+            self._values[name] = deque(maxlen=max(2, min(_KEPT, most)))
 
     def update(self, at: float | None = None, **values: Any) -> None:
         """New raw values, as ``predict`` takes them, of the moment ``at`` (now, by the stream's clock)."""
-        moment = self._clock() if at is None else at
+        moment = self._moment(at)
         for name, value in values.items():
             if name not in self._values:
                 raise UsageError(f"the bundle has no modality {name!r}{did_you_mean(name, self._values)}")
@@ -75,14 +80,14 @@ class Stream:
                 kept = self._values[name]
                 kept.append((moment, embedded))
                 if len(kept) > 1 and kept[-2][0] > moment:  # late: streams may overtake each other
-                    self._values[name] = deque(sorted(kept, key=lambda pair: pair[0]), maxlen=_KEPT)
+                    self._values[name] = deque(sorted(kept, key=lambda pair: pair[0]), maxlen=kept.maxlen)
 
     def predict(self, at: float | None = None) -> Answer:
         """Answer for the moment ``at``: of every modality the latest value that is not after it.
 
         Raises UsageError where nothing is fresh enough.
         """
-        moment = self._clock() if at is None else at
+        moment = self._moment(at)
         with self._lock:
             found = {
                 name: next((pair for pair in reversed(kept) if pair[0] <= moment), None)
@@ -102,6 +107,12 @@ class Stream:
         output = self._fusion.run(feed) if self._fusion else self._engine.run(feed)
         prediction = self._engine.answers(output)[0]
         return Answer(prediction, moment, ages, stale, tuple(name for name, pair in found.items() if pair is None))
+
+    def _moment(self, at: float | None) -> float:
+        moment = self._clock() if at is None else at
+        if not isinstance(moment, (int, float, np.integer, np.floating)) or not np.isfinite(moment):
+            raise UsageError(f"a moment is a number of seconds, not {moment!r}")
+        return float(moment)
 
     def _embed(self, name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
         encoder = self._encoders.get(name)

@@ -12,6 +12,37 @@ from PIL import Image
 APP = Path(__file__).parents[2] / "deploy/python/app.py"
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    from tests.deploy.linear import CONTRACT, write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("app") / "bundle", CONTRACT)
+
+
+@pytest.mark.parametrize(
+    "arguments, said, code",
+    [
+        ([], "nothing to answer on", 2),
+        (["--img", "x"], "unrecognized arguments: --img", 2),
+        (["--image", "nowhere"], "nowhere is no folder with files in it", 2),
+        (["--image", ".", "--fps", "0"], "--fps is above 0", 2),
+    ],
+)
+def test_the_app_tells_what_it_cannot_do(bundle, arguments, said, code):
+    done = subprocess.run([sys.executable, str(APP), str(bundle), *arguments], capture_output=True, text=True)
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_pictures_the_app_answers_on_what_there_is(bundle, tmp_path):
+    from tests.deploy.linear import write_sound
+
+    (tmp_path / "sounds").mkdir()
+    write_sound(tmp_path / "sounds/0.wav")
+    command = [sys.executable, str(APP), str(bundle), "--audio", str(tmp_path / "sounds")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+
+
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_the_app_answers_for_every_frame(tmp_path, task):
     from tests.deploy.linear import CONTRACT, write_bundle, write_sound

@@ -1,6 +1,7 @@
 """The Triton repository, read by Triton's own protobuf."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import onnx
@@ -63,6 +64,14 @@ def test_a_model_that_is_there_already_is_not_overwritten(repository, made_bundl
     with pytest.raises(UsageError, match="in the repository already"):
         repository.write(made_bundle, tmp_path)
     assert bundles.read(made_bundle)
+
+
+def test_a_bundles_name_cannot_lead_out_of_the_repository(repository, made_bundle, tmp_path):
+    shutil.copytree(made_bundle, tmp_path / "bundle")
+    with bundles.rewriting(bundles.read(tmp_path / "bundle").artifact) as (_, meta):
+        meta["name"] = "../../out of/here"
+    folder = repository.write(tmp_path / "bundle", tmp_path / "models")
+    assert folder == tmp_path / "models/out-of-here" and 'name: "out-of-here"' in (folder / "config.pbtxt").read_text()
 
 
 def test_texts_are_integers_and_a_declared_dynamic_length_is_one(repository):

@@ -224,6 +224,7 @@ CPU = ("targets", "onnxruntime-cpu")
         (_set(*CPU, "file", value="../../../etc/passwd"), "does not list"),
         (_set(*CPU, "file", value="subsets/image.onnx"), "no input present"),
         (_set(*CPU, "subsets", "image", value="/etc/passwd"), "does not list"),
+        (_set(*CPU, "subsets", "sound", value="model.onnx"), "engine of the subset 'sound'"),
     ],
 )
 def test_a_manifest_that_its_author_or_another_version_wrote_otherwise_is_told(rewritten, sample, edit, said):

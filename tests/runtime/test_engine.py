@@ -169,6 +169,15 @@ def test_load_refuses_what_is_no_bundle(finished, tmp_path):
             runtime.load(finished.out / "bundle", threads=threads)
 
 
+@pytest.mark.parametrize(
+    "given", [{"path": 3}, {"path": None}, {"target": 3}, {"threads": "2"}, {"threads": 1.5}, {"providers": "CUDA"}]
+)
+def test_load_tells_an_argument_of_the_wrong_type(finished, given):
+    (name,) = given
+    with pytest.raises(UsageError, match=f"load's {name} cannot be"):
+        runtime.load(**{"path": finished.out / "bundle", **given})
+
+
 def test_load_refuses_a_tampered_bundle(finished, tmp_path):
     shutil.copytree(finished.out / "bundle", tmp_path / "bundle")
     with (tmp_path / "bundle" / "model.onnx").open("ab") as stream:

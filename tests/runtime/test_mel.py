@@ -25,6 +25,12 @@ def test_a_short_sound_has_to_the_bit_the_features_of_itself_with_silence_behind
     np.testing.assert_array_equal(mel.features(spec, padded[:length]), mel.features(spec, padded))
 
 
+def test_a_sound_whose_energies_no_number_holds_is_an_error():
+    spec = AudioSpec(kind="audio", sample_rate=8000, mels=24)
+    with pytest.raises(MmedgeError, match="too loud.*1e\\+38"):
+        mel.features(spec, np.full(4000, 1e38, np.float32))
+
+
 @pytest.mark.parametrize(
     "keys, what",
     [

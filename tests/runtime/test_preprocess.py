@@ -138,6 +138,7 @@ def test_a_missing_file_and_a_folder_are_errors(spec, tmp_path):
         np.zeros(4, np.uint8),
         np.zeros((1, 4, 6, 3), np.uint8),
         object(),
+        3,
     ],
 )
 def test_a_wrong_pixel_array_is_an_error_that_says_what_is_taken(value):
@@ -154,6 +155,9 @@ def test_a_wrong_pixel_array_is_an_error_that_says_what_is_taken(value):
         (WAVE, 0),
         (WAVE, -8000),
         (WAVE, "fast"),
+        (WAVE, 1e30),
+        (WAVE, float("inf")),
+        (WAVE, float("nan")),
         (WAVE, 8000, 1),
         np.full(800, np.nan, np.float32),
         np.full(800, np.inf, np.float32),
@@ -212,6 +216,7 @@ def test_numbers_are_taken_in_the_specs_order_and_by_name():
         ({"a": 1}, "no value for b"),
         ({"a": 1, "b": 2, "bb": 3}, "did you mean 'b'"),
         ([float("nan"), 1], "NaN"),
+        ([10**400, 1], "must be numbers"),
     ],
 )
 def test_wrong_numbers_are_told(value, said):
@@ -225,6 +230,9 @@ def test_an_array_comes_from_a_file_or_as_it_is_and_is_never_unpickled(tmp_path)
     np.save(tmp_path / "p.npy", np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(MmedgeError, match=r"cannot be read|not an array"):
         preprocess.tensor(ARRAY, tmp_path / "p.npy")
+    (tmp_path / "t.npy").write_text("no array")
+    with pytest.raises(MmedgeError, match=r"no \.npy file"):  # NumPy itself advises to unpickle it
+        preprocess.tensor(ARRAY, tmp_path / "t.npy")
     with pytest.raises(MmedgeError, match=r"shape \[3, 2\], the model takes \[2, 3\]"):
         preprocess.tensor(ARRAY, np.zeros((3, 2)))
 

@@ -171,6 +171,20 @@ def test_a_broken_series_file_is_an_error_with_its_path(tmp_path, text, said):
     assert "s.csv" in str(raised.value)
 
 
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9, 1e30, "fast", None])
+def test_a_rate_that_no_series_has_is_an_error_and_not_an_endless_resampling(rate):
+    spec = SensorSpec(kind="sensor", channels=2, length=4, rate=50, source_rate=100)
+    with pytest.raises(MmedgeError, match="rate"):
+        preprocess.tensor(spec, (np.zeros((2, 9)), rate), "motion")
+
+
+def test_times_that_would_fill_the_memory_are_an_error(tmp_path):
+    (tmp_path / "s.csv").write_text("time,v\n0,1\n1e12,2\n")
+    spec = SensorSpec(kind="sensor", channels=1, length=4, rate=50, time_column="time")
+    with pytest.raises(MmedgeError, match="5e\\+13 steps"):
+        preprocess.tensor(spec, tmp_path / "s.csv", "motion")
+
+
 @pytest.mark.parametrize("value", [np.zeros((3, 9)), np.zeros(9), np.zeros((2, 0)), [["a"]], np.full((2, 9), np.inf)])
 def test_a_wrong_series_is_an_error(value):
     with pytest.raises(MmedgeError, match="motion"):

@@ -239,6 +239,51 @@ def test_nodes_are_read_without_the_onnx_package_as_it_reads_them(made_bundle):
     assert branches["conv_2"] == "image" and branches["vitals_linear"] == "vitals" and branches["cat"] == "fusion"
 
 
+def test_nodes_without_a_name_or_with_anothers_are_given_one_and_timed_each(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    rng = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(rng.standard_normal((16, 16)).astype(np.float32), name) for name in ("v", "w")
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["a", "v"], ["x"], name="twice"),
+        helper.make_node("MatMul", ["b", "w"], ["y"], name="twice"),
+        helper.make_node("Mul", ["x", "y"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["o"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in "abo"]
+    graph = helper.make_graph(nodes, "g", ends[:2], ends[2:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    expected = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    for node, name in zip(expected.graph.node, ("twice", "MatMul_unnamed_1", "Mul_unnamed_2", "Softmax_unnamed_3")):
+        node.name = name
+    assert onnx.load_model_from_string(onnxfile.named(tmp_path / "m.onnx")) == expected
+    feed = {name: np.ones((1, 16), np.float32) for name in "ab"}
+    rows, basis = layers.profile_layers(tmp_path / "m.onnx", feed, threads=1, runs=3)
+    assert basis == "ONNX Runtime's profile"
+    assert {(row["kind"], row["branch"]) for row in rows} == {
+        ("MatMul", "a"), ("MatMul", "b"), ("Mul", "fusion"), ("Softmax", "fusion"),
+    }  # fmt: skip
+
+
+def test_a_batch_too_large_is_told_before_anything_is_timed(made_bundle, monkeypatch):
+    monkeypatch.setattr(profile.cold, "measured", lambda *_, **__: pytest.fail("something was measured"))
+    with pytest.raises(UsageError, match="would take"):
+        measured([made_bundle], Settings(batches=(1, 10**9)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batches": ()}, {"batches": (0,)}, {"runs": 1}, {"idle_s": float("nan")}, {"idle_s": 1e9}, {"seconds": 0}],
+)
+def test_settings_that_measure_nothing_or_for_ever_are_refused(wrong):
+    with pytest.raises(UsageError, match="at least|at most"):
+        Settings(**wrong)
+
+
 def test_a_device_without_the_toolchain_profiles(made_bundle):
     """``python -m mmedge.runtime`` with torch, onnx, click and rich out of reach."""
     script = (

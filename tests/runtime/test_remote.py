@@ -108,6 +108,7 @@ def test_a_bundle_is_profiled_on_the_device_and_nothing_is_left_there(sshd, pyth
     assert model["batches"][0]["end_to_end"]["p50_ms"] > model["batches"][0]["compute"]["p50_ms"]
     assert record["device"] == {"host": "127.0.0.1", "target": "onnxruntime-cpu"}
     assert not list(CACHE.glob("*.zip"))
+    assert not [line for line in record["warnings"] if ".cache" in line], "a warning names the user's own file"
 
 
 def test_a_broken_copy_is_gone_on_with(sshd, python, bundle, tmp_path):
@@ -252,7 +253,16 @@ def test_a_target_that_the_device_cannot_run_is_told_before_anything_is_copied(s
 
 @pytest.mark.parametrize(
     "address",
-    ["ssh://host", "ssh:host/x", "ssh://a b/tensorrt", "ssh://host:99999/tensorrt", "ssh://-oProxyCommand=x/t"],
+    [
+        "ssh://host",
+        "ssh:host/x",
+        "ssh://a b/tensorrt",
+        "ssh://host:99999/tensorrt",
+        "ssh://-oProxyCommand=x/t",
+        "ssh://-F/t",
+        "ssh://-l@host/t",
+        "ssh://a@-F/t",
+    ],
 )
 def test_a_bad_address_is_a_usage_error(address):
     with pytest.raises(UsageError):

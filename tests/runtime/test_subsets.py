@@ -178,6 +178,32 @@ def test_a_stale_value_counts_as_missing_and_is_reported(engine, sample):
         Stream(engine, {"vital": 1.0})
 
 
+@pytest.mark.parametrize("age", [-1, float("nan"), "1", {"image": None}])
+def test_an_age_that_is_none_is_told(engine, age):
+    with pytest.raises(UsageError, match="max_age_s of image is seconds"):
+        Stream(engine, age)
+
+
+@pytest.mark.parametrize("moment", [float("nan"), float("inf"), "now"])
+def test_a_moment_that_is_none_is_told_and_spoils_no_later_answer(engine, sample, moment):
+    stream = Stream(engine)
+    stream.update(1.0, **sample)
+    for act in (lambda: stream.update(moment, **sample), lambda: stream.predict(moment)):
+        with pytest.raises(UsageError, match="a moment is a number of seconds"):
+            act()
+    assert stream.predict(2.0).prediction == engine.predict(**sample)
+
+
+def test_a_stream_keeps_no_more_of_large_values_than_its_memory_allows(engine, sample, monkeypatch):
+    monkeypatch.setattr("mmedge.runtime.stream._KEPT_BYTES", 1)
+    stream = Stream(engine)
+    for moment in range(5):
+        stream.update(float(moment), **sample)
+    assert stream.predict(3.5).ages_s == dict.fromkeys(sample, 0.5)
+    with pytest.raises(UsageError):  # only the last two are there
+        stream.predict(2.5)
+
+
 def test_async_sources_of_different_rates_are_aligned(engine, sample):
     async def images():
         for number in range(6):

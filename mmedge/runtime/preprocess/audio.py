@@ -14,7 +14,7 @@ from mmedge.runtime.preprocess import mel
 from mmedge.runtime.preprocess.values import opened, where, window
 from mmedge.spec import AudioSpec
 
-# A header that says less or more than this is damaged; resampling from it would fill the memory.
+# A header that says less or more than this is damaged; resampling from it would fill the memory, or take for ever.
 _RATES = (100, 10_000_000)
 
 
@@ -25,6 +25,12 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
         raise MmedgeError(f"the {name} has no samples", where=where(value), todo="leave the modality out")
     if not np.isfinite(waveform).all():
         raise MmedgeError(f"the {name} holds NaN or infinite samples", where=where(value))
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise MmedgeError(
+            f"the {name}'s rate is {rate:g} Hz, which no sound has",
+            where=where(value),
+            todo="give it with its true rate",
+        )
     if rate != spec.sample_rate:
         import soxr
 
@@ -32,7 +38,7 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
     return mel.features(spec, waveform[window(len(waveform), spec.samples, spec.take)])[None]
 
 
-def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
+def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float]:
     """Mono float32 samples and their rate."""
     if isinstance(value, (str, Path, bytes, bytearray)):
         import soundfile
@@ -60,10 +66,6 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
                 where=where(value),
                 todo="copy it again, or leave it out",
             )
-        if not _RATES[0] <= rate <= _RATES[1]:
-            raise MmedgeError(
-                f"the {name}'s header says {rate} Hz, which no sound has", where=where(value), todo="save it again"
-            )
         if spec.channel is None:
             return samples if samples.ndim == 1 else samples.mean(axis=1), rate
         channels = samples.reshape(len(samples), -1)
@@ -74,14 +76,14 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, int]:
             )
         return np.ascontiguousarray(channels[:, spec.channel]), rate
     pair = value if isinstance(value, tuple) else (value, spec.sample_rate)
-    if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)) or not pair[1] >= 1:
-        raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz, at least 1")
+    if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)):
+        raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz")
     samples, rate = np.asarray(pair[0]), pair[1]
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise MmedgeError(
             f"{name} must be float samples [n] (or a pair of them and their rate), not {samples.dtype} {list(samples.shape)}"
         )
-    return samples.astype(np.float32), int(rate)
+    return samples.astype(np.float32), float(rate)
 
 
 def missing_bytes(stream: BinaryIO) -> int:

@@ -66,6 +66,10 @@ def _decoded(value: Any, name: str) -> Any:
                 )
             picture.load()
             return picture
+    if not isinstance(value, np.ndarray) and not hasattr(value, "__array_interface__"):
+        raise MmedgeError(
+            f"{name} must be a path, the bytes of a file or uint8 pixels [height, width(, 1|3|4)], not {type(value).__name__}"
+        )
     pixels = np.asarray(value)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
         raise MmedgeError(f"{name} must be [height, width] or [height, width, 1|3|4], not {list(pixels.shape)}")

@@ -25,11 +25,18 @@ def features(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
     reach = min(spec.samples, len(waveform) + 2 * int(spec.window_ms * spec.sample_rate / 1000))
     # Kaldi's scale is that of 16-bit integers; it keeps the energy floor far below speech.
     scaled = np.zeros(reach, np.float32)
-    np.multiply(waveform, 32768, out=scaled[: len(waveform)])
+    with np.errstate(over="ignore"):  # what becomes infinite, Kaldi refuses
+        np.multiply(waveform, 32768, out=scaled[: len(waveform)])
     extractor = make(options)
     # A memoryview is read number by number; a list of all of them would be made first, and thrown away.
-    extractor.accept_waveform(spec.sample_rate, scaled.data)
-    extractor.input_finished()
+    try:
+        extractor.accept_waveform(spec.sample_rate, scaled.data)
+        extractor.input_finished()
+    except RuntimeError as error:
+        raise MmedgeError(
+            f"the sound is too loud for its energies to be computed: its samples reach {abs(waveform).max():g}",
+            todo="bring it to -1 to 1",
+        ) from error
     computed = [extractor.get_frame(index) for index in range(min(spec.frames, extractor.num_frames_ready))]
     return np.array([*computed, *[silence] * (spec.frames - len(computed))], np.float32).T
 

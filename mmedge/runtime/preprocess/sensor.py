@@ -12,13 +12,16 @@ from mmedge.errors import MmedgeError, did_you_mean
 from mmedge.runtime.preprocess.values import existing, load_npy, numbers, shaped, where, window
 from mmedge.spec import ArraySpec, SensorSpec
 
+# More make no input of an edge model: a slip in a file's times would fill the memory.
+_MOST_STEPS = 100_000_000
+
 
 def features(spec: SensorSpec, value: Any, name: str) -> np.ndarray:
     """float32 [channels, length]. ``value``: a path of .npy or .csv, an array [channels, time], or (array, rate in Hz)."""
     rate = spec.source_rate
     seconds: np.ndarray | None = None
     if isinstance(value, tuple) and len(value) == 2:
-        value, rate = value[0], float(value[1])
+        value, rate = value[0], _rate(value[1], name)
     if isinstance(value, (str, Path)):
         if str(value).lower().endswith((".csv", ".tsv", ".txt")):
             series, seconds = _table(spec, value, name)
@@ -37,12 +40,30 @@ def features(spec: SensorSpec, value: Any, name: str) -> np.ndarray:
     elif spec.rate and rate and rate != spec.rate:
         import soxr
 
+        _check_steps(series.shape[1] * spec.rate / rate, name, value)
         series = soxr.resample(np.ascontiguousarray(series.T), rate, spec.rate).T
     if series.shape[1] == 0:
         raise MmedgeError(f"the {name} is shorter than one step at {spec.rate} Hz", where=where(value))
     kept = series[:, window(series.shape[1], spec.length, spec.take)]
     missing = spec.length - kept.shape[1]
     return np.ascontiguousarray(np.pad(kept, ((0, 0), (0, missing)), mode="edge"), np.float32)
+
+
+def _rate(given: Any, name: str) -> float:
+    rate = given if isinstance(given, (int, float, np.integer, np.floating)) else 0
+    if not 0 < rate < float("inf"):
+        raise MmedgeError(f"the {name}'s rate must be a number of Hz above 0, not {given!r}")
+    return float(rate)
+
+
+def _check_steps(steps: float, name: str, value: Any) -> None:
+    """Raise MmedgeError for a series that at the model's rate has more steps than any, or none: its times are damaged."""
+    if not 1 <= steps <= _MOST_STEPS:
+        raise MmedgeError(
+            f"the {name} would have {steps:.3g} steps at the model's rate",
+            where=where(value),
+            todo="correct its times, or its rate in Hz",
+        )
 
 
 def array(spec: ArraySpec, value: Any, name: str) -> np.ndarray:
@@ -85,6 +106,7 @@ def _on_a_grid(series: np.ndarray, seconds: np.ndarray, rate: float, name: str, 
     """Linear interpolation of irregular steps onto a regular grid that starts with the first."""
     if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
         raise MmedgeError(f"the {name}'s times do not rise from row to row", where=where(value))
-    steps = int(np.floor((seconds[-1] - seconds[0]) * rate + 1e-6)) + 1
-    grid = seconds[0] + np.arange(steps) / rate
+    steps = np.floor((seconds[-1] - seconds[0]) * rate + 1e-6) + 1
+    _check_steps(steps, name, value)
+    grid = seconds[0] + np.arange(int(steps)) / rate
     return np.stack([np.interp(grid, seconds, channel) for channel in series]).astype(np.float32)

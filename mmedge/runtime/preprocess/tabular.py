@@ -107,7 +107,7 @@ def _number(cell: Any, column: str, name: str) -> float:
         if isinstance(cell, str) and ("_" in cell or not cell.isascii()):  # Python's own spellings, and no table's
             raise ValueError
         number = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MmedgeError(f"{name} must be numbers: {column} is {cell!r}") from None
     if not abs(number) <= LARGEST:
         raise MmedgeError(

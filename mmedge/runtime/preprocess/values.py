@@ -45,7 +45,9 @@ def load_npy(value: str | Path, name: str) -> np.ndarray:
     except MemoryError as error:
         raise MmedgeError(f"the {name} is larger than memory, or its header is damaged", where=where(value)) from error
     except (ValueError, OSError, EOFError) as error:
-        raise MmedgeError(f"the {name} is not an array that can be read: {error}", where=where(value)) from error
+        # NumPy takes whatever it does not know for a pickle, and advises to load it unsafely.
+        why = "it is no .npy file of numbers" if "pickle" in str(error) else error
+        raise MmedgeError(f"the {name} is not an array that can be read: {why}", where=where(value)) from error
     if not isinstance(loaded, np.ndarray):
         raise MmedgeError(f"the {name} holds several arrays, it must be one (.npy)", where=where(value))
     return loaded

@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import json
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,9 @@ def _loaded(engine: Path, target: str) -> tuple[Any, Any, Any, Any]:
 
 def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None) -> Session:
     """A session over a loaded engine. ``profiler``: an IProfiler that is told of every layer; no run is then recorded."""
-    context, stream = engine.create_execution_context(), _ok(cuda.cudaStreamCreate())
-    if profiler is not None:
-        context.profiler = profiler
+    context, records = _context(trt, engine, profiler)
+    # Of its own: in one that waits for the default stream, a recording fails as soon as other code uses that.
+    stream = _ok(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     taken = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     infos, largest = {}, {}
@@ -111,27 +112,24 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None
         buffers.append(_buffer(cuda, name, name in largest, dtype, tuple(context.get_tensor_shape(name))))
         context.set_tensor_address(name, buffers[-1].device)
     events = [_ok(cuda.cudaEventCreate()) for _ in range(4)]
-    graphs: dict[tuple[tuple[int, ...], ...], Any] = {}
+    shapes: tuple[tuple[int, ...], ...] = ()  # of the last run
+    recording: list[Any] = []  # of a run at these shapes, where there is one
     lock, last = threading.Lock(), {}
 
     def execute(key: tuple[tuple[int, ...], ...]) -> None:
-        """Compute at the shapes that are set: by a CUDA graph from the second time on."""
-        if profiler is not None:
+        """Compute at the shapes that are set: from the second run at them on, by a CUDA graph."""
+        nonlocal shapes, records
+        if key != shapes:  # a recording holds only as long as the context's shapes stay what they were
+            while recording:
+                _ok(cuda.cudaGraphExecDestroy(recording.pop()))
+        elif records and not recording:  # ran once: what TensorRT allocates on the first run is there
+            recording.extend(_recorded(cuda, context, stream))
+            records = bool(recording)
+        if recording:
+            _ok(cuda.cudaGraphLaunch(recording[0], stream))
+        else:
             _enqueue(context, stream)
-            return
-        if key in graphs and graphs[key] is not None:
-            _ok(cuda.cudaGraphLaunch(graphs[key], stream))
-            return
-        if key in graphs:  # ran once: what TensorRT allocates on the first run is there, so that it can be recorded
-            _ok(cuda.cudaStreamBeginCapture(stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
-            _enqueue(context, stream)
-            graphs[key] = _ok(cuda.cudaGraphInstantiate(_ok(cuda.cudaStreamEndCapture(stream)), 0))
-            _ok(cuda.cudaGraphLaunch(graphs[key], stream))
-            return
-        # Other shapes: a recording holds only as long as the context's shapes stay what they were.
-        graphs.clear()
-        graphs[key] = None
-        _enqueue(context, stream)
+        shapes = key
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         key = tuple(inputs[name].shape for name in taken)
@@ -167,8 +165,52 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None
                 last[part] = float(_ok(cuda.cudaEventElapsedTime(events[number], events[number + 1])))
             return {name: host.view(dtype).reshape(shape).copy() for name, (host, dtype, shape) in outputs.items()}
 
+    weakref.finalize(run, _release, cuda, stream, events, buffers, recording)
     # The runtime is kept with the engine: TensorRT wants it to live longer.
     return Session(run, infos, (runtime, engine, context), lambda: dict(last))
+
+
+def _context(trt: Any, engine: Any, profiler: Any) -> tuple[Any, bool]:
+    """An execution context, and whether its runs are to be recorded here.
+
+    TensorRT for RTX records by itself, as soon as it has compiled the kernels for a shape: a recording of ours would keep
+    the slow ones that it begins with.
+    """
+    if profiler is not None:
+        context = engine.create_execution_context()
+        context.profiler = profiler
+        return context, False
+    strategy = getattr(trt, "CudaGraphStrategy", None)
+    if strategy is None:
+        return engine.create_execution_context(), True
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(config), False
+
+
+def _recorded(cuda: Any, context: Any, stream: Any) -> list[Any]:
+    """A CUDA graph of one run; none where the engine cannot be recorded, as with shapes that depend on values."""
+    _ok(cuda.cudaStreamBeginCapture(stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+    done = context.execute_async_v3(int(stream))
+    code, graph = cuda.cudaStreamEndCapture(stream)
+    if int(code):
+        cuda.cudaGetLastError()  # taken away: the next call that asks would take it for its own
+        return []
+    found = [_ok(cuda.cudaGraphInstantiate(graph, 0))] if done else []
+    _ok(cuda.cudaGraphDestroy(graph))
+    return found
+
+
+def _release(cuda: Any, stream: Any, events: list[Any], buffers: list[_Buffer], recording: list[Any]) -> None:
+    """Give back what a session has taken, once nobody can run it any more."""
+    for graph in recording:
+        cuda.cudaGraphExecDestroy(graph)
+    for event in events:
+        cuda.cudaEventDestroy(event)
+    for buffer in buffers:
+        cuda.cudaFreeHost(buffer.host.ctypes.data)
+        cuda.cudaFree(buffer.device)
+    cuda.cudaStreamDestroy(stream)
 
 
 def _buffer(cuda: Any, name: str, taken: bool, dtype: np.dtype, shape: tuple[int, ...]) -> _Buffer:

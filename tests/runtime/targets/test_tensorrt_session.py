@@ -2,6 +2,8 @@
 where one is, ``test_a_built_engine_answers_as_onnxruntime`` runs the real thing."""
 
 import ctypes
+import inspect
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -13,34 +15,82 @@ from mmedge.runtime import doctor, layers
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt, tensorrt_session
 from tests.runtime.small import CONTRACT, write_graph
 
+try:
+    from cuda.bindings import runtime as real
+except ImportError:  # the session runs without it, where no engine is
+    real = None
+
 
 class Cuda:
-    """Memory is the host's; what is enqueued is run at once, or recorded while a capture is on."""
+    """Memory is the host's; what is enqueued is run at once. ``held``: what was made and not given back.
 
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    Every call goes to the real package too, which has no GPU to act on and takes only arguments of its own types.
+    """
+
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = (
+        real.cudaMemcpyKind if real else SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    )
+    cudaStreamCaptureMode = real.cudaStreamCaptureMode if real else SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self):
-        self.blocks, self.captured, self.launched, self.context = [], 0, 0, None
+        self.blocks, self.held, self.numbers = {}, set(), itertools.count(1000)
+        self.captured, self.launched, self.context, self.recordable = 0, 0, None, True
+
+    def __getattribute__(self, name):
+        ours = super().__getattribute__(name)
+        if not (inspect.ismethod(ours) and name.startswith("cuda") and real) or doctor.nvidia_gpus():
+            return ours
+
+        def both(*arguments):
+            getattr(real, name)(*arguments)
+            return ours(*arguments)
+
+        return both
+
+    def made(self):
+        self.held.add(number := next(self.numbers))
+        return 0, number
+
+    def gone(self, number):
+        self.held.remove(number)
+        return (0,)
 
     def cudaMalloc(self, size):
-        self.blocks.append(ctypes.create_string_buffer(size))
-        return 0, ctypes.addressof(self.blocks[-1])
+        block = ctypes.create_string_buffer(size)
+        self.blocks[ctypes.addressof(block)] = block
+        return 0, ctypes.addressof(block)
 
-    cudaMallocHost = cudaMalloc
+    def cudaFree(self, address):
+        del self.blocks[address]
+        return (0,)
+
+    cudaMallocHost, cudaFreeHost = cudaMalloc, cudaFree
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         ctypes.memmove(target, source, size)
         return (0,)
 
-    def cudaStreamCreate(self):
-        return 0, 7
+    def cudaStreamCreateWithFlags(self, flags):
+        return self.made()
+
+    def cudaEventCreate(self):
+        return self.made()
+
+    def cudaStreamDestroy(self, stream):
+        return self.gone(stream)
+
+    def cudaEventDestroy(self, event):
+        return self.gone(event)
+
+    def cudaGraphDestroy(self, graph):
+        return self.gone(graph)
+
+    def cudaGraphExecDestroy(self, recording):
+        return self.gone(recording)
 
     def cudaStreamSynchronize(self, stream):
         return (0,)
-
-    def cudaEventCreate(self):
-        return 0, object()
 
     def cudaEventRecord(self, event, stream):
         return (0,)
@@ -53,12 +103,16 @@ class Cuda:
         return (0,)
 
     def cudaStreamEndCapture(self, stream):
-        return 0, "graph"
+        return self.made() if self.recordable else (901, None)
+
+    def cudaGetLastError(self):
+        return (901,)
 
     def cudaGraphInstantiate(self, graph, flags):
-        return 0, "recording"
+        return self.made()
 
     def cudaGraphLaunch(self, recording, stream):
+        assert recording in self.held
         self.launched += 1
         self.context.execute_async_v3(stream)
         return (0,)
@@ -132,6 +186,38 @@ def test_the_second_run_at_a_shape_is_recorded_and_later_ones_replayed(opened):
     session.run({"x": x[:1]})  # other shapes: the recording no longer holds
     session.run({"x": x})
     assert (cuda.captured, cuda.launched) == (1, 3)
+
+
+def test_an_engine_that_cannot_be_recorded_runs_without(opened):
+    session, cuda = opened
+    cuda.recordable = False
+    for _ in range(4):
+        np.testing.assert_array_equal(session.run({"x": np.ones((2, 3), np.float32)})["y"], 2)
+    assert (cuda.captured, cuda.launched) == (1, 0)
+
+
+def test_recordings_of_other_shapes_and_at_the_end_all_else_are_given_back(opened, engine_of):
+    trt, cuda, engine = engine_of(Context())
+    session = tensorrt_session._opened(trt, cuda, object(), engine)
+    held = len(cuda.held)
+    for batch in (1, 1, 2, 2, 1, 1, 2, 2):
+        session.run({"x": np.ones((batch, 3), np.float32)})
+    assert cuda.captured == 4 and len(cuda.held) == held + 1
+    del session
+    assert not cuda.held and not cuda.blocks
+
+
+def test_tensorrt_for_rtx_records_by_itself(engine_of):
+    trt, cuda, engine = engine_of(Context())
+    config, contexts = SimpleNamespace(cuda_graph_strategy=None), []
+    trt.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    make = engine.create_execution_context
+    engine.create_runtime_config = lambda: config
+    engine.create_execution_context = lambda given: contexts.append(given) or make()
+    session = tensorrt_session._opened(trt, cuda, object(), engine)
+    for _ in range(3):
+        session.run({"x": np.ones((2, 3), np.float32)})
+    assert contexts == [config] and config.cuda_graph_strategy == "whole" and cuda.captured == 0
 
 
 def test_an_answer_is_not_overwritten_by_the_next_one(opened):
