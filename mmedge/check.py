@@ -14,7 +14,7 @@ from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
-from mmedge.data.labels import named_in
+from mmedge.data.labels import named_in, telling_splits
 from mmedge.data.samples import Samples, manifests, private
 from mmedge.data.source import ROW, SPLIT, arranged, present, target_column, with_something
 from mmedge.data.splits import SPLITS
@@ -41,7 +41,10 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     if table is not None:
         card |= {"align": notes} if notes else {}
         given, table = table, with_something(table, recipe.data)  # as a run does
-        found += [*empty_rows(given, table, file), *table_faults(table, recipe.data, file)]
+        found += [
+            *empty_rows(given, table, file),
+            *table_faults(table, recipe.data, file, learns_labels=recipe.learns_labels),
+        ]
         for name, spec in recipe.data.modalities.items():
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
@@ -110,8 +113,10 @@ def _table(
 def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
     if recipe.data.task == "regression":
         return []
-    train = table.filter(polars.col(SPLIT) == "train")
-    return sorted({name for names in named_in(recipe.data, train[target_column(recipe.data)]) for name in names or ()})
+    column = target_column(recipe.data)
+    cells = {split: table.filter(polars.col(SPLIT) == split)[column] for split in SPLITS}
+    telling = polars.concat(cells[split] for split in telling_splits(cells))
+    return sorted({name for names in named_in(recipe.data, telling) for name in names or ()})
 
 
 def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:

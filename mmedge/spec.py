@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,6 +36,16 @@ class ModalityBase(Frozen):
     def statistics(self) -> int | None:
         """How many means (and as many stds) the kind has; None where it has none of its own."""
         return None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lengths_of_texts_alone(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "min_length" in values and "min_length" not in cls.model_fields:
+            raise ValueError(
+                "'min_length' is a text's: a network can tell a text's padding, by its token, and leave it out; the silence or"
+                " the last value that sounds and series are padded with are data to it, so that these have one length"
+            )
+        return values
 
     @model_validator(mode="after")
     def _fitting_statistics(self) -> ModalityBase:

@@ -207,6 +207,41 @@ def test_a_teacher_that_answers_nan_is_told_with_its_place_and_the_sample(finish
         run(small, finished.copied(tmp_path / "out", "teacher"), start=finished.out / "teacher", only="distill")
 
 
+def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(tmp_path):
+    rng = np.random.default_rng(0)
+    with (tmp_path / "m.csv").open("w", newline="") as table, (tmp_path / "t.csv").open("w", newline="") as taught:
+        rows, answers = csv.writer(table), csv.writer(taught)
+        rows.writerow(["id", "a", "b", "label", "split"])
+        answers.writerow(["id", "value"])
+        for i in range(160):
+            a, b = rng.normal(size=2)
+            split = ["train", "train", "validation", "test"][i % 4]
+            label = 300 + 100 * (a - b)
+            rows.writerow([f"s{i}", a, b, "" if split == "train" else label, split])
+            answers.writerow([f"s{i}", label])
+    modalities = {name: {"kind": "tabular", "columns": [name]} for name in "ab"}
+    train = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02}
+    values = {
+        "name": "unlabelled",
+        "data": {
+            "manifest": str(tmp_path / "m.csv"),
+            "id": "id",
+            "split": "split",
+            "task": "regression",
+            "modalities": modalities,
+        },
+        "teacher": {"outputs": str(tmp_path / "t.csv")},
+        "distill": {"labels": "none", "model": {"embedding": 8, "hidden": 8}, "train": train, "controls": {"seeds": 1}},
+    }
+    made = run(values | {"measure": {"runs": 50, "bootstrap": 100}}, tmp_path / "out", only="distill")
+    record = next(stage for stage in made.report["stages"] if stage["stage"] == "distill")
+    assert record["quality"]["value"] > 0.7 and record["quality"]["n"] == 40
+    assert any("0 of 80 training samples have a label" in note for note in record["notes"])
+    assert any("no_distillation left out" in note for note in record["notes"])
+    with pytest.raises(UsageError, match="no training sample has a label"):
+        run({**values, "teacher": {}}, tmp_path / "other", only="teacher")
+
+
 def test_a_ready_made_teacher_of_another_order_of_classes_is_refused_before_it_teaches(
     finished, small, dataset, tmp_path
 ):

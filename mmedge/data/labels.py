@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars
@@ -49,6 +49,24 @@ def one_hot(rows: Sequence[frozenset[str] | None], labels: Sequence[str]) -> np.
         else:
             targets[row, [place[name] for name in names]] = 1
     return targets
+
+
+def telling_splits(cells: Mapping[str, polars.Series]) -> tuple[str, ...]:
+    """The splits whose targets say which classes there are, or in which range values lie: the training split alone.
+
+    Where that has no label, since the student learns from its teacher alone, it is those that judge. ``cells``: each split's.
+    """
+    training = cells["train"]
+    return ("train",) if training.null_count() < len(training) else ("validation", "test")
+
+
+def unlabelled_split(split: str) -> tuple[str, str]:
+    """What is wrong with a split without a label, and what to do."""
+    if split == "train":
+        todo = "label some; or, where a teacher that has learnt elsewhere teaches alone, set distill.labels: none"
+    else:
+        todo = "label some of its rows: what is kept is judged by them"
+    return f"no sample of the {split} split has a label", todo
 
 
 def rarest(rows: Sequence[frozenset[str] | None]) -> list[str]:

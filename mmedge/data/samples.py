@@ -15,7 +15,7 @@ import numpy as np
 import polars
 
 from mmedge.artifact import hash_json, sha256_of, write_json
-from mmedge.data.labels import hidden, labelled, named_in, one_hot, spread_over
+from mmedge.data.labels import hidden, labelled, named_in, one_hot, spread_over, telling_splits, unlabelled_split
 from mmedge.data.source import columns_of, load_attribute, place, present, target_column, write_manifests
 from mmedge.data.splits import SPLITS
 from mmedge.data.table import read_table
@@ -89,7 +89,7 @@ class Samples:
             )
         rng = np.random.default_rng(seed)
         classes = spread_over(self.targets)
-        if classes is not None:
+        if classes is not None and len(known):
             of_class = [rng.permutation(known[classes[known] == label]) for label in np.unique(classes[known])]
             rank = np.concatenate([np.arange(len(rows)) for rows in of_class])
             known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
@@ -177,7 +177,7 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     key, facts = manifests(recipe, folder, code=code, progress=progress)
     tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
     found = partial(place, data, recipe.seed)
-    contract = _contract(data, tables, found)
+    contract = _contract(recipe, tables, found)
     targets = {split: _targets(split, table, contract, data, found) for split, table in tables.items()}
     all_decoded = {}
     for name, spec in data.modalities.items():
@@ -247,25 +247,29 @@ def _source_state(data: Data, code: Path) -> str:
     return ""
 
 
-def _contract(data: Data, tables: dict[str, polars.DataFrame], found: Place) -> Contract:
-    for split, table in tables.items():
-        if table[target_column(data)].null_count() == table.height:
-            raise MmedgeError(
-                f"no sample of the {split} split has a label", where=f"data/{split}.csv, column {data.target}"
-            )
+def _contract(recipe: Recipe, tables: dict[str, polars.DataFrame], found: Place) -> Contract:
+    data = recipe.data
+    cells = {split: table[target_column(data)] for split, table in tables.items()}
+    for split, column in cells.items():
+        if column.null_count() == len(column) and (split != "train" or recipe.learns_labels):
+            what, todo = unlabelled_split(split)
+            raise MmedgeError(what, where=f"data/{split}.csv, column {data.target}", todo=todo)
+    splits = telling_splits(cells)
+    telling = polars.concat(cells[split] for split in splits)
     if data.task == "regression":
-        mean, std = _mean_and_std(tables["train"][target_column(data)])
+        mean, std = _mean_and_std(telling)
         return Contract(task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std)
-    named = {split: named_in(data, table[target_column(data)]) for split, table in tables.items()}
-    labels = sorted({label for names in named["train"] if names for label in names})
+    labels = sorted({label for names in named_in(data, telling) if names for label in names})
     if len(labels) < 2:
         raise MmedgeError(
-            f"the training split has one class only: {labels[0]!r}" if labels else "no training sample has a label",
-            where=f"data/train.csv, column {data.target}",
+            f"the {' and '.join(splits)} split has one class only: {labels[0]!r}"
+            if labels
+            else "no sample has any label",
+            where=f"data/{splits[0]}.csv, column {data.target}",
             todo=f"{data.task} needs two",
         )
     for split in ("validation", "test"):
-        for sample, names in zip(tables[split]["id"], named[split]):
+        for sample, names in zip(tables[split]["id"], named_in(data, cells[split])):
             for label in sorted((names or frozenset()) - set(labels)):
                 raise MmedgeError(
                     f"label {label!r} of a {split} sample is not in the training split",

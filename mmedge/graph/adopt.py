@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
+from mmedge.graph.qdq import drop_unread
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 
 def adopt(
-    source: Path, contract: Contract, names: Mapping[str, str], means: Mapping[str, np.ndarray], target: Path
+    source: Path,
+    contract: Contract,
+    names: Mapping[str, str],
+    means: Mapping[str, np.ndarray],
+    target: Path,
+    outputs: Sequence[str] = (),
 ) -> None:
     """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
 
     ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input where the
-    model has no input ``present`` of its own. Raises UsageError where inputs or shapes do not fit.
+    model has no input ``present`` of its own. ``outputs``: the first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -35,10 +41,7 @@ def adopt(
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
     _check_inputs(inputs, contract, names, source)
-    if len(graph.output) != 1:
-        listed = ", ".join(value.name for value in graph.output)
-        raise UsageError(f"the model has outputs {listed}; a teacher must have one, the logits", where=str(source))
-    _rename(graph, graph.output[0].name, contract.output)
+    _keep_answer(model, outputs, contract, source)
     added: list[Any] = []
     own_presence = "present" in inputs
     for index, name in enumerate(contract.modalities):
@@ -150,6 +153,24 @@ def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[
     unknown = sorted(inputs.keys() - expected.keys() - {"present"})
     if unknown:
         raise UsageError(f"the model also wants {', '.join(unknown)}, which no modality gives", where=str(source))
+
+
+def _keep_answer(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> None:
+    """Leave one output, by the contract's name: a teacher's others teach nothing."""
+    given = {value.name: value for value in model.graph.output}
+    answer = outputs[0] if outputs else next(iter(given)) if len(given) == 1 else contract.output
+    if answer not in given:
+        raise UsageError(
+            f"the model has no output {answer!r}{did_you_mean(answer, given)}; it has {', '.join(given)}",
+            where=str(source),
+            todo="say which is the answer: teacher.model.outputs: [its name]",
+        )
+    del model.graph.output[:]
+    model.graph.output.append(given[answer])
+    drop_unread(model)
+    if answer != contract.output:  # the name may be that of a tensor on the way to it
+        _rename(model.graph, contract.output, f"mmedge.{contract.output}")
+    _rename(model.graph, answer, contract.output)
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

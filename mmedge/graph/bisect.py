@@ -26,9 +26,11 @@ class Divergence:
 
 
 def first_difference(
-    reference: Path, other: Path, inputs: Mapping[str, np.ndarray], *, tolerance: float
+    reference: Path, other: Path, inputs: Mapping[str, np.ndarray], *, tolerance: float, output: str | None = None
 ) -> Divergence | None:
     """The first node of ``other`` whose output is further than ``tolerance`` from the reference's; None where none is.
+
+    ``output``: the graphs' output that differs; the first, where none is named. Only what leads to it is looked at.
 
     Tensors of the same name are compared, in the reference's order, by running sub-graphs of both without fusions. A
     difference is taken to stay once it is there, as it does in a network.
@@ -38,11 +40,12 @@ def first_difference(
     models = [onnx.shape_inference.infer_shapes(onnx.load(graph)) for graph in (reference, other)]
     by_output = [{name: node for node in model.graph.node for name in node.output} for model in models]
     typed = [{value.name for value in [*model.graph.value_info, *model.graph.output]} for model in models]
+    leading = _leading_to(by_output[0], output or models[0].graph.output[0].name)
     tensors = [
         name
         for node in models[0].graph.node
         for name in node.output
-        if name in by_output[1] and all(name in t for t in typed)
+        if name in leading and name in by_output[1] and all(name in t for t in typed)
     ]
     extractors = [onnx.utils.Extractor(model) for model in models]
     known: dict[str, float] = {}
@@ -68,6 +71,17 @@ def first_difference(
         tensor = before
     node = by_output[1][tensor]
     return Divergence(node.name or tensor, node.op_type, tensor, known.get(tensor, float("nan")))
+
+
+def _leading_to(by_output: Mapping[str, Any], output: str) -> set[str]:
+    """All tensors that ``output`` is computed from, and itself."""
+    found, open_ = set(), [output]
+    while open_:
+        name = open_.pop()
+        if name in by_output and name not in found:
+            found.add(name)
+            open_ += by_output[name].input
+    return found
 
 
 def _sources(by_output: Mapping[str, Any], common: set[str], tensor: str) -> list[str]:

@@ -17,7 +17,8 @@ from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 # What a graph may do with an input before anything is computed of it.
-_BARE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Shape", "Squeeze", "Unsqueeze")
+_SAME_SHAPE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
+_BARE = (*_SAME_SHAPE, "Reshape", "Shape", "Squeeze", "Unsqueeze")
 
 
 def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target: Path) -> None:
@@ -66,7 +67,7 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
 def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list[str]]:
     """Write ``<modality>.onnx`` for every encoder and ``fusion.onnx``; returns {modality: names of its embeddings}.
 
-    A modality's encoder is all that it alone reaches. Where something stands in for an absent input, as the training mean
+    A modality's encoder is all that it alone reaches; an output of the graph that needs no other is in neither part. Where something stands in for an absent input, as the training mean
     does in a network that knows no presence, the head chooses instead between the embedding and that of the stand-in.
     Raises MmedgeError where a modality has no part of its own.
     """
@@ -92,7 +93,10 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
 
     for name, tensors in own.items():
         onnx.save(part([name], tensors), folder / f"{name}.onnx")
-    head = part(["present", *(tensor for tensors in own.values() for tensor in tensors)], [contract.output])
+    reached = _inputs_of(model)
+    # An output that one modality alone leads to stands in its encoder, and not in the head.
+    outputs = [value.name for value in model.graph.output if len(reached.get(value.name, ())) > 1]
+    head = part(["present", *(tensor for tensors in own.values() for tensor in tensors)], outputs)
     _choose(head, whole, contract, {name: own[name] for name in stood_in}, str(graph))
     onnx.save(head, folder / "fusion.onnx")
     return own
@@ -111,11 +115,13 @@ def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
 
 
 def _batch_sizes(model: Any) -> list[Any]:
-    """The nodes that ask an input of the graph for the size of the batch. The exporter takes any of them: ``present``, say,
-    for a transformer of the sound's."""
+    """The nodes that ask an input of the graph, as it is or of another type, for the size of the batch. The exporter takes
+    any of them: ``present``, say, for a transformer of the sound's."""
     inputs = {value.name for value in model.graph.input}
     found = []
     for node in model.graph.node:
+        if node.op_type in _SAME_SHAPE and node.input[0] in inputs:
+            inputs.add(node.output[0])
         bounds = {attribute.name: attribute.i for attribute in node.attribute}
         if (
             node.op_type == "Shape"
@@ -128,7 +134,7 @@ def _batch_sizes(model: Any) -> list[Any]:
 
 def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
     """{modality: the tensors by which it meets the others}, empty where nothing was computed of it before."""
-    reached, ends = _inputs_of(model), {value.name for value in model.graph.output}
+    reached = _inputs_of(model)
     own: dict[str, list[str]] = {name: [] for name in contract.modalities}
     worked: set[str] = set()
     for node in model.graph.node:
@@ -140,7 +146,7 @@ def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
                 if only in own and len(sources) > 1 and name not in own[only]:
                     own[only].append(name)
     return {
-        name: [] if name not in worked or name in tensors or ends & set(tensors) else tensors
+        name: [] if name not in worked or name in tensors or contract.output in tensors else tensors
         for name, tensors in own.items()
     }
 
@@ -181,6 +187,7 @@ def _choose(head: Any, whole: Any, contract: Contract, embeddings: Mapping[str, 
     least = absent | {
         name: absent[name][..., : spec.shortest] for name, spec in contract.modalities.items() if spec.shortest
     }
+    two = {name: np.concatenate([x, x]) for name, x in absent.items()}
     made: list[Any] = []
     for modality, tensors in embeddings.items():
         axis = names.index(modality)
@@ -193,9 +200,15 @@ def _choose(head: Any, whole: Any, contract: Contract, embeddings: Mapping[str, 
                 extractor.extract_model([given.name for given in whole.graph.input], [tensor]).SerializeToString(),
                 optimize=False,
             )
-            value, of_shortest = (
-                part({name: given[name] for name in part.inputs})[tensor] for given in (absent, least)
+            value, of_shortest, of_two = (
+                part({name: given[name] for name in part.inputs})[tensor] for given in (absent, least, two)
             )
+            if of_two.shape != (2, *value.shape[1:]) or len(value) != 1:
+                raise MmedgeError(
+                    f"the graph cannot be split: what the encoder of {modality} gives ({tensor}) has no row a sample, but shape {list(of_two.shape)} for two",
+                    where=where,
+                    todo="leave out export.split",
+                )
             if value.shape != of_shortest.shape:
                 raise MmedgeError(
                     f"the graph cannot be split: what the encoder of {modality} gives has a dynamic length",

@@ -8,7 +8,6 @@ import io
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
 from mmedge.graph.bisect import relative
-from mmedge.graph.trace import example
+from mmedge.graph.trace import example, outputs_of
 from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
@@ -26,20 +25,22 @@ OPSET = 20
 
 
 class _Positional(nn.Module):
-    """The exporter wants positional inputs and one tensor out; the contract has keywords and a dict."""
+    """The exporter wants positional inputs and a tuple out; the contract has keywords and a dict."""
 
-    def __init__(self, module: nn.Module, names: list[str], output: str) -> None:
+    def __init__(self, module: nn.Module, names: list[str], outputs: list[str]) -> None:
         super().__init__()
-        self.module, self.names, self.output = module, names, output
+        self.module, self.names, self.outputs = module, names, outputs
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.module(**dict(zip(self.names, tensors)))[self.output]
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = self.module(**dict(zip(self.names, tensors)))
+        return tuple(given[name] for name in self.outputs)
 
 
 def export(module: nn.Module, contract: Contract, path: Path) -> None:
     """Write ``module`` as ONNX: named inputs, dynamic batch, checked, without the exporter's stack traces.
 
-    Raises MmedgeError where the module cannot be exported, with the exporter's reason.
+    It has all ``outputs_of`` the module, under their names, the answer first. Raises MmedgeError where the module cannot
+    be exported, with the exporter's reason.
     """
     import onnx
 
@@ -89,7 +90,7 @@ def first_layer_that_differs(
 
 
 def _exported(module: nn.Module, contract: Contract) -> Any:
-    names = [*contract.modalities, "present"]
+    names, module = [*contract.modalities, "present"], module.eval()
     # A batch of two: at one, the exporter would take the batch axis for a constant.
     traced = example(contract, batch=2)
     inputs = tuple(traced[name] for name in names)
@@ -99,14 +100,15 @@ def _exported(module: nn.Module, contract: Contract) -> Any:
         if spec.shortest is not None:
             axes[len(spec.shape)] = torch.export.Dim(f"{name}_length", min=spec.shortest, max=spec.shape[-1])
     try:
+        outputs = outputs_of(module, contract)[0]
         with _quiet():
             program = torch.onnx.export(
-                _Positional(module.eval(), names, contract.output).eval(),
+                _Positional(module, names, outputs).eval(),
                 inputs,
                 dynamo=True,
                 dynamic_shapes=(tuple(dynamic),),
                 input_names=names,
-                output_names=[contract.output],
+                output_names=outputs,
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -171,24 +173,3 @@ def _quiet() -> Any:
             yield
         finally:
             logging.disable(level)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a graph's outputs are from its parent's. ``top1``: share of samples with the same class (1 for regression)."""
-
-    subset: str
-    max_abs: float
-    mean_abs: float
-    top1: float
-    n: int
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def compare(subset: str, expected: np.ndarray, actual: np.ndarray) -> Agreement:
-    """Compare outputs [n, outputs]."""
-    difference = np.abs(expected.astype(np.float64) - actual)
-    same = expected.argmax(axis=1) == actual.argmax(axis=1) if expected.shape[1] > 1 else np.ones(len(expected))
-    return Agreement(subset, float(difference.max()), float(difference.mean()), float(same.mean()), len(expected))

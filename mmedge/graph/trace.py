@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmedge.spec import Contract
 
@@ -24,3 +24,23 @@ def noise(contract: Contract) -> dict[str, Tensor]:
         name: x if name == "present" else torch.randn_like(x) if x.is_floating_point() else torch.randint_like(x, 2)
         for name, x in inputs.items()
     }
+
+
+# What graphs and NumPy share.
+_DTYPES = {torch.float16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool}
+
+
+def outputs_of(module: nn.Module, contract: Contract) -> tuple[list[str], dict[str, str]]:
+    """The outputs of a module that its graph has, in order, and {output: why} of those that it cannot have."""
+    module.eval()
+    with torch.no_grad():
+        two, three = (module(**example(contract, batch)) for batch in (2, 3))
+    left = {}
+    for name, x in two.items():
+        if x.dim() == 0 or (x.shape[0], three[name].shape[0]) != (2, 3):
+            left[name] = f"it has no row a sample, but shape {list(x.shape)} for a batch of 2"
+        elif name in contract.modalities or name == "present":
+            left[name] = "an input has the same name"
+        elif x.dtype not in _DTYPES:
+            left[name] = f"it is of {x.dtype}"
+    return [name for name in two if name not in left], left

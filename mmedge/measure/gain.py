@@ -28,7 +28,8 @@ def gain(
 ) -> dict[str, Any]:
     """The record of a control. ``ours``, ``theirs``: one output [n, outputs] a seed, in the same order.
 
-    ``gain`` is the mean over seeds of the difference of the metric, ``gain_ci95`` its interval (see ``paired``).
+    ``gain`` is the mean over seeds of the difference of the metric, ``gain_ci95`` its interval (see ``paired``), and
+    ``gain_median`` the median over seeds, which one seed gone astray does not move.
     """
     pairs = list(zip(ours, theirs, strict=True))
 
@@ -46,6 +47,7 @@ def gain(
         "quality": quality(contract, theirs[middle], samples, resamples=resamples, seed=seed).record(),
         "gain": value,
         "gain_ci95": [low, high],
+        "gain_median": float(np.median(np.subtract(with_teacher, without))),
         "seeds": len(pairs),
         "distilled_by_seed": with_teacher,
         "control_by_seed": without,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +11,45 @@ from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.measure.quality import Run
 from mmedge.runtime.preprocess import trimmed
-from mmedge.spec import Contract
+from mmedge.spec import Contract, TextSpec
 
 # Texts of which the answer at their own length is compared with the padded one's.
 _COMPARED = 64
 
 
 def check_trimmed(run: Run, contract: Contract, samples: Samples, relative: float, graph: Path) -> None:
-    """Hold a graph's answers to texts of their own length against those to the padded ones that it was trained with.
+    """Hold a graph's answers to texts of any length against those to the padded ones that it was trained with.
 
     ``relative``: the largest difference, over the largest output. Raises MismatchError.
     """
     for column, (name, spec) in enumerate(contract.modalities.items()):
         rows = np.flatnonzero(samples.present[:, column])[:_COMPARED]
-        if spec.shortest is None or not len(rows):
+        if not isinstance(spec, TextSpec) or spec.shortest is None or not len(rows):
             continue
         inputs = {other: np.array(x[rows]) for other, x in samples.inputs.items()} | {"present": samples.present[rows]}
-        expected, shown = run(inputs)[contract.output], np.ones(1, bool)
-        for row in range(len(rows)):
+        scale = max(1.0, float(np.abs(run(inputs)[contract.output]).max()))
+        for row, padded, cut in _cut(spec, inputs[name]):
             one = {other: x[row : row + 1] for other, x in inputs.items()}
-            cut = one | {name: trimmed(spec, one[name], shown)}
-            difference = float(np.abs(run(cut)[contract.output] - expected[row]).max())
-            if not difference <= relative * max(1.0, float(np.abs(expected).max())):
+            expected, given = (run(one | {name: ids})[contract.output] for ids in (padded, cut))
+            difference = float(np.abs(given - expected).max())
+            if not difference <= relative * scale:
                 raise MismatchError(
-                    f"the answer to a text of {cut[name].shape[1]} tokens is another by {difference:.3g} where it is not padded to {spec.shape[-1]}",
+                    f"the answer to a text of {cut.shape[1]} tokens is another by {difference:.3g} where it is not padded to {spec.length}",
                     where=f"{graph}, {name} of {samples.ids[rows[row]]}",
-                    todo=f"let the network not look at padding (token {getattr(spec, 'pad', 0)}), or leave out data.modalities.{name}.min_length",
+                    todo=f"let the network not look at padding (token {spec.pad}), or leave out data.modalities.{name}.min_length",
                 )
+
+
+def _cut(spec: TextSpec, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(row, its ids padded to the whole length, the same without) of every text at its own length, and of the longest text
+
+    cut to the least length, to a middle one and to the whole one. ``ids``: int64 [texts, length].
+    """
+    shown = np.ones(1, bool)
+    for row in range(len(ids)):
+        yield row, ids[row : row + 1], trimmed(spec, ids[row : row + 1], shown)
+    longest, least = int((ids != spec.pad).sum(axis=1).argmax()), spec.shortest or 1
+    for length in (least, (least + spec.length) // 2, spec.length):
+        padded = ids[longest : longest + 1].copy()
+        padded[:, length:] = spec.pad
+        yield longest, padded, padded[:, :length].copy()

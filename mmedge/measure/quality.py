@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,35 +156,36 @@ def balanced(quality: float, subsets: Collection[float]) -> float:
     return 0.5 * quality + 0.5 * (sum(subsets) / len(subsets) if subsets else quality)
 
 
-def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
-    """A torch model's output [n, outputs] for every sample; ``present``: bool [n, M]."""
+def answered(run: Run, samples: Samples, present: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """Every output of a model, batch by batch in the samples' order. ``present``: bool [n, M]."""
+    for start in range(0, len(samples), _BATCH):
+        rows = slice(start, start + _BATCH)
+        inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()}
+        yield dict(run({**inputs, "present": np.array(present[rows])}))
+
+
+def module_run(module: nn.Module) -> Run:
+    """A torch model's ``run({input: array}) -> {output: array}``."""
     import torch
 
     device = next(module.parameters()).device
-    outputs = []
-    with torch.no_grad():
-        for start in range(0, len(samples), _BATCH):
-            rows = slice(start, start + _BATCH)
-            inputs = {name: torch.from_numpy(np.array(x[rows])).to(device) for name, x in samples.inputs.items()}
-            outputs.append(
-                module(present=torch.from_numpy(np.array(present[rows])).to(device), **inputs)[contract.output]
-                .cpu()
-                .numpy()
-            )
-    return np.concatenate(outputs)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            given = module(**{name: torch.from_numpy(x).to(device) for name, x in inputs.items()})
+        return {name: x.cpu().numpy() for name, x in given.items()}
+
+    return run
+
+
+def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
+    """A torch model's answer [n, outputs] for every sample; ``present``: bool [n, M]."""
+    return predict_graph(module_run(module), contract, samples, present)
 
 
 def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
     """The same by an engine's ``run``."""
-    outputs = []
-    for start in range(0, len(samples), _BATCH):
-        rows = slice(start, start + _BATCH)
-        outputs.append(
-            run(
-                {**{name: np.array(x[rows]) for name, x in samples.inputs.items()}, "present": np.array(present[rows])}
-            )[contract.output]
-        )
-    return np.concatenate(outputs)
+    return np.concatenate([outputs[contract.output] for outputs in answered(run, samples, present)])
 
 
 def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Callable[[np.ndarray], np.ndarray]:

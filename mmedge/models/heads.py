@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +27,12 @@ class Rescale(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A user's module behind ``forward(present, **inputs) -> {output: tensor}``.
+    """A user's module behind ``forward(present, **inputs) -> {output: tensor}``, the answer first.
 
     A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality. ``names`` maps
     modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype. ``unit``
-    comes after its output: ``Rescale`` where a regression's targets are learned in standard units.
+    comes after its answer: ``Rescale`` where a regression's targets are learned in standard units. ``outputs``: those to
+    give of the module's, the answer first; all, where none are named.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Wrapped(nn.Module):
         means: Mapping[str, Tensor],
         output: str,
         unit: Rescale | None = None,
+        outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.inner = inner
         self.unit = unit if unit is not None else nn.Identity()
         self.names = dict(names)
-        self.output = output
+        self.output, self.outputs = output, tuple(outputs)
         self.takes_present = _takes(inner, "present")
         for name, mean in means.items():
             self.register_buffer(f"mean_{name}", mean.clone())
@@ -63,19 +66,43 @@ class Wrapped(nn.Module):
                 x = torch.where(there, x, getattr(self, f"mean_{name}"))
             arguments[parameter] = x
         result = self.inner(**arguments, **({"present": present} if self.takes_present else {}))
-        return {self.output: self.unit(self._answer(result))}
+        named = {name: value for name, value in entries(result).items() if isinstance(value, Tensor)}
+        if not named:
+            raise UsageError(
+                f"the module must return a tensor, or several by name, not {type(result).__name__}",
+                where=type(self.inner).__qualname__,
+            )
+        answer, *others = self.outputs or self._all_of(named)
+        missing = [name for name in (answer, *others) if name not in named]
+        if missing or self.output in others:
+            raise UsageError(
+                f"the module gives no tensor {missing[0]!r}{did_you_mean(missing[0], named)}; it gives {', '.join(named)}"
+                if missing
+                else f"the answer {answer!r} is called {self.output!r} in graphs, and another output has this name",
+                where=type(self.inner).__qualname__,
+                todo="look at model.outputs in the recipe",
+            )
+        return {self.output: self.unit(named[answer]), **{name: named[name] for name in others}}
 
-    def _answer(self, result: Any) -> Tensor:
-        if isinstance(result, Tensor):
-            return result
-        if isinstance(result, Mapping) and isinstance(result.get(self.output), Tensor):
-            answer: Tensor = result[self.output]
-            return answer
-        found = f"a dict of {sorted(result)}" if isinstance(result, Mapping) else type(result).__name__
-        raise UsageError(
-            f"the module must return a tensor or a dict with {self.output!r}, not {found}",
-            where=type(self.inner).__qualname__,
-        )
+    def _all_of(self, named: Mapping[str, Tensor]) -> list[str]:
+        """The names of all outputs, the answer first."""
+        if self.output not in named and len(named) != 1:
+            raise UsageError(
+                f"the module gives {', '.join(named)}, and none of them is called {self.output!r}",
+                where=type(self.inner).__qualname__,
+                todo=f"say which is the answer, and what else to keep: model.outputs: [{', '.join(named)}], the answer first",
+            )
+        answer = self.output if self.output in named else next(iter(named))
+        return [answer, *(name for name in named if name != answer)]
+
+
+def entries(result: Any) -> dict[str, Any]:
+    """What a forward gives, by name: of a dict, a tuple (``output_0``, ... where it has no names) or a dataclass."""
+    if isinstance(result, Mapping):
+        return {str(name): value for name, value in result.items()}
+    if isinstance(result, (tuple, list)):
+        return dict(zip(getattr(result, "_fields", [f"output_{index}" for index in range(len(result))]), result))
+    return dict(vars(result)) if dataclasses.is_dataclass(result) else {"output_0": result}
 
 
 def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:

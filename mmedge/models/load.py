@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmedge.artifact import Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError, first_line
-from mmedge.graph.trace import example
+from mmedge.graph.trace import example, outputs_of
 from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
 from mmedge.models.fusion import FusionNet
@@ -47,6 +47,11 @@ def build(
     module: Any
     unit = Rescale(contract.target_mean, contract.target_std) if contract.task == "regression" else None
     if model.factory is None:
+        if model.outputs:
+            raise UsageError(
+                f"model.outputs names {', '.join(model.outputs)}, and the built-in network has one output",
+                todo="leave it out, or name a network of your own: model.factory",
+            )
         encoders = {
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
@@ -64,7 +69,8 @@ def build(
             for name, spec in contract.modalities.items()
         }
         names = {name: model.inputs.get(name, name) for name in contract.modalities}
-        module = Wrapped(inner, names, stand_in, contract.output, unit if model.weights is None else None)
+        unit = unit if model.weights is None else None
+        module = Wrapped(inner, names, stand_in, contract.output, unit, model.outputs)
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
@@ -73,7 +79,7 @@ def build(
 def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
     """Run one example; raises UsageError where the model breaks the contract."""
     module.eval()
-    for batch in (2, 1):
+    for batch in (2, 1, 3):
         try:
             with torch.no_grad():
                 result = module(**example(contract, batch))
@@ -92,6 +98,13 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
                 f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}",
                 where=where,
             )
+    left = outputs_of(module, contract)[1]
+    if isinstance(module, Wrapped) and (unfit := [name for name in module.outputs if name in left]):
+        raise UsageError(
+            f"the output {unfit[0]!r} cannot be in a graph: {left[unfit[0]]}",
+            where=where,
+            todo="leave it out of model.outputs",
+        )
     check_lengths(module, contract, where)
 
 
@@ -286,8 +299,9 @@ def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     return module(**inputs)
 
 
-def _outputs(result: Any) -> list[Tensor]:
-    return list(result.values())
+def _outputs(result: Mapping[str, Tensor]) -> list[Tensor]:
+    """What torch-pruning traces back from: indices and flags lead nowhere."""
+    return [x for x in result.values() if x.grad_fn is not None]
 
 
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:

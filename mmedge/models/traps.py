@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import Fault, MmedgeError, first_line
-from mmedge.graph.trace import example
+from mmedge.graph.trace import example, outputs_of
 from mmedge.models import load
-from mmedge.models.heads import Wrapped
+from mmedge.models.heads import Wrapped, entries
 from mmedge.models.source import source_faults
 from mmedge.recipe import Model
 from mmedge.spec import Contract
@@ -46,7 +46,7 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     try:
         with torch.no_grad():
             faults += _behaviour(module, contract, where)
-            faults += _left_out(module, contract, where)
+            faults += _other_outputs(module, contract, where)
             load.check_lengths(module, contract, where)
     except MmedgeError as error:
         faults.append(Fault.of(error, "model", module=where))
@@ -278,28 +278,38 @@ def _behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]
     return faults
 
 
-def _left_out(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
-    """What a user's forward gives beside the contract's output: no graph will hold it."""
-    others: list[str] = []
-
-    def note(_module: nn.Module, _inputs: Any, result: Any) -> None:
-        others.extend(name for name in result if name != contract.output) if isinstance(result, dict) else None
-
+def _other_outputs(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
+    """What a user's forward gives beside the answer: what of it no graph can hold, and what nothing teaches."""
     if not isinstance(module, Wrapped):
         return []
-    hook = module.inner.register_forward_hook(note)
-    module(**example(contract, 1))
+    given: dict[str, Any] = {}
+    hook = module.inner.register_forward_hook(lambda _module, _inputs, result: given.update(entries(result)))
+    kept, left = outputs_of(module, contract)
     hook.remove()
-    return [
+    if not module.outputs:
+        others = {name: value for name, value in given.items() if not isinstance(value, Tensor) and value is not None}
+        left |= {name: f"it is a {type(value).__name__}, not a tensor" for name, value in others.items()}
+    faults = [
         Fault(
             "warning",
             "unused-output",
-            f"forward also gives {name!r}, which graphs and bundles will not hold: their output is {contract.output!r}",
+            f"forward also gives {name!r}, which graphs and bundles will not hold: {why}",
             module=where,
-            todo="nothing, where only training needs it; an app that needs it wants a model of its own for it",
+            todo="nothing, where only training needs it; model.outputs names those to keep, and ends this warning",
         )
-        for name in others
+        for name, why in left.items()
     ]
+    if kept[1:] and not module.outputs:
+        faults.append(
+            Fault(
+                "warning",
+                "other-outputs",
+                f"graphs will also hold {', '.join(kept[1:])}, which is verified and no loss teaches; each costs time at every run",
+                module=where,
+                todo=f"keep those that an app needs: model.outputs: [{', '.join(kept)}], the answer first",
+            )
+        )
+    return faults
 
 
 def _random_inputs(contract: Contract) -> dict[str, Tensor]:

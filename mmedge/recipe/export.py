@@ -21,7 +21,7 @@ class TargetOptions(Frozen):
     """``precision``: taken instead of the fastest, or where the target cannot be run here.
 
     ``max_batch``: the largest batch of its profile, ``best_batch`` the one it is optimised for. ``workspace_mb``, ``level``
-    (0 to 5), ``version_compatible``, ``hardware_compatible``: TensorRT's builder. ``required: false`` leaves the target
+    (0 to 5), ``version_compatible`` (TensorRT alone), ``hardware_compatible``: TensorRT's builder. ``required: false`` leaves the target
     out, with a note, where its package is not installed.
     """
 
@@ -54,10 +54,14 @@ class Export(Frozen):
     split: bool = False
 
     @model_validator(mode="after")
-    def _precisions_that_targets_have(self) -> Export:
+    def _what_targets_have(self) -> Export:
         for name, options in self.targets.items():
             if options.precision in _LACKING.get(name, {}):
                 raise ValueError(f"{name} lacks {options.precision}: {_LACKING[name][options.precision]}")
+            if options.version_compatible and name == "tensorrt-rtx":
+                raise ValueError(
+                    "tensorrt-rtx builds no engine that is 'version_compatible': mmedge export --rebuild BUNDLE takes seconds"
+                )
         return self
 
     @field_validator("targets")

@@ -20,7 +20,10 @@ class Encoder(Frozen):
 class Model(Frozen):
     """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
 
-    ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``weights``: safetensors, or a
+    ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``outputs`` names what ``forward`` gives
+    and the graph shall have, the answer first, which is called ``logits`` there; left out, it is every tensor with a row a
+    sample, and the answer is the one called ``logits``, or the only one. What a tuple holds is ``output_0``, ``output_1``,
+    ... ``weights``: safetensors, or a
     checkpoint that ``torch.load(weights_only=True)`` reads. ``hallucinate``: modalities of the data that the network does
     not take and imagines: a branch of its own makes their features from those it has, taught by the teacher's encoder.
     A regression network of one's own that has no weights yet answers in standard units of the training targets.
@@ -29,6 +32,7 @@ class Model(Frozen):
     factory: str | None = None
     args: dict[str, Any] = {}
     inputs: dict[str, str] = {}
+    outputs: tuple[str, ...] = ()
     weights: Path | None = None
     modalities: tuple[str, ...] | None = None
     hallucinate: tuple[str, ...] = ()
@@ -50,6 +54,12 @@ class Model(Frozen):
             raise ValueError("'hallucinate' belongs to the built-in network; teach a branch of your own by a hint")
         if self.hallucinate and (self.modalities is None or set(self.hallucinate) & set(self.modalities)):
             raise ValueError("'hallucinate' names modalities that are not among 'modalities'")
+        return self
+
+    @model_validator(mode="after")
+    def _names_its_own_outputs(self) -> Model:
+        if len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("'outputs' names one twice")
         return self
 
     @field_validator("modalities")

@@ -138,6 +138,11 @@ class Recipe(Frozen):
         optional = [name for name in ("distill", "prune", "quantize") if getattr(self, name) is not None]
         return ["teacher", *optional, *(f"export-{target}" for target in self.export.targets)]
 
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the training split needs a label. With ``distill.labels: none`` a teacher that is there already can do without."""
+        return self.distill is None or self.distill.labels != "none"
+
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain JSON values, every default written out."""
         return self.model_dump(mode="json", by_alias=True)

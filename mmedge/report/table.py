@@ -24,7 +24,7 @@ def print_report(report: dict[str, Any]) -> None:
             console.print(f"{stage['stage']}: {stage['decision']['said']}")
     for control in report["controls"]:
         low, high = control["gain_ci95"]
-        seeds = "seed" if control["seeds"] == 1 else "seeds"
+        seeds = "seed" if control["seeds"] == 1 else f"seeds (median {control['gain_median']:+.3f})"
         console.print(
             f"{control['name']}: gain {control['gain']:+.3f} [{low:+.3f}, {high:+.3f}] over {control['seeds']} {seeds}; {control['notes'][0]}"
         )

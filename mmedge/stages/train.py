@@ -12,6 +12,7 @@ import torch
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
 from mmedge.data.samples import Samples
+from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import predict_graph, predict_module
@@ -21,6 +22,7 @@ from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
 from mmedge.training import processes
 from mmedge.training.context import Context
+from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.fit import Fitted, fit
 from mmedge.training.objectives import supervised
 from mmedge.training.taught import read_teacher_answers
@@ -46,6 +48,8 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
         _check_order(config, context, samples, lambda part: predict_module(module.eval(), contract, part, part.present))
         fitted = Fitted([], 0, ("taken from its weights, not trained here",))
     else:
+        if not samples.labelled.any():
+            raise UsageError(UNTAUGHT, where="teacher", todo=TEACHERS)
         fitted = fit(
             module,
             supervised(contract, config.train),
@@ -77,7 +81,7 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
 def _adopted(config: Teacher, contract: Contract, source: Path, context: Context, target: Path, key: str) -> Artifact:
     """The artifact of an ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
-        adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH)
+        adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH, config.model.outputs)
         check_width(folder / GRAPH, contract, source, "teacher")
         session = onnxruntime_cpu.session(folder / GRAPH, threads=torch.get_num_threads())
         samples = context.dataset.train.only(tuple(contract.modalities))

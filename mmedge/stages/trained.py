@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import nn
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
-from mmedge.graph.export import Agreement, compare, export, first_layer_that_differs
+from mmedge.graph.export import export, first_layer_that_differs
+from mmedge.graph.trace import outputs_of
+from mmedge.measure.agreement import Agreement, agreements
 from mmedge.measure.cost import macs, params
 from mmedge.measure.lengths import check_trimmed
-from mmedge.measure.quality import predict_graph, predict_module
+from mmedge.measure.quality import module_run
 from mmedge.models import load
 from mmedge.recipe import Model, shown
 from mmedge.runtime.targets import onnxruntime_cpu
@@ -29,6 +31,8 @@ from mmedge.training.log import CSV, csv_of
 GRAPH = "model.onnx"
 # Largest difference from torch that an FP32 graph may have, relative to the largest output.
 _TOLERANCE = 1e-4
+# Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.
+_SAME = 0.99
 
 
 def write_trained(
@@ -53,9 +57,7 @@ def write_trained(
         context.progress.say(f"{stage}: exporting the graph and comparing it with torch")
         load.save(module, folder, history or [])
         export(module, contract, folder / GRAPH)
-        agreements = verify(
-            module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities))
-        )
+        compared = verify(module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities)))
         (folder / CSV).write_text(csv_of(fitted.history))
         write(folder)
         meta |= {
@@ -63,7 +65,7 @@ def write_trained(
             "params": params(module),
             "macs": macs(module, contract),
             "notes": [*notes, *fitted.notes],
-            "verification": [agreement.record() for agreement in agreements],
+            "verification": [agreement.record() for agreement in compared],
             **provenance(contract, context),
             **(more or {}),
         }
@@ -121,35 +123,34 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
 
     Raises MmedgeError where the module itself answers a sample with NaN or infinity: then it is not the export.
     """
-    run = onnxruntime_cpu.session(graph)
-    names = tuple(contract.modalities)
-    agreements = []
+    run, expect = onnxruntime_cpu.session(graph), module_run(module)
+    names, outputs = tuple(contract.modalities), outputs_of(module, contract)[0]
+    found: list[Agreement] = []
+
+    def kept(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = expect(inputs)
+        return {name: given[name] for name in outputs}
+
     for chosen in subsets(names):
         present = samples.present & np.array([name in chosen for name in names])
         present = np.where(present.any(axis=1, keepdims=True), present, samples.present)
-        expected, actual = (
-            predict_module(module, contract, samples, present),
-            predict_graph(run, contract, samples, present),
-        )
-        if not np.isfinite(expected).all():
-            row = int(np.argwhere(~np.isfinite(expected))[0][0])
-            raise MmedgeError(
-                f"the model's own output holds NaN or infinity with {'+'.join(chosen)}",
-                where=f"{samples.split} sample {samples.ids[row]}",
-                todo="look at the model's weights and at this sample",
-            )
-        agreement = compare("+".join(chosen), expected, actual)
-        if not agreement.max_abs <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            worst = int(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max(axis=1).argmax())
-            rows = slice(max(0, worst - 1), worst + 1)
-            inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
-            found = first_layer_that_differs(module, contract, inputs, _TOLERANCE)
-            raise MismatchError(
-                f"the exported graph differs from the model by {agreement.max_abs:.3g} with {agreement.subset}; "
-                + (found or "its layers agree, so that it is what forward computes between or after them"),
-                where=str(graph),
-                todo="what changes from call to call (chance, counters, training mode) or with the batch cannot be exported",
-            )
-        agreements.append(agreement)
+        for agreement in agreements("+".join(chosen), kept, run, contract.output, samples, present):
+            if not np.isfinite(agreement.largest):
+                raise MmedgeError(
+                    f"the model's own output {agreement.output!r} holds NaN or infinity with {agreement.subset}",
+                    where=f"{samples.split} sample {samples.ids[agreement.worst]}",
+                    todo="look at the model's weights and at this sample",
+                )
+            if not agreement.within(_TOLERANCE, _SAME if agreement.whole else 0):
+                rows = slice(max(0, agreement.worst - 1), agreement.worst + 1)
+                inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
+                layer = first_layer_that_differs(module, contract, inputs, _TOLERANCE)
+                raise MismatchError(
+                    f"the exported graph differs from the model by {agreement.max_abs:.3g} in {agreement.output!r} with {agreement.subset}; "
+                    + (layer or "its layers agree, so that it is what forward computes between or after them"),
+                    where=str(graph),
+                    todo="what changes from call to call (chance, counters, training mode) or with the batch cannot be exported",
+                )
+            found.append(agreement)
     check_trimmed(run, contract, samples, _TOLERANCE, graph)
-    return agreements
+    return found

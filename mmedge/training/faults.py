@@ -25,6 +25,11 @@ from mmedge.training.layers import Layer, check_pair
 from mmedge.training.sources import no_hints, without_answer
 from mmedge.training.taught import read_teacher_answers, teaching_contract
 
+UNTAUGHT = "no training sample has a label, so the teacher cannot be trained here"
+TEACHERS = (
+    "name one that has learnt elsewhere: --from, teacher.onnx, teacher.outputs, or model.weights with train: null"
+)
+
 
 def teaching_faults(
     recipe: Recipe,
@@ -49,6 +54,8 @@ def teaching_faults(
     if isinstance(asked, int) and labelled is not None and asked > labelled:
         what = f"{asked} labels are asked for, the training split has {labelled}"
         faults.append(Fault("error", "labels", what, module="distill.labels", todo="ask for fewer, or say all"))
+    if labelled == 0 and recipe.teacher.trained_here:  # with --from, another is taken
+        faults.append(Fault("warning", "labels", UNTAUGHT, module="teacher", todo=TEACHERS))
     return [*faults, *_hint_faults(recipe, contract, factory)]
 
 
@@ -76,7 +83,7 @@ def _of_given(
             with tempfile.TemporaryDirectory() as folder:
                 graph = Path(folder) / "adopted.onnx"
                 means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
-                adopt(given.onnx, own, given.model.inputs, means, graph)
+                adopt(given.onnx, own, given.model.inputs, means, graph, given.model.outputs)
                 check_width(graph, own, given.onnx, where)
         elif isinstance(given, Another):  # the run's own teacher is looked at as a model
             load.check_forward(load.build(given.model, own, factory=factory(given.model)), own, where)

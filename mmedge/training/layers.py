@@ -21,6 +21,20 @@ _MOST_WEIGHTS = 1 << 26
 # What torch's layers call the channels that they put out.
 _WIDTHS = ("out_channels", "out_features", "num_features", "num_channels", "embedding_dim", "embed_dim", "hidden_size")
 
+# Layers whose channels come second and places behind them, by their definition in torch.
+_OF_PLACES = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.Upsample,
+    nn.PixelShuffle,
+)
+
 
 def layers_of(module: nn.Module) -> dict[str, nn.Module]:
     """{name: layer} by the names that a recipe uses: those of the user's own module, whatever it is wrapped in."""
@@ -53,7 +67,17 @@ class Layer:
         self._layer, self._name, self._kind, self._who = found, layer, kind, who
         self._output: Any = None
         self._batch_axis: int | None = None
+        self._shaped_by = found
+        self._watches = [] if _is_shaping(found) else [m.register_forward_hook(self._watch) for m in module.modules()]
         found.register_forward_hook(self._keep)
+
+    def _watch(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+        """In the first pass: the last layer before this one whose kind tells where the channels are."""
+        if module is self._layer:
+            while self._watches:
+                self._watches.pop().remove()
+        elif _is_shaping(module):
+            self._shaped_by = module
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._output = output
@@ -78,7 +102,7 @@ class Layer:
             self._refuse(f"gives {given} for a batch of {batch[0]}, not floats of which an axis is the batch")
         value = value.float().transpose(0, self._batch_axis or 0)
         if value.dim() >= 3:
-            value = value.movedim(_channel_axis(self._layer, value.shape), 1)
+            value = value.movedim(_channel_axis(self._shaped_by, value.shape), 1)
         return attention_map(value) if self._kind == "attention" else pooled(value).flatten(1)
 
     def _refuse(self, what: str) -> None:
@@ -141,11 +165,16 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    """Which axis of an output [batch, ...] is the channels: the second (convolutions) or the last (tokens).
+def _is_shaping(layer: nn.Module) -> bool:
+    """Whether it tells by itself which axis of its output is the channels: it has widths, or works on places.
 
-    Told by the widths of what is inside the layer; where both axes have one, by whether it convolves.
+    An activation, a dropout or a function of the user's does not; it leaves the axes as what ran before it put them.
     """
+    return bool(_widths(layer)) or any(isinstance(part, _OF_PLACES) for part in layer.modules())
+
+
+def _widths(layer: nn.Module) -> set[int]:
+    """How many channels what is inside the layer puts out."""
     widths: set[int] = set()
     for part in layer.modules():
         widths |= {getattr(part, name) for name in _WIDTHS if isinstance(getattr(part, name, None), int)}
@@ -153,14 +182,21 @@ def _channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int:
             widths.add(2 * part.hidden_size)
         if isinstance(part, nn.LayerNorm):
             widths.add(part.normalized_shape[-1])
-    last = len(shape) - 1
+    return widths
+
+
+def _channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int:
+    """Which axis of an output [batch, ...] is the channels: the second (convolutions) or the last (tokens).
+
+    Told by the widths of what is inside the layer; where both axes have one, by whether it works on places. ``layer``: the
+    one itself, or what shaped its input (``_is_shaping``).
+    """
+    widths, last = _widths(layer), len(shape) - 1
     found = [axis for axis in (1, last) if shape[axis] in widths]
     if len(found) == 1:
         return found[0]
-    convolves = any(
-        isinstance(part, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)) for part in layer.modules()
-    )
-    return 1 if convolves or not found else last
+    of_places = any(isinstance(part, _OF_PLACES) for part in layer.modules())
+    return 1 if of_places or not found else last
 
 
 def _some(layers: Mapping[str, nn.Module], most: int = 24) -> str:

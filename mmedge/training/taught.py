@@ -185,7 +185,7 @@ def _of_file(given: Another, where: str, context: Context, train: Train, split: 
     if given.onnx:
         graph = context.work / f"{where}.onnx"
         graph.parent.mkdir(parents=True, exist_ok=True)
-        adopt(given.onnx, contract, given.model.inputs, own.means(contract), graph)
+        adopt(given.onnx, contract, given.model.inputs, own.means(contract), graph, given.model.outputs)
         check_width(graph, contract, given.onnx, where)
         source = GraphSource(graph, contract, shown, (), key=key, who=where)
     else:

@@ -61,9 +61,10 @@ def main() -> None:
             taught_by = out / "teacher"
         context = Context(made, dataset, out / ".work" / "bench", RECIPES, Silent(), artifact.read(taught_by))
         for name, record in _measured(context, seeds):
-            by_seed = np.subtract(record["distilled_by_seed"], record["control_by_seed"])
             low, high = record["gain_ci95"]
-            rows[name][student] = f"{record['gain']:+.3f} [{low:+.3f}, {high:+.3f}], median {np.median(by_seed):+.3f}"
+            rows[name][student] = (
+                f"{record['gain']:+.3f} [{low:+.3f}, {high:+.3f}], median {record['gain_median']:+.3f}"
+            )
             print(student, name, rows[name][student], file=sys.stderr, flush=True)
             rows.setdefault("accuracy without a teacher", {})[student] = f"{np.mean(record['control_by_seed']):.3f}"
     lines = [f"| loss ({seeds} seeds, {epochs} epochs, {made.distill.labels} labels) | {' | '.join(STUDENTS)} |"]

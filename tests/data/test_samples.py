@@ -15,7 +15,7 @@ from tests.conftest import parsed
 RNG = np.random.default_rng(0)
 
 
-def numbers(tmp_path, rows, *, columns=("id", "a", "b", "label", "split", "who"), **data):
+def numbers(tmp_path, rows, *, columns=("id", "a", "b", "label", "split", "who"), distill=None, **data):
     """A recipe over a small manifest of two numbers, prepared."""
     with (tmp_path / "m.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([columns, *rows])
@@ -26,6 +26,7 @@ def numbers(tmp_path, rows, *, columns=("id", "a", "b", "label", "split", "who")
             "modalities": {"vitals": {"kind": "tabular", "columns": ["a", "b"]}},
             **data,
         },
+        **({"distill": distill} if distill else {}),
     }
     return samples.prepare(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent())
 
@@ -196,6 +197,24 @@ def test_a_table_without_a_single_label_is_told_as_such_and_not_as_a_wrong_ratio
     with pytest.raises(MmedgeError, match="no row has a label, and the validation split is of labelled rows") as raised:
         numbers(tmp_path, rows(label=lambda i: ""), id="id")
     assert "'label'" in str(raised.value) and "ratios" not in str(raised.value)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_training_split_without_labels_is_enough_where_the_student_sees_none(tmp_path, task):
+    """The classes, or the range of the values, are told by the splits that judge."""
+    label = (lambda i: "yn"[i % 2]) if task == "classification" else str
+    table = [[*row[:3], "" if row[4] == "train" else row[3], *row[4:]] for row in rows(label=label)]
+    with pytest.raises(MmedgeError, match=r"no sample of the train split has a label\n.*\n.*distill.labels: none"):
+        numbers(tmp_path, table, id="id", split="split", task=task)
+    made = numbers(tmp_path, table, distill={"labels": "none"}, id="id", split="split", task=task)
+    assert not made.train.labelled.any() and made.validation.labelled.all() and made.test.labelled.all()
+    assert not made.train.with_labels(0, seed=0).labelled.any()
+    if task == "classification":
+        assert made.contract.labels == ("n", "y")
+    else:
+        known = np.concatenate([made.validation.targets, made.test.targets])
+        assert made.contract.target_mean == pytest.approx(known.mean())
+        assert made.contract.target_std == pytest.approx(known.std())
 
 
 def test_a_regression_whose_test_targets_are_all_equal_is_told_before_training(tmp_path):

@@ -11,6 +11,7 @@ from mmedge.errors import MmedgeError
 from mmedge.graph import cut
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.export import export
+from mmedge.graph.precision import to_fp16
 from mmedge.models.heads import Wrapped
 from mmedge.runtime.onnxfile import read_nodes
 from mmedge.runtime.targets import onnxruntime_cpu
@@ -101,7 +102,7 @@ def test_a_users_own_network_is_split_after_its_encoders(own_graph, tmp_path):
     assert not {"Conv", "LayerNormalization"} & set(kinds)
 
 
-def parts_are_the_whole(graph, tmp_path):
+def parts_are_the_whole(graph, tmp_path, atol=1e-6):
     own = cut.split_graph(graph, CONTRACT, tmp_path / "parts")
     x, present = given(), np.array([[True, True], [True, False], [False, True], [True, True], [False, False]])
     embedded: dict[str, np.ndarray] = {"present": present}
@@ -109,8 +110,31 @@ def parts_are_the_whole(graph, tmp_path):
         embedded |= onnxruntime_cpu.session(tmp_path / "parts" / f"{name}.onnx")({name: x[name]})
     head = onnxruntime_cpu.session(tmp_path / "parts/fusion.onnx")
     expected = onnxruntime_cpu.session(graph)({**x, "present": present})["logits"]
-    np.testing.assert_allclose(head(embedded)["logits"], expected, atol=1e-6)
+    np.testing.assert_allclose(head(embedded)["logits"], expected, atol=atol)
     return own
+
+
+class Recurrent(Own):
+    """Its first state is zeros of the batch's size, which the exporter takes from any input."""
+
+    def __init__(self):
+        super().__init__()
+        self.feel = nn.GRU(1, 8, batch_first=True)
+
+    def forward(self, image, vitals):
+        return self.head(torch.cat([self.seen(image), self.feel(vitals.unsqueeze(2))[0][:, -1]], 1))
+
+
+def test_a_recurrent_encoder_is_split_in_fp16_too_where_the_batch_is_asked_of_a_converted_input(tmp_path):
+    means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
+    wrapped = Wrapped(Recurrent(), {name: name for name in means}, means, "logits", None)
+    export(wrapped, CONTRACT, tmp_path / "fp32.onnx")
+    model = onnx.load(tmp_path / "fp32.onnx")
+    next(node for node in model.graph.node if node.op_type == "Shape").input[0] = "image"  # as it does where it pleases
+    onnx.save(model, tmp_path / "fp32.onnx")
+    to_fp16(tmp_path / "fp32.onnx", tmp_path / "model.onnx")
+    own = parts_are_the_whole(tmp_path / "model.onnx", tmp_path, atol=1e-2)
+    assert {name: len(tensors) for name, tensors in own.items()} == {"image": 1, "vitals": 1}
 
 
 def test_a_graph_whose_inputs_meet_at_once_cannot_be_split(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import precision
-from mmedge.graph.export import compare, export
+from mmedge.graph.export import export
 from mmedge.models.load import contract_of
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.spec import ArraySpec, Contract, subsets
@@ -107,13 +107,6 @@ def test_a_frozen_batch_and_control_flow_by_value_are_refused_with_what_to_do(tm
     with pytest.raises(MmedgeError) as raised:
         export(module(), SMALL, tmp_path / "m.onnx")
     assert 2 <= len(str(raised.value).splitlines()) <= 3 and not (tmp_path / "m.onnx").exists()
-
-
-def test_compare_tells_differences_and_the_share_of_equal_classes():
-    expected, actual = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.0], [1.5, 1.0]])
-    agreement = compare("x", expected, actual)
-    assert (agreement.max_abs, agreement.mean_abs, agreement.top1, agreement.n) == (1.5, 0.5, 0.5, 2)
-    assert compare("x", expected[:, :1], actual[:, :1]).top1 == 1
 
 
 def test_fp16_has_half_weights_float_inputs_and_nearly_the_same_answers(finished, quantized):

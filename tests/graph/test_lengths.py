@@ -126,6 +126,28 @@ def test_a_graph_that_looks_at_padding_is_a_mismatch_that_names_the_text(tmp_pat
     assert raised.value.exit_code == 5
 
 
+def test_the_least_the_middle_and_the_whole_length_are_compared_whatever_the_texts_are(graph):
+    run, lengths = onnxruntime_cpu.session(graph), set()
+
+    def seen(inputs):
+        lengths.add(inputs["note"].shape[1])
+        return run(inputs)
+
+    check_trimmed(seen, CONTRACT, samples(), 1e-4, graph)
+    assert {2, 13, 24} <= lengths
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"kind": "sensor", "channels": 2, "length": 9}, {"kind": "audio"}, {"kind": "array", "shape": [3]}],
+)
+def test_a_sound_or_a_series_has_no_dynamic_length_and_is_told_why(values):
+    with pytest.raises(ValueError, match="'min_length' is a text's.* data to it"):
+        Contract.model_validate(
+            {"task": "regression", "modalities": {"x": {**values, "min_length": 2}}},
+        )
+
+
 def test_a_graph_of_a_fixed_length_is_not_taken_for_one_of_any(graph, tmp_path):
     assert contract_of().modalities["note"].shortest is None
     model = onnx.load(graph)

@@ -120,6 +120,8 @@ def test_the_gain_is_the_mean_difference_over_the_seeds():
     right, half = logits(targets), logits(np.zeros(40, int))
     record = gain(CONTRACT, [right, right], [half, right], made(targets), name="no-distillation", resamples=300, seed=0)
     assert record["gain"] == pytest.approx(0.25) and record["seeds"] == 2
+    three = gain(CONTRACT, [right] * 3, [half, half, right], made(targets), name="no-distillation", resamples=9, seed=0)
+    assert three["gain"] == pytest.approx(1 / 3) and three["gain_median"] == pytest.approx(0.5)
     assert record["distilled_by_seed"] == [1.0, 1.0] and record["control_by_seed"] == [0.5, 1.0]
     # Two pairs, of gains 0.5 and 0: by Student's t with about one degree of freedom they prove nothing.
     low, high = record["gain_ci95"]

@@ -164,7 +164,12 @@ def broken(**changes):
         (lambda: "no module", {}, "returned str, not a torch.nn.Module"),
         (Theirs, {"image": "pictuer", "series": "sound"}, "did you mean 'picture'"),
         (Theirs, {}, "no parameter 'image' for the modality 'image'"),
-        (broken(forward=lambda x: {"scores": x}), THEIRS.inputs, "a dict with 'logits', not a dict of"),
+        (
+            broken(forward=lambda x: {"scores": x, "more": x}),
+            THEIRS.inputs,
+            "gives scores, more, and none of them is called",
+        ),
+        (broken(forward=lambda x: (x, x)), THEIRS.inputs, r"model\.outputs: \[output_0, output_1\], the answer first"),
         (broken(forward=lambda x: None), THEIRS.inputs, "not NoneType"),
         (broken(forward=lambda x: x[:, :2]), THEIRS.inputs, r"shape \[2, 2\].*must be \[2, 3\]"),
         (broken(forward=lambda x: x.squeeze()), THEIRS.inputs, r"batch of 1; it must be \[1, 3\]"),
@@ -176,6 +181,11 @@ def test_a_wrong_factory_is_a_usage_error_of_three_lines_at_most(factory, inputs
     with pytest.raises(UsageError, match=said) as raised:
         load.check_forward(load.build(model, CONTRACT, factory=factory), CONTRACT, "x:make")
     assert len(str(raised.value).splitlines()) <= 3
+
+
+def test_outputs_of_the_built_in_network_cannot_be_named():
+    with pytest.raises(UsageError, match="the built-in network has one output"):
+        load.build(BUILT_IN.model_copy(update={"outputs": ("scores",)}), CONTRACT)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

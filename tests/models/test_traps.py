@@ -125,14 +125,21 @@ def test_what_the_source_shows_is_told_with_its_line(tmp_path, line, kind):
 
 def test_what_forward_gives_beside_the_output_is_told(tmp_path):
     net = HEAD.replace("return self.out(", "y = self.out(").replace("class Branch", "class Branch", 1)
-    net = net.replace("dim=1))", "dim=1))\n        return {'logits': y, 'attention': x}")
+    net = net.replace("dim=1))", "dim=1))\n        return {'logits': y, 'attention': x, 'loss': y.sum(), 'maps': [x]}")
     (tmp_path / "two_outputs.py").write_text(
         net + textwrap.indent(LINEAR + "def forward(self, x):\n    return x\n", "    ")
     )
     factory = load_attribute("two_outputs:Net", tmp_path)
     faults = traps(Model(factory="two_outputs:Net"), CONTRACT, factory, "teacher.model")
-    assert [(fault.severity, fault.kind) for fault in faults] == [("warning", "unused-output")]
-    assert "'attention'" in faults[0].what
+    said = {fault.kind: fault.what for fault in faults}
+    assert [fault.severity for fault in faults] == ["warning"] * 3
+    assert "graphs will also hold attention" in said["other-outputs"]
+    unused = [fault.what for fault in faults if fault.kind == "unused-output"]
+    assert "'loss', which" in unused[0] and "no row a sample" in unused[0]
+    assert "'maps', which" in unused[1] and "a list, not a tensor" in unused[1]
+    assert not traps(
+        Model(factory="two_outputs:Net", outputs=("logits", "attention")), CONTRACT, factory, "teacher.model"
+    )
 
 
 def test_a_network_that_looks_at_padding_is_told_where_the_length_is_dynamic(tmp_path):

@@ -221,6 +221,8 @@ def test_a_precision_that_a_target_lacks_is_told_with_what_it_has(tmp_path):
     )
     assert "onnxruntime-cuda lacks int8" in said and "name fp16" in said
     assert "bf16" in faults(tmp_path, GOOD, "export.targets.onnxruntime-cpu={precision: bf16}")
+    portable = "export.targets={onnxruntime-cpu: {}, tensorrt-rtx: {version_compatible: true}}"
+    assert "tensorrt-rtx builds no engine that is 'version_compatible'" in faults(tmp_path, GOOD, portable)
 
 
 @pytest.mark.parametrize(

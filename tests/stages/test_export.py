@@ -22,7 +22,7 @@ from mmedge.runtime.rebuild import rebuild
 from mmedge.runtime.stream import Stream
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import export
-from mmedge.stages.export import parts
+from mmedge.stages.export import choice, parts
 from tests.runtime.small import CONTRACT, write_graph
 
 DESCRIBED = {
@@ -152,8 +152,9 @@ def test_tensorrt_engines_of_subsets_and_parts_are_built_and_picked_and_none_is_
     # The picture's encoder is nearly all of the work: alone it leaves nothing out that would count.
     assert entry["subsets"] == {"vitals": "tensorrt-rtx/subsets/vitals.plan"} and entry["subset_latency"] == {}
     notes = "\n".join(made[1].meta["notes"])
-    assert "engine for vitals alone: 0.00 x the multiply-accumulates" in notes and "no engine for image alone" in notes
-    assert notes.count("latency not measured: this machine cannot run the target") == 2
+    assert "engines of subsets, by what they leave out of the whole: vitals (0.00 x the MACs, " in notes
+    assert "no engines of subsets, by what they leave out of the whole: image (" in notes
+    assert notes.count("latency not measured: this machine cannot run the target") == 3
     built = entry["engine"]["parts"]
     assert set(built) == {f"split/{part}.plan" for part in ("image", "vitals", "fusion")} | {"subsets/vitals.plan"}
     assert built["subsets/vitals.plan"]["profiles"] == {"vitals": [[1, 3], [1, 3], [8, 3]]}
@@ -179,9 +180,40 @@ def running_their_graphs(monkeypatch) -> list[Path]:
         graph = file.with_suffix(".onnx")
         return onnxruntime_cpu.session(graph if graph.is_file() else file.with_name("model.onnx"))
 
-    for module in (runtime.engine, rebuilding):
+    for module in (runtime.engine, rebuilding, export, parts, choice):
         monkeypatch.setattr(module, "opened", opened)
     return files
+
+
+def test_where_tensorrt_runs_its_own_engines_are_timed_compared_and_judged(rtx, parent, context, tmp_path, monkeypatch):
+    files = running_their_graphs(monkeypatch)
+    for module in (export, parts):
+        monkeypatch.setattr(module, "can_run", lambda target: True)
+    made = exported(parent, context, "tensorrt-rtx", tmp_path)
+    assert made.meta["latency"]["target"] == "tensorrt-rtx" and made.meta["latency"]["ratio_to_parent"] > 0
+    assert {"fp32", "fp16"} <= {file.parent.name for file in files if file.name == "engine.plan"}
+    notes = "\n".join(made.meta["notes"])
+    assert "not measured" not in notes and " x the latency of " in notes
+    assert made.meta["subsets"]["vitals"]["ratio_to_all"] < 1 and "engine for vitals alone: 0." in notes
+    assert export.measured_file(made) == (made.file("engine.plan"), "tensorrt-rtx")
+    assert not (made.path / ".timed").exists()
+
+
+def test_a_candidate_that_the_target_does_not_build_is_left_with_a_note(rtx, parent, context, tmp_path, monkeypatch):
+    running_their_graphs(monkeypatch)
+    for module in (export, parts):
+        monkeypatch.setattr(module, "can_run", lambda target: True)
+    build = tensorrt.build
+
+    def refusing(graph, *given, **named):
+        if graph.parent.name == "fp16":
+            raise MmedgeError("no kernel for it")
+        return build(graph, *given, **named)
+
+    monkeypatch.setattr(tensorrt, "build", refusing)
+    made = exported(parent, context, "tensorrt-rtx", tmp_path)
+    assert made.meta["precision"] == "fp32"
+    assert "fp16: not built for tensorrt-rtx: no kernel for it" in made.meta["notes"]
 
 
 def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, parent, tmp_path):
@@ -248,6 +280,35 @@ def test_engines_of_subsets_are_timed_when_they_are_rebuilt_where_they_run(aged,
     times["vitals"] = [9, 10]
     rebuild(aged)
     assert artifact.read(aged).meta["targets"]["tensorrt-rtx"]["subsets"] == {}
+
+
+def test_fp16_that_overflows_is_a_mismatch_at_the_first_node_in_the_graph_that_is_still_there(rtx, context, tmp_path):
+    with artifact.creating(tmp_path / "hot", stage="teacher", key="k", parent=None) as (folder, meta):
+        write_graph(folder / "model.onnx", channels=8)
+        model = onnx.load(folder / "model.onnx")
+        for tensor in model.graph.initializer:
+            scale = {"image_w": 1e7, "head": 1e-7}.get(tensor.name)
+            if scale:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(scale), tensor.name))
+        onnx.save(model, folder / "model.onnx")
+        meta |= DESCRIBED
+    with pytest.raises(MismatchError, match=r"first node that differs: image_linear \(MatMul\)") as raised:
+        exported(artifact.read(tmp_path / "hot"), context, "tensorrt-rtx", tmp_path, precision="fp16")
+    assert raised.value.exit_code == 5 and raised.value.where == str(tmp_path / "hot/model.onnx")
+
+
+def test_a_node_without_a_name_and_weights_in_another_file_are_told_apart(rtx, tmp_path):
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 6]) for name in "xy"]
+    weights = numpy_helper.from_array(np.ones((6, 6), np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "fine"), helper.make_node("Bernoulli", ["a"], ["y"])]
+    for kept, name in ((nodes, "odd.onnx"), ([helper.make_node("MatMul", ["x", "w"], ["y"])], "apart.onnx")):
+        graph = helper.make_graph(kept, "g", value[:1], value[1:], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / name, save_as_external_data=True, location=f"{name}.bin", size_threshold=8)
+    assert tensorrt.unsupported_nodes(tmp_path / "odd.onnx", "tensorrt-rtx") == ["node 1 (Bernoulli)"]
+    assert tensorrt.unsupported_nodes(tmp_path / "apart.onnx", "tensorrt-rtx") == []
 
 
 def test_what_cannot_be_rebuilt_is_a_usage_error(parent, context, tmp_path):

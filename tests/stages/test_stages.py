@@ -26,7 +26,7 @@ def test_a_model_that_answers_nan_is_named_with_the_sample_and_the_export_is_not
     module = context.rebuild(made)
     with torch.no_grad():
         module.head[-1].bias.fill_(float("nan"))
-    with pytest.raises(MmedgeError, match="the model's own output holds NaN") as raised:
+    with pytest.raises(MmedgeError, match="the model's own output 'logits' holds NaN") as raised:
         trained.verify(module, made.file("model.onnx"), contract_of(made), samples)
     assert raised.value.exit_code == 1 and samples.ids[0] in str(raised.value)
 

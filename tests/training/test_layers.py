@@ -57,6 +57,22 @@ def test_attention_of_tokens_is_over_the_tokens_and_that_of_convolutions_over_th
         assert found.reshape(4, 4)[0].min() > 0.4 and found.reshape(4, 4)[1:].max() < 1e-6
 
 
+@pytest.mark.parametrize(
+    "behind", [nn.GELU(), nn.Dropout(0.5), nn.Sequential(nn.ReLU(), nn.Identity())], ids=["gelu", "dropout", "several"]
+)
+def test_a_layer_without_weights_has_its_channels_where_the_layer_before_it_put_them(behind):
+    tokens, sound = torch.zeros(1, 16, 8), torch.zeros(1, 8, 16)
+    tokens[:, :4], sound[:, :, :4] = 1.0, 1.0  # the first quarter is active
+    linear = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Sequential(nn.Identity()), behind)
+    conv = nn.Sequential(nn.Conv1d(8, 8, 1, bias=False), behind, nn.AvgPool1d(1))
+    with torch.no_grad():
+        conv[0].weight.copy_(torch.eye(8)[..., None])
+        linear[0].weight.copy_(torch.eye(8))
+    for net, x, layer in ((linear, tokens, "2"), (linear, tokens, "1.0"), (conv, sound, "1"), (conv, sound, "2")):
+        found = taken(net, layer, x, kind="attention")[0]
+        assert found.reshape(4, 4)[0].min() > 0.4 and found.reshape(4, 4)[1:].max() < 1e-6
+
+
 class Patches(nn.Module):
     """Image patches as tokens: a convolution whose output [batch, tokens, width] has its channels last."""
 

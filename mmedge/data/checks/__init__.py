@@ -10,10 +10,13 @@ from mmedge.recipe import Data
 from mmedge.spec import ImageSpec, TabularSpec
 
 
-def table_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    """Faults of an arranged table (see ``source.arranged``): labels, classes, groups, presence, numbers."""
+def table_faults(table: polars.DataFrame, data: Data, file: str, *, learns_labels: bool = True) -> list[Fault]:
+    """Faults of an arranged table (see ``source.arranged``): labels, classes, groups, presence, numbers.
+
+    ``learns_labels``: whether the training split needs a label.
+    """
     found = [
-        *splits.split_faults(table, data, file),
+        *splits.split_faults(table, data, file, learns_labels),
         *(splits.value_faults if data.task == "regression" else splits.class_faults)(table, data, file),
         *splits.group_faults(table, data, file),
         *cells.presence_faults(table, data, file),

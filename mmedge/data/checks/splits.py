@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars
 
-from mmedge.data.labels import named_in
+from mmedge.data.labels import named_in, telling_splits, unlabelled_split
 from mmedge.data.source import ROW, SPLIT, empty_split, target_column
 from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault
@@ -16,7 +16,8 @@ from mmedge.recipe import Data
 TINY = 5
 
 
-def split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+def split_faults(table: polars.DataFrame, data: Data, file: str, learns_labels: bool) -> list[Fault]:
+    """``learns_labels``: whether the training split needs a label."""
     faults = []
     for split in SPLITS:
         part = table.filter(polars.col(SPLIT) == split)
@@ -24,16 +25,9 @@ def split_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
             what, todo = empty_split(split, [table], data)
             faults.append(Fault("error", "empty-split", what, file, todo=todo))
         elif part[target_column(data)].null_count() == part.height:
-            faults.append(
-                Fault(
-                    "error",
-                    "unlabelled-split",
-                    f"no sample of the {split} split has a label",
-                    file,
-                    column=data.target,
-                    todo="add labels",
-                )
-            )
+            if split != "train" or learns_labels:
+                what, todo = unlabelled_split(split)
+                faults.append(Fault("error", "unlabelled-split", what, file, column=data.target, todo=todo))
         elif split != "train" and part[target_column(data)].null_count():
             count = part[target_column(data)].null_count()
             faults.append(
@@ -58,8 +52,10 @@ def class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     counts = {
         split: dict(known.filter(polars.col(SPLIT) == split)[target].value_counts().iter_rows()) for split in SPLITS
     }
+    cells = {split: table.filter(polars.col(SPLIT) == split)[target] for split in SPLITS}
+    told = {label for split in telling_splits(cells) for label in counts[split]}
     for split in ("validation", "test"):
-        for label in sorted(counts[split].keys() - counts["train"].keys()):
+        for label in sorted(counts[split].keys() - told):
             rows = known.filter((polars.col(SPLIT) == split) & (polars.col(target) == label))[ROW]
             faults.append(
                 Fault(

@@ -59,14 +59,16 @@ def build(graph: Path, engine: Path, *, target: str, profiles: Profiles, options
     unsupported = unsupported_nodes(graph, target)
     if unsupported:
         raise MmedgeError(
-            f"{target} does not support every node of the graph: {'; '.join(unsupported)}", where=str(graph)
+            f"{target} does not support every node of the graph: {'; '.join(unsupported)}",
+            where=str(graph),
+            todo="write these layers of the model with other operations, or leave the target out",
         )
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         raise MmedgeError(
-            f"{target} cannot parse the graph: {_parser_errors(parser) or logger.worst}", where=str(graph)
+            f"{target} cannot parse the graph: {'; '.join(_parser_errors(parser)) or logger.worst}", where=str(graph)
         )
     config = builder.create_builder_config()
     notes: list[str] = []
@@ -77,7 +79,11 @@ def build(graph: Path, engine: Path, *, target: str, profiles: Profiles, options
     cache = _configure(trt, config, options, notes)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise MmedgeError(f"{target} did not build the engine: {logger.worst or 'no reason given'}", where=str(graph))
+        raise MmedgeError(
+            f"{target} did not build the engine: {logger.worst or 'no reason given'}",
+            where=str(graph),
+            todo=f"raise export.targets.{target}.workspace_mb" if "workspace" in logger.worst else None,
+        )
     engine.write_bytes(bytes(serialized))
     _keep(cache, options)
     capability = compute_capability()
@@ -133,14 +139,14 @@ def unsupported_nodes(graph: Path, target: str) -> list[str]:
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
-    data = graph.read_bytes()
-    if parser.supports_model_v2(data) if hasattr(parser, "supports_model_v2") else parser.supports_model(data)[0]:
+    asked = parser.supports_model_v2 if hasattr(parser, "supports_model_v2") else parser.supports_model
+    answer = asked(graph.read_bytes(), str(graph))  # the path: where weights in a file beside it are looked for
+    if answer is True or (isinstance(answer, tuple) and answer[0]):
         return []
     from mmedge.runtime.onnxfile import read_nodes
 
     # The parser's own errors name the node; its subgraphs list what it does take, so that they do not tell.
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    refused = [f"{error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors]
+    refused = _parser_errors(parser)
     unknown = [f"{node.name} ({node.kind})" for node in read_nodes(graph) if not parser.supports_operator(node.kind)]
     return refused or unknown or [logger.worst or "the parser names none"]
 
@@ -151,11 +157,15 @@ def _strongly_typed(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parser_errors(parser: Any) -> str:
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return "; ".join(
-        f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors
-    )
+def _parser_errors(parser: Any) -> list[str]:
+    """Each as "name (operator): reason"; a node without a name is told by its number, one that is not known has no reason."""
+    told = []
+    for error in (parser.get_error(index) for index in range(parser.num_errors)):
+        number, operator, reason = error.node(), error.node_operator(), error.desc()
+        name = error.node_name() or (f"node {number}" if number >= 0 else "")
+        node = f"{name} ({operator})" if operator else name
+        told.append(": ".join(part for part in (node, "" if reason == "false" else reason) if part))
+    return told
 
 
 def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any:

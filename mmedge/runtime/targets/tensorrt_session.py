@@ -82,6 +82,8 @@ def _loaded(engine: Path, target: str) -> tuple[Any, Any, Any, Any]:
             f"the {target} engine cannot be loaded: CUDA finds no GPU here", where=str(engine), todo=todo
         )
     runtime = trt.Runtime(logger)
+    # A version-compatible engine brings TensorRT's own runtime along, as code of the host.
+    runtime.engine_host_code_allowed = True
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
         raise MissingDependency(f"the {target} engine does not load here: {logger.worst}", where=str(engine), todo=todo)

@@ -6,10 +6,13 @@ fewer modalities, and encoders and head apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import Artifact, creating, read
+from mmedge.errors import MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, precision_of
 from mmedge.runtime.sessions import can_run, opened
@@ -25,7 +28,10 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
     """
     contract = contract_of(parent)
     test = context.dataset.test.only(tuple(contract.modalities))
-    with creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta):
+    with (
+        creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta),
+        _told(parent, folder),
+    ):
         context.progress.say(f"export: building for {name}")
         meta |= {
             **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
@@ -33,15 +39,16 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
         }
         notes: list[str] = []
         wanted: str | None = config.precision
-        if name == "openvino-cpu" or (name == "onnxruntime-cuda" and can_run(name)):
+        runs = name != "onnxruntime-cpu" and can_run(name)
+        if runs:
             wanted, meta["latency"] = choice.measured(parent, config, context, folder, name, notes)
         candidate = choice.choose(parent, wanted, name, folder / GRAPH, notes, measured="latency" in meta)
         chosen = precision_of(candidate)
         engine = engines.build(folder / GRAPH, contract, config, context, name, chosen, notes)
         if engine is not None:
             meta["engine"] = engine
-        runnable = opened(folder / engine["file"], name) if name == "openvino-cpu" and engine else None
-        agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, runnable)
+        built_here = opened(folder / (engine["file"] if engine else GRAPH), name) if runs else None
+        agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, built_here, name)
         meta |= {"precision": chosen, "candidate": candidate, "notes": notes}
         meta["verification"] = [agreement.record() for agreement in agreements]
         cuts, built = context.recipe.export, dict[str, Any]()
@@ -54,6 +61,18 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
         if built:
             meta["engine"] |= {"parts": built}
     return read(target)
+
+
+@contextmanager
+def _told(parent: Artifact, folder: Path) -> Iterator[None]:
+    """An error about a graph in ``folder``, which does not outlive it, names the parent's instead: its nodes have the same names."""
+    try:
+        yield
+    except MmedgeError as error:
+        graph, comma, sample = (error.where or "").partition(", ")
+        if not graph.startswith(str(folder)):
+            raise
+        raise type(error)(error.what, where=f"{reference(parent)}{comma}{sample}", todo=error.todo) from error
 
 
 def record(artifact: Artifact) -> dict[str, Any]:
@@ -89,6 +108,7 @@ def files(artifact: Artifact) -> list[tuple[str, str]]:
 
 def measured_file(artifact: Artifact) -> tuple[Path, str]:
     """(file, target) that an artifact's quality is judged on: its own engine where it runs here, else its graph."""
-    if artifact.meta.get("target") == "openvino-cpu":
-        return artifact.file(artifact.meta["engine"]["file"]), "openvino-cpu"
-    return artifact.file(GRAPH), "onnxruntime-cpu"
+    target = artifact.meta.get("target", "onnxruntime-cpu")
+    if target == "onnxruntime-cpu" or not can_run(target):
+        return artifact.file(GRAPH), "onnxruntime-cpu"
+    return artifact.file(artifact.meta.get("engine", {}).get("file", GRAPH)), target

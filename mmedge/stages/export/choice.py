@@ -10,15 +10,19 @@ from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
 from mmedge.measure.latency import one_sample, time_sessions
+from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, precision_of
 from mmedge.runtime.sessions import opened
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.runtime.targets.session import Session
+from mmedge.stages.export import engines
 from mmedge.stages.export.verification import GRAPH, reference
 from mmedge.training.context import Context
 
 # Another precision, or a subset's engine, must be faster by this share to be taken.
 NOISE = 0.05
+# TensorRT computes in float where weights alone are INT8: nobody asks for that with ``int8``.
+_WEIGHTS_ALONE = "int8-weights"
 
 
 def measured(
@@ -30,9 +34,19 @@ def measured(
     work = folder / ".timed"
     work.mkdir()
     kept = [row["precision"] for row in parent.meta.get("candidates", []) if row["kept"]] or ["fp32"]
+    if name in tensorrt.PACKAGES:
+        kept = [each for each in kept if each != _WEIGHTS_ALONE] or ["fp32"]
     if config.precision is not None:
-        kept = [name for name in kept if precision_of(name) == config.precision] or [config.precision]
-    sessions = {f"{name} {precision}": _candidate(parent, precision, name, work, measure.threads) for precision in kept}
+        kept = [each for each in kept if precision_of(each) == config.precision] or [config.precision]
+    sessions: dict[str, Session] = {}
+    for each in list(kept):
+        try:
+            sessions[f"{name} {each}"] = _candidate(parent, each, config, context, name, work / each)
+        except MmedgeError as error:
+            if len(kept) == 1:
+                raise
+            kept.remove(each)
+            notes.append(f"{each}: not built for {name}: {error.what}")
     sessions["parent"] = onnxruntime_cpu.session(parent.file(GRAPH), threads=measure.threads)
     if context.teacher is not None:
         sessions["teacher"] = onnxruntime_cpu.session(context.teacher.file(GRAPH), threads=measure.threads)
@@ -53,10 +67,15 @@ def measured(
     return best, latency
 
 
-def _candidate(parent: Artifact, precision: str, name: str, work: Path, threads: int) -> Session:
-    graph = work / f"{precision}.onnx"
-    choose(parent, precision, name, graph, [], measured=True)
-    return opened(graph, name, threads=threads)
+def _candidate(
+    parent: Artifact, precision: str, config: TargetOptions, context: Context, name: str, folder: Path
+) -> Session:
+    """A candidate as it would ship: its engine, where the target has one."""
+    folder.mkdir()
+    taken = choose(parent, precision, name, folder / GRAPH, [], measured=True)
+    built = engines.build(folder / GRAPH, contract_of(parent), config, context, name, precision_of(taken), [])
+    file = folder / (built["file"] if built else GRAPH)
+    return opened(file, name, threads=context.recipe.measure.threads)
 
 
 def choose(parent: Artifact, wanted: str | None, name: str, graph: Path, notes: list[str], *, measured: bool) -> str:
@@ -100,12 +119,11 @@ def _of_precision(wanted: str, candidates: dict[str, dict[str, Any]], name: str)
     """The candidate to take where a recipe names its precision: the first that is kept, else the one that loses least."""
     if wanted in candidates and candidates[wanted]["kept"]:
         return wanted
-    # TensorRT computes in float where weights alone are INT8: nobody asks for that with ``int8``.
     rows = [
         row
         for row in candidates.values()
         if precision_of(row["precision"]) == wanted
-        and not (name in tensorrt.PACKAGES and row["precision"] == "int8-weights")
+        and not (name in tensorrt.PACKAGES and row["precision"] == _WEIGHTS_ALONE)
     ]
     kept = [row for row in rows if row["kept"]]
     best = kept[:1] or sorted(rows, key=lambda row: -row["quality_validation"])[:1]

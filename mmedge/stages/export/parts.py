@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from mmedge.errors import MmedgeError
 from mmedge.graph import cut
 from mmedge.graph.adopt import count
 from mmedge.measure.latency import one_sample, time_sessions
-from mmedge.measure.quality import predict_graph
 from mmedge.recipe import TargetOptions
 from mmedge.runtime.sessions import can_run, opened
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
@@ -73,11 +72,12 @@ def per_subset(job: Job) -> dict[str, dict[str, Any]]:
         key = "+".join(subset)
         graphs[key] = f"subsets/{key}.onnx"
         cut.subset_graph(job.folder / GRAPH, job.contract, subset, job.folder / graphs[key])
-        # What an absent modality holds does not matter, nor whether a present one was: both graphs get the same.
+        # Whether a modality that is given was there does not matter: both graphs get the same. What is not given is zeros.
         having = np.tile([name in subset for name in names], (len(job.test), 1))
-        expected = predict_graph(whole, job.contract, job.test, having)
-        actual = predict_graph(_taking(job.opened(graphs[key])), job.contract, job.test, having)
-        agree(f"the engine for {key} alone", expected, actual, job.precision, job.folder / graphs[key])
+        blank = {name: np.zeros_like(x) for name, x in job.test.inputs.items() if name not in subset}
+        test = replace(job.test, inputs={**job.test.inputs, **blank})
+        part, file = _taking(job.opened(graphs[key])), job.folder / graphs[key]
+        agree(f"the engine for {key} alone", whole, part, job.contract, test, having, job.precision, file)
     kept = _timed(job, graphs) if can_run(job.target) else _counted(job, graphs)
     for key, graph in graphs.items():
         if key not in kept and (job.folder / graph).is_file():
@@ -114,15 +114,19 @@ def _timed(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 def _counted(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Those that have less to compute or fewer weights to read than the whole graph: all that can be known without the target."""
-    whole, kept = count(job.folder / GRAPH), {}
+    whole, kept, told = count(job.folder / GRAPH), dict[str, dict[str, Any]](), dict[str, str]()
     for key, graph in graphs.items():
         weights, macs = (ours / all_ if all_ else 1.0 for ours, all_ in zip(count(job.folder / graph), whole))
-        told = f"{macs:.2f} x the multiply-accumulates and {weights:.2f} x the weights of the whole"
-        if min(weights, macs) >= 1 - NOISE or max(weights, macs) > 1 + NOISE:
-            job.notes.append(f"no engine for {key} alone: it would have {told}")
-        elif file := _subset_engine(job, key, graph):
+        told[key] = f"{key} ({macs:.2f} x the MACs, {weights:.2f} x the weights)"
+        worth = min(weights, macs) < 1 - NOISE and max(weights, macs) <= 1 + NOISE
+        if worth and (file := _subset_engine(job, key, graph)):
             kept[key] = {"file": file}
-            job.notes.append(f"engine for {key} alone: {told}; latency not measured: {_UNTIMED}")
+    for what, keys in (("engines", kept), ("no engines", told.keys() - kept)):
+        if keys:
+            job.notes.append(
+                f"{what} of subsets, by what they leave out of the whole: {', '.join(told[key] for key in told if key in keys)};"
+                f" latency not measured: {_UNTIMED}"
+            )
     return kept
 
 
@@ -152,8 +156,14 @@ def split(job: Job) -> dict[str, Any]:
     run = job.opened(GRAPH)
     for subset in subsets(names):
         present = present_of(job.test, names, subset)
-        whole, apart = (predict_graph(one, job.contract, job.test, present) for one in (run, together))
-        agree(f"the split engine with {'+'.join(subset)}", whole, apart, job.precision, job.folder / GRAPH)
+        what, file = f"the split engine with {'+'.join(subset)}", job.folder / GRAPH
+        agree(what, run, together, job.contract, job.test, present, job.precision, file)
+    one = one_sample(job.test, 1)
+    lacking = run(one).keys() - together(one).keys()
+    if lacking:
+        job.notes.append(
+            f"encoders and fusion head apart do not give {', '.join(sorted(lacking))}; the whole engine does"
+        )
     profiles = _split_profiles(job, sessions)
     files = {part: job.engine(graph, profiles[part]) for part, graph in graphs.items()}
     if not can_run(job.target):

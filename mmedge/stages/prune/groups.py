@@ -184,10 +184,11 @@ def _runs(module: nn.Module, contract: Contract, groups: list[Group]) -> str | N
     try:
         cut(trial, contract, groups, {group.root: -(-len(group.units) // 2) for group in groups})
         with torch.no_grad():
-            trial.eval()(**example(contract))
+            before, after = (each.eval()(**example(contract)) for each in (module, trial))
     except _FAILURES as error:
         return _reason(error)
-    return None
+    changed = [name for name, x in before.items() if x.shape != after[name].shape]
+    return f"the output {changed[0]!r} would be of another shape" if changed else None
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,91 @@
+"""How far two models that should be one are apart: every output, over every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmedge.data.samples import Samples
+from mmedge.measure.quality import Run, answered
+
+
+@dataclass
+class Agreement:
+    """One output of a model against its parent's, over ``n`` samples with ``subset`` present.
+
+    ``max_abs``, ``mean_abs``: of the difference, NaN where either is NaN; ``largest``: the parent's largest absolute value. ``same``: share of
+    samples with the same class, of a [n, classes] answer; share of equal values where they are whole numbers or booleans
+    (``whole``); None elsewhere. ``worst``: the row that differs most.
+    """
+
+    subset: str
+    output: str
+    max_abs: float = 0.0
+    mean_abs: float = 0.0
+    largest: float = 0.0
+    same: float | None = None
+    whole: bool = False
+    worst: int = 0
+    n: int = 0
+
+    def within(self, relative: float, least: float) -> bool:
+        """Whether the difference is at most ``relative`` of the largest value (at least 1), and ``same`` at least ``least``.
+
+        Of whole numbers, which jump, the second is asked alone. Written so that NaN fails.
+        """
+        close = self.whole or self.max_abs <= relative * max(1.0, self.largest)
+        return close and (self.same is None or self.same >= least)
+
+    def record(self) -> dict[str, Any]:
+        told = {"subset": self.subset, "output": self.output, "max_abs": self.max_abs, "mean_abs": self.mean_abs}
+        return told | ({} if self.same is None else {"top1": self.same}) | {"n": self.n}
+
+    def add(self, expected: np.ndarray, actual: np.ndarray, *, answer: bool) -> None:
+        """Take a batch [rows, ...] of both in. ``answer``: it is [rows, classes], or [rows, 1] of a regression."""
+        rows = len(expected)
+        if expected.shape != actual.shape:
+            difference = np.full((rows, 1), np.inf)
+        else:
+            # inf minus inf is no difference to be told by a warning: it comes out as NaN, which fails.
+            with np.errstate(invalid="ignore"):
+                difference = np.abs(expected.astype(np.float64) - actual).reshape(rows, -1)
+        if not difference.size:
+            return
+        self.whole = expected.dtype.kind in "biu"
+        if self.whole:
+            same = float((difference == 0).mean())
+        else:
+            same = _same_class(expected, actual) if answer and np.isfinite(difference).all() else 0.0
+        worst = np.nan_to_num(difference, nan=np.inf).max(axis=1)
+        if not self.n or not float(worst.max()) <= np.nan_to_num(self.max_abs, nan=np.inf):
+            self.worst = self.n + int(worst.argmax())
+        share = rows / (self.n + rows)
+        self.max_abs = float(np.maximum(self.max_abs, difference.max()))  # np.maximum keeps NaN
+        self.mean_abs += (float(difference.mean()) - self.mean_abs) * share
+        self.largest = float(np.maximum(self.largest, np.abs(expected.astype(np.float64)).max(initial=0)))
+        if answer or self.whole:
+            self.same = same if self.same is None else self.same + (same - self.same) * share
+        self.n += rows
+
+
+def _same_class(expected: np.ndarray, actual: np.ndarray) -> float:
+    if expected.ndim != 2 or expected.shape[1] < 2:
+        return 1.0
+    return float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean())
+
+
+def agreements(
+    subset: str, expect: Run, actual: Run, answer: str, samples: Samples, present: np.ndarray
+) -> list[Agreement]:
+    """Compare every output of ``expect`` with the one of this name of ``actual``, over all samples; ``answer`` comes first.
+
+    ``present``: bool [n, M]. Batch by batch, since outputs may be large; what ``actual`` lacks differs by infinity.
+    """
+    found: dict[str, Agreement] = {}
+    for ours, theirs in zip(answered(expect, samples, present), answered(actual, samples, present)):
+        for name in sorted(ours, key=lambda name: name != answer):
+            agreement = found.setdefault(name, Agreement(subset, name))
+            agreement.add(ours[name], theirs.get(name, np.empty(0)), answer=name == answer)
+    return list(found.values())
