@@ -14,8 +14,9 @@ from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
+from mmedge.data.checks.splits import forgotten_groups
 from mmedge.data.labels import named_in, telling_splits
-from mmedge.data.samples import Samples, manifests, private
+from mmedge.data.samples import Samples, held, manifests, private
 from mmedge.data.source import ROW, SPLIT, arranged, present, target_column, with_something
 from mmedge.data.splits import SPLITS
 from mmedge.data.table import read_table
@@ -51,9 +52,9 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
                 found += missing_files(table, name, spec, folder, file)
         if media:
             cache = out / ".work" / "tensors"
-            for kept in (out / ".work", cache):
-                private(kept)
-            more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
+            with held(out):
+                private(cache)
+                more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
             found += more
             specs |= fitted
             card["media"] = facts
@@ -104,6 +105,7 @@ def _table(
     if usable is not None:
         try:
             table, alignments = arranged(usable, recipe.seed)
+            found += forgotten_groups(read_table(data.manifest), table, data, str(data.manifest))
             return table, str(data.manifest), data.manifest.resolve().parent, [a.record() for a in alignments]
         except MmedgeError as error:
             found.append(Fault.of(error, "manifest"))

@@ -28,6 +28,7 @@ from mmedge.recipe import Recipe, shown
 from mmedge.runtime.machine import machine
 from mmedge.stages import export
 from mmedge.training.context import Context
+from mmedge.training.log import CSV, csv_read
 
 GRAPH = "model.onnx"
 # What a stage says of itself that the report repeats.
@@ -123,6 +124,7 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
         "seconds": round(done.seconds, 2),
     }
     record |= {field: meta[field] for field in _TOLD if field in meta}
+    record |= _learning(artifact)
     classes = _classes(artifact, dataset, recipe)
     measured = _remembered(
         out,
@@ -135,6 +137,13 @@ def _record(done: Ran, dataset: samples.Dataset, recipe: Recipe, context: Contex
     absent = measured.pop("absent", [])
     notes = [*meta["notes"], *([classes.said()] if classes else []), *absent]
     return record | measured | {"gates": [], "status": done.status, "notes": notes}
+
+
+def _learning(artifact: Artifact) -> dict[str, Any]:
+    """``{"learning": {"loss", "quality", "selection": a figure an epoch, on validation but for the loss}}`` of what was trained."""
+    history = csv_read(artifact.file(CSV)) if artifact.file(CSV).is_file() else []
+    columns = ("loss", "quality", "selection")
+    return {"learning": {name: [float(f"{row[name]:.4g}") for row in history] for name in columns}} if history else {}
 
 
 def _measured(

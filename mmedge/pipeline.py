@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training import processes
 from mmedge.training.context import Context
+from mmedge.training.faults import refuse_untaught
 
 # What a stage's outcome may depend on, beside its own file.
 _CODE = (
@@ -67,6 +69,20 @@ def run(
             "the result would replace the artifact that it starts from", where=str(out), todo="name another --out"
         )
     _check_targets(recipe, wanted)
+    with samples.held(out) if processes.is_main() else nullcontext():
+        return _fold(recipe, out, chain, wanted, given, code, progress)
+
+
+def _fold(
+    recipe: Recipe,
+    out: Path,
+    chain: list[str],
+    wanted: list[str],
+    given: Artifact | None,
+    code: Path,
+    progress: Progress,
+) -> Outcome:
+    """The stages of ``chain`` one after another, those of ``wanted`` run, and the report."""
     with processes.main_first():
         dataset = samples.prepare(recipe, out, code=code, progress=progress)
         remember(recipe, code, out / ".work")
@@ -74,6 +90,8 @@ def run(
     if given:
         _check_same_data(given, dataset, recipe)
     ran: list[Ran] = []
+    if given is None and {"teacher", "distill"} <= {*wanted} and not (out / "teacher" / artifacts.MANIFEST).is_file():
+        refuse_untaught(context)  # not after hours of training the teacher
     # What lies before the given artifact is not run: of it, the teacher alone is looked for.
     first = recipe.stages.index(given.stage) if given and given.stage in recipe.stages else 0
     for stage in chain:

@@ -248,7 +248,7 @@ class TabularSpec(ModalityBase):
 class SensorSpec(ModalityBase):
     """A time series -> float32 [channels, length], normalised per channel.
 
-    A ``.npy`` file or array [channels, time], or a ``.csv`` file with a named column a channel (``channel_columns``; all
+    A ``.npy`` file or array [channels, time] ([time, channels] with ``time_first``), or a ``.csv`` file with a named column a channel (``channel_columns``; all
     but ``time_column`` where none are named). ``source_rate`` in Hz is that of files without a ``time_column`` (in
     seconds); with ``rate`` they are resampled to it. ``take``: which window of a longer series is kept; a shorter one
     holds its last value.
@@ -261,6 +261,7 @@ class SensorSpec(ModalityBase):
     source_rate: float | None = Field(None, gt=0)
     time_column: str | None = None
     channel_columns: tuple[str, ...] = ()
+    time_first: bool = False
     take: Literal["start", "center", "end"] = "start"
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, 
 from mmedge.gate import COST_EXIT
 from mmedge.graph.foreign import tidied
 from mmedge.measure.latency import time_graphs
-from mmedge.measure.quality import bootstrap_rows
+from mmedge.measure.quality import interval
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize, precision_of
 from mmedge.runtime.machine import machine
@@ -224,9 +224,7 @@ def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, ki
 
 def _mean_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
     """The 95 % interval of the mean of float [n], whose rows are drawn again."""
-    rows = bootstrap_rows(np.arange(len(values)), 2000, seed)
-    low, high = np.percentile([values[part].mean() for part in rows], [2.5, 97.5])
-    return float(low), float(high)
+    return interval(lambda rows: float(values[rows].mean()), np.arange(len(values)), resamples=2000, seed=seed)
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from tests.data.made import COLUMNS, five_kinds, recipe_values
+from tests.data.made import COLUMNS, MODALITIES, five_kinds, recipe_values
 from tests.looked import look, of
 
 
@@ -171,6 +171,21 @@ def test_a_group_in_two_splits_is_leakage(task):
     faults = of(look(manifest, with_split(rows, spread), group="who", **SPLIT), "group-leakage")
     assert faults and faults[0]["severity"] == "error" and "person" in faults[0]["what"]
     assert not of(look(manifest, rows, group="who", header=COLUMNS), "group-leakage")
+
+
+def test_people_in_several_splits_are_warned_of_where_no_group_is_named(task):
+    manifest, rows = task
+    (fault,) = of(look(manifest, rows, media=False), "no-group")
+    assert "'who'" in fault["what"] and "data.group: who" in fault["todo"]
+    assert not of(look(manifest, rows, group="who", media=False), "no-group")
+
+
+def test_sounds_below_the_rate_that_is_computed_with_are_warned_of(task):
+    manifest, rows = task
+    for rate, warned in ((8000, 0), (16000, 1), (4000, 0)):
+        sound = {**MODALITIES["sound"], "sample_rate": rate}
+        found = of(look(manifest, rows, modalities={**MODALITIES, "sound": sound}), "upsampled")
+        assert len(found) == warned and all("4000 Hz stay empty" in fault["what"] for fault in found)
 
 
 def test_a_copied_file_and_a_copied_sample_across_splits_are_found_by_content(task):

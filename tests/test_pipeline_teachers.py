@@ -82,6 +82,26 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
 
 
+@pytest.mark.parametrize(
+    ("distill", "said"),
+    [
+        ({"loss": {"hints": [{"student": "fussion"}]}}, r"no layer 'fussion' \(did you mean 'fusion'"),
+        ({"loss": {"hints": [{"teacher": "encoders.audi"}]}}, "the teacher has no layer 'encoders.audi'"),
+        ({"model": {"factory": "no_such_module:student"}}, "no_such_module"),
+        ({"teachers": [{"onnx": "no.onnx"}]}, "does not exist"),
+        ({"labels": 1000}, "1000 labels are asked for, the training split has 240"),
+    ],
+)
+def test_what_is_wrong_with_the_student_is_told_before_a_teacher_is_trained_for_it(
+    finished, small, tmp_path, distill, said
+):
+    small["distill"] |= distill
+    out = finished.copied(tmp_path / "out")
+    with pytest.raises(MmedgeError, match=said):
+        run(small, out)
+    assert not (out / "teacher").exists() and not list((out / ".work").glob("teacher-*"))
+
+
 def test_distill_takes_a_ready_made_teacher_without_an_earlier_command(small, answers, dataset, tmp_path):
     file = write_csv(tmp_path / "o.csv", answers, dataset.contract.labels)
     small["teacher"] = {"outputs": str(file)}

@@ -109,17 +109,18 @@ class _Lines:
     """Progress for logs: a line when a task begins, every ten seconds, and when it ends."""
 
     def __init__(self) -> None:
-        self._task, self._told, self._began = "", 0.0, time.monotonic()
+        self._task, self._told, self._began, self._first = "", 0.0, time.monotonic(), 0
 
     def step(self, task: str, done: int, total: int, text: str = "") -> None:
         now = time.monotonic()
         if task != self._task:
-            self._task, self._told, self._began = task, now, now
+            self._task, self._told, self._began, self._first = task, now, now, done
         elif (done < total and now - self._told < 10) or (done >= total and self._told == float("inf")):
             return
         self._told = float("inf") if done >= total else now
-        left = f", {(now - self._began) / done * (total - done):.0f} s left" if 0 < done < total else ""
-        self.say(f"{task}: {done}/{total} {text}{left}".rstrip())
+        since = done - self._first  # a task that is come back to has done a part before
+        left = f", {(now - self._began) / since * (total - done):.0f} s left" if since > 0 and done < total else ""
+        self.say(f"{task}: {done}/{total} {text}".rstrip() + left)
 
     def say(self, line: str) -> None:
         click.echo(line, err=True)

@@ -107,15 +107,14 @@ def _arrays(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
             continue
     if not shapes:
         return "none of its .npy files can be read"
-    channels = {shape[0] for shape in shapes if len(shape) == 2}
-    if len(channels) == 1 and all(len(shape) == 2 for shape in shapes):
-        length = int(np.median([shape[1] for shape in shapes]))
-        if next(iter(channels)) <= length and length >= 2:
-            return "sensor", {"channels": next(iter(channels)), "length": min(length, 1000)}
+    if all(len(shape) == 2 for shape in shapes):  # the axis of one size, and the shorter one, holds the channels
+        for axis, keys in ((0, {}), (1, {"time_first": True})):
+            channels = {shape[axis] for shape in shapes}
+            length = int(np.median([shape[1 - axis] for shape in shapes]))
+            if len(channels) == 1 and max(2, *channels) <= length:
+                return "sensor", {"channels": channels.pop(), "length": min(length, 1000), **keys}
     if len(set(shapes)) == 1:
         return "array", {"shape": list(shapes[0])}
-    if all(len(shape) == 2 for shape in shapes) and len({shape[1] for shape in shapes}) == 1:
-        return f"its arrays are [time, channels], as {list(shapes[0])}: save them transposed, [channels, time]"
     return f"its arrays have several shapes: {list(shapes[0])}, {list(next(s for s in shapes if s != shapes[0]))}"
 
 

@@ -14,7 +14,7 @@ import polars
 from mmedge.data import align
 from mmedge.data.glimpse import TIMES, look
 from mmedge.data.labels import labels_in
-from mmedge.data.splits import SPELLINGS
+from mmedge.data.splits import SPELLINGS, UNITS
 from mmedge.data.table import read_table
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.recipe import Stream
@@ -39,11 +39,6 @@ _TARGETS = [
     "目标",
 ]
 _ID = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|nr|no|编号)($|_|\b)", re.IGNORECASE)
-_GROUP = re.compile(
-    r"speaker|subject|patient|person|user|device|session|participant|group|household|customer|client|hospital|^who$"
-    r"|客户|患者|病人|受试者|用户|说话人|设备",
-    re.IGNORECASE,
-)
 # What names people, and is no feature of a sample.
 _PERSONAL = re.compile(
     r"(^|_|\b)(name|surname|first_?name|last_?name|full_?name|e?mail|phone|address|ssn|passport|姓名|电话|地址|身份证)",
@@ -181,7 +176,7 @@ def _column(cells: polars.Series, folder: Path) -> Column:
     plain = is_number or all(re.fullmatch(r"\S+" if named else r"[\x21-\x7e]+", cell) for cell in seen)
     if unique and plain and (named or not is_number or bool((numeric.diff().drop_nulls() == 1).all())):
         return Column(name, "id", "every value is another")
-    if _GROUP.search(name) and distinct < len(known):
+    if UNITS.search(name) and distinct < len(known):
         if distinct >= 6:
             return Column(name, "group", f"{distinct} units: each is kept in one split")
         return Column(name, "unused", f"it names {distinct} units: too few to keep each in one split, and no feature")
@@ -224,7 +219,7 @@ def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> dict[str, 
             )
     on, time = str(times[0]), str(times[1])
     shared = [c for c in table.columns if c in other.columns and c not in (on, time)]
-    by = next((c for c in shared if _GROUP.search(c) or _ID.search(c)), None)
+    by = next((c for c in shared if UNITS.search(c) or _ID.search(c)), None)
     kept = [c for c in other.columns if c not in (time, by) and c not in table.columns]
     if not kept:
         raise UsageError("the stream has no column that the manifest lacks", where=str(stream), todo="rename them")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -230,6 +231,32 @@ def private(folder: Path) -> None:
     """Make a folder that nobody else on the machine can look into: caches hold the user's samples."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep a run's folder to this process, until it ends, however it ends.
+
+    Raises MmedgeError where another process has it: both would write the same files, and read what the other replaces.
+    """
+    private(out / ".work")
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with (out / ".work" / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MmedgeError(
+                "another mmedge is at work in this folder",
+                where=str(out),
+                todo="wait until it ends, or name another --out",
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _source_state(data: Data, code: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,12 @@ SPELLINGS = {
     **dict.fromkeys(("validation", "val", "valid", "dev", "eval", "验证", "验证集"), "validation"),
     **dict.fromkeys(("test", "testing", "测试", "测试集"), "test"),
 }
+# Names of columns whose values are people or devices, of whom each belongs in one split.
+UNITS = re.compile(
+    r"speaker|subject|patient|person|user|device|session|participant|group|household|customer|client|hospital|^who$"
+    r"|客户|患者|病人|受试者|用户|说话人|设备",
+    re.IGNORECASE,
+)
 # How many orders of the groups are tried for one in which the training split has every class.
 _ATTEMPTS = 50
 

@@ -11,7 +11,7 @@ import numpy as np
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.qdq import drop_unread
 from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.spec import Contract
+from mmedge.spec import Contract, TextSpec
 
 
 def adopt(
@@ -24,8 +24,10 @@ def adopt(
 ) -> None:
     """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
 
-    ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input where the
-    model has no input ``present`` of its own. ``outputs``: the first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
+    ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input (padding
+    for that of a text) where the model has no input ``present`` of its own. An input of another type is cast, and one with
+    the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``: the
+    first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -40,34 +42,45 @@ def adopt(
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
-    _check_inputs(inputs, contract, names, source)
+    last = _check_inputs(inputs, contract, names, source)
     _keep_answer(model, outputs, contract, source)
     added: list[Any] = []
     own_presence = "present" in inputs
-    for index, name in enumerate(contract.modalities):
-        theirs = names.get(name, name)
-        if own_presence:
-            _rename(graph, theirs, name)
-            continue
-        inside = f"mmedge.{name}.filled"
-        _rename(graph, theirs, inside)
-        graph.input.remove(next(value for value in graph.input if value.name == inside))
-        rank = len(contract.modalities[name].shape)
-        constants = {
-            "mean": np.asarray(means[name], np.float32)[None],
-            "at": np.array([index], np.int64),
-            "to": np.array([-1] + [1] * rank, np.int64),
-        }
-        for part, value in constants.items():
-            graph.initializer.append(numpy_helper.from_array(value, f"mmedge.{name}.{part}"))
-        added += [
-            helper.make_node("Gather", ["present", f"mmedge.{name}.at"], [f"mmedge.{name}.given"], axis=1),
-            helper.make_node("Reshape", [f"mmedge.{name}.given", f"mmedge.{name}.to"], [f"mmedge.{name}.there"]),
-            helper.make_node("Where", [f"mmedge.{name}.there", name, f"mmedge.{name}.mean"], [inside]),
-        ]
-        graph.input.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *contract.modalities[name].shape])
+    for index, (name, spec) in enumerate(contract.modalities.items()):
+        theirs, rank = names.get(name, name), len(spec.shape)
+        ours, wanted = (
+            helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)),
+            inputs[theirs].type.tensor_type.elem_type,
         )
+        _rename(graph, theirs, f"mmedge.{name}.taken")
+        graph.input.remove(next(value for value in graph.input if value.name == f"mmedge.{name}.taken"))
+        graph.input.append(helper.make_tensor_value_info(name, ours, ["batch", *spec.shape]))
+        chain = []  # (operator, attributes) from the data's tensor to the model's input
+        if not own_presence:
+            stand_in = np.full(spec.shape, spec.pad) if isinstance(spec, TextSpec) else np.asarray(means[name])
+            constants = {
+                "mean": stand_in.astype(spec.dtype)[None],
+                "at": np.array([index], np.int64),
+                "to": np.array([-1] + [1] * rank, np.int64),
+            }
+            for part, value in constants.items():
+                graph.initializer.append(numpy_helper.from_array(value, f"mmedge.{name}.{part}"))
+            added += [
+                helper.make_node("Gather", ["present", f"mmedge.{name}.at"], [f"mmedge.{name}.given"], axis=1),
+                helper.make_node("Reshape", [f"mmedge.{name}.given", f"mmedge.{name}.to"], [f"mmedge.{name}.there"]),
+                helper.make_node(
+                    "Where", [f"mmedge.{name}.there", name, f"mmedge.{name}.mean"], [f"mmedge.{name}.filled"]
+                ),
+            ]
+        if name in last:
+            chain.append(("Transpose", {"perm": [0, *range(2, rank + 1), 1]}))
+        if ours != wanted:
+            chain.append(("Cast", {"to": wanted}))
+        before = name if own_presence else f"mmedge.{name}.filled"
+        for number, (operator, attributes) in enumerate(chain or [("Identity", {})]):
+            after = f"mmedge.{name}.{number}" if number < len(chain) - 1 else f"mmedge.{name}.taken"
+            added.append(helper.make_node(operator, [before], [after], **attributes))
+            before = after
     if not own_presence:
         graph.input.append(
             helper.make_tensor_value_info("present", TensorProto.BOOL, ["batch", len(contract.modalities)])
@@ -129,9 +142,11 @@ def check_width(graph: Path, contract: Contract, source: Path, where: str) -> No
         )
 
 
-def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path) -> None:
+def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path) -> set[str]:
+    """The modalities that the model takes with the channels last."""
     expected = {names.get(name, name): spec.shape for name, spec in contract.modalities.items()}
-    for name, shape in expected.items():
+    last = set()
+    for modality, (name, shape) in zip(contract.modalities, expected.items()):
         if name not in inputs:
             raise UsageError(
                 f"the model has no input {name!r}{did_you_mean(name, inputs)}; it has {', '.join(inputs)}",
@@ -139,11 +154,14 @@ def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[
                 todo="map them in the recipe: teacher.model.inputs: {modality: input}",
             )
         dims = [dim.dim_value or None for dim in inputs[name].type.tensor_type.shape.dim]
-        if len(dims) != len(shape) + 1 or any(have not in (None, want) for have, want in zip(dims[1:], shape)):
-            raise UsageError(
-                f"the input {name!r} has shape {dims}; the data gives [batch, {', '.join(map(str, shape))}]",
-                where=str(source),
-            )
+        if not _takes(dims, shape):
+            if not _takes(dims, (*shape[1:], shape[0])):
+                raise UsageError(
+                    f"the input {name!r} has shape {dims}; the data gives [batch, {', '.join(map(str, shape))}]",
+                    where=str(source),
+                    todo=f"give it inputs of its own under teacher.preprocessing.{modality}, or its answers as teacher.outputs",
+                )
+            last.add(modality)
         if dims[0] is not None:
             raise UsageError(
                 f"the batch of the input {name!r} is fixed to {dims[0]}",
@@ -153,6 +171,12 @@ def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[
     unknown = sorted(inputs.keys() - expected.keys() - {"present"})
     if unknown:
         raise UsageError(f"the model also wants {', '.join(unknown)}, which no modality gives", where=str(source))
+    return last
+
+
+def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
+    """Whether an input of ``dims`` (the batch first, None: any size) takes samples of ``shape``."""
+    return len(dims) == len(shape) + 1 and all(have in (None, want) for have, want in zip(dims[1:], shape))
 
 
 def _keep_answer(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.data.samples import Samples
-from mmedge.measure.quality import balanced, bootstrap_rows, quality, score, scores_of
+from mmedge.measure.quality import balanced, bootstrap_rows, interval, quality, score, scores_of
 from mmedge.spec import Contract
 
 # A student may fall this far below one that was trained for the subset alone (the project's own limit).
@@ -68,17 +68,18 @@ def paired(
     model Hillis 2007): few seeds give a wide one. In simulations with three seeds it covers the truth in .92 to .98 of
     the cases; a bootstrap that draws the seeds again, in .77 where chance is mostly theirs.
 
-    One seed tells nothing of others: the interval is then the percentiles over the samples drawn again.
+    One seed tells nothing of others, one group nothing of others: the ``interval`` is then over the samples alone.
     """
     known = np.flatnonzero(samples.labelled)
     groups = samples.groups[known]
+    if seeds == 1:
+        return interval(lambda rows: difference(0, known[rows]), groups, resamples=resamples, seed=seed)
+    if len(np.unique(groups)) == 1:
+        groups = np.arange(len(known))
     each = range(seeds)
     draws = np.array(
         [[difference(number, known[rows]) for number in each] for rows in bootstrap_rows(groups, resamples, seed)]
     )
-    if seeds == 1:
-        low, high = np.nanpercentile(draws[:, 0], [2.5, 97.5])
-        return float(low), float(high)
     from scipy.special import stdtrit
 
     draws = draws[np.isfinite(draws).all(axis=1)]  # R2 of equal targets is no number
@@ -102,14 +103,14 @@ def loss_interval(
 ) -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:
     """``(before, after) -> `` the 95 % interval of what the metric loses, of outputs [n, outputs] of the same ``samples``."""
 
-    def interval(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    def lost(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
         def loss(_: int, rows: np.ndarray) -> float:
             first, second = (score(contract, output[rows], samples.targets[rows]) for output in (before, after))
             return first - second
 
         return paired(loss, 1, samples, resamples=resamples, seed=seed)
 
-    return interval
+    return lost
 
 
 Answers = Mapping[str, tuple[np.ndarray, np.ndarray]]

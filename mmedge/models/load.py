@@ -26,6 +26,7 @@ WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
 SPLIT = "split attention"
 COUNT = "count of heads"
+_SAVE_WEIGHTS = "save module.state_dict() as safetensors"
 
 
 def build(
@@ -140,7 +141,10 @@ def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSp
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts; every key must match."""
+    """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts: a state_dict, or one under ``state_dict``,
+
+    ``model_state_dict`` or ``model``. Every name must match, but for one prefix of all (DataParallel's ``module.``, a wrapper).
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -159,10 +163,25 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise MmedgeError(
             "the checkpoint holds more than weights, and mmedge unpickles nothing",
             where=str(path),
-            todo="save module.state_dict() as safetensors",
+            todo=_SAVE_WEIGHTS,
         ) from error
-    if isinstance(state, dict) and "state_dict" in state and isinstance(state["state_dict"], dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict):
+        raise MmedgeError(
+            f"the file holds a {type(state).__name__}, not a state_dict", where=str(path), todo=_SAVE_WEIGHTS
+        )
+    names = list(module.state_dict())
+    state = _with_names(state, names)
+    lacking, strange = [n for n in names if n not in state], [str(n) for n in state if n not in names]
+    if lacking or strange:
+        raise MmedgeError(
+            f"the weights do not fit the model: the file lacks {_few(lacking)}, and has {_few(strange)} that the model has not",
+            where=str(path),
+            todo="build the model with the args that it was trained with, or rename what the file holds",
+        )
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
@@ -170,6 +189,25 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise MmedgeError(
             f"the weights do not fit the model: {' '.join(lines[1:2]) or lines[0]}", where=str(path)
         ) from error
+
+
+def _with_names(state: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """``state`` without the one prefix, or with the one, that makes its names those of the module; else as it is."""
+    if not state or not names or len(state) != len(names) or set(state) == set(names):
+        return state
+    theirs, ours = min(map(str, state)), min(names)
+    for longer, shorter in ((theirs, ours), (ours, theirs)):
+        prefix = longer.removesuffix(shorter)
+        if prefix != longer and prefix.endswith("."):
+            renamed = {
+                (str(n).removeprefix(prefix) if longer is theirs else f"{prefix}{n}"): x for n, x in state.items()
+            }
+            return renamed if set(renamed) == set(names) else state
+    return state
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{len(names)} weights ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "none"
 
 
 def save(module: nn.Module, folder: Path, history: list[Any]) -> None:

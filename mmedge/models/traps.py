@@ -51,11 +51,14 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     except MmedgeError as error:
         faults.append(Fault.of(error, "model", module=where))
     except Exception as error:  # a user's forward may raise anything
-        faults.append(_raised(error, f"{where}: forward", where))
+        called = ", ".join(
+            f"{name} {list(x.shape)}" for name, x in _random_inputs(contract).items() if name != "present"
+        )
+        faults.append(_raised(error, f"{where}: forward", where, f"it is called with {called}; "))
     return faults
 
 
-def _raised(error: Exception, what: str, where: str) -> Fault:
+def _raised(error: Exception, what: str, where: str, called: str = "") -> Fault:
     first = first_line(error)
     if any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
         return Fault(
@@ -65,9 +68,8 @@ def _raised(error: Exception, what: str, where: str) -> Fault:
             module=where,
             todo="name no device in the model's code",
         )
-    return Fault(
-        "error", "model", f"{what} fails: {first}", module=where, todo="--debug shows the traceback of mmedge train"
-    )
+    todo = f"{called}--debug shows the traceback of mmedge train"
+    return Fault("error", "model", f"{what} fails: {first}", module=where, todo=todo)
 
 
 def _modules(module: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:

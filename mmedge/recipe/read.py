@@ -51,8 +51,11 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except YAMLError as error:
         raise UsageError(f"the recipe is not valid YAML: {error}", where=str(path)) from error
     if not isinstance(tree, Mapping):
-        raise UsageError("a recipe is a mapping of keys to values", where=str(path), todo="copy one of recipes/*.yaml")
-    return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent)
+        table = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet")
+        todo = f"mmedge init {path} writes one for a table" if table else "copy one of recipes/*.yaml"
+        raise UsageError("a recipe is a mapping of keys to values", where=str(path), todo=todo)
+    given = tuple(override.partition("=")[0] for override in overrides)
+    return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent, given=given)
 
 
 # What --set may give a path to.
@@ -77,8 +80,15 @@ def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[s
     return values
 
 
-def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path | None = None) -> Recipe:
-    """Validate plain values as a recipe. ``folder`` anchors its relative paths."""
+def parse(
+    values: dict[str, Any],
+    *,
+    where: Path,
+    tree: Any = None,
+    folder: Path | None = None,
+    given: tuple[str, ...] = (),
+) -> Recipe:
+    """Validate plain values as a recipe. ``folder`` anchors its relative paths; ``given``: the keys that --set gave."""
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -90,7 +100,7 @@ def parse(values: dict[str, Any], *, where: Path, tree: Any = None, folder: Path
             if not (
                 fault["type"] == "too_short" and any(loc[: len(fault["loc"])] == fault["loc"] != loc for loc in told)
             )
-            for line in _fault_lines(fault, where, tree, values)
+            for line in _fault_lines(fault, where, tree, values, given)
         ]
         rest = _without(values, told)
         raise InvalidRecipe(lines, _anchored(rest, folder) if rest and folder else rest) from None
@@ -167,7 +177,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _fault_lines(fault: Any, where: Path, tree: Any, values: Any) -> list[str]:
+def _fault_lines(fault: Any, where: Path, tree: Any, values: Any, given: tuple[str, ...]) -> list[str]:
     # pydantic names a union's branch (an ImageSpec's tag, say) in the location; only keys of the recipe are shown.
     # ``values`` may hold what --set added, ``tree`` the lines of what stands in the file.
     steps: list[str] = []
@@ -186,6 +196,8 @@ def _fault_lines(fault: Any, where: Path, tree: Any, values: Any) -> list[str]:
         steps.append(str(step))
     key = ".".join(steps)
     place = f"{where}:{line}: " if line else f"{where}: "
+    if any(f"{key}.".startswith(f"{override}.") for override in given):
+        place = "--set: "
     match fault["type"]:
         case "extra_forbidden":
             messages = [f"unknown key '{key}'{did_you_mean(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"]

@@ -96,7 +96,8 @@ class Train(Frozen):
     ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
     ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
     exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
-    add up to the batch's, for less memory on the same schedule. ``ema``: keep the running average of the weights with this
+    add up to the batch's, for less memory on the same schedule; what compares the samples of a batch with one another
+    (``relations``, ``contrastive``, ``dist``) compares those of a part, and so it does where several processes train. ``ema``: keep the running average of the weights with this
     decay (0.999, say) instead of the weights themselves. ``early_stopping``: end after that many epochs without a better
     one on validation. ``compile``: run the model through torch.compile, which needs a C++ compiler (a GPU: Triton).
     ``log: tensorboard`` writes event files into OUT/tensorboard beside the training.csv that every stage has.

@@ -58,6 +58,7 @@ def _page(report: dict[str, Any], template: Any) -> str:
         subsets=modality_subsets(report),
         picture=Markup(plots.accuracy_against_latency(report)) if timed else "",
         matrix=Markup(plots.subset_matrix(report)) if modality_subsets(report) else "",
+        learning=Markup(plots.learning_curves(report)) if any("learning" in s for s in report["stages"]) else "",
         gains=Markup(plots.gains(report)) if report["controls"] else "",
         sensitivities={
             stage["stage"]: Markup(quantized.sensitivity(stage["sensitivity"]))
@@ -76,6 +77,12 @@ def _page(report: dict[str, Any], template: Any) -> str:
     return str(page)
 
 
+def _counted(quality: dict[str, Any]) -> str:
+    """How much the interval rests on: samples, and independent groups where they are fewer."""
+    fewer = quality["groups"] < quality["n"]
+    return f"n = {quality['n']}" + (f" in {quality['groups']} groups" if fewer else "")
+
+
 def _headline(report: dict[str, Any]) -> list[tuple[str, str]]:
     """(figure, what it is) of the last timed stage against the teacher: what a reader wants first."""
     by_stage = {stage["stage"]: stage for stage in report["stages"] if stage["status"] != "skipped"}
@@ -89,7 +96,7 @@ def _headline(report: dict[str, Any]) -> list[tuple[str, str]]:
     cards.append(
         (
             f"{quality['value']:.3f}",
-            f"{quality['metric']} of {last['stage']} ({quality['ci95'][0]:.3f} to {quality['ci95'][1]:.3f}, n = {quality['n']}){beside}",
+            f"{quality['metric']} of {last['stage']} ({quality['ci95'][0]:.3f} to {quality['ci95'][1]:.3f}, {_counted(quality)}){beside}",
         )
     )
     if "latency" in teacher:

@@ -35,8 +35,10 @@ def accuracy_against_latency(report: dict[str, Any]) -> str:
         xs, ys = [*xs, x], [*ys, y]
     axes.plot(xs, ys, color=_FAINT, linewidth=1, zorder=0)
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    digits = "125" if high > 4 * low else "123456789"  # a short axis names every tick
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(_plain)
+        axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
     axes.set_xlabel("latency, ms (dot: p50, bar to p95; logarithmic)")
     metric = stages[0]["quality"]["metric"] if stages else "quality"
     axes.set_ylabel(f"{metric} on the test split, 95 % interval")
@@ -51,13 +53,8 @@ def subset_matrix(report: dict[str, Any]) -> str:
     figure, axes = figure_and_axes(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.5 * len(names))
     values = [[stage["subsets"].get(name) for stage in stages] for name in names]
     numbers = [[float("nan") if value is None else value for value in row] for row in values]
-    axes.imshow(
-        numbers,
-        aspect="auto",
-        cmap="YlGnBu",
-        vmin=min((v for row in values for v in row if v is not None), default=0) - 0.15,
-        vmax=1,
-    )
+    worst = min((v for row in values for v in row if v is not None), default=0) - 0.15
+    axes.imshow(numbers, aspect="auto", cmap="YlGnBu", vmin=worst, vmax=1)
     for row, of_subset in enumerate(values):
         for column, value in enumerate(of_subset):
             axes.text(
@@ -66,7 +63,7 @@ def subset_matrix(report: dict[str, Any]) -> str:
                 "—" if value is None else f"{value:.3f}",
                 ha="center",
                 va="center",
-                color="white" if value and value > 0.8 else _INK,
+                color="white" if value is not None and value > (1 + worst) / 2 else _INK,
                 fontsize=10,
             )
     axes.set_xticks(range(len(stages)), [stage["stage"].replace("export-", "export\n") for stage in stages])
@@ -95,9 +92,24 @@ def gains(report: dict[str, Any]) -> str:
     return svg_of(figure)
 
 
-def _plain(value: float, _position: int) -> str:
-    """0.1, 0.2, 0.5, 1, 2 ...: a logarithmic axis in milliseconds that people read without powers of ten."""
-    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+def learning_curves(report: dict[str, Any]) -> str:
+    """Every training that led to a stage, an epoch a point: its score on validation with the kept epoch, and its loss."""
+    figure, axes = figure_and_axes(8.2, 4.6, rows=2)
+    for number, stage in enumerate(stage for stage in report["stages"] if "learning" in stage):
+        learning, colour = stage["learning"], f"C{number}"
+        epochs = range(1, len(learning["loss"]) + 1)
+        kept = max(epochs, key=lambda epoch: (learning["selection"][epoch - 1], epoch))
+        axes[0].plot(epochs, learning["selection"], color=colour, label=stage["stage"])
+        axes[0].plot(kept, learning["selection"][kept - 1], "o", color=colour, markersize=6)
+        axes[1].plot(epochs, learning["loss"], color=colour)
+    axes[0].set_ylabel("validation score\n(all and subsets)")
+    axes[1].set_ylabel("training loss")
+    axes[1].set_yscale("log")
+    axes[1].set_xlabel("epoch (dot: kept)")
+    axes[0].legend(frameon=False, fontsize=9, loc="best")
+    for each in axes:
+        each.grid(alpha=0.25)
+    return svg_of(figure)
 
 
 def figure_and_axes(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:

@@ -34,7 +34,8 @@ def print_report(report: dict[str, Any]) -> None:
             value = f"{gate['value']:.4g}" if "value" in gate else "not measured"
             console.print(f"  {mark} {stage['stage']}: {gate['name']} is {value}, limit {gate['limit']:g}")
     colour = "green" if report["verdict"] == "pass" else "red"
-    console.print(f"verdict: [bold {colour}]{report['verdict']}[/]")
+    nothing = "" if any(stage["gates"] for stage in report["stages"]) else ": the recipe sets no gates"
+    console.print(f"verdict: [bold {colour}]{report['verdict']}[/]{nothing}")
 
 
 _ANY_WIDTH = 100_000

@@ -23,6 +23,8 @@ from mmedge.training.teachers import Teacher
 
 # Resamples of the interval that the decision tells; the decision itself is the sign of the mean.
 _RESAMPLES = 500
+# What a student gains in the last quarter of its epochs, from which on it is told that more may help.
+_STILL_RISING = 0.01
 
 
 def distill(parent: Artifact, config: Distill, context: Context, target: Path, key: str) -> Artifact:
@@ -92,6 +94,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
             *lesson.teacher.notes,
             *([_said(losses)] if losses else []),
             decision["said"],
+            *_unfinished(students["distilled"]),
             f"seed {number} of {config.controls.seeds} kept, by validation",
             *_untaken(config, context, contract),
             # Of the kept one it is told with the training; a control that broke off makes the gain look better.
@@ -139,6 +142,9 @@ def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -
         np.arange(len(samples)),
         config.train,
     )
+    variant.objective(
+        context.build(config.model, contract)
+    )  # hints that do not fit are told before controls are trained
     return _Lesson(config, teacher, variant)
 
 
@@ -177,6 +183,26 @@ def _said(losses: list[dict[str, Any]]) -> str:
     loss = kept["loss"]
     words = f"{loss['kind']}, logits {loss['logits']:g}, temperature {loss['temperature']:g}, {loss['schedule']}"
     return f"loss chosen in one seed by validation: {words} ({kept['selection']:.3f}; the others {others})"
+
+
+def _unfinished(taught: list[Student]) -> tuple[str, ...]:
+    """A hint where the schedule was short for a teacher.
+
+    Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent": its answers take longer to learn
+    from than labels do.
+    """
+    rises = []
+    for student in taught:
+        figures = [epoch["selection"] for epoch in student.fitted.history]
+        last = -(-len(figures) // 4)
+        rises.append(max(figures[-last:]) - max(figures[:-last], default=np.inf))
+    rise = float(np.mean(rises))
+    if rise < _STILL_RISING:
+        return ()
+    return (
+        f"the taught student still rose by {rise:.3f} on validation in the last quarter of its epochs: "
+        "with more (distill.train.epochs) the gain may be larger",
+    )
 
 
 def _untaken(config: Distill, context: Context, contract: Contract) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import nn
 from mmedge import artifact as artifacts
 from mmedge.data.answers import no_common_sample
 from mmedge.data.samples import check_read
+from mmedge.data.splits import SPLITS
 from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.graph.trace import example
@@ -21,6 +22,7 @@ from mmedge.measure.classes import class_map
 from mmedge.models import load
 from mmedge.recipe import Another, Given, Model, Recipe
 from mmedge.spec import Contract
+from mmedge.training.context import Context
 from mmedge.training.layers import Layer, check_pair
 from mmedge.training.sources import no_hints, without_answer
 from mmedge.training.taught import read_teacher_answers, teaching_contract
@@ -57,6 +59,21 @@ def teaching_faults(
     if labelled == 0 and recipe.teacher.trained_here:  # with --from, another is taken
         faults.append(Fault("warning", "labels", UNTAUGHT, module="teacher", todo=TEACHERS))
     return [*faults, *_hint_faults(recipe, contract, factory)]
+
+
+def refuse_untaught(context: Context) -> None:
+    """Raise UsageError with the first thing wrong with the student, or with what teaches it, before a teacher is trained."""
+    recipe, dataset = context.recipe, context.dataset
+    assert recipe.distill is not None
+    context.build(recipe.distill.model, context.contract(recipe.distill.model))
+    ids = {split: getattr(dataset, split).ids for split in SPLITS}
+    labelled = int(dataset.train.labelled.sum())
+    faults = teaching_faults(recipe, dataset.contract, ids, labelled, context.factory)
+    errors = [fault for fault in faults if fault.severity == "error"]
+    if errors:
+        first, others = errors[0], len(errors) - 1
+        more = f" (and {others} more; mmedge check lists them)" if others else ""
+        raise UsageError(first.what + more, where=first.where, todo=first.todo)
 
 
 def _of_given(

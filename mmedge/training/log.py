@@ -24,6 +24,12 @@ def csv_of(history: Sequence[Mapping[str, float]]) -> str:
     return text.getvalue()
 
 
+def csv_read(path: Path) -> list[dict[str, float]]:
+    """The history that ``csv_of`` wrote."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
 class Log(Protocol):
     """``row(record)`` takes one epoch's figures; ``epoch`` in it counts from 1."""
 

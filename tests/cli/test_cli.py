@@ -8,6 +8,7 @@ import click
 import pytest
 
 from mmedge import pipeline
+from mmedge.cli import common
 from mmedge.cli.main import VERBS
 from mmedge.errors import MmedgeError
 
@@ -254,3 +255,13 @@ def test_a_users_module_that_exits_is_an_error_and_one_document(mmedge, finished
     monkeypatch.setattr(pipeline, "run", leave)
     said = mmedge("run", finished.recipe_file, "--out", tmp_path / "out", "--json")
     assert said.code == 1 and "exit(7)" in said.err and document(said)["error"]["exit_code"] == 1
+
+
+def test_the_time_left_counts_what_was_done_since_a_task_was_come_back_to(capsys, monkeypatch):
+    now = iter([0.0, 0.0, 1.0, 1.0, 61.0])
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(now))
+    lines = common._Lines()
+    for task, done in (("fit", 0), ("answers", 0), ("fit", 50), ("fit", 60)):
+        lines.step(task, done, 100)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["fit: 0/100", "answers: 0/100", "fit: 50/100", "fit: 60/100, 240 s left"]

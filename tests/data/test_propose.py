@@ -115,7 +115,6 @@ def test_times_people_and_few_units_are_no_features_and_each_says_why(tmp_path):
     [
         (lambda f, i: f.write_text("1,2\n3,4\n"), "no header line"),
         (lambda f, i: f.write_text("a;b\n1;2\n3;4\n"), "separated by ';'"),
-        (lambda f, i: np.save(f.with_suffix(".npy"), np.zeros((50 + i % 3, 3))), r"transposed, \[channels, time\]"),
         (lambda f, i: np.save(f.with_suffix(".npy"), np.zeros((3, 8 + i % 2, 8))), "several shapes"),
     ],
 )
@@ -126,3 +125,20 @@ def test_series_that_cannot_be_taken_are_refused_with_the_reason(tmp_path, write
     rows = [["motion", "y"], *([f"{i}{ending}", "uv"[i % 2]] for i in range(20))]
     with pytest.raises(UsageError, match=said):
         propose(write_table(tmp_path / "m.tsv.csv", rows), "y")
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys"),
+    [
+        (lambda i: (3, 50 + i % 3), {"channels": 3, "length": 51}),
+        (lambda i: (50 + i % 3, 3), {"channels": 3, "length": 51, "time_first": True}),
+        (lambda i: (50, 3), {"channels": 3, "length": 50, "time_first": True}),
+    ],
+)
+def test_series_of_arrays_have_their_channels_on_the_shorter_axis_of_one_size(tmp_path, shape, keys):
+    """[time, channels] is how most libraries hold them: they were taken for arrays without an order in time."""
+    for number in range(20):
+        np.save(tmp_path / f"{number}.npy", np.zeros(shape(number)))
+    rows = [["motion", "y"], *([f"{i}.npy", "uv"[i % 2]] for i in range(20))]
+    modality = propose(write_table(tmp_path / "m.csv", rows), "y").modalities["motion"]
+    assert modality == {"kind": "sensor", "column": "motion", **keys}

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmedge import pipeline
+from mmedge.check import check
 from mmedge.data import samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
@@ -393,3 +395,14 @@ def test_another_preprocessing_of_what_the_data_does_not_have_is_refused(tmp_pat
     whole = numbers(tmp_path, rows(), id="id", split="split")
     with pytest.raises(UsageError, match=said):
         whole.preprocessed({name: TabularSpec(kind="tabular", columns=columns)}, Silent())
+
+
+def test_a_folder_is_one_process_own_until_it_ends_and_a_run_or_check_beside_it_is_refused(values, tmp_path):
+    """Two runs of one folder ended in a bus error: one replaced the file that the other had mapped."""
+    recipe, out = parsed(values), tmp_path / "out"
+    with samples.held(out):
+        for call in (pipeline.run, check):
+            with pytest.raises(MmedgeError, match="another mmedge is at work in this folder"):
+                call(recipe, out, code=tmp_path, progress=Silent())
+    with samples.held(out):
+        pass

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, count
 from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec, Contract, TextSpec
 
 CONTRACT = Contract(
     task="classification",
@@ -87,3 +87,39 @@ def test_a_file_that_is_no_onnx_model_is_refused(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(MmedgeError, match="cannot be read"):
         adopt(tmp_path / "bad.onnx", CONTRACT, NAMES, MEANS, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("own_presence", [False, True])
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_a_picture_with_channels_last_is_transposed_and_another_type_is_cast(tmp_path, own_presence, kind):
+    """What TensorFlow's models take: [batch, height, width, channels]."""
+    contract = Contract(
+        task="classification",
+        labels=("a", "b"),
+        modalities={"see": ArraySpec(kind="array", shape=(2, 3, 4)), "read": TextSpec(kind="text", length=5, pad=1)},
+    )
+    inputs = [
+        helper.make_tensor_value_info("pixels", kind, ["n", 3, 4, 2]),
+        helper.make_tensor_value_info("tokens", TensorProto.INT32, ["n", None]),
+    ]
+    presence = helper.make_tensor_value_info("present", TensorProto.BOOL, ["n", 2])
+    weight = numpy_helper.from_array(np.arange(58, dtype=np.float32).reshape(29, 2), "w")
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["p"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["tokens"], ["t"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["p"], ["flat"]),
+        helper.make_node("Concat", ["flat", "t"], ["both"], axis=1),
+        helper.make_node("MatMul", ["both", "w"], ["scores"]),
+    ]
+    output = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])]
+    graph = helper.make_graph(nodes, "g", inputs + [presence] * own_presence, output, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    means = {"see": np.ones((2, 3, 4), np.float32), "read": np.full(5, 2.6, np.float32)}
+    adopt(tmp_path / "m.onnx", contract, {"see": "pixels", "read": "tokens"}, means, tmp_path / "a.onnx")
+    see, read = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4), np.arange(10).reshape(2, 5)
+    present = np.array([[True, True], [False, False]]) | own_presence
+    said = onnxruntime_cpu.session(tmp_path / "a.onnx")({"see": see, "read": read, "present": present})["logits"]
+    if not own_presence:
+        see[1], read[1] = 1, 1  # the mean, and padding
+    flat = np.concatenate([see.transpose(0, 2, 3, 1).reshape(2, -1), read], 1)
+    np.testing.assert_allclose(said, flat @ numpy_helper.to_array(weight), rtol=1e-5)

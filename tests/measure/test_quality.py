@@ -6,7 +6,7 @@ import pytest
 from mmedge.data.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.measure.gain import decide, gain, paired
-from mmedge.measure.quality import average_precision, bootstrap_rows, quality, score, subset_scores
+from mmedge.measure.quality import average_precision, bootstrap_rows, interval, quality, score, subset_scores
 from mmedge.spec import ArraySpec, Contract
 
 SPEC = ArraySpec(kind="array", shape=(1,))
@@ -54,6 +54,33 @@ def test_the_bootstrap_is_that_of_its_seed():
     first, second, other = (bootstrap_rows(np.arange(9), 5, seed) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other))
+
+
+def test_an_intervals_of_one_group_is_that_of_its_samples_and_not_of_no_width():
+    right = np.arange(100) % 4 > 0
+    low, high = interval(lambda rows: right[rows].mean(), np.zeros(100, int), resamples=500, seed=0)
+    assert low == pytest.approx(0.67, abs=0.03) and high == pytest.approx(0.83, abs=0.03)
+    alone = made(np.arange(100) % 2)
+    answers = logits(np.where(right, alone.targets, 1 - alone.targets))
+    one = made(alone.targets, groups=np.zeros(100, int))
+    assert quality(CONTRACT, answers, one, resamples=100, seed=0).ci95[0] < 0.75
+    for seeds in (1, 3):
+        low, high = paired(lambda _, rows: right[rows].mean(), seeds, one, resamples=100, seed=0)
+        assert low < 0.71 and high > 0.79
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_of_few_groups_the_interval_covers_the_truth_more_often_than_their_percentiles(count):
+    """Groups that differ among themselves; of 2 groups no bootstrap can be wide enough."""
+    rng, covered, plain, trials = np.random.default_rng(count), 0, 0, 60
+    groups = np.repeat(np.arange(count), 20)
+    for trial in range(trials):
+        values = rng.normal(0, 0.1, count)[groups] + rng.normal(0, 0.3, len(groups))
+        low, high = interval(lambda rows, of=values: of[rows].mean(), groups, resamples=100, seed=trial)
+        covered += low <= 0 <= high
+        draws = [values[rows].mean() for rows in bootstrap_rows(groups, 100, trial)]
+        plain += np.percentile(draws, 2.5) <= 0 <= np.percentile(draws, 97.5)
+    assert covered > plain and covered / trials >= (0.9 if count >= 5 else 0.75)
 
 
 def test_samples_of_one_group_widen_the_interval():

@@ -217,8 +217,12 @@ def whole_module(path):
         (lambda path: path.write_bytes(b""), "w.pt", "cannot be read"),
         (lambda path: path.write_bytes(b"no weights"), "w.safetensors", "cannot be read"),
         (lambda path: torch.save(Theirs(8).state_dict(), path), "w.pt", "do not fit"),
-        (lambda path: torch.save({"see.0.weight": torch.zeros(1)}, path), "w.pt", "do not fit"),
-        (lambda path: torch.save([1, 2], path), "w.pt", "do not fit"),
+        (
+            lambda path: torch.save({"see.0.weight": torch.zeros(1), "x.y": torch.zeros(1)}, path),
+            "w.pt",
+            r"lacks \d+ weights .*has 1 weights \(x.y\) that",
+        ),
+        (lambda path: torch.save([1, 2], path), "w.pt", "holds a list, not a state_dict"),
     ],
 )
 def test_wrong_weights_are_told_with_their_path(tmp_path, write, name, said):
@@ -246,3 +250,23 @@ def test_a_runs_models_are_rebuilt_to_their_counted_size(finished, context, stag
     module = context.rebuild(finished.artifact(stage))
     assert params(module) == finished.stage(stage)["params"]
     assert macs(module, load.contract_of(finished.artifact(stage))) == finished.stage(stage)["macs"]
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "net.inner."])
+def test_weights_load_from_a_training_checkpoint_and_under_a_prefix(tmp_path, key, prefix):
+    """DataParallel and Lightning put a prefix before every name; training scripts keep the optimizer beside the weights."""
+    theirs = Theirs()
+    state = {f"{prefix}{name}": x for name, x in theirs.state_dict().items()}
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "w.pt")
+    ours = Theirs()
+    load.load_weights(ours, tmp_path / "w.pt")
+    assert all(torch.equal(a, b) for a, b in zip(theirs.state_dict().values(), ours.state_dict().values()))
+
+
+def test_weights_of_a_network_load_into_one_that_wraps_it(tmp_path):
+    theirs = Theirs()
+    torch.save(theirs.state_dict(), tmp_path / "w.pt")
+    ours = nn.Sequential(Theirs())
+    load.load_weights(ours, tmp_path / "w.pt")
+    assert all(torch.equal(a, b) for a, b in zip(theirs.state_dict().values(), ours.state_dict().values()))

@@ -215,3 +215,8 @@ def test_a_model_that_answers_nan_is_told_as_such():
     )
     kinds = [fault.kind for fault in traps(Model(factory="own:net"), contract, Logarithm, "teacher.model")]
     assert kinds == ["not-finite"]
+
+
+def test_a_forward_that_fails_is_told_with_the_shapes_that_it_was_given(tmp_path):
+    (fault,) = found(tmp_path, LINEAR + "def forward(self, x):\n    return self.layer(x.transpose(1, 2))\n")
+    assert "forward fails" in fault.what and "it is called with x [2, " in fault.todo

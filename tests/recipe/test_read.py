@@ -238,3 +238,15 @@ def test_a_precision_that_a_target_lacks_is_told_with_what_it_has(tmp_path):
 def test_a_teacher_of_a_file_is_trained_only_where_the_recipe_says_so(tmp_path, teacher, trained):
     text = GOOD.replace("teacher:\n  model: {embedding: 8}", f"teacher: {teacher}")
     assert recipe.load(written(tmp_path, text)).teacher.trained_here is trained
+
+
+def test_a_fault_of_what_set_gave_names_set_and_not_a_line_of_the_file(tmp_path):
+    told = faults(tmp_path, GOOD, "distill.train.epoch=3", "teacher.model={embeding: 4}")
+    assert "--set: unknown key 'distill.train.epoch' (did you mean 'epochs'?)" in told
+    assert "--set: unknown key 'teacher.model.embeding'" in told and "r.yaml:" not in told
+
+
+def test_a_table_in_place_of_a_recipe_is_told_of_init(tmp_path):
+    (tmp_path / "m.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match=r"mmedge init .*m\.csv"):
+        recipe.load(tmp_path / "m.csv")

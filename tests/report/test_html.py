@@ -43,8 +43,8 @@ def test_the_page_shows_what_each_branch_can_spare_and_what_was_taken(text, fini
 
 
 def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text):
-    assert Page(text).svgs == 5 and "all of audio" in text and "hollow: taken back to FP32" in text
-    for said in ("latency, ms", "95 % interval", "image + audio", "gain of the distilled student"):
+    assert Page(text).svgs == 6 and "all of audio" in text and "hollow: taken back to FP32" in text
+    for said in ("latency, ms", "95 % interval", "image + audio", "epoch (dot: kept)", "gain of the distilled student"):
         assert said in text, said
 
 
@@ -78,6 +78,7 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
         stage.pop("latency", None)
         stage.pop("sensitivity", None)
         stage.pop("pruning", None)
+        stage.pop("learning", None)
     write_html(report, tmp_path / "x.html")
     assert Page((tmp_path / "x.html").read_text()).svgs == 1
     print_report(report)
@@ -133,3 +134,28 @@ def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, tmp_pat
     assert page.count("alone-image") >= 2 and "Holds: no more than 0.02 below" in page
     print_report(report)
     assert "alone-image: gain" in capsys.readouterr().err
+
+
+def test_a_run_without_gates_is_not_shown_as_one_that_passed_them(finished, text, tmp_path, capsys):
+    assert "pass: no gates set" in text and 'class="verdict pass"' not in text
+    report = copy.deepcopy(finished.report)
+    print_report(report)
+    assert "the recipe sets no gates" in capsys.readouterr().err
+    report["stages"][0]["gates"] = [{"name": "quality", "limit": 0.1, "value": 0.5, "passed": True}]
+    write_html(report, tmp_path / "x.html")
+    assert 'class="verdict pass">pass<' in (tmp_path / "x.html").read_text()
+
+
+def test_the_page_says_of_how_many_groups_a_figure_is(finished, tmp_path):
+    report = copy.deepcopy(finished.report)
+    report["stages"][-1].pop("notes")
+    report["stages"][-1] |= {"notes": [], "latency": report["stages"][0]["latency"] | {"ratio_to_teacher": 0.5}}
+    report["stages"][-1]["quality"] |= {"n": 269, "groups": 2}
+    write_html(report, tmp_path / "x.html")
+    assert "n = 269 in 2 groups" in (tmp_path / "x.html").read_text()
+
+
+def test_what_was_decided_of_a_precision_stands_before_the_figures_of_its_subsets(text):
+    """Of three modalities there are seven subsets: the verdict was beyond the right edge."""
+    heads = re.search(r"<tr><th>precision</th>.*?</tr>", text).group()
+    assert heads.index("verdict") < heads.index("image")

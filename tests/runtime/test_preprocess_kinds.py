@@ -276,3 +276,18 @@ def test_the_end_of_a_long_sound_can_be_kept():
 def test_a_spec_that_contradicts_itself_is_refused(spec, keys):
     with pytest.raises(ValidationError):
         spec.model_validate(keys)
+
+
+def test_a_series_that_holds_time_first_is_the_same_series(tmp_path):
+    series = np.arange(12, dtype=np.float32).reshape(2, 6)
+    usual = SensorSpec(kind="sensor", channels=2, length=6)
+    turned = usual.model_copy(update={"time_first": True})
+    np.save(tmp_path / "s.npy", series.T)
+    for value in (series.T, str(tmp_path / "s.npy"), (series.T, 50.0)):
+        assert np.array_equal(preprocess.tensor(turned, value), preprocess.tensor(usual, series))
+    for spec, wrong, wanted in (
+        (usual, series.T, r"\[6, 2\], .*\[2, time\]"),
+        (turned, series, r"\[2, 6\], .*\[time, 2\]"),
+    ):
+        with pytest.raises(MmedgeError, match=wanted + r"(?s:.*)time_first"):
+            preprocess.tensor(spec, wrong, "motion")

@@ -11,6 +11,7 @@ from mmedge.progress import Silent
 from mmedge.recipe import Controls
 from mmedge.stages import distill
 from mmedge.training.controls import same_modality_teacher, takes_others
+from mmedge.training.fit import Fitted
 from mmedge.training.students import Student, train_student
 from tests.conftest import parsed
 
@@ -137,7 +138,17 @@ def test_the_same_modality_teacher_sees_the_samples_as_the_recipes_teacher_does(
     assert set(shapes) == {(1, 14, 14)}
 
 
-def test_a_students_selection_is_its_best_epochs():
-    from mmedge.training.fit import Fitted
+def student(*figures):
+    """One whose epochs had these figures on validation."""
+    return Student(torch.nn.Identity(), Fitted([{"selection": figure} for figure in figures], len(figures), ()))
 
-    assert Student(torch.nn.Identity(), Fitted([{"selection": 0.2}, {"selection": 0.4}], 2, ())).selection == 0.4
+
+def test_a_students_selection_is_its_best_epochs():
+    assert student(0.2, 0.4, 0.3).selection == 0.4
+
+
+def test_a_student_that_still_learns_at_the_end_is_told_with_what_it_gained_there():
+    (said,) = distill._unfinished([student(0.1, 0.3, 0.5, 0.7, 0.75, 0.72), student(0.1, 0.3, 0.5, 0.7, 0.70, 0.73)])
+    assert said.startswith("the taught student still rose by 0.040 on validation in the last quarter")
+    for done in ([0.1, 0.7, 0.8, 0.8, 0.803, 0.8], [0.1, 0.9, 0.8, 0.7], [0.5]):
+        assert distill._unfinished([student(*done)]) == ()

@@ -172,6 +172,17 @@ def _sounds(
                 todo=f"record at one rate: what is not {common} Hz may sound unlike it",
             )
         )
+    if rates and max(rates) < spec.sample_rate:
+        faults.append(
+            Fault(
+                "warning",
+                "upsampled",
+                f"no sound has the rate that is computed with, {spec.sample_rate} Hz: the highest is {max(rates)} Hz, and bands above {max(rates) / 2:g} Hz stay empty",
+                file,
+                column=column,
+                todo=f"set sample_rate: {max(rates)}",
+            )
+        )
     card: dict[str, Any] = {"sample_rates": {str(rate): count for rate, count in sorted(rates.items())}}
     if seconds:
         card["seconds"] = {"p50": round(float(np.median(seconds)), 3), "max": round(max(seconds), 3)}

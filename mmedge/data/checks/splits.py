@@ -8,7 +8,7 @@ import polars
 
 from mmedge.data.labels import named_in, telling_splits, unlabelled_split
 from mmedge.data.source import ROW, SPLIT, empty_split, target_column
-from mmedge.data.splits import SPLITS
+from mmedge.data.splits import SPLITS, UNITS
 from mmedge.errors import Fault
 from mmedge.recipe import Data
 
@@ -103,7 +103,7 @@ def class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
                 Fault(
                     "warning",
                     "tiny-class",
-                    f"the class {label!r} has {count} training samples",
+                    f"the class {label!r} has {count} training sample{'s' if count > 1 else ''}",
                     file,
                     column=target,
                     todo="add samples, join classes, or set train.class_weights: balanced",
@@ -150,6 +150,36 @@ def value_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
                 todo="there is nothing to learn",
             )
         )
+    return faults
+
+
+def forgotten_groups(given: polars.DataFrame, table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """Columns of the ``given`` table that by their name tell people or devices apart, of whom most are in several splits.
+
+    ``table``: the arranged one, which tells the split of every row.
+    """
+    if data.group:
+        return []
+    given = given.with_columns(polars.int_range(1, given.height + 1).alias(ROW)).join(
+        table.select(ROW, SPLIT), on=ROW, how="inner"
+    )
+    used = {data.target, data.id, data.split, *(c for spec in data.modalities.values() for c in spec.columns_read)}
+    faults = []
+    for name in given.columns:
+        if name in used or not UNITS.search(name):
+            continue
+        known = given.filter(polars.col(name).is_not_null())
+        units = known.group_by(name).agg(polars.col(SPLIT).n_unique().alias("splits"))
+        shared = int((units["splits"] > 1).sum())
+        if 1 < units.height <= known.height // 2 and 2 * shared > units.height:
+            what = f"{shared} of the {units.height} values of {name!r} are in several splits, and data.group is not set"
+            how = (
+                f"give each to one split in {data.split!r}"
+                if data.split
+                else f"data.group: {name} keeps each in one split"
+            )
+            todo = f"{how}; else the figures are of ones that training has met"
+            faults.append(Fault("warning", "no-group", what, file, column=name, todo=todo))
     return faults
 
 

@@ -17,21 +17,26 @@ _MOST_STEPS = 100_000_000
 
 
 def features(spec: SensorSpec, value: Any, name: str) -> np.ndarray:
-    """float32 [channels, length]. ``value``: a path of .npy or .csv, an array [channels, time], or (array, rate in Hz)."""
+    """float32 [channels, length]. ``value``: a path of .npy or .csv, an array, or (array, rate in Hz).
+
+    Arrays are [channels, time], with ``time_first`` [time, channels].
+    """
     rate = spec.source_rate
     seconds: np.ndarray | None = None
     if isinstance(value, tuple) and len(value) == 2:
         value, rate = value[0], _rate(value[1], name)
-    if isinstance(value, (str, Path)):
-        if str(value).lower().endswith((".csv", ".tsv", ".txt")):
-            series, seconds = _table(spec, value, name)
-        else:
-            series = numbers(load_npy(value, name), name)
+    if isinstance(value, (str, Path)) and str(value).lower().endswith((".csv", ".tsv", ".txt")):
+        series, seconds = _table(spec, value, name)
     else:
-        series = numbers(value, name)
+        given = numbers(load_npy(value, name) if isinstance(value, (str, Path)) else value, name)
+        series = given.T if spec.time_first else given
     if series.ndim != 2 or series.shape[0] != spec.channels or series.shape[1] == 0:
+        turned = series.ndim == 2 and series.shape[1] == spec.channels
+        wanted = f"[time, {spec.channels}]" if spec.time_first else f"[{spec.channels}, time]"
         raise MmedgeError(
-            f"{name} has shape {list(series.shape)}, the model takes {[spec.channels]} x time", where=where(value)
+            f"{name} has shape {list(series.T.shape if spec.time_first else series.shape)}, the model takes {wanted}",
+            where=where(value),
+            todo="give the array transposed, or set time_first of the modality in the recipe" if turned else None,
         )
     if not np.isfinite(series).all():
         raise MmedgeError(f"the {name} holds NaN or infinite values", where=where(value))
