@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -40,7 +40,10 @@ _MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified folder. ``key``: the cache key of the stage that made it; ``sha256``: of the manifest's content."""
+    """A verified folder. ``key``: the cache key of the stage that made it; ``sha256``: of the manifest's content.
+
+    ``files``: {name: sha256} of those that the manifest lists.
+    """
 
     path: Path
     stage: str
@@ -48,7 +51,7 @@ class Artifact:
     parent: str | None
     sha256: str
     meta: dict[str, Any] = field(repr=False)
-    files: frozenset[str] = field(default=frozenset(), repr=False)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -277,7 +280,8 @@ def read(path: Path) -> Artifact:
     try:
         for name, entry in record["files"].items():
             _verify_file(path, name, entry["sha256"])
-        files, meta = frozenset(record["files"]), {**record["meta"]}
+        files = {name: entry["sha256"] for name, entry in record["files"].items()}
+        meta = {**record["meta"]}
         found = Artifact(path, record["stage"], record["key"], record["parent"], record["sha256"], meta, files)
     except (KeyError, TypeError, AttributeError) as error:
         raise _tampered(f"the manifest lacks {error}", manifest) from error

@@ -140,7 +140,8 @@ def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]
         values = values.filter(values.is_finite())
         if len(values):
             low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-            card["target"] = {"min": low, "mean": float(values.mean()), "max": high}  # type: ignore[arg-type]
+            mean = float(f"{float(values.mean()):.4g}")  # type: ignore[arg-type]
+            card["target"] = {"min": low, "mean": mean, "max": high}
     return card
 
 

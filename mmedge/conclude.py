@@ -207,17 +207,19 @@ def _add_latency(
         contract = contract_of(artifact)
         if any(spec != dataset.contract.modalities[name] for name, spec in contract.modalities.items()):
             own[stage] = one_sample(dataset.preprocessed(contract.modalities, context.progress).test, measure.batch)
-    timings = _remembered(
-        out,
-        "latency",
-        key,
-        context,
-        "measuring latency, all stages in turn",
-        lambda: {
-            stage: timing.record()
-            for stage, timing in time_graphs(graphs, inputs, measure, context.progress, own).items()
-        },
-    )
+    timings = {}
+    if timed:  # not so of a file of outputs alone
+        timings = _remembered(
+            out,
+            "latency",
+            key,
+            context,
+            "measuring latency, all stages in turn",
+            lambda: {
+                stage: timing.record()
+                for stage, timing in time_graphs(graphs, inputs, measure, context.progress, own).items()
+            },
+        )
     by_sha256 = {artifact.sha256: stage for stage, artifact in timed.items()}
     for done, record in zip(ran, records):
         stage = record["stage"]

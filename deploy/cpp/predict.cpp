@@ -9,14 +9,17 @@
 #include <string>
 #include <vector>
 
-static void read_into(void* memory, size_t size, const std::string& file) {
+static size_t size_of(const std::string& file) {
     std::ifstream stream(file, std::ios::binary | std::ios::ate);
     if (!stream) throw std::runtime_error("cannot read " + file);
-    if (static_cast<size_t>(stream.tellg()) != size)
-        throw std::runtime_error(file + " holds " + std::to_string(stream.tellg()) + " bytes, the model takes " +
+    return static_cast<size_t>(stream.tellg());
+}
+
+static void read_into(void* memory, size_t size, const std::string& file) {
+    if (size_of(file) != size)
+        throw std::runtime_error(file + " holds " + std::to_string(size_of(file)) + " bytes, the model takes " +
                                  std::to_string(size));
-    stream.seekg(0);
-    stream.read(static_cast<char*>(memory), size);
+    std::ifstream(file, std::ios::binary).read(static_cast<char*>(memory), size);
 }
 
 int main(int argc, char** argv) try {
@@ -47,6 +50,10 @@ int main(int argc, char** argv) try {
         const std::string name = input.get_any_name();
         ov::Shape shape;
         for (const auto& axis : input.get_partial_shape()) shape.push_back(axis.is_dynamic() ? 1 : axis.get_length());
+        // A text of a dynamic length is as long as its file says; missing, it is of one token.
+        const size_t last = shape.size() - 1;
+        if (last > 0 && input.get_partial_shape()[last].is_dynamic() && given.count(name))
+            shape[last] = size_of(given[name]) / (ov::shape_size(shape) * input.get_element_type().size());
         ov::Tensor tensor(input.get_element_type(), shape);
         if (name == "present") {
             for (size_t k = 0; k < modalities.size(); ++k)

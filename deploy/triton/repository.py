@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.runtime import bundle as bundles
+from mmedge.runtime.targets.onnxruntime_cpu import native_session
 from mmedge.spec import Contract
 
 _MOST = 8
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
+_OUTPUTS = {
+    "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16", "tensor(double)": "TYPE_FP64",
+    "tensor(int64)": "TYPE_INT64", "tensor(int32)": "TYPE_INT32", "tensor(int8)": "TYPE_INT8",
+    "tensor(uint8)": "TYPE_UINT8", "tensor(bool)": "TYPE_BOOL",
+}  # fmt: skip
 
 
 def write(bundle: Path, out: Path) -> Path:
@@ -29,12 +36,17 @@ def write(bundle: Path, out: Path) -> Path:
         )
     (model / "1").mkdir(parents=True)
     shutil.copyfile(read.folder / "model.onnx", model / "1/model.onnx")
-    (model / "config.pbtxt").write_text(config(name, contract), encoding="utf-8")
+    others = {
+        output.name: (_OUTPUTS[output.type], tuple(size if isinstance(size, int) else -1 for size in output.shape[1:]))
+        for output in native_session(read.folder / "model.onnx").get_outputs()
+        if output.name != contract.output
+    }
+    (model / "config.pbtxt").write_text(config(name, contract, others), encoding="utf-8")
     return model
 
 
-def config(name: str, contract: Contract) -> str:
-    """The text of config.pbtxt. Dims are without the batch axis, which Triton adds."""
+def config(name: str, contract: Contract, others: Mapping[str, tuple[str, tuple[int, ...]]] | None = None) -> str:
+    """The text of config.pbtxt. Dims are without the batch axis, which Triton adds. ``others``: outputs beside the answer."""
     inputs = [
         (name, _TYPES[spec.dtype], spec.shape if spec.shortest is None else (*spec.shape[:-1], -1))
         for name, spec in contract.modalities.items()
@@ -43,6 +55,7 @@ def config(name: str, contract: Contract) -> str:
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {_MOST}"]
     lines += [_tensor("input", *one) for one in inputs]
     lines.append(_tensor("output", contract.output, "TYPE_FP32", (contract.outputs,)))
+    lines += [_tensor("output", name, *each) for name, each in (others or {}).items()]
     lines.append(
         f"dynamic_batching {{ preferred_batch_size: [ {_MOST // 2}, {_MOST} ] max_queue_delay_microseconds: 1000 }}"
     )
@@ -51,7 +64,10 @@ def config(name: str, contract: Contract) -> str:
 
 
 def _tensor(kind: str, name: str, dtype: str, shape: tuple[int, ...]) -> str:
-    return f'{kind} [ {{ name: "{name}" data_type: {dtype} dims: [ {", ".join(map(str, shape))} ] }} ]'
+    # Triton wants at least one size: one number a sample is [1] to its clients.
+    sizes = ", ".join(map(str, shape or (1,)))
+    reshaped = "" if shape else " reshape { shape: [ ] }"
+    return f'{kind} [ {{ name: "{name}" data_type: {dtype} dims: [ {sizes} ]{reshaped} }} ]'
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from mmedge.errors import UsageError
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     help="Predict from raw files with a bundle. Each modality of the bundle is an option; one that is left out is missing.\n\n"
-    "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female.\n\n\b\nExample:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav",
+    "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female; or by column: --vitals temperature=36.6,sex=female.\n\n\b\nExample:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
@@ -54,10 +54,14 @@ def _values(arguments: list[str], engine: Any) -> dict[str, Any]:
         if name in values:
             raise UsageError(f"--{name} is given twice", todo="predict answers for one sample: one value a modality")
         spec = engine.contract.modalities.get(name)
-        # A row of cells with commas: numbers first, then words; an empty cell is a missing one.
-        values[name] = (
-            [cell.strip() or None for cell in value.split(",")]
-            if spec is not None and spec.kind == "tabular"
-            else value
-        )
+        values[name] = _cells(value, spec.columns_read) if spec is not None and spec.kind == "tabular" else value
     return values
+
+
+def _cells(value: str, columns: tuple[str, ...]) -> list[str | None] | dict[str, str | None]:
+    """A row of cells with commas: in the columns' order, or each as ``column=cell``; what is empty or not named is missing."""
+    cells = [cell.strip() for cell in value.split(",")]
+    named = {column.strip(): cell.strip() for column, equals, cell in (c.partition("=") for c in cells) if equals}
+    if len(named) == len(cells) and named.keys() <= set(columns):
+        return {column: named.get(column) or None for column in columns}
+    return [cell or None for cell in cells]

@@ -85,12 +85,23 @@ def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_sta
     return found
 
 
+class _Part(BaseModel):
+    """The engine of a subset or a part, as far as building it again depends on it."""
+
+    graph: str
+    graph_sha256: str
+    profiles: dict[str, list[list[int]]]
+
+
 class _Engine(BaseModel):
-    """What was built for a target, as far as loading it depends on it."""
+    """What was built for a target, as far as loading it depends on it, or building it again."""
 
     file: str
     version: str
     batch: tuple[int, int] | None = None
+    graph_sha256: str | None = None
+    profiles: dict[str, list[list[int]]] | None = None
+    parts: dict[str, _Part] = {}
 
 
 class _Split(BaseModel):

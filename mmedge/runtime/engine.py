@@ -16,9 +16,9 @@ from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime import bundle as bundles
 from mmedge.runtime import preprocess
+from mmedge.runtime.fits import check_belongs, check_takes
 from mmedge.runtime.prediction import Prediction, predictions
 from mmedge.runtime.sessions import opened
-from mmedge.runtime.targets import tensorrt
 from mmedge.runtime.targets.session import Run, Session
 from mmedge.runtime.timing import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
@@ -57,51 +57,12 @@ def load(
     contract = contract_of(found)
     target = target or "onnxruntime-cpu"
     entry = bundles.target_of(found, target)
-    _check_belongs(entry.get("engine"), target, contract, Path(path))
+    check_belongs(found, entry.get("engine"), target, contract, Path(path))
 
     def open_file(name: str) -> Session:
         return opened(bundles.listed_file(found, name), target, threads=threads, providers=providers)
 
     return Engine(contract, open_file, bundles.engine_file(entry, target), target, read)
-
-
-def _check_belongs(engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path) -> None:
-    """An engine of another version, GPU or preprocessing is refused, with the command that builds the right one."""
-    if engine is None:
-        return
-    why = tensorrt.check_engine(engine, target) if target in tensorrt.PACKAGES else None
-    if engine.get("preprocessing_sha256", bundles.preprocessing_sha256(contract)) != bundles.preprocessing_sha256(
-        contract
-    ):
-        why = "its preprocessing is not the bundle's"
-    if why:
-        raise MmedgeError(
-            f"the {target} engine does not belong here: {why}", where=str(path), todo=f"mmedge export --rebuild {path}"
-        )
-
-
-def _check_takes(session: Session, contract: Contract, file: Path) -> None:
-    """Raise MmedgeError where the graph's inputs are not those of the contract."""
-    wanted = {name: (np.dtype(spec.dtype), spec.shape) for name, spec in contract.modalities.items()}
-    wanted["present"] = (_BOOL, (len(contract.modalities),))
-    for name in sorted(wanted.keys() | session.inputs.keys()):
-        info, ours = session.inputs.get(name), wanted.get(name)
-        if info is None or ours is None:
-            what = f"the engine has {'no' if info is None else 'an'} input {name}"
-        elif info.dtype != ours[0] or len(info.shape) != len(ours[1]) + 1:
-            what = f"the engine's input {name} is {info.dtype} {list(info.shape)}"
-        elif any(size is not None and size != want for size, want in zip(info.shape[1:], ours[1])):
-            what = f"the engine's input {name} is {list(info.shape)}"
-        elif name != "present" and contract.modalities[name].shortest is not None and info.shape[-1] is not None:
-            what = f"the engine's input {name} has the fixed length {info.shape[-1]}"
-        else:
-            continue
-        said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
-        raise MmedgeError(
-            f"{what}, the bundle's contract {said}",
-            where=str(file),
-            todo="graph and manifest do not belong together: export it again",
-        )
 
 
 class Engine:
@@ -113,9 +74,10 @@ class Engine:
         self.contract, self.target, self.meta = contract, target, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
         session = open_file(file)
-        _check_takes(session, contract, read.folder / file)
+        check_takes(session, contract, read.folder / file)
         self._run, self.inputs = session.checked or session.run, session.inputs
-        self._accepted: dict[int, list[tuple[str, tuple[int, ...], np.dtype]]] = {}
+        # Of feeds that were checked, by their names and batch size: what runs them, and their shapes and dtypes.
+        self._accepted: dict[tuple[tuple[str, ...], int], tuple[Run, list[tuple[str, tuple[int, ...], np.dtype]]]] = {}
         self._shapes = {name: spec.shape for name, spec in contract.modalities.items()}
         self._dtypes = {name: np.dtype(spec.dtype) for name, spec in contract.modalities.items()}
         self._checked = [
@@ -139,6 +101,11 @@ class Engine:
         self._subsets: dict[frozenset[str], Session] = {}
         self._opening = threading.Lock()
 
+    def __repr__(self) -> str:
+        takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
+        gives = f"{len(self.contract.labels)} labels" if self.contract.labels else "a value"
+        return f"<mmedge engine on {self.target}: {takes} -> {gives}>"
+
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The bare graph: {modality: [batch, *shape] of its dtype, "present": bool [batch, M]} -> {output: float32 [batch, outputs]}.
 
@@ -146,21 +113,21 @@ class Engine:
         are left out together with ``present``, and the engine of that subset runs, where the bundle has one.
         Raises MmedgeError naming the input.
         """
-        try:  # the short way, for what is right: beside a small graph every microsecond counts
-            rows = tensors["present"].shape[0]
-            wanted = self._accepted.get(rows) or self._expected(rows)
+        try:  # the short way, for what is as it was before: beside a small graph every microsecond counts
+            run, wanted = self._accepted[tuple(tensors), next(iter(tensors.values())).shape[0]]
             for name, shape, dtype in wanted:
                 given = tensors[name]
                 # NumPy keeps one object of each dtype: to look whether it is that one is quicker than to compare.
                 if given.shape != shape or (given.dtype is not dtype and given.dtype != dtype):
                     break
             else:
-                if len(tensors) == len(wanted) and rows:
-                    return self._run(tensors)
-        except (KeyError, AttributeError, IndexError):
+                return run(tensors)
+        except (KeyError, AttributeError, IndexError, TypeError, StopIteration):
             pass
         except Exception as error:  # the targets' exceptions share no base class
             raise _refused(error) from error
+        if not isinstance(tensors, Mapping):
+            raise MmedgeError(f"run takes {{input: array}}, not {type(tensors).__name__}")
         if "present" not in tensors and tensors.keys() != self._shapes.keys():
             return self._run_subset(tensors)
         try:
@@ -175,15 +142,18 @@ class Engine:
         self._check(tensors, self._checked, rows)
         if len(tensors) != len(self._checked) + 1:
             raise self._unknown(tensors.keys() - {*self._shapes, "present"})
-        return _executed(self._run, tensors)
+        return self._first(self._run, tensors, rows)
 
-    def _expected(self, rows: int) -> list[tuple[str, tuple[int, ...], np.dtype]]:
-        """(name, shape, dtype) of every input at a batch size, remembered for a few of them."""
+    def _first(self, run: Run, tensors: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+        """Run what was checked, and remember it for the short way."""
+        answer = _executed(run, tensors)
         if len(self._accepted) >= 64:
             self._accepted.clear()
-        wanted = [(name, (rows, *shape), self._dtypes[name]) for name, shape in self._shapes.items()]
-        self._accepted[rows] = [*wanted, ("present", (rows, len(wanted)), _BOOL)]
-        return self._accepted[rows]
+        self._accepted[tuple(tensors), rows] = (
+            run,
+            [(name, given.shape, given.dtype) for name, given in tensors.items()],
+        )
+        return answer
 
     def warm_up(self, batch: int = 1) -> int:
         """Run on zeros until the latency is stable; how many runs that took. The subsets' engines are opened too."""
@@ -202,6 +172,10 @@ class Engine:
         """
         if not self._split:
             return None
+        if kind not in self._split:
+            raise UsageError(
+                f"there is no part {kind!r}{did_you_mean(str(kind), self._split)}; there are {', '.join(self._split)}"
+            )
         session = self._open(self._split[kind])
         return replace(session, run=partial(_executed, session.run))
 
@@ -218,7 +192,7 @@ class Engine:
             raise MmedgeError("the batch is empty")
         session = self._subset(frozenset(tensors))
         if session is not None:
-            return _executed(session.checked or session.run, tensors)
+            return self._first(session.checked or session.run, tensors, rows)
         absent = {n: np.zeros((rows, *shape), self._dtypes[n]) for n, shape in self._shapes.items() if n not in tensors}
         present = np.tile([name in tensors for name in self._shapes], (rows, 1))
         return _executed(self._run, {**tensors, **absent, "present": present})
@@ -280,7 +254,9 @@ class Engine:
         )
 
     def preprocess(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Raw samples -> what ``run`` takes. Raises MmedgeError for a sample with nothing present."""
+        """Raw samples, each {modality: value}, -> what ``run`` takes. Raises MmedgeError for a sample with nothing present."""
+        if not isinstance(samples, list) or not samples or not all(isinstance(sample, dict) for sample in samples):
+            raise UsageError("preprocess takes a list of samples, at least one, each {modality: value}")
         present = np.array([[name in sample for name in self._shapes] for sample in samples])
         empty = np.flatnonzero(~present.any(axis=1))
         if len(empty):
@@ -320,7 +296,7 @@ class Engine:
         return predictions(self.contract, outputs)
 
     def _unknown(self, names: Any) -> UsageError:
-        name = sorted(names)[0]
+        name = min(map(str, names))
         return UsageError(
             f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
         )

@@ -25,16 +25,18 @@ def by_target(
     """
     match target:
         case "onnxruntime-cpu":
-            return profile_layers(file, inputs, threads=threads, runs=runs)
+            rows, basis = profile_layers(file, inputs, threads=threads, runs=runs)
         case "onnxruntime-cuda":
             from mmedge.runtime.targets import onnxruntime_cuda
 
-            return profile_layers(file, inputs, threads=threads, runs=runs, providers=onnxruntime_cuda.PROVIDERS)
+            rows, basis = profile_layers(file, inputs, threads=threads, runs=runs, providers=onnxruntime_cuda.PROVIDERS)
         case "openvino-cpu":
-            return _openvino_layers(file, inputs, threads, runs), "OpenVINO's counters"
+            rows, basis = _openvino_layers(file, inputs, threads, runs), "OpenVINO's counters"
         case "tensorrt" | "tensorrt-rtx":
-            return _tensorrt_layers(file, inputs, target, runs)
-    return [], f"no profile by layer is taken on {target}"
+            rows, basis = _tensorrt_layers(file, inputs, target, runs), "TensorRT's layer profiler"
+        case _:
+            return [], f"no profile by layer is taken on {target}"
+    return rows, basis if rows else f"no layer was timed by {basis}"
 
 
 def _openvino_layers(file: Path, inputs: Mapping[str, np.ndarray], threads: int, runs: int) -> list[dict[str, Any]]:
@@ -56,21 +58,15 @@ def _openvino_layers(file: Path, inputs: Mapping[str, np.ndarray], threads: int,
     return _rows([(node.name, node.kind, branches[node.name], mean) for node, (_, mean) in zip(nodes, times) if mean])
 
 
-def _tensorrt_layers(
-    file: Path, inputs: Mapping[str, np.ndarray], target: str, runs: int
-) -> tuple[list[dict[str, Any]], str]:
+def _tensorrt_layers(file: Path, inputs: Mapping[str, np.ndarray], target: str, runs: int) -> list[dict[str, Any]]:
     """TensorRT fuses: a layer is of the branch of the ONNX nodes that its name and metadata speak of, in the graph that
     the engine was built from, which lies beside it."""
     from mmedge.runtime.targets import tensorrt_session
 
     times = tensorrt_session.layer_times(file, inputs, target=target, runs=runs)
-    if not times:
-        return [], f"{target} reported no layer to its profiler"
     graph = file.with_name("model.onnx")
     branches = branch_of_nodes(read_nodes(graph), list(inputs)) if graph.is_file() else {}
-    return _rows(
-        [(name, "TensorRT", branch_of_layer(f"{name} {said}", branches), mean) for name, said, mean in times]
-    ), "TensorRT's layer profiler"
+    return _rows([(name, "TensorRT", branch_of_layer(f"{name} {said}", branches), mean) for name, said, mean in times])
 
 
 def branch_of_layer(text: str, branches: Mapping[str, str]) -> str:
@@ -118,7 +114,7 @@ def profile_layers(
     rows = _rows(
         [(node.name, node.kind, branches[node.name], means[node.name]) for node in nodes if node.name in means]
     )
-    return rows, basis if rows else "ONNX Runtime timed no node: nothing is computed in this graph"
+    return rows, basis
 
 
 def _node_times(

@@ -49,6 +49,8 @@ def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | Non
         for name in wanted:
             progress.say(f"rebuild: building for {name}")
             graph, old = folder / name / "model.onnx", found.meta["targets"][name]["engine"]
+            for file in (old["file"], "model.onnx", *(part["graph"] for part in old.get("parts", {}).values())):
+                bundles.listed_file(found, f"{name}/{file}")  # what the manifest does not vouch for may lie anywhere
             if name in tensorrt.PACKAGES:
                 timings = path.resolve().with_name(f"{path.resolve().name}.{name}.timing-cache")
                 built = _tensorrt(folder / name, old, contract, name, timings)

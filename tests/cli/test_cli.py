@@ -10,6 +10,7 @@ import pytest
 from mmedge import pipeline
 from mmedge.cli import common
 from mmedge.cli.main import VERBS
+from mmedge.cli.predict import _cells
 from mmedge.errors import MmedgeError
 
 
@@ -265,3 +266,16 @@ def test_the_time_left_counts_what_was_done_since_a_task_was_come_back_to(capsys
         lines.step(task, done, 100)
     said = capsys.readouterr().err.splitlines()
     assert said == ["fit: 0/100", "answers: 0/100", "fit: 50/100", "fit: 60/100, 240 s left"]
+
+
+@pytest.mark.parametrize(
+    ("value", "cells"),
+    [
+        ("36.6,,female", ["36.6", None, "female"]),
+        ("sex=female, temp=36.6", {"temp": "36.6", "age": None, "sex": "female"}),
+        ("1,2,a=b", ["1", "2", "a=b"]),
+    ],
+)
+def test_cells_of_a_table_are_given_in_order_or_by_column(value, cells):
+    """``--tabular sex=female`` was taken for the unknown word "sex=female", and answered all the same."""
+    assert _cells(value, ("temp", "age", "sex")) == cells

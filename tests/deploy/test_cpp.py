@@ -39,6 +39,29 @@ def test_the_program_answers_as_python_does(program, made_bundle, sample, tmp_pa
     np.testing.assert_allclose(answer, engine.run(tensors)["logits"][0], atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_text_of_a_dynamic_length_is_as_long_as_its_file(program, tmp_path, length):
+    from onnx import TensorProto, helper, save
+
+    nodes = [
+        helper.make_node("Cast", ["words"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=1),
+        helper.make_node("Cast", ["present"], ["there"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["sum", "there"], ["logits"]),
+    ]
+    taken = [
+        helper.make_tensor_value_info("words", TensorProto.INT64, ["batch", "length"]),
+        helper.make_tensor_value_info("present", TensorProto.BOOL, ["batch", 1]),
+    ]
+    given = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])]
+    graph = helper.make_graph(nodes, "g", taken, given)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    np.arange(1, 1 + length, dtype=np.int64).tofile(tmp_path / "words.i64")
+    done = subprocess.run([program, tmp_path / "m.onnx", f"words={tmp_path}/words.i64"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == length * (length + 1) / 2
+
+
 def test_a_tensor_of_another_size_and_an_unknown_input_are_told(program, made_bundle, tmp_path):
     (tmp_path / "x.f32").write_bytes(b"1234")
     for word, said in ((f"image={tmp_path}/x.f32", "the model takes"), (f"depth={tmp_path}/x.f32", "no input depth")):

@@ -4,8 +4,10 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
+from mmedge import artifact
 from mmedge.errors import UsageError
 from mmedge.runtime import bundle as bundles
 from mmedge.spec import Contract
@@ -37,6 +39,24 @@ def test_the_config_is_one_that_triton_reads(repository, made_bundle, tmp_path):
     assert [(one.name, list(one.dims)) for one in config.output] == [("logits", [3])]
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
     assert (folder / "1/model.onnx").read_bytes() == (made_bundle / "model.onnx").read_bytes()
+
+
+def test_every_output_of_the_graph_is_in_the_config(repository, made_bundle, tmp_path):
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    from google.protobuf import text_format
+
+    graph = onnx.load(made_bundle / "model.onnx")
+    graph.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["top"], "top", axis=1, keepdims=0))
+    for name, kind, shape in (("image_e", onnx.TensorProto.FLOAT, ["b", 8]), ("top", onnx.TensorProto.INT64, ["b"])):
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    bundle = tmp_path / "bundle"
+    with artifact.creating(bundle, stage="bundle", key="k", parent=None) as (folder, meta):
+        onnx.save(graph, folder / "model.onnx")
+        meta |= {**artifact.read(made_bundle).meta, "targets": {"onnxruntime-cpu": {"precision": "fp32"}}}
+    text = (repository.write(bundle, tmp_path / "out") / "config.pbtxt").read_text()
+    outputs = text_format.Parse(text, model_config_pb2.ModelConfig()).output
+    assert [(one.name, list(one.dims)) for one in outputs] == [("logits", [3]), ("image_e", [8]), ("top", [1])]
+    assert outputs[2].data_type == model_config_pb2.TYPE_INT64 and outputs[2].HasField("reshape")
 
 
 def test_a_model_that_is_there_already_is_not_overwritten(repository, made_bundle, tmp_path):

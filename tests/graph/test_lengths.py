@@ -15,6 +15,7 @@ from mmedge.measure.lengths import check_trimmed
 from mmedge.models import load
 from mmedge.recipe import Model
 from mmedge.runtime import engine, preprocess
+from mmedge.runtime.fits import check_takes
 from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.spec import ArraySpec, Contract, TextSpec
 
@@ -154,7 +155,7 @@ def test_a_graph_of_a_fixed_length_is_not_taken_for_one_of_any(graph, tmp_path):
     next(given for given in model.graph.input if given.name == "note").type.tensor_type.shape.dim[1].dim_value = 24
     onnx.save(model, tmp_path / "fixed.onnx")
     with pytest.raises(MmedgeError, match="input note has the fixed length 24"):
-        engine._check_takes(onnxruntime_cpu.session(tmp_path / "fixed.onnx"), CONTRACT, tmp_path)
+        check_takes(onnxruntime_cpu.session(tmp_path / "fixed.onnx"), CONTRACT, tmp_path)
 
 
 def test_tensorrt_rtx_gets_a_profile_of_every_length(graph, tmp_path):

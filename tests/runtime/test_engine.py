@@ -207,3 +207,10 @@ def test_an_error_in_a_batch_names_its_sample(engine, pairs):
     with pytest.raises(MmedgeError) as raised:
         engine.predict(image=[pairs[0][0], "nowhere.png"])
     assert "sample 1 of the batch, nowhere.png" in str(raised.value)
+
+
+def test_an_engine_tells_what_it_takes(engine):
+    assert (
+        repr(engine)
+        == "<mmedge engine on onnxruntime-cpu: image [1, 28, 28] (image), audio [1, 16, 24] (audio) -> 10 labels>"
+    )

@@ -269,6 +269,29 @@ def test_nodes_without_a_name_or_with_anothers_are_given_one_and_timed_each(tmp_
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
+def test_a_graph_of_texts_is_told_and_one_that_computes_nothing_has_no_layers(tmp_path, target):
+    import onnx
+    from onnx import TensorProto, helper
+
+    if target == "openvino-cpu":
+        pytest.importorskip("openvino")
+
+    def write(name, node, taken, kind):
+        given = [helper.make_tensor_value_info("o", kind, None)]
+        graph = helper.make_graph([node], "g", taken, given)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / name)
+
+    text = helper.make_tensor_value_info("s", TensorProto.STRING, ["n"])
+    write("text.onnx", helper.make_node("Identity", ["s"], ["o"]), [text], TensorProto.STRING)
+    one = onnx.numpy_helper.from_array(np.ones(3, np.float32))
+    write("constant.onnx", helper.make_node("Constant", [], ["o"], value=one), [], TensorProto.FLOAT)
+    with pytest.raises(MmedgeError, match="input s is of .*which mmedge does not feed"):
+        profile.opened(tmp_path / "text.onnx", target)  # OpenVINO, fed with it, ended the process
+    rows, why = layers.by_target(tmp_path / "constant.onnx", target, {}, threads=1, runs=2)
+    assert not rows and why.startswith("no layer was timed by")
+
+
 def test_a_batch_too_large_is_told_before_anything_is_timed(made_bundle, monkeypatch):
     monkeypatch.setattr(profile.cold, "measured", lambda *_, **__: pytest.fail("something was measured"))
     with pytest.raises(UsageError, match="would take"):

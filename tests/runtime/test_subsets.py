@@ -80,6 +80,37 @@ def test_run_names_the_input_that_is_wrong(engine, change, said):
         engine.run({**tensors(), "present": np.ones((2, 2), bool), **change})
 
 
+@pytest.mark.parametrize("names", [("image", "vitals", "present"), ("image",)])
+def test_what_was_right_once_opens_no_way_for_what_is_wrong(engine, names):
+    """A feed that was checked is remembered: the next of its names and batch is compared with it alone."""
+    right = {**tensors(), "present": np.ones((2, 2), bool)}
+    right = {name: right[name] for name in names}
+    expected = engine.run(right)["logits"]
+    for wrong in (
+        np.zeros((2, 1, 8, 8)),
+        np.zeros((2, 1, 8, 9), np.float32),
+        np.zeros((2, 64), np.float32),
+        [[0.0]],
+        None,
+    ):
+        with pytest.raises(MmedgeError, match="image must be float32"):
+            engine.run({**right, "image": wrong})
+        np.testing.assert_array_equal(engine.run(right)["logits"], expected)
+    for wrong in ({**right, "depth": right["image"]}, [1], None):
+        with pytest.raises(MmedgeError, match="no modality 'depth'|run takes"):
+            engine.run(wrong)
+
+
+@pytest.mark.parametrize("samples", [[], {}, [3], None])
+def test_what_is_no_list_of_samples_and_no_part_is_told(engine, samples):
+    with pytest.raises(UsageError, match="takes a list of samples"):
+        engine.preprocess(samples)
+    with pytest.raises(UsageError, match="no part 'fusio' .did you mean 'fusion'"):
+        engine.parts("fusio")
+    with pytest.raises(UsageError, match="no modality '3'"):
+        engine.run({3: np.zeros(1)})
+
+
 def test_run_refuses_nothing_an_empty_batch_and_all_without_present(engine):
     with pytest.raises(MmedgeError, match="nothing is given"):
         engine.run({})

@@ -269,6 +269,31 @@ def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it_with_the_options_of
     assert runtime.load(aged).predict(vitals=[0.0, 0.0, 0.0]).label
 
 
+@pytest.mark.parametrize("graph", ["model.onnx", "split/fusion.onnx"])
+def test_an_engine_of_another_graph_than_the_bundles_is_not_loaded(rtx, aged, graph):
+    rebuild(aged)
+    with bundles.rewriting(artifact.read(aged)) as (folder, _):
+        model = onnx.load(folder / "tensorrt-rtx" / graph)
+        model.doc_string = "changed"
+        onnx.save(model, folder / "tensorrt-rtx" / graph)
+    with pytest.raises(MmedgeError, match=f"built of another tensorrt-rtx/{graph}") as raised:
+        runtime.load(aged, "tensorrt-rtx")
+    assert "--rebuild" in str(raised.value)
+
+
+@pytest.mark.parametrize("field", ["file", "parts"])
+def test_a_rebuild_reads_and_writes_nothing_that_the_manifest_does_not_list(rtx, aged, tmp_path, field):
+    shutil.copyfile(aged / "model.onnx", tmp_path / "elsewhere.onnx")
+    part = {"graph": "../../elsewhere.onnx", "graph_sha256": "0", "profiles": {}}
+    outside = {"file": "../../elsewhere.plan", "parts": {"../../elsewhere.plan": part}}[field]
+    with bundles.rewriting(artifact.read(aged)) as (_, meta):
+        engine = meta["targets"]["tensorrt-rtx"]["engine"] | {field: outside}
+        meta["targets"] = meta["targets"] | {"tensorrt-rtx": meta["targets"]["tensorrt-rtx"] | {"engine": engine}}
+    with pytest.raises(MmedgeError, match="names a file that its manifest does not list"):
+        rebuild(aged)
+    assert not (tmp_path / "elsewhere.plan").exists()
+
+
 def test_engines_of_subsets_are_timed_when_they_are_rebuilt_where_they_run(aged, monkeypatch):
     running_their_graphs(monkeypatch)
     monkeypatch.setattr(rebuilding, "can_run", lambda target: True)

@@ -48,6 +48,12 @@ def session(engine: Path, *, threads: int = 1, counters: bool = False) -> Sessio
         )
         for port in compiled.inputs
     }
+    for name, info in infos.items():
+        if info.dtype.kind not in "fiub":  # a text handed over as numbers would end the process
+            raise MmedgeError(
+                f"the graph's input {name} is of {info.dtype}, which mmedge does not feed",
+                todo="export it with inputs of numbers or booleans",
+            )
     outputs = [(_name(port), index) for index, port in enumerate(compiled.outputs)]
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -99,7 +105,9 @@ def _compiled(engine: Path, threads: int, counters: bool) -> Any:
         raise MmedgeError(
             f"OpenVINO does not take the engine: {_reason(error)}",
             where=str(engine),
-            todo="mmedge export --rebuild BUNDLE builds it again for this OpenVINO",
+            todo="look whether it is a whole ONNX file, its external data beside it"
+            if engine.suffix == ".onnx"
+            else "mmedge export --rebuild BUNDLE builds it again for this OpenVINO",
         ) from error
 
 

@@ -1,0 +1,61 @@
+"""Whether an engine and the bundle that it lies in belong together, and to this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.artifact import Artifact
+from mmedge.errors import MmedgeError
+from mmedge.runtime import bundle as bundles
+from mmedge.runtime.targets import tensorrt
+from mmedge.runtime.targets.session import Session
+from mmedge.spec import Contract
+
+
+def check_belongs(
+    found: Artifact, engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path
+) -> None:
+    """An engine of another version, GPU, graph or preprocessing is refused, with the command that builds the right one."""
+    if engine is None:
+        return
+    why = tensorrt.check_engine(engine, target) if target in tensorrt.PACKAGES else None
+    preprocessing = bundles.preprocessing_sha256(contract)
+    if engine.get("preprocessing_sha256", preprocessing) != preprocessing:
+        why = "its preprocessing is not the bundle's"
+    built_of = {"model.onnx": engine.get("graph_sha256")}
+    built_of |= {part["graph"]: part["graph_sha256"] for part in engine.get("parts", {}).values()}
+    for graph, sha256 in built_of.items():
+        if sha256 and found.files.get(f"{target}/{graph}", sha256) != sha256:
+            why = f"it was built of another {target}/{graph} than the bundle's"
+    if why:
+        raise MmedgeError(
+            f"the {target} engine does not belong here: {why}", where=str(path), todo=f"mmedge export --rebuild {path}"
+        )
+
+
+def check_takes(session: Session, contract: Contract, file: Path) -> None:
+    """Raise MmedgeError where the graph's inputs are not those of the contract."""
+    wanted = {name: (np.dtype(spec.dtype), spec.shape) for name, spec in contract.modalities.items()}
+    wanted["present"] = (np.dtype(bool), (len(contract.modalities),))
+    for name in sorted(wanted.keys() | session.inputs.keys()):
+        info, ours = session.inputs.get(name), wanted.get(name)
+        if info is None or ours is None:
+            what = f"the engine has {'no' if info is None else 'an'} input {name}"
+        elif info.dtype != ours[0] or len(info.shape) != len(ours[1]) + 1:
+            what = f"the engine's input {name} is {info.dtype} {list(info.shape)}"
+        elif any(size is not None and size != want for size, want in zip(info.shape[1:], ours[1])):
+            what = f"the engine's input {name} is {list(info.shape)}"
+        elif name != "present" and contract.modalities[name].shortest is not None and info.shape[-1] is not None:
+            what = f"the engine's input {name} has the fixed length {info.shape[-1]}"
+        else:
+            continue
+        said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
+        raise MmedgeError(
+            f"{what}, the bundle's contract {said}",
+            where=str(file),
+            todo="graph and manifest do not belong together: export it again",
+        )
