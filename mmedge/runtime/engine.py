@@ -57,10 +57,12 @@ def load(
     contract = contract_of(found)
     target = target or "onnxruntime-cpu"
     entry = bundles.target_of(found, target)
-    check_belongs(found, entry.get("engine"), target, contract, Path(path))
+    signed = require_signature is not None
+    check_belongs(found, entry.get("engine"), target, contract, Path(path), signed=signed)
 
     def open_file(name: str) -> Session:
-        return opened(bundles.listed_file(found, name), target, threads=threads, providers=providers)
+        file = bundles.listed_file(found, name)
+        return opened(file, target, threads=threads, providers=providers, host_code=signed)
 
     return Engine(contract, open_file, bundles.engine_file(entry, target), target, read)
 

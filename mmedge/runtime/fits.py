@@ -17,11 +17,20 @@ from mmedge.spec import Contract
 
 
 def check_belongs(
-    found: Artifact, engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path
+    found: Artifact, engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path, *, signed: bool
 ) -> None:
-    """An engine of another version, GPU, graph or preprocessing is refused, with the command that builds the right one."""
+    """An engine of another version, GPU, graph or preprocessing is refused, with the command that builds the right one.
+
+    One that brings code along is refused too, unless the bundle is ``signed`` by whom the caller trusts.
+    """
     if engine is None:
         return
+    if engine.get("version_compatible") and not signed:
+        raise MmedgeError(
+            "the engine is version-compatible: it brings code that would run on this machine",
+            where=str(path),
+            todo="load it with require_signature=KEY, or export without version_compatible",
+        )
     why = tensorrt.check_engine(engine, target) if target in tensorrt.PACKAGES else None
     preprocessing = bundles.preprocessing_sha256(contract)
     if engine.get("preprocessing_sha256", preprocessing) != preprocessing:

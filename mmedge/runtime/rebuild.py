@@ -97,7 +97,7 @@ def _subsets_timed(folder: Path, entry: Mapping[str, Any], target: str) -> dict[
     files = {"": bundles.engine_file(entry, target), **entry["subsets"]}
     calls = {}
     for key, file in files.items():
-        session = opened(folder / file, target)
+        session = opened(folder / file, target, host_code=True)
         shapes = {given: tuple(entry["engine"]["profiles"][given][1][1:]) for given in session.inputs}
         calls[key] = partial(session.run, feeds.tensors(session.inputs, 1, shapes))
     p50 = {key: summary(times).p50_ms for key, times in spans(calls, runs=_RUNS, warmup=_RUNS // 10).items()}

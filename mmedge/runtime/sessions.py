@@ -15,9 +15,16 @@ _MOST_THREADS = 512
 
 
 def opened(
-    file: Path, target: str = "onnxruntime-cpu", *, threads: int = 1, providers: Sequence[Any] | None = None
+    file: Path,
+    target: str = "onnxruntime-cpu",
+    *,
+    threads: int = 1,
+    providers: Sequence[Any] | None = None,
+    host_code: bool = False,
 ) -> Session:
     """Open ``file`` on ``target``. ``providers``: ONNX Runtime's own, with their options, instead of the target's.
+
+    ``host_code``: whether a TensorRT engine may run code that it brings along: one that was built here, or is signed.
 
     Raises MissingDependency where the target cannot run here, MmedgeError for a file that it does not take.
     """
@@ -45,7 +52,7 @@ def opened(
         case "tensorrt" | "tensorrt-rtx":
             from mmedge.runtime.targets import tensorrt_session
 
-            return tensorrt_session.session(file, target=target)
+            return tensorrt_session.session(file, target=target, host_code=host_code)
     raise MissingDependency(
         f"this version of mmedge cannot run {target}", todo="name another target, or upgrade mmedge"
     )

@@ -281,6 +281,17 @@ def test_an_engine_of_another_graph_than_the_bundles_is_not_loaded(rtx, aged, gr
     assert "--rebuild" in str(raised.value)
 
 
+def test_an_engine_that_brings_code_along_is_loaded_from_a_signed_bundle_alone(rtx, aged):
+    rebuild(aged)
+    with bundles.rewriting(artifact.read(aged)) as (_, meta):
+        entry = meta["targets"]["tensorrt-rtx"]
+        entry = entry | {"engine": entry["engine"] | {"version_compatible": True}}
+        meta["targets"] = meta["targets"] | {"tensorrt-rtx": entry}
+    with pytest.raises(MmedgeError, match="brings code") as raised:
+        runtime.load(aged, "tensorrt-rtx")
+    assert "require_signature" in str(raised.value)
+
+
 @pytest.mark.parametrize("field", ["file", "parts"])
 def test_a_rebuild_reads_and_writes_nothing_that_the_manifest_does_not_list(rtx, aged, tmp_path, field):
     shutil.copyfile(aged / "model.onnx", tmp_path / "elsewhere.onnx")

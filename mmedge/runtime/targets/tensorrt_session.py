@@ -33,9 +33,12 @@ class _Buffer:
     device: int
 
 
-def session(engine: Path, *, target: str) -> Session:
-    """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on."""
-    return _opened(*_loaded(engine, target))
+def session(engine: Path, *, target: str, host_code: bool = False) -> Session:
+    """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on.
+
+    ``host_code``: whether the engine may bring code for this host along, as a version-compatible one does.
+    """
+    return _opened(*_loaded(engine, target, host_code))
 
 
 def layer_times(
@@ -71,7 +74,7 @@ def _layer_times(
     return [(name, nodes.get(name, ""), sum(taken) / runs * 1000) for name, taken in spans.items()]
 
 
-def _loaded(engine: Path, target: str) -> tuple[Any, Any, Any, Any]:
+def _loaded(engine: Path, target: str, host_code: bool = False) -> tuple[Any, Any, Any, Any]:
     """(TensorRT's module, CUDA's, runtime, engine); MissingDependency where there is no GPU, or the engine does not fit it."""
     trt, cuda = tensorrt.module_of(target), _cuda(target)
     logger = tensorrt.collector(trt)
@@ -82,8 +85,7 @@ def _loaded(engine: Path, target: str) -> tuple[Any, Any, Any, Any]:
             f"the {target} engine cannot be loaded: CUDA finds no GPU here", where=str(engine), todo=todo
         )
     runtime = trt.Runtime(logger)
-    # A version-compatible engine brings TensorRT's own runtime along, as code of the host.
-    runtime.engine_host_code_allowed = True
+    runtime.engine_host_code_allowed = host_code
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
         raise MissingDependency(f"the {target} engine does not load here: {logger.worst}", where=str(engine), todo=todo)

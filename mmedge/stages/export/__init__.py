@@ -47,7 +47,8 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
         engine = engines.build(folder / GRAPH, contract, config, context, name, chosen, notes)
         if engine is not None:
             meta["engine"] = engine
-        built_here = opened(folder / (engine["file"] if engine else GRAPH), name) if runs else None
+        file = folder / (engine["file"] if engine else GRAPH)
+        built_here = opened(file, name, host_code=True) if runs else None
         agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, built_here, name)
         meta |= {"precision": chosen, "candidate": candidate, "notes": notes}
         meta["verification"] = [agreement.record() for agreement in agreements]

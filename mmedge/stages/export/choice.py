@@ -75,7 +75,7 @@ def _candidate(
     taken = choose(parent, precision, name, folder / GRAPH, [], measured=True)
     built = engines.build(folder / GRAPH, contract_of(parent), config, context, name, precision_of(taken), [])
     file = folder / (built["file"] if built else GRAPH)
-    return opened(file, name, threads=context.recipe.measure.threads)
+    return opened(file, name, threads=context.recipe.measure.threads, host_code=True)
 
 
 def choose(parent: Artifact, wanted: str | None, name: str, graph: Path, notes: list[str], *, measured: bool) -> str:

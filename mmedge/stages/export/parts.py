@@ -96,7 +96,7 @@ def _timed(job: Job, graphs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     files = {key: file for key, graph in graphs.items() if (file := _subset_engine(job, key, graph))}
     whole = engines.ENGINE if job.target in tensorrt.PACKAGES else GRAPH
     sessions = {
-        key: opened(job.folder / file, job.target, threads=measure.threads)
+        key: opened(job.folder / file, job.target, threads=measure.threads, host_code=True)
         for key, file in {"all": whole, **files}.items()
     }
     timings = time_sessions(sessions, one_sample(job.test, measure.batch), measure, job.context.progress)
