@@ -13,9 +13,9 @@ from mmedge.errors import UsageError
 @click.command(
     help="Write a recipe for a manifest of your own: a CSV, JSONL or Parquet table, a row a sample, of paths and values."
     " It looks at every column, proposes modalities, target and preprocessing, and runs as it is. Rows with holes are kept."
-    "\n\n\b\nExample:\n  mmedge init data/manifest.csv --out my.yaml"
+    "\n\n\b\nExample:\n  mmedge init data/manifest.csv --out my.yaml\n  mmedge init --keys distill"
 )
-@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path), required=False)
 @click.option("--target", help="The column to predict.  [default: the one that looks like it]")
 @click.option(
     "--stream",
@@ -33,10 +33,31 @@ from mmedge.errors import UsageError
 )
 @click.option("--code", is_flag=True, help="Also write a module beside it, for a network or a dataset of your own.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option(
+    "--keys",
+    is_flag=False,
+    flag_value="",
+    metavar="[SECTION]",
+    help="Tell every key that a recipe may have, or those of a section, with types, defaults and meaning; write nothing.",
+)
 @framed
 def init(
-    manifest: Path, target: str | None, streams: tuple[Path, ...], out: Path, code: bool, force: bool, as_json: bool
+    manifest: Path | None,
+    target: str | None,
+    streams: tuple[Path, ...],
+    out: Path,
+    code: bool,
+    force: bool,
+    keys: str | None,
+    as_json: bool,
 ) -> None:
+    if keys is not None:
+        _tell_keys(keys, as_json)
+        return
+    if manifest is None:
+        raise UsageError(
+            "a manifest is missing: the table that the recipe is for", todo="mmedge init data/manifest.csv"
+        )
     from mmedge.artifact import replacing
     from mmedge.data.draft import code_text, recipe_text
     from mmedge.data.propose import propose
@@ -72,3 +93,22 @@ def init(
                 "modalities": proposal.modalities,
             }
         )
+
+
+def _tell_keys(within: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from mmedge.recipe.reference import sections
+
+    found = sections(within)
+    if as_json:
+        print_json({"sections": [asdict(section) for section in found]})
+        return
+    for section in found:
+        click.echo(click.style(section.path or "recipe", bold=True))
+        click.echo("".join(f"  {line}\n" for line in section.text.splitlines()), nl=False)
+        if section.like is not None:
+            click.echo(f"  keys as those of {section.like}")
+        for name, takes, default in section.keys:
+            click.echo(f"    {name}: {takes}  [{default}]")
+        click.echo()

@@ -1,0 +1,50 @@
+"""The reference of a recipe's keys is drawn from the models: it holds every key, and what it calls a default is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from mmedge.errors import UsageError
+from mmedge.recipe.reference import sections
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def paths(value: Any, path: str = "") -> set[str]:
+    """The keys that a recipe uses, each with its place."""
+    if isinstance(value, dict):
+        return {at for key, inner in value.items() for at in {f"{path}.{key}", *paths(inner, f"{path}.{key}")}}
+    return {at for inner in value for at in paths(inner, f"{path}.N")} if isinstance(value, list) else set()
+
+
+def test_every_key_that_a_recipe_of_ours_uses_is_in_the_reference():
+    known = {section.path: {name for name, _, _ in section.keys} for section in sections()}
+    assert known["distill.loss.hints.N"] >= {"teacher", "student", "kind", "weight"}
+    used = {path for file in RECIPES for path in paths(YAML(typ="safe").load(file))}
+    for top in {path.split(".")[1] for path in used}:
+        assert top in known[""], top
+    for section in ("distill", "distill.loss", "distill.controls", "prune", "quantize", "measure"):
+        theirs = {path.split(".")[-1] for path in used if path.rpartition(".")[0] == f".{section}"}
+        assert theirs and theirs <= known[section], section
+
+
+def test_a_key_is_told_with_type_limits_and_default():
+    (loss,) = [section for section in sections("distill.loss") if section.path == "distill.loss"]
+    told = {name: (takes, default) for name, takes, default in loss.keys}
+    assert told["kind"] == ("kd | dkd | dist", "kd") and told["temperature"] == ("number, > 0", "2.0")
+    assert "temperature" in loss.text
+    (image,) = [section for section in sections("data") if section.path.endswith("(image)")]
+    assert ("crop", "none | center", "none") in image.keys
+
+
+def test_sections_with_the_same_keys_are_told_once():
+    assert next(s for s in sections() if s.path == "distill.train").like == "teacher.train"
+
+
+def test_an_unknown_section_is_refused_with_the_nearest_one():
+    with pytest.raises(UsageError, match=r"did you mean 'distill'"):
+        sections("distil")
