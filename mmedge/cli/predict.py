@@ -19,12 +19,20 @@ from mmedge.errors import UsageError
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="The public key (PEM) that must have signed the bundle; without its signature nothing is loaded.",
+)
 @click.pass_context
 @framed
-def predict(ctx: click.Context, bundle: Path, target: str | None, threads: int, as_json: bool) -> None:
+def predict(
+    ctx: click.Context, bundle: Path, target: str | None, threads: int, require_signature: Path | None, as_json: bool
+) -> None:
     from mmedge import runtime
 
-    engine = runtime.load(bundle, target, threads)
+    engine = runtime.load(bundle, target, threads, require_signature=require_signature)
     prediction = engine.predict(**_values(ctx.args, engine))
     record = prediction.record()
     if as_json:

@@ -84,6 +84,11 @@ def test_a_finished_bundle_is_signed_and_zipped(bundle, tmp_path, sample):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["files"] == [str(bundle / "manifest.sig"), f"{bundle}.zip"]
     assert runtime.load(f"{bundle}.zip", require_signature=public).predict(**sample).label
+    said = mmedge("predict", f"{bundle}.zip", "--vitals", "0,0,0", "--require-signature", public, "--json")
+    assert said.returncode == 0 and json.loads(said.stdout)["label"]
+    (bundle / "manifest.sig").unlink()
+    said = mmedge("predict", bundle, "--vitals", "0,0,0", "--require-signature", public)
+    assert said.returncode == 1 and "is not signed" in said.stderr
 
 
 def test_export_wants_a_recipe_or_a_bundle_to_rebuild(bundle):
