@@ -1,6 +1,7 @@
 """Artifacts: a folder with ``manifest.json`` and the files that it lists, each with its sha256 and its parent's hash.
 
-Written beside and renamed, so that a crash never leaves half a folder that looks whole. Nothing in it is ever unpickled.
+Written beside and renamed, so that a crash never leaves half a folder that looks whole. Nothing in it is ever
+unpickled.
 """
 
 from __future__ import annotations

@@ -52,8 +52,9 @@ def run(
     """Run a recipe's stages into ``out``, or ``only`` the one of that name (``export``: all exports), then report.
 
     ``start`` is an artifact to begin from instead of the stages that lead to it. ``code`` is where the recipe's own
-    modules are imported from. Raises MmedgeError and its kinds; an interrupted call goes on where it stopped. Of several
-    processes that train together (``training.processes``) all train, the main one does the rest and has the report.
+    modules are imported from. Raises MmedgeError and its kinds; an interrupted call goes on where it stopped. Of
+    several processes that train together (``training.processes``) all train, the main one does the rest and has the
+    report.
     """
     processes.start()
     progress = progress if processes.is_main() else Silent()

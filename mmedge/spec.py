@@ -77,9 +77,9 @@ class ModalityBase(Frozen):
 class ImageSpec(ModalityBase):
     """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics.
 
-    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first. A column with
-    a plus, as in ``[x, y, +w, +h]``, counts from left or top: it is a width or height.
-    ``crop: center`` keeps the aspect by cutting the longer sides; ``none`` stretches. Transparent pixels become white.
+    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first. A column
+    with a plus, as in ``[x, y, +w, +h]``, counts from left or top: it is a width or height. ``crop: center`` keeps the
+    aspect by cutting the longer sides; ``none`` stretches. Transparent pixels become white.
     """
 
     kind: Literal["image"]
@@ -153,13 +153,14 @@ class AudioSpec(ModalityBase):
 class TextSpec(ModalityBase):
     """A text -> int64 [length] token ids, ``pad`` where it is shorter; 0 everywhere where the modality is absent.
 
-    ``tokenizer``: trained on the training split to at most ``vocabulary`` tokens (``bpe`` works on bytes and knows every
-    script; ``wordpiece`` and ``unigram`` on characters), or ``tokenizer_file``, a Hugging Face ``tokenizer.json``.
-    ``normalization``: the Unicode form that texts are brought to first. ``fitted`` is the tokenizer itself, as JSON: it
-    travels with the spec into every artifact and the bundle. ``tokens``: its number of ids. Its tokens are pieces of words of
-    the training texts, at most whole words: a name that is frequent in them may be one, so take names out of texts first.
-    ``min_length`` declares a dynamic length: graphs and engines then take ``min_length`` to ``length`` tokens, and ``predict``
-    pads a text to the longest of its batch only. The network must not look at padding, which is checked.
+    ``tokenizer``: trained on the training split to at most ``vocabulary`` tokens (``bpe`` works on bytes and knows
+    every script; ``wordpiece`` and ``unigram`` on characters), or ``tokenizer_file``, a Hugging Face
+    ``tokenizer.json``. ``normalization``: the Unicode form that texts are brought to first. ``fitted`` is the tokenizer
+    itself, as JSON: it travels with the spec into every artifact and the bundle. ``tokens``: its number of ids. Its
+    tokens are pieces of words of the training texts, at most whole words: a name that is frequent in them may be one,
+    so take names out of texts first. ``min_length`` declares a dynamic length: graphs and engines then take
+    ``min_length`` to ``length`` tokens, and ``predict`` pads a text to the longest of its batch only. The network must
+    not look at padding, which is checked.
     """
 
     kind: Literal["text"]
@@ -203,8 +204,9 @@ class TabularSpec(ModalityBase):
     ``columns`` are numbers, standardised by the training split; a missing cell becomes the training mean, and with
     ``missing_indicator`` sets a flag of its own. ``categorical`` columns are ``onehot`` (one place for unknown values,
     then the training split's; all 0 where the cell is missing) or ``ordinal`` (0 unknown or missing, then equal steps
-    up to 1). The modality is missing where all its cells are. ``categories`` are fitted, unless the recipe gives them: they are the
-    column's own words, those of a single training row too, and travel into the bundle. Drop or hash what names people.
+    up to 1). The modality is missing where all its cells are. ``categories`` are fitted, unless the recipe gives them:
+    they are the column's own words, those of a single training row too, and travel into the bundle. Drop or hash what
+    names people.
     """
 
     kind: Literal["tabular"]
@@ -248,10 +250,10 @@ class TabularSpec(ModalityBase):
 class SensorSpec(ModalityBase):
     """A time series -> float32 [channels, length], normalised per channel.
 
-    A ``.npy`` file or array [channels, time] ([time, channels] with ``time_first``), or a ``.csv`` file with a named column a channel (``channel_columns``; all
-    but ``time_column`` where none are named). ``source_rate`` in Hz is that of files without a ``time_column`` (in
-    seconds); with ``rate`` they are resampled to it. ``take``: which window of a longer series is kept; a shorter one
-    holds its last value.
+    A ``.npy`` file or array [channels, time] ([time, channels] with ``time_first``), or a ``.csv`` file with a named
+    column a channel (``channel_columns``; all but ``time_column`` where none are named). ``source_rate`` in Hz is that
+    of files without a ``time_column`` (in seconds); with ``rate`` they are resampled to it. ``take``: which window of a
+    longer series is kept; a shorter one holds its last value.
     """
 
     kind: Literal["sensor"]

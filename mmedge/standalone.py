@@ -41,8 +41,8 @@ class Settings:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
-    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and not
-    taken.
+    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and
+    not taken.
     """
 
     config: Quantize
@@ -58,8 +58,8 @@ class Settings:
 def quantize_file(model: Path, source: str, out: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
 
-    Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that is
-    required is not inside the accuracy budget, 4 where the best is slower than asked, else 0. Raises MmedgeError.
+    Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that
+    is required is not inside the accuracy budget, 4 where the best is slower than asked, else 0. Raises MmedgeError.
     """
     _check_out(out)
     native = onnxruntime_cpu.session(model, threads=settings.threads)

@@ -40,10 +40,10 @@ class Answers:
 def read_answers(path: Path, values: str, task: str) -> Answers:
     """Read and check a file of outputs.
 
-    A CSV, TSV, JSONL or Parquet table has the column ``id`` and one column a class, named by it (regression: one column);
-    ``values`` says whether they are ``logits`` or ``probabilities``. An .npz has the arrays ``ids`` (text), ``labels``
-    (text, optional) and one of ``logits``, ``probabilities`` or, for regression, ``values``; nothing in it is unpickled.
-    Raises MmedgeError where the file cannot be read, an id stands twice, or a value is no finite number.
+    A CSV, TSV, JSONL or Parquet table has the column ``id`` and one column a class, named by it (regression: one
+    column); ``values`` says whether they are ``logits`` or ``probabilities``. An .npz has the arrays ``ids`` (text),
+    ``labels`` (text, optional) and one of ``logits``, ``probabilities`` or, for regression, ``values``; nothing in it
+    is unpickled. Raises MmedgeError where the file cannot be read, an id stands twice, or a value is no finite number.
     """
     if not path.is_file():
         raise MmedgeError("the file of the teacher's outputs does not exist", where=str(path))

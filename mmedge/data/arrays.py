@@ -40,11 +40,11 @@ class Calls:
 def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None = None) -> Calls:
     """The calls that ``source`` gives to a graph with the inputs ``infos``.
 
-    ``source``: an .npz with an array an input; a folder of .npz files, a call or several each, or of one ``INPUT.npy`` an
-    input; a .csv with a column of .npy paths an input; or ``module:build``, a function that returns {input: array}, with
-    its labels as a pair, or an iterable of such dicts. An array holds one call more on its first axis: of a graph's rank
-    where that axis is the batch, of one rank more where each call is whole; one that has just the graph's fixed shape is
-    the same for every call. Labels are an array ``labels``, a column ``label``, or a file of their own.
+    ``source``: an .npz with an array an input; a folder of .npz files, a call or several each, or of one ``INPUT.npy``
+    an input; a .csv with a column of .npy paths an input; or ``module:build``, a function that returns {input: array},
+    with its labels as a pair, or an iterable of such dicts. An array holds one call more on its first axis: of a
+    graph's rank where that axis is the batch, of one rank more where each call is whole; one that has just the graph's
+    fixed shape is the same for every call. Labels are an array ``labels``, a column ``label``, or a file of their own.
 
     Raises UsageError and MmedgeError with the input and the file where something does not fit.
     """

@@ -1,7 +1,7 @@
 """The demo task: digits seen and heard. Real MNIST digits and spoken digits, each too poor to do alone.
 
-As in AV-MNIST (Vielzeuf et al. 2018; MultiBench, Liang et al. 2021) the images keep a quarter of their PCA energy and the
-speech is covered by babble and noise. The degradation is in the files; preprocessing knows nothing of it.
+As in AV-MNIST (Vielzeuf et al. 2018; MultiBench, Liang et al. 2021) the images keep a quarter of their PCA energy and
+the speech is covered by babble and noise. The degradation is in the files; preprocessing knows nothing of it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def one_hot(rows: Sequence[frozenset[str] | None], labels: Sequence[str]) -> np.
 def telling_splits(cells: Mapping[str, polars.Series]) -> tuple[str, ...]:
     """The splits whose targets say which classes there are, or in which range values lie: the training split alone.
 
-    Where that has no label, since the student learns from its teacher alone, it is those that judge. ``cells``: each split's.
+    Where that has no label, since the student learns from its teacher alone, it is those that judge. ``cells``: each
+    split's.
     """
     training = cells["train"]
     return ("train",) if training.null_count() < len(training) else ("validation", "test")

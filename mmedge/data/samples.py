@@ -31,8 +31,8 @@ from mmedge.spec import Contract, ModalitySpec, TabularSpec
 class Samples:
     """One split. N samples, M modalities in the contract's order.
 
-    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1 where
-    unlabelled), float32 [N] (NaN where unlabelled), or float32 [N, labels] of 0 and 1 for several labels a
+    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1
+    where unlabelled), float32 [N] (NaN where unlabelled), or float32 [N, labels] of 0 and 1 for several labels a
     sample; ``groups``: int64 [N], the independent unit of each sample.
     """
 
@@ -103,8 +103,8 @@ class Samples:
 class Dataset:
     """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
 
-    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what the
-    report tells of the data beside that.
+    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what
+    the report tells of the data beside that.
     """
 
     contract: Contract

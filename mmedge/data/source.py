@@ -95,8 +95,9 @@ def load_attribute(name: str, folder: Path) -> Any:
 def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignment]]:
     """The user's manifest as one table: redacted, aligned, and every row in a split.
 
-    Columns: ``__row`` (from 1, in the user's file), ``id``, the modalities' (paths absolute), the target, ``group`` where
-    one is named, ``__split``. Raises MmedgeError where a column is missing, ids are not unique or a split is unknown.
+    Columns: ``__row`` (from 1, in the user's file), ``id``, the modalities' (paths absolute), the target, ``group``
+    where one is named, ``__split``. Raises MmedgeError where a column is missing, ids are not unique or a split is
+    unknown.
     """
     assert data.manifest is not None
     table = read_table(data.manifest)

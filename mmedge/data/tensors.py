@@ -31,9 +31,10 @@ class Decoded:
     """One modality of some splits. ``spec`` has its vocabulary fitted, and no statistics yet.
 
     ``key``: a hash of the spec that was asked for, the content and the code, wherever in the cache it was found;
-    ``faults``: {split: [(row of the split, what is wrong)]}; ``blank``: {split: rows of one value throughout}; ``tokens``:
-    how many each text has, all splits together; ``constant``: a sensor's channels that never change; ``contents``:
-    {split: a hash of what each row holds, None where the modality is missing}; ``data``: a hash of them all.
+    ``faults``: {split: [(row of the split, what is wrong)]}; ``blank``: {split: rows of one value throughout};
+    ``tokens``: how many each text has, all splits together; ``constant``: a sensor's channels that never change;
+    ``contents``: {split: a hash of what each row holds, None where the modality is missing}; ``data``: a hash of them
+    all.
     """
 
     key: str

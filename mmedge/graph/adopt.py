@@ -24,10 +24,10 @@ def adopt(
 ) -> None:
     """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
 
-    ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input (padding
-    for that of a text) where the model has no input ``present`` of its own. An input of another type is cast, and one with
-    the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``: the
-    first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
+    ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input
+    (padding for that of a text) where the model has no input ``present`` of its own. An input of another type is cast,
+    and one with the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``:
+    the first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

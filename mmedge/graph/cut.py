@@ -24,9 +24,10 @@ _BARE = (*_SAME_SHAPE, "Reshape", "Shape", "Squeeze", "Unsqueeze")
 def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target: Path) -> None:
     """Write the graph that takes only ``subset``: no input ``present``, and the absent encoders left out.
 
-    ``present`` becomes a constant; every Where that it decides is replaced by the side that it takes, and what then leads
-    nowhere is removed. An absent input that is still read becomes zeros. What then depends on nothing that is given (an
-    encoder of zeros or of the training mean, features times ``present``) is computed here, once, and kept as a constant.
+    ``present`` becomes a constant; every Where that it decides is replaced by the side that it takes, and what then
+    leads nowhere is removed. An absent input that is still read becomes zeros. What then depends on nothing that is
+    given (an encoder of zeros or of the training mean, features times ``present``) is computed here, once, and kept as
+    a constant.
     """
     import onnx
     from onnx import helper
@@ -67,9 +68,10 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
 def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list[str]]:
     """Write ``<modality>.onnx`` for every encoder and ``fusion.onnx``; returns {modality: names of its embeddings}.
 
-    A modality's encoder is all that it alone reaches; an output of the graph that needs no other is in neither part. Where something stands in for an absent input, as the training mean
-    does in a network that knows no presence, the head chooses instead between the embedding and that of the stand-in.
-    Raises MmedgeError where a modality has no part of its own.
+    A modality's encoder is all that it alone reaches; an output of the graph that needs no other is in neither part.
+    Where something stands in for an absent input, as the training mean does in a network that knows no presence, the
+    head chooses instead between the embedding and that of the stand-in. Raises MmedgeError where a modality has no part
+    of its own.
     """
     import onnx
 

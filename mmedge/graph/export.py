@@ -39,8 +39,8 @@ class _Positional(nn.Module):
 def export(module: nn.Module, contract: Contract, path: Path) -> None:
     """Write ``module`` as ONNX: named inputs, dynamic batch, checked, without the exporter's stack traces.
 
-    It has all ``outputs_of`` the module, under their names, the answer first. Raises MmedgeError where the module cannot
-    be exported, with the exporter's reason.
+    It has all ``outputs_of`` the module, under their names, the answer first. Raises MmedgeError where the module
+    cannot be exported, with the exporter's reason.
     """
     import onnx
 

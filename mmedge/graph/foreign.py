@@ -29,11 +29,11 @@ _TOLERANCE = 1e-3
 def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> list[str]:
     """Write ``source`` as one file that quantization takes, and return notes on what was changed for it.
 
-    Weights that lie beside it are taken in, nodes without a name get one, float16 becomes float32 inside (inputs and outputs
-    keep their types), an opset before 13 is converted, and what ONNX Runtime folds before anything else is folded: constants,
-    and a BatchNormalization into its Conv, which otherwise keeps the Conv from running in 8 bits. Conversion and folding are
-    taken where they answer ``example``, {input: array}, as before. Raises UsageError for a graph that is quantized already,
-    MmedgeError for one of more than 2 GB.
+    Weights that lie beside it are taken in, nodes without a name get one, float16 becomes float32 inside (inputs and
+    outputs keep their types), an opset before 13 is converted, and what ONNX Runtime folds before anything else is
+    folded: constants, and a BatchNormalization into its Conv, which otherwise keeps the Conv from running in 8 bits.
+    Conversion and folding are taken where they answer ``example``, {input: array}, as before. Raises UsageError for a
+    graph that is quantized already, MmedgeError for one of more than 2 GB.
     """
     import onnx
     from onnx import inliner

@@ -21,8 +21,9 @@ _FEW = 32
 def widen_few(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
     """Give tensors of few values the range that their values have, in place; returns how many needed it.
 
-    A range is the mean of each sample's extremes. That leaves out the rare large values of a map of thousands, and a third
-    of all values where a sample has two, as a table's numbers do. ``inputs``: calibration samples, of which 64 are looked at.
+    A range is the mean of each sample's extremes. That leaves out the rare large values of a map of thousands, and a
+    third of all values where a sample has two, as a table's numbers do. ``inputs``: calibration samples, of which 64
+    are looked at.
     """
     import onnx
     from onnx import numpy_helper
@@ -62,11 +63,11 @@ def widen_few(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np
 def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
     """Give a modality its own scale where the one that it shares in a Concat wastes its codes; returns one row an input.
 
-    Quantizers unify the scales of a Concat's inputs, so that codes can be joined without computing. Each row: the joining
-    ``node`` and its ``kind``, the ``branch`` that comes in, its ``scale`` and the ``own_scale`` that its values ask for
-    (the largest of them), the share of the 256 codes between its extremes (``codes``), the share of its
-    values beyond the range (``clipped``), and whether it was kept ``apart``. ``quantized`` is rewritten only then.
-    ``inputs``: {input: [1, *shape]} of calibration samples, of which 64 are looked at.
+    Quantizers unify the scales of a Concat's inputs, so that codes can be joined without computing. Each row: the
+    joining ``node`` and its ``kind``, the ``branch`` that comes in, its ``scale`` and the ``own_scale`` that its values
+    ask for (the largest of them), the share of the 256 codes between its extremes (``codes``), the share of its values
+    beyond the range (``clipped``), and whether it was kept ``apart``. ``quantized`` is rewritten only then. ``inputs``:
+    {input: [1, *shape]} of calibration samples, of which 64 are looked at.
     """
     import onnx
     from onnx import numpy_helper

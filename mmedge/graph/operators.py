@@ -1,7 +1,7 @@
 """ONNX operators as differentiable torch functions: what a graph must be made of to be trained as it ships.
 
-Each function takes the node's inputs (None where one is left out) and its attributes, and returns the output, or a tuple
-of them. Semantics are those of https://onnx.ai/onnx/operators/ at opset 13 and above.
+Each function takes the node's inputs (None where one is left out) and its attributes, and returns the output, or a
+tuple of them. Semantics are those of https://onnx.ai/onnx/operators/ at opset 13 and above.
 """
 
 from __future__ import annotations

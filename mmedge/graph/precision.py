@@ -80,8 +80,9 @@ def to_one_type(graph: Path) -> int:
 def to_symmetric(graph: Path, target: Path) -> int:
     """Write a Q/DQ graph with symmetric int8 activations, as TensorRT takes them; returns how many tensors changed.
 
-    uint8 around 128 is that but for the type. The outputs of a ReLU have uint8 codes with zero point 0: the same range in
-    int8 has half the codes, scale times 255/127. Raises ValueError for another zero point, which has no symmetric form.
+    uint8 around 128 is that but for the type. The outputs of a ReLU have uint8 codes with zero point 0: the same range
+    in int8 has half the codes, scale times 255/127. Raises ValueError for another zero point, which has no symmetric
+    form.
     """
     import onnx
 

@@ -171,8 +171,8 @@ def named(wanted: Sequence[str], known: Iterable[Layer], *, where: str) -> list[
 def restored(model: Any, reference: Any, names: Collection[str]) -> Any:
     """A copy of a Q/DQ model in which the layers ``names`` compute in float, with the weights of ``reference`` (FP32).
 
-    The pair before such a layer goes too, unless the quantized layer in front of it needs it: a convolution runs in 8 bits
-    only where its output is quantized. Nothing is calibrated again.
+    The pair before such a layer goes too, unless the quantized layer in front of it needs it: a convolution runs in 8
+    bits only where its output is quantized. Nothing is calibrated again.
     """
     import onnx
 
@@ -312,7 +312,8 @@ def drop_unread(model: Any) -> None:
 class Proof:
     """What ONNX Runtime made of a Q/DQ graph's weighted layers.
 
-    ``int8`` of ``asked`` run in 8 bits; ``float_layers``: {label: why} of the others, ``unexplained`` those without a reason.
+    ``int8`` of ``asked`` run in 8 bits; ``float_layers``: {label: why} of the others, ``unexplained`` those without a
+    reason.
     """
 
     asked: int

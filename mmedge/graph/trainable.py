@@ -45,8 +45,8 @@ def fake_quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 class TrainableGraph(nn.Module):
     """``forward(present, **inputs) -> {output: tensor}`` of an ONNX graph with Q/DQ pairs, simulated in float32.
 
-    Raises MmedgeError where the graph holds an operator that cannot be trained here, by its name; ``forward`` too, where an
-    operator is used in a way that cannot.
+    Raises MmedgeError where the graph holds an operator that cannot be trained here, by its name; ``forward`` too,
+    where an operator is used in a way that cannot.
     """
 
     def __init__(self, graph: Path) -> None:

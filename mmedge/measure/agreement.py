@@ -15,9 +15,9 @@ from mmedge.measure.quality import Run, answered
 class Agreement:
     """One output of a model against its parent's, over ``n`` samples with ``subset`` present.
 
-    ``max_abs``, ``mean_abs``: of the difference, NaN where either is NaN; ``largest``: the parent's largest absolute value. ``same``: share of
-    samples with the same class, of a [n, classes] answer; share of equal values where they are whole numbers or booleans
-    (``whole``); None elsewhere. ``worst``: the row that differs most.
+    ``max_abs``, ``mean_abs``: of the difference, NaN where either is NaN; ``largest``: the parent's largest absolute
+    value. ``same``: share of samples with the same class, of a [n, classes] answer; share of equal values where they
+    are whole numbers or booleans (``whole``); None elsewhere. ``worst``: the row that differs most.
     """
 
     subset: str

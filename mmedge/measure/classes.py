@@ -33,9 +33,9 @@ class ClassMap:
     def known(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(log probabilities float32 [n, len(columns)], kept float [n]) of a teacher's logits [n, theirs].
 
-        Classes that mean the same add up their probabilities; those that mean none are dropped and the rest adds up to 1
-        again. ``kept``: the probability that was not dropped. Labels that do not exclude each other keep their logits, the
-        largest of those that mean the same, and nothing counts as dropped.
+        Classes that mean the same add up their probabilities; those that mean none are dropped and the rest adds up to
+        1 again. ``kept``: the probability that was not dropped. Labels that do not exclude each other keep their
+        logits, the largest of those that mean the same, and nothing counts as dropped.
         """
         if not self.exclusive:
             largest = [logits[:, np.equal(self.to, column)].max(axis=1) for column in self.columns]
@@ -79,9 +79,9 @@ def class_map(
 ) -> ClassMap | None:
     """How a teacher's classes mean the data's; None where they are the same in the same order.
 
-    ``mapping``: {their class: our class, or None to drop it}; their classes that it leaves out mean ours of the same name.
-    Without a mapping both must have the same names, in any order. ``where`` is the recipe's key. Raises UsageError that
-    names what does not fit.
+    ``mapping``: {their class: our class, or None to drop it}; their classes that it leaves out mean ours of the same
+    name. Without a mapping both must have the same names, in any order. ``where`` is the recipe's key. Raises
+    UsageError that names what does not fit.
     """
     if not mapping and tuple(theirs) == tuple(ours):
         return None
@@ -127,8 +127,8 @@ def check_order(output: np.ndarray, targets: np.ndarray, labels: Sequence[str], 
     """Raise UsageError where the labels say that a teacher's outputs are the data's classes in another order.
 
     ``output``: float [n, classes] of labelled samples; ``targets``: int [n], indices of ``labels``, the order that is
-    taken for granted. It is refused where the best other one (the assignment problem; Kuhn 1955) makes most answers right,
-    and far more of them.
+    taken for granted. It is refused where the best other one (the assignment problem; Kuhn 1955) makes most answers
+    right, and far more of them.
     """
     from scipy.optimize import linear_sum_assignment
 

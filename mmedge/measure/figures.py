@@ -64,7 +64,8 @@ def figures_of_answers(
 ) -> dict[str, Any]:
     """``quality_validation`` and ``quality`` of outputs that were computed elsewhere, over the samples that they are of.
 
-    A split of which no labelled sample is among them has no figure; ``absent`` says so, and how many samples are lacking.
+    A split of which no labelled sample is among them has no figure; ``absent`` says so, and how many samples are
+    lacking.
     """
     out: dict[str, Any] = {"subsets": {}, "subsets_validation": {}, "absent": []}
     for field, samples in (("quality_validation", dataset.validation), ("quality", dataset.test)):

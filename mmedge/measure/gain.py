@@ -61,12 +61,12 @@ def paired(
     """The 95 % interval of the mean over seeds of ``difference(number of the seed, rows)``.
 
     Seeds and samples are both drawn by chance, and every seed's students answer the same samples: the model of many
-    readers and many cases of Obuchowski & Rockette 1995. The variance of the mean is MS / seeds + Cov, where MS is that of
-    the differences between seeds, and Cov the covariance of two seeds' differences when whole groups of labelled samples
-    are drawn again (Field & Welsh 2007), the same rows for both sides. MS is not taken below what the samples alone give:
-    three seeds may agree by luck. The interval is Student's, with the degrees of freedom of Satterthwaite 1946 (for this
-    model Hillis 2007): few seeds give a wide one. In simulations with three seeds it covers the truth in .92 to .98 of
-    the cases; a bootstrap that draws the seeds again, in .77 where chance is mostly theirs.
+    readers and many cases of Obuchowski & Rockette 1995. The variance of the mean is MS / seeds + Cov, where MS is that
+    of the differences between seeds, and Cov the covariance of two seeds' differences when whole groups of labelled
+    samples are drawn again (Field & Welsh 2007), the same rows for both sides. MS is not taken below what the samples
+    alone give: three seeds may agree by luck. The interval is Student's, with the degrees of freedom of Satterthwaite
+    1946 (for this model Hillis 2007): few seeds give a wide one. In simulations with three seeds it covers the truth in
+    .92 to .98 of the cases; a bootstrap that draws the seeds again, in .77 where chance is mostly theirs.
 
     One seed tells nothing of others, one group nothing of others: the ``interval`` is then over the samples alone.
     """
@@ -127,9 +127,9 @@ def decide(
 ) -> dict[str, Any]:
     """Which student ships: ``{"kept": "distilled" | "control", "gain", "gain_ci95", "said"}``, by validation alone.
 
-    ``distilled``, ``control``: ``subset_answers`` of a student a seed. The figure is the one that checkpoints are chosen
-    by (``balanced``), so that a teacher that helps the whole and harms the subsets is seen. Kept is whichever is better on
-    average over the seeds; on a tie the student without a teacher.
+    ``distilled``, ``control``: ``subset_answers`` of a student a seed. The figure is the one that checkpoints are
+    chosen by (``balanced``), so that a teacher that helps the whole and harms the subsets is seen. Kept is whichever is
+    better on average over the seeds; on a tie the student without a teacher.
     """
     pairs = list(zip(distilled, control, strict=True))
     whole = "+".join(contract.modalities)

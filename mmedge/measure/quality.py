@@ -64,8 +64,8 @@ def score(contract: Contract, output: np.ndarray, targets: np.ndarray) -> float:
 def average_precision(output: np.ndarray, targets: np.ndarray) -> float:
     """The macro mean over labels of the area under precision and recall; NaN where no label has a sample.
 
-    ``output``: float [n, labels]; ``targets``: 0 or 1, [n, labels]. A label that no sample has is left out. Equal outputs
-    share one threshold, as in scikit-learn's ``average_precision_score``.
+    ``output``: float [n, labels]; ``targets``: 0 or 1, [n, labels]. A label that no sample has is left out. Equal
+    outputs share one threshold, as in scikit-learn's ``average_precision_score``.
     """
     found = []
     for scores, has in zip(output.T, targets.T > 0.5):
@@ -105,7 +105,8 @@ def interval(
     """The 95 % interval of ``figure(rows)``, where whole groups are drawn again (Field & Welsh 2007). ``groups``: int [n].
 
     Of few groups the percentiles lie further out, as Student's t does (Hesterberg 2015, "expanded percentiles"). It is
-    never narrower than if each sample were a group of its own: that is all that one group can tell, and nothing of others.
+    never narrower than if each sample were a group of its own: that is all that one group can tell, and nothing of
+    others.
     """
     from scipy.special import ndtr, stdtrit
 

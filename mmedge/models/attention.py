@@ -12,8 +12,8 @@ from torch.nn import functional
 class SplitAttention(nn.Module):
     """``nn.MultiheadAttention`` with its three projections apart. Same call, same values; never its attention weights.
 
-    Query and key [batch, length, width] where ``batch_first`` (else length first). The number of heads is what is left of
-    the projections' width over ``head_dim``, so that removing the channels of a head removes the head.
+    Query and key [batch, length, width] where ``batch_first`` (else length first). The number of heads is what is left
+    of the projections' width over ``head_dim``, so that removing the channels of a head removes the head.
     """
 
     def __init__(self, theirs: nn.MultiheadAttention) -> None:

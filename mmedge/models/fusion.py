@@ -13,8 +13,9 @@ class FusionNet(nn.Module):
 
     ``forward(**{modality: tensor}, present: bool [batch, modalities]) -> {output: [batch, outputs]}``. The columns of
     ``present`` follow the order of ``encoders``. The tensor of an absent modality is read but has no influence.
-    The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest form.
-    In training ``present`` may be [batch, k, modalities]: the encoders run once for k answers a sample, [batch * k, outputs].
+    The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest
+    form. In training ``present`` may be [batch, k, modalities]: the encoders run once for k answers a sample, [batch *
+    k, outputs].
 
     ``imagined``: modalities that are no input. A branch a modality makes its embedding from the others' for the fusion
     (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has

@@ -31,8 +31,8 @@ class Wrapped(nn.Module):
 
     A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality. ``names`` maps
     modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype. ``unit``
-    comes after its answer: ``Rescale`` where a regression's targets are learned in standard units. ``outputs``: those to
-    give of the module's, the answer first; all, where none are named.
+    comes after its answer: ``Rescale`` where a regression's targets are learned in standard units. ``outputs``: those
+    to give of the module's, the answer first; all, where none are named.
     """
 
     def __init__(

@@ -143,7 +143,8 @@ def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSp
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts: a state_dict, or one under ``state_dict``,
 
-    ``model_state_dict`` or ``model``. Every name must match, but for one prefix of all (DataParallel's ``module.``, a wrapper).
+    ``model_state_dict`` or ``model``. Every name must match, but for one prefix of all (DataParallel's ``module.``, a
+    wrapper).
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -245,8 +246,8 @@ def history_of(artifact: Artifact) -> list[Any]:
 def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> None:
     """Prune a freshly built model to the shapes that the history led to.
 
-    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart, or
-    [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads.
+    A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart,
+    or [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads.
     """
     split = [name for what, name, *_ in history if what == SPLIT]
     if split:

@@ -48,18 +48,18 @@ class Budget(Frozen):
 class Prune(Frozen):
     """Structured pruning: whole channels and attention heads go, the rest is recovered with the teacher.
 
-    ``budget``: what may be left; ``macs`` is short for a budget in MACs, and 0.65 where neither is given. A budget that is
-    given and cannot be met is exit code 4, or 3 where accuracy forbids it; the best that was found is kept.
+    ``budget``: what may be left; ``macs`` is short for a budget in MACs, and 0.65 where neither is given. A budget that
+    is given and cannot be met is exit code 4, or 3 where accuracy forbids it; the best that was found is kept.
     ``allocation: branches`` measures at ``ratios`` what each branch (an encoder, fusion, head) loses and saves, after
-    ``probe_steps`` training steps, and shares the budget out accordingly; ``uniform`` removes the same share everywhere.
-    ``branches``: the largest share of a branch that may go, by its name; 0 leaves it alone.
-    ``importance``: the sum of absolute weights (``l1``) or squares (``l2``), the scale of a batch norm (``bn``), the first
-    order change of the loss (``taylor``, Molchanov et al. 2019), or ``random``, a control.
-    ``steps`` above 1: prune and recover in so many steps and keep the last that lost no more than ``max_drop`` on
-    validation, and ``max_subset_drop`` in every subset of modalities. With 1, a smaller cut is tried where the first lost more.
-    ``round_to``: channels that are left are a multiple of it, since kernels work on blocks of them: measured on this CPU
-    by ``auto``, at least 8 where a GPU is a target.
-    ``faster: false`` takes a model inside the budget that is no faster than its parent here, for its size or another machine.
+    ``probe_steps`` training steps, and shares the budget out accordingly; ``uniform`` removes the same share
+    everywhere. ``branches``: the largest share of a branch that may go, by its name; 0 leaves it alone. ``importance``:
+    the sum of absolute weights (``l1``) or squares (``l2``), the scale of a batch norm (``bn``), the first order change
+    of the loss (``taylor``, Molchanov et al. 2019), or ``random``, a control. ``steps`` above 1: prune and recover in
+    so many steps and keep the last that lost no more than ``max_drop`` on validation, and ``max_subset_drop`` in every
+    subset of modalities. With 1, a smaller cut is tried where the first lost more. ``round_to``: channels that are left
+    are a multiple of it, since kernels work on blocks of them: measured on this CPU by ``auto``, at least 8 where a GPU
+    is a target. ``faster: false`` takes a model inside the budget that is no faster than its parent here, for its size
+    or another machine.
     """
 
     macs: float | None = Field(None, gt=0, lt=1)
@@ -98,23 +98,23 @@ class Prune(Frozen):
 class Quantize(Frozen):
     """Candidate precisions; kept are those that lose no more than ``max_drop`` against FP32 on validation.
 
-    ``max_subset_drop`` is the same for every subset of modalities. ``calibration``: the number of training samples; None:
-    doubled until the ranges of the activations change by less than 2 %. ``ignore``: layers that stay in float, by name, by
-    their place in the model (``encoders.audio``) or by branch.
+    ``max_subset_drop`` is the same for every subset of modalities. ``calibration``: the number of training samples;
+    None: doubled until the ranges of the activations change by less than 2 %. ``ignore``: layers that stay in float, by
+    name, by their place in the model (``encoders.audio``) or by branch.
 
-    INT8 has per-channel weights. ``int8`` takes the mean of each sample's extremes as an activation's range; ``-extremes``
-    the extremes of all samples; ``-percentile`` the mean of each sample's outermost 0.01 %; ``-histogram`` the range of
-    least error; ``-narrow`` weights of 7 bits, which do not saturate on CPUs without VNNI; ``-bias`` corrects biases layer
-    by layer instead of at once; ``-smooth`` is SmoothQuant, for transformers; ``-weights`` quantizes weights alone;
-    ``-mixed`` takes layers that the runtime computes in float anyway back to FP32, and of the others the most sensitive until
-    the budget holds. ``fallbacks`` are
-    tried in order while no INT8 candidate is inside the budget. ``search_seconds`` bounds the search for ``-mixed``.
+    INT8 has per-channel weights. ``int8`` takes the mean of each sample's extremes as an activation's range;
+    ``-extremes`` the extremes of all samples; ``-percentile`` the mean of each sample's outermost 0.01 %;
+    ``-histogram`` the range of least error; ``-narrow`` weights of 7 bits, which do not saturate on CPUs without VNNI;
+    ``-bias`` corrects biases layer by layer instead of at once; ``-smooth`` is SmoothQuant, for transformers;
+    ``-weights`` quantizes weights alone; ``-mixed`` takes layers that the runtime computes in float anyway back to
+    FP32, and of the others the most sensitive until the budget holds. ``fallbacks`` are tried in order while no INT8
+    candidate is inside the budget. ``search_seconds`` bounds the search for ``-mixed``.
 
-    ``qat``: training with the quantization in the graph (``int8-qat``), taught as in distillation by ``train``'s schedule:
-    ``auto`` where every other INT8 candidate missed the budget and INT8 was measured faster than FP32.
+    ``qat``: training with the quantization in the graph (``int8-qat``), taught as in distillation by ``train``'s
+    schedule: ``auto`` where every other INT8 candidate missed the budget and INT8 was measured faster than FP32.
 
-    ``require``: the precision that the result must have; where no candidate of it is inside the budget, the best is kept
-    and the run ends with exit code 3.
+    ``require``: the precision that the result must have; where no candidate of it is inside the budget, the best is
+    kept and the run ends with exit code 3.
     """
 
     candidates: tuple[Candidate, ...] = ("fp32", "fp16", "int8", "int8-mixed")

@@ -39,8 +39,9 @@ class Stream(Frozen):
     """A table with timestamps of its own, whose ``columns`` (all others where none are named) join the manifest's rows.
 
     Times are numbers (seconds) or ISO 8601; ``tolerance`` is in seconds. ``nearest`` and ``previous`` take one row,
-    ``linear`` interpolates numbers between the rows around, ``window`` takes their mean over the tolerance on both sides.
-    ``by``: a column that must be equal in both, a subject say. A row that nothing is near enough to gets empty cells.
+    ``linear`` interpolates numbers between the rows around, ``window`` takes their mean over the tolerance on both
+    sides. ``by``: a column that must be equal in both, a subject say. A row that nothing is near enough to gets empty
+    cells.
     """
 
     file: Path
@@ -58,10 +59,10 @@ class Data(Frozen):
     A manifest is CSV, TSV, JSONL or Parquet, a row a sample; an empty cell is a missing modality, or a missing label
     (such a sample of the training split takes part in distillation only). Splits come from the column ``split``, from
     ``fold``, or from ``ratios``: whole groups where ``group`` names a column, else stratified by the target; seeded.
-    ``task: multilabel``: a sample has any number of labels. The target's cell holds a list (JSONL, Parquet) or names with
-    ``separator`` between them (the separator alone: none of them; an empty cell: unlabelled); or ``label_columns`` names
-    columns of 0 and 1, one a label.
-    ``workers``: processes that decode; as many as there are cores, where it pays, when none are named.
+    ``task: multilabel``: a sample has any number of labels. The target's cell holds a list (JSONL, Parquet) or names
+    with ``separator`` between them (the separator alone: none of them; an empty cell: unlabelled); or ``label_columns``
+    names columns of 0 and 1, one a label. ``workers``: processes that decode; as many as there are cores, where it
+    pays, when none are named.
     """
 
     dataset: str | None = None

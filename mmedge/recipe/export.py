@@ -20,9 +20,9 @@ _LACKING: dict[str, dict[Precision | None, str]] = {
 class TargetOptions(Frozen):
     """``precision``: taken instead of the fastest, or where the target cannot be run here.
 
-    ``max_batch``: the largest batch of its profile, ``best_batch`` the one it is optimised for. ``workspace_mb``, ``level``
-    (0 to 5), ``version_compatible`` (TensorRT alone), ``hardware_compatible``: TensorRT's builder. ``required: false`` leaves the target
-    out, with a note, where its package is not installed.
+    ``max_batch``: the largest batch of its profile, ``best_batch`` the one it is optimised for. ``workspace_mb``,
+    ``level`` (0 to 5), ``version_compatible`` (TensorRT alone), ``hardware_compatible``: TensorRT's builder.
+    ``required: false`` leaves the target out, with a note, where its package is not installed.
     """
 
     precision: Precision | None = None

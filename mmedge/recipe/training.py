@@ -20,13 +20,13 @@ class Encoder(Frozen):
 class Model(Frozen):
     """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
 
-    ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``outputs`` names what ``forward`` gives
-    and the graph shall have, the answer first, which is called ``logits`` there; left out, it is every tensor with a row a
-    sample, and the answer is the one called ``logits``, or the only one. What a tuple holds is ``output_0``, ``output_1``,
-    ... ``weights``: safetensors, or a
-    checkpoint that ``torch.load(weights_only=True)`` reads. ``hallucinate``: modalities of the data that the network does
-    not take and imagines: a branch of its own makes their features from those it has, taught by the teacher's encoder.
-    A regression network of one's own that has no weights yet answers in standard units of the training targets.
+    ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``outputs`` names what ``forward``
+    gives and the graph shall have, the answer first, which is called ``logits`` there; left out, it is every tensor
+    with a row a sample, and the answer is the one called ``logits``, or the only one. What a tuple holds is
+    ``output_0``, ``output_1``, ... ``weights``: safetensors, or a checkpoint that ``torch.load(weights_only=True)``
+    reads. ``hallucinate``: modalities of the data that the network does not take and imagines: a branch of its own
+    makes their features from those it has, taught by the teacher's encoder. A regression network of one's own that has
+    no weights yet answers in standard units of the training targets.
     """
 
     factory: str | None = None
@@ -94,13 +94,14 @@ class Train(Frozen):
     network of one's own is run on all three.
 
     ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
-    ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what is
-    exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose gradients
-    add up to the batch's, for less memory on the same schedule; what compares the samples of a batch with one another
-    (``relations``, ``contrastive``, ``dist``) compares those of a part, and so it does where several processes train. ``ema``: keep the running average of the weights with this
-    decay (0.999, say) instead of the weights themselves. ``early_stopping``: end after that many epochs without a better
-    one on validation. ``compile``: run the model through torch.compile, which needs a C++ compiler (a GPU: Triton).
-    ``log: tensorboard`` writes event files into OUT/tensorboard beside the training.csv that every stage has.
+    ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what
+    is exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose
+    gradients add up to the batch's, for less memory on the same schedule; what compares the samples of a batch with one
+    another (``relations``, ``contrastive``, ``dist``) compares those of a part, and so it does where several processes
+    train. ``ema``: keep the running average of the weights with this decay (0.999, say) instead of the weights
+    themselves. ``early_stopping``: end after that many epochs without a better one on validation. ``compile``: run the
+    model through torch.compile, which needs a C++ compiler (a GPU: Triton). ``log: tensorboard`` writes event files
+    into OUT/tensorboard beside the training.csv that every stage has.
     """
 
     epochs: int = Field(20, ge=1, le=1_000_000)
@@ -144,15 +145,15 @@ Class = Annotated[str, Field(coerce_numbers_to_str=True)]
 class Given(Frozen):
     """A teacher of any origin: ``model`` (the built-in network, or ``module:factory``, with ``weights``), or one file.
 
-    ``onnx``: a model file, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs, and ``model.modalities``
-    names those that it takes. ``outputs``: what a model said elsewhere, by sample id: a CSV, TSV, JSONL or Parquet table
-    with the column ``id`` and one column a class (regression: one column), or an .npz with the arrays ``ids`` and
-    ``logits`` or ``probabilities``; ``values`` says which of them a table holds. Samples that it lacks learn from their
-    labels alone; all augmented views of a sample get its one answer.
+    ``onnx``: a model file, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs, and
+    ``model.modalities`` names those that it takes. ``outputs``: what a model said elsewhere, by sample id: a CSV, TSV,
+    JSONL or Parquet table with the column ``id`` and one column a class (regression: one column), or an .npz with the
+    arrays ``ids`` and ``logits`` or ``probabilities``; ``values`` says which of them a table holds. Samples that it
+    lacks learn from their labels alone; all augmented views of a sample get its one answer.
 
     ``classes``, where the teacher's are not the data's: {teacher's class: class of the data, or null for none}, in the
-    order of the model's outputs where it does not name them itself. ``preprocessing``, where the teacher's is not that of
-    ``data.modalities``: {modality: its spec}. The student, and so the bundle, keeps that of ``data.modalities``;
+    order of the model's outputs where it does not name them itself. ``preprocessing``, where the teacher's is not that
+    of ``data.modalities``: {modality: its spec}. The student, and so the bundle, keeps that of ``data.modalities``;
     augmentation is drawn once for both, and shifts and masks are scaled to the teacher's sizes.
     """
 
@@ -233,10 +234,10 @@ Schedule = Literal["constant", "linear", "rise", "cosine"]
 class Hint(Frozen):
     """Two layers whose outputs are matched, named as in ``named_modules()``, and how.
 
-    ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations`` (distances
-    and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a modality that the
-    student does not get: the student then learns to imagine its features. ``schedule``: of this hint's weight; the
-    loss's own where none is given.
+    ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations``
+    (distances and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a
+    modality that the student does not get: the student then learns to imagine its features. ``schedule``: of this
+    hint's weight; the loss's own where none is given.
     """
 
     teacher: str = "fusion"
@@ -249,9 +250,9 @@ class Hint(Frozen):
 class Loss(Frozen):
     """Weights of the distillation loss; ``temperature`` softens the logits.
 
-    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``beta``, of ``dkd``: what the classes that
-    are not the sample's weigh against the one that is. ``schedule``: of the teacher's part: ``constant``; ``linear`` and
-    ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
+    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``beta``, of ``dkd``: what the classes
+    that are not the sample's weigh against the one that is. ``schedule``: of the teacher's part: ``constant``;
+    ``linear`` and ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
     """
 
     labels: float = Field(1.0, ge=0)
@@ -290,7 +291,8 @@ class Distill(Frozen):
     """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see.
 
     ``teachers``: further ones beside the run's, whose probabilities are averaged with its own: by their weights
-    (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's teacher's.
+    (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's
+    teacher's.
 
     ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
     the teacher at every step. ``candidates``: losses that are tried beside ``loss``, each in one seed; the best on

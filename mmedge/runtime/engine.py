@@ -36,9 +36,9 @@ def load(
 ) -> Engine:
     """Load a bundle, a folder or a zip file, verifying every file before it is used.
 
-    ``target``: one that the bundle holds; ``onnxruntime-cpu`` where none is named. ``providers``: ONNX Runtime's own, as
-    ``["TensorrtExecutionProvider"]``, instead of the target's. ``require_signature``: the public key (PEM) that must have
-    signed the bundle. Raises MmedgeError for a damaged, foreign or unsigned one, UsageError for an unknown target,
+    ``target``: one that the bundle holds; ``onnxruntime-cpu`` where none is named. ``providers``: ONNX Runtime's own,
+    as ``["TensorrtExecutionProvider"]``, instead of the target's. ``require_signature``: the public key (PEM) that must
+    have signed the bundle. Raises MmedgeError for a damaged, foreign or unsigned one, UsageError for an unknown target,
     MissingDependency where the target cannot run here.
     """
     for name, given, takes in (
@@ -231,8 +231,9 @@ class Engine:
         """Raw values of one sample -> a Prediction; lists of them -> a list of Predictions.
 
         A modality that is left out, or None, is missing; at least one must be given. Image: a path, bytes, or uint8
-        [h, w(, c)]. Audio: a path, bytes, float [samples] at the bundle's rate, or (samples, rate). Text: a str. Tabular: numbers
-        and words, or a dict by column, None where a cell is missing. Sensor: a path, [channels, time], or (that, rate). Array: a path of a .npy file, or an array.
+        [h, w(, c)]. Audio: a path, bytes, float [samples] at the bundle's rate, or (samples, rate). Text: a str.
+        Tabular: numbers and words, or a dict by column, None where a cell is missing. Sensor: a path, [channels, time],
+        or (that, rate). Array: a path of a .npy file, or an array.
         """
         unknown = values.keys() - self._shapes.keys()
         if unknown:

@@ -16,7 +16,8 @@ from mmedge.spec import Contract
 class Prediction:
     """One sample's answer. Classification: ``label`` and ``probabilities`` {label: p}; regression: ``value``.
 
-    Several labels: ``labels``, those with a probability above 0.5, the likeliest first, and the ``probabilities`` of all.
+    Several labels: ``labels``, those with a probability above 0.5, the likeliest first, and the ``probabilities`` of
+    all.
     """
 
     label: str | None = None

@@ -73,8 +73,8 @@ def measured(
 ) -> dict[str, Any]:
     """Profile models on a device: copy them, run ``python -m mmedge.runtime profile`` there, bring the record back, clean up.
 
-    A copy that breaks off is gone on with where it stopped, by this command or the next. Raises MmedgeError with what failed: the host, the key, the
-    package, the profile itself (with its own exit code).
+    A copy that breaks off is gone on with where it stopped, by this command or the next. Raises MmedgeError with what
+    failed: the host, the key, the package, the profile itself (with its own exit code).
     """
     if shutil.which("ssh") is None:
         raise MissingDependency("profiling on a device needs OpenSSH", todo="sudo apt-get install openssh-client")

@@ -36,8 +36,9 @@ class Answer:
 class Stream:
     """The latest values of every modality, and answers from them. May be fed from several threads.
 
-    Where the bundle is split (``export.split``), a value is encoded once, when it comes, and its embedding kept; an answer
-    then costs the fusion head alone. ``max_age_s``: seconds after which a value counts as missing, for all or by modality.
+    Where the bundle is split (``export.split``), a value is encoded once, when it comes, and its embedding kept; an
+    answer then costs the fusion head alone. ``max_age_s``: seconds after which a value counts as missing, for all or by
+    modality.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ _STILL_RISING = 0.01
 def distill(parent: Artifact, config: Distill, context: Context, target: Path, key: str) -> Artifact:
     """Train the student with the teacher and its controls, over the seeds; what is better on validation is kept.
 
-    All students share the schedule, the number of steps and the augmented views; the control without a teacher draws from
-    the labelled samples only, since nothing else can teach it.
+    All students share the schedule, the number of steps and the augmented views; the control without a teacher draws
+    from the labelled samples only, since nothing else can teach it.
     """
     contract = context.contract(config.model)
     lessons = [_lesson(config, loss, context, contract) for loss in config.losses]

@@ -20,8 +20,9 @@ class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
     ``weights``: float32 [batch], what each label counts; None where all count the same. ``passed``: the share of the
-    schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then answered k
-    times, and a module's output is [batch * k, outputs]. ``share``: what part of its batch this is, by samples; 1 is the whole.
+    schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
+    answered k times, and a module's output is [batch * k, outputs]. ``share``: what part of its batch this is, by
+    samples; 1 is the whole.
     """
 
     index: np.ndarray

@@ -54,10 +54,10 @@ def decided(
 ) -> Decision:
     """The decision in ``path``, where there is one; else it is taken and written there.
 
-    Kept since the answers to a batch differ in the last bit with the batch that they are asked in: an interrupted training
-    goes on with the decision that it began with, and so ends with the same weights. ``missing`` of the ``views`` that will
-    be shown are not in files yet; ``count``: samples of the split; ``answer(index)``: what the teacher says of these rows,
-    one array a part.
+    Kept since the answers to a batch differ in the last bit with the batch that they are asked in: an interrupted
+    training goes on with the decision that it began with, and so ends with the same weights. ``missing`` of the
+    ``views`` that will be shown are not in files yet; ``count``: samples of the split; ``answer(index)``: what the
+    teacher says of these rows, one array a part.
     """
     if path.is_file():
         return Decision(**json.loads(path.read_text(encoding="utf-8")))

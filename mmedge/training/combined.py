@@ -18,9 +18,9 @@ class Combined:
 
     ``outputs``: the student's; ``task``: the data's.
 
-    Probabilities and not logits are averaged (Hinton, Vinyals & Dean 2015, section 5 take either): the logits of teachers
-    of different origin have different scales, and a file of outputs may hold probabilities only; with Hinton's loss at
-    temperature 1 it is the same as a loss to each teacher. ``combine``:
+    Probabilities and not logits are averaged (Hinton, Vinyals & Dean 2015, section 5 take either): the logits of
+    teachers of different origin have different scales, and a file of outputs may hold probabilities only; with Hinton's
+    loss at temperature 1 it is the same as a loss to each teacher. ``combine``:
 
     ``average``: weights are those given. ``confidence``: they are multiplied, sample by sample, by exp(-entropy), the
     inverse of the number of classes that a teacher hesitates between, after Kwon et al. 2020, "Adaptive knowledge
@@ -28,8 +28,8 @@ class Combined:
     most samples may have none.
 
     A teacher without an answer to a sample has no say in it. One that knows only some of the classes splits the
-    probability that the others, who know all, give to these classes (a specialist in Hinton's sense). Of several labels a
-    sample, each is the mean over those who know it, and confidence is the label's own.
+    probability that the others, who know all, give to these classes (a specialist in Hinton's sense). Of several labels
+    a sample, each is the mean over those who know it, and confidence is the label's own.
     """
 
     def __init__(

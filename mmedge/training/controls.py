@@ -28,8 +28,8 @@ def takes_others(teacher: Contract, student: Contract) -> bool:
 def same_modality_teacher(config: Distill, student: Contract, context: Context) -> tuple[Teacher, Loss]:
     """The recipe's teacher network, trained on the same data with the student's modalities alone; and what it can teach.
 
-    The built-in network is built for them; a module of the user's own is shown nothing else. Hints at layers that such a
-    teacher does not have are left out of the loss. Raises UsageError where the teacher was not trained here.
+    The built-in network is built for them; a module of the user's own is shown nothing else. Hints at layers that such
+    a teacher does not have are left out of the loss. Raises UsageError where the teacher was not trained here.
     """
     section = context.recipe.teacher
     if section.train is None or not section.trained_here:

@@ -39,8 +39,8 @@ def dkd(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, b
 
     ``targets``: int64 [batch]; where -1 (unlabelled), the teacher's own class is the target. With ``beta`` equal to the
     teacher's probability of the other classes it is Hinton's loss again (their equation 7): that is small where the
-    teacher is sure, and a large ``beta`` makes the student copy what the teacher thinks of the classes it rules out. The
-    authors take 2 to 8 with CIFAR-100 and 0.5 with ImageNet.
+    teacher is sure, and a large ``beta`` makes the student copy what the teacher thinks of the classes it rules out.
+    The authors take 2 to 8 with CIFAR-100 and 0.5 with ImageNet.
     """
     target = torch.where(targets >= 0, targets, teacher.argmax(dim=1))[:, None]
     is_target = torch.zeros_like(teacher, dtype=torch.bool).scatter_(1, target, True)

@@ -42,8 +42,8 @@ def teaching_faults(
 ) -> list[Fault]:
     """All that is wrong with what teaches.
 
-    ``contract``: the data's; ``ids``: the samples of each split, empty where the data could not be read; ``labelled``: how
-    many training samples have a label; ``factory``: imports what ``model.factory`` names.
+    ``contract``: the data's; ``ids``: the samples of each split, empty where the data could not be read; ``labelled``:
+    how many training samples have a label; ``factory``: imports what ``model.factory`` names.
     """
     faults = _of_given(
         recipe.teacher, "teacher", contract, ids, factory, not (recipe.distill and recipe.distill.teachers)

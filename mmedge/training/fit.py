@@ -66,12 +66,13 @@ def fit(
     """Train ``module`` in place and leave it at its best epoch by validation, in evaluation mode.
 
     ``objective(module, batch)`` is the loss, a scalar; where it is itself an ``nn.Module`` (a projection, say) its
-    parameters are trained along. Where several processes train, each works on its part of every batch and all leave with
-    the same weights; the main one validates and writes. ``usable``: int64 rows that may be drawn. ``state`` is written at each epoch's end:
-    the same call after a kill goes on from there and ends with the same weights, since every random choice is a
-    function of ``seed`` and the epoch. ``logs``: where TensorBoard's files go if the recipe asks for them, by default
-    beside ``state``. Raises MmedgeError where the loss is not finite before a first good epoch, UsageError where batch
-    norm would get a batch of one, and MissingDependency where the machine lacks what ``train`` asks for.
+    parameters are trained along. Where several processes train, each works on its part of every batch and all leave
+    with the same weights; the main one validates and writes. ``usable``: int64 rows that may be drawn. ``state`` is
+    written at each epoch's end: the same call after a kill goes on from there and ends with the same weights, since
+    every random choice is a function of ``seed`` and the epoch. ``logs``: where TensorBoard's files go if the recipe
+    asks for them, by default beside ``state``. Raises MmedgeError where the loss is not finite before a first good
+    epoch, UsageError where batch norm would get a batch of one, and MissingDependency where the machine lacks what
+    ``train`` asks for.
     """
     device = training_device()
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
@@ -157,8 +158,8 @@ class _Learner(nn.Module):
 def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device: torch.device) -> Tensor:
     """One step of the optimizer on a batch, which comes in ``train.accumulate`` parts.
 
-    Each part's loss counts by its samples, labelled or not, so that the sum of the gradients over parts and processes is
-    that of the whole batch, whichever of them the labels are in. Returns the loss that way, a scalar on the device.
+    Each part's loss counts by its samples, labelled or not, so that the sum of the gradients over parts and processes
+    is that of the whole batch, whichever of them the labels are in. Returns the loss that way, a scalar on the device.
     """
     run.optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -231,8 +232,8 @@ def _shown(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
 def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dict[str, float] | None:
     """Validation figures of one epoch; None where the outputs are not finite.
 
-    ``selection`` weighs all modalities present as much as the mean of the subsets, so that the best checkpoint is not one
-    that forgot a modality.
+    ``selection`` weighs all modalities present as much as the mean of the subsets, so that the best checkpoint is not
+    one that forgot a modality.
     """
     module.eval()
     finite = True

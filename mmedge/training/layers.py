@@ -51,9 +51,9 @@ def layer_of(module: nn.Module, name: str) -> nn.Module | None:
 class Layer:
     """Keeps the output of one named layer of a module: [batch, features], or its attention map for that kind of hint.
 
-    Where a layer returns several things, the first tensor counts. Its batch may be the first or the second axis (as in an
-    ``nn.Transformer`` that is not ``batch_first``). A map [batch, channels, *places] or [batch, *places, channels] of more
-    than ``MOST_FEATURES`` numbers is averaged over places onto the finest grid that has no more.
+    Where a layer returns several things, the first tensor counts. Its batch may be the first or the second axis (as in
+    an ``nn.Transformer`` that is not ``batch_first``). A map [batch, channels, *places] or [batch, *places, channels]
+    of more than ``MOST_FEATURES`` numbers is averaged over places onto the finest grid that has no more.
     """
 
     def __init__(self, module: nn.Module, layer: str, kind: str, who: str) -> None:
@@ -133,8 +133,8 @@ def check_pair(hint: Hint, student: int, teacher: int) -> None:
 def pooled(x: Tensor) -> Tensor:
     """[batch, channels, *places] -> the same over the finest even grid of at most ``MOST_FEATURES`` numbers a sample.
 
-    FitNets (Romero et al. 2015, section 2.2) uses a convolutional regressor because one over all numbers of a map would be
-    larger than the networks; a coarser grid keeps it small also where the two maps have different sizes.
+    FitNets (Romero et al. 2015, section 2.2) uses a convolutional regressor because one over all numbers of a map would
+    be larger than the networks; a coarser grid keeps it small also where the two maps have different sizes.
     """
     places = x.shape[2:]
     if not places or x.shape[1] * math.prod(places) <= MOST_FEATURES:
@@ -188,8 +188,8 @@ def _widths(layer: nn.Module) -> set[int]:
 def _channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int:
     """Which axis of an output [batch, ...] is the channels: the second (convolutions) or the last (tokens).
 
-    Told by the widths of what is inside the layer; where both axes have one, by whether it works on places. ``layer``: the
-    one itself, or what shaped its input (``_is_shaping``).
+    Told by the widths of what is inside the layer; where both axes have one, by whether it works on places. ``layer``:
+    the one itself, or what shaped its input (``_is_shaping``).
     """
     widths, last = _widths(layer), len(shape) - 1
     found = [axis for axis in (1, last) if shape[axis] in widths]

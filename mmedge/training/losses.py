@@ -15,8 +15,8 @@ def label_loss(
     ``output``: float [batch, outputs]; ``targets``: int64 [batch], -1 unlabelled, or float [batch], NaN unlabelled; or
     float [batch, outputs] of 0 and 1, NaN unlabelled: the mean over labels of each one's binary cross-entropy. The
     sum over labelled samples is divided by the whole batch, so that a few labels do not outweigh many soft targets.
-    ``weights``: float [batch], what each label counts. ``gamma`` above 0 scales a class's loss by (1 - p)^gamma, p being
-    the probability of the right class (Lin et al. 2017, "Focal loss for dense object detection").
+    ``weights``: float [batch], what each label counts. ``gamma`` above 0 scales a class's loss by (1 - p)^gamma, p
+    being the probability of the right class (Lin et al. 2017, "Focal loss for dense object detection").
     """
     if targets.dim() == 2:
         known = ~torch.isnan(targets)

@@ -16,8 +16,9 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def caller(module: nn.Module, train: Train, device: torch.device) -> Any:
     """``module`` as an objective calls it: ``call(**inputs) -> {output: float32}``.
 
-    Only the forward pass is in mixed precision (Micikevicius et al. 2018): the teacher and the losses stay FP32, so that
-    a softened class of 1e-4 is not rounded away. Raises MissingDependency where the machine lacks what the recipe asks for.
+    Only the forward pass is in mixed precision (Micikevicius et al. 2018): the teacher and the losses stay FP32, so
+    that a softened class of 1e-4 is not rounded away. Raises MissingDependency where the machine lacks what the recipe
+    asks for.
     """
     run: Any = _compiled(module, device) if train.compile else module
     if train.precision == "fp32":

@@ -2,8 +2,8 @@
 
 ``accelerate launch -m mmedge …``, ``torchrun``, ``mpirun`` and ``mmedge … --devices N`` set the environment that this
 reads. Every process runs the same stages on its part of each batch; what is written, printed and judged is the main
-process's. OUT must be a folder that all processes see. Without a GPU ``accelerate launch --num_processes N`` starts a single
-process, unless a ``--mpirun_hostfile`` is given: there ``--devices N`` or ``torchrun`` starts several.
+process's. OUT must be a folder that all processes see. Without a GPU ``accelerate launch --num_processes N`` starts a
+single process, unless a ``--mpirun_hostfile`` is given: there ``--devices N`` or ``torchrun`` starts several.
 """
 
 from __future__ import annotations

@@ -22,13 +22,14 @@ from mmedge.training.taught import taught_samples, teacher_for, teaching_of
 def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, context: Context) -> Fitted:
     """Train the Q/DQ ``graph`` that was made of ``parent`` and write it to ``target``: the same nodes, better numbers.
 
-    Trained is the symmetric form, which has the fewer codes; ``precision.to_symmetric`` makes it of ``target`` again for
-    TensorRT. ``target`` itself has the codes that ``graph`` had, uint8 behind a ReLU: the same ranges in finer steps.
+    Trained is the symmetric form, which has the fewer codes; ``precision.to_symmetric`` makes it of ``target`` again
+    for TensorRT. ``target`` itself has the codes that ``graph`` had, uint8 behind a ReLU: the same ranges in finer
+    steps.
 
-    Labels and the run's teacher teach it as in distillation; where there is none, or the student did better without, the
-    FP32 parent does (Jacob et al. 2018 for the training, Mishra & Marr 2018, "Apprentice", for the teacher). Hints need
-    layers, which a graph has not, and are left out. The best epoch by validation is kept. Raises MmedgeError where the
-    graph cannot be trained.
+    Labels and the run's teacher teach it as in distillation; where there is none, or the student did better without,
+    the FP32 parent does (Jacob et al. 2018 for the training, Mishra & Marr 2018, "Apprentice", for the teacher). Hints
+    need layers, which a graph has not, and are left out. The best epoch by validation is kept. Raises MmedgeError where
+    the graph cannot be trained.
     """
     contract = contract_of(parent)
     teaching, taught = teaching_of(parent, context)

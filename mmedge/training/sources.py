@@ -28,8 +28,8 @@ from mmedge.training.layers import Layer
 class Answer:
     """What a teacher says of some samples.
 
-    ``logits``: float32 [batch, classes], over the source's ``columns``; ``taught``: bool [batch], whether it has an answer
-    (the logits of the others are 0 and mean nothing); ``hints``: one float32 [batch, f] for each hint.
+    ``logits``: float32 [batch, classes], over the source's ``columns``; ``taught``: bool [batch], whether it has an
+    answer (the logits of the others are 0 and mean nothing); ``hints``: one float32 [batch, f] for each hint.
     """
 
     logits: np.ndarray
@@ -40,8 +40,8 @@ class Answer:
 class Source(Protocol):
     """``answer``: what is said of the rows ``index`` (int64 [batch]) of the training split, as augmented view ``view`` shows them.
 
-    ``key`` names all that the answers depend on. ``fixed``: every view gets the same answer. ``columns``: the outputs of
-    the student that the logits stand for, int64 [classes]; None: all of them. ``notes``: what a reader must know.
+    ``key`` names all that the answers depend on. ``fixed``: every view gets the same answer. ``columns``: the outputs
+    of the student that the logits stand for, int64 [classes]; None: all of them. ``notes``: what a reader must know.
     """
 
     key: str

@@ -211,8 +211,8 @@ def shown_split(
 def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augment:
     """The augmentation in the units of another preprocessing: shifts and masks by the ratio of the axes' sizes.
 
-    The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised values
-    and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
+    The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised
+    values and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
     """
     if ours.shape == theirs.shape and getattr(ours, "hop_ms", 0) == getattr(theirs, "hop_ms", 0):
         return augment

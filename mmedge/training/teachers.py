@@ -26,8 +26,8 @@ _BATCH = 128
 class Taught:
     """The teacher's answers to a batch, on the student's device: ``logits`` float [batch, classes] over the teacher's
 
-    ``columns``, ``hints`` one float [batch, f] each, and ``rows``: bool [batch], the samples that the logits teach; None
-    where all are.
+    ``columns``, ``hints`` one float [batch, f] each, and ``rows``: bool [batch], the samples that the logits teach;
+    None where all are.
     """
 
     logits: Tensor
@@ -45,8 +45,8 @@ class Teacher:
 
     The teacher sees every modality a sample has, whatever the student is shown. Where its answers are kept, a view is
     computed for the whole split when it is first asked for; files are keyed by the source (its weights, data,
-    augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``asked``: how
-    often they will be shown, which decides whether keeping is faster (``training.caching``).
+    augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``asked``:
+    how often they will be shown, which decides whether keeping is faster (``training.caching``).
     """
 
     def __init__(

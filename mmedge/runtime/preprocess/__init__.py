@@ -1,7 +1,7 @@
 """Raw values to tensors. THE one implementation: training imports it, and the bundle runs it on the device.
 
-What is fitted, on the training split only, is written into the spec: tokenizer and categories first (``fit_vocabulary``),
-since the tensor's shape depends on them, then mean and standard deviation (``fit_statistics``).
+What is fitted, on the training split only, is written into the spec: tokenizer and categories first
+(``fit_vocabulary``), since the tensor's shape depends on them, then mean and standard deviation (``fit_statistics``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def tensor(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
     """One raw value as the model's array of ``spec.shape`` and ``spec.dtype`` (no batch axis).
 
     ``value``: a path, bytes of a file, or an array: image [h, w] or [h, w, c] uint8, with a box in a pair; audio float
-    [samples] at ``spec.sample_rate`` or a pair (samples, rate); text a str; tabular a sequence, or a dict by column name;
-    sensor [channels, time] or a pair with its rate; array [*shape].
-    Raises MmedgeError where it cannot be read, has another shape, or holds NaN or infinity.
+    [samples] at ``spec.sample_rate`` or a pair (samples, rate); text a str; tabular a sequence, or a dict by column
+    name; sensor [channels, time] or a pair with its rate; array [*shape]. Raises MmedgeError where it cannot be read,
+    has another shape, or holds NaN or infinity.
     """
     features = normalise(spec, raw_features(spec, value, name))
     if not np.isfinite(features).all():

@@ -14,8 +14,9 @@ from mmedge.spec import AudioSpec
 def features(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
     """float32 [n] of at most ``spec.samples`` -> float32 [bands, frames]; what follows a shorter sound is silence.
 
-    A Povey-windowed power spectrum on an HTK mel scale and its natural logarithm (Kaldi's fbank), and for MFCC its discrete
-    cosine transform with Kaldi's lifter (Povey et al. 2011). Raises MmedgeError for options that no sound can have.
+    A Povey-windowed power spectrum on an HTK mel scale and its natural logarithm (Kaldi's fbank), and for MFCC its
+    discrete cosine transform with Kaldi's lifter (Povey et al. 2011). Raises MmedgeError for options that no sound can
+    have.
     """
     make, options, silence = _kaldi(
         spec.features, spec.sample_rate, spec.window_ms, spec.hop_ms, spec.mels, spec.coefficients

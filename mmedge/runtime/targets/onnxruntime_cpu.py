@@ -70,8 +70,8 @@ def native_session(
 ):
     """The ``onnxruntime.InferenceSession`` behind ``session``.
 
-    Raises MissingDependency where the first of ``providers`` is not there or does not start: ONNX Runtime would take the
-    processor instead, without an error.
+    Raises MissingDependency where the first of ``providers`` is not there or does not start: ONNX Runtime would take
+    the processor instead, without an error.
     """
     import onnxruntime
 

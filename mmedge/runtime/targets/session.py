@@ -24,8 +24,8 @@ class Session:
     """A model ready to run, from any thread. ``run({input: array}) -> {output: array}``.
 
     ``native``: the target's own object behind it. ``parts``: on a GPU, the milliseconds of the last run by
-    ``host_to_device``, ``compute`` and ``device_to_host``. ``checked``: ``run`` without what the target checks in Python, for
-    inputs whose names, dtypes and shapes the caller has checked; None where that is nothing.
+    ``host_to_device``, ``compute`` and ``device_to_host``. ``checked``: ``run`` without what the target checks in
+    Python, for inputs whose names, dtypes and shapes the caller has checked; None where that is nothing.
     """
 
     run: Run

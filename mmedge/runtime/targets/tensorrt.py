@@ -26,8 +26,8 @@ class Options:
     """How an engine is built. None: the builder's own default.
 
     ``workspace_mb``: the most scratch memory a layer may take. ``level``: builder optimisation level, 0 to 5.
-    ``timing_cache``: a file that is read, kept and added to. ``version_compatible``, ``hardware_compatible``: engines that
-    run on other versions, or other GPUs from Ampere on.
+    ``timing_cache``: a file that is read, kept and added to. ``version_compatible``, ``hardware_compatible``: engines
+    that run on other versions, or other GPUs from Ampere on.
     """
 
     workspace_mb: int | None = None

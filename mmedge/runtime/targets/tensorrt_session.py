@@ -46,7 +46,8 @@ def layer_times(
 ) -> list[tuple[str, str, float]]:
     """(layer, what the engine knows of its ONNX nodes, mean microseconds) in order, by TensorRT's own profiler.
 
-    A profiler takes time of its own and none of what a recording hides: nothing is recorded, and shares are to be believed.
+    A profiler takes time of its own and none of what a recording hides: nothing is recorded, and shares are to be
+    believed.
     """
     return _layer_times(*_loaded(engine, target), inputs, runs)
 
@@ -175,8 +176,8 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None
 def _context(trt: Any, engine: Any, profiler: Any) -> tuple[Any, bool]:
     """An execution context, and whether its runs are to be recorded here.
 
-    TensorRT for RTX records by itself, as soon as it has compiled the kernels for a shape: a recording of ours would keep
-    the slow ones that it begins with.
+    TensorRT for RTX records by itself, as soon as it has compiled the kernels for a shape: a recording of ours would
+    keep the slow ones that it begins with.
     """
     if profiler is not None:
         context = engine.create_execution_context()

@@ -1,7 +1,7 @@
 """Export: the engine of one target, built from the best graph for it and held against its parent.
 
-``choice.py`` takes the precision, ``verification.py`` compares graphs, ``engines.py`` builds, ``parts.py`` makes engines of
-fewer modalities, and encoders and head apart.
+``choice.py`` takes the precision, ``verification.py`` compares graphs, ``engines.py`` builds, ``parts.py`` makes
+engines of fewer modalities, and encoders and head apart.
 """
 
 from __future__ import annotations

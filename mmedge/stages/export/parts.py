@@ -62,7 +62,8 @@ class Job:
 def per_subset(job: Job) -> dict[str, dict[str, Any]]:
     """Cut, verify and judge an engine for every proper subset: {subset: file and latency} of those that are worth it.
 
-    Where the target runs here, those that are faster than the whole; elsewhere those that have less to compute or to read.
+    Where the target runs here, those that are faster than the whole; elsewhere those that have less to compute or to
+    read.
     """
     names = tuple(job.contract.modalities)
     (job.folder / "subsets").mkdir()

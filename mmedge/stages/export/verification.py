@@ -42,8 +42,8 @@ def verify(
 ) -> list[Agreement]:
     """Compare two graphs over every sample and subset; raises MismatchError beyond the precision's tolerance.
 
-    ``engine``: what was built of ``graph`` for ``target``, compared instead of it. INT8 kernels are compared without ONNX Runtime's
-    fusions, which saturate on CPUs without VNNI; accuracy is judged with them, elsewhere.
+    ``engine``: what was built of ``graph`` for ``target``, compared instead of it. INT8 kernels are compared without
+    ONNX Runtime's fusions, which saturate on CPUs without VNNI; accuracy is judged with them, elsewhere.
     """
     on_gpu = engine is not None and not target.endswith("-cpu")
     relative, least = _TF32 if on_gpu and chosen == "fp32" else TOLERANCES[chosen]

@@ -53,8 +53,8 @@ def choose(
     """{branch: its option} of least loss inside ``limits`` by the additive model, and what it predicts; a branch may keep all.
 
     Of combinations of one loss, the one that saves more. Where none is inside, the one that comes nearest. Every
-    combination is looked at; where there are too many, one step at a time is taken, the one that loses least for what it
-    brings.
+    combination is looked at; where there are too many, one step at a time is taken, the one that loses least for what
+    it brings.
     """
     measured = [[None, *growing(options)] for options in branches.values()]
     if math.prod(len(options) for options in measured) <= _EXHAUSTIVE:

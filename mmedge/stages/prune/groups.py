@@ -30,7 +30,8 @@ class Group:
     """Channels that are removed together in all ``layers``, told by the layer ``root`` whose outputs they are.
 
     ``units``: what goes at once (a channel, a head, one channel of each norm group), the least important first.
-    ``counts``: (module, attribute, how much of it a unit is), the numbers that a forward of the user's own keeps of them.
+    ``counts``: (module, attribute, how much of it a unit is), the numbers that a forward of the user's own keeps of
+    them.
     """
 
     root: str

@@ -1,7 +1,7 @@
 """Heads of an attention of the user's own: guessed by the widths it multiplies, and proved by what is left without one.
 
-A forward may read the number of heads off the shapes (``view(b, n, -1, d)``) or keep it as an attribute, which then has to
-change with the layers. Nothing is believed: without the first head the model must answer as with that head silenced.
+A forward may read the number of heads off the shapes (``view(b, n, -1, d)``) or keep it as an attribute, which then has
+to change with the layers. Nothing is believed: without the first head the model must answer as with that head silenced.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _multiplied_widths(module: nn.Module, contract: Contract) -> set[int]:
 
 
 def _heads_of(
-    module: nn.Module, contract: Contract, root: str, theirs: Any, graph: Any, names: Mapping[Any, str], widths: set[int]
+    module: nn.Module, contract: Contract, root: str, theirs: Any, graph: Any, names: Mapping[Any, str], widths:
+    set[int]
 ) -> Heads | None:  # fmt: skip
     readers = [item for item in theirs if _narrows_input(item) and item.dep.target.module in names]
     owner = root.rpartition(".")[0]

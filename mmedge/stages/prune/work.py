@@ -55,7 +55,8 @@ class Judged:
 class Work:
     """One parent at work. Whatever was measured is kept in ``context.work``, so that an interrupted stage goes on.
 
-    ``whole``: the parent's MACs and parameters. ``teacher``: the run's, which may be the parent itself, unpruned; None where there is none.
+    ``whole``: the parent's MACs and parameters. ``teacher``: the run's, which may be the parent itself, unpruned; None
+    where there is none.
     """
 
     parent: Artifact

@@ -92,8 +92,8 @@ def _is_of(candidate: str, required: str) -> bool:
 def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> dict[str, Any]:
     """Write ``model.onnx`` and return what the artifact says of the candidates.
 
-    Raises MismatchError where the taken graph's INT8 layers run in float. Where a precision is required and none of it is inside the budget, the one that loses least is taken, and ``misses``
-    holds the gate that it failed.
+    Raises MismatchError where the taken graph's INT8 layers run in float. Where a precision is required and none of it
+    is inside the budget, the one that loses least is taken, and ``misses`` holds the gate that it failed.
     """
     fastest = fastest_kept(table.rows)
     misses: list[dict[str, Any]] = []

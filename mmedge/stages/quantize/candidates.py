@@ -54,10 +54,11 @@ class Task:
 
     ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
-    and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs`` loses;
-    ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
-    ``asked``: whether somebody asked for the candidates by name; one whose INT8 layers run in float for no known reason is
-    then an error where it is taken, else it is dropped.
+    and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs``
+    loses; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
+    has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8. ``asked``: whether somebody
+    asked for the candidates by name; one whose INT8 layers run in float for no known reason is then an error where it
+    is taken, else it is dropped.
     """
 
     graph: Path
@@ -76,7 +77,8 @@ class Task:
 class Table:
     """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
-    Of each graph its ``scores``, and of those that compute in 8 bits ``facts``, what ``measured_facts`` gives; each once.
+    Of each graph its ``scores``, and of those that compute in 8 bits ``facts``, what ``measured_facts`` gives; each
+    once.
     """
 
     graphs: dict[str, Path] = field(default_factory=dict)
@@ -277,8 +279,8 @@ def _latencies(task: Task, graphs: Mapping[str, Path]) -> dict[str, tuple[float,
 def judge(table: Table, task: Task, config: Quantize) -> None:
     """Give the table one row a candidate: its quality, its latency (see ``_latencies``), whether it is kept and why.
 
-    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where plain INT8 runs no 8-bit
-    kernel at all.
+    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where plain INT8 runs no
+    8-bit kernel at all.
     """
     latencies, table.rows = _latencies(task, table.graphs), []
     for name, graph in table.graphs.items():

@@ -1,6 +1,7 @@
 """Mixed precision by measurement: which layers lose what in INT8, and the fewest that must be FP32 to hold the budget.
 
-The layers are those of a finished Q/DQ graph; taking one back to float removes its pairs, and nothing is calibrated again.
+The layers are those of a finished Q/DQ graph; taking one back to float removes its pairs, and nothing is calibrated
+again.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ def search(
 ) -> dict[str, Any]:
     """Write the Q/DQ graph with the fewest sensitive layers in FP32 that is inside the budget; returns the measurements.
 
-    First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back to
-    FP32 from the worst on, and bisection finds how many must: ``overshoot(graph) <= 0`` is inside the budget. Layers that
-    the runtime computes in float anyway go back first, since they gain nothing. ``found`` is False, and nothing written,
-    where only FP32 holds the budget, the graph holds it as it is, or the time ended first. What was measured stands in ``cache`` and is not measured
-    again by the next call.
+    First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back
+    to FP32 from the worst on, and bisection finds how many must: ``overshoot(graph) <= 0`` is inside the budget. Layers
+    that the runtime computes in float anyway go back first, since they gain nothing. ``found`` is False, and nothing
+    written, where only FP32 holds the budget, the graph holds it as it is, or the time ended first. What was measured
+    stands in ``cache`` and is not measured again by the next call.
     """
     import onnx
 
