@@ -1,5 +1,6 @@
 """Export on a small graph that needs no training: targets, per-subset and split engines, TensorRT's options, rebuild."""
 
+import gc
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,6 +332,26 @@ def test_fp16_that_overflows_is_a_mismatch_at_the_first_node_in_the_graph_that_i
     with pytest.raises(MismatchError, match=r"first node that differs: image_linear \(MatMul\)") as raised:
         exported(artifact.read(tmp_path / "hot"), context, "tensorrt-rtx", tmp_path, precision="fp16")
     assert raised.value.exit_code == 5 and raised.value.where == str(tmp_path / "hot/model.onnx")
+
+
+def test_no_garbage_is_collected_while_tensorrt_may_call_its_logger(rtx, tmp_path, monkeypatch):
+    # A builder among the garbage would then wait for the lock that the call holds: the process stood still for ever.
+    collects = []
+
+    class Watching(rtx.ILogger):
+        worst = ""
+
+        def __init__(self):
+            rtx.ILogger.__init__(self)
+
+        def log(self, severity, message):
+            collects.append(gc.isenabled())
+
+    monkeypatch.setattr(tensorrt, "collector", lambda trt: Watching())
+    write_graph(tmp_path / "model.onnx", channels=8)
+    how = {"target": "tensorrt-rtx", "profiles": tensorrt.profiles_of(CONTRACT), "options": tensorrt.Options()}
+    tensorrt.build(tmp_path / "model.onnx", tmp_path / "engine.plan", **how)
+    assert collects and not any(collects) and gc.isenabled()
 
 
 def test_a_node_without_a_name_and_weights_in_another_file_are_told_apart(rtx, tmp_path):

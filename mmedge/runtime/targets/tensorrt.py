@@ -5,8 +5,10 @@ Networks are strongly typed: the precision is what the ONNX graph says (FP16 ten
 
 from __future__ import annotations
 
+import gc
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,23 @@ def module_of(target: str) -> Any:
         ) from error
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No garbage is collected meanwhile.
+
+    TensorRT calls its logger, which is Python, with a lock held that it takes again to free a builder: were one among the
+    garbage that is collected there, the process would wait for itself for ever.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@undisturbed()
 def build(graph: Path, engine: Path, *, target: str, profiles: Profiles, options: Options) -> dict[str, Any]:
     """Build an engine from an ONNX graph. Needs no GPU with tensorrt-rtx.
 
@@ -131,6 +150,7 @@ def _batches(profiles: Profiles) -> list[int]:
     return [least[0], most[0]]
 
 
+@undisturbed()
 def unsupported_nodes(graph: Path, target: str) -> list[str]:
     """The nodes that the target's parser does not take, each as "name (operator)": asked before a long build."""
     trt = module_of(target)
@@ -245,23 +265,26 @@ def _int8_layers(network: Any) -> list[str]:
         for position in range(layer.num_outputs):
             made_by[layer.get_output(position).name] = layer
 
-    def dequantized(tensor: Any) -> bool:
-        layer = made_by.get(tensor.name) if tensor is not None else None
-        if layer is None:
-            return False
-        kind = str(layer.type).rsplit(".", 1)[-1]
-        if kind in ("SHUFFLE", "CONCATENATION", "SLICE", "POOLING"):
-            return all(dequantized(layer.get_input(i)) for i in range(layer.num_inputs if kind[0] == "C" else 1))
-        return kind == "DEQUANTIZE"
-
     found = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         kind = str(layer.type).rsplit(".", 1)[-1]
         weighted = kind in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY") and layer.num_inputs > 1
-        if weighted and dequantized(layer.get_input(0)) and dequantized(layer.get_input(1)):
+        if weighted and all(_dequantized(layer.get_input(place), made_by) for place in (0, 1)):
             found.append(layer.name)
     return found
+
+
+def _dequantized(tensor: Any, made_by: Mapping[str, Any]) -> bool:
+    """Whether a tensor comes from INT8 by nothing but what moves values. ``made_by``: {tensor's name: its layer}."""
+    layer = made_by.get(tensor.name) if tensor is not None else None
+    if layer is None:
+        return False
+    kind = str(layer.type).rsplit(".", 1)[-1]
+    if kind in ("SHUFFLE", "CONCATENATION", "SLICE", "POOLING"):
+        inputs = range(layer.num_inputs if kind == "CONCATENATION" else 1)
+        return all(_dequantized(layer.get_input(place), made_by) for place in inputs)
+    return kind == "DEQUANTIZE"
 
 
 def check_precision(built: Mapping[str, Any], precision: str, target: str) -> None:

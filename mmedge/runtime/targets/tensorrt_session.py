@@ -33,6 +33,7 @@ class _Buffer:
     device: int
 
 
+@tensorrt.undisturbed()
 def session(engine: Path, *, target: str, host_code: bool = False) -> Session:
     """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on.
 
@@ -41,6 +42,7 @@ def session(engine: Path, *, target: str, host_code: bool = False) -> Session:
     return _opened(*_loaded(engine, target, host_code))
 
 
+@tensorrt.undisturbed()
 def layer_times(
     engine: Path, inputs: Mapping[str, np.ndarray], *, target: str, runs: int
 ) -> list[tuple[str, str, float]]:
