@@ -245,7 +245,7 @@ def held(out: Path) -> Iterator[None]:
     except ImportError:  # no such locks on Windows
         yield
         return
-    with (out / ".work" / "lock").open("w") as file:
+    with (out / ".work" / "lock").open("a") as file:  # "w" would touch it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
