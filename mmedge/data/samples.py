@@ -81,6 +81,12 @@ class Samples:
         present = np.where(having[:, None], mask, self.present)
         return replace(self, present=present, targets=hidden(self.targets, ~having))
 
+    def present_of(self, modalities: Sequence[str]) -> np.ndarray:
+        """bool [N, M]: of ``modalities`` what each sample has; one that has nothing of them keeps what it has."""
+        having = self.present & np.array([name in modalities for name in self.inputs])
+        present: np.ndarray = np.where(having.any(axis=1, keepdims=True), having, self.present)
+        return present
+
     def with_labels(self, count: int, seed: int) -> Samples:
         """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
         known = np.flatnonzero(self.labelled)

@@ -10,6 +10,9 @@ import numpy as np
 from mmedge.data.samples import Samples
 from mmedge.measure.quality import Run, answered
 
+# Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.
+SAME = 0.99
+
 
 @dataclass
 class Agreement:

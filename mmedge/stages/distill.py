@@ -142,9 +142,8 @@ def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -
         np.arange(len(samples)),
         config.train,
     )
-    variant.objective(
-        context.build(config.model, contract)
-    )  # hints that do not fit are told before controls are trained
+    # Hints that do not fit are told before controls are trained.
+    variant.objective(context.build(config.model, contract))
     return _Lesson(config, teacher, variant)
 
 

@@ -15,7 +15,7 @@ from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph.export import export, first_layer_that_differs
 from mmedge.graph.trace import outputs_of
-from mmedge.measure.agreement import Agreement, agreements
+from mmedge.measure.agreement import SAME, Agreement, agreements
 from mmedge.measure.cost import macs, params
 from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import module_run
@@ -31,8 +31,6 @@ from mmedge.training.log import CSV, csv_of
 GRAPH = "model.onnx"
 # Largest difference from torch that an FP32 graph may have, relative to the largest output.
 _TOLERANCE = 1e-4
-# Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.
-_SAME = 0.99
 
 
 def write_trained(
@@ -124,16 +122,15 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
     Raises MmedgeError where the module itself answers a sample with NaN or infinity: then it is not the export.
     """
     run, expect = onnxruntime_cpu.session(graph), module_run(module)
-    names, outputs = tuple(contract.modalities), outputs_of(module, contract)[0]
+    outputs = outputs_of(module, contract)[0]
     found: list[Agreement] = []
 
     def kept(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = expect(inputs)
         return {name: given[name] for name in outputs}
 
-    for chosen in subsets(names):
-        present = samples.present & np.array([name in chosen for name in names])
-        present = np.where(present.any(axis=1, keepdims=True), present, samples.present)
+    for chosen in subsets(tuple(contract.modalities)):
+        present = samples.present_of(chosen)
         for agreement in agreements("+".join(chosen), kept, run, contract.output, samples, present):
             if not np.isfinite(agreement.largest):
                 raise MmedgeError(
@@ -141,7 +138,7 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
                     where=f"{samples.split} sample {samples.ids[agreement.worst]}",
                     todo="look at the model's weights and at this sample",
                 )
-            if not agreement.within(_TOLERANCE, _SAME if agreement.whole else 0):
+            if not agreement.within(_TOLERANCE, SAME if agreement.whole else 0):
                 rows = slice(max(0, agreement.worst - 1), agreement.worst + 1)
                 inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
                 layer = first_layer_that_differs(module, contract, inputs, _TOLERANCE)

@@ -28,9 +28,7 @@ from mmedge.training.sources import no_hints, without_answer
 from mmedge.training.taught import read_teacher_answers, teaching_contract
 
 UNTAUGHT = "no training sample has a label, so the teacher cannot be trained here"
-TEACHERS = (
-    "name one that has learnt elsewhere: --from, teacher.onnx, teacher.outputs, or model.weights with train: null"
-)
+TEACHERS = "name one that has learnt elsewhere: --from, teacher.onnx, teacher.outputs, or model.weights without train"
 
 
 def teaching_faults(

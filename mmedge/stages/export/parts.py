@@ -21,7 +21,7 @@ from mmedge.runtime.targets.session import Session
 from mmedge.spec import Contract, subsets
 from mmedge.stages.export import engines
 from mmedge.stages.export.choice import NOISE
-from mmedge.stages.export.verification import GRAPH, agree, present_of
+from mmedge.stages.export.verification import GRAPH, agree
 from mmedge.training.context import Context
 
 _UNTIMED = "this machine cannot run the target"
@@ -156,7 +156,7 @@ def split(job: Job) -> dict[str, Any]:
 
     run = job.opened(GRAPH)
     for subset in subsets(names):
-        present = present_of(job.test, names, subset)
+        present = job.test.present_of(subset)
         what, file = f"the split engine with {'+'.join(subset)}", job.folder / GRAPH
         agree(what, run, together, job.contract, job.test, present, job.precision, file)
     one = one_sample(job.test, 1)

@@ -11,7 +11,7 @@ from mmedge.artifact import Artifact
 from mmedge.data.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.graph.bisect import first_difference
-from mmedge.measure.agreement import Agreement, agreements
+from mmedge.measure.agreement import SAME, Agreement, agreements
 from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import Run
 from mmedge.runtime.targets import onnxruntime_cpu
@@ -49,10 +49,9 @@ def verify(
     relative, least = _TF32 if on_gpu and chosen == "fp32" else TOLERANCES[chosen]
     expect = onnxruntime_cpu.session(reference)
     run = engine or onnxruntime_cpu.session(graph, optimize=chosen != "int8")
-    names = tuple(contract.modalities)
     found: list[Agreement] = []
-    for subset in subsets(names):
-        present = present_of(samples, names, subset)
+    for subset in subsets(tuple(contract.modalities)):
+        present = samples.present_of(subset)
         for agreement in agreements("+".join(subset), expect, run, contract.output, samples, present):
             if not agreement.within(relative, least):
                 alike = "" if agreement.same is None else f", the same for {agreement.same:.1%}"
@@ -65,13 +64,6 @@ def verify(
             found.append(agreement)
     check_trimmed(run, contract, samples, relative, graph)
     return found
-
-
-def present_of(samples: Samples, names: tuple[str, ...], subset: tuple[str, ...]) -> np.ndarray:
-    """bool [n, M]: ``subset`` of what each sample has; a sample that has nothing of it keeps what it has."""
-    having = samples.present & np.array([name in subset for name in names])
-    present: np.ndarray = np.where(having.any(axis=1, keepdims=True), having, samples.present)
-    return present
 
 
 def _first_node(
@@ -108,7 +100,7 @@ def agree(
 
     for agreement in agreements(what, whole, noted, contract.output, samples, present):
         compared = agreement.output in names or agreement.output == contract.output
-        if compared and not agreement.within(relative, 0.99 if agreement.whole else 0):
+        if compared and not agreement.within(relative, SAME if agreement.whole else 0):
             raise MismatchError(
                 f"{what} differs from the whole graph by {agreement.max_abs:.3g} in {agreement.output!r}",
                 where=str(where),

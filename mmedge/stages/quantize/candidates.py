@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +122,9 @@ def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[P
     run(sample)
     affordable = int(_PASS_SECONDS / max(time.monotonic() - began, 1e-6) / (1 + len(contract.modalities)))
     count = min(max(affordable, _FEWEST_ROWS), _ROWS, len(samples))
-    rows = np.linspace(0, len(samples) - 1, count).astype(np.int64)
-    few = replace(
-        samples,
-        ids=tuple(samples.ids[row] for row in rows),
-        inputs={name: np.array(x[rows]) for name, x in samples.inputs.items()},
-        present=samples.present[rows],
-    )
-    presents = [few.present]
-    for index in range(len(contract.modalities)) if len(contract.modalities) > 1 else ():
-        alone = np.zeros_like(few.present)
-        alone[:, index] = few.present[:, index]
-        presents.append(np.where(alone.any(axis=1, keepdims=True), alone, few.present))
+    few = samples.taken(np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    alone = contract.modalities if len(contract.modalities) > 1 else ()
+    presents = [few.present, *(few.present_of([name]) for name in alone)]
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
         run = onnxruntime_cpu.session(graph, optimize=optimize)
