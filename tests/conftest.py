@@ -19,14 +19,17 @@ os.environ["NNCF_CI"] = "1"
 import pytest
 from torch import nn
 
-from mmedge import artifact, pipeline, recipe
-from mmedge.data import avdigits, samples, voices
+from mmedge import artifact, recipe
+from mmedge.data.builtin import avdigits, voices
+from mmedge.data.store import samples
+from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.report.html import write_html
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import cut, groups_of, take_apart
 from mmedge.stages.prune.search import kept_units
 from mmedge.training.context import Context
+from tests.bundles import bundle, made_bundle, rewritten, sample  # noqa: F401  # fixtures
 
 REPOSITORY = Path(__file__).parent.parent
 

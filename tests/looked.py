@@ -1,6 +1,6 @@
 """What ``check`` says of a changed recipe or table."""
 
-from mmedge.check import check
+from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from tests.data.made import COLUMNS, parsed, recipe_values, write_table
 

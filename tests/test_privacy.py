@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from mmedge import pipeline
+from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.report.html import write_html
 from tests.data.made import MODALITIES, five_kinds, parsed, recipe_values

@@ -1,4 +1,4 @@
-// The bundle's preprocessing, as mmedge/runtime/preprocess does it with Pillow and kaldi-native-fbank, and its answers.
+// The bundle's preprocessing, as mmedge/preprocess does it with Pillow and kaldi-native-fbank, and its answers.
 
 /** A picture (Blob) -> float32 [channels, height, width]. */
 export async function image(spec, blob) {

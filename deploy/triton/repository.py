@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mmedge.artifact import contract_of
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.runtime import bundle as bundles
-from mmedge.runtime.targets.onnxruntime_cpu import native_session
+from mmedge import bundle as bundles
+from mmedge.backends.onnxruntime_cpu import native_session
 from mmedge.spec import Contract
 
 _MOST = 8

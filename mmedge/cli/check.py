@@ -37,7 +37,7 @@ def check(recipe: Path, out: Path | None, overrides: tuple[str, ...], no_media: 
         todo = "correct it; all else was looked at without this key"
         loaded, wrong = error.rest, [Fault("error", "recipe", line, todo=todo) for line in error.lines]
     with progress() as shown:
-        from mmedge.check import check as look
+        from mmedge.pipeline.check import check as look
 
         card = look(
             loaded, out or Path("runs") / loaded.name, code=recipe.resolve().parent, progress=shown, media=not no_media

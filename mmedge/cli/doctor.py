@@ -15,7 +15,7 @@ from mmedge.cli.common import framed, print_json
 )
 @framed
 def doctor(as_json: bool) -> None:
-    from mmedge.runtime.doctor import examine
+    from mmedge.profiling.doctor import examine
 
     record = examine()
     _show(record)

@@ -45,7 +45,7 @@ def export(
         raise UsageError("name either a RECIPE to export, or a bundle with --rebuild BUNDLE")
     if rebuild is not None:
         with progress() as shown:
-            from mmedge.runtime.rebuild import rebuild as build
+            from mmedge.profiling.rebuild import rebuild as build
 
             built = build(rebuild, progress=shown)
         _finish(rebuild, zipped, sign)
@@ -79,7 +79,7 @@ def _is_bundle(path: Path) -> bool:
 
 def _finish(bundle: Path, zipped: bool, sign: Path | None) -> list[str]:
     """Sign and zip a bundle, in this order, so that the one file holds the signature."""
-    from mmedge.runtime import bundle as bundles
+    from mmedge import bundle as bundles
 
     written = []
     if sign is not None:

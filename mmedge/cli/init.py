@@ -59,8 +59,8 @@ def init(
             "a manifest is missing: the table that the recipe is for", todo="mmedge init data/manifest.csv"
         )
     from mmedge.artifact import replacing
-    from mmedge.data.draft import code_text, recipe_text
-    from mmedge.data.propose import propose
+    from mmedge.data.wizard.draft import code_text, recipe_text
+    from mmedge.data.wizard.propose import propose
     from mmedge.recipe import load
 
     module = out.with_name(f"{out.stem.replace('-', '_')}_code.py") if code else None

@@ -17,7 +17,7 @@ from typing import IO
 import click
 
 from mmedge.errors import MissingDependency, PeerEnded
-from mmedge.training.processes import LAUNCHER
+from mmedge.training.loop.processes import LAUNCHER
 
 devices_option = click.option(
     "--devices",
@@ -52,7 +52,7 @@ def launch(devices: int) -> int:
 
 
 def _started(rank: int, devices: int, port: int, text: IO[str]) -> subprocess.Popen[bytes]:
-    from mmedge.runtime.machine import cores  # which imports numpy: not for the help
+    from mmedge.machine import cores
 
     threads = max(1, cores() // devices)
     environment = {

@@ -55,8 +55,8 @@ def profile(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from mmedge.runtime.feeds import parsed_shapes
-    from mmedge.runtime.profile import Settings, measured
+    from mmedge.profiling.feeds import parsed_shapes
+    from mmedge.profiling.profile import Settings, measured
 
     settings = Settings(
         target,
@@ -68,7 +68,7 @@ def profile(
     )
     with progress() as shown:
         if target and target.startswith("ssh:"):
-            from mmedge.runtime import remote
+            from mmedge.profiling import remote
 
             where = remote.device(target, options=ssh_options, python=python)
             record = remote.measured([model, *against], settings, where, shown)

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
 from mmedge.cli.launch import devices_option, launch
 from mmedge.errors import UsageError
-from mmedge.training import processes
+from mmedge.training.loop import processes
 
 # Options of an ONNX file -> the recipe's key that says the same, None where a recipe has none.
 _OF_A_FILE = {
@@ -106,7 +106,7 @@ def quantize(
     config = _config(values | ({"candidates": tuple(candidates.split(","))} if candidates else {}))
     with progress() as shown:
         shown.say(f"mmedge: quantizing {recipe}")
-        from mmedge.standalone import Settings, quantize_file
+        from mmedge.pipeline.standalone import Settings, quantize_file
 
         settings = Settings(
             config,

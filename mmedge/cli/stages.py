@@ -11,7 +11,7 @@ import click
 from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
 from mmedge.cli.launch import devices_option, launch
 from mmedge.progress import Silent
-from mmedge.training import processes
+from mmedge.training.loop import processes
 
 
 def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
@@ -49,7 +49,7 @@ def run_stages(
     with progress() if processes.is_main() else nullcontext(Silent()) as shown:
         # The stages import torch; it is told before, since it takes seconds.
         shown.say(f"mmedge: {recipe.name} into {out}")
-        from mmedge import pipeline
+        from mmedge.pipeline import fold as pipeline
         from mmedge.report.html import write_html
 
         outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only)

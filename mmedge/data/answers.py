@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.data.table import read_columns
+from mmedge.data.manifest.table import read_columns
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 
 # The file of an artifact.

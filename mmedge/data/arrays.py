@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data.source import load_attribute
+from mmedge.backends.session import TensorInfo
+from mmedge.data.manifest.source import load_attribute
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
-from mmedge.runtime.targets.session import TensorInfo
 
 LABELS = ("label", "labels")
 

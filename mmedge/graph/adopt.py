@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.qdq import drop_unread
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, TextSpec
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.runtime.targets import onnxruntime_cpu
+from mmedge.backends import onnxruntime_cpu
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError
 from mmedge.graph.qdq import drop_unread
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 # What a graph may do with an input before anything is computed of it.

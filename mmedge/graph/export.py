@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError
 from mmedge.graph.bisect import relative
 from mmedge.graph.trace import example, outputs_of
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 
 OPSET = 20

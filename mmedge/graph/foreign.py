@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.precision import optimized
 from mmedge.graph.qdq import WEIGHTED, graphs_of
-from mmedge.runtime.targets import onnxruntime_cpu
 
 # From here on a quantizer has a scale for each channel, and all that quantization adds exists.
 _OPSET = 13

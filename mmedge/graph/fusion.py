@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.graph.qdq import Wiring
-from mmedge.runtime.targets import onnxruntime_cpu
 
 # A shared scale this many times a modality's own costs it one bit: then the modality keeps its own.
 WASTE = 2.0

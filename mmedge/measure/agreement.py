@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import Run, answered
 
 # Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.graph.trace import example
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.timing import spans
+from mmedge.profiling.timing import spans
 from mmedge.spec import Contract
 
 _BLOCKS = (4, 8, 16)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends.sessions import opened
 from mmedge.data.answers import Answers
-from mmedge.data.samples import Dataset
+from mmedge.data.store.samples import Dataset
 from mmedge.measure.classes import ClassMap
 from mmedge.measure.quality import graph_predictor, quality, subset_scores
 from mmedge.recipe import Measure
-from mmedge.runtime.sessions import opened
 from mmedge.spec import Contract
 
 _THREADS = 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import balanced, bootstrap_rows, interval, quality, score, scores_of
 from mmedge.spec import Contract
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu
+from mmedge.backends.session import Session
+from mmedge.data.store.samples import Samples
+from mmedge.profiling.timing import Timing, ratio_interval, spans, summary
 from mmedge.progress import Progress
 from mmedge.recipe import Measure
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.targets.session import Session
-from mmedge.runtime.timing import Timing, ratio_interval, spans, summary
 
 _FEWEST_RUNS = 40
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.measure.quality import Run
-from mmedge.runtime.preprocess import trimmed
+from mmedge.preprocess import trimmed
 from mmedge.spec import Contract, TextSpec
 
 # Texts of which the answer at their own length is compared with the padded one's.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge.data.labels import labelled
-from mmedge.data.samples import Samples
+from mmedge.data.manifest.labels import labelled
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.spec import Contract, subsets
 

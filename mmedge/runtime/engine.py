@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from mmedge import bundle as bundles
+from mmedge import preprocess
 from mmedge.artifact import contract_of
+from mmedge.backends.session import Run, Session
+from mmedge.backends.sessions import opened
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
-from mmedge.runtime import bundle as bundles
-from mmedge.runtime import preprocess
 from mmedge.runtime.fits import check_belongs, check_takes
 from mmedge.runtime.prediction import Prediction, predictions
-from mmedge.runtime.sessions import opened
-from mmedge.runtime.targets.session import Run, Session
-from mmedge.runtime.timing import warm_up
+from mmedge.runtime.warming import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
 _BOOL = np.dtype(bool)

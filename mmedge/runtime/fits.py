@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mmedge import bundle as bundles
 from mmedge.artifact import Artifact
+from mmedge.backends import tensorrt
+from mmedge.backends.session import Session
 from mmedge.errors import MmedgeError
-from mmedge.runtime import bundle as bundles
-from mmedge.runtime.targets import tensorrt
-from mmedge.runtime.targets.session import Session
 from mmedge.spec import Contract
 
 

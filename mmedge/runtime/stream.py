@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mmedge import preprocess
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.runtime import preprocess
 from mmedge.runtime.engine import Engine
 from mmedge.runtime.prediction import Prediction
 

@@ -15,11 +15,11 @@ from mmedge.recipe import Distill, Loss
 from mmedge.spec import Contract, subsets
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
-from mmedge.training.controls import same_modality_teacher, takes_others
 from mmedge.training.objectives import Distillation, supervised
-from mmedge.training.students import Student, Variant, train_student
-from mmedge.training.taught import taught_samples, teacher_for
-from mmedge.training.teachers import Teacher
+from mmedge.training.teaching.controls import same_modality_teacher, takes_others
+from mmedge.training.teaching.students import Student, Variant, train_student
+from mmedge.training.teaching.taught import taught_samples, teacher_for
+from mmedge.training.teaching.teachers import Teacher
 
 # Resamples of the interval that the decision tells; the decision itself is the sign of the mean.
 _RESAMPLES = 500

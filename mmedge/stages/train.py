@@ -10,22 +10,22 @@ import numpy as np
 import torch
 
 from mmedge.artifact import Artifact, creating, read
+from mmedge.backends import onnxruntime_cpu
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import predict_graph, predict_module
 from mmedge.recipe import Teacher
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
-from mmedge.training import processes
 from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
-from mmedge.training.fit import Fitted, fit
+from mmedge.training.loop import processes
+from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import supervised
-from mmedge.training.taught import read_teacher_answers
+from mmedge.training.teaching.taught import read_teacher_answers
 
 
 def train(parent: Artifact | None, config: Teacher, context: Context, target: Path, key: str) -> Artifact:

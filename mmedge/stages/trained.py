@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 
 from mmedge.artifact import Artifact, creating, read
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph.export import export, first_layer_that_differs
 from mmedge.graph.trace import outputs_of
@@ -21,12 +22,11 @@ from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import module_run
 from mmedge.models import load
 from mmedge.recipe import Model, shown
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
-from mmedge.training import processes
 from mmedge.training.context import Context
-from mmedge.training.fit import Fitted
-from mmedge.training.log import CSV, csv_of
+from mmedge.training.loop import processes
+from mmedge.training.loop.fit import Fitted
+from mmedge.training.loop.log import CSV, csv_of
 
 GRAPH = "model.onnx"
 # Largest difference from torch that an FP32 graph may have, relative to the largest output.

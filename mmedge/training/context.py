@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from mmedge.artifact import Artifact
-from mmedge.data.samples import Dataset
-from mmedge.data.source import load_attribute
+from mmedge.data.manifest.source import load_attribute
+from mmedge.data.store.samples import Dataset
 from mmedge.models import load
 from mmedge.progress import Progress
 from mmedge.recipe import Given, Model, Recipe

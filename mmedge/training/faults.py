@@ -13,8 +13,8 @@ from torch import nn
 
 from mmedge import artifact as artifacts
 from mmedge.data.answers import no_common_sample
-from mmedge.data.samples import check_read
-from mmedge.data.splits import SPLITS
+from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.store.samples import check_read
 from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.graph.trace import example
@@ -23,9 +23,9 @@ from mmedge.models import load
 from mmedge.recipe import Another, Given, Model, Recipe
 from mmedge.spec import Contract
 from mmedge.training.context import Context
-from mmedge.training.layers import Layer, check_pair
-from mmedge.training.sources import no_hints, without_answer
-from mmedge.training.taught import read_teacher_answers, teaching_contract
+from mmedge.training.teaching.layers import Layer, check_pair
+from mmedge.training.teaching.sources import no_hints, without_answer
+from mmedge.training.teaching.taught import read_teacher_answers, teaching_contract
 
 UNTAUGHT = "no training sample has a label, so the teacher cannot be trained here"
 TEACHERS = "name one that has learnt elsewhere: --from, teacher.onnx, teacher.outputs, or model.weights without train"

@@ -11,11 +11,11 @@ from mmedge.graph.trace import example
 from mmedge.models.fusion import repeated
 from mmedge.recipe import Hint, Loss, Schedule, Train
 from mmedge.spec import Contract
-from mmedge.training import distillation
-from mmedge.training.batches import Batch
-from mmedge.training.layers import Layer, check_pair
-from mmedge.training.losses import label_loss
-from mmedge.training.teachers import Taught, Teacher
+from mmedge.training.loop.batches import Batch
+from mmedge.training.losses import distillation
+from mmedge.training.losses.labels import label_loss
+from mmedge.training.teaching.layers import Layer, check_pair
+from mmedge.training.teaching.teachers import Taught, Teacher
 
 _SHARED = 128
 

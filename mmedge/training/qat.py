@@ -14,9 +14,9 @@ from mmedge.graph.trainable import TrainableGraph
 from mmedge.models.load import contract_of
 from mmedge.recipe import Train
 from mmedge.training.context import Context
-from mmedge.training.fit import Fitted, fit
+from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Distillation
-from mmedge.training.taught import taught_samples, teacher_for, teaching_of
+from mmedge.training.teaching.taught import taught_samples, teacher_for, teaching_of
 
 
 def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, context: Context) -> Fitted:

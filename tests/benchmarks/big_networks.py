@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmedge import pipeline, recipe
+from mmedge import recipe
+from mmedge.backends import onnxruntime_cpu
 from mmedge.cli.common import progress
+from mmedge.pipeline import fold as pipeline
+from mmedge.pipeline.standalone import Settings, quantize_file
+from mmedge.profiling.timing import ratio_interval, spans
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
 from mmedge.report.standalone import print_quantized
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.timing import ratio_interval, spans
-from mmedge.standalone import Settings, quantize_file
 from tests.benchmarks.compression import compared
 
 _PIXELS, _SMALL, _BATCH, _HELD_OUT = 56, 32, 32, 800

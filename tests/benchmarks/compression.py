@@ -24,9 +24,10 @@ import torch
 
 from mmedge import artifact, recipe
 from mmedge.artifact import Artifact
+from mmedge.backends import onnxruntime_cpu
 from mmedge.cli.common import progress
-from mmedge.data import samples
-from mmedge.data.samples import Samples
+from mmedge.data.store import samples
+from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
 from mmedge.graph.trace import example
 from mmedge.measure.cost import macs
@@ -36,7 +37,6 @@ from mmedge.measure.quality import graph_predictor, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.progress import Progress
 from mmedge.recipe import Prune, Quantize
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract
 from mmedge.stages.prune.work import work_on
 from mmedge.stages.quantize import quantize

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data import samples
+from mmedge.data.store import samples
 from mmedge.progress import Silent
 from tests.data.made import MODALITIES, five_kinds, parsed, recipe_values
 
@@ -24,7 +24,7 @@ _MILLION = """
 import json, resource, sys, time
 from pathlib import Path
 from mmedge import recipe
-from mmedge.check import check
+from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.monotonic()
@@ -84,9 +84,9 @@ def decoding(folder: Path, rows: int = 2000, photographs: int = 1500) -> dict[st
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from mmedge.data.decode import decode
-    from mmedge.data.source import arranged
-    from mmedge.data.tensors import fit_vocabulary, jobs_of
+    from mmedge.data.manifest.source import arranged
+    from mmedge.data.store.decode import decode
+    from mmedge.data.store.tensors import fit_vocabulary, jobs_of
     from mmedge.spec import ImageSpec
 
     data = parsed(recipe_values(five_kinds(folder, rows, holes=False))).data

@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmedge import artifact, pipeline, recipe
-from mmedge.data import samples
+from mmedge import artifact, recipe
+from mmedge.data.store import samples
 from mmedge.measure.gain import gain
 from mmedge.measure.quality import predict_module
+from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.recipe import Hint, Loss
 from mmedge.training.context import Context
 from mmedge.training.objectives import Distillation, supervised
-from mmedge.training.students import Variant, train_student
-from mmedge.training.taught import taught_samples, teacher_for
+from mmedge.training.teaching.students import Variant, train_student
+from mmedge.training.teaching.taught import taught_samples, teacher_for
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STUDENTS = {"image + audio": "avdigits-few-labels.yaml", "audio only": "avdigits-audio-only.yaml"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.runtime import feeds, profile
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.timing import ratio_interval
+from mmedge.backends import onnxruntime_cpu
+from mmedge.profiling import feeds, profile
+from mmedge.profiling.timing import ratio_interval
 
 _BLOCKS, _RUNS = 20, 200
 
@@ -28,7 +28,7 @@ def direct(native: Any, feed: dict[str, np.ndarray], runs: int) -> np.ndarray:
 def main() -> None:
     """Blocks of the profiler's own timing and of the direct loop, in an order of their own each time, on two sessions of one
     graph. A bundle may be named by MMEDGE_BUNDLE; else the tests' small one, and a larger graph."""
-    from tests.runtime.small import write_bundle, write_graph
+    from tests.small import write_bundle, write_graph
 
     with tempfile.TemporaryDirectory() as folder:
         given = os.environ.get("MMEDGE_BUNDLE")

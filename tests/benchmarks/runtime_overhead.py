@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mmedge import artifact, runtime
-from mmedge.runtime.feeds import raw_values
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.timing import spans
+from mmedge.backends import onnxruntime_cpu
+from mmedge.profiling.feeds import raw_values
+from mmedge.profiling.timing import spans
 
 _PAIRS = 5
 
@@ -45,7 +45,7 @@ def medians_us(path: Path, runs: int = 1500) -> dict[str, float]:
 def main() -> None:
     """Medians over pairs of sessions, for two sessions of one graph differ by where they lie in memory. A bundle may be
     named by MMEDGE_BUNDLE; else the tests' small one."""
-    from tests.runtime.small import write_bundle
+    from tests.small import write_bundle
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(os.environ.get("MMEDGE_BUNDLE") or write_bundle(Path(folder) / "bundle"))

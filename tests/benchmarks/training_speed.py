@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmedge import recipe
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Recipe, Train
 from mmedge.spec import Contract
-from mmedge.training.batches import Batch, batches, every_side, view_of
-from mmedge.training.caching import Asked
-from mmedge.training.fit import fit
+from mmedge.training.loop.batches import Batch, batches, every_side, view_of
+from mmedge.training.loop.fit import fit
+from mmedge.training.loop.optimizer import optimizer_of, set_rate
 from mmedge.training.objectives import Distillation
-from mmedge.training.optimizer import optimizer_of, set_rate
-from mmedge.training.sources import ModuleSource, Shown
-from mmedge.training.teachers import Teacher
+from mmedge.training.teaching.caching import Asked
+from mmedge.training.teaching.sources import ModuleSource, Shown
+from mmedge.training.teaching.teachers import Teacher
 
 _STEPS, _ROUNDS = 30, 7
 

@@ -7,11 +7,11 @@ import shlex
 import click
 import pytest
 
-from mmedge import pipeline
 from mmedge.cli import common
 from mmedge.cli.main import VERBS
 from mmedge.cli.predict import _cells
 from mmedge.errors import MmedgeError
+from mmedge.pipeline import fold as pipeline
 
 
 def document(said):

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mmedge import runtime
-from tests.runtime.conftest import bundle, made_bundle, sample
+from tests.bundles import bundle, made_bundle, sample
 
 __all__ = ["bundle", "made_bundle", "sample"]
 

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from mmedge import recipe as recipes
-from mmedge.check import check
 from mmedge.cli.main import cli
-from mmedge.data.propose import propose
+from mmedge.data.wizard.propose import propose
 from mmedge.errors import UsageError
+from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from tests.data.made import five_kinds, write_table
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mmedge.backends.session import TensorInfo
 from mmedge.data.arrays import read_calls
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.runtime.targets.session import TensorInfo
 
 F4, I8 = np.dtype(np.float32), np.dtype(np.int64)
 ONE = {"x": TensorInfo(F4, (None, 3))}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmedge.check import check
-from mmedge.data import samples
+from mmedge.data.store import samples
 from mmedge.errors import MmedgeError
+from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from tests.data.made import five_kinds, parsed, recipe_values
 

@@ -12,17 +12,18 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmedge.check import check
-from mmedge.data import samples, tensors, voices
-from mmedge.data.table import read_table
+from mmedge import preprocess
+from mmedge.data.builtin import voices
+from mmedge.data.manifest.table import read_table
+from mmedge.data.store import samples, tensors
+from mmedge.pipeline.check import check
 from mmedge.progress import Silent
-from mmedge.runtime import preprocess
 from tests.data.made import MODALITIES, five_kinds, parsed, recipe_values, write_table
 
 _ON_THE_DEVICE = """
 import json, sys
 import numpy as np
-from mmedge.runtime import preprocess
+from mmedge import preprocess
 from mmedge.spec import Contract
 work = json.load(open(sys.argv[1], encoding="utf-8"))
 contract = Contract.model_validate(work["contract"])

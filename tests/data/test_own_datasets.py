@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmedge.data import samples
+from mmedge.data.store import samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
 from tests.conftest import parsed

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from mmedge import recipe as recipes
-from mmedge.check import check
-from mmedge.data import samples, source
+from mmedge.data.manifest import source
+from mmedge.data.store import samples
+from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 
 RECIPES = Path(__file__).parents[2] / "recipes"

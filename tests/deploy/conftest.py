@@ -1,5 +1,5 @@
 """The same small bundle as the runtime's tests have."""
 
-from tests.runtime.conftest import bundle, made_bundle, sample
+from tests.bundles import bundle, made_bundle, sample
 
 __all__ = ["bundle", "made_bundle", "sample"]

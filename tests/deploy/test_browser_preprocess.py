@@ -10,8 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmedge import runtime
-from mmedge.runtime import preprocess
+from mmedge import preprocess, runtime
 from mmedge.spec import AudioSpec, ImageSpec, TabularSpec
 
 SOURCE = Path(__file__).parents[2] / "deploy/browser/preprocess.js"

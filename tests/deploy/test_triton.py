@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from mmedge import artifact
+from mmedge import bundle as bundles
 from mmedge.errors import UsageError
-from mmedge.runtime import bundle as bundles
 from mmedge.spec import Contract
 
 SCRIPT = Path(__file__).parents[2] / "deploy/triton/repository.py"

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, count
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import ArraySpec, Contract, TextSpec
 
 CONTRACT = Contract(

@@ -7,15 +7,15 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from mmedge.backends import onnxruntime_cpu
+from mmedge.backends.onnxfile import read_nodes
 from mmedge.errors import MmedgeError
 from mmedge.graph import cut
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.export import export
 from mmedge.graph.precision import to_fp16
 from mmedge.models.heads import Wrapped
-from mmedge.runtime.onnxfile import read_nodes
-from mmedge.runtime.targets import onnxruntime_cpu
-from tests.runtime.small import CONTRACT, write_graph
+from tests.small import CONTRACT, write_graph
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import precision
 from mmedge.graph.export import export
 from mmedge.models.load import contract_of
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.spec import ArraySpec, Contract, subsets
 from mmedge.stages import trained
 

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import UsageError
 from mmedge.graph import precision
 from mmedge.graph.foreign import tidied
-from mmedge.runtime.targets import onnxruntime_cpu
 
 CALL = {"x:0": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
 

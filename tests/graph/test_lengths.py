@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge import artifact
-from mmedge.data.samples import Samples
+from mmedge import artifact, preprocess
+from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph import cut
 from mmedge.graph.export import export
 from mmedge.measure.lengths import check_trimmed
 from mmedge.models import load
 from mmedge.recipe import Model
-from mmedge.runtime import engine, preprocess
+from mmedge.runtime import engine
 from mmedge.runtime.fits import check_takes
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.spec import ArraySpec, Contract, TextSpec
 
 TEXTS = ["a red box on the shelf", "a red box", "the shelf", "red red red box on a shelf of the shelf"] * 4

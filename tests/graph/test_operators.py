@@ -6,9 +6,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.graph.operators import OPERATORS
 from mmedge.graph.trainable import TrainableGraph
-from mmedge.runtime.targets import onnxruntime_cpu
 
 RNG = np.random.default_rng(0)
 

@@ -11,18 +11,18 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mmedge import artifact, runtime
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import cut
 from mmedge.graph.adopt import adopt
 from mmedge.graph.export import export
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.stages import trained
 from mmedge.stages.export import verify
 from mmedge.stages.prune.groups import groups_of
-from tests.runtime.small import CONTRACT
+from tests.small import CONTRACT
 
 
 class Several(nn.Module):

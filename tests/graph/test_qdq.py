@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from mmedge.backends import onnxruntime_cpu, tensorrt
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import precision, qdq
 from mmedge.models.load import contract_of
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages.export import engines
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError
 from mmedge.graph.precision import to_symmetric
 from mmedge.graph.trainable import TrainableGraph, fake_quantize
 from mmedge.measure.quality import predict_graph, predict_module
 from mmedge.models.load import contract_of
-from mmedge.runtime.targets import onnxruntime_cpu
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.measure import quality
 from mmedge.measure.agreement import agreements
 

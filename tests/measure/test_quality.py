@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.measure.gain import decide, gain, paired
 from mmedge.measure.quality import average_precision, bootstrap_rows, interval, quality, score, subset_scores

@@ -6,13 +6,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mmedge.data import samples
+from mmedge.data.store import samples
 from mmedge.measure.quality import predict_module, score
 from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Model
 from mmedge.spec import Contract, TabularSpec
-from mmedge.training.fit import fit
+from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import supervised
 from tests.data.made import parsed, write_table
 

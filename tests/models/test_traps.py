@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.data.source import load_attribute
+from mmedge.data.manifest.source import load_attribute
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
 from mmedge.spec import Contract, TabularSpec

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmedge import runtime
+from mmedge import bundle as bundles
+from mmedge import preprocess, runtime
+from mmedge.backends import onnxfile
 from mmedge.errors import MmedgeError
-from mmedge.runtime import bundle as bundles
-from mmedge.runtime import onnxfile, preprocess
 from tests.deploy.linear import CONTRACT
 
 EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "40"))

@@ -5,10 +5,11 @@ import copy
 import numpy as np
 import pytest
 
-from mmedge import pipeline, runtime
+from mmedge import runtime
 from mmedge.errors import MmedgeError
+from mmedge.pipeline import fold as pipeline
+from mmedge.profiling import feeds, profile
 from mmedge.progress import Silent
-from mmedge.runtime import feeds, profile
 from mmedge.runtime.stream import Stream
 from tests.data.made import MODALITIES, five_kinds, parsed, recipe_values
 

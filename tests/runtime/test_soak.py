@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmedge import runtime
-from mmedge.runtime.machine import resident_bytes
+from mmedge.machine import resident_bytes
 
 RUNS = int(os.environ.get("MMEDGE_SOAK", "1000000"))
 

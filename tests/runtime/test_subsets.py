@@ -34,7 +34,7 @@ def test_a_modality_alone_runs_its_own_engine_and_answers_as_the_whole_one(made_
 
 
 def test_the_engine_of_a_subset_holds_no_node_of_the_absent_encoder(made_bundle):
-    from mmedge.runtime.onnxfile import read_nodes
+    from mmedge.backends.onnxfile import read_nodes
 
     assert not any(node.kind == "Conv" for node in read_nodes(made_bundle / "subsets/vitals.onnx"))
     assert len(read_nodes(made_bundle / "subsets/image.onnx")) < len(read_nodes(made_bundle / "model.onnx"))
@@ -260,8 +260,8 @@ def test_async_sources_of_different_rates_are_aligned(engine, sample):
 def test_a_graph_without_its_external_data_is_told(tmp_path):
     import onnx
 
-    from mmedge.runtime.targets import onnxruntime_cpu
-    from tests.runtime.small import write_graph
+    from mmedge.backends import onnxruntime_cpu
+    from tests.small import write_graph
 
     write_graph(tmp_path / "whole.onnx")
     onnx.save(

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmedge import pipeline
 from mmedge.models.load import contract_of
+from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.recipe import Controls
 from mmedge.stages import distill
-from mmedge.training.controls import same_modality_teacher, takes_others
-from mmedge.training.fit import Fitted
-from mmedge.training.students import Student, train_student
+from mmedge.training.loop.fit import Fitted
+from mmedge.training.teaching.controls import same_modality_teacher, takes_others
+from mmedge.training.teaching.students import Student, train_student
 from tests.conftest import parsed
 
 

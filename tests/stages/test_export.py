@@ -11,20 +11,20 @@ import pytest
 from onnx import numpy_helper
 
 from mmedge import artifact, runtime
-from mmedge.data.samples import Samples
+from mmedge import bundle as bundles
+from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends.onnxfile import read_nodes
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph import precision
+from mmedge.profiling import rebuild as rebuilding
+from mmedge.profiling.rebuild import rebuild
 from mmedge.progress import Silent
 from mmedge.recipe import Export, Measure, TargetOptions
-from mmedge.runtime import bundle as bundles
-from mmedge.runtime import rebuild as rebuilding
-from mmedge.runtime.onnxfile import read_nodes
-from mmedge.runtime.rebuild import rebuild
 from mmedge.runtime.stream import Stream
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import export
 from mmedge.stages.export import choice, parts
-from tests.runtime.small import CONTRACT, write_graph
+from tests.small import CONTRACT, write_graph
 
 DESCRIBED = {
     "contract": CONTRACT.model_dump(mode="json", by_alias=True),

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mmedge.backends import tensorrt
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, Teacher
-from mmedge.runtime.targets import tensorrt
 from mmedge.stages import export, train, trained
 from mmedge.stages.export import verification
 

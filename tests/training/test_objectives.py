@@ -12,11 +12,11 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Hint, Loss, Model, Train
 from mmedge.spec import ArraySpec, Contract
 from mmedge.stages import distill
-from mmedge.training import distillation
-from mmedge.training.batches import Batch, batches, every_side
-from mmedge.training.losses import label_loss
+from mmedge.training.loop.batches import Batch, batches, every_side
+from mmedge.training.losses import distillation
+from mmedge.training.losses.labels import label_loss
 from mmedge.training.objectives import Distillation, scheduled, supervised
-from mmedge.training.taught import teacher_for
+from mmedge.training.teaching.taught import teacher_for
 
 
 def one_batch(context, train, passed=0.0):

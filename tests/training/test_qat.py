@@ -9,21 +9,21 @@ import pytest
 from onnx import numpy_helper
 
 from mmedge import artifact, recipe
+from mmedge.backends import onnxruntime_cpu, tensorrt
 from mmedge.graph.precision import int8_kernels, optimized, to_symmetric
 from mmedge.graph.trainable import TrainableGraph
 from mmedge.measure.quality import predict_graph, predict_module, score
 from mmedge.models.load import contract_of
 from mmedge.progress import Silent
 from mmedge.recipe import Model, Prune, Quantize, Train
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
 from mmedge.stages import prune, quantize
 from mmedge.stages.quantize import calibration, candidates, ptq
 from mmedge.stages.trained import write_trained
 from mmedge.training.context import Context
-from mmedge.training.fit import fit
+from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import supervised
 from mmedge.training.qat import train_quantized
-from mmedge.training.taught import teaching_of
+from mmedge.training.teaching.taught import teaching_of
 
 
 def rescaled(graph, path, factor=1024.0):

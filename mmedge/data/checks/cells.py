@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import polars
 
-from mmedge.data.source import ROW, SPLIT, columns_of, present
-from mmedge.data.splits import SPLITS
+from mmedge.data.manifest.source import ROW, SPLIT, columns_of, present
+from mmedge.data.manifest.splits import SPLITS
 from mmedge.errors import Fault
+from mmedge.preprocess.tabular import LARGEST
 from mmedge.recipe import Data
-from mmedge.runtime.preprocess.tabular import LARGEST
 from mmedge.spec import ImageSpec, TabularSpec
 
 

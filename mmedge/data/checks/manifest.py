@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars
 
-from mmedge.data.source import ROW, columns_of
-from mmedge.data.splits import SPELLINGS, SPLITS
-from mmedge.data.table import read_table
+from mmedge.data.manifest.source import ROW, columns_of
+from mmedge.data.manifest.splits import SPELLINGS, SPLITS
+from mmedge.data.manifest.table import read_table
 from mmedge.errors import Fault, MmedgeError, did_you_mean
 from mmedge.recipe import Data
 from mmedge.spec import ModalitySpec

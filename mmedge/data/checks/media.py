@@ -11,9 +11,9 @@ import numpy as np
 import polars
 
 from mmedge.data.checks.cells import duplicate
-from mmedge.data.source import ROW, SPLIT, columns_of
-from mmedge.data.splits import SPLITS
-from mmedge.data.tensors import UNREADABLE, Decoded, decoded
+from mmedge.data.manifest.source import ROW, SPLIT, columns_of
+from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.store.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
 from mmedge.progress import Progress
 from mmedge.recipe import Data

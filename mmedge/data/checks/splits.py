@@ -6,9 +6,9 @@ from typing import Literal
 
 import polars
 
-from mmedge.data.labels import named_in, telling_splits, unlabelled_split
-from mmedge.data.source import ROW, SPLIT, empty_split, target_column
-from mmedge.data.splits import SPLITS, UNITS
+from mmedge.data.manifest.labels import named_in, telling_splits, unlabelled_split
+from mmedge.data.manifest.source import ROW, SPLIT, empty_split, target_column
+from mmedge.data.manifest.splits import SPLITS, UNITS
 from mmedge.errors import Fault
 from mmedge.recipe import Data
 

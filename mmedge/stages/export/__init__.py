@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import Artifact, creating, read
+from mmedge.backends.sessions import can_run, opened
 from mmedge.errors import MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, precision_of
-from mmedge.runtime.sessions import can_run, opened
 from mmedge.stages.export import choice, engines, parts
 from mmedge.stages.export.verification import GRAPH, reference, verify
 from mmedge.training.context import Context

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import Artifact
+from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends.session import Session
+from mmedge.backends.sessions import opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
 from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.models.load import contract_of
 from mmedge.recipe import TargetOptions, precision_of
-from mmedge.runtime.sessions import opened
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
-from mmedge.runtime.targets.session import Session
 from mmedge.stages.export import engines
 from mmedge.stages.export.verification import GRAPH, reference
 from mmedge.training.context import Context

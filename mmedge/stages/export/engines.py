@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import sha256_of
+from mmedge.backends import openvino_cpu, tensorrt
+from mmedge.bundle import preprocessing_sha256
 from mmedge.errors import MismatchError
 from mmedge.graph import qdq
 from mmedge.recipe import TargetOptions
-from mmedge.runtime.bundle import preprocessing_sha256
-from mmedge.runtime.targets import openvino_cpu, tensorrt
 from mmedge.spec import Contract
 from mmedge.training.context import Context
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends.session import Session
+from mmedge.backends.sessions import can_run, opened
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.graph import cut
 from mmedge.graph.adopt import count
 from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.recipe import TargetOptions
-from mmedge.runtime.sessions import can_run, opened
-from mmedge.runtime.targets import onnxruntime_cpu, tensorrt
-from mmedge.runtime.targets.session import Session
 from mmedge.spec import Contract, subsets
 from mmedge.stages.export import engines
 from mmedge.stages.export.choice import NOISE

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.artifact import Artifact
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu
+from mmedge.backends.session import Session
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.graph.bisect import first_difference
 from mmedge.measure.agreement import SAME, Agreement, agreements
 from mmedge.measure.lengths import check_trimmed
 from mmedge.measure.quality import Run
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.targets.session import Session
 from mmedge.spec import Contract, subsets
 
 GRAPH = "model.onnx"

@@ -19,10 +19,10 @@ from mmedge.stages.prune.groups import Group, groups_of, take_apart
 from mmedge.stages.prune.search import Plan, by_branch, latency_of, probe, uniform
 from mmedge.stages.prune.work import Judged, Work, work_on
 from mmedge.stages.trained import write_trained, write_unchanged
-from mmedge.training import processes
 from mmedge.training.context import Context
-from mmedge.training.fit import Fitted
-from mmedge.training.taught import handed_on
+from mmedge.training.loop import processes
+from mmedge.training.loop.fit import Fitted
+from mmedge.training.teaching.taught import handed_on
 
 _GPU_BLOCK = 8
 # Where one cut for the whole budget loses too much: what is tried next, as powers of the budget.

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.graph.trace import noise
+from mmedge.profiling.layers import FUSION
 from mmedge.recipe import Prune
-from mmedge.runtime.layers import FUSION
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import PRUNABLE, Group
 

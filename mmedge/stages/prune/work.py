@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmedge.artifact import Artifact, hash_json, write_json
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.gain import loss_interval
@@ -24,13 +24,13 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import Group, cut
-from mmedge.training import processes
-from mmedge.training.batches import batches
 from mmedge.training.context import Context
-from mmedge.training.fit import Fitted, fit
+from mmedge.training.loop import processes
+from mmedge.training.loop.batches import batches
+from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Distillation, supervised
-from mmedge.training.taught import taught_samples, teacher_for, teaching_of
-from mmedge.training.teachers import Teacher
+from mmedge.training.teaching.taught import taught_samples, teacher_for, teaching_of
+from mmedge.training.teaching.teachers import Teacher
 
 _TAYLOR_STEPS = 16
 

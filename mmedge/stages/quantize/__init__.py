@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import Artifact, creating, read
-from mmedge.data.samples import Samples
+from mmedge.data.store.samples import Samples
 from mmedge.gate import ACCURACY_EXIT
 from mmedge.measure.gain import loss_interval
 from mmedge.models.load import contract_of

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu
+from mmedge.data.store.samples import Samples
 from mmedge.graph.qdq import WEIGHTED
 from mmedge.recipe import Quantize, computes_int8
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.spec import Contract, subsets
 
 # The number of samples is doubled from the first to at most the last, until ranges change by less than the tolerance.

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.data.samples import Samples
+from mmedge.backends import onnxruntime_cpu
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import graph_predictor, predict_graph, score, subset_scores
+from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Candidate, Measure, Quantize, computes_int8
-from mmedge.runtime.targets import onnxruntime_cpu
-from mmedge.runtime.timing import Timing
 from mmedge.spec import Contract
 from mmedge.stages.quantize import mixed, ptq
 

@@ -21,7 +21,7 @@ from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import groups_of
 from mmedge.stages.prune.work import Work, work_on
 from tests.conftest import narrowed, write_recipe
-from tests.training.test_processes import in_processes
+from tests.training.loop.test_processes import in_processes
 
 SHORT = Train(epochs=1, max_steps=2, batch_size=32)
 ANY_LOSS = {"max_drop": 1.0, "max_subset_drop": 1.0, "faster": False, "round_to": 2}
@@ -301,11 +301,11 @@ SHARED = """
 import json, os, sys
 from pathlib import Path
 from mmedge import artifact, recipe
-from mmedge.data import samples
+from mmedge.data.store import samples
 from mmedge.progress import Silent
 from mmedge.stages import prune
 from mmedge.stages.prune.work import work_on
-from mmedge.training import processes
+from mmedge.training.loop import processes
 from mmedge.training.context import Context
 processes.start()
 folder = Path(sys.argv[1])

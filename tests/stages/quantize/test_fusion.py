@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.graph import fusion
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.stages.quantize import mixed, ptq
 from mmedge.stages.quantize.calibration import calibration_inputs
 from tests.stages.quantize.scaled import scaled

@@ -6,9 +6,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision, qdq
-from mmedge.runtime.targets import onnxruntime_cpu
 from mmedge.stages.quantize import calibration, candidates, ptq
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import onnx
 import pytest
 
-from mmedge import conclude
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import qdq
+from mmedge.pipeline import conclude
 from mmedge.recipe import Quantize
 from mmedge.stages import quantize
 from mmedge.stages.quantize import candidates

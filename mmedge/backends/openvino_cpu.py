@@ -1,0 +1,122 @@
+"""OpenVINO on the CPU: building its IR, running it, and its own counters."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.backends.session import Session, TensorInfo
+from mmedge.errors import MissingDependency, MmedgeError
+
+
+def module() -> Any:
+    """The package; raises MissingDependency with the command that installs it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency(
+            "the target openvino-cpu was asked for and its package is not installed",
+            todo="pip install 'mmedge[openvino]'",
+        ) from error
+    return openvino
+
+
+def build(graph: Path, engine: Path) -> dict[str, Any]:
+    """Write the IR of an ONNX graph: ``engine`` (.xml) and its weights beside it (.bin), as they are, not compressed."""
+    openvino = module()
+    try:
+        model = openvino.convert_model(str(graph))
+    except Exception as error:  # OpenVINO's exceptions share no base class but RuntimeError and Exception
+        raise MmedgeError(
+            f"OpenVINO does not take the graph: {_reason(error)}", where=str(graph), todo="leave openvino-cpu out"
+        ) from error
+    openvino.save_model(model, str(engine), compress_to_fp16=False)
+    return {"version": openvino.__version__.split("-")[0]}
+
+
+def session(engine: Path, *, threads: int = 1, counters: bool = False) -> Session:
+    """Open an IR or an ONNX graph. One inference request a caller: they are kept and lent, so that threads do not wait."""
+    compiled = _compiled(engine, threads, counters)
+    infos = {
+        _name(port): TensorInfo(
+            np.dtype(port.get_element_type().to_dtype()),
+            tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()),
+        )
+        for port in compiled.inputs
+    }
+    for name, info in infos.items():
+        if info.dtype.kind not in "fiub":  # a text handed over as numbers would end the process
+            raise MmedgeError(
+                f"the graph's input {name} is of {info.dtype}, which mmedge does not feed",
+                todo="export it with inputs of numbers or booleans",
+            )
+    outputs = [(_name(port), index) for index, port in enumerate(compiled.outputs)]
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            request = requests.get_nowait()
+        except queue.Empty:
+            request = compiled.create_infer_request()
+        try:
+            request.infer(inputs, share_inputs=True)
+            # Copied: the request's memory is written again by the next caller.
+            return {name: request.get_output_tensor(index).data.copy() for name, index in outputs}
+        finally:
+            requests.put(request)
+
+    return Session(run, infos, compiled)
+
+
+def layer_times(
+    engine: Path, inputs: Mapping[str, np.ndarray], *, threads: int, runs: int
+) -> list[tuple[Any, float | None]]:
+    """(node of the compiled graph, mean microseconds by OpenVINO's own counters, None where it has none), in order."""
+    compiled = _compiled(engine, threads, True)
+    request = compiled.create_infer_request()
+    spans: dict[str, list[float]] = {}
+    for _ in range(runs + 5):
+        request.infer(dict(inputs))
+        for row in request.profiling_info:
+            spans.setdefault(row.node_name, []).append(row.real_time.total_seconds() * 1e6)
+    means = {name: float(np.mean(values[5:])) for name, values in spans.items()}
+    return [(node, means.get(node.get_friendly_name())) for node in compiled.get_runtime_model().get_ordered_ops()]
+
+
+def _compiled(engine: Path, threads: int, counters: bool) -> Any:
+    openvino = module()
+    config = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "PERF_COUNT": counters,
+        # Its thread is not tied to one core: where another process holds that one, an inference of 0.1 ms takes 8.
+        "ENABLE_CPU_PINNING": False,
+        # FP32 stays FP32: on a processor with BF16 units OpenVINO would take those, and the figures another meaning.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    try:
+        return openvino.Core().compile_model(str(engine), "CPU", config)
+    except Exception as error:
+        raise MmedgeError(
+            f"OpenVINO does not take the engine: {_reason(error)}",
+            where=str(engine),
+            todo="look whether it is a whole ONNX file, its external data beside it"
+            if engine.suffix == ".onnx"
+            else "mmedge export --rebuild BUNDLE builds it again for this OpenVINO",
+        ) from error
+
+
+def _name(port: Any) -> str:
+    """A tensor's name. Where OpenVINO drops a cast, its tensor has two: the cast's own, which FP16 conversion made up, goes."""
+    names = sorted(port.get_names())
+    return next((name for name in names if not name.startswith(("graph_input_cast", "graph_output_cast"))), names[0])
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

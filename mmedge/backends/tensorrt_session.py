@@ -1,0 +1,256 @@
+"""Running TensorRT and TensorRT for RTX engines through cuda-python: pinned buffers, one stream, CUDA graphs.
+
+Small, so that it can be checked by reading; it runs only where an NVIDIA GPU is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge.backends import tensorrt
+from mmedge.backends.session import Session, TensorInfo
+from mmedge.errors import MissingDependency, MmedgeError
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """A tensor's memory, as large as its profile allows: pinned on the host, and on the device."""
+
+    name: str
+    taken: bool
+    dtype: np.dtype
+    host: np.ndarray  # uint8 [bytes], pinned
+    device: int
+
+
+@tensorrt.undisturbed()
+def session(engine: Path, *, target: str, host_code: bool = False) -> Session:
+    """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on.
+
+    ``host_code``: whether the engine may bring code for this host along, as a version-compatible one does.
+    """
+    return _opened(*_loaded(engine, target, host_code))
+
+
+@tensorrt.undisturbed()
+def layer_times(
+    engine: Path, inputs: Mapping[str, np.ndarray], *, target: str, runs: int
+) -> list[tuple[str, str, float]]:
+    """(layer, what the engine knows of its ONNX nodes, mean microseconds) in order, by TensorRT's own profiler.
+
+    A profiler takes time of its own and none of what a recording hides: nothing is recorded, and shares are to be
+    believed.
+    """
+    return _layer_times(*_loaded(engine, target), inputs, runs)
+
+
+def _layer_times(
+    trt: Any, cuda: Any, runtime: Any, engine: Any, inputs: Mapping[str, np.ndarray], runs: int, warmup: int = 5
+) -> list[tuple[str, str, float]]:
+    spans: dict[str, list[float]] = {}
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            spans.setdefault(layer_name, []).append(ms)
+
+    opened = _opened(trt, cuda, runtime, engine, Profiler())
+    for index in range(warmup + runs):
+        if index == warmup:
+            spans.clear()
+        opened.run(inputs)
+    # Only engines that were built with detailed verbosity tell more than names.
+    told = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    nodes = {row["Name"]: str(row.get("Metadata", "")) for row in told.get("Layers", ()) if isinstance(row, dict)}
+    return [(name, nodes.get(name, ""), sum(taken) / runs * 1000) for name, taken in spans.items()]
+
+
+def _loaded(engine: Path, target: str, host_code: bool = False) -> tuple[Any, Any, Any, Any]:
+    """(TensorRT's module, CUDA's, runtime, engine); MissingDependency where there is no GPU, or the engine does not fit it."""
+    trt, cuda = tensorrt.module_of(target), _cuda(target)
+    logger = tensorrt.collector(trt)
+    todo = "run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'"
+    code, count = cuda.cudaGetDeviceCount()
+    if int(code) or not count:
+        raise MissingDependency(
+            f"the {target} engine cannot be loaded: CUDA finds no GPU here", where=str(engine), todo=todo
+        )
+    runtime = trt.Runtime(logger)
+    runtime.engine_host_code_allowed = host_code
+    loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
+    if loaded is None:
+        raise MissingDependency(f"the {target} engine does not load here: {logger.worst}", where=str(engine), todo=todo)
+    return trt, cuda, runtime, loaded
+
+
+def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None) -> Session:
+    """A session over a loaded engine. ``profiler``: an IProfiler that is told of every layer; no run is then recorded."""
+    context, records = _context(trt, engine, profiler)
+    # Of its own: in one that waits for the default stream, a recording fails as soon as other code uses that.
+    stream = _ok(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    taken = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    infos, largest = {}, {}
+    for name in taken:
+        shape = tuple(engine.get_tensor_shape(name))
+        infos[name] = TensorInfo(
+            np.dtype(trt.nptype(engine.get_tensor_dtype(name))), tuple(n if n >= 0 else None for n in shape)
+        )
+        least, _, most = engine.get_tensor_profile_shape(name, 0)
+        largest[name] = (tuple(least), tuple(most))
+        context.set_input_shape(name, tuple(most))
+    buffers = []
+    for name in names:  # outputs have their largest shape while the inputs have theirs
+        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+        buffers.append(_buffer(cuda, name, name in largest, dtype, tuple(context.get_tensor_shape(name))))
+        context.set_tensor_address(name, buffers[-1].device)
+    events = [_ok(cuda.cudaEventCreate()) for _ in range(4)]
+    shapes: tuple[tuple[int, ...], ...] = ()  # of the last run
+    recording: list[Any] = []  # of a run at these shapes, where there is one
+    lock, last = threading.Lock(), {}
+
+    def execute(key: tuple[tuple[int, ...], ...]) -> None:
+        """Compute at the shapes that are set: from the second run at them on, by a CUDA graph."""
+        nonlocal shapes, records
+        if key != shapes:  # a recording holds only as long as the context's shapes stay what they were
+            while recording:
+                _ok(cuda.cudaGraphExecDestroy(recording.pop()))
+        elif records and not recording:  # ran once: what TensorRT allocates on the first run is there
+            recording.extend(_recorded(cuda, context, stream))
+            records = bool(recording)
+        if recording:
+            _ok(cuda.cudaGraphLaunch(recording[0], stream))
+        else:
+            _enqueue(context, stream)
+        shapes = key
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        key = tuple(inputs[name].shape for name in taken)
+        for name, shape in zip(taken, key):
+            least, most = largest[name]
+            if len(shape) != len(most) or any(not low <= size <= high for low, size, high in zip(least, shape, most)):
+                raise MmedgeError(
+                    f"{name} has shape {list(shape)}, the engine takes {list(least)} to {list(most)}",
+                    todo="give smaller batches, or export with a larger max_batch",
+                )
+        with lock:  # a context runs one inference at a time
+            for name, shape in zip(taken, key):
+                context.set_input_shape(name, shape)
+            _ok(cuda.cudaEventRecord(events[0], stream))
+            for buffer in buffers:
+                if buffer.taken:
+                    array = np.ascontiguousarray(inputs[buffer.name], buffer.dtype)
+                    buffer.host[: array.nbytes] = array.reshape(-1).view(np.uint8)
+                    _copy(cuda, buffer, array.nbytes, stream, to_device=True)
+            _ok(cuda.cudaEventRecord(events[1], stream))
+            execute(key)
+            _ok(cuda.cudaEventRecord(events[2], stream))
+            outputs = {}
+            for buffer in buffers:
+                if not buffer.taken:
+                    shape = tuple(context.get_tensor_shape(buffer.name))
+                    size = int(np.prod(shape)) * buffer.dtype.itemsize
+                    _copy(cuda, buffer, size, stream, to_device=False)
+                    outputs[buffer.name] = (buffer.host[:size], buffer.dtype, shape)
+            _ok(cuda.cudaEventRecord(events[3], stream))
+            _ok(cuda.cudaStreamSynchronize(stream))
+            for number, part in enumerate(("host_to_device", "compute", "device_to_host")):
+                last[part] = float(_ok(cuda.cudaEventElapsedTime(events[number], events[number + 1])))
+            return {name: host.view(dtype).reshape(shape).copy() for name, (host, dtype, shape) in outputs.items()}
+
+    weakref.finalize(run, _release, cuda, stream, events, buffers, recording)
+    # The runtime is kept with the engine: TensorRT wants it to live longer.
+    return Session(run, infos, (runtime, engine, context), lambda: dict(last))
+
+
+def _context(trt: Any, engine: Any, profiler: Any) -> tuple[Any, bool]:
+    """An execution context, and whether its runs are to be recorded here.
+
+    TensorRT for RTX records by itself, as soon as it has compiled the kernels for a shape: a recording of ours would
+    keep the slow ones that it begins with.
+    """
+    if profiler is not None:
+        context = engine.create_execution_context()
+        context.profiler = profiler
+        return context, False
+    strategy = getattr(trt, "CudaGraphStrategy", None)
+    if strategy is None:
+        return engine.create_execution_context(), True
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(config), False
+
+
+def _recorded(cuda: Any, context: Any, stream: Any) -> list[Any]:
+    """A CUDA graph of one run; none where the engine cannot be recorded, as with shapes that depend on values."""
+    _ok(cuda.cudaStreamBeginCapture(stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+    done = context.execute_async_v3(int(stream))
+    code, graph = cuda.cudaStreamEndCapture(stream)
+    if int(code):
+        cuda.cudaGetLastError()  # taken away: the next call that asks would take it for its own
+        return []
+    found = [_ok(cuda.cudaGraphInstantiate(graph, 0))] if done else []
+    _ok(cuda.cudaGraphDestroy(graph))
+    return found
+
+
+def _release(cuda: Any, stream: Any, events: list[Any], buffers: list[_Buffer], recording: list[Any]) -> None:
+    """Give back what a session has taken, once nobody can run it any more."""
+    for graph in recording:
+        cuda.cudaGraphExecDestroy(graph)
+    for event in events:
+        cuda.cudaEventDestroy(event)
+    for buffer in buffers:
+        cuda.cudaFreeHost(buffer.host.ctypes.data)
+        cuda.cudaFree(buffer.device)
+    cuda.cudaStreamDestroy(stream)
+
+
+def _buffer(cuda: Any, name: str, taken: bool, dtype: np.dtype, shape: tuple[int, ...]) -> _Buffer:
+    size = max(int(np.prod(shape)) * dtype.itemsize, 1)
+    pinned = int(_ok(cuda.cudaMallocHost(size)))
+    host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pinned))
+    return _Buffer(name, taken, dtype, host, int(_ok(cuda.cudaMalloc(size))))
+
+
+def _copy(cuda: Any, buffer: _Buffer, size: int, stream: Any, *, to_device: bool) -> None:
+    host, kinds = buffer.host.ctypes.data, cuda.cudaMemcpyKind
+    target, source = (buffer.device, host) if to_device else (host, buffer.device)
+    kind = kinds.cudaMemcpyHostToDevice if to_device else kinds.cudaMemcpyDeviceToHost
+    _ok(cuda.cudaMemcpyAsync(target, source, size, kind, stream))
+
+
+def _enqueue(context: Any, stream: Any) -> None:
+    if not context.execute_async_v3(int(stream)):
+        raise MmedgeError("TensorRT did not run the engine", todo="mmedge export --rebuild BUNDLE on this machine")
+
+
+def _ok(answer: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call; raises MmedgeError where its code is not success."""
+    code, *values = answer
+    if int(code):
+        raise MmedgeError(
+            f"CUDA answers {getattr(code, 'name', code)}", todo="mmedge doctor tells what this machine has"
+        )
+    return values[0] if values else None
+
+
+def _cuda(target: str) -> Any:
+    for module in ("cuda.bindings.runtime", "cuda.cudart"):  # the second: cuda-python before 12.6
+        try:
+            return importlib.import_module(module)
+        except ImportError:
+            continue
+    raise MissingDependency(f"running {target} engines needs cuda-python", todo=f"pip install 'mmedge[{target}]'")

@@ -1,0 +1,335 @@
+"""From a recipe's ``data`` section to ``DIR/data/{train,validation,test}.csv``: manifests of raw files and values."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+
+from mmedge.artifact import replacing
+from mmedge.data.builtin import avdigits
+from mmedge.data.manifest import align, splits
+from mmedge.data.manifest.labels import joined, named_in, rarest
+from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.manifest.table import read_table
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.progress import Progress
+from mmedge.recipe import Data, Redact
+from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
+
+# Columns of an arranged manifest that no user's column can be mistaken for.
+ROW, SPLIT = "__row", "__split"
+# Columns of the written manifests that are mmedge's own.
+_OWN_COLUMNS = ("id", "group", "source")
+
+
+def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> dict[str, Any]:
+    """Write the three manifests (and, for built datasets, the raw files) into ``folder``, and tell what was done on the way:
+
+    ``left_out``, the number of rows with no modality at all, and ``align``, a record a stream; each where there is any.
+
+    ``code`` is the folder that ``module:build`` is imported from. Columns: ``id``, the modalities' columns, the target,
+    and ``group`` where one is named. Paths are absolute, or relative to ``folder``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    alignments: list[align.Alignment] = []
+    if data.dataset == "avdigits":
+        rows = avdigits.build(folder, seed=seed, recordings=data.recordings, progress=progress.step)
+        tables = {split: polars.DataFrame(rows[split]) for split in SPLITS}
+    elif data.dataset is not None:
+        build = load_attribute(data.dataset, code)
+        tables = {split: _from_dataset(build, split, data, folder, progress) for split in SPLITS}
+    else:
+        assert data.manifest is not None
+        table, alignments = arranged(data, seed)
+        tables = {split: table.filter(polars.col(SPLIT) == split).drop(ROW, SPLIT) for split in SPLITS}
+        for alignment in alignments:
+            progress.say(alignment.said())
+    given = sum(table.height for table in tables.values())
+    tables = {split: with_something(table, data) if table.height else table for split, table in tables.items()}
+    left_out = given - sum(table.height for table in tables.values())
+    if left_out:
+        progress.say(f"data: {left_out} of {given} rows hold no modality at all and are left out")
+    for split, table in tables.items():
+        if table.is_empty():
+            what, todo = empty_split(split, tables.values(), data)
+            raise MmedgeError(what, where=str(data.manifest or data.dataset), todo=todo)
+        with replacing(folder / f"{split}.csv") as temporary:
+            table.write_csv(temporary)
+        (folder / f"{split}.csv").chmod(0o600)
+    facts: dict[str, Any] = {"left_out": left_out} if left_out else {}
+    return facts | ({"align": [alignment.record() for alignment in alignments]} if alignments else {})
+
+
+def load_attribute(name: str, folder: Path) -> Any:
+    """The object that ``module:attribute`` names, imported from the recipe's folder or the environment."""
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise UsageError(
+                f"no module {module_name!r}",
+                where=name,
+                todo=f"put {module_name}.py beside the recipe ({folder}), or install it",
+            ) from error
+        raise
+    finally:
+        sys.path.remove(str(folder))
+    if not hasattr(module, attribute):
+        raise UsageError(
+            f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}", where=name
+        )
+    return getattr(module, attribute)
+
+
+def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignment]]:
+    """The user's manifest as one table: redacted, aligned, and every row in a split.
+
+    Columns: ``__row`` (from 1, in the user's file), ``id``, the modalities' (paths absolute), the target, ``group``
+    where one is named, ``__split``. Raises MmedgeError where a column is missing, ids are not unique or a split is
+    unknown.
+    """
+    assert data.manifest is not None
+    table = read_table(data.manifest)
+    if data.redact:
+        table = redacted(table, data.redact, data.manifest)
+    files = {columns_of(name, spec)[0] for name, spec in data.modalities.items() if spec.reads_file}
+    folder = str(data.manifest.resolve().parent)
+    table = table.with_columns(_absolute(column, folder) for column in files if column in table.columns)
+    alignments = []
+    for name, stream in data.align.items():
+        table, alignment = align.join(table, name, stream, files, read_table)
+        alignments.append(alignment)
+    for label in data.label_columns:
+        _require_column(table, label, "data.label_columns", data.manifest)
+    if data.label_columns:
+        table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target))
+    needed = {"data.target": data.target, "data.id": data.id, "data.group": data.group, "data.split": data.split}
+    for key, column in needed.items():
+        _require_column(table, column, key, data.manifest)
+    for name, spec in data.modalities.items():
+        for column in columns_of(name, spec):
+            _require_column(table, column, f"data.modalities.{name}", data.manifest)
+    ids = table[data.id] if data.id else polars.Series([f"row-{number}" for number in range(1, table.height + 1)])
+    if ids.n_unique() != table.height or ids.null_count():
+        wrong = int((ids.is_null() | ids.is_duplicated()).arg_max() or 0)
+        raise MmedgeError(
+            f"the sample ids are not unique, or some are empty: {ids[wrong]!r}",
+            where=f"{data.manifest}, row {wrong + 1}, column {data.id}",
+        )
+    kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
+    columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
+    columns[target_column(data)] = polars.col(data.target)
+    if data.group:  # a row of no group is a group of its own
+        columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
+    out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
+    out = out.with_columns(_split(table, out, data, seed).alias(SPLIT))
+    if not data.split and not data.group:  # the same sample twice is one unit: it must not teach and judge
+        together = out.with_columns(polars.col(SPLIT).first().over([c for c in columns if c != target_column(data)]))
+        if together[SPLIT].n_unique() == out[SPLIT].n_unique():
+            out = together
+    return out, alignments
+
+
+def redacted(table: polars.DataFrame, redact: Redact, where: Path) -> polars.DataFrame:
+    """The table without the columns to drop, and with keyed hashes (HMAC-SHA256, 16 hex digits) in those to hash.
+
+    Raises MmedgeError where a column is not there, or the environment variable of the key is not set.
+    """
+    for key, columns in (("drop", redact.drop), ("hash", redact.hash)):
+        for column in columns:
+            _require_column(table, column, f"data.redact.{key}", where)
+    table = table.drop(redact.drop)
+    if not redact.hash:
+        return table
+    secret = os.environ.get(redact.key, "")
+    if not secret:
+        raise MmedgeError(
+            f"columns are to be hashed, and the environment variable {redact.key} holds no key",
+            where="data.redact.hash",
+            todo=f"export {redact.key}=… (a long random text; keep it, or ids cannot be matched again)",
+        )
+
+    def hashed(cell: str) -> str:
+        return hmac.new(secret.encode(), cell.encode(), hashlib.sha256).hexdigest()[:16]
+
+    return table.with_columns(polars.col(c).map_elements(hashed, return_dtype=polars.String) for c in redact.hash)
+
+
+def _absolute(column: str, folder: str) -> polars.Expr:
+    cell = polars.col(column)
+    return polars.when(cell.str.starts_with("/")).then(cell).otherwise(polars.lit(folder + "/") + cell).alias(column)
+
+
+def _require_column(table: polars.DataFrame, column: str | None, key: str, manifest: Path) -> None:
+    if column is not None and column not in table.columns:
+        raise UsageError(
+            f"no column {column!r}{did_you_mean(column, table.columns)}; there are {', '.join(table.columns)}",
+            where=f"{manifest}, named by {key}",
+        )
+
+
+def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
+    """The manifest columns that a modality reads; its own name where the recipe names none."""
+    return spec.columns_read or (name,)
+
+
+def present(name: str, spec: ModalitySpec) -> polars.Expr:
+    """Whether a row has the modality: any cell of a table's columns, the first one (path or text) elsewhere."""
+    columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
+    return polars.any_horizontal(polars.col(column).is_not_null() for column in columns)
+
+
+def with_something(table: polars.DataFrame, data: Data) -> polars.DataFrame:
+    """The rows that have at least one modality: of the others there is nothing to learn, and nothing to predict from."""
+    return table.filter(polars.any_horizontal(present(name, spec) for name, spec in data.modalities.items()))
+
+
+def place(data: Data, seed: int, sample: str, column: str | None) -> str:
+    """Where a sample stands in the user's own table: file, row and column. Computed again, since only errors ask."""
+    parts = [f"column {column}"] if column else []
+    if data.manifest is None or data.id:
+        parts.append(f"sample {sample}")
+    if data.manifest is not None:
+        try:
+            rows = arranged(data, seed)[0].filter(polars.col("id") == sample)[ROW]
+            parts = [str(data.manifest), *(f"row {row}" for row in rows), *parts]
+        except MmedgeError:  # the table has changed since
+            parts = [str(data.manifest), f"sample {sample}", *parts]
+    return ", ".join(parts)
+
+
+def target_column(data: Data) -> str:
+    """The column of the written manifests that holds the target; a name that mmedge uses itself gets an underscore."""
+    return f"{data.target}_" if data.target in _OWN_COLUMNS else data.target
+
+
+def empty_split(split: str, tables: Iterable[polars.DataFrame], data: Data) -> tuple[str, str]:
+    """Why a split holds nothing, and what to do. ``tables``: all rows that there are."""
+    column = target_column(data)
+    if any(column not in table.columns or table[column].null_count() < table.height for table in tables):
+        return f"the {split} split is empty", "correct data.split or data.ratios, or add rows"
+    return (
+        f"no row has a label, and the {split} split is of labelled rows: what is kept is judged by them",
+        f"label some rows in column {data.target!r}; the training split may stay without any (distill.labels: none)",
+    )
+
+
+def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:
+    """The split of each row: by column, fold or ratios. Where the column knows no validation, it is drawn from training."""
+    target = out[target_column(data)].fill_null("")
+    match data.task:
+        case "multilabel":
+            target = polars.Series(rarest(named_in(data, out[target_column(data)])))
+        case "regression":
+            target = polars.Series(["" if t == "" else "x" for t in target])
+    labels = target.to_numpy()
+    groups = out["group"].to_numpy() if data.group else None
+    shares = [data.ratios[split] for split in SPLITS]  # type: ignore[index]
+    validation = shares[1] / (shares[0] + shares[1])
+    if data.fold:
+        chosen = splits.by_fold(labels, groups, data.fold, validation, seed)
+    elif not data.split:
+        chosen = splits.by_ratio(labels, groups, shares, seed)
+    else:
+        assert data.manifest is not None
+        spoken = table[data.split].str.strip_chars().str.to_lowercase()
+        named = spoken.replace_strict(splits.SPELLINGS, default=None, return_dtype=polars.String)
+        unknown = named.is_null()
+        if unknown.any():
+            row = int(unknown.arg_max() or 0)
+            raise MmedgeError(
+                f"unknown split {table[data.split][row]!r}",
+                where=f"{data.manifest}, row {row + 1}, column {data.split}",
+                todo=f"use {', '.join(SPLITS)}",
+            )
+        if (named == "validation").any():
+            return named
+        rows = np.flatnonzero((named == "train").to_numpy())
+        inner = splits.by_ratio(
+            labels[rows], None if groups is None else groups[rows], [1 - validation, validation], seed
+        )
+        chosen = np.full(table.height, 2, np.int64)
+        chosen[rows] = inner
+    return polars.Series(np.array(SPLITS, dtype=object)[chosen].tolist(), dtype=polars.String)
+
+
+def _from_dataset(
+    build: Callable[..., Any], split: str, data: Data, folder: Path, progress: Progress
+) -> polars.DataFrame:
+    """Rows of a user's map-style dataset: ``build(split, **args)[i] -> {modality: path or array, target: ..., id?, group?}``."""
+    dataset = build(split, **data.args)
+    rows: list[dict[str, str | None]] = []
+    for index in range(len(dataset)):
+        item: Mapping[str, Any] = dataset[index]
+        name = str(item.get("id", f"{split}-{index}"))
+        row: dict[str, str | None] = {"id": name}
+        for modality, spec in data.modalities.items():
+            row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
+        target = item.get(data.target)
+        if isinstance(target, (list, tuple, set, frozenset)):
+            target = json.dumps([str(label) for label in target], ensure_ascii=False)
+        row[target_column(data)] = None if target is None else str(target)
+        if data.group:
+            row["group"] = str(item.get(data.group, name))
+        rows.append(row)
+        progress.step(f"writing {split}", index + 1, len(dataset))
+    return polars.DataFrame(rows, infer_schema_length=None)
+
+
+def _cells(
+    modality: str, spec: ModalitySpec, value: Any, folder: Path, stem: str, sample: str
+) -> dict[str, str | None]:
+    columns = columns_of(modality, spec)
+    if value is None:
+        return dict.fromkeys(columns)
+    if isinstance(spec, TabularSpec):
+        values = [value[column] for column in columns] if isinstance(value, Mapping) else list(value)
+        if len(values) != len(columns):
+            raise MmedgeError(
+                f"{modality} has {len(values)} values for {len(columns)} columns", where=f"sample {sample}"
+            )
+        return {column: None if cell is None else str(cell) for column, cell in zip(columns, values)}
+    if isinstance(spec, TextSpec):
+        return {columns[0]: str(value)}
+    if isinstance(spec, ImageSpec) and spec.box:
+        value, box = value if isinstance(value, tuple) else (value, (None,) * 4)
+        edges = {column: None if edge is None else str(edge) for column, edge in zip(spec.columns_read[1:], box)}
+        return _cells(modality, spec.model_copy(update={"box": None}), value, folder, stem, sample) | edges
+    if isinstance(value, (str, Path)):
+        return {columns[0]: str(Path(value).resolve())}
+    path = folder / modality / stem
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match spec:
+        case ImageSpec() if np.asarray(value).dtype == np.uint8:
+            from PIL import Image
+
+            Image.fromarray(np.asarray(value).squeeze()).save(path := path.with_suffix(".png"))
+        case AudioSpec():
+            import soundfile
+
+            samples, rate = value if isinstance(value, tuple) else (value, spec.sample_rate)
+            soundfile.write(path := path.with_suffix(".wav"), np.asarray(samples, np.float32), rate, subtype="FLOAT")
+        case ImageSpec():
+            raise MmedgeError(
+                f"{modality} must be uint8 pixels, not {np.asarray(value).dtype}", where=f"sample {sample}"
+            )
+        case SensorSpec() if isinstance(value, tuple):
+            raise MmedgeError(
+                f"{modality} must be an array [channels, time]; its rate is the recipe's source_rate",
+                where=f"sample {sample}",
+            )
+        case _:
+            np.save(path := path.with_suffix(".npy"), np.asarray(value, np.float32))
+    return {columns[0]: path.relative_to(folder).as_posix()}

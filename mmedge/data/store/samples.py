@@ -1,0 +1,383 @@
+"""From manifests to arrays: every sample decoded and preprocessed once, by the runtime's own code, into mapped files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+
+from mmedge.artifact import hash_json, sha256_of, write_json
+from mmedge.data.manifest.labels import (
+    hidden,
+    labelled,
+    named_in,
+    one_hot,
+    spread_over,
+    telling_splits,
+    unlabelled_split,
+)
+from mmedge.data.manifest.source import columns_of, load_attribute, place, present, target_column, write_manifests
+from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.manifest.table import read_table
+from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.progress import Progress
+from mmedge.recipe import Data, Recipe
+from mmedge.spec import Contract, ModalitySpec, TabularSpec
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split. N samples, M modalities in the contract's order.
+
+    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1
+    where unlabelled), float32 [N] (NaN where unlabelled), or float32 [N, labels] of 0 and 1 for several labels a
+    sample; ``groups``: int64 [N], the independent unit of each sample.
+    """
+
+    split: str
+    ids: tuple[str, ...]
+    inputs: dict[str, np.ndarray]
+    present: np.ndarray
+    targets: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """bool [N]."""
+        return labelled(self.targets)
+
+    def only(self, modalities: Sequence[str]) -> Samples:
+        """The same samples with some of the modalities, for a model that takes fewer."""
+        chosen = [index for index, name in enumerate(self.inputs) if name in modalities]
+        return replace(
+            self,
+            inputs={name: x for name, x in self.inputs.items() if name in modalities},
+            present=self.present[:, chosen],
+        )
+
+    def taken(self, rows: np.ndarray) -> Samples:
+        """The samples of some rows (int64), in that order."""
+        return Samples(
+            self.split,
+            tuple(self.ids[row] for row in rows),
+            {name: x[rows] for name, x in self.inputs.items()},
+            self.present[rows],
+            self.targets[rows],
+            self.groups[rows],
+        )
+
+    def shown(self, modalities: Sequence[str]) -> Samples:
+        """The same rows with nothing else present. A row that lacks one of them keeps what it has, and loses its label.
+
+        So no row is empty, and none counts that could not be shown the subset.
+        """
+        mask = np.array([name in modalities for name in self.inputs])
+        having = np.asarray(self.present[:, mask].all(axis=1))
+        present = np.where(having[:, None], mask, self.present)
+        return replace(self, present=present, targets=hidden(self.targets, ~having))
+
+    def present_of(self, modalities: Sequence[str]) -> np.ndarray:
+        """bool [N, M]: of ``modalities`` what each sample has; one that has nothing of them keeps what it has."""
+        having = self.present & np.array([name in modalities for name in self.inputs])
+        present: np.ndarray = np.where(having.any(axis=1, keepdims=True), having, self.present)
+        return present
+
+    def with_labels(self, count: int, seed: int) -> Samples:
+        """The same samples with all but ``count`` labels hidden, spread evenly over the classes and drawn by ``seed``."""
+        known = np.flatnonzero(self.labelled)
+        if count > len(known):
+            raise MmedgeError(
+                f"{count} labels are asked for, the training split has {len(known)}", where="distill.labels"
+            )
+        rng = np.random.default_rng(seed)
+        classes = spread_over(self.targets)
+        if classes is not None and len(known):
+            of_class = [rng.permutation(known[classes[known] == label]) for label in np.unique(classes[known])]
+            rank = np.concatenate([np.arange(len(rows)) for rows in of_class])
+            known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
+        else:
+            known = rng.permutation(known)
+        return replace(self, targets=hidden(self.targets, known[count:]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
+
+    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what
+    the report tells of the data beside that.
+    """
+
+    contract: Contract
+    train: Samples
+    validation: Samples
+    test: Samples
+    sha256: str
+    source: str
+    out: Path
+    workers: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def preprocessed(self, modalities: Mapping[str, ModalitySpec], progress: Progress) -> Dataset:
+        """The same samples as a model with ``modalities`` takes them: those alone, and preprocessed as their specs say.
+
+        What differs from this dataset's preprocessing is decoded from the same cells once, and kept beside it.
+        Raises UsageError where the data has no such modality.
+        """
+        check_read(self.contract.modalities, modalities)
+        asked = {
+            name: spec.model_copy(update={"column": self.contract.modalities[name].column})
+            for name, spec in modalities.items()
+        }
+        # In the order asked for, which is that of the columns of ``present``.
+        whole = self.contract.model_copy(
+            update={"modalities": {name: self.contract.modalities[name] for name in asked}}
+        )
+        other = {name: spec for name, spec in asked.items() if spec != whole.modalities[name]}
+        order = [list(self.contract.modalities).index(name) for name in asked]
+        parts: dict[str, Samples] = {}
+        for split in SPLITS:
+            part: Samples = getattr(self, split)
+            inputs = {name: part.inputs[name] for name in asked}
+            parts[split] = replace(part, inputs=inputs, present=part.present[:, order])
+        folder, cache = self.out / "data", self.out / ".work" / "tensors"
+        tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}
+        for name, spec in other.items():
+            one = decoded(name, spec, tables, folder, cache, self.workers, progress)
+            _refuse_unreadable(name, spec, one, tables, lambda sample, column: f"sample {sample}, column {column}")
+            fitted, arrays = tensors(one, tables)
+            whole = whole.model_copy(update={"modalities": {**whole.modalities, name: fitted}})
+            for split, part in parts.items():
+                parts[split] = replace(part, inputs={**part.inputs, name: arrays[split]})
+        return replace(self, contract=whole, train=parts["train"], validation=parts["validation"], test=parts["test"])
+
+
+# (sample's id, column) -> where it stands in the user's own table.
+Place = Callable[[str, str | None], str]
+
+
+def check_read(ours: Mapping[str, ModalitySpec], theirs: Mapping[str, ModalitySpec]) -> None:
+    """Raise UsageError where another preprocessing reads what the data does not have."""
+    for name, spec in theirs.items():
+        if name not in ours:
+            raise UsageError(
+                f"the teacher takes the modality {name!r}, which the data does not have{did_you_mean(name, ours)}",
+                todo=f"the data has {', '.join(ours)}",
+            )
+        if spec.kind != ours[name].kind:
+            raise UsageError(f"the teacher's {name!r} is of kind {spec.kind!r}, the data's of kind {ours[name].kind!r}")
+        if isinstance(spec, TabularSpec) and set(spec.columns_read) - set(ours[name].columns_read):
+            lacking = sorted(set(spec.columns_read) - set(ours[name].columns_read))
+            raise UsageError(f"the teacher's {name!r} reads {', '.join(lacking)}, which the data's does not name")
+
+
+def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dataset:
+    """Write the manifests to ``out/data``, preprocess what they name, and return it; what is already there is reused."""
+    data, folder, cache = recipe.data, out / "data", out / ".work" / "tensors"
+    for kept in (out / ".work", cache):
+        private(kept)
+    key, facts = manifests(recipe, folder, code=code, progress=progress)
+    tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
+    found = partial(place, data, recipe.seed)
+    contract = _contract(recipe, tables, found)
+    targets = {split: _targets(split, table, contract, data, found) for split, table in tables.items()}
+    all_decoded = {}
+    for name, spec in data.modalities.items():
+        all_decoded[name] = decoded(name, spec, tables, folder, cache, data.workers, progress)
+        _refuse_unreadable(name, spec, all_decoded[name], tables, found)
+    fitted, inputs = {}, {}
+    for name, one in all_decoded.items():
+        fitted[name], inputs[name] = tensors(one, tables)
+    forget_others(cache, list(all_decoded.values()))
+    contract = contract.model_copy(update={"modalities": fitted})
+    splits = {
+        split: Samples(
+            split,
+            tuple(table["id"]),
+            {name: of_split[split] for name, of_split in inputs.items()},
+            table.select(present(name, spec).alias(name) for name, spec in fitted.items()).to_numpy().astype(bool),
+            targets[split],
+            _groups(table),
+        )
+        for split, table in tables.items()
+    }
+    source = (
+        tables["test"]["source"][0]
+        if data.dataset == "avdigits"
+        else (data.dataset or str(data.manifest and data.manifest.name))
+    )
+    written = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
+    digest = hash_json([key, written, {name: one.key for name, one in all_decoded.items()}])
+    return Dataset(
+        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, data.workers, facts
+    )
+
+
+def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -> tuple[str, dict[str, Any]]:
+    """Write the three manifests into ``folder``, unless the same source wrote them before: (their key, facts about them)."""
+    private(folder)
+    stamp = folder / "source.json"
+    # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
+    described = recipe.data.model_dump(mode="json", exclude={"workers"})
+    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data, code)})
+    record = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    if record.get("key") != key or "facts" not in record:
+        facts = write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
+        record = {"key": key, "facts": facts}
+        write_json(stamp, record)
+    return key, record["facts"]
+
+
+def private(folder: Path) -> None:
+    """Make a folder that nobody else on the machine can look into: caches hold the user's samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep a run's folder to this process, until it ends, however it ends.
+
+    Raises MmedgeError where another process has it: both would write the same files, and read what the other replaces.
+    """
+    private(out / ".work")
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with (out / ".work" / "lock").open("a") as file:  # "w" would touch it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MmedgeError(
+                "another mmedge is at work in this folder",
+                where=str(out),
+                todo="wait until it ends, or name another --out",
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _source_state(data: Data, code: Path) -> str:
+    """What may change outside the recipe and must not be mistaken for the same data."""
+    if data.manifest:
+        files = [data.manifest, *(stream.file for stream in data.align.values())]
+        secret = os.environ.get(data.redact.key, "") if data.redact and data.redact.hash else ""
+        return hash_json([*(sha256_of(file) for file in files if file.is_file()), hash_json(secret)])
+    folder = data.recordings or os.environ.get("MMEDGE_RECORDINGS")
+    if data.dataset == "avdigits" and folder:
+        return hash_json(sorted((path.name, path.stat().st_size) for path in Path(folder).glob("*.wav")))
+    if data.dataset and data.dataset != "avdigits":
+        file = inspect.getsourcefile(load_attribute(data.dataset, code))
+        return sha256_of(Path(file)) if file else ""
+    return ""
+
+
+def _contract(recipe: Recipe, tables: dict[str, polars.DataFrame], found: Place) -> Contract:
+    data = recipe.data
+    cells = {split: table[target_column(data)] for split, table in tables.items()}
+    for split, column in cells.items():
+        if column.null_count() == len(column) and (split != "train" or recipe.learns_labels):
+            what, todo = unlabelled_split(split)
+            raise MmedgeError(what, where=f"data/{split}.csv, column {data.target}", todo=todo)
+    splits = telling_splits(cells)
+    telling = polars.concat(cells[split] for split in splits)
+    if data.task == "regression":
+        mean, std = _mean_and_std(telling)
+        return Contract(task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std)
+    labels = sorted({label for names in named_in(data, telling) if names for label in names})
+    if len(labels) < 2:
+        raise MmedgeError(
+            f"the {' and '.join(splits)} split has one class only: {labels[0]!r}"
+            if labels
+            else "no sample has any label",
+            where=f"data/{splits[0]}.csv, column {data.target}",
+            todo=f"{data.task} needs two",
+        )
+    for split in ("validation", "test"):
+        for sample, names in zip(tables[split]["id"], named_in(data, cells[split])):
+            for label in sorted((names or frozenset()) - set(labels)):
+                raise MmedgeError(
+                    f"label {label!r} of a {split} sample is not in the training split",
+                    where=found(sample, data.target),
+                    todo="correct the label or the split",
+                )
+    return Contract(task=data.task, modalities=data.modalities, labels=tuple(labels))
+
+
+def _mean_and_std(targets: polars.Series) -> tuple[float, float]:
+    """Of the finite numbers among the cells; a standard deviation of 0 becomes 1."""
+    values = targets.cast(polars.Float64, strict=False).drop_nulls()
+    values = values.filter(values.is_finite())
+    if not len(values):
+        return 0.0, 1.0  # what is wrong is told where the targets are read
+    array = values.to_numpy()
+    return float(array.mean()), float(array.std()) or 1.0
+
+
+def _refuse_unreadable(
+    name: str, spec: ModalitySpec, one: Decoded, tables: dict[str, polars.DataFrame], found: Place
+) -> None:
+    faults = [(split, row, what) for split, of_split in one.faults.items() for row, what in of_split]
+    if not faults:
+        return
+    split, row, what = faults[0]
+    # What is wrong with a table's row names its column itself.
+    column = None if isinstance(spec, TabularSpec) else columns_of(name, spec)[0]
+    more = f" (and {len(faults) - 1} more such samples; mmedge check lists them)" if len(faults) > 1 else ""
+    cell = f": {tables[split][column][row]}" if column and spec.reads_file else ""
+    raise MmedgeError(
+        what + more,
+        where=found(tables[split]["id"][row], column) + cell,
+        todo="mend it, or empty the cell: the modality is then missing for that sample",
+    )
+
+
+def _targets(split: str, table: polars.DataFrame, contract: Contract, data: Data, found: Place) -> np.ndarray:
+    """As ``Samples.targets``."""
+    target = target_column(data)
+    if contract.task == "multilabel":
+        return one_hot(named_in(data, table[target]), contract.labels)
+    if contract.task == "classification":
+        classes = {label: index for index, label in enumerate(contract.labels)}
+        return np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
+    values = table[target].cast(polars.Float32, strict=False)
+    wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()
+    if wrong.any():
+        row = int(wrong.arg_max() or 0)
+        raise MmedgeError(
+            f"the target {table[target][row]!r} is not a finite number",
+            where=found(table["id"][row], data.target),
+            todo="correct it, or empty the cell: the sample is then unlabelled",
+        )
+    targets: np.ndarray = values.fill_null(float("nan")).to_numpy().astype(np.float32)
+    if split != "train" and np.ptp(targets[~np.isnan(targets)]) == 0:
+        raise MmedgeError(
+            f"the targets of the {split} split are all the same: nothing can be judged by them",
+            where=f"data/{split}.csv, column {target}",
+            todo="correct data.split or data.ratios",
+        )
+    return targets
+
+
+def _groups(table: polars.DataFrame) -> np.ndarray:
+    """int64 [N]: the independent unit of each row; a row of no group is one of its own."""
+    if "group" not in table.columns:
+        return np.arange(table.height)
+    groups = table.select(polars.coalesce("group", "id"))[:, 0].to_numpy()
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)

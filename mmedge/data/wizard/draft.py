@@ -1,0 +1,280 @@
+"""A proposal written out: a complete, commented recipe that runs as it is, and a module for code of one's own."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from mmedge.data.wizard.propose import Proposal
+
+# Widths of the encoders' stages by kind: (teacher, student).
+_WIDTHS = {
+    "image": ([24, 48, 96], [16, 24, 32]),
+    "audio": ([24, 48, 96], [16, 24, 32]),
+    "sensor": ([32, 64, 96], [16, 24, 32]),
+    "text": ([64, 96], [24, 24]),
+    "tabular": ([64], [24]),
+    "array": ([64], [24]),
+}
+# Optimizer steps that a small model settles in.
+_STEPS = 600
+
+
+def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
+    """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
+    train_rows = max(1, int(0.7 * proposal.rows))
+    validation_rows = max(1, int(0.15 * proposal.rows))
+    # Two standard errors of a share of the validation samples; of regression's metric this would say nothing.
+    shares = proposal.task != "regression"
+    told = max(0.02, validation_rows**-0.5) if shares else 0.02
+    reason = (
+        f"two standard errors of some {validation_rows} validation samples: less cannot be told"
+        if shares
+        else "on validation"
+    )
+    batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
+    epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
+    manifest = Path(os.path.relpath(proposal.manifest.resolve(), path.resolve().parent)).as_posix()
+    width = max((len(name) for name in proposal.modalities), default=0)
+    kinds = {name: spec["kind"] for name, spec in proposal.modalities.items()}
+    shifted = {
+        name: {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows: 1}", "sensor": "{shift: 3}"}[kind]
+        for name, kind in kinds.items()
+        if kind in ("image", "audio", "sensor")
+    }
+    lines = [
+        f"# Written by mmedge init from {proposal.manifest.name}: {proposal.rows} rows, none of them dropped.",
+        "# It runs as it is:",
+        f"#   mmedge check {path.name} && mmedge run {path.name}",
+        "schema: 1",
+        f"name: {_plain(path.stem)}",
+        "seed: 0",
+        "",
+        "data:",
+        f"  manifest: {_plain(manifest)}",
+        f"  task: {proposal.task}",
+        *(['  separator: ";"  # between the labels of one cell'] if proposal.task == "multilabel" else []),
+        f"  target: {_plain(proposal.target)}  # an empty cell is an unlabelled sample: distillation learns from it too",
+    ]
+    for key, why in (("id", "names a sample in errors"), ("group", "whole groups go to one split"), ("split", "")):
+        value = getattr(proposal, key)
+        if value:
+            lines.append(f"  {key}: {_plain(value)}" + (f"  # {why}" if why else ""))
+    if proposal.align:
+        lines.append(
+            "  # Tables with times of their own: columns of the row nearest in time, or between the two around."
+        )
+        lines.append("  align:")
+        for name, keys in proposal.align.items():
+            file = Path(os.path.relpath(keys["file"], path.resolve().parent)).as_posix()
+            lines.append(f"    {name}: {_flow({**keys, 'file': file})}")
+    if not proposal.split:
+        lines.append("  ratios: {train: 0.7, validation: 0.15, test: 0.15}")
+        lines.append("  # fold: {k: 5, index: 0}  # instead of ratios: 5-fold cross-validation")
+    lines += [
+        "  # Columns that name people can be dropped or hashed before anything is written:",
+        "  # redact: {drop: [], hash: [], key: MMEDGE_REDACT_KEY}",
+        "  modalities:",
+    ]
+    for name, spec in proposal.modalities.items():
+        read = [*spec.get("columns", []), *spec.get("categorical", []), *([spec["column"]] if "column" in spec else [])]
+        holes = {column: proposal.holes[column] for column in read if column in proposal.holes}
+        if holes:
+            said = ", ".join(f"{count} in {column}" for column, count in holes.items())
+            lines.append(
+                f"    # empty cells: {said}" + ("" if spec["kind"] == "tabular" else "; there the modality is missing")
+            )
+        lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(spec)}")
+    lines += [
+        f"  # not used: {column.name} ({column.role}: {column.why})"
+        for column in proposal.columns
+        if column.role == "unused"
+    ]
+    schedule = ["    epochs: " + str(epochs), f"    batch_size: {batch}", "    learning_rate: 0.002"]
+    sides = [
+        "    modality_dropout: every  # no modality lives off another; a network of your own runs 3 times a step: else 0.5"
+    ]
+    sides = sides if len(kinds) > 1 else []
+    schedule += sides
+    if proposal.task == "classification":
+        schedule.append(
+            "    class_weights: none  # balanced: rare classes weigh more; also sampling: balanced, focal_gamma: 2"
+        )
+    if shifted:
+        schedule += ["    augment:", *(f"      {name}: {augment}" for name, augment in shifted.items()), "    views: 4"]
+    lines += ["", "# A larger network that learns from all labels and then teaches.", "teacher:", "  model:"]
+    lines += [*_model(kinds, 0, code, "teacher"), "  train:", *schedule]
+    lines += [
+        "",
+        "# The small one that ships. Controls: the same one without a teacher, to know whether it helped.",
+        "distill:",
+        "  model:",
+    ]
+    lines += _model(kinds, 1, code, "student")
+    lines += [
+        "  loss: {labels: 1.0, logits: 1.0, temperature: 2.0}",
+        "  train:",
+        *schedule,
+        "  controls: {no_distillation: true, seeds: 1}",
+    ]
+    lines += [
+        "",
+        "# Keep this share of the multiply-accumulates, then recover with the teacher.",
+        "prune:",
+        "  macs: 0.7",
+        f"  max_drop: {told:.2g}  # {reason}",
+        f"  max_subset_drop: {2 * told:.2g}",
+        "  train:",
+    ]
+    lines += [f"    epochs: {max(2, epochs // 3)}", f"    batch_size: {batch}", "    learning_rate: 0.001", *sides]
+    lines += [
+        "",
+        "# Candidates are measured; one that is slower or loses more is not taken.",
+        "quantize:",
+        "  candidates: [fp32, fp16, int8, int8-mixed]",
+        f"  max_drop: {told:.2g}",
+        f"  max_subset_drop: {2 * told:.2g}",
+    ]
+    lines += [
+        "",
+        "export:",
+        "  targets:",
+        "    onnxruntime-cpu: {}",
+        "    # tensorrt-rtx: {precision: fp16, required: false}  # pip install 'mmedge[tensorrt-rtx]'",
+    ]
+    lines += [
+        "",
+        "measure: {runs: 500}",
+        "",
+        "# Limits that fail the run with exit code 3 (accuracy) or 4 (latency, size):",
+        "# gates:",
+        "#   export-onnxruntime-cpu: {quality_ratio_to_teacher: 0.97, latency_ratio_to_teacher: 0.5}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model(kinds: dict[str, str], which: int, code: str | None, factory: str) -> list[str]:
+    lines = [f"    # factory: {code}:{factory}  # a network of your own instead of the lines below"] if code else []
+    lines += ["    encoders:", *(f"      {name}: {{widths: {_WIDTHS[kind][which]}}}" for name, kind in kinds.items())]
+    return [*lines, f"    embedding: {(96, 32)[which]}", f"    hidden: {(96, 32)[which]}", "    dropout: 0.1"]
+
+
+def code_text(proposal: Proposal, path: Path) -> str:
+    """A module to fill in: two networks that already take the manifest's modalities, and a dataset."""
+    names = list(proposal.modalities)
+    outputs = 1 if proposal.task == "regression" else proposal.classes
+    arguments = ", ".join(names)
+    sizes = _sizes(proposal)
+    return f'''"""Code of your own for {path.name}. A recipe names it as module:attribute; mmedge imports it from the recipe's folder.
+
+`mmedge check` runs these and names what would break later: weights in plain lists, squeeze() at batch 1, devices in the
+code. See recipes/own_data.py and the recipe's comments.
+"""
+
+import torch
+from torch import nn
+
+# Values a sample of each modality has, flattened; `mmedge check` prints the shapes.
+SIZES = {sizes!r}
+
+
+class Fusion(nn.Module):
+    """forward gets a tensor a modality, and `present`, bool [batch, {len(names)}] in this order: {arguments}.
+
+    Without the parameter `present`, an absent modality is replaced by its training mean (text: by padding).
+    """
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.branches = nn.ModuleDict(
+            {{name: nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU()) for name, size in SIZES.items()}}
+        )
+        self.head = nn.Linear(hidden * {len(names)}, {outputs})
+
+    def forward(self, {arguments}, present):
+        inputs = {{{", ".join(f'"{name}": {name}' for name in names)}}}
+        parts = [
+            self.branches[name](x.float()) * present[:, index : index + 1] for index, (name, x) in enumerate(inputs.items())
+        ]
+        return self.head(torch.cat(parts, dim=1))  # [batch, {outputs}]
+
+
+def teacher(hidden: int = 128) -> nn.Module:
+    """Named by teacher.model.factory; `hidden` comes from teacher.model.args."""
+    return _made(hidden)
+
+
+def student(hidden: int = 32) -> nn.Module:
+    """Named by distill.model.factory."""
+    return _made(hidden)
+
+
+def _made(hidden: int) -> nn.Module:
+    return Fusion(hidden)
+
+
+class Dataset:
+    """Map-style: an item is a dict of a raw value a modality (a path, an array, None where it is missing), the target and an id."""
+
+    def __init__(self, split: str):
+        self.rows: list[dict] = []  # fill in: the samples of "train", "validation" or "test"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        return {{"id": row["id"], {", ".join(f'"{name}": row["{name}"]' for name in names)}, {proposal.target!r}: row["target"]}}
+
+
+def build(split: str) -> Dataset:
+    """Named by data.dataset instead of data.manifest."""
+    return Dataset(split)
+'''
+
+
+def _sizes(proposal: Proposal) -> dict[str, int]:
+    """Values a modality's tensor has, as far as the manifest tells."""
+    distinct = {column.name: column.facts.get("distinct", 0) for column in proposal.columns}
+    out: dict[str, int] = {}
+    for name, spec in proposal.modalities.items():
+        match spec["kind"]:
+            case "image":
+                out[name] = spec["channels"] * spec["height"] * spec["width"]
+            case "audio":
+                out[name] = spec["mels"] * spec["frames"]
+            case "sensor":
+                out[name] = spec["channels"] * spec["length"]
+            case "text":
+                out[name] = spec["length"]
+            case "array":
+                out[name] = math.prod(spec["shape"])
+            case "tabular":
+                words = spec.get("categorical", [])
+                out[name] = len(spec.get("columns", [])) + sum(1 + distinct[column] for column in words)
+    return out
+
+
+def _plain(text: str) -> str:
+    """A YAML scalar; quoted where it would not be read as the same string."""
+    simple = text.replace("-", "").replace("_", "").replace(".", "").replace("/", "")
+    return (
+        text
+        if simple.isalnum()
+        and simple.isascii()
+        and simple[:1].isalpha()
+        and text[:1] not in "-./"
+        and text.lower() not in ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+        else json.dumps(text, ensure_ascii=False)
+    )
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return _plain(value) if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,143 @@
+"""The machine that figures are taken on: what it is, and what disturbs a measurement on it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# Instructions that decide how fast 8- and 16-bit kernels are, as Linux names them.
+_TELLING = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """Processor, system and versions, as every report carries them."""
+    return {
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def cores() -> int:
+    """Processors that this process may use: in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version(package: str) -> str | None:
+    """The installed version, without importing the package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_features() -> list[str]:
+    """Those of the telling instruction sets that the processor has."""
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
+    return [name for name in _TELLING if name in flags]
+
+
+def _cpuinfo(key: str) -> str | None:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith(key):
+            return line.partition(":")[2].strip()
+    return None
+
+
+def nvidia_gpus() -> list[dict[str, Any]]:
+    """{"name", "memory_bytes", "compute_capability", "driver"} of every GPU, asked of the driver; none without one."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return []
+    if library.nvmlInit_v2():
+        return []
+    count, driver = ctypes.c_uint(), ctypes.create_string_buffer(96)
+    library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    library.nvmlSystemGetDriverVersion(driver, 96)
+    found = []
+    for index in range(count.value):
+        device, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+        memory, major, minor = (ctypes.c_ulonglong * 3)(), ctypes.c_int(), ctypes.c_int()
+        library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device))
+        library.nvmlDeviceGetName(device, name, 96)
+        record: dict[str, Any] = {"name": name.value.decode(), "driver": driver.value.decode()}
+        if not library.nvmlDeviceGetCudaComputeCapability(device, ctypes.byref(major), ctypes.byref(minor)):
+            record["compute_capability"] = f"{major.value}.{minor.value}"
+        if not library.nvmlDeviceGetMemoryInfo(device, memory):  # a Jetson shares the host's memory and does not tell
+            record["memory_bytes"] = memory[0]
+        found.append(record)
+    library.nvmlShutdown()
+    return found
+
+
+def governor() -> str | None:
+    """The frequency governor of the first core; None where the system does not tell."""
+    return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
+
+
+def resident_bytes(field: str = "VmRSS") -> int | None:
+    """Memory of this process: ``VmRSS`` now, ``VmHWM`` at its peak. None where the system does not tell."""
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+class Watch:
+    """What else the machine did while a measurement ran: other processes' share of it, and throttling."""
+
+    def __init__(self) -> None:
+        self._wall, self._own, self._all = time.monotonic(), time.process_time(), _busy_seconds()
+        self._throttled = _throttle_count()
+
+    def warnings(self) -> list[str]:
+        """Sentences for the reader of the figures; none where nothing disturbed them."""
+        found = []
+        wall, own = time.monotonic() - self._wall, time.process_time() - self._own
+        before, after = self._all, _busy_seconds()
+        if before is not None and after is not None and wall > 0.5:
+            others = (after - before - own) / wall / (os.cpu_count() or 1)
+            if others > 0.15:
+                found.append(
+                    f"other processes used {others:.0%} of the machine meanwhile: ratios hold, single figures may not"
+                )
+        if _throttle_count() > self._throttled:
+            found.append("the processor was throttled by its temperature meanwhile: cool it, or lower the load")
+        scaling = governor()
+        if scaling not in (None, "performance"):
+            found.append(
+                f"the power governor is {scaling!r}; for steady figures: sudo cpupower frequency-set -g performance"
+            )
+        return found
+
+
+def _busy_seconds() -> float | None:
+    """Processor seconds that the whole machine has been busy since it started."""
+    fields = _read("/proc/stat").partition("\n")[0].split()[1:]
+    if len(fields) < 8:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _throttle_count() -> int:
+    files = Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/*_throttle_count")
+    return sum(int(_read(str(file)).strip() or 0) for file in files)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

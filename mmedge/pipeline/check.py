@@ -1,0 +1,217 @@
+"""Looks at a recipe's data and models before anything is trained, and tells all faults at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+
+from mmedge.data.checks import table_faults
+from mmedge.data.checks.cells import empty_rows
+from mmedge.data.checks.manifest import manifest_faults, missing_files
+from mmedge.data.checks.media import media_faults
+from mmedge.data.checks.splits import forgotten_groups
+from mmedge.data.manifest import source
+from mmedge.data.manifest.labels import named_in, telling_splits
+from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, target_column, with_something
+from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.manifest.table import read_table
+from mmedge.data.store.samples import Samples, held, manifests, private
+from mmedge.errors import Fault, MmedgeError
+from mmedge.models.traps import traps
+from mmedge.progress import Progress
+from mmedge.recipe import Given, Model, Recipe, computes_int8
+from mmedge.spec import Contract, ModalitySpec
+from mmedge.stages.quantize.calibration import MOST, calibration_rows
+from mmedge.training.faults import own_contract, teaching_faults
+
+
+def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:
+    """The data card, with all ``faults``: ``{"errors": n, "warnings": n, "faults": [...], ...}``. Raises none of them.
+
+    ``media`` False: the table alone is looked at, no file that it names is opened. ``out``: where a built-in or user's
+    dataset writes its files, as in a run.
+    """
+    found: list[Fault] = []
+    card: dict[str, Any] = {"recipe": recipe.name, "source": _source(recipe)}
+    specs: dict[str, ModalitySpec] = dict(recipe.data.modalities)
+    table, file, folder, notes = _table(recipe, out, code, progress, found)
+    if table is not None:
+        card |= {"align": notes} if notes else {}
+        given, table = table, with_something(table, recipe.data)  # as a run does
+        found += [
+            *empty_rows(given, table, file),
+            *table_faults(table, recipe.data, file, learns_labels=recipe.learns_labels),
+        ]
+        for name, spec in recipe.data.modalities.items():
+            if spec.reads_file:
+                progress.say(f"check: looking for the files of {name}")
+                found += missing_files(table, name, spec, folder, file)
+        if media:
+            cache = out / ".work" / "tensors"
+            with held(out):
+                private(cache)
+                more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
+            found += more
+            specs |= fitted
+            card["media"] = facts
+        card |= {"labels": _labels(recipe, table), "splits": {split: _card(split, table, recipe) for split in SPLITS}}
+        found += _calibration(recipe, table, found, file)
+    card["modalities"] = {name: list(spec.shape) for name, spec in specs.items()}
+    progress.say("check: building the models")
+    whole = _contract(recipe, specs, card.get("labels") or [])
+    found += _model_faults(recipe, whole, code)
+    ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
+    labelled = card["splits"]["train"]["labelled"] if table is not None else None
+    found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))
+    found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
+    errors = sum(fault.severity == "error" for fault in found)
+    return {**card, "errors": errors, "warnings": len(found) - errors, "faults": [fault.record() for fault in found]}
+
+
+def _source(recipe: Recipe) -> str:
+    return recipe.data.dataset or str(recipe.data.manifest and recipe.data.manifest.name)
+
+
+def _table(
+    recipe: Recipe, out: Path, code: Path, progress: Progress, found: list[Fault]
+) -> tuple[polars.DataFrame | None, str, Path, list[Any]]:
+    """The arranged table, the file that rows are counted in, the folder of its relative paths, and how streams aligned."""
+    data = recipe.data
+    if data.manifest is None:
+        folder = out / "data"
+        try:
+            manifests(recipe, folder, code=code, progress=progress)
+            parts = [
+                read_table(folder / f"{split}.csv")
+                .with_row_index(ROW, offset=1)
+                .with_columns(polars.lit(split).alias(SPLIT))
+                for split in SPLITS
+            ]
+            return polars.concat(parts, how="diagonal"), str(folder / "{train,validation,test}.csv"), folder, []
+        except MmedgeError as error:
+            found.append(Fault.of(error, "dataset"))
+        except Exception as error:  # a user's dataset may raise anything
+            what = f"the dataset fails: {type(error).__name__}: {error}"
+            found.append(
+                Fault("error", "dataset", what, str(data.dataset), todo="--debug of mmedge train shows the traceback")
+            )
+        return None, "", folder, []
+    faults, usable = manifest_faults(data)
+    found += faults
+    if usable is not None:
+        try:
+            table, alignments = arranged(usable, recipe.seed)
+            found += forgotten_groups(read_table(data.manifest), table, data, str(data.manifest))
+            return table, str(data.manifest), data.manifest.resolve().parent, [a.record() for a in alignments]
+        except MmedgeError as error:
+            found.append(Fault.of(error, "manifest"))
+    return None, str(data.manifest), data.manifest.parent, []
+
+
+def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
+    if recipe.data.task == "regression":
+        return []
+    column = target_column(recipe.data)
+    cells = {split: table.filter(polars.col(SPLIT) == split)[column] for split in SPLITS}
+    telling = polars.concat(cells[split] for split in telling_splits(cells))
+    return sorted({name for names in named_in(recipe.data, telling) for name in names or ()})
+
+
+def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
+    data, part = recipe.data, table.filter(polars.col(SPLIT) == split)
+    there = {}
+    for name, spec in data.modalities.items():
+        there[name] = int(part.select(present(name, spec).sum()).item() or 0)
+    card: dict[str, Any] = {
+        "samples": part.height,
+        "labelled": part.height - part[target_column(data)].null_count(),
+        "groups": part["group"].n_unique() if "group" in part.columns else part.height,
+        "present": there,
+    }
+    if data.task != "regression":
+        named = named_in(data, part[target_column(data)])
+        card["classes"] = dict(sorted(Counter(name for names in named for name in names or ()).items()))
+    elif part.height:
+        values = part[target_column(data)].cast(polars.Float64, strict=False).drop_nulls()
+        values = values.filter(values.is_finite())
+        if len(values):
+            low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+            mean = float(f"{float(values.mean()):.4g}")  # type: ignore[arg-type]
+            card["target"] = {"min": low, "mean": mean, "max": high}
+    return card
+
+
+def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
+    """Training samples that INT8 would be calibrated on and whose content is also in the test split."""
+    if recipe.quantize is None or not any(computes_int8(name) for name in recipe.quantize.candidates):
+        return []
+    shared = {
+        fault.row for fault in found if fault.kind == "duplicate" and fault.severity == "error" and "test" in fault.what
+    }
+    if not shared:
+        return []
+    train = table.filter(polars.col(SPLIT) == "train")
+    labels = _labels(recipe, table)
+    if recipe.data.task == "classification":
+        known = {label: index for index, label in enumerate(labels)}
+        targets = np.array([known.get(label, -1) for label in train[target_column(recipe.data)]], np.int64)
+    else:
+        targets = np.zeros(train.height, np.float32)
+    rows = np.arange(train.height)
+    drawn = calibration_rows(
+        Samples("train", tuple(train["id"]), {}, np.ones((train.height, 0), bool), targets, rows),
+        recipe.quantize.calibration or MOST,
+        recipe.seed,
+    )
+    overlap = sorted(row for row in train[ROW].gather(drawn.tolist()) if row in shared)
+    return [
+        Fault(
+            "error",
+            "calibration-overlap",
+            "a calibration sample is also in the test split: quantization would be tuned on what judges it",
+            file,
+            row,
+            todo="remove the duplicate",
+        )
+        for row in overlap
+    ]
+
+
+def _contract(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str]) -> Contract:
+    """The data's contract; where the data did not tell the classes, two stand in for them."""
+    regression = recipe.data.task == "regression"
+    names = () if regression else tuple(labels) if len(labels) > 1 else ("first", "second")
+    return Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
+
+
+def _factory(section: Model, code: Path) -> Any:
+    return source.load_attribute(section.factory, code) if section.factory else None
+
+
+def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:
+    """The traps of both models."""
+    faults: list[Fault] = []
+    if not recipe.teacher.onnx and not recipe.teacher.outputs:
+        faults += _traps(recipe.teacher.model, own_contract(recipe.teacher, whole), "teacher.model", code)
+    if recipe.distill:
+        student = Given(model=recipe.distill.model)
+        faults += _traps(student.model, own_contract(student, whole), "distill.model", code)
+    return faults
+
+
+def _traps(section: Model, contract: Contract, where: str, code: Path) -> list[Fault]:
+    try:
+        factory = _factory(section, code)
+    except MmedgeError as error:
+        return [Fault.of(error, "model", module=where)]
+    except Exception as error:  # importing a user's module may raise anything
+        return [
+            Fault(
+                "error", "model", f"{section.factory} cannot be imported: {type(error).__name__}: {error}", module=where
+            )
+        ]
+    return traps(section, contract, factory, where)

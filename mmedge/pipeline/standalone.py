@@ -1,0 +1,303 @@
+"""Quantization of a user's own ONNX file: no recipe and no training, only arrays of what the model takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mmedge import __version__, artifact
+from mmedge.backends import onnxruntime_cpu
+from mmedge.data.arrays import Calls, read_calls
+from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, first_line
+from mmedge.gate import COST_EXIT
+from mmedge.graph.foreign import tidied
+from mmedge.machine import machine
+from mmedge.measure.latency import time_graphs
+from mmedge.measure.quality import interval
+from mmedge.profiling.timing import Timing
+from mmedge.progress import Progress
+from mmedge.recipe import Measure, Quantize, precision_of
+from mmedge.stages.quantize import calibration, concluded
+from mmedge.stages.quantize.candidates import Scored, Table, Task, make_and_judge
+
+Judge = Literal["accuracy", "agreement", "difference"]
+_SAYS = {
+    "accuracy": "accuracy against the labels",
+    "agreement": "share of calls whose largest output is the same as FP32's (no labels were given)",
+    "difference": "1 minus the relative difference of the outputs from FP32's (no labels were given)",
+}
+# Calls that sensitivity and saturation are measured on (fewer where they would take longer than these seconds, but never
+# less than the second figure), and seconds that one of the two timings of all candidates may take.
+_FEW, _FEWEST, _PASS_S, _TIMED_S = 100, 12, 4.0, 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
+
+    ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
+    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and
+    not taken.
+    """
+
+    config: Quantize
+    judge: Judge | None = None
+    output: str | None = None
+    labels: Path | None = None
+    threads: int = 1
+    seed: int = 0
+    max_latency_ratio: float | None = None
+    asked: bool = False
+
+
+def quantize_file(model: Path, source: str, out: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
+
+    Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that
+    is required is not inside the accuracy budget, 4 where the best is slower than asked, else 0. Raises MmedgeError.
+    """
+    _check_out(out)
+    native = onnxruntime_cpu.session(model, threads=settings.threads)
+    progress.say(f"quantize: reading {source}")
+    calls = read_calls(source, native.inputs, settings.labels)
+    if len(calls) < 4:
+        raise UsageError(
+            f"{len(calls)} calls of data: half of them calibrate and half judge",
+            where=source,
+            todo="give at least 4, better some hundreds",
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(calls))
+    half = len(calls) // 2
+    calibrating, judging = calls.take(order[:half]), calls.take(order[half:])
+    notes = [
+        f"{half} calls to calibrate on, {len(judging)} others to judge by; the split is drawn by seed {settings.seed}"
+    ]
+    if len(judging) < 50:
+        notes.append(f"warning: {len(judging)} calls judge; one of them is {1 / len(judging):.1%}")
+    began = time.monotonic()
+    expected = _answers(native, judging, lambda done: progress.step("answers of FP32", done, len(judging), "calls"))
+    affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
+    names = list(expected[0])
+    chosen = settings.output or names[0]
+    if chosen not in names:
+        raise UsageError(
+            f"the model has no output {chosen!r}{did_you_mean(chosen, names)}; it has {', '.join(names)}",
+            where=str(model),
+        )
+    kind = settings.judge or _judge_of(judging, expected, chosen)
+    if kind == "accuracy":
+        _check_labels(judging, expected, chosen, source)
+    key = artifact.hash_json([artifact.sha256_of(model), source, settings])
+    with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
+        graph = folder / "whole.onnx"
+        notes += tidied(model, graph, calibrating.inputs[0])
+        inputs, _ = calibration.calibrated(
+            graph,
+            lambda: calibrating.inputs,
+            settings.config,
+            notes,
+            lambda done, total: progress.step("calibration", done, total, "calls"),
+            of="them",
+        )
+        task = Task(
+            graph=graph,
+            calibration=inputs,
+            evaluate=_scorer(judging, expected, chosen, kind),
+            outputs=_outputs(judging, min(max(affordable, _FEWEST), _FEW)),
+            loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
+            time=_timer(_typical(judging, notes), settings, progress),
+            progress=progress,
+            work=folder / ".work",
+            elsewhere=False,
+            asked=settings.asked or settings.config.require == "int8",
+        )
+        table = _made(task, settings, folder)
+        report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
+            table, settings.config, folder, notes
+        )
+        for row in report["candidates"]:
+            row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
+        report |= _verdict(report, settings)
+        _tidy(folder, graph)
+        artifact.write_json(folder / "report.json", report)
+        meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
+    return report
+
+
+def _made(task: Task, settings: Settings, folder: Path) -> Table:
+    """The candidates; without INT8 where the graph has none that runs in 8 bits and nobody named it."""
+    try:
+        return make_and_judge(task, settings.config, folder)
+    except MismatchError as error:
+        floats = tuple(name for name in settings.config.candidates if precision_of(name) != "int8")
+        if task.asked:
+            raise
+        for written in folder.glob("int8*.onnx"):
+            written.unlink()
+        table = make_and_judge(task, settings.config.model_copy(update={"candidates": floats}), folder)
+        table.absent["int8"] = error.what
+        return table
+
+
+def _check_out(out: Path) -> None:
+    """Raise UsageError where writing would replace a folder that no earlier call wrote."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / artifact.MANIFEST).is_file())):
+        raise UsageError(
+            "there is something else where the result shall be written", where=str(out), todo="name another --out"
+        )
+
+
+def _tidy(folder: Path, graph: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    graph.unlink()
+
+
+def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: None) -> list[dict[str, np.ndarray]]:
+    """A graph's outputs for every call; raises MmedgeError that names the call it does not take."""
+    answers = []
+    for number, (feed, place) in enumerate(zip(calls.inputs, calls.places)):
+        step(number)
+        try:
+            answers.append(run(feed))
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            shapes = {name: list(value.shape) for name, value in feed.items()}
+            raise MmedgeError(
+                f"the model does not run: {first_line(error)}",
+                where=place,
+                todo=f"it was called with {shapes}",
+            ) from error
+    return answers
+
+
+def _judge_of(calls: Calls, expected: list[dict[str, np.ndarray]], output: str) -> Judge:
+    if calls.labels is not None:
+        return "accuracy"
+    shape = expected[0][output].shape
+    return "agreement" if len(shape) == 2 and shape[0] == 1 and shape[1] > 1 else "difference"
+
+
+def _check_labels(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, source: str) -> None:
+    if calls.labels is None:
+        raise UsageError(
+            "accuracy was asked for and the data has no labels",
+            where=source,
+            todo="give --labels, or judge by agreement",
+        )
+    size = expected[0][output].size
+    if any(answer[output].size != size for answer in expected) or size < 2:
+        raise UsageError(
+            f"the output {output!r} has no score a class: its shape is {list(expected[0][output].shape)}",
+            todo="name another with --output",
+        )
+    if calls.labels.max() >= size:
+        raise UsageError(f"a label is {calls.labels.max()}, and the output {output!r} has {size} classes", where=source)
+
+
+def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> Callable[[Path], Scored]:
+    """``Task.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
+
+    def values(answers: list[dict[str, np.ndarray]]) -> np.ndarray:
+        if kind == "accuracy":
+            assert calls.labels is not None
+            best = np.array([int(answer[output].argmax()) for answer in answers])
+            return (best == calls.labels).astype(np.float64)
+        pairs = list(zip(answers, expected))
+        if kind == "agreement":
+            return np.array([float((a[output].argmax(axis=-1) == e[output].argmax(axis=-1)).mean()) for a, e in pairs])
+        return np.array([1 - max(_relative(a[key], e[key]) for key in e) for a, e in pairs])
+
+    def evaluate(graph: Path) -> Scored:
+        # Of FP32 the answers are there.
+        answers = expected if graph.stem == "fp32" else _answers(onnxruntime_cpu.session(graph), calls)
+        found = values(answers)
+        return Scored(float(found.mean()), {}, len(found), found)
+
+    return evaluate
+
+
+def _mean_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of float [n], whose rows are drawn again."""
+    return interval(lambda rows: float(values[rows].mean()), np.arange(len(values)), resamples=2000, seed=seed)
+
+
+def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The norm of the difference over the norm of what was expected; at most 1, and 1 where it is not finite."""
+    if expected.dtype.kind != "f":
+        return float((actual != expected).mean())
+    norm = float(np.linalg.norm(expected.astype(np.float64))) or 1.0
+    value = (
+        float(np.linalg.norm(actual.astype(np.float64) - expected)) / norm if actual.shape == expected.shape else 1.0
+    )
+    return min(value, 1.0) if np.isfinite(value) else 1.0
+
+
+def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
+    """``Task.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
+    few = calls.take(np.arange(min(count, len(calls))))
+
+    def outputs(graph: Path, optimize: bool) -> np.ndarray:
+        answers = _answers(onnxruntime_cpu.session(graph, optimize=optimize), few)
+        values = [value.reshape(-1) for answer in answers for value in answer.values() if value.dtype.kind == "f"]
+        return np.concatenate(values)[:, None].astype(np.float32)
+
+    return outputs
+
+
+def _typical(calls: Calls, notes: list[str]) -> dict[str, np.ndarray]:
+    """The call of median size, with a note where sizes differ: its latency stands for all."""
+    sizes = [sum(value.size for value in feed.values()) for feed in calls.inputs]
+    feed = calls.inputs[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])]
+    if len(set(sizes)) > 1:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+        notes.append(f"the calls' shapes differ; timed is the one of median size: {shapes}")
+    return feed
+
+
+def _timer(
+    feed: dict[str, np.ndarray], settings: Settings, progress: Progress
+) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
+    """``Task.time`` on one call, as often as some seconds allow."""
+
+    def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
+        measure = Measure(threads=settings.threads, runs=20, warmup=3)
+        once = sum(timing.mean_ms for timing in time_graphs(graphs, feed, measure, progress).values())
+        runs = int(np.clip(_TIMED_S * 1000 / max(once, 1e-3), 50, 1000))
+        return time_graphs(graphs, feed, measure.model_copy(update={"runs": runs}), progress)
+
+    return timed
+
+
+def _report(
+    model: Path, source: str, calls: Calls, half: int, kind: Judge, output: str, settings: Settings
+) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "mmedge": __version__,
+        "model": str(model),
+        "model_sha256": artifact.sha256_of(model),
+        "machine": machine(),
+        "data": {"source": source, "calls": len(calls), "calibration": half, "judged": len(calls) - half},
+        "judged_by": _SAYS[kind],
+        "output": output if kind != "difference" else "all",
+        "budget": {"max_drop": settings.config.max_drop, "require": settings.config.require},
+        "threads": settings.threads,
+    }
+
+
+def _verdict(report: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """``verdict`` and ``exit``, and the gate on latency where one was asked for."""
+    misses = list(report.get("misses", []))
+    taken = next(row for row in report["candidates"] if row["precision"] == report["precision"])
+    limit = settings.max_latency_ratio
+    if limit is not None and taken["ratio_to_fp32"] > limit:
+        ratio = taken["ratio_to_fp32"]
+        misses.append({"name": "latency_ratio_to_fp32", "limit": limit, "value": ratio, "exit": COST_EXIT})
+    code = min((miss["exit"] for miss in misses), default=0)
+    return {"misses": misses, "verdict": "fail" if misses else "pass", "exit": code}

@@ -1,0 +1,120 @@
+"""Raw values to tensors. THE one implementation: training imports it, and the bundle runs it on the device.
+
+What is fitted, on the training split only, is written into the spec: tokenizer and categories first
+(``fit_vocabulary``), since the tensor's shape depends on them, then mean and standard deviation (``fit_statistics``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MmedgeError
+from mmedge.preprocess import audio, image, sensor, tabular, text
+from mmedge.preprocess.values import where
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
+
+
+def tensor(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
+    """One raw value as the model's array of ``spec.shape`` and ``spec.dtype`` (no batch axis).
+
+    ``value``: a path, bytes of a file, or an array: image [h, w] or [h, w, c] uint8, with a box in a pair; audio float
+    [samples] at ``spec.sample_rate`` or a pair (samples, rate); text a str; tabular a sequence, or a dict by column
+    name; sensor [channels, time] or a pair with its rate; array [*shape]. Raises MmedgeError where it cannot be read,
+    has another shape, or holds NaN or infinity.
+    """
+    features = normalise(spec, raw_features(spec, value, name))
+    if not np.isfinite(features).all():
+        raise MmedgeError(f"{name} holds NaN or infinite values after preprocessing", where=where(value))
+    return features
+
+
+def raw_features(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
+    """``tensor`` before normalisation: what the statistics of the training split are fitted on."""
+    match spec:
+        case ImageSpec():
+            return image.features(spec, value, name)
+        case AudioSpec():
+            return audio.features(spec, value, name)
+        case TextSpec():
+            return text.features(spec, value, name)
+        case TabularSpec():
+            return tabular.features(spec, value, name)
+        case SensorSpec():
+            return sensor.features(spec, value, name)
+        case ArraySpec():
+            return sensor.array(spec, value, name)
+
+
+def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
+    """(features - mean) / std along the axis that the statistics belong to; unchanged where none were fitted."""
+    if isinstance(spec, TabularSpec):
+        return tabular.normalise(spec, features)
+    if spec.mean is None or spec.std is None:
+        return np.ascontiguousarray(features, spec.dtype)
+    mean, std = _statistics(spec.mean, spec.std, _statistics_shape(spec))
+    return np.ascontiguousarray((features - mean) / std, np.float32)
+
+
+def trimmed(spec: ModalitySpec, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """A batch [n, *shape] cut to the longest of its rows where the length is dynamic. ``present``: bool [n]."""
+    return text.trimmed(spec, batch, present) if isinstance(spec, TextSpec) else batch
+
+
+def fit_vocabulary(spec: ModalitySpec, values: Iterable[Any]) -> ModalitySpec:
+    """The spec with what its shape depends on, from the training split's raw values: a text's tokenizer, a table's categories."""
+    match spec:
+        case TextSpec():
+            return text.fit(spec, values)
+        case TabularSpec():
+            return tabular.fit_categories(spec, values)
+    return spec
+
+
+def fit_statistics(spec: ModalitySpec, features: Iterable[np.ndarray]) -> ModalitySpec:
+    """The spec with mean and std fitted on the training split's ``raw_features``, unless the recipe gives them.
+
+    Image: per channel. Audio: per band. Tabular: per number column. Sensor: per channel. Array: one pair for all its
+    elements. Text has none.
+    """
+    if spec.mean is not None or isinstance(spec, TextSpec):
+        return spec
+    if isinstance(spec, TabularSpec):
+        return tabular.fit_statistics(spec, features)
+    axes = tuple(
+        axis for axis, size in enumerate((1, *_statistics_shape(spec))) if size == 1 and axis <= len(spec.shape)
+    )
+    count, total, squares = 0, 0.0, 0.0
+    for array in features:
+        block = array[None].astype(np.float64)
+        count += 1
+        total, squares = total + block.mean(axis=axes), squares + (block**2).mean(axis=axes)
+    if count == 0:
+        return spec
+    mean = np.atleast_1d(total / count)
+    std = np.sqrt(np.maximum(np.atleast_1d(squares / count) - mean**2, 0))
+    # A constant column carries nothing; dividing by one keeps it at zero and finite.
+    std = np.where(std < 1e-6, 1.0, std)
+    return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
+
+
+@lru_cache(maxsize=64)
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], along: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(mean, np.float32).reshape(along), np.asarray(std, np.float32).reshape(along)
+
+
+def _statistics_shape(spec: ModalitySpec) -> tuple[int, ...]:
+    match spec:
+        case ImageSpec():
+            return (spec.channels, 1, 1)
+        case AudioSpec():
+            return (1, spec.bands, 1)
+        case SensorSpec():
+            return (spec.channels, 1)
+        case _:
+            return (1,) * len(spec.shape)

@@ -1,0 +1,117 @@
+"""Sounds: decode, mix, resample, trim or pad, log-mel energies or MFCC."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mmedge.errors import MmedgeError
+from mmedge.preprocess import mel
+from mmedge.preprocess.values import opened, where, window
+from mmedge.spec import AudioSpec
+
+# A header that says less or more than this is damaged; resampling from it would fill the memory, or take for ever.
+_RATES = (100, 10_000_000)
+
+
+def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
+    """float32 [1, bands, frames]. ``value``: path, bytes, float [samples] at the spec's rate, or (samples, rate)."""
+    waveform, rate = _waveform(spec, value, name)
+    if len(waveform) == 0:
+        raise MmedgeError(f"the {name} has no samples", where=where(value), todo="leave the modality out")
+    if not np.isfinite(waveform).all():
+        raise MmedgeError(f"the {name} holds NaN or infinite samples", where=where(value))
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise MmedgeError(
+            f"the {name}'s rate is {rate:g} Hz, which no sound has",
+            where=where(value),
+            todo="give it with its true rate",
+        )
+    if rate != spec.sample_rate:
+        import soxr
+
+        waveform = soxr.resample(waveform, rate, spec.sample_rate)
+    return mel.features(spec, waveform[window(len(waveform), spec.samples, spec.take)])[None]
+
+
+def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float]:
+    """Mono float32 samples and their rate."""
+    if isinstance(value, (str, Path, bytes, bytearray)):
+        import soundfile
+
+        try:
+            with opened(value, name) as stream:
+                # A file by its number: libsndfile then reads it itself, not through calls of Python.
+                place = stream if isinstance(stream, io.BytesIO) else stream.fileno()
+                with soundfile.SoundFile(place, closefd=False) as sound:
+                    rate, promised = sound.samplerate, sound.frames
+                    samples = sound.read(dtype="float32")
+                short = missing_bytes(stream)
+        except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
+            why = str(error).partition(": ")[2]
+            why = "it is damaged, or of an unknown format" if "regular file" in why or not why else why
+            raise MmedgeError(
+                f"the {name} is not a sound that can be read: {why}",
+                where=where(value),
+                todo="give a WAV, FLAC, OGG or MP3 file",
+            ) from error
+        if short or len(samples) < promised:
+            what = f"{short} of the bytes" if short else f"{promised - len(samples)} of the {promised} samples"
+            raise MmedgeError(
+                f"the {name} is truncated: {what} that its header promises are not there",
+                where=where(value),
+                todo="copy it again, or leave it out",
+            )
+        if spec.channel is None:
+            return samples if samples.ndim == 1 else samples.mean(axis=1), rate
+        channels = samples.reshape(len(samples), -1)
+        if spec.channel >= channels.shape[1]:
+            raise MmedgeError(
+                f"the {name} has {channels.shape[1]} channels, and channel {spec.channel} is asked for",
+                where=where(value),
+            )
+        return np.ascontiguousarray(channels[:, spec.channel]), rate
+    pair = value if isinstance(value, tuple) else (value, spec.sample_rate)
+    if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)):
+        raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz")
+    samples, rate = np.asarray(pair[0]), pair[1]
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise MmedgeError(
+            f"{name} must be float samples [n] (or a pair of them and their rate), not {samples.dtype} {list(samples.shape)}"
+        )
+    return samples.astype(np.float32), float(rate)
+
+
+def missing_bytes(stream: BinaryIO) -> int:
+    """How many bytes a WAV file's header, or an Ogg file's last page, promises that are not there; 0 for other formats,
+
+    which say so on decoding. libsndfile reads these, truncated, without a word.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    if head[:4] == b"OggS":
+        return _missing_of_page(stream, size)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return 0
+    while len(chunk := stream.read(8)) == 8:
+        name, length = struct.unpack("<4sI", chunk)
+        if name == b"data":
+            promised = 0 if length == 0xFFFFFFFF else length  # a stream's writer did not know
+            return max(0, stream.tell() + promised - size)
+        stream.seek(length + length % 2, io.SEEK_CUR)
+    return 0
+
+
+def _missing_of_page(stream: BinaryIO, size: int) -> int:
+    """Bytes that the last page of an Ogg file (RFC 3533) lacks. A page is 65,307 bytes at most."""
+    stream.seek(max(0, size - 65_307 - 27))
+    tail = stream.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return 1
+    return max(0, 27 + page[26] + sum(page[27 : 27 + page[26]]) - len(page))

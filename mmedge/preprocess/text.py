@@ -1,0 +1,153 @@
+"""Texts: Unicode normalization and token ids, by a Hugging Face tokenizer that travels in the spec as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.preprocess.values import existing
+from mmedge.spec import TextSpec
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+# A piece must occur this often to get an id of its own: no single person's word becomes part of the bundle.
+_LEAST_COUNT = 2
+
+
+def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
+    """int64 [length] token ids of a str, cut at ``length`` and filled with ``spec.pad``."""
+    if not isinstance(value, str):
+        raise MmedgeError(f"{name} must be a text (str), not {type(value).__name__}")
+    if spec.fitted is None:
+        raise MmedgeError(f"{name} has no tokenizer yet: it is fitted on the training split")
+    try:
+        ids = _tokenizer(spec.fitted, spec.length).encode(value).ids
+    except (UnicodeEncodeError, TypeError) as error:  # which one, depends on the version of tokenizers
+        raise MmedgeError(
+            f"{name} is not valid Unicode: it holds half a surrogate pair", todo="decode it with errors='replace'"
+        ) from error
+    if not ids:
+        raise MmedgeError(f"{name} has no token: it is empty or only blanks")
+    out = np.full(spec.length, spec.pad, np.int64)
+    out[: len(ids)] = ids[: spec.length]
+    return out
+
+
+def trimmed(spec: TextSpec, ids: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """int64 [batch, length] without the padding that all rows of a batch share, where the spec declares a dynamic length.
+
+    ``present``: bool [batch]; what stands in the other rows does not matter.
+    """
+    if spec.min_length is None:
+        return ids
+    used = np.flatnonzero((ids[present] != spec.pad).any(axis=0))
+    return np.ascontiguousarray(ids[:, : max(spec.min_length, int(used[-1]) + 1 if len(used) else 0)])
+
+
+def fit(spec: TextSpec, texts: Iterable[str]) -> TextSpec:
+    """The spec with its tokenizer: read from ``tokenizer_file``, or trained on ``texts``."""
+    if spec.fitted is not None:
+        return spec
+    if spec.tokenizer_file is not None:
+        return _taken(spec)
+    trained = _trained(spec, sorted(texts))  # sorted: the same texts give the same tokenizer, whatever their order
+    return spec.model_copy(
+        update={
+            "fitted": _compact(trained.to_str()),
+            "tokens": trained.get_vocab_size(),
+            "pad": trained.token_to_id(PAD),
+        }
+    )
+
+
+def _taken(spec: TextSpec) -> TextSpec:
+    from tokenizers import Tokenizer
+
+    assert spec.tokenizer_file is not None
+    path = existing(spec.tokenizer_file, "tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise MmedgeError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
+    tokenizer.no_truncation()
+    padding = tokenizer.padding
+    tokenizer.no_padding()
+    named = [tokenizer.token_to_id(token) for token in (PAD, "<pad>", "<|pad|>", "<PAD>")]
+    pad = padding["pad_id"] if padding else next((index for index in named if index is not None), spec.pad)
+    tokens = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    # The tokenizer itself travels; where it was read from is nobody's business.
+    taken = {"fitted": _compact(tokenizer.to_str()), "tokens": tokens, "pad": pad, "tokenizer_file": None}
+    return spec.model_copy(update=taken)
+
+
+def _trained(spec: TextSpec, texts: list[str]) -> Any:
+    _check_installed()
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    special = [PAD, UNKNOWN]
+    common: dict[str, Any] = {"vocab_size": spec.vocabulary, "special_tokens": special, "show_progress": False}
+    steps: list[Any] = [getattr(normalizers, spec.normalization)()] if spec.normalization != "none" else []
+    steps += [normalizers.Lowercase()] if spec.lowercase else []
+    steps += [normalizers.Strip()]
+    match spec.tokenizer:
+        case "bpe":
+            tokenizer = Tokenizer(models.BPE(unk_token=None))
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+            tokenizer.decoder = decoders.ByteLevel()
+            trainer: Any = trainers.BpeTrainer(
+                **common, min_frequency=_LEAST_COUNT, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+            )
+        case "wordpiece":
+            tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+            steps += [normalizers.BertNormalizer(True, True, False, False)]
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            tokenizer.decoder = decoders.WordPiece()
+            trainer = trainers.WordPieceTrainer(**common, min_frequency=_LEAST_COUNT)
+        case _:
+            tokenizer = Tokenizer(models.Unigram())
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+            tokenizer.decoder = decoders.Metaspace()
+            trainer = trainers.UnigramTrainer(**common, unk_token=UNKNOWN)
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the merges' order must not depend on threads
+    try:
+        tokenizer.train_from_iterator(texts, trainer)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise MmedgeError(
+            f"no tokenizer can be trained: {error}", todo="choose tokenizer: bpe, or another vocabulary"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+    return tokenizer
+
+
+@lru_cache(maxsize=16)
+def _tokenizer(fitted: str, length: int) -> Any:
+    _check_installed()
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(fitted)
+    tokenizer.enable_truncation(length)
+    return tokenizer
+
+
+def _check_installed() -> None:
+    try:
+        import tokenizers  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency(
+            "texts need tokenizers, which is not installed", todo="pip install tokenizers"
+        ) from error
+
+
+def _compact(text: str) -> str:
+    return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,58 @@
+"""Load time, first inference and memory of a model in a process of its own, where nothing is loaded and warm yet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmedge.backends.sessions import opened
+from mmedge.machine import resident_bytes
+from mmedge.profiling import energy, feeds
+
+
+def measured(
+    file: Path, target: str, *, threads: int, batch: int, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """{"load_ms", "first_inference_ms", "memory"}, each a figure or {"not_available": why}."""
+    task = {"file": str(file), "target": target, "threads": threads, "batch": batch}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from mmedge.runtime import cold; cold.main()"],
+        input=json.dumps({**task, "shapes": {name: list(shape) for name, shape in shapes.items()}}),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        figures: dict[str, Any] = json.loads(done.stdout)
+        return figures
+    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    why = {"not_available": f"the fresh process failed: {reason}"}
+    return {"load_ms": why, "first_inference_ms": why, "memory": why}
+
+
+def main() -> None:
+    """The body of the fresh process: a task as JSON on stdin, figures as JSON on stdout."""
+    task = json.load(sys.stdin)
+    before = resident_bytes()
+    start = time.perf_counter()
+    session = opened(Path(task["file"]), task["target"], threads=task["threads"])
+    loaded = time.perf_counter()
+    feed = feeds.tensors(session.inputs, task["batch"], {name: tuple(shape) for name, shape in task["shapes"].items()})
+    first = time.perf_counter()
+    session.run(feed)
+    first_ms = (time.perf_counter() - first) * 1000
+    for _ in range(20):
+        session.run(feed)
+    peak = resident_bytes("VmHWM")
+    memory: dict[str, Any] = (
+        {"not_available": "this system has no /proc/self/status"}
+        if before is None or peak is None
+        else {"host_peak_bytes": peak, "host_before_load_bytes": before}
+    )
+    device = energy.gpu_memory_bytes()
+    memory |= {"device": {"not_available": "no NVIDIA GPU"} if device is None else {"used_bytes": device}}
+    print(json.dumps({"load_ms": (loaded - start) * 1000, "first_inference_ms": first_ms, "memory": memory}))

@@ -1,0 +1,291 @@
+"""The profiler: the true cost of models on this machine. Needs the base install only, so that it runs on the device."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mmedge
+from mmedge import bundle as bundles
+from mmedge.artifact import contract_of
+from mmedge.backends.onnxfile import size_bytes
+from mmedge.backends.session import Session
+from mmedge.backends.sessions import opened
+from mmedge.errors import MmedgeError, UsageError, first_line
+from mmedge.machine import Watch, cores, governor, machine
+from mmedge.profiling import cold, energy, feeds, layers
+from mmedge.profiling.timing import ratio_interval, spans, summary
+from mmedge.progress import Progress, Silent
+from mmedge.runtime.engine import Engine, load
+from mmedge.runtime.warming import warm_up
+from mmedge.spec import Contract
+
+_LONGEST_S = 3600
+# A spread above this share of the mean is told of.
+WIDE_SPREAD = 0.3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure. ``shapes``: {input: shape} for dynamic axes other than the batch. ``seconds``: of each throughput
+    and energy measurement. ``idle_s``: the pause before an after-idle inference."""
+
+    target: str | None = None
+    batches: tuple[int, ...] = (1,)
+    threads: int = 1
+    runs: int = 500
+    streams: tuple[int, ...] = ()
+    seconds: float = 1.0
+    idle_s: float = 1.0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.batches, default=0) < 1 or self.runs < 20:
+            raise UsageError("batches have at least 1 sample, and at least 20 runs are timed")
+        if not (0 <= self.idle_s <= _LONGEST_S and 0 < self.seconds <= _LONGEST_S):  # NaN is neither
+            raise UsageError(f"pauses and measurements last {_LONGEST_S} seconds at most")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is profiled: a model file and its target; the bundle that it is of, where it is of one."""
+
+    name: str
+    file: Path
+    target: str
+    contract: Contract | None = None
+    bundle: Path | None = None
+    held: Any = None  # keeps what a zip was unpacked into
+
+    def shapes(self, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """``given``, and for other inputs of a dynamic length the longest."""
+        specs = self.contract.modalities.items() if self.contract else ()
+        return {name: spec.shape for name, spec in specs if spec.shortest is not None} | dict(given)
+
+
+def subject(path: Path, target: str | None) -> Subject:
+    """A bundle (folder or zip), another artifact with a graph in it, or a bare ONNX file."""
+    if path.is_dir() or path.suffix == ".zip":
+        read = bundles.read(path, any_stage=True)
+        found = read.artifact
+        contract = contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
+        name = target or "onnxruntime-cpu"
+        if found.stage == "bundle":
+            file = bundles.listed_file(found, bundles.engine_file(bundles.target_of(found, name), name))
+            return Subject(str(path), file, name, contract, path, read)
+        if not found.file("model.onnx").is_file():
+            raise UsageError(
+                f"the artifact of stage {found.stage!r} holds no model.onnx", where=str(path), todo="name a bundle"
+            )
+        return Subject(str(path), found.file("model.onnx"), name, contract)
+    if not path.is_file():
+        raise MmedgeError("there is no such model", where=str(path), todo="name a bundle, an artifact or an ONNX file")
+    return Subject(str(path), path, target or "onnxruntime-cpu")
+
+
+def measured(paths: Sequence[Path], settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+    """Profile models on this machine; those after the first are compared with it. Returns the record (see the README).
+
+    All models are timed in one interleaved run per batch size. Raises MmedgeError for a model that cannot be run.
+    """
+    progress, watch = progress or Silent(), Watch()
+    subjects = [subject(path, settings.target) for path in paths]
+    sessions = [opened(each.file, each.target, threads=settings.threads) for each in subjects]
+    for each, session in zip(subjects, sessions):
+        for batch in settings.batches:  # what cannot be fed is told before anything is measured
+            feeds.sizes(session.inputs, batch, each.shapes(settings.shapes))
+    records = [_cold(each, settings, progress) for each in subjects]
+    engines = [load(each.bundle, each.target, settings.threads) if each.bundle else None for each in subjects]
+    warnings: list[str] = []
+    for batch in settings.batches:
+        entries, said = _time_batch(batch, subjects, sessions, engines, settings, progress)
+        for record, entry in zip(records, entries):
+            record["batches"].append(entry)
+        warnings += said
+    for each, session, record in zip(subjects, sessions, records):
+        progress.say(f"profile: idle, streams, energy and layers of {each.name}")
+        record |= _once(each, session, settings)
+    return {
+        "schema": 1,
+        "mmedge": mmedge.__version__,
+        "machine": machine() | {"governor": governor() or {"not_available": "the system does not tell one"}},
+        "settings": {
+            "threads": settings.threads,
+            "batches": list(settings.batches),
+            "runs": settings.runs,
+            "idle_s": settings.idle_s,
+        },
+        "models": records,
+        "warnings": [*warnings, *watch.warnings()],
+    }
+
+
+def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, Any]:
+    progress.say(f"profile: loading {each.name} in a fresh process")
+    figures = cold.measured(
+        each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=each.shapes(settings.shapes)
+    )
+    return {
+        "name": each.name,
+        "target": each.target,
+        "size_bytes": size_bytes(each.file),
+        "batches": [],
+        **figures,
+    }
+
+
+def _once(each: Subject, session: Session, settings: Settings) -> dict[str, Any]:
+    """What is measured once a model, at the first batch size: after idle, throughput, energy, layers and branches."""
+    batch = settings.batches[0]
+    feed = feeds.tensors(session.inputs, batch, each.shapes(settings.shapes))
+    call = _call(session, feed)
+    record: dict[str, Any] = {
+        "after_idle_ms": _after_idle_ms(call, settings.idle_s),
+        "throughput": _throughput(call, settings, batch),
+        "energy": energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None),
+    }
+    rows, basis = layers.by_target(each.file, each.target, feed, threads=settings.threads)
+    if rows:
+        return {**record, "layers": rows, "layers_basis": basis, "branches": layers.by_branch(rows)}
+    return {**record, "layers": {"not_available": basis}}
+
+
+def _time_batch(
+    batch: int,
+    subjects: list[Subject],
+    sessions: list[Session],
+    engines: list[Engine | None],
+    settings: Settings,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every model's entry for one batch size, and warnings.
+
+    Compute is timed with all models in turn, and so is end to end, but not the one among the other: after a picture was
+    decoded, a small graph finds its caches cold, and its figure would not be that of the graph.
+    """
+    computes = [
+        _call(session, feeds.tensors(session.inputs, batch, each.shapes(settings.shapes)))
+        for each, session in zip(subjects, sessions)
+    ]
+    ends = {
+        number: _predict(engine, feeds.raw_values(engine.contract, batch))
+        for number, engine in enumerate(engines)
+        if engine is not None
+    }
+    for each, call in zip(subjects, computes):
+        _try(call, each)
+    settled = [warm_up(call) for call in computes]
+    taken = _in_turn(dict(enumerate(computes)), settings.runs, f"compute, batch {batch}", progress)
+    for call in ends.values():
+        warm_up(call)
+    whole = _in_turn(ends, settings.runs, f"end to end, batch {batch}", progress)
+    entries, warnings = [], []
+    first = summary(taken[0])
+    for number, (each, session) in enumerate(zip(subjects, sessions)):
+        compute, (warmed, stable) = summary(taken[number]) if number else first, settled[number]
+        entry: dict[str, Any] = {
+            "batch": batch,
+            "warm_up": {"runs": warmed, "stable": stable},
+            "compute": compute.record(),
+            "end_to_end": summary(whole[number]).record()
+            if number in whole
+            else {"not_available": "a bare graph has no preprocessing; profile its bundle"},
+            "spans_us": [round(value / 1000, 2) for value in taken[number].tolist()],
+        }
+        if session.parts is not None:
+            entry["parts_ms"] = _parts(session, computes[number])
+        if number:
+            low, high = ratio_interval(taken[number], taken[0])
+            entry["ratio_to_first"] = {"value": compute.p50_ms / first.p50_ms, "ci95": [low, high]}
+        entries.append(entry)
+        where = f"{each.name}, batch {batch}"
+        if compute.cv > WIDE_SPREAD:
+            warnings.append(
+                f"{where}: wide spread (cv {compute.cv:.2f}, p99 {compute.p99_ms / compute.p50_ms:.1f} x p50); look at the percentiles, not at the mean"
+            )
+        if not stable:
+            warnings.append(f"{where}: the latency did not settle in {warmed} warm-up runs")
+    return entries, warnings
+
+
+def _in_turn(calls: Mapping[int, Callable[[], Any]], runs: int, what: str, progress: Progress) -> dict[int, np.ndarray]:
+    """``spans`` of calls by their model's number."""
+    return spans(
+        calls,
+        runs=runs,
+        warmup=0,
+        step=lambda done, total: progress.step(f"timing {what}", done, total, f"{len(calls)} in turn"),
+    )
+
+
+def _try(call: Callable[[], Any], each: Subject) -> None:
+    """A model that loads and does not run is told of; the targets' exceptions share no base class."""
+    try:
+        call()
+    except MmedgeError:
+        raise
+    except Exception as error:
+        reason = first_line(error)
+        raise MmedgeError(
+            f"the model does not run: {reason}",
+            where=each.name,
+            todo="look whether --shape, --batch and the target are right for it",
+        ) from error
+
+
+def _parts(session: Session, call: Callable[[], Any], runs: int = 50) -> dict[str, float]:
+    """Milliseconds by part on a GPU (copies to it and back, compute): medians over ``runs``."""
+    assert session.parts is not None
+    rows = []
+    for _ in range(runs):
+        call()
+        rows.append(session.parts())
+    return {part: float(np.median([row[part] for row in rows])) for part in rows[0]}
+
+
+def _call(session: Session, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
+    return partial(session.run, feed)  # beside a small graph a Python frame more would be seen
+
+
+def _predict(engine: Engine, raw: Mapping[str, list[Any]]) -> Callable[[], Any]:
+    return lambda: engine.predict(**raw)
+
+
+def _after_idle_ms(call: Callable[[], Any], idle_s: float) -> float:
+    """The median of three inferences that each follow a pause: caches and clocks have gone down."""
+    spans = []
+    for _ in range(3):
+        time.sleep(idle_s)
+        start = time.perf_counter()
+        call()
+        spans.append((time.perf_counter() - start) * 1000)
+    return float(np.median(spans))
+
+
+def _throughput(call: Callable[[], Any], settings: Settings, batch: int) -> list[dict[str, Any]]:
+    """Samples a second with 1, 2, 4 … callers at once, up to the machine's cores."""
+    wanted = settings.streams or tuple(sorted({count for count in (1, 2, 4, 8, cores()) if count <= cores()}))
+    rows = []
+    for streams in wanted:
+        counts, until = [0] * streams, time.perf_counter() + settings.seconds
+        start = time.perf_counter()
+
+        def work(number: int, counts: list[int] = counts, until: float = until) -> None:
+            while time.perf_counter() < until:
+                call()
+                counts[number] += 1
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(streams)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        rows.append({"streams": streams, "samples_per_s": sum(counts) * batch / (time.perf_counter() - start)})
+    return rows

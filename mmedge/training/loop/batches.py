@@ -1,0 +1,229 @@
+"""Which samples, which view of them and which modalities a training step sees: all of it a function of seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmedge.data.store.samples import Samples
+from mmedge.recipe import Augment, Train
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
+
+    ``weights``: float32 [batch], what each label counts; None where all count the same. ``passed``: the share of the
+    schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
+    answered k times, and a module's output is [batch * k, outputs]. ``share``: what part of its batch this is, by
+    samples; 1 is the whole.
+    """
+
+    index: np.ndarray
+    view: int
+    inputs: dict[str, Tensor]
+    present: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+    passed: float = 0.0
+    share: float = 1.0
+
+    @property
+    def answers(self) -> int:
+        """How often each sample is answered: k."""
+        return self.present.shape[1] if self.present.dim() == 3 else 1
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; on its own device it is not copied."""
+        inputs = {name: x.to(device) for name, x in self.inputs.items()}
+        weights = None if self.weights is None else self.weights.to(device)
+        moved = replace(self, inputs=inputs, present=self.present.to(device), targets=self.targets.to(device))
+        return replace(moved, weights=weights)
+
+
+def steps_per_epoch(samples: Samples, train: Train) -> int:
+    """An epoch is as many steps as all samples fill, labelled or not, so that schedules with and without a teacher agree."""
+    whole = max(1, len(samples) // train.batch_size)
+    return whole if train.max_steps is None else min(whole, train.max_steps)
+
+
+def batches(
+    samples: Samples,
+    train: Train,
+    *,
+    seed: int,
+    view_seed: int,
+    epoch: int,
+    usable: np.ndarray,
+    rank: int = 0,
+    count: int = 1,
+) -> Iterator[Batch]:
+    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other, unless ``sampling`` is balanced.
+
+    Each comes in ``train.accumulate`` parts, one after another, and of each part come the rows of process ``rank`` of
+    ``count``: batch norm over all processes sees the same samples together as in one process.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    size = min(train.batch_size, len(samples))
+    steps = steps_per_epoch(samples, train)
+    rounds = -(-steps * size // len(usable))
+    if train.sampling == "balanced":
+        order = rng.choice(usable, steps * size, p=_shares(samples.targets[usable]))
+    else:
+        order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
+    weights = class_weights(samples.targets) if train.class_weights == "balanced" else None
+    view = epoch % train.views
+    own = [
+        _part(part, count, rank)
+        for part in (_part(slice(0, size), train.accumulate, n) for n in range(train.accumulate))
+    ]
+    for whole in order.reshape(steps, size):
+        available = samples.present[whole]
+        if train.modality_dropout == "every":
+            present = every_side(available, rng)
+        else:
+            present = drop_modalities(available, train.modality_dropout, rng)
+        for rows in own:
+            index = whole[rows]
+            inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
+            yield Batch(
+                index,
+                view,
+                inputs,
+                torch.from_numpy(present[rows]),
+                torch.from_numpy(samples.targets[index]),
+                None if weights is None else torch.from_numpy(weights[index]),
+                epoch / train.epochs,
+                len(index) / size,
+            )
+
+
+def _part(rows: slice, parts: int, number: int) -> slice:
+    """Part ``number`` of ``rows`` in ``parts`` parts as equal as can be."""
+    bounds = np.linspace(rows.start, rows.stop, parts + 1).round().astype(int).tolist()
+    return slice(bounds[number], bounds[number + 1])
+
+
+def class_weights(targets: np.ndarray) -> np.ndarray:
+    """float32 [N]: labelled samples over (classes times samples of the class), 1 on average; 1 for the unlabelled.
+
+    King & Zeng 2001, "Logistic regression in rare events data", as scikit-learn's ``class_weight="balanced"``.
+    ``targets``: int64 [N], -1 unlabelled; a regression's targets all weigh 1.
+    """
+    weights = np.ones(len(targets), np.float32)
+    if targets.dtype.kind == "i" and (targets >= 0).any():
+        known = np.flatnonzero(targets >= 0)
+        counts = np.bincount(targets[known])
+        weights[known] = len(known) / ((counts > 0).sum() * counts[targets[known]])
+    return weights
+
+
+def _shares(targets: np.ndarray) -> np.ndarray:
+    """float64 [n], adding up to 1: every class is drawn as often as any other; the unlabelled as often as in the data."""
+    weights = class_weights(targets).astype(np.float64)
+    return weights / weights.sum()
+
+
+def view_of(
+    samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int
+) -> dict[str, Tensor]:
+    """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
+    return {
+        name: torch.from_numpy(
+            _augmented(x[index], augment[name], index, view_seed, view, len(samples)) if name in augment else x[index]
+        )
+        for name, x in samples.inputs.items()
+    }
+
+
+def drop_modalities(available: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """bool [batch, M]: with probability ``share`` a sample keeps a random proper subset of its modalities (never none).
+
+    Modality dropout as in ModDrop (Neverova et al. 2016), over whole subsets instead of single modalities.
+    """
+    count = available.shape[1]
+    if count == 1 or share == 0:
+        return available
+    proper = _proper(count)
+    kept = available & proper[rng.integers(len(proper), size=len(available))]
+    dropped = (rng.random(len(available)) < share) & kept.any(axis=1)
+    return np.where(dropped[:, None], kept, available)
+
+
+def every_side(available: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """bool [batch, 3, M]: all that a sample has, a random proper subset of its modalities, and the rest of them.
+
+    Where a side would be empty, it is all that the sample has. One modality is [batch, 1, 1].
+    """
+    count = available.shape[1]
+    if count == 1:
+        return available[:, None]
+    proper = _proper(count)
+    chosen = proper[rng.integers(len(proper), size=len(available))]
+    sides = available[:, None] & np.stack([np.ones_like(chosen), chosen, ~chosen], axis=1)
+    return np.where(sides.any(axis=2, keepdims=True), sides, available[:, None])
+
+
+def _proper(count: int) -> np.ndarray:
+    """bool [2^count - 2, count]: the subsets that are neither empty nor whole."""
+    return np.array(
+        [[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)]
+    )
+
+
+def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, view: int, total: int) -> np.ndarray:
+    """Shift with the edge repeated, mask bands (SpecAugment, Park et al. 2019) with the training mean, add noise."""
+    # Drawn for the whole split and then indexed: a row's view does not depend on the batch it comes in.
+    draws = _draws(seed, view, total)[index]
+    if augment.shift and x.ndim >= 2:
+        x = _shifted(x, augment.shift, draws[:, 0], axis=x.ndim - 1)
+    if augment.shift_rows and x.ndim >= 3:
+        x = _shifted(x, augment.shift_rows, draws[:, 1], axis=x.ndim - 2)
+    if augment.mask and x.ndim >= 2:
+        x = _masked(x, augment.mask, draws[:, 2:4], axis=x.ndim - 1)
+    if augment.mask_rows and x.ndim >= 3:
+        x = _masked(x, augment.mask_rows, draws[:, 4:6], axis=x.ndim - 2)
+    if augment.noise:
+        noise = np.stack(
+            [np.random.default_rng([seed, view, int(row)]).standard_normal(x.shape[1:], np.float32) for row in index]
+        )
+        x = x + np.float32(augment.noise) * noise
+    return x
+
+
+@lru_cache(maxsize=2)
+def _draws(seed: int, view: int, total: int) -> np.ndarray:
+    """float64 [total, 6] in [0, 1), kept while the epoch lasts: drawing for a million rows takes longer than a step."""
+    draws = np.random.default_rng([seed, view, 7]).random((total, 6))
+    draws.flags.writeable = False
+    return draws
+
+
+def _shifted(x: np.ndarray, most: int, draw: np.ndarray, axis: int) -> np.ndarray:
+    offsets = np.floor(draw * (2 * most + 1)).astype(np.int64) - most
+    shifted = np.empty_like(x)
+    for offset in np.unique(
+        offsets
+    ):  # whole rows of one shift at a time: a tenth of the time of an index for each number
+        rows = np.flatnonzero(offsets == offset)
+        place = np.clip(np.arange(x.shape[axis]) - offset, 0, x.shape[axis] - 1)
+        shifted[rows] = np.take(x[rows], place, axis=axis)
+    return shifted
+
+
+def _masked(x: np.ndarray, widest: int, draws: np.ndarray, axis: int) -> np.ndarray:
+    width = np.floor(draws[:, :1] * (widest + 1))
+    start = draws[:, 1:] * (x.shape[axis] - width)
+    place = np.arange(x.shape[axis])
+    hidden = (place >= start) & (place < start + width)
+    return np.where(hidden.reshape(_along(x, axis)), x.dtype.type(0), x)
+
+
+def _along(x: np.ndarray, axis: int) -> tuple[int, ...]:
+    return tuple(x.shape[a] if a in (0, axis) else 1 for a in range(x.ndim))

@@ -1,0 +1,256 @@
+"""THE one training loop: teacher, distillation, its controls and recovery after pruning all run through ``fit``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmedge.data.store.samples import Samples
+from mmedge.errors import MmedgeError, UsageError
+from mmedge.measure.quality import balanced, predict_module, score, subset_scores
+from mmedge.progress import Progress
+from mmedge.recipe import Train
+from mmedge.spec import Contract
+from mmedge.training.loop import processes
+from mmedge.training.loop.batches import Batch, batches, steps_per_epoch
+from mmedge.training.loop.batchnorm import synchronised
+from mmedge.training.loop.device import training_device
+from mmedge.training.loop.log import logging_to
+from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
+from mmedge.training.loop.precision import caller, scaler_of
+from mmedge.training.loop.state import State
+
+# Called with the module (or what runs it in another precision, or compiled) and a batch; a scalar.
+Objective = Callable[[Any, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit ended with. ``history``: one record an epoch; ``notes``: what a reader of the report must know;
+
+    ``diverged``: it ended with the best epoch before its loss was no number.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    notes: tuple[str, ...]
+    diverged: bool = False
+
+
+def fit(
+    module: nn.Module,
+    objective: Objective,
+    contract: Contract,
+    train_samples: Samples,
+    validation: Samples,
+    train: Train,
+    *,
+    seed: int,
+    view_seed: int,
+    usable: np.ndarray,
+    state: Path,
+    task: str,
+    progress: Progress,
+    logs: Path | None = None,
+) -> Fitted:
+    """Train ``module`` in place and leave it at its best epoch by validation, in evaluation mode.
+
+    ``objective(module, batch)`` is the loss, a scalar; where it is itself an ``nn.Module`` (a projection, say) its
+    parameters are trained along. Where several processes train, each works on its part of every batch and all leave
+    with the same weights; the main one validates and writes. ``usable``: int64 rows that may be drawn. ``state`` is
+    written at each epoch's end: the same call after a kill goes on from there and ends with the same weights, since
+    every random choice is a function of ``seed`` and the epoch. ``logs``: where TensorBoard's files go if the recipe
+    asks for them, by default beside ``state``. Raises MmedgeError where the loss is not finite before a first good
+    epoch, UsageError where batch norm would get a batch of one, and MissingDependency where the machine lacks what
+    ``train`` asks for.
+    """
+    device = training_device()
+    parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
+    parts.to(device)
+    _check_batch_norm(parts, min(train.batch_size, len(train_samples)), train)
+    call = caller(module, train, device)
+    # Before the average is made: it gives the weights new memory where there are several processes.
+    learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
+    scaler = scaler_of(train, device)
+    average = Average(module, train.ema) if train.ema else None
+    run = State(parts, optimizer_of(parts, train), scaler, average)
+    run.restore(state)
+    steps = steps_per_epoch(train_samples, train)
+    total = steps * train.epochs
+    notes: tuple[str, ...] = ()
+    diverged = False
+    kind = train.log if processes.is_main() else "csv"
+    with logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log, synchronised(parts):
+        for epoch in range(len(run.history), train.epochs):
+            if _stalled(run.history, train.early_stopping):
+                notes = (
+                    f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",
+                )
+                break
+            torch.manual_seed(_mixed(seed, epoch, processes.rank()))  # dropout's generator
+            module.train()
+            started, losses, rate = time.monotonic(), [], 0.0
+            drawn = batches(
+                train_samples,
+                train,
+                seed=seed,
+                view_seed=view_seed,
+                epoch=epoch,
+                usable=usable,
+                rank=processes.rank(),
+                count=processes.count(),
+            )
+            for step in range(epoch * steps, (epoch + 1) * steps):
+                rate = set_rate(run.optimizer, train, step, total)
+                losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
+                if step % 10 == 0:
+                    progress.step(task, step, total, _shown(epoch, train, run.history))
+            # Read once an epoch: a GPU is not waited for at every step.
+            each = processes.total(torch.stack(losses).double())
+            loss = float(each.mean())
+            with average.shown() if average else nullcontext():
+                # The last step's loss may be finite, and what the weights after it answer not.
+                figures = (
+                    processes.of_main(lambda: _validate(module, contract, validation)) if math.isfinite(loss) else None
+                )
+                if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
+                    run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            if figures is None:
+                if not run.best:
+                    raise _diverged(task, epoch, each)
+                diverged = True
+                notes = (f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",)
+                break
+            seconds = time.monotonic() - started
+            run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
+            if processes.is_main():
+                run.store(state)
+            log.row(run.history[-1])
+    best = _best(run.history)
+    progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
+    module.load_state_dict(run.best)
+    processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
+    module.to("cpu").eval()
+    return Fitted(run.history, best, notes, diverged)
+
+
+class _Learner(nn.Module):
+    """What is trained, as one module whose output is the loss: what DistributedDataParallel takes."""
+
+    def __init__(self, parts: nn.Module, loss: Callable[[Batch], Tensor]) -> None:
+        super().__init__()
+        self.parts, self._loss = parts, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._loss(batch)
+
+
+def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device: torch.device) -> Tensor:
+    """One step of the optimizer on a batch, which comes in ``train.accumulate`` parts.
+
+    Each part's loss counts by its samples, labelled or not, so that the sum of the gradients over parts and processes
+    is that of the whole batch, whichever of them the labels are in. Returns the loss that way, a scalar on the device.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for number, part in enumerate(parts, 1):
+        # The processes' gradients are averaged once a step, at its last part; hence also the factor.
+        last = number == train.accumulate or processes.count() == 1
+        with nullcontext() if last else learner.no_sync(), processes.together():
+            loss = learner(part.to(device)) * part.share
+            scaled = loss * processes.count()
+            (run.scaler.scale(scaled) if run.scaler else scaled).backward()
+        losses.append(loss.detach())
+    if run.scaler:
+        run.scaler.unscale_(run.optimizer)
+    nn.utils.clip_grad_norm_(run.parts.parameters(), train.gradient_clip)
+    if run.scaler:
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    else:
+        run.optimizer.step()
+    if run.average:
+        run.average.update()
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _check_batch_norm(parts: nn.Module, batch: int, train: Train) -> None:
+    """Raise UsageError where a part would be empty, or batch norm would see one sample, which has no variance."""
+    number = train.accumulate * processes.count()
+    norms = [name for name, m in parts.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if batch < number or (norms and batch // train.accumulate < 2):
+        layer = f", and batch norm ({norms[0].partition('.')[2]}) needs two" if norms else ""
+        raise UsageError(
+            f"a batch of {batch} samples in {number} parts leaves {batch // number} a part{layer}",
+            where="train.batch_size, train.accumulate",
+            todo="give more training samples, a larger batch or fewer parts",
+        )
+
+
+def _best(history: list[dict[str, float]]) -> int:
+    """The best epoch by validation, counted from 1; of equals the last."""
+    return 1 + max(range(len(history)), key=lambda index: (history[index]["selection"], index))
+
+
+def _diverged(task: str, epoch: int, losses: Tensor) -> MmedgeError:
+    """What is told where there is no good epoch yet. ``losses``: [steps], those of the epoch."""
+    lost = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+    if epoch == 0 and lost[:1] == [0]:  # nothing was learned yet: it is not the schedule
+        return MmedgeError(
+            "the loss of the very first batch is not finite",
+            where=f"{task}, epoch 1, step 1 of {len(losses)}",
+            todo="look for NaN or infinity in what the model answers to the training samples, and in its weights",
+        )
+    step = f", step {lost[0] + 1} of {len(losses)}" if lost else ""
+    return MmedgeError(
+        "training diverged: the loss or the outputs are not finite",
+        where=f"{task}, epoch {epoch + 1}{step}",
+        todo="lower train.learning_rate",
+    )
+
+
+def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
+    return bool(patience and history) and len(history) - _best(history) >= (patience or 0)
+
+
+def _shown(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
+    """What stands beside the progress bar."""
+    last = f", validation {history[-1]['quality']:.3f}" if history else ""
+    return f"epoch {epoch + 1}/{train.epochs}{last}"
+
+
+def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dict[str, float] | None:
+    """Validation figures of one epoch; None where the outputs are not finite.
+
+    ``selection`` weighs all modalities present as much as the mean of the subsets, so that the best checkpoint is not
+    one that forgot a modality.
+    """
+    module.eval()
+    finite = True
+
+    def predict(present: np.ndarray) -> np.ndarray:
+        nonlocal finite
+        output = predict_module(module, contract, validation, present)
+        finite = finite and bool(np.isfinite(output).all())
+        return output
+
+    scores = subset_scores(contract, validation, predict)
+    quality = scores.get("+".join(contract.modalities))
+    if quality is None:  # no sample has every modality
+        quality = score(contract, predict(validation.present), validation.targets)
+    return {"quality": quality, "selection": balanced(quality, scores.values())} if finite else None
+
+
+def _mixed(seed: int, epoch: int, rank: int) -> int:
+    own = [rank] if rank else []  # so that one process draws as the first of several
+    return int(np.random.SeedSequence([seed, epoch, *own]).generate_state(1)[0])

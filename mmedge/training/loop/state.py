@@ -1,0 +1,76 @@
+"""What an interrupted training needs to go on as if nothing had happened, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmedge.artifact import replacing
+from mmedge.training.loop.optimizer import Average
+
+
+@dataclass
+class State:
+    """All that changes from epoch to epoch. ``parts``: the module and what is trained along; ``best``: the weights of the
+
+    best epoch; ``history``: one record an epoch. Everything else is a function of the recipe, the seed and the epoch.
+    """
+
+    parts: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    average: Average | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def store(self, path: Path) -> None:
+        """Write the state beside ``path`` and rename: a kill leaves the old one or the new one."""
+        from safetensors.torch import save_file
+
+        groups: dict[str, dict[str, Tensor]] = {"parts": self.parts.state_dict(), "best": self.best}
+        if self.average:
+            groups["average"] = self.average.values
+        groups["optimizer"] = {
+            f"{index}.{name}": torch.as_tensor(value)
+            for index, moments in self.optimizer.state_dict()["state"].items()
+            for name, value in moments.items()
+            if value is not None  # SGD without momentum
+        }
+        tensors = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+        described = {
+            "history": json.dumps(self.history),
+            "scaler": json.dumps(self.scaler.state_dict() if self.scaler else {}),
+            "updates": json.dumps(self.average.updates if self.average else 0),
+        }
+        with replacing(path) as temporary:
+            # Cloned, since tied weights share memory, which the format does not have.
+            save_file({n: v.detach().cpu().clone().contiguous() for n, v in tensors.items()}, temporary, described)
+
+    def restore(self, path: Path) -> None:
+        """Take the state of ``path`` on, where there is such a file."""
+        from safetensors import safe_open
+
+        if not path.is_file():
+            return
+        with safe_open(path, "pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (safe_open is no dict)
+            described = {name: json.loads(value) for name, value in stored.metadata().items()}
+
+        def taken(group: str) -> dict[str, Tensor]:
+            return {n.removeprefix(f"{group}."): v for n, v in tensors.items() if n.startswith(f"{group}.")}
+
+        self.parts.load_state_dict(taken("parts"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in taken("optimizer").items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        if self.scaler:
+            self.scaler.load_state_dict(described["scaler"])
+        if self.average:
+            self.average.load(taken("average"), described["updates"])
+        self.best, self.history = taken("best"), described["history"]

@@ -1,0 +1,191 @@
+"""Whatever can teach, behind one call: a torch module or an ONNX graph that is shown the samples as it wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmedge.artifact import hash_json
+from mmedge.backends import onnxruntime_cpu
+from mmedge.data.answers import Answers, no_common_sample
+from mmedge.data.store.samples import Samples
+from mmedge.errors import MmedgeError, UsageError
+from mmedge.measure.classes import ClassMap
+from mmedge.recipe import Augment, Hint
+from mmedge.spec import Contract
+from mmedge.training.loop.batches import view_of
+from mmedge.training.loop.device import training_device
+from mmedge.training.teaching.layers import Layer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher says of some samples.
+
+    ``logits``: float32 [batch, classes], over the source's ``columns``; ``taught``: bool [batch], whether it has an
+    answer (the logits of the others are 0 and mean nothing); ``hints``: one float32 [batch, f] for each hint.
+    """
+
+    logits: np.ndarray
+    taught: np.ndarray
+    hints: list[np.ndarray] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """``answer``: what is said of the rows ``index`` (int64 [batch]) of the training split, as augmented view ``view`` shows them.
+
+    ``key`` names all that the answers depend on. ``fixed``: every view gets the same answer. ``columns``: the outputs
+    of the student that the logits stand for, int64 [classes]; None: all of them. ``notes``: what a reader must know.
+    """
+
+    key: str
+    fixed: bool
+    columns: np.ndarray | None
+    notes: tuple[str, ...]
+
+    def answer(self, index: np.ndarray, view: int) -> Answer: ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The training split as one teacher is shown it: its modalities, its preprocessing, augmented by ``view_seed``."""
+
+    samples: Samples
+    augment: Mapping[str, Augment]
+    view_seed: int
+
+    @property
+    def key(self) -> str:
+        """Names the augmented views; which samples they are of is the teacher's to know."""
+        augment = {name: a.model_dump() for name, a in self.augment.items() if name in self.samples.inputs}
+        return hash_json([augment, self.view_seed])
+
+    def inputs(self, index: np.ndarray, view: int) -> dict[str, Tensor]:
+        """{modality: [batch, *shape]}."""
+        return view_of(self.samples, index, self.augment, view_seed=self.view_seed, view=view)
+
+    def present(self, index: np.ndarray) -> Tensor:
+        """bool [batch, modalities]: all that the samples have, whatever the student is shown."""
+        return torch.from_numpy(np.array(self.samples.present[index]))
+
+    def finite(self, parts: Sequence[np.ndarray], index: np.ndarray, who: str) -> None:
+        """Raise MmedgeError that names the first sample where a part of an answer is not finite."""
+        for part in parts:
+            if not np.isfinite(part).all():
+                row = int(index[np.argwhere(~np.isfinite(part))[0][0]])
+                raise MmedgeError(
+                    f"the output of {who} holds NaN or infinity",
+                    where=f"training sample {self.samples.ids[row]}",
+                    todo="look at the teacher and at this sample",
+                )
+
+
+class ModuleSource:
+    """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data."""
+
+    fixed = False
+    columns: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, module: nn.Module, contract: Contract, shown: Shown, hints: Sequence[Hint], *, key: str, who: str
+    ) -> None:
+        self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
+        self._contract, self._shown, self._who = contract, shown, who
+        self._module, self._device = module.eval(), training_device()
+        self._layers = [Layer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
+        module.to(self._device)
+
+    def answer(self, index: np.ndarray, view: int) -> Answer:
+        with torch.no_grad():
+            moved = {name: x.to(self._device) for name, x in self._shown.inputs(index, view).items()}
+            logits = self._module(present=self._shown.present(index).to(self._device), **moved)[self._contract.output]
+        parts = [x.float().cpu().numpy() for x in (logits, *(layer.take(len(index)) for layer in self._layers))]
+        self._shown.finite(parts, index, self._who)
+        return Answer(parts[0], np.ones(len(index), bool), parts[1:])
+
+
+class GraphSource:
+    """An ONNX graph that keeps the contract as a teacher, run by ONNX Runtime. It has no layers to hint at."""
+
+    fixed = False
+    columns: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, graph: Path, contract: Contract, shown: Shown, hints: Sequence[Hint], *, key: str, who: str
+    ) -> None:
+        no_hints(hints, "an ONNX teacher")
+        self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
+        self._contract, self._shown, self._who = contract, shown, who
+        self._run = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
+
+    def answer(self, index: np.ndarray, view: int) -> Answer:
+        feed = {name: x.numpy() for name, x in self._shown.inputs(index, view).items()}
+        logits = self._run({**feed, "present": self._shown.present(index).numpy()})[self._contract.output]
+        self._shown.finite([logits], index, self._who)
+        return Answer(logits.astype(np.float32), np.ones(len(index), bool))
+
+
+def without_answer(alone: bool) -> str:
+    """What becomes of samples that a file of outputs lacks. ``alone``: there is no other teacher."""
+    return "learn from their labels alone" if alone else "are left to the other teachers"
+
+
+class AnswersSource:
+    """Outputs that were computed elsewhere, found by the sample's id: the same for every augmented view."""
+
+    fixed = True
+    columns: np.ndarray | None = None
+
+    def __init__(
+        self, answers: Answers, ids: Sequence[str], hints: Sequence[Hint], *, key: str, split: str, alone: bool = True
+    ) -> None:
+        no_hints(hints, "a file of outputs")
+        self.key = key
+        self._logits, self._rows = answers.logits, answers.rows(ids)
+        answered = int((self._rows >= 0).sum())
+        if not answered:
+            raise no_common_sample(answers, ids, split)
+        self.notes: tuple[str, ...] = (
+            "answers from a file: all augmented views of a sample are taught by its one answer",
+        )
+        if answered < len(ids):
+            self.notes += (
+                f"the file has {answered} of the {len(ids)} {split} samples; the others {without_answer(alone)}",
+            )
+
+    def answer(self, index: np.ndarray, view: int) -> Answer:
+        rows = self._rows[index]
+        return Answer(np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0)), rows >= 0)
+
+
+class MappedSource:
+    """A teacher with classes of its own: its answers as probabilities of those of the data's classes that it knows.
+
+    Samples of which it gives more than half to classes that the data does not have are not taught by it.
+    """
+
+    def __init__(self, source: Source, classes: ClassMap) -> None:
+        self._source, self._classes = source, classes
+        self.key = hash_json([source.key, classes.theirs, classes.ours, classes.to])
+        self.fixed, self.notes = source.fixed, (*source.notes, classes.said())
+        whole = len(classes.columns) == len(classes.ours)
+        self.columns: np.ndarray | None = None if whole else classes.columns
+
+    def answer(self, index: np.ndarray, view: int) -> Answer:
+        theirs = self._source.answer(index, view)
+        logits, kept = self._classes.known(theirs.logits)
+        return replace(theirs, logits=logits, taught=theirs.taught & (kept >= 0.5))
+
+
+def no_hints(hints: Sequence[Hint], who: str) -> None:
+    """Raise UsageError where hints are asked of a teacher that has no layers."""
+    if hints:
+        raise UsageError(f"{who} has no layers by name", where="distill.loss.hints", todo="remove the hints")

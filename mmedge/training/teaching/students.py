@@ -1,0 +1,92 @@
+"""Students that differ in one thing: what teaches them, or what they are shown. All of them go through one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmedge.data.store.samples import Samples
+from mmedge.measure.quality import predict_module, subset_answers
+from mmedge.recipe import Model, Train
+from mmedge.spec import Contract
+from mmedge.training.context import Context
+from mmedge.training.loop.fit import Fitted, Objective, fit
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make a student. ``objective(student)`` is what it learns from; ``usable``: int64 rows that it may draw.
+
+    ``shown``: the modalities that ``samples`` and ``validation`` show it, where these are not all that it takes.
+    """
+
+    name: str
+    says: str
+    objective: Callable[[nn.Module], Objective]
+    samples: Samples
+    validation: Samples
+    usable: np.ndarray
+    train: Train
+    shown: tuple[str, ...] | None = None
+
+    def alone(self, chosen: tuple[str, ...]) -> Variant:
+        """The same for one subset of modalities and no other: nothing else is ever shown, and none of it is dropped."""
+        subset = "+".join(chosen)
+        samples = self.samples.shown(chosen)
+        having = np.asarray(samples.present[:, [name in chosen for name in samples.inputs]].all(axis=1))
+        return replace(
+            self,
+            name=f"alone-{subset}",
+            says=f"control for {subset} alone",
+            samples=samples,
+            validation=self.validation.shown(chosen),
+            usable=self.usable[having[self.usable]],
+            train=self.train.model_copy(update={"modality_dropout": 0.0}),
+            shown=chosen,
+        )
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student and how its training went."""
+
+    module: nn.Module
+    fitted: Fitted
+
+    @property
+    def selection(self) -> float:
+        """The best epoch's figure on validation."""
+        return max(epoch["selection"] for epoch in self.fitted.history)
+
+    def answers(self, contract: Contract, samples: Samples) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What it says to every subset of modalities: see ``subset_answers``."""
+        return subset_answers(
+            contract, samples, lambda present: predict_module(self.module, contract, samples, present)
+        )
+
+
+def train_student(variant: Variant, model: Model, contract: Contract, context: Context, number: int) -> Student:
+    """The variant's student of the recipe's seed plus ``number``; all variants of a number start from the same weights."""
+    seed = context.recipe.seed + number
+    torch.manual_seed(seed)
+    module = context.build(model, contract)
+    fitted = fit(
+        module,
+        variant.objective(module),
+        contract,
+        variant.samples,
+        variant.validation,
+        variant.train,
+        seed=seed,
+        view_seed=context.recipe.seed,
+        usable=variant.usable,
+        state=context.work / f"{variant.name}-{number}.safetensors",
+        task=f"{variant.says}, seed {number + 1}",
+        progress=context.progress,
+        logs=context.logs / f"{variant.name}-{number}",
+    )
+    return Student(module, fitted)

@@ -1,0 +1,261 @@
+"""What distillation and recovery after pruning share: the student's view of the labels, and the teachers that answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mmedge import artifact as artifacts
+from mmedge.artifact import Artifact, sha256_of
+from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
+from mmedge.data.store.samples import Dataset, Samples
+from mmedge.errors import UsageError
+from mmedge.graph.adopt import adopt, check_width
+from mmedge.measure.classes import UNKNOWN, class_map
+from mmedge.measure.quality import metric_of, score
+from mmedge.models.load import contract_of
+from mmedge.recipe import Another, Augment, Distill, Given, Hint, Loss, Train
+from mmedge.spec import Contract, ModalitySpec
+from mmedge.training.context import Context
+from mmedge.training.loop import processes
+from mmedge.training.teaching.caching import Asked
+from mmedge.training.teaching.combined import Combined
+from mmedge.training.teaching.sources import AnswersSource, GraphSource, MappedSource, ModuleSource, Shown, Source
+from mmedge.training.teaching.teachers import Teacher
+
+
+def teaching_of(parent: Artifact, context: Context) -> tuple[Distill, bool]:
+    """How the student in ``parent`` was taught, and so goes on to be: the section, with the loss that distillation settled
+
+    on, and whether the run's teacher teaches it. A student that does better without one has no further ones either.
+    """
+    teaching, helped = context.recipe.distill or Distill(), handed_on(parent)["taught"]
+    if "loss" in parent.meta:
+        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
+    if not helped:
+        teaching = teaching.model_copy(update={"teachers": ()})
+    return teaching, helped and context.teacher is not None
+
+
+def handed_on(parent: Artifact) -> dict[str, Any]:
+    """What an artifact made of ``parent`` says of how its student was taught, for ``teaching_of``; not for the report."""
+    taught = parent.meta.get("taught", parent.meta.get("decision", {}).get("kept") != "control")
+    return {"taught": taught, **({"loss": parent.meta["loss"]} if "loss" in parent.meta else {})}
+
+
+def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
+    """The training split as the student may see it: its own modalities, and only ``distill.labels`` of the labels."""
+    train = context.dataset.train.only(tuple(contract.modalities))
+    if config.labels == "all":
+        return train
+    return train.with_labels(0 if config.labels == "none" else config.labels, context.recipe.seed)
+
+
+def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) -> Teacher:
+    """The run's teacher, or all teachers together, answering for the training split under ``train``'s augmentation,
+
+    in ``fits`` trainings.
+    """
+    if context.teacher is None:
+        raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
+    with processes.main_first():  # what is preprocessed otherwise, or adopted, is written once
+        source = _together(config, context, train)
+    return answering(source, config, context, train, fits)
+
+
+def answering(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
+    """A source that answers for the training split as ``teacher_for`` says."""
+    return Teacher(
+        source,
+        len(context.dataset.train),
+        min(train.views, train.epochs),  # each fit begins with the first view again
+        asked=Asked.by(train, fits, config.cache),
+        hints=config.loss.hints,
+        folder=context.work.parent / "teacher-outputs",
+        progress=context.progress,
+    )
+
+
+def _together(config: Distill, context: Context, train: Train) -> Source:
+    """The run's teacher, or its and the further ones' answers made into one, with a note of how good that is."""
+    contract = context.dataset.contract
+    own = _sources(config, context, train, "train")
+    if len(own) == 1:
+        return own[0]
+    weights = [1.0, *(given.weight for given in config.teachers)]
+
+    def combined(sources: Sequence[Source]) -> Combined:
+        return Combined(sources, weights, combine=config.combine, outputs=contract.outputs, task=contract.task)
+
+    # How good they are, alone and together, on the validation split.
+    judged = _sources(_without_hints(config), context, train.model_copy(update={"augment": {}}), "validation")
+    validation = context.dataset.validation
+    figures = [_quality(source, contract, validation) for source in [*judged, combined(judged)]]
+    told = ", ".join(f"teacher {number} {figure}" for number, figure in enumerate(figures[:-1], 1))
+    note = (
+        f"{len(own)} teachers ({config.combine}), {metric_of(contract)} on validation: {told}, together {figures[-1]}"
+    )
+    whole = combined(own)
+    whole.notes += (note,)
+    return whole
+
+
+def _without_hints(config: Distill) -> Distill:
+    """The section without hints: what is judged are the logits."""
+    return config.model_copy(update={"loss": config.loss.model_copy(update={"hints": (), "logits": 1.0})})
+
+
+def _quality(source: Source, contract: Contract, samples: Samples) -> str:
+    """The metric over the samples that the source has an answer to, as text; with their number where it is not all."""
+    parts = [source.answer(np.arange(s, min(s + 128, len(samples))), 0) for s in range(0, len(samples), 128)]
+    logits, taught = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "taught"))
+    output = logits
+    if source.columns is not None:
+        output = np.full((len(logits), contract.outputs), UNKNOWN, np.float32)
+        output[:, source.columns] = logits
+    if not (taught & samples.labelled).any():
+        return "not measured"
+    figure = f"{score(contract, output[taught], samples.targets[taught]):.3f}"
+    return figure if taught.all() else f"{figure} of {int(taught.sum())} samples"
+
+
+def _sources(config: Distill, context: Context, train: Train, split: str) -> list[Source]:
+    """The run's teacher first, then the others, each with its classes mapped onto the data's."""
+    assert context.teacher is not None
+    hints = config.loss.hints
+    # A student that teaches itself has the data's classes, whatever the recipe's teacher has.
+    given = context.recipe.teacher if context.teacher.stage == "teacher" else Given()
+    alone = not config.teachers
+    sources = [_of_artifact(context.teacher, given, "teacher", hints, context, train, split, alone)]
+    for number, given in enumerate(config.teachers):
+        where = f"distill.teachers.{number}"
+        if given.artifact:
+            artifact = artifacts.read(given.artifact)
+            sources.append(_of_artifact(artifact, given, where, (), context, train, split, alone))
+        else:
+            sources.append(_of_file(given, where, context, train, split))
+    return sources
+
+
+def _of_artifact(
+    artifact: Artifact,
+    given: Given,
+    where: str,
+    hints: Sequence[Hint],
+    context: Context,
+    train: Train,
+    split: str,
+    alone: bool,
+) -> Source:
+    """An artifact as a source: its module, its graph, or its file of answers. ``alone``: no other teaches."""
+    contract = teaching_contract(artifact, context.dataset.contract, where)
+    key = f"{artifact.sha256} {context.dataset.sha256} {split}"
+    source: Source
+    if (artifact.path / ANSWERS).is_file():
+        ids = getattr(context.dataset, split).ids
+        answers = stored_answers(artifact.file(ANSWERS))
+        source = AnswersSource(answers, ids, hints, key=key, split=split, alone=alone)
+    else:
+        shown = shown_split(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
+        if "model" in artifact.meta:
+            source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who=where)
+        else:
+            source = GraphSource(artifact.file("model.onnx"), contract, shown, hints, key=key, who=where)
+    return _mapped(source, contract.labels, given, context, where)
+
+
+def _of_file(given: Another, where: str, context: Context, train: Train, split: str) -> Source:
+    """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
+    source: Source
+    (file,) = given.files
+    key = f"{sha256_of(file) if file.is_file() else file} {given.model_dump_json()} {context.dataset.sha256} {split}"
+    if given.outputs:
+        answers = read_teacher_answers(given, context.dataset.contract, where)
+        ids = getattr(context.dataset, split).ids
+        source = AnswersSource(answers, ids, (), key=key, split=split, alone=False)
+        return _mapped(source, answers.labels, given, context, where)
+    own = context.shown_to(given)
+    contract = own.contract(given.model)
+    if given.classes:
+        contract = contract.model_copy(update={"labels": tuple(given.classes)})
+    shown = shown_split(own.dataset, context, train, split, tuple(contract.modalities))
+    if given.onnx:
+        graph = context.work / f"{where}.onnx"
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        adopt(given.onnx, contract, given.model.inputs, own.means(contract), graph, given.model.outputs)
+        check_width(graph, contract, given.onnx, where)
+        source = GraphSource(graph, contract, shown, (), key=key, who=where)
+    else:
+        source = ModuleSource(own.build(given.model, contract), contract, shown, (), key=key, who=where)
+    return _mapped(source, contract.labels, given, context, where)
+
+
+def shown_split(
+    dataset: Dataset, context: Context, train: Train, split: str, modalities: Sequence[str] | None = None
+) -> Shown:
+    """A split of ``dataset`` as a teacher sees it, ``modalities`` of it or all, augmented in its own sizes as the student's samples are in theirs."""
+    samples: Samples = getattr(dataset, split)
+    if modalities is not None:
+        samples = samples.only(modalities)
+    augment = {
+        name: scaled(augment, context.dataset.contract.modalities[name], dataset.contract.modalities[name])
+        for name, augment in train.augment.items()
+        if name in samples.inputs
+    }
+    return Shown(samples, augment, context.recipe.seed)
+
+
+def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augment:
+    """The augmentation in the units of another preprocessing: shifts and masks by the ratio of the axes' sizes.
+
+    The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised
+    values and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
+    """
+    if ours.shape == theirs.shape and getattr(ours, "hop_ms", 0) == getattr(theirs, "hop_ms", 0):
+        return augment
+    along = theirs.shape[-1] / ours.shape[-1]
+    if ours.kind == theirs.kind == "audio":
+        along = ours.hop_ms / theirs.hop_ms
+    across = theirs.shape[-2] / ours.shape[-2] if min(len(ours.shape), len(theirs.shape)) > 2 else 1.0
+    return augment.model_copy(
+        update={
+            **{key: round(getattr(augment, key) * along) for key in ("shift", "mask")},
+            **{key: round(getattr(augment, key) * across) for key in ("shift_rows", "mask_rows")},
+        }
+    )
+
+
+def read_teacher_answers(given: Given, contract: Contract, where: str) -> Answers:
+    """The file of a teacher's outputs, its columns named: by itself, by ``classes``, or by the data's classes."""
+    assert given.outputs is not None
+    answers = read_answers(given.outputs, given.values, contract.task)
+    if contract.task != "regression" and not answers.labels:
+        labels = tuple(given.classes) or contract.labels
+        if len(labels) != answers.logits.shape[1]:
+            raise UsageError(
+                f"the file has {answers.logits.shape[1]} outputs a sample for {len(labels)} classes",
+                where=f"{where}: {given.outputs}",
+                todo="name its columns in an array 'labels', or list its classes in order under 'classes'",
+            )
+        answers = replace(answers, labels=labels)
+    class_map(answers.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
+    return answers
+
+
+def teaching_contract(artifact: Artifact, ours: Contract, where: str) -> Contract:
+    """The contract of an artifact that is to teach for ``ours``; raises UsageError where it cannot."""
+    if "contract" not in artifact.meta:
+        raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
+    contract = contract_of(artifact)
+    if contract.task != ours.task:
+        raise UsageError(f"a teacher of a {contract.task} cannot teach a {ours.task}", where=where)
+    return contract
+
+
+def _mapped(source: Source, labels: tuple[str, ...], given: Given, context: Context, where: str) -> Source:
+    ours = context.dataset.contract
+    classes = class_map(labels, ours.labels, given.classes, f"{where}.classes", task=ours.task)
+    return MappedSource(source, classes) if classes else source

@@ -1,0 +1,140 @@
+"""A frozen teacher's outputs for the samples a student sees: asked at every step, or once a view and kept in mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmedge.artifact import hash_json, replacing
+from mmedge.models.fusion import repeated
+from mmedge.progress import Progress
+from mmedge.recipe import Hint
+from mmedge.training.loop import processes
+from mmedge.training.loop.batches import Batch
+from mmedge.training.teaching.caching import Asked, Decision, decided
+from mmedge.training.teaching.sources import Source
+
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The teacher's answers to a batch, on the student's device: ``logits`` float [batch, classes] over the teacher's
+
+    ``columns``, ``hints`` one float [batch, f] each, and ``rows``: bool [batch], the samples that the logits teach;
+    None where all are.
+    """
+
+    logits: Tensor
+    hints: list[Tensor]
+    rows: Tensor | None = None
+
+    def repeated(self, times: int) -> Taught:
+        """The logits and rows for a batch whose samples are each answered ``times`` in a row; hints as they are."""
+        rows = None if self.rows is None else repeated(self.rows, times)
+        return replace(self, logits=repeated(self.logits, times), rows=rows)
+
+
+class Teacher:
+    """Answers for (sample, view) pairs of a source.
+
+    The teacher sees every modality a sample has, whatever the student is shown. Where its answers are kept, a view is
+    computed for the whole split when it is first asked for; files are keyed by the source (its weights, data,
+    augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``asked``:
+    how often they will be shown, which decides whether keeping is faster (``training.caching``).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        count: int,
+        views: int,
+        *,
+        asked: Asked,
+        hints: Sequence[Hint],
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self._source, self._count, self._asked = source, count, asked
+        self._views_total = 1 if source.fixed else min(views, asked.passes)
+        self._decision: Decision | None = None
+        self._folder, self._progress = folder, progress
+        self._hints = tuple(hints)
+        self._key = hash_json([source.key, [(hint.teacher, hint.kind) for hint in hints]])[:16]
+        self._views: dict[int, list[np.ndarray]] = {}
+
+    @property
+    def columns(self) -> np.ndarray | None:
+        """int64: the student's outputs that the logits stand for; None for all."""
+        return self._source.columns
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self._source.notes, self.decision.said)
+
+    @property
+    def decision(self) -> Decision:
+        """Whether the answers are kept; taken when it is first asked for, and then the same for good."""
+        if self._decision is None:
+            with processes.main_first():
+                self._decision = decided(
+                    self._folder / f"{self._key}-{self._asked.passes}-{self._asked.batch_size}-{self._asked.mode}.json",
+                    self._asked,
+                    missing=sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
+                    views=self._views_total,
+                    count=self._count,
+                    answer=lambda index: self._parts(index, 0),
+                )
+            self._progress.say(self._decision.said)
+        return self._decision
+
+    def outputs(self, batch: Batch, device: torch.device) -> Taught:
+        """The teacher's answers for the samples of a batch, as the batch's view shows them, on ``device``."""
+        parts = self._kept(batch) if self.decision.kept else self._parts(batch.index, batch.view)
+        logits, taught, *features = parts
+        rows = None if taught.all() else torch.from_numpy(taught).to(device)
+        return Taught(torch.from_numpy(logits).to(device), [torch.from_numpy(f).to(device) for f in features], rows)
+
+    @property
+    def widths(self) -> list[int]:
+        """The width of each hint."""
+        return [part.shape[1] for part in self._parts(np.zeros(1, np.int64), 0)[2:]] if self._hints else []
+
+    def _parts(self, index: np.ndarray, view: int) -> list[np.ndarray]:
+        """What the source answers, as the arrays that files keep: logits, taught, and one a hint."""
+        answer = self._source.answer(index, view)
+        return [answer.logits, answer.taught, *answer.hints]
+
+    def _kept(self, batch: Batch) -> list[np.ndarray]:
+        return [part[batch.index] for part in self._view(batch.view)]
+
+    def _paths(self, view: int) -> list[Path]:
+        names = ["logits", "taught", *(f"hint{number}" for number in range(len(self._hints)))]
+        return [self._folder / f"{self._key}-{view}-{name}.npy" for name in names]
+
+    def _view(self, view: int) -> list[np.ndarray]:
+        view = 0 if self._source.fixed else view
+        if view not in self._views:
+            paths = self._paths(view)
+            with processes.main_first():
+                if not all(path.is_file() for path in paths):
+                    for path, values in zip(paths, self._compute(view), strict=True):
+                        with replacing(path) as temporary:
+                            np.save(temporary, values)
+            self._views[view] = [np.load(path, mmap_mode="r") for path in paths]
+        return self._views[view]
+
+    def _compute(self, view: int) -> list[np.ndarray]:
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, self._count, _BATCH):
+            index = np.arange(start, min(start + _BATCH, self._count))
+            parts.append(self._parts(index, view))
+            self._progress.step(
+                "teacher's answers", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
+            )
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]

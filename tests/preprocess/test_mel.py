@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from mmedge.errors import MmedgeError
+from mmedge.preprocess import mel
+from mmedge.spec import AudioSpec
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_same_sound_has_the_same_features_to_the_bit_whatever_was_heard_before():
+    spec = AudioSpec(kind="audio", sample_rate=8000, mels=24)
+    waveform = RNG.standard_normal(spec.samples).astype(np.float32)
+    before = mel.features(spec, waveform)
+    mel.features(spec, -3 * waveform[::-1])
+    np.testing.assert_array_equal(mel.features(spec, waveform), before)
+
+
+@pytest.mark.parametrize("keys", [{}, {"features": "mfcc"}, {"hop_ms": 50}, {"window_ms": 80, "hop_ms": 12.3}])
+@pytest.mark.parametrize("length", [1, 79, 2000, 7999])
+def test_a_short_sound_has_to_the_bit_the_features_of_itself_with_silence_behind_it(keys, length):
+    spec = AudioSpec(kind="audio", sample_rate=8000, mels=24, **keys)
+    padded = np.zeros(spec.samples, np.float32)
+    padded[:length] = RNG.standard_normal(length)
+    np.testing.assert_array_equal(mel.features(spec, padded[:length]), mel.features(spec, padded))
+
+
+def test_a_sound_whose_energies_no_number_holds_is_an_error():
+    spec = AudioSpec(kind="audio", sample_rate=8000, mels=24)
+    with pytest.raises(MmedgeError, match="too loud.*1e\\+38"):
+        mel.features(spec, np.full(4000, 1e38, np.float32))
+
+
+@pytest.mark.parametrize(
+    "keys, what",
+    [
+        ({"mels": 64, "window_ms": 10}, "64 mel bands are too many"),
+        ({"mels": 16, "hop_ms": 0.05}, "shorter than the samples"),
+    ],
+)
+def test_options_that_no_sound_can_have_are_told(keys, what):
+    spec = AudioSpec(kind="audio", sample_rate=8000, **keys)
+    with pytest.raises(MmedgeError, match=what):
+        mel.features(spec, np.zeros(spec.samples, np.float32))

@@ -1,0 +1,385 @@
+"""The one training loop: it resumes exactly, keeps the best epoch, and survives divergence."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmedge.data.store.samples import Samples
+from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.measure.quality import predict_module, score
+from mmedge.progress import Silent
+from mmedge.recipe import Augment, Train
+from mmedge.spec import ArraySpec, Contract
+from mmedge.training.loop import precision
+from mmedge.training.loop.batches import Batch, batches
+from mmedge.training.loop.fit import fit
+from mmedge.training.objectives import supervised
+from tests.conftest import child_environment
+
+CONTRACT = Contract(
+    task="classification", modalities={"series": ArraySpec(kind="array", shape=(2, 6))}, labels=("a", "b", "c")
+)
+TRAIN = Train(epochs=6, batch_size=16, learning_rate=0.01, views=2, augment={"series": Augment(shift=1, noise=0.2)})
+
+
+# All that has a state of its own from epoch to epoch.
+STATEFUL = TRAIN.model_copy(
+    update={
+        "optimizer": "sgd",
+        "nesterov": True,
+        "learning_rate": 0.05,
+        "ema": 0.9,
+        "accumulate": 2,
+        "precision": "bf16",
+        "early_stopping": 2,
+    }
+)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3)
+        )
+
+    def forward(self, present, series):
+        return {"logits": self.layers(series)}
+
+
+def split(name, n, seed):
+    rng = np.random.default_rng(seed)
+    targets = np.arange(n) % 3
+    x = (rng.normal(size=(n, 2, 6)) + targets[:, None, None]).astype(np.float32)
+    return Samples(name, tuple(map(str, range(n))), {"series": x}, np.ones((n, 1), bool), targets, np.arange(n))
+
+
+def trained(state, objective=None, train=TRAIN, seed=0, module=None, progress=None):
+    torch.manual_seed(seed)
+    module = module or Net()
+    samples = split("train", 160, 0)
+    fitted = fit(
+        module,
+        objective or supervised(CONTRACT, train),
+        CONTRACT,
+        samples,
+        split("validation", 60, 1),
+        train,
+        seed=seed,
+        view_seed=0,
+        usable=np.arange(len(samples)),
+        state=state,
+        task="training",
+        progress=progress or Silent(),
+    )
+    return module, fitted
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def without_seconds(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+class Stop(Exception):
+    pass
+
+
+class StoppedIn(nn.Module):
+    """The supervised objective, which fails in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.left, self.inner = epoch * 10 + 5, supervised(CONTRACT, TRAIN)
+
+    def forward(self, module, batch):
+        self.left -= 1
+        if self.left < 0:
+            raise Stop
+        return self.inner(module, batch)
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ema": 0.99},
+        {"optimizer": "sgd", "learning_rate": 0.05},
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"precision": "fp16"},
+        {"augment": {}, "log": "tensorboard"},
+    ],
+    ids=str,
+)
+def test_a_stopped_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, epoch, options, monkeypatch):
+    monkeypatch.setattr(precision, "require_precision", lambda *_: None)  # FP16 on a CPU: slow, but its scaler is real
+    train = TRAIN.model_copy(update=options)
+    whole, expected = trained(tmp_path / "a.safetensors", train=train)
+    with pytest.raises(Stop):
+        trained(tmp_path / "b.safetensors", StoppedIn(epoch), train)
+    resumed, fitted = trained(tmp_path / "b.safetensors", train=train)
+    assert same(resumed, whole)
+    assert without_seconds(fitted.history) == without_seconds(expected.history)
+
+
+@pytest.mark.parametrize("options", ["TRAIN", "STATEFUL"])
+def test_a_killed_process_goes_on_with_the_same_weights_bit_for_bit(tmp_path, options):
+    """SIGKILL in mid-training: nothing of the process can tidy up."""
+    code = (
+        "import sys, time, pathlib, torch\n"
+        "from tests.training.loop import test_fit as t\n"
+        "inner = t.supervised(t.CONTRACT, t.TRAIN)\n"
+        "def slow(module, batch):\n"
+        "    time.sleep(0.02 if len(sys.argv) > 2 else 0)\n"
+        "    return inner(module, batch)\n"
+        f"module, _ = t.trained(pathlib.Path(sys.argv[1]), slow, t.{options})\n"
+        "torch.save(module.state_dict(), sys.argv[1] + '.pt')\n"
+    )
+    state = tmp_path / "state.safetensors"
+    command = [sys.executable, "-c", code, str(state)]
+    environment = child_environment()
+    killed = subprocess.Popen([*command, "slowly"], env=environment, cwd=environment["PYTHONPATH"])
+    while not state.is_file():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "state.safetensors.pt").exists()
+    subprocess.run(command, env=environment, cwd=environment["PYTHONPATH"], check=True, timeout=120)
+    resumed = torch.load(tmp_path / "state.safetensors.pt", weights_only=True)
+    whole, _ = trained(tmp_path / "whole.safetensors", train=globals()[options])
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.state_dict().items())
+
+
+def test_training_again_with_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    one, two, other = (trained(tmp_path / name, seed=seed)[0] for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert same(one, two) and not same(one, other)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    whole, _ = trained(tmp_path / "a")
+    again, _ = trained(tmp_path / "a", StoppedIn(-1))
+    assert same(whole, again)
+
+
+def test_it_learns_and_ends_in_evaluation_mode(tmp_path):
+    module, fitted = trained(tmp_path / "a")
+    assert not module.training and fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+    assert fitted.history[fitted.best_epoch - 1]["quality"] > 0.6
+
+
+class Diverging(nn.Module):
+    def __init__(self, steps):
+        super().__init__()
+        self.left, self.inner = steps, supervised(CONTRACT, TRAIN)
+
+    def forward(self, module, batch):
+        self.left -= 1
+        return self.inner(module, batch) * (float("nan") if self.left < 0 else 1.0)
+
+
+def test_divergence_keeps_the_best_epoch_before_it_and_says_so(tmp_path):
+    module, fitted = trained(tmp_path / "a", Diverging(25))
+    assert len(fitted.history) == 2 and "diverged in epoch 3" in fitted.notes[0] and fitted.diverged
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_divergence_in_the_last_step_of_an_epoch_does_not_keep_broken_weights(tmp_path):
+    """The loss of that step is still finite; the weights after it are not."""
+
+    class Breaking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.step, self.inner = 0, supervised(CONTRACT, TRAIN)
+
+        def forward(self, module, batch):
+            self.step += 1
+            loss = self.inner(module, batch)
+            if self.step == 10:  # the last of the first epoch: finite loss, infinite gradient
+                loss = loss + torch.sqrt(sum(p.sum() * 0 for p in module.parameters()))
+            return loss
+
+    with pytest.raises(MmedgeError, match="diverged"):
+        trained(tmp_path / "a", Breaking())
+
+
+def test_divergence_before_a_first_good_epoch_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(MmedgeError, match="learning_rate") as error:
+        trained(tmp_path / "a", Diverging(3))
+    assert "epoch 1, step 4 of 10" in error.value.where
+
+
+def test_a_model_that_answers_nan_from_the_start_is_not_blamed_on_the_learning_rate(tmp_path):
+    with pytest.raises(MmedgeError, match="very first batch is not finite") as error:
+        trained(tmp_path / "a", Diverging(0))
+    assert "learning_rate" not in error.value.todo and "step 1 of 10" in error.value.where
+
+
+def test_the_best_epoch_by_validation_is_kept_and_not_the_last(tmp_path):
+    class Spoiling(nn.Module):
+        """Teaches the labels for three epochs, and then others."""
+
+        def __init__(self):
+            super().__init__()
+            self.step, self.inner = 0, supervised(CONTRACT, TRAIN)
+
+        def forward(self, module, batch):
+            self.step += 1
+            moved = (batch.targets + (self.step > 30)) % 3
+            return self.inner(module, Batch(batch.index, batch.view, batch.inputs, batch.present, moved))
+
+    module, fitted = trained(tmp_path / "a", Spoiling(), TRAIN.model_copy(update={"learning_rate": 0.05}))
+    selections = [record["selection"] for record in fitted.history]
+    assert fitted.best_epoch <= 3 and selections[fitted.best_epoch - 1] == max(selections) > selections[-1] + 0.1
+    validation = split("validation", 60, 1)
+    output = predict_module(module, CONTRACT, validation, validation.present)
+    assert score(CONTRACT, output, validation.targets) == fitted.history[fitted.best_epoch - 1]["quality"]
+
+
+class Dense(nn.Module):
+    """Nothing that depends on the batch or draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, present, series):
+        return {"logits": self.layers(series)}
+
+
+def dense():
+    torch.manual_seed(3)
+    return Dense()
+
+
+def close(one, two, **tolerance):
+    pairs = zip(one.state_dict().values(), two.state_dict().values())
+    return all(torch.allclose(a, b, **tolerance) for a, b in pairs)
+
+
+@pytest.mark.parametrize("parts", [3, 16])
+def test_a_batch_in_parts_teaches_what_the_whole_batch_does(tmp_path, parts):
+    whole, _ = trained(tmp_path / "a", module=dense())
+    split, _ = trained(tmp_path / "b", train=TRAIN.model_copy(update={"accumulate": parts}), module=dense())
+    assert close(split, whole, atol=1e-5) and not close(whole, dense(), atol=1e-2)
+
+
+def test_parts_with_unlike_numbers_of_labels_weigh_as_in_the_whole_batch():
+    samples = split("train", 16, 0)
+    samples.targets[:9] = -1
+    drawn = [
+        list(
+            batches(
+                samples,
+                TRAIN.model_copy(update={"accumulate": number}),
+                seed=0,
+                view_seed=0,
+                epoch=0,
+                usable=np.arange(16),
+            )
+        )
+        for number in (1, 5)
+    ]
+    (batch,), parts = drawn
+    module, objective = dense(), supervised(CONTRACT, TRAIN)
+    assert [len(part.index) for part in parts] == [3, 3, 4, 3, 3] and sum(
+        part.share for part in parts
+    ) == pytest.approx(1)
+    assert len({int((part.targets >= 0).sum()) for part in parts}) > 1
+    summed = sum(objective(module, part) * part.share for part in parts)
+    torch.testing.assert_close(summed, objective(module, batch))
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(tmp_path):
+    train = TRAIN.model_copy(update={"ema": 0.95, "augment": {}})
+    kept, fitted = trained(tmp_path / "a", train=train)
+    plain, _ = trained(tmp_path / "b", train=TRAIN.model_copy(update={"augment": {}}))
+    assert not same(kept, plain)
+    validation = split("validation", 60, 1)
+    output = predict_module(kept, CONTRACT, validation, validation.present)
+    assert score(CONTRACT, output, validation.targets) == fitted.history[fitted.best_epoch - 1]["quality"]
+
+
+def test_training_ends_when_no_epoch_was_better_for_as_long_as_the_patience_and_says_so(tmp_path):
+    class Spoiling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.step, self.inner = 0, supervised(CONTRACT, TRAIN)
+
+        def forward(self, module, batch):
+            self.step += 1
+            return self.inner(module, replace(batch, targets=(batch.targets + (self.step > 20)) % 3))
+
+    train = TRAIN.model_copy(update={"learning_rate": 0.05, "early_stopping": 2, "epochs": 30})
+    module, fitted = trained(tmp_path / "a", Spoiling(), train)
+    assert len(fitted.history) == fitted.best_epoch + 2 < 10
+    assert fitted.notes == (
+        f"stopped after epoch {len(fitted.history)} of 30: none was better than epoch {fitted.best_epoch}",
+    )
+    again, same_notes = trained(tmp_path / "a", StoppedIn(-1), train)  # resumed after its end: nothing is trained
+    assert same(module, again) and same_notes.notes == fitted.notes
+
+
+def test_a_batch_of_one_with_batch_norm_is_refused_and_named(tmp_path):
+    with pytest.raises(UsageError, match=r"1 a part, and batch norm \(layers\.2\)"):
+        trained(tmp_path / "a", train=TRAIN.model_copy(update={"accumulate": 16}))
+    trained(tmp_path / "b", train=TRAIN.model_copy(update={"accumulate": 16, "epochs": 1}), module=dense())
+    one = split("train", 1, 0)
+    with pytest.raises(UsageError, match="a batch of 1 samples"):
+        fit(
+            Net(),
+            supervised(CONTRACT, TRAIN),
+            CONTRACT,
+            one,
+            one,
+            TRAIN,
+            seed=0,
+            view_seed=0,
+            usable=np.arange(1),
+            state=tmp_path / "c",
+            task="t",
+            progress=Silent(),
+        )
+
+
+def test_progress_tells_the_epoch_and_the_last_figure_of_validation(tmp_path):
+    said = []
+
+    class Kept(Silent):
+        def step(self, task, done, total, text=""):
+            said.append((done, total, text))
+
+    _, fitted = trained(tmp_path / "a", progress=Kept())
+    assert said[0] == (0, 60, "epoch 1/6")
+    assert said[1] == (10, 60, f"epoch 2/6, validation {fitted.history[0]['quality']:.3f}")
+    assert said[-1][:2] == (60, 60) and said[-1][2].endswith(f"epoch {fitted.best_epoch}")
+
+
+def test_tensorboard_gets_a_row_an_epoch_and_none_twice_after_an_interruption(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train = TRAIN.model_copy(update={"log": "tensorboard"})
+    with pytest.raises(Stop):
+        trained(tmp_path / "a.safetensors", StoppedIn(3), train)
+    _, fitted = trained(tmp_path / "a.safetensors", train=train)
+    events = EventAccumulator(str(tmp_path / "a")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("quality")] == [
+        (h["epoch"], pytest.approx(h["quality"])) for h in fitted.history
+    ]
+
+
+def test_without_tensorboard_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingDependency, match="pip install tensorboard"):
+        trained(tmp_path / "a", train=TRAIN.model_copy(update={"log": "tensorboard"}))
