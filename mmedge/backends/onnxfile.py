@@ -78,16 +78,20 @@ def _encoded(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def size_bytes(file: Path) -> int:
-    """Of a model: the file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
+def files_of(file: Path) -> list[Path]:
+    """A model's file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
     beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
     if file.suffix == ".onnx":
         try:
             beside = _external(memoryview(file.read_bytes()))
         except (IndexError, KeyError, ValueError):  # no graph: who opens it tells so
             beside = set()
-    files = [file, *(file.parent / name for name in beside)]
-    return sum(one.stat().st_size for one in files if one.is_file())
+    return [file, *(file.parent / name for name in sorted(beside))]
+
+
+def size_bytes(file: Path) -> int:
+    """Of a model: all of its files."""
+    return sum(one.stat().st_size for one in files_of(file) if one.is_file())
 
 
 def _external(data: memoryview) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import time
 from contextlib import nullcontext
@@ -13,7 +12,6 @@ from typing import Any, cast
 from mmedge import artifact as artifacts
 from mmedge.artifact import Artifact, code_hash, hash_json
 from mmedge.backends.sessions import require_builder
-from mmedge.data.manifest.source import load_attribute
 from mmedge.data.store import samples
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
@@ -21,6 +19,7 @@ from mmedge.models.load import contract_of
 from mmedge.pipeline.conclude import Outcome, Ran, conclude
 from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, Target, remember
+from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
 from mmedge.training.context import Context
@@ -208,7 +207,7 @@ def _key(stage: str, before: list[Ran], context: Context) -> str:
                 recipe.seed,
             ],
             "data": context.dataset.sha256,
-            "code": [code_hash(*_CODE, own_code), _user_code(section, context)],
+            "code": [code_hash(*_CODE, own_code), [_user_code(part, context) for part in (section, *also)]],
             "weights": [digest for part in (section, *also) for digest in _weights(part)],
         }
     )
@@ -300,10 +299,9 @@ def _givens(section: Any) -> list[Any]:
 
 
 def _user_code(section: Any, context: Context) -> list[str]:
-    """Hashes of the files that a user's factories come from."""
-    factories = [getattr(getattr(given, "model", None), "factory", None) for given in _givens(section)]
-    files = [inspect.getsourcefile(load_attribute(factory, context.code)) for factory in factories if factory]
-    return [artifacts.sha256_of(Path(file)) for file in files if file]
+    """Hashes of what a user's factories depend on."""
+    models = [given.model for given in _givens(section) if getattr(getattr(given, "model", None), "factory", None)]
+    return [code_state(model.factory, model.args, context.code, context.progress.say) for model in models]
 
 
 def _weights(section: Any) -> list[str]:
@@ -311,7 +309,7 @@ def _weights(section: Any) -> list[str]:
     named: list[Path] = []
     for given in _givens(section):
         named += getattr(given, "files", [getattr(getattr(given, "model", None), "weights", None)])
-    return [artifacts.sha256_of(path) for path in named if path and path.is_file()]
+    return [file_state(path) for path in named if path and path.is_file()]
 
 
 def _check_targets(recipe: Recipe, wanted: list[str]) -> None:

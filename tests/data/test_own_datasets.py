@@ -80,3 +80,73 @@ def test_a_users_dataset_whose_code_changed_is_built_again(tmp_path):
 def test_a_wrong_dataset_is_told(tmp_path, name, attribute, text, said):
     with pytest.raises((MmedgeError, UsageError), match=said):
         user_dataset(tmp_path, name, attribute, text)
+
+
+READER = """\
+import numpy as np
+import other_MODULE
+
+def build(split, path=None):
+    labels = np.load(path or HERE)["labels"]
+    return [{"id": f"{split}{i}", "vitals": {"a": i}, "label": "ab"[label] + other_MODULE.SUFFIX} for i, label in enumerate(labels)]
+"""
+
+
+def labels_of(tmp_path, name, args):
+    """The training labels of a dataset that reads ``data.npz``, prepared anew as by the next process."""
+    import sys
+
+    sys.modules.pop(name, None)
+    sys.modules.pop(f"other_{name}", None)
+    text = READER.replace("HERE", repr(str(tmp_path)) + " + '/' + 'data' + '.npz'").replace("MODULE", name)
+    (tmp_path / f"{name}.py").write_text(text)
+    modalities = {"vitals": {"kind": "tabular", "columns": ["a"]}}
+    values = {"name": "t", "data": {"dataset": f"{name}:build", "args": args, "modalities": modalities}}
+    made = samples.prepare(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent())
+    return [made.contract.labels[target] for target in made.train.targets], made.sha256
+
+
+@pytest.mark.parametrize("name", ["named_by_an_argument", "named_by_nobody"])
+def test_a_dataset_is_built_again_where_a_file_that_it_reads_or_a_module_that_it_imports_changed(tmp_path, name):
+    args = {"path": str(tmp_path / "data.npz")} if name == "named_by_an_argument" else {}
+    (tmp_path / f"other_{name}.py").write_text("SUFFIX = ''\n")
+    np.savez(tmp_path / "data.npz", labels=[0, 1, 0])
+    assert labels_of(tmp_path, name, args)[0] == ["a", "b", "a"]
+    np.savez(tmp_path / "data.npz", labels=[1, 1, 0])
+    assert labels_of(tmp_path, name, args)[0] == ["b", "b", "a"]
+    (tmp_path / f"other_{name}.py").write_text("SUFFIX = 'x'\n")
+    assert labels_of(tmp_path, name, args)[0] == ["bx", "bx", "ax"]
+
+
+def test_a_dataset_that_is_interrupted_is_not_taken_for_the_one_before(tmp_path):
+    name = "interrupted_later"
+    (tmp_path / f"other_{name}.py").write_text("SUFFIX = ''\n")
+    np.savez(tmp_path / "data.npz", labels=[0, 1, 0])
+    first = labels_of(tmp_path, name, {})
+    (tmp_path / f"other_{name}.py").write_text("SUFFIX = 'x'\n")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(samples, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        labels_of(tmp_path, name, {})
+    assert (tmp_path / "out" / "data" / "train.csv").read_text().count("ax")
+    (tmp_path / f"other_{name}.py").write_text("SUFFIX = ''\n")
+    assert labels_of(tmp_path, name, {}) == first
+
+
+def test_a_manifest_that_was_changed_by_hand_is_written_again(tmp_path):
+    name = "changed_by_hand"
+    (tmp_path / f"other_{name}.py").write_text("SUFFIX = ''\n")
+    np.savez(tmp_path / "data.npz", labels=[0, 1, 0])
+    first = labels_of(tmp_path, name, {})
+    manifest = tmp_path / "out" / "data" / "train.csv"
+    manifest.write_text(manifest.read_text().replace(",a", ",b"))
+    assert labels_of(tmp_path, name, {}) == first
+
+
+def test_recordings_count_by_their_bytes(tmp_path):
+    (tmp_path / "1_a_1.wav").write_bytes(b"one")
+    modalities = {"audio": {"kind": "audio", "sample_rate": 8000, "mels": 8, "frames": 8}}
+    values = {"dataset": "avdigits", "recordings": str(tmp_path), "modalities": modalities}
+    data = parsed({"name": "t", "data": values}).data
+    before = samples._source_state(data, tmp_path, Silent())
+    (tmp_path / "1_a_1.wav").write_bytes(b"two")
+    assert samples._source_state(data, tmp_path, Silent()) != before

@@ -108,6 +108,23 @@ def test_quantization_is_made_again_where_targets_that_it_follows_are_others(fin
     assert elsewhere == key(tensorrt={"max_batch": 2}) == key(**{"openvino-cpu": {}})
 
 
+@pytest.mark.parametrize("stage", ["distill", "prune", "quantize"])
+@pytest.mark.parametrize("changing", ["net_of_a_key.py", "below_it.py", "table.bin", "other.onnx"])
+def test_a_stage_is_made_again_where_a_users_network_or_what_it_needs_changed(finished, values, context, stage, changing):
+    before = [Ran(name, finished.artifact(name), "cached", 0.0) for name in ("teacher", "distill", "prune")]
+    files = {"net_of_a_key.py": "import below_it\n", "below_it.py": "x = 1\n", "table.bin": "1", "other.onnx": "1"}
+    for name, text in files.items():
+        (context.code / name).write_text(text)
+    values["distill"]["model"] = {"factory": "net_of_a_key:net", "args": {"table": str(context.code / "table.bin")}}
+    values["distill"]["teachers"] = [{"onnx": str(context.code / "other.onnx")}]
+    context = replace(context, recipe=parsed(values))
+    keys = {pipeline._key(stage, before, context), pipeline._key(stage, before, context)}
+    with (context.code / changing).open("a") as file:
+        file.write("#")
+    keys.add(pipeline._key(stage, before, context))
+    assert len(keys) == 2
+
+
 def test_what_stages_take_of_the_runtime_is_in_the_hash_of_their_code():
     root = Path(pipeline.__file__).parent.parent
     folders = [

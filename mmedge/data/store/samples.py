@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge.artifact import hash_json, sha256_of, write_json
+from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.labels import (
     hidden,
     labelled,
@@ -25,13 +24,14 @@ from mmedge.data.manifest.labels import (
     telling_splits,
     unlabelled_split,
 )
-from mmedge.data.manifest.source import columns_of, load_attribute, place, present, target_column, write_manifests
+from mmedge.data.manifest.source import columns_of, place, present, target_column, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
+from mmedge.recipe.dependencies import Read, code_state, still, watched
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
 
 
@@ -232,11 +232,22 @@ def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -
     stamp = folder / "source.json"
     # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
     described = recipe.data.model_dump(mode="json", exclude={"workers"})
-    key = hash_json({"data": described, "seed": recipe.seed, "source": _source_state(recipe.data, code)})
+    source, own = _source_state(recipe.data, code, progress), code_hash("data/manifest", "data/builtin")
+    key = hash_json({"data": described, "seed": recipe.seed, "source": source, "code": own})
     record = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
-    if record.get("key") != key or "facts" not in record:
-        facts = write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
-        record = {"key": key, "facts": facts}
+    files = {split: folder / f"{split}.csv" for split in SPLITS}
+    left = {str(file): record.get("written", {}).get(split) for split, file in files.items()}
+    if record.get("key") != key or not still(left) or not still(record.get("read", {})):
+        stamp.unlink(missing_ok=True)  # interrupted, it would vouch for what another source wrote
+        with watched(folder) if recipe.data.dataset else nullcontext(Read()) as read:
+            facts = write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
+        if read.network:
+            progress.say(
+                f"data: {recipe.data.dataset} asks something of a network; what changes there is not noticed, and"
+                " the data is taken as it was: a new --out reads it again"
+            )
+        written = {split: sha256_of(file) for split, file in files.items()}
+        record = {"key": key, "facts": facts, "read": read.files, "written": written}
         write_json(stamp, record)
     return key, record["facts"]
 
@@ -273,19 +284,16 @@ def held(out: Path) -> Iterator[None]:
         yield
 
 
-def _source_state(data: Data, code: Path) -> str:
+def _source_state(data: Data, code: Path, progress: Progress) -> str:
     """What may change outside the recipe and must not be mistaken for the same data."""
     if data.manifest:
         files = [data.manifest, *(stream.file for stream in data.align.values())]
         secret = os.environ.get(data.redact.key, "") if data.redact and data.redact.hash else ""
         return hash_json([*(sha256_of(file) for file in files if file.is_file()), hash_json(secret)])
     folder = data.recordings or os.environ.get("MMEDGE_RECORDINGS")
-    if data.dataset == "avdigits" and folder:
-        return hash_json(sorted((path.name, path.stat().st_size) for path in Path(folder).glob("*.wav")))
-    if data.dataset and data.dataset != "avdigits":
-        file = inspect.getsourcefile(load_attribute(data.dataset, code))
-        return sha256_of(Path(file)) if file else ""
-    return ""
+    if data.dataset == "avdigits":
+        return hash_json(sorted((path.name, sha256_of(path)) for path in Path(folder).glob("*.wav")) if folder else [])
+    return code_state(data.dataset, data.args, code, progress.say) if data.dataset else ""
 
 
 def _contract(recipe: Recipe, tables: dict[str, polars.DataFrame], found: Place) -> Contract:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmedge import artifact as artifacts
-from mmedge.artifact import Artifact, sha256_of
+from mmedge.artifact import Artifact
 from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
@@ -18,6 +18,7 @@ from mmedge.measure.classes import UNKNOWN, class_map
 from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
 from mmedge.recipe import Another, Augment, Distill, Given, Hint, Loss, Train
+from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
@@ -171,7 +172,9 @@ def _of_file(given: Another, where: str, context: Context, train: Train, split: 
     """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
     source: Source
     (file,) = given.files
-    key = f"{sha256_of(file) if file.is_file() else file} {given.model_dump_json()} {context.dataset.sha256} {split}"
+    model, data = given.model, context.dataset.sha256
+    code = code_state(model.factory, model.args, context.code) if model.factory else ""
+    key = f"{file_state(file) if file.is_file() else file} {code} {given.model_dump_json()} {data} {split}"
     if given.outputs:
         answers = read_teacher_answers(given, context.dataset.contract, where)
         ids = getattr(context.dataset, split).ids
