@@ -35,7 +35,9 @@ def code_state(name: str, args: Any, folder: Path, say: Callable[[str], None] = 
     state = {
         "code": [sha256_of(file) for file in sources],
         "package": _version(name.partition(":")[0], folder),
-        "named": {text: [path_state(path, say) for path in _standing(text, places)] for text in sorted({*_texts(args)})},
+        "named": {
+            text: [path_state(path, say) for path in _standing(text, places)] for text in sorted({*_texts(args)})
+        },
         "written": sorted(
             sha256_of(path)
             for file in sources

@@ -110,7 +110,9 @@ def test_quantization_is_made_again_where_targets_that_it_follows_are_others(fin
 
 @pytest.mark.parametrize("stage", ["distill", "prune", "quantize"])
 @pytest.mark.parametrize("changing", ["net_of_a_key.py", "below_it.py", "table.bin", "other.onnx"])
-def test_a_stage_is_made_again_where_a_users_network_or_what_it_needs_changed(finished, values, context, stage, changing):
+def test_a_stage_is_made_again_where_a_users_network_or_what_it_needs_changed(
+    finished, values, context, stage, changing
+):
     before = [Ran(name, finished.artifact(name), "cached", 0.0) for name in ("teacher", "distill", "prune")]
     files = {"net_of_a_key.py": "import below_it\n", "below_it.py": "x = 1\n", "table.bin": "1", "other.onnx": "1"}
     for name, text in files.items():
