@@ -56,9 +56,9 @@ def profile(
     as_json: bool,
 ) -> None:
     from mmedge.profiling.feeds import parsed_shapes
-    from mmedge.profiling.profile import Settings, measured
+    from mmedge.profiling.profile import ProfileOptions, measured
 
-    settings = Settings(
+    settings = ProfileOptions(
         target,
         _numbers(batches, "--batch"),
         threads,

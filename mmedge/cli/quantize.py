@@ -106,9 +106,9 @@ def quantize(
     config = _config(values | ({"candidates": tuple(candidates.split(","))} if candidates else {}))
     with progress() as shown:
         shown.say(f"mmedge: quantizing {recipe}")
-        from mmedge.pipeline.standalone import Settings, quantize_file
+        from mmedge.pipeline.standalone import FileOptions, quantize_file
 
-        settings = Settings(
+        settings = FileOptions(
             config,
             judge,
             output,

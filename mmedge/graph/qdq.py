@@ -33,7 +33,7 @@ _FOLDED = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizedLayer:
     """A quantized layer. ``label``: its weight's place in the model, where it has one, for people; ``weights``: how many."""
 
     name: str
@@ -99,7 +99,7 @@ class Wiring:
         return np.asarray(value, np.float32)
 
 
-def layers(model: Any) -> list[Layer]:
+def layers(model: Any) -> list[QuantizedLayer]:
     """The quantized layers of a loaded model, in the graph's order."""
     wiring = Wiring(model)
     branches = branches_of(model)
@@ -116,7 +116,7 @@ def layers(model: Any) -> list[Layer]:
             stored = wiring.made_by.get(weight[1].input[0])
             source = stored.input[0] if stored is not None else weight[1].input[0]
             label, size = _label(source, node, wiring), int(np.prod(wiring.constants[source].dims))
-        found.append(Layer(node.name, node.op_type, label, branches[node.name], size))
+        found.append(QuantizedLayer(node.name, node.op_type, label, branches[node.name], size))
     often = Counter(layer.label for layer in found)  # weights that several layers share
     return [
         replace(layer, label=f"{layer.label} ({layer.name})") if often[layer.label] > 1 else layer for layer in found
@@ -144,7 +144,7 @@ def _label(weight: str, node: Any, wiring: Wiring) -> str:
     return best.removeprefix("module.").removesuffix(".weight").removesuffix(".bias")
 
 
-def named(wanted: Sequence[str], known: Iterable[Layer], *, where: str) -> list[str]:
+def named(wanted: Sequence[str], known: Iterable[QuantizedLayer], *, where: str) -> list[str]:
     """Names of the layers that a recipe names: by node, by label, by the first parts of a label, or by branch.
 
     Raises UsageError for one that does not exist, with the close ones.

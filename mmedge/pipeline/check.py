@@ -23,7 +23,7 @@ from mmedge.data.store.samples import Samples, held, manifests, private
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Given, Model, Recipe, computes_int8
+from mmedge.recipe import Model, Recipe, TeacherConfig, computes_int8
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.training.faults import own_contract, teaching_faults
@@ -198,7 +198,7 @@ def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:
     if not recipe.teacher.onnx and not recipe.teacher.outputs:
         faults += _traps(recipe.teacher.model, own_contract(recipe.teacher, whole), "teacher.model", code)
     if recipe.distill:
-        student = Given(model=recipe.distill.model)
+        student = TeacherConfig(model=recipe.distill.model)
         faults += _traps(student.model, own_contract(student, whole), "distill.model", code)
     return faults
 

@@ -23,7 +23,7 @@ from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize, precision_of
 from mmedge.stages.quantize import calibration, concluded
-from mmedge.stages.quantize.candidates import Scored, Table, Task, make_and_judge
+from mmedge.stages.quantize.candidates import Scored, Table, Trial, make_and_judge
 
 Judge = Literal["accuracy", "agreement", "difference"]
 _SAYS = {
@@ -37,7 +37,7 @@ _FEW, _FEWEST, _PASS_S, _TIMED_S = 100, 12, 4.0, 10.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class FileOptions:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
@@ -55,7 +55,7 @@ class Settings:
     asked: bool = False
 
 
-def quantize_file(model: Path, source: str, out: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
+def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> dict[str, Any]:
     """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
 
     Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that
@@ -104,7 +104,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             lambda done, total: progress.step("calibration", done, total, "calls"),
             of="them",
         )
-        task = Task(
+        trial = Trial(
             graph=graph,
             calibration=inputs,
             evaluate=_scorer(judging, expected, chosen, kind),
@@ -116,7 +116,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
             elsewhere=False,
             asked=settings.asked or settings.config.require == "int8",
         )
-        table = _made(task, settings, folder)
+        table = _made(trial, settings, folder)
         report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
             table, settings.config, folder, notes
         )
@@ -129,17 +129,17 @@ def quantize_file(model: Path, source: str, out: Path, settings: Settings, progr
     return report
 
 
-def _made(task: Task, settings: Settings, folder: Path) -> Table:
+def _made(trial: Trial, settings: FileOptions, folder: Path) -> Table:
     """The candidates; without INT8 where the graph has none that runs in 8 bits and nobody named it."""
     try:
-        return make_and_judge(task, settings.config, folder)
+        return make_and_judge(trial, settings.config, folder)
     except MismatchError as error:
         floats = tuple(name for name in settings.config.candidates if precision_of(name) != "int8")
-        if task.asked:
+        if trial.asked:
             raise
         for written in folder.glob("int8*.onnx"):
             written.unlink()
-        table = make_and_judge(task, settings.config.model_copy(update={"candidates": floats}), folder)
+        table = make_and_judge(trial, settings.config.model_copy(update={"candidates": floats}), folder)
         table.absent["int8"] = error.what
         return table
 
@@ -201,7 +201,7 @@ def _check_labels(calls: Calls, expected: list[dict[str, np.ndarray]], output: s
 
 
 def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> Callable[[Path], Scored]:
-    """``Task.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
+    """``Trial.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
 
     def values(answers: list[dict[str, np.ndarray]]) -> np.ndarray:
         if kind == "accuracy":
@@ -239,7 +239,7 @@ def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
-    """``Task.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
+    """``Trial.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
     few = calls.take(np.arange(min(count, len(calls))))
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
@@ -261,9 +261,9 @@ def _typical(calls: Calls, notes: list[str]) -> dict[str, np.ndarray]:
 
 
 def _timer(
-    feed: dict[str, np.ndarray], settings: Settings, progress: Progress
+    feed: dict[str, np.ndarray], settings: FileOptions, progress: Progress
 ) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
-    """``Task.time`` on one call, as often as some seconds allow."""
+    """``Trial.time`` on one call, as often as some seconds allow."""
 
     def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
         measure = Measure(threads=settings.threads, runs=20, warmup=3)
@@ -275,7 +275,7 @@ def _timer(
 
 
 def _report(
-    model: Path, source: str, calls: Calls, half: int, kind: Judge, output: str, settings: Settings
+    model: Path, source: str, calls: Calls, half: int, kind: Judge, output: str, settings: FileOptions
 ) -> dict[str, Any]:
     return {
         "schema": 1,
@@ -291,7 +291,7 @@ def _report(
     }
 
 
-def _verdict(report: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _verdict(report: dict[str, Any], settings: FileOptions) -> dict[str, Any]:
     """``verdict`` and ``exit``, and the gate on latency where one was asked for."""
     misses = list(report.get("misses", []))
     taken = next(row for row in report["candidates"] if row["precision"] == report["precision"])

@@ -32,9 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
             record = examine()
         else:
             from mmedge.profiling.feeds import parsed_shapes
-            from mmedge.profiling.profile import Settings, measured
+            from mmedge.profiling.profile import ProfileOptions, measured
 
-            settings = Settings(
+            settings = ProfileOptions(
                 given.target,
                 tuple(given.batch or (1,)),
                 given.threads,

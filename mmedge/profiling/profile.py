@@ -33,7 +33,7 @@ WIDE_SPREAD = 0.3
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProfileOptions:
     """What to measure. ``shapes``: {input: shape} for dynamic axes other than the batch. ``seconds``: of each throughput
     and energy measurement. ``idle_s``: the pause before an after-idle inference."""
 
@@ -90,7 +90,7 @@ def subject(path: Path, target: str | None) -> Subject:
     return Subject(str(path), path, target or "onnxruntime-cpu")
 
 
-def measured(paths: Sequence[Path], settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Profile models on this machine; those after the first are compared with it. Returns the record (see the README).
 
     All models are timed in one interleaved run per batch size. Raises MmedgeError for a model that cannot be run.
@@ -127,7 +127,7 @@ def measured(paths: Sequence[Path], settings: Settings, progress: Progress | Non
     }
 
 
-def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _cold(each: Subject, settings: ProfileOptions, progress: Progress) -> dict[str, Any]:
     progress.say(f"profile: loading {each.name} in a fresh process")
     figures = cold.measured(
         each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=each.shapes(settings.shapes)
@@ -141,7 +141,7 @@ def _cold(each: Subject, settings: Settings, progress: Progress) -> dict[str, An
     }
 
 
-def _once(each: Subject, session: Session, settings: Settings) -> dict[str, Any]:
+def _once(each: Subject, session: Session, settings: ProfileOptions) -> dict[str, Any]:
     """What is measured once a model, at the first batch size: after idle, throughput, energy, layers and branches."""
     batch = settings.batches[0]
     feed = feeds.tensors(session.inputs, batch, each.shapes(settings.shapes))
@@ -162,7 +162,7 @@ def _time_batch(
     subjects: list[Subject],
     sessions: list[Session],
     engines: list[Engine | None],
-    settings: Settings,
+    settings: ProfileOptions,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Every model's entry for one batch size, and warnings.
@@ -269,7 +269,7 @@ def _after_idle_ms(call: Callable[[], Any], idle_s: float) -> float:
     return float(np.median(spans))
 
 
-def _throughput(call: Callable[[], Any], settings: Settings, batch: int) -> list[dict[str, Any]]:
+def _throughput(call: Callable[[], Any], settings: ProfileOptions, batch: int) -> list[dict[str, Any]]:
     """Samples a second with 1, 2, 4 … callers at once, up to the machine's cores."""
     wanted = settings.streams or tuple(sorted({count for count in (1, 2, 4, 8, cores()) if count <= cores()}))
     rows = []

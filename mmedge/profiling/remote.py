@@ -16,7 +16,7 @@ from typing import Any
 from mmedge import bundle as bundles
 from mmedge.artifact import sha256_of
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
-from mmedge.profiling.profile import Settings
+from mmedge.profiling.profile import ProfileOptions
 from mmedge.progress import Progress, Silent
 
 _ADDRESS = re.compile(
@@ -69,7 +69,7 @@ def device(address: str, *, options: Sequence[str] = (), python: str = "python3"
 
 
 def measured(
-    paths: Sequence[Path], settings: Settings, where: Device, progress: Progress | None = None
+    paths: Sequence[Path], settings: ProfileOptions, where: Device, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Profile models on a device: copy them, run ``python -m mmedge.profiling profile`` there, bring the record back, clean up.
 
@@ -170,7 +170,7 @@ def _copy(file: Path, remote: str, where: Device, progress: Progress) -> None:
     )
 
 
-def _profile_command(where: Device, settings: Settings, remote: list[str]) -> str:
+def _profile_command(where: Device, settings: ProfileOptions, remote: list[str]) -> str:
     words = [where.python, "-m", "mmedge.profiling", "profile", "--target", where.target]
     words += [
         "--threads",

@@ -1,28 +1,27 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
 from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, computes_int8, precision_of
-from mmedge.recipe.data import Data, Fold, Redact, Stream
+from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure, Target, TargetOptions
 from mmedge.recipe.origin import recall, remember, shown
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
-    Another,
     Augment,
     Controls,
     Distill,
     Encoder,
-    Given,
+    FurtherTeacher,
     Hint,
     Loss,
+    MainTeacher,
     Model,
     Schedule,
-    Teacher,
+    TeacherConfig,
     Train,
 )
 from mmedge.recipe.whole import Recipe
 
 __all__ = [
-    "Another",
     "Augment",
     "Candidate",
     "Controls",
@@ -31,10 +30,11 @@ __all__ = [
     "Encoder",
     "Export",
     "Fold",
-    "Given",
+    "FurtherTeacher",
     "Hint",
     "InvalidRecipe",
     "Loss",
+    "MainTeacher",
     "Measure",
     "Model",
     "Precision",
@@ -43,10 +43,10 @@ __all__ = [
     "Recipe",
     "Redact",
     "Schedule",
-    "Stream",
     "Target",
     "TargetOptions",
-    "Teacher",
+    "TeacherConfig",
+    "TimedTable",
     "Train",
     "computes_int8",
     "load",

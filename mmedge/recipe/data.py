@@ -35,7 +35,7 @@ class Redact(Frozen):
     key: str = "MMEDGE_REDACT_KEY"
 
 
-class Stream(Frozen):
+class TimedTable(Frozen):
     """A table with timestamps of its own, whose ``columns`` (all others where none are named) join the manifest's rows.
 
     Times are numbers (seconds) or ISO 8601; ``tolerance`` is in seconds. ``nearest`` and ``previous`` take one row,
@@ -79,7 +79,7 @@ class Data(Frozen):
     split: str | None = None
     ratios: dict[Literal["train", "validation", "test"], float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
     fold: Fold | None = None
-    align: dict[str, Stream] = {}
+    align: dict[str, TimedTable] = {}
     redact: Redact | None = None
     workers: int | None = Field(None, ge=1, le=1024)
 

@@ -142,7 +142,7 @@ class Train(Frozen):
 Class = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
-class Given(Frozen):
+class TeacherConfig(Frozen):
     """A teacher of any origin: ``model`` (the built-in network, or ``module:factory``, with ``weights``), or one file.
 
     ``onnx``: a model file, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs, and
@@ -170,13 +170,13 @@ class Given(Frozen):
         return [path for path in (self.model.weights, self.onnx, self.outputs) if path]
 
     @model_validator(mode="after")
-    def _one_file(self) -> Given:
+    def _one_file(self) -> TeacherConfig:
         if self.onnx and self.outputs:
             raise ValueError("name either 'onnx' or 'outputs'")
         return self
 
 
-class Teacher(Given):
+class MainTeacher(TeacherConfig):
     """The run's teacher: trained by ``train``'s schedule, or taken as it is: ``onnx``, ``outputs``, or ``model.weights``
 
     without ``train``. With both ``model.weights`` and ``train``, training goes on from those weights.
@@ -194,7 +194,7 @@ class Teacher(Given):
         return given if weights or given.get("onnx") or given.get("outputs") else {**given, "train": {}}
 
     @model_validator(mode="after")
-    def _learnt_somewhere(self) -> Teacher:
+    def _learnt_somewhere(self) -> MainTeacher:
         if self.train is None and not self.files:
             raise ValueError(
                 "with 'train: null', name model.weights or onnx or outputs: the teacher has learnt nothing else"
@@ -206,7 +206,7 @@ class Teacher(Given):
         return self.train is not None and not self.onnx and not self.outputs
 
 
-class Another(Given):
+class FurtherTeacher(TeacherConfig):
     """A further teacher: one of ``artifact`` (a folder that mmedge wrote), ``onnx``, ``outputs`` and ``model.weights``.
 
     ``weight`` is against the run's own teacher, which has 1.
@@ -220,7 +220,7 @@ class Another(Given):
         return [*super().files, *([self.artifact / "manifest.json"] if self.artifact else [])]
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Another:
+    def _one_origin(self) -> FurtherTeacher:
         if len(self.files) != 1:
             raise ValueError("name one of 'artifact', 'onnx', 'outputs' and 'model.weights'")
         if self.artifact and (self.preprocessing or self.model != Model()):
@@ -303,7 +303,7 @@ class Distill(Frozen):
     labels: int | Literal["all", "none"] = "all"
     loss: Loss = Loss()
     candidates: tuple[Loss, ...] | Literal["auto"] = ()
-    teachers: tuple[Another, ...] = ()
+    teachers: tuple[FurtherTeacher, ...] = ()
     combine: Literal["average", "confidence"] = "average"
     train: Train = Train()
     cache: Literal["measured", "always", "never"] = "measured"

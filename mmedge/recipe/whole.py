@@ -11,7 +11,7 @@ from mmedge.errors import did_you_mean
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure
-from mmedge.recipe.training import Augment, Distill, Given, Teacher, Train
+from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
 from mmedge.spec import Frozen, subsets
 
 
@@ -22,7 +22,7 @@ class Recipe(Frozen):
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0, lt=2**31)
     data: Data
-    teacher: Teacher = Teacher()
+    teacher: MainTeacher = MainTeacher()
     distill: Distill | None = None
     prune: Prune | None = None
     quantize: Quantize | None = None
@@ -83,7 +83,7 @@ class Recipe(Frozen):
                     faults.append(f"{stage}.train.{key}: is for classification, and the task is {task}")
         return faults
 
-    def _givens(self) -> list[tuple[str, Given]]:
+    def _givens(self) -> list[tuple[str, TeacherConfig]]:
         """All teachers, each with its place in the recipe."""
         more = self.distill.teachers if self.distill else ()
         return [("teacher", self.teacher), *((f"distill.teachers.{n}", given) for n, given in enumerate(more))]

@@ -17,7 +17,7 @@ from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import predict_graph, predict_module
-from mmedge.recipe import Teacher
+from mmedge.recipe import MainTeacher
 from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, provenance, write_trained
 from mmedge.training.context import Context
@@ -28,7 +28,7 @@ from mmedge.training.objectives import supervised
 from mmedge.training.teaching.taught import read_teacher_answers
 
 
-def train(parent: Artifact | None, config: Teacher, context: Context, target: Path, key: str) -> Artifact:
+def train(parent: Artifact | None, config: MainTeacher, context: Context, target: Path, key: str) -> Artifact:
     """Train the teacher on all labels, or take it as it is. ``parent`` is None: it is the root of the run."""
     if config.outputs is not None:
         return _answers(config, config.outputs, context, target, key)
@@ -78,7 +78,9 @@ def train(parent: Artifact | None, config: Teacher, context: Context, target: Pa
     )
 
 
-def _adopted(config: Teacher, contract: Contract, source: Path, context: Context, target: Path, key: str) -> Artifact:
+def _adopted(
+    config: MainTeacher, contract: Contract, source: Path, context: Context, target: Path, key: str
+) -> Artifact:
     """The artifact of an ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
         adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH, config.model.outputs)
@@ -92,7 +94,7 @@ def _adopted(config: Teacher, contract: Contract, source: Path, context: Context
     return read(target)
 
 
-def _answers(config: Teacher, source: Path, context: Context, target: Path, key: str) -> Artifact:
+def _answers(config: MainTeacher, source: Path, context: Context, target: Path, key: str) -> Artifact:
     """The artifact of a teacher that is a file of outputs: it has no graph, and can only teach."""
     answers = read_teacher_answers(config, context.dataset.contract, "teacher")
     everybody = {sample for split in ("train", "validation", "test") for sample in getattr(context.dataset, split).ids}
@@ -116,7 +118,9 @@ def _answers(config: Teacher, source: Path, context: Context, target: Path, key:
     return read(target)
 
 
-def _check_order(config: Teacher, context: Context, samples: Samples, answer: Callable[[Samples], np.ndarray]) -> None:
+def _check_order(
+    config: MainTeacher, context: Context, samples: Samples, answer: Callable[[Samples], np.ndarray]
+) -> None:
     """Raise UsageError where a ready-made teacher answers the training labels in another order of classes.
 
     ``answer``: its outputs [n, classes] to some of the ``samples``. An order that the recipe gives is believed.

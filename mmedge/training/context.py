@@ -14,7 +14,7 @@ from mmedge.data.manifest.source import load_attribute
 from mmedge.data.store.samples import Dataset
 from mmedge.models import load
 from mmedge.progress import Progress
-from mmedge.recipe import Given, Model, Recipe
+from mmedge.recipe import Model, Recipe, TeacherConfig
 from mmedge.spec import Contract
 
 
@@ -56,7 +56,7 @@ class Context:
         whole = self.dataset.contract
         return whole.only(section.modalities) if section.modalities else whole
 
-    def shown_to(self, given: Given) -> Context:
+    def shown_to(self, given: TeacherConfig) -> Context:
         """This context with the samples as a teacher of the recipe's section sees them: under its own preprocessing."""
         specs = {**self.dataset.contract.modalities, **given.preprocessing}
         return replace(self, dataset=self.dataset.preprocessed(specs, self.progress))

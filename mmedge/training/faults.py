@@ -20,7 +20,7 @@ from mmedge.graph.adopt import adopt, check_width
 from mmedge.graph.trace import example
 from mmedge.measure.classes import class_map
 from mmedge.models import load
-from mmedge.recipe import Another, Given, Model, Recipe
+from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
 from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.teaching.layers import Layer, check_pair
@@ -75,7 +75,7 @@ def refuse_untaught(context: Context) -> None:
 
 
 def _of_given(
-    given: Given,
+    given: TeacherConfig,
     where: str,
     contract: Contract,
     ids: Mapping[str, Sequence[str]],
@@ -86,7 +86,7 @@ def _of_given(
         check_read(contract.modalities, given.preprocessing)
         if given.outputs:
             return _answer_faults(given, where, contract, ids, alone)
-        if isinstance(given, Another) and given.artifact:
+        if isinstance(given, FurtherTeacher) and given.artifact:
             theirs = teaching_contract(artifacts.read(given.artifact), contract, where)
             check_read(contract.modalities, theirs.modalities)
             class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
@@ -100,14 +100,14 @@ def _of_given(
                 means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
                 adopt(given.onnx, own, given.model.inputs, means, graph, given.model.outputs)
                 check_width(graph, own, given.onnx, where)
-        elif isinstance(given, Another):  # the run's own teacher is looked at as a model
+        elif isinstance(given, FurtherTeacher):  # the run's own teacher is looked at as a model
             load.check_forward(load.build(given.model, own, factory=factory(given.model)), own, where)
     except MmedgeError as error:
         return [Fault.of(error, "teacher", module=where)]
     return []
 
 
-def own_contract(given: Given, contract: Contract) -> Contract:
+def own_contract(given: TeacherConfig, contract: Contract) -> Contract:
     """The contract of a teacher that the recipe describes, where ``contract`` is the data's."""
     own = contract.model_copy(update={"modalities": {**contract.modalities, **given.preprocessing}})
     own = own.only(given.model.modalities) if given.model.modalities else own
@@ -124,7 +124,7 @@ def own_contract(given: Given, contract: Contract) -> Contract:
 
 
 def _answer_faults(
-    given: Given, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], alone: bool
+    given: TeacherConfig, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], alone: bool
 ) -> list[Fault]:
     answers = read_teacher_answers(given, contract, where)
     faults = []
@@ -151,7 +151,7 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
             return [Fault.of(error, "hint")]
     sections = {
         "teacher": (recipe.teacher.model, own_contract(recipe.teacher, contract)),
-        "student": (recipe.distill.model, own_contract(Given(model=recipe.distill.model), contract)),
+        "student": (recipe.distill.model, own_contract(TeacherConfig(model=recipe.distill.model), contract)),
     }
     widths: dict[tuple[str, str, str], int] = {}
     for who, (section, own) in sections.items():

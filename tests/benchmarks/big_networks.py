@@ -22,7 +22,7 @@ from mmedge import recipe
 from mmedge.backends import onnxruntime_cpu
 from mmedge.cli.common import progress
 from mmedge.pipeline import fold as pipeline
-from mmedge.pipeline.standalone import Settings, quantize_file
+from mmedge.pipeline.standalone import FileOptions, quantize_file
 from mmedge.profiling.timing import ratio_interval, spans
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
@@ -141,7 +141,7 @@ def users_file() -> None:
         )
         held = enlarged(images[-_HELD_OUT:], _PIXELS).numpy()
         np.savez(folder / "held.npz", image=held, labels=labels[-_HELD_OUT:].numpy())
-        settings = Settings(Quantize(candidates=("fp32", "int8"), max_drop=0.01, calibration=100))
+        settings = FileOptions(Quantize(candidates=("fp32", "int8"), max_drop=0.01, calibration=100))
         report = quantize_file(
             folder / "resnet18.onnx", str(folder / "held.npz"), folder / "quantized", settings, Silent()
         )

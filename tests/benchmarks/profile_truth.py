@@ -43,7 +43,7 @@ def _show(path: Path) -> None:
     engine = profile.load(subject.bundle) if subject.bundle else None
     session = onnxruntime_cpu.session(subject.file)
     native, feed = onnxruntime_cpu.native_session(subject.file), feeds.tensors(session.inputs, 1)
-    settings = profile.Settings(runs=_RUNS)
+    settings = profile.ProfileOptions(runs=_RUNS)
     ours: list[np.ndarray] = []
     theirs: list[np.ndarray] = []
     direct(native, feed, _RUNS)

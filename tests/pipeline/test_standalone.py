@@ -11,7 +11,7 @@ from mmedge import artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MismatchError, UsageError
 from mmedge.pipeline import standalone
-from mmedge.pipeline.standalone import Settings, quantize_file
+from mmedge.pipeline.standalone import FileOptions, quantize_file
 from mmedge.profiling.timing import summary
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
@@ -117,7 +117,7 @@ def test_a_fast_graph_with_a_layer_that_runs_in_float_is_not_taken_but_an_error_
     monkeypatch.setattr(standalone, "_timer", timer)
 
     def quantized(**more):
-        settings = Settings(Quantize(candidates=("fp32", "int8"), max_drop=1.0, calibration=8), **more)
+        settings = FileOptions(Quantize(candidates=("fp32", "int8"), max_drop=1.0, calibration=8), **more)
         return quantize_file(given / "model.onnx", str(given / "inputs.npz"), tmp_path / "q", settings, Silent())
 
     report = quantized()
@@ -158,7 +158,7 @@ def test_of_calls_of_many_lengths_the_one_of_median_size_is_timed_and_told(tmp_p
 def test_a_folder_that_holds_something_else_is_not_replaced(given, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):
-        quantize_file(given / "model.onnx", str(given / "inputs.npz"), tmp_path, Settings(Quantize()), Silent())
+        quantize_file(given / "model.onnx", str(given / "inputs.npz"), tmp_path, FileOptions(Quantize()), Silent())
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 

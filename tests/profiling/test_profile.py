@@ -12,13 +12,13 @@ from mmedge.errors import MmedgeError, UsageError
 from mmedge.machine import Watch, machine
 from mmedge.profiling import doctor, energy, layers, profile
 from mmedge.profiling.feeds import tensors
-from mmedge.profiling.profile import Settings, measured
+from mmedge.profiling.profile import ProfileOptions, measured
 from mmedge.profiling.timing import ratio_interval, spans
 from mmedge.report.profile_plots import write_plots
 from mmedge.runtime.warming import warm_up
 from tests.small import write_graph
 
-QUICK = Settings(batches=(1, 4), runs=40, idle_s=0.0, seconds=0.05, streams=(1, 2))
+QUICK = ProfileOptions(batches=(1, 4), runs=40, idle_s=0.0, seconds=0.05, streams=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_end_to_end_is_not_timed_among_the_computes(made_bundle, monkeypatch):
     timed = []
     real = profile.spans
     monkeypatch.setattr(profile, "spans", lambda calls, **more: timed.append(len(calls)) or real(calls, **more))
-    measured([made_bundle, made_bundle], Settings(runs=20, idle_s=0.0, seconds=0.02, streams=(1,)))
+    measured([made_bundle, made_bundle], ProfileOptions(runs=20, idle_s=0.0, seconds=0.02, streams=(1,)))
     assert timed == [2, 2]
 
 
@@ -118,7 +118,7 @@ def test_plots_are_written_of_the_record_alone(record, tmp_path):
 
 def test_openvino_is_profiled_with_its_own_counters(made_bundle):
     pytest.importorskip("openvino")
-    settings = Settings("openvino-cpu", runs=20, idle_s=0.0, seconds=0.02, streams=(1,))
+    settings = ProfileOptions("openvino-cpu", runs=20, idle_s=0.0, seconds=0.02, streams=(1,))
     model = measured([made_bundle / "model.onnx"], settings)["models"][0]
     assert model["branches"]["image"] > 0 and sum(model["branches"].values()) == pytest.approx(1)
 
@@ -296,7 +296,7 @@ def test_a_graph_of_texts_is_told_and_one_that_computes_nothing_has_no_layers(tm
 def test_a_batch_too_large_is_told_before_anything_is_timed(made_bundle, monkeypatch):
     monkeypatch.setattr(profile.cold, "measured", lambda *_, **__: pytest.fail("something was measured"))
     with pytest.raises(UsageError, match="would take"):
-        measured([made_bundle], Settings(batches=(1, 10**9)))
+        measured([made_bundle], ProfileOptions(batches=(1, 10**9)))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_batch_too_large_is_told_before_anything_is_timed(made_bundle, monkeyp
 )
 def test_settings_that_measure_nothing_or_for_ever_are_refused(wrong):
     with pytest.raises(UsageError, match="at least|at most"):
-        Settings(**wrong)
+        ProfileOptions(**wrong)
 
 
 def test_a_device_without_the_toolchain_profiles(made_bundle):

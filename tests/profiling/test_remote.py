@@ -21,9 +21,9 @@ import mmedge
 from mmedge import bundle as bundles
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.profiling import remote
-from mmedge.profiling.profile import Settings
+from mmedge.profiling.profile import ProfileOptions
 
-QUICK = Settings(runs=20, idle_s=0.0, seconds=0.05)
+QUICK = ProfileOptions(runs=20, idle_s=0.0, seconds=0.05)
 CACHE = Path.home() / ".cache/mmedge"
 
 

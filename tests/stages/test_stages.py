@@ -6,7 +6,7 @@ import torch
 from mmedge.backends import tensorrt
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
-from mmedge.recipe import TargetOptions, Teacher
+from mmedge.recipe import MainTeacher, TargetOptions
 from mmedge.stages import export, train, trained
 from mmedge.stages.export import verification
 
@@ -87,11 +87,11 @@ def test_a_missing_tensorrt_is_exit_6_with_the_command_that_installs_it():
 def test_a_teacher_of_given_weights_is_taken_as_it_is(finished, context, tmp_path):
     weights = finished.out / "teacher" / "weights.safetensors"
     model = context.recipe.teacher.model.model_copy(update={"weights": weights})
-    made = train.train(None, Teacher(model=model, train=None), context, tmp_path / "t", "k")
+    made = train.train(None, MainTeacher(model=model, train=None), context, tmp_path / "t", "k")
     assert made.file("weights.safetensors").read_bytes() == weights.read_bytes()
     assert any("not trained here" in note for note in made.meta["notes"])
     with pytest.raises(ValueError, match=r"name model\.weights or onnx"):
-        Teacher(train=None)
+        MainTeacher(train=None)
 
 
 def test_distillation_trains_its_control_on_the_same_schedule(finished):

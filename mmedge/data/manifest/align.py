@@ -10,7 +10,7 @@ from typing import Any
 import polars
 
 from mmedge.errors import MmedgeError, did_you_mean
-from mmedge.recipe import Stream
+from mmedge.recipe import TimedTable
 
 _LEFT, _TIME, _STREAM_TIME = "__left", "__time", "__stream_time"
 
@@ -43,7 +43,7 @@ class Alignment:
 
 
 def join(
-    table: polars.DataFrame, name: str, stream: Stream, files: set[str], read: Callable[[Path], polars.DataFrame]
+    table: polars.DataFrame, name: str, stream: TimedTable, files: set[str], read: Callable[[Path], polars.DataFrame]
 ) -> tuple[polars.DataFrame, Alignment]:
     """The manifest's table with the stream's columns, as strings. ``files``: columns of paths, relative to the stream's
 
@@ -109,7 +109,7 @@ def join(
 
 
 def _joined(
-    left: polars.DataFrame, right: polars.DataFrame, kept: tuple[str, ...], stream: Stream, name: str
+    left: polars.DataFrame, right: polars.DataFrame, kept: tuple[str, ...], stream: TimedTable, name: str
 ) -> polars.DataFrame:
     """``__left``, the stream's columns (strings), ``__apart`` (seconds, null where nothing was near), ``__used`` (lists)."""
     col = polars.col

@@ -25,7 +25,7 @@ _EXTENSIONS = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class Glimpse:
     """``role``: image, audio, sensor or array; ``facts``: keys of its spec; ``count`` files were looked at."""
 
     role: str
@@ -33,7 +33,7 @@ class Seen:
     count: int
 
 
-def look(seen: list[str], folder: Path) -> Seen | str | None:
+def look(seen: list[str], folder: Path) -> Glimpse | str | None:
     """What cells that look like paths lead to; a sentence where a model could not take it, None where they are no paths."""
     kinds = Counter(
         next((kind for kind, ends in _EXTENSIONS.items() if Path(cell).suffix.lower() in ends), "") for cell in seen
@@ -50,7 +50,7 @@ def look(seen: list[str], folder: Path) -> Seen | str | None:
     if not there:
         return f"its cells look like {kind} files, and none of them exists"
     looked = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind](there)
-    return looked if isinstance(looked, str) else Seen(*looked, len(there))
+    return looked if isinstance(looked, str) else Glimpse(*looked, len(there))
 
 
 def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:

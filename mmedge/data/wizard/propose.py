@@ -17,7 +17,7 @@ from mmedge.data.manifest.splits import SPELLINGS, UNITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.recipe import Stream
+from mmedge.recipe import TimedTable
 
 _TARGETS = [
     "label",
@@ -103,7 +103,7 @@ def propose(manifest: Path, target: str | None, streams: Sequence[Path] = ()) ->
         name = _free(re.sub(r"\W", "_", stream.stem), aligned)
         aligned[name] = _stream(table, manifest, stream)
         files = [c for c in aligned[name]["columns"] if look(_some(read_table(stream)[c]), stream.resolve().parent)]
-        table, _ = align.join(table, name, Stream(**aligned[name]), set(files), read_table)
+        table, _ = align.join(table, name, TimedTable(**aligned[name]), set(files), read_table)
     if target is not None and target not in table.columns:
         raise UsageError(
             f"the manifest has no column {target!r}{did_you_mean(target, table.columns)}; it has {', '.join(table.columns)}",

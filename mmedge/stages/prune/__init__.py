@@ -15,7 +15,7 @@ from mmedge.models import load
 from mmedge.recipe import Model, Prune
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
-from mmedge.stages.prune.groups import Group, groups_of, take_apart
+from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
 from mmedge.stages.prune.search import Plan, by_branch, latency_of, probe, uniform
 from mmedge.stages.prune.work import Judged, Work, work_on
 from mmedge.stages.trained import write_trained, write_unchanged
@@ -40,7 +40,7 @@ class Attempt:
     history: list[Any]
     fitted: Fitted | None
     row: dict[str, Any]
-    groups: list[Group] | None = None
+    groups: list[ChannelGroup] | None = None
 
     @property
     def passed(self) -> bool:
@@ -128,7 +128,7 @@ def _powers(config: Prune) -> list[float]:
     return list(_SMALLER) if config.steps == 1 else [(step + 1) / config.steps for step in range(config.steps)]
 
 
-def _ranked(work: Work, module: nn.Module) -> tuple[list[Group], dict[str, str]]:
+def _ranked(work: Work, module: nn.Module) -> tuple[list[ChannelGroup], dict[str, str]]:
     """The groups of ``module`` as it stands, by importance as it stands."""
     torch.manual_seed(work.context.recipe.seed)  # for the importance that is random
     if work.config.importance == "taylor":

@@ -10,16 +10,16 @@ from mmedge.graph.trace import noise
 from mmedge.profiling.layers import FUSION
 from mmedge.recipe import Prune
 from mmedge.spec import Contract
-from mmedge.stages.prune.groups import PRUNABLE, Group
+from mmedge.stages.prune.groups import PRUNABLE, ChannelGroup
 
 
-def branches_of(module: nn.Module, contract: Contract, groups: list[Group]) -> dict[str, list[Group]]:
+def branches_of(module: nn.Module, contract: Contract, groups: list[ChannelGroup]) -> dict[str, list[ChannelGroup]]:
     """{branch: its groups}: a modality's name where no other reaches the group's layers, else the top-level part's name.
 
     Encoders are found by what they do and not by their name, so that a user's module needs to declare nothing.
     """
     reached = modalities_reaching(module, contract)
-    branches: dict[str, list[Group]] = {}
+    branches: dict[str, list[ChannelGroup]] = {}
     for group in groups:
         met = frozenset[str]().union(*(reached.get(name, frozenset()) for name in group.layers))
         if len(met) == 1:
@@ -33,7 +33,7 @@ def branches_of(module: nn.Module, contract: Contract, groups: list[Group]) -> d
     return dict(sorted(branches.items(), key=lambda item: order.index(item[0])))
 
 
-def largest_ratios(config: Prune, branches: dict[str, list[Group]]) -> dict[str, float]:
+def largest_ratios(config: Prune, branches: dict[str, list[ChannelGroup]]) -> dict[str, float]:
     """{branch: the largest share that the recipe lets go}; raises UsageError where it names a branch that is not there."""
     for name in config.branches:
         if name not in branches:

@@ -26,7 +26,7 @@ _FAILURES = (IndexError, RuntimeError, KeyError, AssertionError, ValueError, Att
 
 
 @dataclass(frozen=True)
-class Group:
+class ChannelGroup:
     """Channels that are removed together in all ``layers``, told by the layer ``root`` whose outputs they are.
 
     ``units``: what goes at once (a channel, a head, one channel of each norm group), the least important first.
@@ -48,7 +48,7 @@ class Group:
         return min(count, max(step, step * int(count * (1 - ratio) / step + 0.5)))
 
 
-def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[list[Group], dict[str, str]]:
+def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[list[ChannelGroup], dict[str, str]]:
     """The prunable groups of ``module``, and {layer: why} of those that are not.
 
     With ``taylor``, the parameters' gradients must be there. Raises MmedgeError where nothing can be pruned.
@@ -91,7 +91,7 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
     return groups, left
 
 
-def cut(module: nn.Module, contract: Contract, groups: list[Group], keep: Mapping[str, int]) -> list[Any]:
+def cut(module: nn.Module, contract: Contract, groups: list[ChannelGroup], keep: Mapping[str, int]) -> list[Any]:
     """Remove the least important units of each group in place, down to ``keep[root]``; returns the pruning history."""
     graph = load.dependencies(module, contract)
     layers = dict(module.named_modules())
@@ -123,7 +123,7 @@ def cannot_prune(reason: str) -> MmedgeError:
 
 def _group(
     root: str, theirs: Any, scores: Tensor, graph: Any, names: Mapping[Any, str], layers: Any, heads: Heads | None
-) -> Group:
+) -> ChannelGroup:
     outputs = tuple(
         names[item.dep.target.module]
         for item in theirs
@@ -137,7 +137,7 @@ def _group(
         units = heads.units
     order = torch.argsort(scores.detach().cpu().float()[units].mean(dim=1), stable=True)
     ranked = tuple(tuple(unit) for unit in units[order].tolist())
-    return Group(root, tuple(dict.fromkeys(outputs)), ranked, heads.counts if heads is not None else ())
+    return ChannelGroup(root, tuple(dict.fromkeys(outputs)), ranked, heads.counts if heads is not None else ())
 
 
 def _heads(theirs: Any, names: Mapping[Any, str], layers: Mapping[str, nn.Module]) -> int:
@@ -166,7 +166,9 @@ def _parts(theirs: Any) -> int:
     return parts
 
 
-def _working(module: nn.Module, contract: Contract, groups: list[Group]) -> tuple[list[Group], dict[str, str]]:
+def _working(
+    module: nn.Module, contract: Contract, groups: list[ChannelGroup]
+) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Those groups without half of whose units the model still runs, and why the others are left."""
     if not groups or _runs(module, contract, groups) is None:
         return groups, {}
@@ -179,7 +181,7 @@ def _working(module: nn.Module, contract: Contract, groups: list[Group]) -> tupl
     return working, {root: f"cannot be narrowed ({fault})" for root, fault in faults.items() if fault is not None}
 
 
-def _runs(module: nn.Module, contract: Contract, groups: list[Group]) -> str | None:
+def _runs(module: nn.Module, contract: Contract, groups: list[ChannelGroup]) -> str | None:
     """What goes wrong with half of the groups' units removed; None where nothing does."""
     trial = copy.deepcopy(module)
     try:

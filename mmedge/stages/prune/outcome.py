@@ -8,7 +8,7 @@ from typing import Any
 from mmedge.gate import ACCURACY_EXIT, COST_EXIT
 from mmedge.recipe import Prune
 from mmedge.stages.prune.allocation import Option
-from mmedge.stages.prune.groups import Group
+from mmedge.stages.prune.groups import ChannelGroup
 from mmedge.stages.prune.work import Judged
 
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def told(config: Prune, row: Row) -> str:
     return f"{_costs(row)}, {lost}: more than max_drop {config.max_drop:g} and max_subset_drop {config.max_subset_drop:g} allow"
 
 
-def table(branches: Mapping[str, Sequence[Group]], options: Mapping[str, list[Option]], row: Row) -> list[Row]:
+def table(branches: Mapping[str, Sequence[ChannelGroup]], options: Mapping[str, list[Option]], row: Row) -> list[Row]:
     """One row a branch: its layers, what was measured of it at each ratio, and the ratio of the attempt ``row``."""
     return [
         {

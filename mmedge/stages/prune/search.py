@@ -10,7 +10,7 @@ from torch import nn
 
 from mmedge.measure.latency import Ratio
 from mmedge.stages.prune.allocation import Option, choose
-from mmedge.stages.prune.groups import Group
+from mmedge.stages.prune.groups import ChannelGroup
 from mmedge.stages.prune.work import Judged, Work
 
 _LARGEST_RATIO, _RATIO_STEPS = 0.95, 40
@@ -18,7 +18,7 @@ _CORRECTIONS = 4
 # A plan's latency is aimed this much below its limit, since it is measured again afterwards.
 _LATENCY_MARGIN = 0.97
 
-Branches = Mapping[str, Sequence[Group]]
+Branches = Mapping[str, Sequence[ChannelGroup]]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mmedge.measure.quality import balanced, computed_once, predict_module, scor
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
-from mmedge.stages.prune.groups import Group, cut
+from mmedge.stages.prune.groups import ChannelGroup, cut
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import batches
@@ -92,7 +92,7 @@ class Work:
         return {name: count / self.whole[name] for name, count in _counted(module, self.contract).items()}
 
     def narrowed(
-        self, module: nn.Module, groups: Sequence[Group], keep: Mapping[str, int]
+        self, module: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, int]
     ) -> tuple[nn.Module, list[Any]]:
         """A copy of ``module`` with only ``keep`` units in each group, and the history of it."""
         trial = copy.deepcopy(module)

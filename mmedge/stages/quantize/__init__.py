@@ -21,7 +21,7 @@ from mmedge.spec import Contract
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
-    Task,
+    Trial,
     check_proof,
     evaluator,
     fastest_kept,
@@ -44,7 +44,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
     with creating(target, stage="quantize", key=key, parent=parent.sha256) as (folder, meta):
         notes: list[str] = []
         inputs, calibrated = calibrate(parent.file(GRAPH), train, contract, config, context, notes)
-        task = Task(
+        trial = Trial(
             graph=parent.file(GRAPH),
             calibration=inputs,
             evaluate=evaluator(contract, validation),
@@ -55,8 +55,8 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
             work=context.work,
             elsewhere=context.recipe.export.elsewhere,
         )
-        table = make_and_judge(task, config, folder)
-        add_trained(table, task, config, parent, context, folder, notes)
+        table = make_and_judge(trial, config, folder)
+        add_trained(table, trial, config, parent, context, folder, notes)
         meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
         meta |= concluded(table, config, folder, notes)
         if calibrated:

@@ -49,7 +49,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Task:
+class Trial:
     """What candidates are made from and judged by.
 
     ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
@@ -100,7 +100,7 @@ class Table:
 
 
 def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
-    """``Task.evaluate`` over labelled samples, on ONNX Runtime as it will run: with its fusions."""
+    """``Trial.evaluate`` over labelled samples, on ONNX Runtime as it will run: with its fusions."""
 
     def evaluate(graph: Path) -> Scored:
         predict = graph_predictor(onnxruntime_cpu.session(graph), contract, samples)
@@ -112,7 +112,7 @@ def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
 
 
 def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[Path, bool], np.ndarray]:
-    """``Task.outputs``: up to 200 rows with what they have, and the same rows with each modality alone.
+    """``Trial.outputs``: up to 200 rows with what they have, and the same rows with each modality alone.
 
     ``graph`` (FP32) is timed: a network that takes 0.1 s a sample would take minutes for each of its layers.
     """
@@ -134,12 +134,12 @@ def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[P
 
 
 def timer(samples: Samples, measure: Measure, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
-    """``Task.time`` on the first of the samples; it is asked twice, for half of the runs each."""
+    """``Trial.time`` on the first of the samples; it is asked twice, for half of the runs each."""
     half = measure.model_copy(update={"runs": -(-measure.runs // 2)})
     return lambda graphs: time_graphs(graphs, one_sample(samples, half.batch), half, progress)
 
 
-def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
+def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
     """Write ``<candidate>.onnx`` into ``folder`` for each that the recipe names, and for its fallbacks while no INT8
     candidate is inside the budget; judge them all.
 
@@ -148,10 +148,10 @@ def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
     table = Table()
 
     def add(name: Candidate) -> None:
-        task.progress.say(f"quantize: making the {name} candidate")
+        trial.progress.say(f"quantize: making the {name} candidate")
         try:
-            _make(name, task, config, folder / f"{name}.onnx", table)
-            table.scores[name] = task.evaluate(folder / f"{name}.onnx")
+            _make(name, trial, config, folder / f"{name}.onnx", table)
+            table.scores[name] = trial.evaluate(folder / f"{name}.onnx")
         except MmedgeError as error:
             if type(error) is not MmedgeError or name == "fp32" or name == config.require:
                 raise
@@ -164,27 +164,27 @@ def make_and_judge(task: Task, config: Quantize, folder: Path) -> Table:
         add(name)
     if "int8" in table.graphs:
         missed = all(table.over(name, config) > 0 for name in table.graphs if computes_int8(name))
-        for fallback in _fallbacks(task, config, table) if missed else ():
+        for fallback in _fallbacks(trial, config, table) if missed else ():
             if fallback not in config.candidates:
                 add(fallback)
             if fallback in table.scores and table.over(fallback, config) <= 0:
                 break
-    judge(table, task, config)
+    judge(table, trial, config)
     return table
 
 
-def _fallbacks(task: Task, config: Quantize, table: Table) -> tuple[Candidate, ...]:
+def _fallbacks(trial: Trial, config: Quantize, table: Table) -> tuple[Candidate, ...]:
     """Those that can help this graph here: each costs seconds, or on a large network minutes."""
     import onnx
 
     fallbacks = list(config.fallbacks)
-    if measured_facts("int8", table, task)["saturation"] <= _SATURATION and "int8-narrow" in fallbacks:
+    if measured_facts("int8", table, trial)["saturation"] <= _SATURATION and "int8-narrow" in fallbacks:
         fallbacks.remove("int8-narrow")
-    kinds = {node.op_type for node in onnx.load(task.graph, load_external_data=False).graph.node}
+    kinds = {node.op_type for node in onnx.load(trial.graph, load_external_data=False).graph.node}
     if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
         fallbacks.remove("int8-smooth")
-    if fallbacks and not task.elsewhere and config.require != "int8":
-        timings = task.time({name: table.graphs[name] for name in ("fp32", "int8")})
+    if fallbacks and not trial.elsewhere and config.require != "int8":
+        timings = trial.time({name: table.graphs[name] for name in ("fp32", "int8")})
         ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms
         if ratio > 1 - NOISE:
             table.notes.append(f"no variant of int8 was tried: it takes {ratio:.2f} x the time of fp32 here")
@@ -192,26 +192,26 @@ def _fallbacks(task: Task, config: Quantize, table: Table) -> tuple[Candidate, .
     return tuple(fallbacks)
 
 
-def saturation(task: Task, graph: Path) -> float:
+def saturation(trial: Trial, graph: Path) -> float:
     """How far a Q/DQ graph's outputs with the runtime's fusions are from those without, as a share of their power."""
-    return mixed.distance(task.outputs(graph, False), task.outputs(graph, True))
+    return mixed.distance(trial.outputs(graph, False), trial.outputs(graph, True))
 
 
-def _make(name: str, task: Task, config: Quantize, target: Path, table: Table) -> None:
+def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table) -> None:
     """Write one candidate, or raise MmedgeError with the reason why there is none."""
     import onnx
 
     match name:
         case "fp32":
-            shutil.copyfile(task.graph, target)
+            shutil.copyfile(trial.graph, target)
         case "fp16":
-            precision.to_fp16(task.graph, target)
+            precision.to_fp16(trial.graph, target)
         case "bf16":
             raise MmedgeError(
                 "ONNX Runtime has no bfloat16 kernels for a CPU, and ONNX no bfloat16 Conv before opset 22"
             )
         case "int8-weights":
-            precision.weights_only(task.graph, target)
+            precision.weights_only(trial.graph, target)
         case "int8-mixed":
             base = table.best_static(config)
             if base is None:
@@ -219,23 +219,23 @@ def _make(name: str, task: Task, config: Quantize, target: Path, table: Table) -
             table.sensitivity = mixed.search(
                 table.graphs[base],
                 target,
-                reference=task.graph,
-                outputs=lambda graph: task.outputs(graph, True),
-                overshoot=lambda graph: over(task.evaluate(graph), table.scores["fp32"], config),
-                progress=task.progress,
+                reference=trial.graph,
+                outputs=lambda graph: trial.outputs(graph, True),
+                overshoot=lambda graph: over(trial.evaluate(graph), table.scores["fp32"], config),
+                progress=trial.progress,
                 seconds=config.search_seconds,
-                cache=task.work / "sensitivity.json",
+                cache=trial.work / "sensitivity.json",
             ) | {"base": base}
             if not table.sensitivity["found"]:
                 raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity['said']}")
         case _:
-            ptq.int8(task.graph, target, task.calibration, name)
+            ptq.int8(trial.graph, target, trial.calibration, name)
             if config.ignore:
                 model = onnx.load(target)
                 names = qdq.named(config.ignore, qdq.layers(model), where="quantize.ignore")
-                onnx.save(qdq.restored(model, onnx.load(task.graph), names), target)
-            fusion.widen_few(target, task.graph, task.calibration)
-            points = fusion.keep_apart(target, task.graph, task.calibration)
+                onnx.save(qdq.restored(model, onnx.load(trial.graph), names), target)
+            fusion.widen_few(target, trial.graph, trial.calibration)
+            points = fusion.keep_apart(target, trial.graph, trial.calibration)
             table.fusion_points = table.fusion_points or points
 
 
@@ -258,22 +258,22 @@ def over(scored: Scored, reference: Scored, config: Quantize) -> float:
     )
 
 
-def _latencies(task: Task, graphs: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
+def _latencies(trial: Trial, graphs: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
     """{name: (latency over FP32's, median milliseconds)}, of two interleaved runs that in which it was slower.
 
     The sessions are opened anew, in the other order: two of one graph can differ by 3 % by where they lie in memory.
     """
-    runs = [task.time(graphs), task.time(dict(reversed(list(graphs.items()))))]
+    runs = [trial.time(graphs), trial.time(dict(reversed(list(graphs.items()))))]
     return {name: max((run[name].p50_ms / run["fp32"].p50_ms, run[name].p50_ms) for run in runs) for name in graphs}
 
 
-def judge(table: Table, task: Task, config: Quantize) -> None:
+def judge(table: Table, trial: Trial, config: Quantize) -> None:
     """Give the table one row a candidate: its quality, its latency (see ``_latencies``), whether it is kept and why.
 
     ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where plain INT8 runs no
     8-bit kernel at all.
     """
-    latencies, table.rows = _latencies(task, table.graphs), []
+    latencies, table.rows = _latencies(trial, table.graphs), []
     for name, graph in table.graphs.items():
         scored, reference = table.scores[name], table.scores["fp32"]
         row: dict[str, Any] = {
@@ -282,7 +282,7 @@ def judge(table: Table, task: Task, config: Quantize) -> None:
             "subsets_validation": scored.subsets,
             "n": scored.n,
             "drop": reference.quality - scored.quality,
-            "drop_ci95": list(task.loss_ci95(reference.outputs, scored.outputs)),
+            "drop_ci95": list(trial.loss_ci95(reference.outputs, scored.outputs)),
             "p50_ms": latencies[name][1],
             "ratio_to_fp32": latencies[name][0],
             "size_bytes": graph.stat().st_size,
@@ -290,7 +290,7 @@ def judge(table: Table, task: Task, config: Quantize) -> None:
         }
         row["why"] = _why(row, reference)
         if computes_int8(name):
-            row |= measured_facts(name, table, task)
+            row |= measured_facts(name, table, trial)
             if not row["int8_kernels"]:
                 if name == "int8":
                     raise MismatchError(
@@ -299,26 +299,26 @@ def judge(table: Table, task: Task, config: Quantize) -> None:
                         todo="leave int8 out of quantize.candidates for this model",
                     )
                 row |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
-            elif row["int8_layers"]["unexplained"] and not task.asked:
+            elif row["int8_layers"]["unexplained"] and not trial.asked:
                 floats = ", ".join(row["int8_layers"]["unexplained"])
                 row |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
         table.rows.append(row)
 
 
-def add_candidate(name: str, graph: Path, table: Table, task: Task, config: Quantize) -> None:
+def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Quantize) -> None:
     """Judge one more candidate, that was made elsewhere; all are timed again, in one interleaved run."""
-    table.graphs[name], table.scores[name] = graph, task.evaluate(graph)
-    judge(table, task, config)
+    table.graphs[name], table.scores[name] = graph, trial.evaluate(graph)
+    judge(table, trial, config)
 
 
-def measured_facts(name: str, table: Table, task: Task) -> dict[str, Any]:
+def measured_facts(name: str, table: Table, trial: Trial) -> dict[str, Any]:
     """What ONNX Runtime makes of a candidate that computes in 8 bits: ``int8_kernels``, ``int8_layers``, ``saturation``.
 
     The table keeps it, and gets a note where sums saturate.
     """
     if name not in table.facts:
         graph = table.graphs[name]
-        found = table.facts[name] = proved(graph) | {"saturation": saturation(task, graph)}
+        found = table.facts[name] = proved(graph) | {"saturation": saturation(trial, graph)}
         if found["saturation"] > _SATURATION:
             table.notes.append(
                 f"{name}: ONNX Runtime's fused kernels differ from the graph run node by node by {found['saturation']:.1%} "

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.graph import precision, qdq
-from mmedge.graph.qdq import Layer
+from mmedge.graph.qdq import QuantizedLayer
 from mmedge.progress import Progress
 
 # Of the time that a search may take, the most that is spent on measuring one group after the other.
@@ -26,12 +26,12 @@ _SENSITIVITY_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerGroup:
     """Layers that are judged together: one, or neighbours of one branch where there are too many to judge each."""
 
     label: str
     branch: str
-    layers: tuple[Layer, ...]
+    layers: tuple[QuantizedLayer, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,16 +157,16 @@ def _said(ended: bool, found: bool, back: int, seconds: float) -> str:
     return "inside the budget"
 
 
-def grouped(layers: Sequence[Layer], most: int) -> list[Group]:
+def grouped(layers: Sequence[QuantizedLayer], most: int) -> list[LayerGroup]:
     """At most about ``most`` groups: a layer each, or neighbours of the same branch together."""
     size = -(-len(layers) // most) if layers else 1
-    groups: list[Group] = []
+    groups: list[LayerGroup] = []
     for branch in dict.fromkeys(layer.branch for layer in layers):
         of_branch = [layer for layer in layers if layer.branch == branch]
         for start in range(0, len(of_branch), size):
             part = tuple(of_branch[start : start + size])
             label = part[0].label if len(part) == 1 else f"{part[0].label} … {part[-1].label}"
-            groups.append(Group(label, branch, part))
+            groups.append(LayerGroup(label, branch, part))
     return groups
 
 

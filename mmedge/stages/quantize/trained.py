@@ -7,7 +7,7 @@ from pathlib import Path
 from mmedge.artifact import Artifact
 from mmedge.errors import MmedgeError
 from mmedge.recipe import Quantize, computes_int8
-from mmedge.stages.quantize.candidates import NOISE, Table, Task, add_candidate, is_static
+from mmedge.stages.quantize.candidates import NOISE, Table, Trial, add_candidate, is_static
 from mmedge.training.context import Context
 from mmedge.training.qat import train_quantized
 
@@ -15,7 +15,7 @@ NAME = "int8-qat"
 
 
 def add_trained(
-    table: Table, task: Task, config: Quantize, parent: Artifact, context: Context, folder: Path, notes: list[str]
+    table: Table, trial: Trial, config: Quantize, parent: Artifact, context: Context, folder: Path, notes: list[str]
 ) -> None:
     """Give the table ``int8-qat``, trained from the INT8 candidate that loses least, where ``config.qat`` asks for it.
 
@@ -46,4 +46,4 @@ def add_trained(
         f"{NAME}: trained from {base}, epoch {fitted.best_epoch} of {config.train.epochs} is kept by validation"
     )
     notes += [f"{NAME}: {note}" for note in fitted.notes]
-    add_candidate(NAME, graph, table, task, config)
+    add_candidate(NAME, graph, table, trial, config)

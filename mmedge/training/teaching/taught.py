@@ -17,7 +17,7 @@ from mmedge.graph.adopt import adopt, check_width
 from mmedge.measure.classes import UNKNOWN, class_map
 from mmedge.measure.quality import metric_of, score
 from mmedge.models.load import contract_of
-from mmedge.recipe import Another, Augment, Distill, Given, Hint, Loss, Train
+from mmedge.recipe import Augment, Distill, FurtherTeacher, Hint, Loss, TeacherConfig, Train
 from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.training.context import Context
@@ -128,7 +128,7 @@ def _sources(config: Distill, context: Context, train: Train, split: str) -> lis
     assert context.teacher is not None
     hints = config.loss.hints
     # A student that teaches itself has the data's classes, whatever the recipe's teacher has.
-    given = context.recipe.teacher if context.teacher.stage == "teacher" else Given()
+    given = context.recipe.teacher if context.teacher.stage == "teacher" else TeacherConfig()
     alone = not config.teachers
     sources = [_of_artifact(context.teacher, given, "teacher", hints, context, train, split, alone)]
     for number, given in enumerate(config.teachers):
@@ -143,7 +143,7 @@ def _sources(config: Distill, context: Context, train: Train, split: str) -> lis
 
 def _of_artifact(
     artifact: Artifact,
-    given: Given,
+    given: TeacherConfig,
     where: str,
     hints: Sequence[Hint],
     context: Context,
@@ -168,7 +168,7 @@ def _of_artifact(
     return _mapped(source, contract.labels, given, context, where)
 
 
-def _of_file(given: Another, where: str, context: Context, train: Train, split: str) -> Source:
+def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, split: str) -> Source:
     """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
     source: Source
     (file,) = given.files
@@ -231,7 +231,7 @@ def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augmen
     )
 
 
-def read_teacher_answers(given: Given, contract: Contract, where: str) -> Answers:
+def read_teacher_answers(given: TeacherConfig, contract: Contract, where: str) -> Answers:
     """The file of a teacher's outputs, its columns named: by itself, by ``classes``, or by the data's classes."""
     assert given.outputs is not None
     answers = read_answers(given.outputs, given.values, contract.task)
@@ -258,7 +258,7 @@ def teaching_contract(artifact: Artifact, ours: Contract, where: str) -> Contrac
     return contract
 
 
-def _mapped(source: Source, labels: tuple[str, ...], given: Given, context: Context, where: str) -> Source:
+def _mapped(source: Source, labels: tuple[str, ...], given: TeacherConfig, context: Context, where: str) -> Source:
     ours = context.dataset.contract
     classes = class_map(labels, ours.labels, given.classes, f"{where}.classes", task=ours.task)
     return MappedSource(source, classes) if classes else source
