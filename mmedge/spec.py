@@ -21,11 +21,18 @@ class Frozen(BaseModel):
 
 
 class ModalityBase(Frozen):
-    """What every kind shares. ``column``: the manifest's column; the modality's own name where none is given."""
+    """What every kind shares."""
 
-    column: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    column: str | None = Field(None, description="The manifest's column; the modality's own name where null.")
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="What is subtracted from the features; fitted on the training split where null. Of images one a channel,"
+        " in units of 0 to 1 (a pixel / 255); of sounds one a band, of log-mel energies; of series one a channel, of tables"
+        " one a number, in the data's own unit; of arrays one.",
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="What they are divided by then: as many as mean has, in the same unit, and fitted like it."
+    )
 
     @property
     def columns_read(self) -> tuple[str, ...]:
@@ -75,19 +82,20 @@ class ModalityBase(Frozen):
 
 
 class ImageSpec(ModalityBase):
-    """An image file or array -> float32 [channels, height, width], normalised by the training split's statistics.
+    """An image file or array -> float32 [channels, height, width], normalised; transparent pixels become white."""
 
-    ``box``: columns left, top, right, bottom in pixels of the upright image: the region that is cut out first. A column
-    with a plus, as in ``[x, y, +w, +h]``, counts from left or top: it is a width or height. ``crop: center`` keeps the
-    aspect by cutting the longer sides; ``none`` stretches. Transparent pixels become white.
-    """
-
-    kind: Literal["image"]
-    height: int = Field(224, ge=1, le=4096)
-    width: int = Field(224, ge=1, le=4096)
-    channels: Literal[1, 3] = 3
-    crop: Literal["none", "center"] = "none"
-    box: tuple[str, str, str, str] | None = None
+    kind: Literal["image"] = Field(description="What the modality is.")
+    height: int = Field(224, ge=1, le=4096, description="Rows of the tensor, in pixels.")
+    width: int = Field(224, ge=1, le=4096, description="Columns of the tensor, in pixels.")
+    channels: Literal[1, 3] = Field(3, description="1 for gray, 3 for red, green and blue.")
+    crop: Literal["none", "center"] = Field(
+        "none", description="center keeps the aspect by cutting the longer sides; none stretches."
+    )
+    box: tuple[str, str, str, str] | None = Field(
+        None,
+        description="Columns left, top, right, bottom, in pixels of the upright image: the region that is cut out first."
+        " A column with a plus counts from left or top: in [x, y, +w, +h] it is a width or height.",
+    )
 
     @model_validator(mode="after")
     def _box_of_a_column(self) -> ImageSpec:
@@ -109,22 +117,22 @@ class ImageSpec(ModalityBase):
 
 
 class AudioSpec(ModalityBase):
-    """A sound file or waveform -> float32 [1, mels or coefficients, frames], normalised per band.
+    """A sound file or waveform -> float32 [1, mels or coefficients, frames], normalised per band."""
 
-    ``features``: ``logmel`` energies, or ``mfcc`` with ``coefficients`` of them. ``channel``: the one that is heard;
-    the mean of all where none is named. ``take``: which part of a longer sound is kept; shorter ones are padded.
-    """
-
-    kind: Literal["audio"]
-    sample_rate: int = Field(16000, ge=1000, le=192000)
-    features: Literal["logmel", "mfcc"] = "logmel"
-    mels: int = Field(64, ge=4, le=256)
-    coefficients: int = Field(13, ge=2, le=64)
-    frames: int = Field(100, ge=4, le=10000)
-    hop_ms: float = Field(10.0, gt=0)
-    window_ms: float = Field(25.0, gt=0)
-    channel: int | None = Field(None, ge=0)
-    take: Literal["start", "center", "end"] = "start"
+    kind: Literal["audio"] = Field(description="What the modality is.")
+    sample_rate: int = Field(16000, ge=1000, le=192000, description="Hz that sounds are resampled to.")
+    features: Literal["logmel", "mfcc"] = Field("logmel", description="Log-mel energies, or coefficients of them.")
+    mels: int = Field(64, ge=4, le=256, description="Mel bands of a frame.")
+    coefficients: int = Field(13, ge=2, le=64, description="Coefficients of mfcc that are kept.")
+    frames: int = Field(
+        100, ge=4, le=10000, description="Frames of the tensor; longer sounds are cut, shorter ones padded."
+    )
+    hop_ms: float = Field(10.0, gt=0, description="Milliseconds from one frame to the next.")
+    window_ms: float = Field(25.0, gt=0, description="Milliseconds that a frame looks at.")
+    channel: int | None = Field(
+        None, ge=0, description="The channel that is heard, from 0; the mean of all where null."
+    )
+    take: Literal["start", "center", "end"] = Field("start", description="Which part of a longer sound is kept.")
 
     @model_validator(mode="after")
     def _fewer_coefficients(self) -> AudioSpec:
@@ -151,29 +159,37 @@ class AudioSpec(ModalityBase):
 
 
 class TextSpec(ModalityBase):
-    """A text -> int64 [length] token ids, ``pad`` where it is shorter; 0 everywhere where the modality is absent.
+    """A text -> int64 [length] token ids, ``pad`` where it is shorter; 0 everywhere where the modality is absent."""
 
-    ``tokenizer``: trained on the training split to at most ``vocabulary`` tokens (``bpe`` works on bytes and knows
-    every script; ``wordpiece`` and ``unigram`` on characters), or ``tokenizer_file``, a Hugging Face
-    ``tokenizer.json``. ``normalization``: the Unicode form that texts are brought to first. ``fitted`` is the tokenizer
-    itself, as JSON: it travels with the spec into every artifact and the bundle. ``tokens``: its number of ids. Its
-    tokens are pieces of words of the training texts, at most whole words: a name that is frequent in them may be one,
-    so take names out of texts first. ``min_length`` declares a dynamic length: graphs and engines then take
-    ``min_length`` to ``length`` tokens, and ``predict`` pads a text to the longest of its batch only. The network must
-    not look at padding, which is checked.
-    """
-
-    kind: Literal["text"]
-    length: int = Field(32, ge=1, le=8192)
-    min_length: int | None = Field(None, ge=1)
-    tokenizer: Literal["bpe", "wordpiece", "unigram"] = "bpe"
-    tokenizer_file: Path | None = None
-    vocabulary: int = Field(2000, ge=16, le=200_000)
-    normalization: Literal["NFC", "NFKC", "none"] = "NFKC"
-    lowercase: bool = True
-    fitted: str | None = Field(None, repr=False)
-    tokens: int | None = None
-    pad: int = Field(0, ge=0)
+    kind: Literal["text"] = Field(description="What the modality is.")
+    length: int = Field(
+        32, ge=1, le=8192, description="Tokens of the tensor; longer texts are cut, shorter ones padded."
+    )
+    min_length: int | None = Field(
+        None,
+        ge=1,
+        description="Declares a dynamic length: graphs and engines take min_length to length tokens, and predict pads a text"
+        " to the longest of its batch only. The network must not look at padding, which is checked.",
+    )
+    tokenizer: Literal["bpe", "wordpiece", "unigram"] = Field(
+        "bpe",
+        description="What is trained on the training split: bpe works on bytes and knows every script; wordpiece and unigram"
+        " work on characters. Its tokens are pieces of words of the training texts, at most whole words: a name that is"
+        " frequent in them may be one, so take names out of texts first.",
+    )
+    tokenizer_file: Path | None = Field(None, description="A Hugging Face tokenizer.json that is taken instead.")
+    vocabulary: int = Field(2000, ge=16, le=200_000, description="Tokens that the trained tokenizer has at most.")
+    normalization: Literal["NFC", "NFKC", "none"] = Field(
+        "NFKC", description="The Unicode form that texts are brought to first."
+    )
+    lowercase: bool = Field(True, description="Whether texts are lowered.")
+    fitted: str | None = Field(
+        None,
+        repr=False,
+        description="The tokenizer itself, as JSON: it travels with the spec into every artifact and the bundle. Fitted.",
+    )
+    tokens: int | None = Field(None, description="How many ids the tokenizer has. Fitted.")
+    pad: int = Field(0, ge=0, description="The id of padding. Fitted.")
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> TextSpec:
@@ -199,24 +215,27 @@ class TextSpec(ModalityBase):
 
 
 class TabularSpec(ModalityBase):
-    """Columns of numbers and categories -> float32 [numbers, missing flags, categories].
+    """Columns of numbers and words -> float32 [numbers, missing flags, categories]; missing where all its cells are."""
 
-    ``columns`` are numbers, standardised by the training split; a missing cell becomes the training mean, and with
-    ``missing_indicator`` sets a flag of its own. ``categorical`` columns are ``onehot`` (one place for unknown values,
-    then the training split's; all 0 where the cell is missing) or ``ordinal`` (0 unknown or missing, then equal steps
-    up to 1). The modality is missing where all its cells are. ``categories`` are fitted, unless the recipe gives them:
-    they are the column's own words, those of a single training row too, and travel into the bundle. Drop or hash what
-    names people.
-    """
-
-    kind: Literal["tabular"]
-    column: None = None
-    columns: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
-    encoding: Literal["onehot", "ordinal"] = "onehot"
-    max_categories: int = Field(64, ge=2)
-    missing_indicator: bool = False
-    categories: dict[str, tuple[str, ...]] | None = None
+    kind: Literal["tabular"] = Field(description="What the modality is.")
+    column: None = Field(None, description="A table's modality has several: see columns and categorical.")
+    columns: tuple[str, ...] = Field(
+        (),
+        description="Columns of numbers, standardised by the training split; a missing cell becomes the training mean.",
+    )
+    categorical: tuple[str, ...] = Field((), description="Columns of words.")
+    encoding: Literal["onehot", "ordinal"] = Field(
+        "onehot",
+        description="onehot: one place for unknown words, then the training split's, all 0 where the cell is missing;"
+        " ordinal: 0 where unknown or missing, then equal steps up to 1.",
+    )
+    max_categories: int = Field(64, ge=2, description="Words of a column that are told apart, the commonest.")
+    missing_indicator: bool = Field(False, description="A flag beside each number that says whether it was missing.")
+    categories: dict[str, tuple[str, ...]] | None = Field(
+        None,
+        description="Column -> its words; fitted unless given. They are the column's own words, those of a single training"
+        " row too, and travel into the bundle: drop or hash what names people.",
+    )
 
     @model_validator(mode="after")
     def _some_columns(self) -> TabularSpec:
@@ -248,23 +267,21 @@ class TabularSpec(ModalityBase):
 
 
 class SensorSpec(ModalityBase):
-    """A time series -> float32 [channels, length], normalised per channel.
+    """A time series (``.npy``, ``.csv`` or array) -> float32 [channels, length], normalised per channel."""
 
-    A ``.npy`` file or array [channels, time] ([time, channels] with ``time_first``), or a ``.csv`` file with a named
-    column a channel (``channel_columns``; all but ``time_column`` where none are named). ``source_rate`` in Hz is that
-    of files without a ``time_column`` (in seconds); with ``rate`` they are resampled to it. ``take``: which window of a
-    longer series is kept; a shorter one holds its last value.
-    """
-
-    kind: Literal["sensor"]
-    channels: int = Field(ge=1, le=4096)
-    length: int = Field(ge=2, le=1_000_000)
-    rate: float | None = Field(None, gt=0)
-    source_rate: float | None = Field(None, gt=0)
-    time_column: str | None = None
-    channel_columns: tuple[str, ...] = ()
-    time_first: bool = False
-    take: Literal["start", "center", "end"] = "start"
+    kind: Literal["sensor"] = Field(description="What the modality is.")
+    channels: int = Field(ge=1, le=4096, description="Channels of the series.")
+    length: int = Field(
+        ge=2, le=1_000_000, description="Time steps of the tensor; a shorter series holds its last value."
+    )
+    rate: float | None = Field(None, gt=0, description="Hz that series are resampled to; as they are where null.")
+    source_rate: float | None = Field(None, gt=0, description="Hz of files without a time_column.")
+    time_column: str | None = Field(None, description="The column of times of .csv files, in seconds.")
+    channel_columns: tuple[str, ...] = Field(
+        (), description="The columns of .csv files, one a channel; all but time_column where none are named."
+    )
+    time_first: bool = Field(False, description="Whether arrays are [time, channels] instead of [channels, time].")
+    take: Literal["start", "center", "end"] = Field("start", description="Which window of a longer series is kept.")
 
     @model_validator(mode="after")
     def _rates_agree(self) -> SensorSpec:
@@ -290,8 +307,8 @@ class SensorSpec(ModalityBase):
 class ArraySpec(ModalityBase):
     """A ``.npy`` file or array of a fixed shape -> float32 of that shape: preprocessing that is the user's own."""
 
-    kind: Literal["array"]
-    array_shape: tuple[int, ...] = Field(alias="shape")
+    kind: Literal["array"] = Field(description="What the modality is.")
+    array_shape: tuple[int, ...] = Field(alias="shape", description="Its shape, without the batch.")
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     @property

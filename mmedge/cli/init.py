@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmedge.cli.common import framed, print_json
 from mmedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmedge.data.wizard.propose import Proposal
 
 
 @click.command(
@@ -40,6 +44,7 @@ from mmedge.errors import UsageError
     metavar="[SECTION]",
     help="Tell every key that a recipe may have, or those of a section, with types, defaults and meaning; write nothing.",
 )
+@click.option("--schema", is_flag=True, help="Print the recipe's JSON Schema, for editors; write nothing.")
 @framed
 def init(
     manifest: Path | None,
@@ -49,8 +54,14 @@ def init(
     code: bool,
     force: bool,
     keys: str | None,
+    schema: bool,
     as_json: bool,
 ) -> None:
+    if schema:
+        from mmedge.recipe import reference
+
+        print_json(reference.schema())
+        return
     if keys is not None:
         _tell_keys(keys, as_json)
         return
@@ -58,18 +69,34 @@ def init(
         raise UsageError(
             "a manifest is missing: the table that the recipe is for", todo="mmedge init data/manifest.csv"
         )
-    from mmedge.artifact import replacing
-    from mmedge.data.wizard.draft import code_text, recipe_text
     from mmedge.data.wizard.propose import propose
-    from mmedge.recipe import load
 
-    module = out.with_name(f"{out.stem.replace('-', '_')}_code.py") if code else None
-    if module and not module.stem.isidentifier():
-        raise UsageError(f"{module.stem!r} is no name of a Python module", todo="choose another --out")
+    module = _module_beside(out) if code else None
     for file in (out, module):
         if file and file.exists() and not force:
             raise UsageError("the file is already there", where=str(file), todo="choose another --out, or say --force")
     proposal = propose(manifest, target, streams)
+    _write(proposal, out, module)
+    for column in proposal.columns:
+        click.echo(f"{column.name}: {column.role}, {column.why}", err=True)
+    files = ", ".join(str(file) for file in (out, module) if file)
+    click.echo(f"wrote {files}\nnext: mmedge check {out} && mmedge run {out}", err=True)
+    if as_json:
+        print_json(_record(proposal, out, module))
+
+
+def _module_beside(out: Path) -> Path:
+    module = out.with_name(f"{out.stem.replace('-', '_')}_code.py")
+    if not module.stem.isidentifier():
+        raise UsageError(f"{module.stem!r} is no name of a Python module", todo="choose another --out")
+    return module
+
+
+def _write(proposal: Proposal, out: Path, module: Path | None) -> None:
+    from mmedge.artifact import replacing
+    from mmedge.data.wizard.draft import code_text, recipe_text
+    from mmedge.recipe import load
+
     texts = {out: recipe_text(proposal, out, module.stem if module else None)}
     if module:
         texts[module] = code_text(proposal, out)
@@ -77,22 +104,18 @@ def init(
         with replacing(file) as temporary:
             temporary.write_text(text, encoding="utf-8")
     load(out)  # what it writes is a valid recipe, or this says why
-    for column in proposal.columns:
-        click.echo(f"{column.name}: {column.role}, {column.why}", err=True)
-    click.echo(f"wrote {', '.join(map(str, texts))}\nnext: mmedge check {out} && mmedge run {out}", err=True)
-    if as_json:
-        columns = {column.name: {"role": column.role, "why": column.why} for column in proposal.columns}
-        print_json(
-            {
-                "recipe": str(out),
-                "code": module and str(module),
-                "rows": proposal.rows,
-                "target": proposal.target,
-                "task": proposal.task,
-                "columns": columns,
-                "modalities": proposal.modalities,
-            }
-        )
+
+
+def _record(proposal: Proposal, out: Path, module: Path | None) -> dict[str, Any]:
+    return {
+        "recipe": str(out),
+        "code": module and str(module),
+        "rows": proposal.rows,
+        "target": proposal.target,
+        "task": proposal.task,
+        "columns": {column.name: {"role": column.role, "why": column.why} for column in proposal.columns},
+        "modalities": proposal.modalities,
+    }
 
 
 def _tell_keys(within: str, as_json: bool) -> None:
@@ -106,9 +129,10 @@ def _tell_keys(within: str, as_json: bool) -> None:
         return
     for section in found:
         click.echo(click.style(section.path or "recipe", bold=True))
-        click.echo("".join(f"  {line}\n" for line in section.text.splitlines()), nl=False)
+        click.echo(click.wrap_text(section.text, 100, "  ", "  "))
         if section.like is not None:
             click.echo(f"  keys as those of {section.like}")
-        for name, takes, default in section.keys:
-            click.echo(f"    {name}: {takes}  [{default}]")
+        for key in section.keys:
+            click.echo(f"    {key.name}: {key.takes}  [{key.default}]")
+            click.echo(click.wrap_text(key.meaning, 100, "        ", "        "))
         click.echo()

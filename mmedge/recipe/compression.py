@@ -38,44 +38,62 @@ def computes_int8(candidate: str) -> bool:
 
 
 class Budget(Frozen):
-    """The shares of the parent's latency, multiply-accumulates and parameters that may be left; all that are given count."""
+    """The shares of the parent that may be left; all that are given count."""
 
-    latency: float | None = Field(None, gt=0, lt=1)
-    macs: float | None = Field(None, gt=0, lt=1)
-    params: float | None = Field(None, gt=0, lt=1)
+    latency: float | None = Field(None, gt=0, lt=1, description="Of the median latency at batch 1, measured here.")
+    macs: float | None = Field(None, gt=0, lt=1, description="Of the multiply-accumulates of one sample.")
+    params: float | None = Field(None, gt=0, lt=1, description="Of the parameters.")
 
 
 class Prune(Frozen):
-    """Structured pruning: whole channels and attention heads go, the rest is recovered with the teacher.
+    """Structured pruning: whole channels and attention heads go, the rest is recovered with the teacher."""
 
-    ``budget``: what may be left; ``macs`` is short for a budget in MACs, and 0.65 where neither is given. A budget that
-    is given and cannot be met is exit code 4, or 3 where accuracy forbids it; the best that was found is kept.
-    ``allocation: branches`` measures at ``ratios`` what each branch (an encoder, fusion, head) loses and saves, after
-    ``probe_steps`` training steps, and shares the budget out accordingly; ``uniform`` removes the same share
-    everywhere. ``branches``: the largest share of a branch that may go, by its name; 0 leaves it alone. ``importance``:
-    the sum of absolute weights (``l1``) or squares (``l2``), the scale of a batch norm (``bn``), the first order change
-    of the loss (``taylor``, Molchanov et al. 2019), or ``random``, a control. ``steps`` above 1: prune and recover in
-    so many steps and keep the last that lost no more than ``max_drop`` on validation, and ``max_subset_drop`` in every
-    subset of modalities. With 1, a smaller cut is tried where the first lost more. ``round_to``: channels that are left
-    are a multiple of it, since kernels work on blocks of them: measured on this CPU by ``auto``, at least 8 where a GPU
-    is a target. ``faster: false`` takes a model inside the budget that is no faster than its parent here, for its size
-    or another machine.
-    """
-
-    macs: float | None = Field(None, gt=0, lt=1)
-    budget: Budget = Budget()
-    allocation: Literal["branches", "uniform"] = "branches"
-    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.2, 0.4, 0.6, 0.8), min_length=1)
-    probe_steps: int = Field(40, ge=0)
-    branches: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
-    importance: Literal["l1", "l2", "bn", "taylor", "random"] = "l2"
-    steps: int = Field(1, ge=1, le=20)
-    max_drop: float = Field(0.01, ge=0)
-    max_subset_drop: float = Field(0.02, ge=0)
-    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    ignore: tuple[str, ...] = ()
-    faster: bool = True
-    train: Train = Train(epochs=10, learning_rate=1e-3)
+    macs: float | None = Field(
+        None, gt=0, lt=1, description="Short for budget.macs; 0.65 where the recipe gives no budget at all."
+    )
+    budget: Budget = Field(
+        Budget(),
+        description="What may be left. One that is given and cannot be met is exit code 4, or 3 where accuracy forbids it;"
+        " the best that was found is kept.",
+    )
+    allocation: Literal["branches", "uniform"] = Field(
+        "branches",
+        description="branches: what each branch (an encoder, fusion, head) loses and saves is measured, and the budget"
+        " shared out accordingly; uniform: the same share goes everywhere.",
+    )
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.2, 0.4, 0.6, 0.8), min_length=1, description="Shares of a branch that are tried to measure it."
+    )
+    probe_steps: int = Field(40, ge=0, description="Training steps before each of these measurements.")
+    branches: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {}, description="Branch -> the largest share of it that may go; 0 leaves it alone."
+    )
+    importance: Literal["l1", "l2", "bn", "taylor", "random"] = Field(
+        "l2",
+        description="What ranks channels: the sum of absolute weights (l1) or squares (l2), the scale of a batch norm (bn),"
+        " the first order change of the loss (taylor, Molchanov et al. 2019), or random, a control.",
+    )
+    steps: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="Above 1: prune and recover in so many steps, and keep the last that lost no more than max_drop and"
+        " max_subset_drop. With 1, a smaller cut is tried where the first lost more.",
+    )
+    max_drop: float = Field(0.01, ge=0, description="What quality may fall by against the parent, on validation.")
+    max_subset_drop: float = Field(0.02, ge=0, description="The same for every subset of modalities.")
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Channels that are left are a multiple of it, since kernels work on blocks of them. auto: measured on"
+        " this CPU, and at least 8 where a GPU is a target.",
+    )
+    ignore: tuple[str, ...] = Field((), description="Layers that are not pruned, by name.")
+    faster: bool = Field(
+        True,
+        description="false takes a model inside the budget that is no faster than its parent here, for its size or another"
+        " machine.",
+    )
+    train: Train = Field(Train(epochs=10, learning_rate=1e-3), description="The schedule of recovery.")
 
     @model_validator(mode="after")
     def _one_budget_in_macs(self) -> Prune:
@@ -96,37 +114,44 @@ class Prune(Frozen):
 
 
 class Quantize(Frozen):
-    """Candidate precisions; kept are those that lose no more than ``max_drop`` against FP32 on validation.
+    """Candidate precisions; kept are those inside the accuracy budget, and the fastest of them is taken."""
 
-    ``max_subset_drop`` is the same for every subset of modalities. ``calibration``: the number of training samples;
-    None: doubled until the ranges of the activations change by less than 2 %. ``ignore``: layers that stay in float, by
-    name, by their place in the model (``encoders.audio``) or by branch.
-
-    INT8 has per-channel weights. ``int8`` takes the mean of each sample's extremes as an activation's range;
-    ``-extremes`` the extremes of all samples; ``-percentile`` the mean of each sample's outermost 0.01 %;
-    ``-histogram`` the range of least error; ``-narrow`` weights of 7 bits, which do not saturate on CPUs without VNNI;
-    ``-bias`` corrects biases layer by layer instead of at once; ``-smooth`` is SmoothQuant, for transformers;
-    ``-weights`` quantizes weights alone; ``-mixed`` takes layers that the runtime computes in float anyway back to
-    FP32, and of the others the most sensitive until the budget holds. ``fallbacks`` are tried in order while no INT8
-    candidate is inside the budget. ``search_seconds`` bounds the search for ``-mixed``.
-
-    ``qat``: training with the quantization in the graph (``int8-qat``), taught as in distillation by ``train``'s
-    schedule: ``auto`` where every other INT8 candidate missed the budget and INT8 was measured faster than FP32.
-
-    ``require``: the precision that the result must have; where no candidate of it is inside the budget, the best is
-    kept and the run ends with exit code 3.
-    """
-
-    candidates: tuple[Candidate, ...] = ("fp32", "fp16", "int8", "int8-mixed")
-    fallbacks: tuple[Candidate, ...] = ("int8-narrow", "int8-extremes", "int8-percentile", "int8-smooth", "int8-mixed")
-    max_drop: float = Field(0.01, ge=0)
-    max_subset_drop: float = Field(0.02, ge=0)
-    calibration: int | None = Field(None, ge=1)
-    ignore: tuple[str, ...] = ()
-    qat: Literal["auto", "always", "never"] = "auto"
-    train: Train = Train(epochs=6, learning_rate=5e-4)
-    require: Precision | None = None
-    search_seconds: float = Field(120.0, gt=0)
+    candidates: tuple[Candidate, ...] = Field(
+        ("fp32", "fp16", "int8", "int8-mixed"),
+        description="What is made and measured. INT8 has per-channel weights: int8 takes the mean of each sample's extremes"
+        " as an activation's range; -extremes the extremes of all samples; -percentile the mean of each sample's outermost"
+        " 0.01 %; -histogram the range of least error; -narrow weights of 7 bits, which do not saturate on CPUs without"
+        " VNNI; -bias corrects biases layer by layer instead of at once; -smooth is SmoothQuant, for transformers; -weights"
+        " quantizes weights alone; -mixed takes layers that the runtime computes in float anyway back to FP32, and of the"
+        " others the most sensitive until the budget holds.",
+    )
+    fallbacks: tuple[Candidate, ...] = Field(
+        ("int8-narrow", "int8-extremes", "int8-percentile", "int8-smooth", "int8-mixed"),
+        description="Tried in order while no INT8 candidate is inside the budget.",
+    )
+    max_drop: float = Field(0.01, ge=0, description="What quality may fall by against FP32, on validation.")
+    max_subset_drop: float = Field(0.02, ge=0, description="The same for every subset of modalities.")
+    calibration: int | None = Field(
+        None,
+        ge=1,
+        description="Training samples to calibrate on; null: doubled until the ranges of the activations change by less"
+        " than 2 %.",
+    )
+    ignore: tuple[str, ...] = Field(
+        (), description="Layers that stay in float, by name, by their place in the model (encoders.audio) or by branch."
+    )
+    qat: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Training with the quantization in the graph (int8-qat), taught as in distillation. auto: where every"
+        " other INT8 candidate missed the budget and INT8 was measured faster than FP32.",
+    )
+    train: Train = Field(Train(epochs=6, learning_rate=5e-4), description="The schedule of that training.")
+    require: Precision | None = Field(
+        None,
+        description="The precision that the result must have; where no candidate of it is inside the budget, the best is"
+        " kept and the run ends with exit code 3.",
+    )
+    search_seconds: float = Field(120.0, gt=0, description="Seconds that the search for int8-mixed may take.")
 
     @model_validator(mode="after")
     def _required_is_made(self) -> Quantize:

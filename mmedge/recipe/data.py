@@ -12,10 +12,10 @@ from mmedge.spec import Frozen, ModalitySpec, Task
 
 
 class Fold(Frozen):
-    """k-fold cross-validation: part ``index`` of ``k`` is the test split; validation is drawn from the rest."""
+    """k-fold cross-validation: one part is the test split; validation is drawn from the rest."""
 
-    k: int = Field(ge=2, le=10_000)
-    index: int = Field(ge=0)
+    k: int = Field(ge=2, le=10_000, description="Equal parts that the labelled rows are cut into.")
+    index: int = Field(ge=0, description="The part that tests, from 0.")
 
     @model_validator(mode="after")
     def _inside(self) -> Fold:
@@ -25,63 +25,67 @@ class Fold(Frozen):
 
 
 class Redact(Frozen):
-    """Identifying columns, dropped or hashed (HMAC-SHA256) before anything is written or reported.
+    """Identifying columns, dropped or hashed (HMAC-SHA256) before anything is written or reported."""
 
-    The key stands in the environment variable that ``key`` names, never in the recipe.
-    """
-
-    drop: tuple[str, ...] = ()
-    hash: tuple[str, ...] = ()
-    key: str = "MMEDGE_REDACT_KEY"
+    drop: tuple[str, ...] = Field((), description="Columns that are left out.")
+    hash: tuple[str, ...] = Field((), description="Columns whose cells are hashed.")
+    key: str = Field(
+        "MMEDGE_REDACT_KEY", description="The environment variable that holds the key, which is never in the recipe."
+    )
 
 
 class TimedTable(Frozen):
-    """A table with timestamps of its own, whose ``columns`` (all others where none are named) join the manifest's rows.
+    """A table with timestamps of its own that is joined to the manifest's rows; a row that nothing is near gets empty cells."""
 
-    Times are numbers (seconds) or ISO 8601; ``tolerance`` is in seconds. ``nearest`` and ``previous`` take one row,
-    ``linear`` interpolates numbers between the rows around, ``window`` takes their mean over the tolerance on both
-    sides. ``by``: a column that must be equal in both, a subject say. A row that nothing is near enough to gets empty
-    cells.
-    """
-
-    file: Path
-    time: str = "time"
-    on: str = "time"
-    by: str | None = None
-    columns: tuple[str, ...] = ()
-    method: Literal["nearest", "previous", "linear", "window"] = "nearest"
-    tolerance: float = Field(gt=0)
+    file: Path = Field(description="The table: CSV, TSV, JSONL or Parquet.")
+    time: str = Field("time", description="Its column of times: numbers (seconds) or ISO 8601.")
+    on: str = Field("time", description="The manifest's column of times.")
+    by: str | None = Field(None, description="A column that must be equal in both, a subject say.")
+    columns: tuple[str, ...] = Field((), description="Its columns that join; all others where none are named.")
+    method: Literal["nearest", "previous", "linear", "window"] = Field(
+        "nearest",
+        description="nearest and previous take one row; linear interpolates numbers between the rows around; window takes"
+        " their mean over the tolerance on both sides.",
+    )
+    tolerance: float = Field(gt=0, description="Seconds that a row may be away.")
 
 
 class Data(Frozen):
-    """Where samples come from: ``dataset`` (``avdigits`` or ``module:build``), or ``manifest`` (a table of paths and values).
+    """Where samples come from, and how they are split, joined and redacted: either ``manifest`` or ``dataset``."""
 
-    A manifest is CSV, TSV, JSONL or Parquet, a row a sample; an empty cell is a missing modality, or a missing label
-    (such a sample of the training split takes part in distillation only). Splits come from the column ``split``, from
-    ``fold``, or from ``ratios``: whole groups where ``group`` names a column, else stratified by the target; seeded.
-    ``task: multilabel``: a sample has any number of labels. The target's cell holds a list (JSONL, Parquet) or names
-    with ``separator`` between them (the separator alone: none of them; an empty cell: unlabelled); or ``label_columns``
-    names columns of 0 and 1, one a label. ``workers``: processes that decode; as many as there are cores, where it
-    pays, when none are named.
-    """
-
-    dataset: str | None = None
-    args: dict[str, Any] = {}
-    manifest: Path | None = None
-    recordings: Path | None = None
-    modalities: dict[str, ModalitySpec]
-    task: Task = "classification"
-    target: str = "label"
-    separator: str = Field(";", min_length=1, max_length=3)
-    label_columns: tuple[str, ...] = ()
-    id: str | None = None
-    group: str | None = None
-    split: str | None = None
-    ratios: dict[Literal["train", "validation", "test"], float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
-    fold: Fold | None = None
-    align: dict[str, TimedTable] = {}
-    redact: Redact | None = None
-    workers: int | None = Field(None, ge=1, le=1024)
+    dataset: str | None = Field(
+        None, description="avdigits, or a dataset of your own as module:build, called as build(split, **args)."
+    )
+    args: dict[str, Any] = Field({}, description="Keyword arguments of that function.")
+    manifest: Path | None = Field(
+        None,
+        description="A CSV, TSV, JSONL or Parquet table of paths and values, a row a sample. An empty cell is a missing"
+        " modality, or a missing label: such a sample of the training split takes part in distillation only.",
+    )
+    recordings: Path | None = Field(None, description="Of avdigits: the folder of recordings.")
+    modalities: dict[str, ModalitySpec] = Field(description="Name -> kind and preprocessing of each input.")
+    task: Task = Field(
+        "classification",
+        description="What the target means. multilabel: a sample has any number of labels, a list in its cell (JSONL,"
+        " Parquet) or names with separator between them (the separator alone: none of them; an empty cell: unlabelled).",
+    )
+    target: str = Field("label", description="The column to predict.")
+    separator: str = Field(";", min_length=1, max_length=3, description="What stands between the labels of one cell.")
+    label_columns: tuple[str, ...] = Field((), description="For multilabel: columns of 0 and 1, one a label, instead.")
+    id: str | None = Field(None, description="The column that names a sample in errors and outputs.")
+    group: str | None = Field(None, description="A column whose equal rows stay in one split: a speaker, a patient.")
+    split: str | None = Field(None, description="A column that says train, validation or test.")
+    ratios: dict[Literal["train", "validation", "test"], float] = Field(
+        {"train": 0.7, "validation": 0.15, "test": 0.15},
+        description="Shares of the splits where no column says them: whole groups where group is named, else stratified by"
+        " the target; seeded.",
+    )
+    fold: Fold | None = Field(None, description="Cross-validation instead of ratios.")
+    align: dict[str, TimedTable] = Field({}, description="Name -> a table with times that is joined to the rows.")
+    redact: Redact | None = Field(None, description="Columns that identify people.")
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="Processes that decode; as many as there are cores, where it pays, when null."
+    )
 
     @field_validator("modalities")
     @classmethod

@@ -18,21 +18,22 @@ _LACKING: dict[str, dict[Precision | None, str]] = {
 
 
 class TargetOptions(Frozen):
-    """``precision``: taken instead of the fastest, or where the target cannot be run here.
+    """How one target's engine is built."""
 
-    ``max_batch``: the largest batch of its profile, ``best_batch`` the one it is optimised for. ``workspace_mb``,
-    ``level`` (0 to 5), ``version_compatible`` (TensorRT alone), ``hardware_compatible``: TensorRT's builder.
-    ``required: false`` leaves the target out, with a note, where its package is not installed.
-    """
-
-    precision: Precision | None = None
-    max_batch: int = Field(8, ge=1)
-    best_batch: int = Field(1, ge=1)
-    workspace_mb: int | None = Field(None, ge=1)
-    level: int | None = Field(None, ge=0, le=5)
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    required: bool = True
+    precision: Precision | None = Field(
+        None, description="Taken instead of the fastest, or where the target cannot be run here."
+    )
+    max_batch: int = Field(8, ge=1, description="The largest batch that an engine of TensorRT takes.")
+    best_batch: int = Field(1, ge=1, description="The batch that an engine of TensorRT is optimised for.")
+    workspace_mb: int | None = Field(None, ge=1, description="Memory that TensorRT's builder may use; null: all.")
+    level: int | None = Field(
+        None, ge=0, le=5, description="How hard TensorRT's builder tries; null: as it does by itself."
+    )
+    version_compatible: bool = Field(False, description="Engines for later versions of TensorRT too (tensorrt alone).")
+    hardware_compatible: bool = Field(False, description="TensorRT engines for other GPUs too.")
+    required: bool = Field(
+        True, description="false leaves the target out, with a note, where its package is not installed."
+    )
 
     @model_validator(mode="after")
     def _batches_in_order(self) -> TargetOptions:
@@ -42,16 +43,19 @@ class TargetOptions(Frozen):
 
 
 class Export(Frozen):
-    """The engines to build, by target.
+    """The engines to build."""
 
-    ``per_subset``: an engine for every smaller set of modalities, without the absent encoders, where it is faster;
-    on a target that cannot be timed here, where it has less to compute, noted "not measured".
-    ``split``: encoders and fusion head apart too, for modalities that come at different rates.
-    """
-
-    targets: dict[Target, TargetOptions] = {"onnxruntime-cpu": TargetOptions()}
-    per_subset: bool = False
-    split: bool = False
+    targets: dict[Target, TargetOptions] = Field(
+        {"onnxruntime-cpu": TargetOptions()}, description="Target -> how its engine is built."
+    )
+    per_subset: bool = Field(
+        False,
+        description="An engine for every smaller set of modalities, without the absent encoders, where it is faster; on a"
+        ' target that cannot be timed here, where it has less to compute, noted "not measured".',
+    )
+    split: bool = Field(
+        False, description="Encoders and fusion head apart too, for modalities that come at different rates."
+    )
 
     @model_validator(mode="after")
     def _what_targets_have(self) -> Export:
@@ -88,10 +92,10 @@ class Export(Frozen):
 
 
 class Measure(Frozen):
-    """How latency is taken: one thread and spinning off are the honest default."""
+    """How latency and intervals are taken."""
 
-    batch: int = Field(1, ge=1)
-    threads: int = Field(1, ge=1)
-    runs: int = Field(1000, ge=20)
-    warmup: int = Field(50, ge=1)
-    bootstrap: int = Field(2000, ge=100)
+    batch: int = Field(1, ge=1, description="Samples a timed call.")
+    threads: int = Field(1, ge=1, description="Threads of a session; one, which does not spin, is the honest default.")
+    runs: int = Field(1000, ge=20, description="Timed calls of each model.")
+    warmup: int = Field(50, ge=1, description="Calls before them that are not timed.")
+    bootstrap: int = Field(2000, ge=100, description="Resamplings for the 95 % intervals.")

@@ -1,4 +1,4 @@
-"""Every key of a recipe with its type, its default and what its section's docstring says: drawn from the models themselves."""
+"""Every key of a recipe with its type, limits, default and meaning, drawn from the models' own fields; and the JSON Schema."""
 
 from __future__ import annotations
 
@@ -20,16 +20,29 @@ _WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true
 
 
 @dataclass(frozen=True)
-class Section:
-    """``path``: where it stands, as ``distill.loss``; ``keys``: (name, type, default or "required") of each.
+class Key:
+    """A key of a section: what it takes, its default or "required", and what it means."""
 
-    ``like``: the path of an earlier section with the same keys, which are then not told again.
-    """
+    name: str
+    takes: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """``path``: where it stands, as ``distill.loss``. ``like``: an earlier section of the same keys, which are not told again."""
 
     path: str
     text: str
-    keys: tuple[tuple[str, str, str], ...]
+    keys: tuple[Key, ...]
     like: str | None = None
+
+
+def schema() -> dict[str, Any]:
+    """The recipe's JSON Schema, with which editors complete and check a recipe while it is written."""
+    drawn = Recipe.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **drawn, "title": "mmedge recipe"}
 
 
 def sections(within: str = "") -> list[Section]:
@@ -51,7 +64,8 @@ def _walk(model: type[Frozen], path: str, seen: dict[type, str]) -> Iterator[Sec
         yield Section(path, text.partition("\n")[0], (), like=earlier)
         return
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    yield Section(path, text, tuple((name, _type(field), _default(field)) for name, field in fields.items()))
+    keys = (Key(name, _type(field), _default(field), field.description or "") for name, field in fields.items())
+    yield Section(path, text, tuple(keys))
     for name, field in fields.items():
         for below, inner in _models(field.annotation):
             yield from _walk(inner, f"{path}.{name}{below}".removeprefix("."), seen)

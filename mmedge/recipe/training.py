@@ -11,35 +11,45 @@ from mmedge.spec import Frozen, ModalitySpec
 
 
 class Encoder(Frozen):
-    """Widths of a built-in encoder's stages; ``depth`` is the number of layers a stage."""
+    """The size of a built-in encoder."""
 
-    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field((16, 32, 48), min_length=1)
-    depth: int = Field(1, ge=1, le=1000)
+    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (16, 32, 48), min_length=1, description="Channels of each stage."
+    )
+    depth: int = Field(1, ge=1, le=1000, description="Layers in each stage.")
 
 
 class Model(Frozen):
-    """The built-in fusion network, or a user's own by ``factory: module:factory`` (called with ``args``).
+    """A network: the built-in fusion network, or a user's own where ``factory`` names one."""
 
-    ``inputs`` maps modalities to the names of the factory's ``forward`` parameters. ``outputs`` names what ``forward``
-    gives and the graph shall have, the answer first, which is called ``logits`` there; left out, it is every tensor
-    with a row a sample, and the answer is the one called ``logits``, or the only one. What a tuple holds is
-    ``output_0``, ``output_1``, ... ``weights``: safetensors, or a checkpoint that ``torch.load(weights_only=True)``
-    reads. ``hallucinate``: modalities of the data that the network does not take and imagines: a branch of its own
-    makes their features from those it has, taught by the teacher's encoder. A regression network of one's own that has
-    no weights yet answers in standard units of the training targets.
-    """
-
-    factory: str | None = None
-    args: dict[str, Any] = {}
-    inputs: dict[str, str] = {}
-    outputs: tuple[str, ...] = ()
-    weights: Path | None = None
-    modalities: tuple[str, ...] | None = None
-    hallucinate: tuple[str, ...] = ()
-    encoders: dict[str, Encoder] = {}
-    embedding: int = Field(64, ge=1, le=65_536)
-    hidden: int = Field(64, ge=1, le=65_536)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    factory: str | None = Field(
+        None,
+        description="A network of your own as module:factory. One for regression that has no weights yet gives outputs in"
+        " standard units of the training targets.",
+    )
+    args: dict[str, Any] = Field({}, description="Keyword arguments that the factory is called with.")
+    inputs: dict[str, str] = Field({}, description="Modality -> name of the parameter of the factory's forward.")
+    outputs: tuple[str, ...] = Field(
+        (),
+        description="Names of what forward gives and the graph shall have, first the one that is judged, which is called"
+        " logits there. Left out: every tensor with a row a sample; judged is the one called logits, or the only one."
+        " What a tuple holds is output_0, output_1, ...",
+    )
+    weights: Path | None = Field(
+        None, description="Safetensors, or a checkpoint that torch.load(weights_only=True) reads."
+    )
+    modalities: tuple[str, ...] | None = Field(
+        None, description="What the network takes; all of the data's where null."
+    )
+    hallucinate: tuple[str, ...] = Field(
+        (),
+        description="Modalities of the data that the network does not take and imagines: a branch of its own makes their"
+        " features from those it has, taught by the teacher's encoder.",
+    )
+    encoders: dict[str, Encoder] = Field({}, description="Modality -> size of its built-in encoder.")
+    embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
+    hidden: int = Field(64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
 
     @field_validator("factory")
     @classmethod
@@ -71,62 +81,74 @@ class Model(Frozen):
 
 
 class Augment(Frozen):
-    """Random changes of one modality's tensor. Shifts are along the last (``shift``) and the last but one axis."""
+    """Random changes of one modality's tensor, drawn anew for each view of a sample."""
 
-    shift: int = Field(0, ge=0)
-    shift_rows: int = Field(0, ge=0)
-    mask: int = Field(0, ge=0)
-    mask_rows: int = Field(0, ge=0)
-    noise: float = Field(0.0, ge=0)
+    shift: int = Field(0, ge=0, description="Largest shift along the last axis, in steps: columns, frames, samples.")
+    shift_rows: int = Field(0, ge=0, description="Largest shift along the last axis but one: rows, bands.")
+    mask: int = Field(0, ge=0, description="Longest run along the last axis that is blanked; of a text, tokens.")
+    mask_rows: int = Field(0, ge=0, description="Longest run along the last axis but one that is blanked.")
+    noise: float = Field(0.0, ge=0, description="Standard deviation of added noise, in normalised units.")
 
 
 class Train(Frozen):
-    """The schedule of the one training loop: AdamW, warm-up and cosine, best checkpoint on validation.
+    """The schedule of the one training loop: warm-up, cosine, best checkpoint on validation."""
 
-    ``views`` is the number of augmented views a sample has; epoch e sees view e modulo ``views``. ``max_steps`` ends an
-    epoch early. For classes of unequal
-    size: ``class_weights: balanced`` weighs a label by its class's rarity, ``sampling: balanced`` draws every class as
-    often, ``focal_gamma`` above 0 dwells on what is still wrong (focal loss).
-
-    ``modality_dropout``: the share of samples that lose a random part of their modalities; or ``every``: each sample is
-    answered three times a step, with all it has, with a random part and with the rest, so that no modality lives off
-    another (of two modalities, these are all the subsets). The built-in network runs its encoders once for the three; a
-    network of one's own is run on all three.
-
-    ``optimizer: sgd`` takes ``momentum`` and ``nesterov``, and wants a learning rate some ten times AdamW's.
-    ``precision``: of the forward pass; ``bf16`` and ``fp16`` are mixed precision (weights, losses, validation and what
-    is exported stay FP32), ``fp16`` needs a GPU. ``accumulate``: a batch is worked through in that many parts whose
-    gradients add up to the batch's, for less memory on the same schedule; what compares the samples of a batch with one
-    another (``relations``, ``contrastive``, ``dist``) compares those of a part, and so it does where several processes
-    train. ``ema``: keep the running average of the weights with this decay (0.999, say) instead of the weights
-    themselves. ``early_stopping``: end after that many epochs without a better one on validation. ``compile``: run the
-    model through torch.compile, which needs a C++ compiler (a GPU: Triton). ``log: tensorboard`` writes event files
-    into OUT/tensorboard beside the training.csv that every stage has.
-    """
-
-    epochs: int = Field(20, ge=1, le=1_000_000)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(64, ge=2, le=1_000_000)
-    learning_rate: float = Field(2e-3, gt=0, le=100)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(0.05, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    gradient_clip: float = Field(5.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["every"] = 0.5
-    class_weights: Literal["none", "balanced"] = "none"
-    focal_gamma: float = Field(0.0, ge=0)
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    augment: dict[str, Augment] = {}
-    views: int = Field(1, ge=1, le=1_000_000)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: int = Field(1, ge=1)
-    ema: float | None = Field(None, gt=0, lt=1)
-    early_stopping: int | None = Field(None, ge=1)
-    compile: bool = False
-    log: Literal["csv", "tensorboard"] = "csv"
+    epochs: int = Field(20, ge=1, le=1_000_000, description="Passes over the training split.")
+    max_steps: int | None = Field(None, ge=1, description="Steps after which an epoch ends early.")
+    batch_size: int = Field(64, ge=2, le=1_000_000, description="Samples a step.")
+    learning_rate: float = Field(
+        2e-3, gt=0, le=100, description="At its height, after warm-up. SGD wants some ten times AdamW's."
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="What makes steps of gradients.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="The momentum of sgd.")
+    nesterov: bool = Field(False, description="Whether the momentum of sgd is Nesterov's.")
+    weight_decay: float = Field(0.05, ge=0, description="Decoupled decay of weights; biases and norms have none.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    gradient_clip: float = Field(5.0, gt=0, description="Largest norm of a step's gradient.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label that is spread over all classes.")
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["every"] = Field(
+        0.5,
+        description="Share of samples that lose a random part of their modalities. every: each sample is seen three times"
+        " a step, with all it has, with a random part and with the rest, so that no modality lives off another (of two"
+        " modalities these are all the subsets). The built-in network runs its encoders once for the three; one of your"
+        " own is run on all three.",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: a label weighs by its class's rarity."
+    )
+    focal_gamma: float = Field(
+        0.0, ge=0, description="Above 0, training dwells on what is still wrong (focal loss, with this gamma)."
+    )
+    sampling: Literal["uniform", "balanced"] = Field("uniform", description="balanced: every class is drawn as often.")
+    augment: dict[str, Augment] = Field({}, description="Modality -> random changes of its tensor.")
+    views: int = Field(
+        1, ge=1, le=1_000_000, description="Augmented views that a sample has; epoch e sees view e modulo views."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Of the forward pass. bf16 and fp16 are mixed precision: weights, losses, validation and what is"
+        " exported stay FP32; fp16 needs a GPU.",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts in which a batch is worked through, for less memory on the same schedule. What compares samples"
+        " of a batch with one another (relations, contrastive, dist) compares those of a part, as it does where several"
+        " processes train.",
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Keep the running average of the weights with this decay (0.999, say) instead."
+    )
+    early_stopping: int | None = Field(
+        None, ge=1, description="Epochs without a better one on validation after which training ends."
+    )
+    compile: bool = Field(
+        False, description="Run the model through torch.compile, which needs a C++ compiler (a GPU: Triton)."
+    )
+    log: Literal["csv", "tensorboard"] = Field(
+        "csv",
+        description="tensorboard: event files in OUT/tensorboard, beside the training.csv that every stage has.",
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Train:
@@ -143,26 +165,27 @@ Class = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class TeacherConfig(Frozen):
-    """A teacher of any origin: ``model`` (the built-in network, or ``module:factory``, with ``weights``), or one file.
+    """A teacher of any origin: the built-in network, a module of one's own with weights, or one file."""
 
-    ``onnx``: a model file, run by ONNX Runtime; ``model.inputs`` maps modalities to its inputs, and
-    ``model.modalities`` names those that it takes. ``outputs``: what a model said elsewhere, by sample id: a CSV, TSV,
-    JSONL or Parquet table with the column ``id`` and one column a class (regression: one column), or an .npz with the
-    arrays ``ids`` and ``logits`` or ``probabilities``; ``values`` says which of them a table holds. Samples that it
-    lacks learn from their labels alone; all augmented views of a sample get its one answer.
-
-    ``classes``, where the teacher's are not the data's: {teacher's class: class of the data, or null for none}, in the
-    order of the model's outputs where it does not name them itself. ``preprocessing``, where the teacher's is not that
-    of ``data.modalities``: {modality: its spec}. The student, and so the bundle, keeps that of ``data.modalities``;
-    augmentation is drawn once for both, and shifts and masks are scaled to the teacher's sizes.
-    """
-
-    model: Model = Model()
-    onnx: Path | None = None
-    outputs: Path | None = None
-    values: Literal["logits", "probabilities"] = "logits"
-    classes: dict[Class, Class | None] = {}
-    preprocessing: dict[str, ModalitySpec] = {}
+    model: Model = Field(Model(), description="The network; of an ONNX file, which modalities it takes by which names.")
+    onnx: Path | None = Field(None, description="A model file, run by ONNX Runtime.")
+    outputs: Path | None = Field(
+        None,
+        description="A model's outputs, computed elsewhere, by sample id: a CSV, TSV, JSONL or Parquet table with the column"
+        " id and one column a class (regression: one column), or an .npz with the arrays ids and logits or probabilities."
+        " Samples that it lacks learn from their labels alone; all augmented views of a sample share its row.",
+    )
+    values: Literal["logits", "probabilities"] = Field("logits", description="What the table of outputs holds.")
+    classes: dict[Class, Class | None] = Field(
+        {},
+        description="The teacher's class -> class of the data, or null for none, where they differ; in the order of the"
+        " model's outputs where it does not name them itself.",
+    )
+    preprocessing: dict[str, ModalitySpec] = Field(
+        {},
+        description="Modality -> the teacher's spec, where it is not that of data.modalities, which the student and so the"
+        " bundle keep. Augmentation is drawn once for both; shifts and masks are scaled to the teacher's sizes.",
+    )
 
     @property
     def files(self) -> list[Path]:
@@ -177,12 +200,13 @@ class TeacherConfig(Frozen):
 
 
 class MainTeacher(TeacherConfig):
-    """The run's teacher: trained by ``train``'s schedule, or taken as it is: ``onnx``, ``outputs``, or ``model.weights``
+    """The run's own teacher: trained here, or taken as it is from ``onnx``, ``outputs`` or ``model.weights``."""
 
-    without ``train``. With both ``model.weights`` and ``train``, training goes on from those weights.
-    """
-
-    train: Train | None = None
+    train: Train | None = Field(
+        None,
+        description="Its schedule. Left out, it is the default one where no file is named, else null: taken as it is. With"
+        " model.weights too, training goes on from those weights.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -207,13 +231,10 @@ class MainTeacher(TeacherConfig):
 
 
 class FurtherTeacher(TeacherConfig):
-    """A further teacher: one of ``artifact`` (a folder that mmedge wrote), ``onnx``, ``outputs`` and ``model.weights``.
+    """A teacher beside the run's own: one of ``artifact``, ``onnx``, ``outputs`` and ``model.weights``."""
 
-    ``weight`` is against the run's own teacher, which has 1.
-    """
-
-    artifact: Path | None = None
-    weight: float = Field(1.0, gt=0)
+    artifact: Path | None = Field(None, description="A folder that mmedge wrote.")
+    weight: float = Field(1.0, gt=0, description="What it weighs against the run's own teacher, which has 1.")
 
     @property
     def files(self) -> list[Path]:
@@ -232,36 +253,41 @@ Schedule = Literal["constant", "linear", "rise", "cosine"]
 
 
 class Hint(Frozen):
-    """Two layers whose outputs are matched, named as in ``named_modules()``, and how.
+    """Two layers whose outputs are matched, named as in ``named_modules()``."""
 
-    ``features`` (FitNets, through a learned projection), ``attention`` (where a map is active), ``relations``
-    (distances and angles in a batch), ``contrastive`` (InfoNCE in a shared space). The teacher's layer may be of a
-    modality that the student does not get: the student then learns to imagine its features. ``schedule``: of this
-    hint's weight; the loss's own where none is given.
-    """
-
-    teacher: str = "fusion"
-    student: str = "fusion"
-    kind: Literal["features", "attention", "relations", "contrastive"] = "features"
-    weight: float = Field(1.0, gt=0)
-    schedule: Schedule | None = None
+    teacher: str = Field(
+        "fusion",
+        description="The teacher's layer. It may be of a modality that the student does not get: the student then learns to"
+        " imagine its features.",
+    )
+    student: str = Field("fusion", description="The student's layer.")
+    kind: Literal["features", "attention", "relations", "contrastive"] = Field(
+        "features",
+        description="features: FitNets, through a learned projection; attention: where a map is active; relations:"
+        " distances and angles in a batch; contrastive: InfoNCE in a shared space.",
+    )
+    weight: float = Field(1.0, gt=0, description="What the hint weighs in the loss.")
+    schedule: Schedule | None = Field(None, description="Of this hint's weight; the loss's own where null.")
 
 
 class Loss(Frozen):
-    """Weights of the distillation loss; ``temperature`` softens the logits.
+    """What the distillation loss is made of."""
 
-    ``kind``: ``kd`` (Hinton), ``dkd`` (decoupled) or ``dist`` (correlation). ``beta``, of ``dkd``: what the classes
-    that are not the sample's weigh against the one that is. ``schedule``: of the teacher's part: ``constant``;
-    ``linear`` and ``cosine``, which fall to nothing at the end, so that labels have the last word; ``rise``.
-    """
-
-    labels: float = Field(1.0, ge=0)
-    logits: float = Field(1.0, ge=0)
-    kind: Literal["kd", "dkd", "dist"] = "kd"
-    temperature: float = Field(2.0, gt=0)
-    beta: float = Field(1.0, ge=0)
-    hints: tuple[Hint, ...] = ()
-    schedule: Schedule = "constant"
+    labels: float = Field(1.0, ge=0, description="What the labels weigh.")
+    logits: float = Field(1.0, ge=0, description="What the teacher's outputs weigh.")
+    kind: Literal["kd", "dkd", "dist"] = Field(
+        "kd", description="How outputs are compared: kd (Hinton), dkd (decoupled) or dist (correlation)."
+    )
+    temperature: float = Field(2.0, gt=0, description="Softens the logits of both.")
+    beta: float = Field(
+        1.0, ge=0, description="Of dkd: what the classes that are not the sample's weigh against the one that is."
+    )
+    hints: tuple[Hint, ...] = Field((), description="Pairs of layers whose outputs are matched.")
+    schedule: Schedule = Field(
+        "constant",
+        description="Of the teacher's part. linear and cosine fall to nothing at the end, so that labels have the last"
+        " word; rise begins at nothing.",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
@@ -273,41 +299,51 @@ class Loss(Frozen):
 
 
 class Controls(Frozen):
-    """What the student is compared with, each on the same schedule over ``seeds`` seeds.
+    """What the student is compared with, each on the same schedule."""
 
-    ``no_distillation``: the same student without a teacher; where it is better on validation, it is what ships, and the
-    report says "do not distil". Without this control nothing is decided. ``same_modality_teacher``: where the student
-    takes other modalities than the teacher, a teacher of the student's own teaches it too: do the others help?
-    ``subset_students``: a student of the same size for each proper subset of modalities, trained for that subset alone.
-    """
-
-    no_distillation: bool = True
-    same_modality_teacher: bool = False
-    subset_students: bool = False
-    seeds: int = Field(3, ge=1)
+    no_distillation: bool = Field(
+        True,
+        description="The same student without a teacher; where it is better on validation, it is what ships, and the report"
+        ' says "do not distil". Without this control nothing is decided.',
+    )
+    same_modality_teacher: bool = Field(
+        False,
+        description="Where the student takes other modalities than the teacher, a teacher of the student's own teaches it"
+        " too: do the others help?",
+    )
+    subset_students: bool = Field(
+        False,
+        description="A student of the same size for each proper subset of modalities, trained for that subset alone.",
+    )
+    seeds: int = Field(3, ge=1, description="Seeds that each side is trained with.")
 
 
 class Distill(Frozen):
-    """The student, its loss and schedule. ``labels``: how many training labels the student's stages may see.
+    """The student, its loss, its schedule and its controls."""
 
-    ``teachers``: further ones beside the run's, whose probabilities are averaged with its own: by their weights
-    (``combine: average``), or also by how sure each one is of the sample (``confidence``). Hints are the run's
-    teacher's.
-
-    ``cache``: whether the teacher's answers are kept in files; ``measured`` keeps them where that is faster than asking
-    the teacher at every step. ``candidates``: losses that are tried beside ``loss``, each in one seed; the best on
-    validation teaches. ``auto``: what ``loss`` says, stronger, weaker, and fading.
-    """
-
-    model: Model = Model()
-    labels: int | Literal["all", "none"] = "all"
-    loss: Loss = Loss()
-    candidates: tuple[Loss, ...] | Literal["auto"] = ()
-    teachers: tuple[FurtherTeacher, ...] = ()
-    combine: Literal["average", "confidence"] = "average"
-    train: Train = Train()
-    cache: Literal["measured", "always", "never"] = "measured"
-    controls: Controls = Controls()
+    model: Model = Field(Model(), description="The student's network.")
+    labels: int | Literal["all", "none"] = Field(
+        "all", description="Training labels that the student's stages may see."
+    )
+    loss: Loss = Field(Loss(), description="What the student learns from.")
+    candidates: tuple[Loss, ...] | Literal["auto"] = Field(
+        (),
+        description="Losses that are tried beside loss, each in one seed; the best on validation teaches. auto: loss itself,"
+        " stronger, weaker, and fading.",
+    )
+    teachers: tuple[FurtherTeacher, ...] = Field(
+        (), description="Further teachers, whose probabilities are averaged with the run's own. Hints are the latter's."
+    )
+    combine: Literal["average", "confidence"] = Field(
+        "average", description="Teachers are averaged by their weights, or also by how sure each is of the sample."
+    )
+    train: Train = Field(Train(), description="The student's schedule.")
+    cache: Literal["measured", "always", "never"] = Field(
+        "measured",
+        description="Whether the teacher's outputs are kept in files; measured: where that is faster than computing them at"
+        " every step.",
+    )
+    controls: Controls = Field(Controls(), description="What the student is compared with.")
 
     @model_validator(mode="after")
     def _something_teaches(self) -> Distill:

@@ -18,17 +18,21 @@ from mmedge.spec import Frozen, subsets
 class Recipe(Frozen):
     """A whole recipe. A stage whose section is missing is not run."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
-    name: str = Field(min_length=1)
-    seed: int = Field(0, ge=0, lt=2**31)
-    data: Data
-    teacher: MainTeacher = MainTeacher()
-    distill: Distill | None = None
-    prune: Prune | None = None
-    quantize: Quantize | None = None
-    export: Export = Export()
-    measure: Measure = Measure()
-    gates: dict[str, dict[str, float]] = {}
+    schema_: Literal[1] = Field(1, alias="schema", description="Version of the recipe's format.")
+    name: str = Field(min_length=1, description="Names the run; without --out it is written to runs/NAME.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of splits, weights, batches and augmentation.")
+    data: Data = Field(description="Where samples come from.")
+    teacher: MainTeacher = Field(MainTeacher(), description="The network that teaches.")
+    distill: Distill | None = Field(None, description="The small network that ships, and how it is taught.")
+    prune: Prune | None = Field(None, description="What is cut out of it.")
+    quantize: Quantize | None = Field(None, description="The precisions that are tried.")
+    export: Export = Field(Export(), description="The engines that are built.")
+    measure: Measure = Field(Measure(), description="How latency and intervals are taken.")
+    gates: dict[str, dict[str, float]] = Field(
+        {},
+        description="Stage -> figure -> limit. A figure that misses its limit fails the run: exit code 3 for accuracy, 4 for"
+        " latency, size and memory.",
+    )
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:

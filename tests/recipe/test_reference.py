@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mmedge.errors import UsageError
-from mmedge.recipe.reference import sections
+from mmedge.recipe.reference import schema, sections
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -22,7 +22,7 @@ def paths(value: Any, path: str = "") -> set[str]:
 
 
 def test_every_key_that_a_recipe_of_ours_uses_is_in_the_reference():
-    known = {section.path: {name for name, _, _ in section.keys} for section in sections()}
+    known = {section.path: {key.name for key in section.keys} for section in sections()}
     assert known["distill.loss.hints.N"] >= {"teacher", "student", "kind", "weight"}
     used = {path for file in RECIPES for path in paths(YAML(typ="safe").load(file))}
     for top in {path.split(".")[1] for path in used}:
@@ -34,11 +34,37 @@ def test_every_key_that_a_recipe_of_ours_uses_is_in_the_reference():
 
 def test_a_key_is_told_with_type_limits_and_default():
     (loss,) = [section for section in sections("distill.loss") if section.path == "distill.loss"]
-    told = {name: (takes, default) for name, takes, default in loss.keys}
+    told = {key.name: (key.takes, key.default) for key in loss.keys}
     assert told["kind"] == ("kd | dkd | dist", "kd") and told["temperature"] == ("number, > 0", "2.0")
-    assert "temperature" in loss.text
     (image,) = [section for section in sections("data") if section.path.endswith("(image)")]
-    assert ("crop", "none | center", "none") in image.keys
+    assert ("crop", "none | center", "none") in {(key.name, key.takes, key.default) for key in image.keys}
+
+
+def test_every_key_and_every_section_says_what_it_means_in_whole_sentences():
+    for section in sections():
+        assert section.text.endswith("."), section.path
+        for key in section.keys:
+            assert key.meaning[-1:] in (".", "?") and len(key.meaning) > 12, f"{section.path}.{key.name}"
+
+
+def test_the_units_of_mean_and_std_are_told():
+    (image,) = [section for section in sections("data.modalities") if section.path.endswith("(image)")]
+    (mean,) = [key.meaning for key in image.keys if key.name == "mean"]
+    assert "0 to 1" in mean and "/ 255" in mean
+
+
+def test_the_json_schema_holds_for_recipes_of_ours_and_for_no_misspelt_one():
+    jsonschema = pytest.importorskip("jsonschema")
+    drawn = schema()
+    assert (
+        drawn["properties"]["distill"]["description"] and "description" in drawn["$defs"]["Loss"]["properties"]["beta"]
+    )
+    validator = jsonschema.Draft202012Validator(drawn)
+    for file in RECIPES:
+        assert not list(validator.iter_errors(YAML(typ="safe").load(file))), file
+    wrong = YAML(typ="safe").load(RECIPES[0])
+    wrong["teacher"]["modle"] = {}
+    assert any("modle" in error.message for error in validator.iter_errors(wrong))
 
 
 def test_sections_with_the_same_keys_are_told_once():
