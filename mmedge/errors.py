@@ -69,9 +69,10 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """One finding of ``mmedge check``: what, where (file, row from 1, column, module), and what to do. Errors stop a run,
+    """One finding of ``mmedge check``: what, where (file, row from 1, column, module), and what to do.
 
-    warnings are for the user to judge. ``kind`` is a short name, the same for all findings of its kind.
+    Errors stop a run, warnings are for the user to judge. ``kind`` is a short name, the same for all findings of its
+    kind.
     """
 
     severity: Literal["error", "warning"]

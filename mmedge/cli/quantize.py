@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -12,6 +12,9 @@ from mmedge.cli.common import framed, out_option, print_json, progress, set_opti
 from mmedge.cli.launch import devices_option, launch
 from mmedge.errors import UsageError
 from mmedge.training.loop import processes
+
+if TYPE_CHECKING:
+    from mmedge.recipe import Quantize
 
 # Options of an ONNX file -> the recipe's key that says the same, None where a recipe has none.
 _OF_A_FILE = {
@@ -73,19 +76,8 @@ def quantize(
     start: Path | None,
     overrides: tuple[str, ...],
     devices: int,
-    data: str | None,
-    labels: Path | None,
-    candidates: str | None,
-    max_drop: float,
-    require: str | None,
-    max_latency_ratio: float | None,
-    judge: Any,
-    output: str | None,
-    ignore: tuple[str, ...],
-    calibration: int | None,
-    threads: int,
-    seed: int,
     as_json: bool,
+    **of_a_file: Any,
 ) -> int:
     if recipe.suffix != ".onnx":
         _refuse_options_of_a_file(recipe)
@@ -94,7 +86,7 @@ def quantize(
         from mmedge.cli.stages import run_stages
 
         return run_stages(recipe, out, start, overrides, "quantize", as_json)[0]
-    if data is None:
+    if of_a_file["data"] is None:
         raise UsageError(
             "an ONNX file is quantized with --data",
             where=str(recipe),
@@ -102,33 +94,37 @@ def quantize(
         )
     if start or overrides or devices > 1:
         raise UsageError("--from, --set and --devices belong to a recipe", where=str(recipe))
-    values = {"max_drop": max_drop, "require": require, "ignore": ignore, "calibration": calibration}
-    config = _config(values | ({"candidates": tuple(candidates.split(","))} if candidates else {}))
+    report = _quantized(recipe, out or Path("runs") / f"{recipe.stem}-quantized", of_a_file)
+    if as_json:
+        print_json(report)
+    return report["exit"]
+
+
+def _quantized(model: Path, out: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The report of an ONNX file that was quantized as the options say, drawn and printed."""
+    config = _config(given)
     with progress() as shown:
-        shown.say(f"mmedge: quantizing {recipe}")
+        shown.say(f"mmedge: quantizing {model}")
         from mmedge.pipeline.standalone import FileOptions, quantize_file
 
-        settings = FileOptions(
+        options = FileOptions(
             config,
-            judge,
-            output,
-            labels,
-            threads,
-            seed=seed,
-            max_latency_ratio=max_latency_ratio,
-            asked=candidates is not None,
+            given["judge"],
+            given["output"],
+            given["labels"],
+            given["threads"],
+            seed=given["seed"],
+            max_latency_ratio=given["max_latency_ratio"],
+            asked=given["candidates"] is not None,
         )
-        out = out or Path("runs") / f"{recipe.stem}-quantized"
-        report = quantize_file(recipe, data, out, settings, shown)
+        report = quantize_file(model, given["data"], out, options, shown)
     from mmedge.report.html import write_html
     from mmedge.report.standalone import print_quantized
 
     write_html(report, out / "report.html")
     print_quantized(report)
     click.echo(f"written: {out / 'model.onnx'}, {out / 'report.json'}, {out / 'report.html'}", err=True)
-    if as_json:
-        print_json(report)
-    return report["exit"]
+    return report
 
 
 def _refuse_options_of_a_file(recipe: Path) -> None:
@@ -143,12 +139,15 @@ def _refuse_options_of_a_file(recipe: Path) -> None:
             )
 
 
-def _config(values: dict[str, Any]):
+def _config(given: dict[str, Any]) -> Quantize:
     """The recipe's section ``quantize`` of what was typed; raises UsageError that names the option."""
     from pydantic import ValidationError
 
     from mmedge.recipe import Quantize
 
+    values = {key: given[key] for key in ("max_drop", "require", "ignore", "calibration")}
+    if given["candidates"]:
+        values["candidates"] = tuple(given["candidates"].split(","))
     try:
         return Quantize.model_validate(values)
     except ValidationError as error:

@@ -112,9 +112,9 @@ def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, n
 
 
 def _joins(model: Any) -> list[tuple[Any, str, Any, str]]:
-    """(joining node, branch, QuantizeLinear, its float tensor) of every quantized input that one modality alone reaches, at
+    """(joining node, branch, QuantizeLinear, its float tensor) of each quantized input that one modality alone reaches.
 
-    nodes that join several modalities.
+    Nodes that join several modalities have such inputs.
     """
     reached = {value.name: frozenset({value.name}) - {"present"} for value in model.graph.input}
     wiring = Wiring(model)

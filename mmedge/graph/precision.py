@@ -203,9 +203,9 @@ def _channel_axis(node: Any, index: int) -> int | None:
 
 
 def optimized(graph: Path, *, everything: bool = True) -> Any:
-    """The loaded model that ONNX Runtime makes of a graph on this CPU: all of its fusions done, or else only those that
+    """The loaded model that ONNX Runtime makes of a graph on this CPU, with all of its fusions or those of any machine.
 
-    hold on every machine, such as of constants and batch norms.
+    The latter are such as of constants and batch norms.
     """
     import onnx
     import onnxruntime

@@ -41,9 +41,9 @@ def check_trimmed(run: Run, contract: Contract, samples: Samples, relative: floa
 
 
 def _cut(spec: TextSpec, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(row, its ids padded to the whole length, the same without) of every text at its own length, and of the longest text
+    """(row, its ids padded to the whole length, the same without) of every text at its own length.
 
-    cut to the least length, to a middle one and to the whole one. ``ids``: int64 [texts, length].
+    And of the longest text cut to the least length, to a middle one and to the whole one. ``ids``: int64 [texts, length].
     """
     shown = np.ones(1, bool)
     for row in range(len(ids)):

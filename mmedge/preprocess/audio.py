@@ -87,9 +87,9 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
 
 
 def missing_bytes(stream: BinaryIO) -> int:
-    """How many bytes a WAV file's header, or an Ogg file's last page, promises that are not there; 0 for other formats,
+    """How many bytes a WAV file's header, or an Ogg file's last page, promises that are not there.
 
-    which say so on decoding. libsndfile reads these, truncated, without a word.
+    libsndfile reads these, truncated, without a word. 0 for other formats, which say so on decoding.
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)

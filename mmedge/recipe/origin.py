@@ -35,9 +35,9 @@ def remember(recipe: Recipe, code: Path, work: Path) -> None:
 
 
 def recall(values: dict[str, Any], work: Path) -> tuple[dict[str, Any], Path]:
-    """The whole recipe of what ``shown`` gave, and its folder of code; an artifact that was carried away from its run
+    """The whole recipe of what ``shown`` gave, and its folder of code.
 
-    knows neither: then the values as they are, and this folder.
+    An artifact that was carried away from its run knows neither: then the values as they are, and this folder.
     """
     file = _file(values, work)
     if not file.is_file():

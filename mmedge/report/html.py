@@ -14,9 +14,9 @@ from mmedge.report.table import short
 
 
 def write_html(report: dict[str, Any], path: Path) -> None:
-    """Write the page of a run, or of a quantized file, beside its report. Raises MissingDependency where jinja2 or matplotlib
+    """Write the page of a run, or of a quantized file, beside its report.
 
-    is not installed.
+    Raises MissingDependency where jinja2 or matplotlib is not installed.
     """
     template = _template("page.html.j2" if "stages" in report else "file.html.j2")
     page = _page(report, template) if "stages" in report else _file_page(report, template)

@@ -125,9 +125,10 @@ def box_faults(table: polars.DataFrame, spec: ImageSpec, file: str) -> list[Faul
 
 
 def duplicate_rows(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    """Samples whose cells are all the same in two splits. An error where they name a file, which is then the same file;
+    """Samples whose cells are all the same in two splits.
 
-    rows of nothing but words and numbers may be alike by chance.
+    An error where they name a file, which is then the same file; rows of nothing but words and numbers may be alike by
+    chance.
     """
     columns = list(dict.fromkeys(c for name, spec in data.modalities.items() for c in columns_of(name, spec)))
     files = [columns_of(name, spec)[0] for name, spec in data.modalities.items() if spec.reads_file]

@@ -16,16 +16,27 @@ from mmedge.spec import ModalitySpec
 
 
 def manifest_faults(data: Data) -> tuple[list[Fault], Data | None]:
-    """Faults of the manifest's columns, ids and splits, and the section without what is faulty, so that the rest of the
+    """Faults of the manifest's columns, ids and splits, and the section without what is faulty.
 
-    table can be looked at; None where it cannot.
+    With that section the rest of the table can be looked at; None where it cannot.
     """
     assert data.manifest is not None
-    file = str(data.manifest)
     try:
         table = read_table(data.manifest)
     except MmedgeError as error:
         return [Fault.of(error, "manifest")], None
+    faults = _column_faults(table, data)
+    if faults:
+        return faults, None
+    relaxed: dict[str, None] = {}
+    for key, found in (("id", _id_faults(table, data)), ("split", _split_name_faults(table, data))):
+        faults += found
+        relaxed |= {key: None} if found else {}
+    return faults, data.model_copy(update=relaxed)
+
+
+def _column_faults(table: polars.DataFrame, data: Data) -> list[Fault]:
+    """Columns that the recipe names and neither the manifest nor a joined table has."""
     faults: list[Fault] = []
     streams: set[str] = set()
     for name, stream in data.align.items():
@@ -34,64 +45,62 @@ def manifest_faults(data: Data) -> tuple[list[Fault], Data | None]:
         except MmedgeError as error:
             faults.append(Fault.of(error, "manifest", module=f"data.align.{name}"))
     known = [*table.columns, *streams]
-    named: list[tuple[str, str | None]] = [
-        (f"data.{key}", getattr(data, key)) for key in ("target", "id", "group", "split")
-    ]
+    named: list[tuple[str, str | None]] = [(f"data.{key}", getattr(data, key)) for key in ("id", "group", "split")]
     if data.label_columns:  # the target is put together from them
-        named = [*named[1:], *(("data.label_columns", column) for column in data.label_columns)]
-    named += [
-        (f"data.modalities.{name}", column)
-        for name, spec in data.modalities.items()
-        for column in columns_of(name, spec)
+        named += [("data.label_columns", column) for column in data.label_columns]
+    else:
+        named = [("data.target", data.target), *named]
+    for name, spec in data.modalities.items():
+        named += [(f"data.modalities.{name}", column) for column in columns_of(name, spec)]
+    return faults + [
+        Fault(
+            "error",
+            "missing-column",
+            f"no column {column!r}{did_you_mean(column, known)}",
+            str(data.manifest),
+            column=column,
+            todo=f"correct {where}; there are {', '.join(table.columns)}",
+        )
+        for where, column in named
+        if column is not None and column not in known
     ]
-    for where, column in named:
-        if column is not None and column not in known:
-            faults.append(
-                Fault(
-                    "error",
-                    "missing-column",
-                    f"no column {column!r}{did_you_mean(column, known)}",
-                    file,
-                    column=column,
-                    todo=f"correct {where}; there are {', '.join(table.columns)}",
-                )
-            )
-    if faults:
-        return faults, None
-    relaxed: dict[str, None] = {}
-    if data.id:
-        ids = table[data.id]
-        bad = (ids.is_null() | (ids.is_duplicated() & ids.is_not_null())).arg_true().to_list()
-        relaxed |= {"id": None} if bad else {}
-        faults += [
-            Fault(
-                "error",
-                "id",
-                "the id is empty" if ids[row] is None else f"the id {ids[row]!r} stands in more than one row",
-                file,
-                row + 1,
-                data.id,
-                todo="make the ids unique, or leave data.id out",
-            )
-            for row in bad
-        ]
-    if data.split:
-        cells = table[data.split]
-        bad = (~cells.str.strip_chars().str.to_lowercase().is_in(list(SPELLINGS))).fill_null(True).arg_true().to_list()
-        relaxed |= {"split": None} if bad else {}
-        faults += [
-            Fault(
-                "error",
-                "split",
-                f"unknown split {cells[row]!r}",
-                file,
-                row + 1,
-                data.split,
-                todo=f"use {', '.join(SPLITS)}",
-            )
-            for row in bad
-        ]
-    return faults, data.model_copy(update=relaxed)
+
+
+def _id_faults(table: polars.DataFrame, data: Data) -> list[Fault]:
+    if not data.id:
+        return []
+    ids = table[data.id]
+    return [
+        Fault(
+            "error",
+            "id",
+            "the id is empty" if ids[row] is None else f"the id {ids[row]!r} stands in more than one row",
+            str(data.manifest),
+            row + 1,
+            data.id,
+            todo="make the ids unique, or leave data.id out",
+        )
+        for row in (ids.is_null() | (ids.is_duplicated() & ids.is_not_null())).arg_true()
+    ]
+
+
+def _split_name_faults(table: polars.DataFrame, data: Data) -> list[Fault]:
+    if not data.split:
+        return []
+    cells = table[data.split]
+    known = cells.str.strip_chars().str.to_lowercase().is_in(list(SPELLINGS))
+    return [
+        Fault(
+            "error",
+            "split",
+            f"unknown split {cells[row]!r}",
+            str(data.manifest),
+            row + 1,
+            data.split,
+            todo=f"use {', '.join(SPLITS)}",
+        )
+        for row in (~known).fill_null(True).arg_true()
+    ]
 
 
 def missing_files(table: polars.DataFrame, name: str, spec: ModalitySpec, folder: Path, file: str) -> list[Fault]:

@@ -17,9 +17,10 @@ _LEFT, _TIME, _STREAM_TIME = "__left", "__time", "__stream_time"
 
 @dataclass(frozen=True)
 class Alignment:
-    """One join. Of ``rows`` manifest rows ``aligned`` found a partner and ``dropped`` did not (their cells are empty);
+    """What one join did: of ``rows`` manifest rows ``aligned`` found a partner, and ``dropped`` did not.
 
-    ``stream_rows_unused`` rows of the stream met no manifest row. ``seconds_apart``: p50, p95 and max over the aligned.
+    The latter's cells are empty. ``stream_rows_unused`` rows of the stream met no manifest row. ``seconds_apart``: p50,
+    p95 and max over the aligned.
     """
 
     stream: str
@@ -45,11 +46,48 @@ class Alignment:
 def join(
     table: polars.DataFrame, name: str, stream: TimedTable, files: set[str], read: Callable[[Path], polars.DataFrame]
 ) -> tuple[polars.DataFrame, Alignment]:
-    """The manifest's table with the stream's columns, as strings. ``files``: columns of paths, relative to the stream's
+    """The manifest's table with the stream's columns, as strings.
 
-    file; ``read`` gives the stream's table of strings. Raises MmedgeError for columns or times that are not there.
+    ``files``: columns of paths, relative to the stream's file. ``read`` gives the stream's table of strings. Raises
+    MmedgeError for columns or times that are not there.
     """
     other = read(stream.file)
+    kept = _columns_that_join(table, other, name, stream)
+    folder = str(stream.file.resolve().parent)
+    absolute = [
+        polars.when(polars.col(c).str.starts_with("/"))
+        .then(polars.col(c))
+        .otherwise(folder + "/" + polars.col(c))
+        .alias(c)
+        for c in kept
+        if c in files
+    ]
+    by = [stream.by] if stream.by else []
+    left = table.select(*by, seconds(table, stream.on, "the manifest").alias(_TIME))
+    left = left.with_row_index(_LEFT).drop_nulls().sort(_TIME)
+    times = seconds(other, stream.time, str(stream.file))
+    right = other.with_columns(absolute).select(*by, *kept).with_columns(times.alias(_STREAM_TIME))
+    right = right.with_row_index("__right").drop_nulls([_STREAM_TIME, *by]).sort(_STREAM_TIME)
+    joined = _joined(left, right, kept, stream, name)
+    out = table.with_row_index(_LEFT).join(joined.select(_LEFT, *kept), on=_LEFT, how="left", maintain_order="left")
+    apart = joined["__apart"].drop_nulls()
+    used = joined["__used"].explode(empty_as_null=False).drop_nulls().n_unique() if joined.height else 0
+    return out.drop(_LEFT), Alignment(
+        name,
+        stream.method,
+        table.height,
+        len(apart),
+        table.height - len(apart),
+        other.height,
+        other.height - used,
+        _quantiles(apart),
+    )
+
+
+def _columns_that_join(
+    table: polars.DataFrame, other: polars.DataFrame, name: str, stream: TimedTable
+) -> tuple[str, ...]:
+    """The stream's columns that join; raises MmedgeError where one that the recipe names is not there, or is in both."""
     for column, where, known in (
         (stream.on, "the manifest", table),
         (stream.time, str(stream.file), other),
@@ -69,43 +107,14 @@ def join(
             where=f"data.align.{name}",
             todo="name the columns to join in data.align.*.columns",
         )
-    folder = str(stream.file.resolve().parent)
-    other = other.with_columns(
-        polars.when(polars.col(c).str.starts_with("/"))
-        .then(polars.col(c))
-        .otherwise(folder + "/" + polars.col(c))
-        .alias(c)
-        for c in kept
-        if c in files
-    )
-    left = table.select(*([stream.by] if stream.by else []), seconds(table, stream.on, "the manifest").alias(_TIME))
-    left = left.with_row_index(_LEFT).drop_nulls().sort(_TIME)
-    times = seconds(other, stream.time, str(stream.file))
-    right = other.select(*([stream.by] if stream.by else []), *kept).with_columns(times.alias(_STREAM_TIME))
-    right = (
-        right.with_row_index("__right")
-        .drop_nulls([_STREAM_TIME, *([stream.by] if stream.by else [])])
-        .sort(_STREAM_TIME)
-    )
-    joined = _joined(left, right, kept, stream, name)
-    out = table.with_row_index(_LEFT).join(joined.select(_LEFT, *kept), on=_LEFT, how="left", maintain_order="left")
-    apart = joined["__apart"].drop_nulls()
-    used = joined["__used"].explode(empty_as_null=False).drop_nulls().n_unique() if joined.height else 0
-    quantiles = (
-        {"p50": apart.quantile(0.5, "linear"), "p95": apart.quantile(0.95, "linear"), "max": apart.max()}
-        if len(apart)
-        else {}
-    )
-    return out.drop(_LEFT), Alignment(
-        name,
-        stream.method,
-        table.height,
-        len(apart),
-        table.height - len(apart),
-        other.height,
-        other.height - used,
-        {key: round(float(value), 6) for key, value in quantiles.items() if value is not None},  # type: ignore[arg-type]
-    )
+    return kept
+
+
+def _quantiles(apart: polars.Series) -> dict[str, float]:
+    if not len(apart):
+        return {}
+    found = {"p50": apart.quantile(0.5, "linear"), "p95": apart.quantile(0.95, "linear"), "max": apart.max()}
+    return {key: round(float(value), 6) for key, value in found.items()}  # type: ignore[arg-type]
 
 
 def _joined(

@@ -33,9 +33,10 @@ _OWN_COLUMNS = ("id", "group", "source")
 
 
 def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> dict[str, Any]:
-    """Write the three manifests (and, for built datasets, the raw files) into ``folder``, and tell what was done on the way:
+    """Write the three manifests (and, for built datasets, the raw files) into ``folder``, and tell what was done.
 
-    ``left_out``, the number of rows with no modality at all, and ``align``, a record a stream; each where there is any.
+    Told are ``left_out``, the number of rows with no modality at all, and ``align``, a record a stream; each where
+    there is any.
 
     ``code`` is the folder that ``module:build`` is imported from. Columns: ``id``, the modalities' columns, the target,
     and ``group`` where one is named. Paths are absolute, or relative to ``folder``.

@@ -47,7 +47,7 @@ def by_ratio(labels: np.ndarray | None, groups: np.ndarray | None, shares: Seque
 
 
 def by_fold(labels: np.ndarray, groups: np.ndarray | None, fold: Fold, validation: float, seed: int) -> np.ndarray:
-    """int64 [N]: 0 train, 1 validation, 2 test. The test split is part ``fold.index`` of ``fold.k`` equal ones;
+    """int64 [N]: 0 train, 1 validation, 2 test, where the test split is part ``fold.index`` of ``fold.k`` equal ones.
 
     ``validation`` is the share of the rest that validates. Over all indices, every labelled row is tested once.
     """

@@ -103,9 +103,9 @@ def decoded(
 
 
 def _fitted_before(name: str, spec: ModalitySpec, contents: Any, code: str, cache: Path) -> Path | None:
-    """Where the same content was fitted by the same code to this very spec, statistics and all: a teacher that was trained
+    """Where the same content was fitted by the same code to this very spec, statistics and all.
 
-    on the same data.
+    So it is with a teacher that was trained on the same data.
     """
     dumped, data = spec.model_dump(mode="json", by_alias=True), hash_json(contents)
     for stored in sorted(cache.glob(f"{name}-*/spec.json")):

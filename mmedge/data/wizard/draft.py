@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from mmedge.data.wizard.propose import Proposal
@@ -19,156 +21,14 @@ _WIDTHS = {
     "tabular": ([64], [24]),
     "array": ([64], [24]),
 }
+# Augmentation by kind: how far a tensor may be shifted.
+_SHIFTS = {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows: 1}", "sensor": "{shift: 3}"}
 # Optimizer steps that a small model settles in.
 _STEPS = 600
 
 
-def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
-    """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
-    train_rows = max(1, int(0.7 * proposal.rows))
-    validation_rows = max(1, int(0.15 * proposal.rows))
-    # Two standard errors of a share of the validation samples; of regression's metric this would say nothing.
-    shares = proposal.task != "regression"
-    told = max(0.02, validation_rows**-0.5) if shares else 0.02
-    reason = (
-        f"two standard errors of some {validation_rows} validation samples: less cannot be told"
-        if shares
-        else "on validation"
-    )
-    batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
-    epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
-    manifest = Path(os.path.relpath(proposal.manifest.resolve(), path.resolve().parent)).as_posix()
-    width = max((len(name) for name in proposal.modalities), default=0)
-    kinds = {name: spec["kind"] for name, spec in proposal.modalities.items()}
-    shifted = {
-        name: {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows: 1}", "sensor": "{shift: 3}"}[kind]
-        for name, kind in kinds.items()
-        if kind in ("image", "audio", "sensor")
-    }
-    lines = [
-        f"# Written by mmedge init from {proposal.manifest.name}: {proposal.rows} rows, none of them dropped.",
-        "# It runs as it is:",
-        f"#   mmedge check {path.name} && mmedge run {path.name}",
-        "schema: 1",
-        f"name: {_plain(path.stem)}",
-        "seed: 0",
-        "",
-        "data:",
-        f"  manifest: {_plain(manifest)}",
-        f"  task: {proposal.task}",
-        *(['  separator: ";"  # between the labels of one cell'] if proposal.task == "multilabel" else []),
-        f"  target: {_plain(proposal.target)}  # an empty cell is an unlabelled sample: distillation learns from it too",
-    ]
-    for key, why in (("id", "names a sample in errors"), ("group", "whole groups go to one split"), ("split", "")):
-        value = getattr(proposal, key)
-        if value:
-            lines.append(f"  {key}: {_plain(value)}" + (f"  # {why}" if why else ""))
-    if proposal.align:
-        lines.append(
-            "  # Tables with times of their own: columns of the row nearest in time, or between the two around."
-        )
-        lines.append("  align:")
-        for name, keys in proposal.align.items():
-            file = Path(os.path.relpath(keys["file"], path.resolve().parent)).as_posix()
-            lines.append(f"    {name}: {_flow({**keys, 'file': file})}")
-    if not proposal.split:
-        lines.append("  ratios: {train: 0.7, validation: 0.15, test: 0.15}")
-        lines.append("  # fold: {k: 5, index: 0}  # instead of ratios: 5-fold cross-validation")
-    lines += [
-        "  # Columns that name people can be dropped or hashed before anything is written:",
-        "  # redact: {drop: [], hash: [], key: MMEDGE_REDACT_KEY}",
-        "  modalities:",
-    ]
-    for name, spec in proposal.modalities.items():
-        read = [*spec.get("columns", []), *spec.get("categorical", []), *([spec["column"]] if "column" in spec else [])]
-        holes = {column: proposal.holes[column] for column in read if column in proposal.holes}
-        if holes:
-            said = ", ".join(f"{count} in {column}" for column, count in holes.items())
-            lines.append(
-                f"    # empty cells: {said}" + ("" if spec["kind"] == "tabular" else "; there the modality is missing")
-            )
-        lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(spec)}")
-    lines += [
-        f"  # not used: {column.name} ({column.role}: {column.why})"
-        for column in proposal.columns
-        if column.role == "unused"
-    ]
-    schedule = ["    epochs: " + str(epochs), f"    batch_size: {batch}", "    learning_rate: 0.002"]
-    sides = [
-        "    modality_dropout: every  # no modality lives off another; a network of your own runs 3 times a step: else 0.5"
-    ]
-    sides = sides if len(kinds) > 1 else []
-    schedule += sides
-    if proposal.task == "classification":
-        schedule.append(
-            "    class_weights: none  # balanced: rare classes weigh more; also sampling: balanced, focal_gamma: 2"
-        )
-    if shifted:
-        schedule += ["    augment:", *(f"      {name}: {augment}" for name, augment in shifted.items()), "    views: 4"]
-    lines += ["", "# A larger network that learns from all labels and then teaches.", "teacher:", "  model:"]
-    lines += [*_model(kinds, 0, code, "teacher"), "  train:", *schedule]
-    lines += [
-        "",
-        "# The small one that ships. Controls: the same one without a teacher, to know whether it helped.",
-        "distill:",
-        "  model:",
-    ]
-    lines += _model(kinds, 1, code, "student")
-    lines += [
-        "  loss: {labels: 1.0, logits: 1.0, temperature: 2.0}",
-        "  train:",
-        *schedule,
-        "  controls: {no_distillation: true, seeds: 1}",
-    ]
-    lines += [
-        "",
-        "# Keep this share of the multiply-accumulates, then recover with the teacher.",
-        "prune:",
-        "  macs: 0.7",
-        f"  max_drop: {told:.2g}  # {reason}",
-        f"  max_subset_drop: {2 * told:.2g}",
-        "  train:",
-    ]
-    lines += [f"    epochs: {max(2, epochs // 3)}", f"    batch_size: {batch}", "    learning_rate: 0.001", *sides]
-    lines += [
-        "",
-        "# Candidates are measured; one that is slower or loses more is not taken.",
-        "quantize:",
-        "  candidates: [fp32, fp16, int8, int8-mixed]",
-        f"  max_drop: {told:.2g}",
-        f"  max_subset_drop: {2 * told:.2g}",
-    ]
-    lines += [
-        "",
-        "export:",
-        "  targets:",
-        "    onnxruntime-cpu: {}",
-        "    # tensorrt-rtx: {precision: fp16, required: false}  # pip install 'mmedge[tensorrt-rtx]'",
-    ]
-    lines += [
-        "",
-        "measure: {runs: 500}",
-        "",
-        "# Limits that fail the run with exit code 3 (accuracy) or 4 (latency, size):",
-        "# gates:",
-        "#   export-onnxruntime-cpu: {quality_ratio_to_teacher: 0.97, latency_ratio_to_teacher: 0.5}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _model(kinds: dict[str, str], which: int, code: str | None, factory: str) -> list[str]:
-    lines = [f"    # factory: {code}:{factory}  # a network of your own instead of the lines below"] if code else []
-    lines += ["    encoders:", *(f"      {name}: {{widths: {_WIDTHS[kind][which]}}}" for name, kind in kinds.items())]
-    return [*lines, f"    embedding: {(96, 32)[which]}", f"    hidden: {(96, 32)[which]}", "    dropout: 0.1"]
-
-
-def code_text(proposal: Proposal, path: Path) -> str:
-    """A module to fill in: two networks that already take the manifest's modalities, and a dataset."""
-    names = list(proposal.modalities)
-    outputs = 1 if proposal.task == "regression" else proposal.classes
-    arguments = ", ".join(names)
-    sizes = _sizes(proposal)
-    return f'''"""Code of your own for {path.name}. A recipe names it as module:attribute; mmedge imports it from the recipe's folder.
+# The module of ``--code``.
+_CODE = Template('''"""Code of your own for $recipe. A recipe names it as module:attribute; mmedge imports it from the recipe's folder.
 
 `mmedge check` runs these and names what would break later: weights in plain lists, squeeze() at batch 1, devices in the
 code. See recipes/own_data.py and the recipe's comments.
@@ -178,11 +38,11 @@ import torch
 from torch import nn
 
 # Values a sample of each modality has, flattened; `mmedge check` prints the shapes.
-SIZES = {sizes!r}
+SIZES = $sizes
 
 
 class Fusion(nn.Module):
-    """forward gets a tensor a modality, and `present`, bool [batch, {len(names)}] in this order: {arguments}.
+    """forward gets a tensor a modality, and `present`, bool [batch, $count] in this order: $arguments.
 
     Without the parameter `present`, an absent modality is replaced by its training mean (text: by padding).
     """
@@ -190,16 +50,16 @@ class Fusion(nn.Module):
     def __init__(self, hidden: int):
         super().__init__()
         self.branches = nn.ModuleDict(
-            {{name: nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU()) for name, size in SIZES.items()}}
+            {name: nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU()) for name, size in SIZES.items()}
         )
-        self.head = nn.Linear(hidden * {len(names)}, {outputs})
+        self.head = nn.Linear(hidden * $count, $outputs)
 
-    def forward(self, {arguments}, present):
-        inputs = {{{", ".join(f'"{name}": {name}' for name in names)}}}
+    def forward(self, $arguments, present):
+        inputs = {$inputs}
         parts = [
             self.branches[name](x.float()) * present[:, index : index + 1] for index, (name, x) in enumerate(inputs.items())
         ]
-        return self.head(torch.cat(parts, dim=1))  # [batch, {outputs}]
+        return self.head(torch.cat(parts, dim=1))  # [batch, $outputs]
 
 
 def teacher(hidden: int = 128) -> nn.Module:
@@ -227,13 +87,190 @@ class Dataset:
 
     def __getitem__(self, index: int) -> dict:
         row = self.rows[index]
-        return {{"id": row["id"], {", ".join(f'"{name}": row["{name}"]' for name in names)}, {proposal.target!r}: row["target"]}}
+        return {"id": row["id"], $cells, $target: row["target"]}
 
 
 def build(split: str) -> Dataset:
     """Named by data.dataset instead of data.manifest."""
     return Dataset(split)
-'''
+''')
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """What the number of rows says of training and budgets; ``drop``: what quality may fall by, and ``why``."""
+
+    epochs: int
+    batch: int
+    drop: float
+    why: str
+
+
+def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
+    """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
+    kinds = {name: spec["kind"] for name, spec in proposal.modalities.items()}
+    schedule = _schedule(proposal)
+    lines = [
+        f"# Written by mmedge init from {proposal.manifest.name}: {proposal.rows} rows, none of them dropped.",
+        "# It runs as it is:",
+        f"#   mmedge check {path.name} && mmedge run {path.name}",
+        "schema: 1",
+        f"name: {_plain(path.stem)}",
+        "seed: 0",
+        "",
+        *_data(proposal, path.resolve().parent),
+        *_modalities(proposal),
+        "",
+        *_teacher_and_student(proposal, kinds, schedule, code),
+        "",
+        *_compression(kinds, schedule),
+        "",
+        "export:",
+        "  targets:",
+        "    onnxruntime-cpu: {}",
+        "    # tensorrt-rtx: {precision: fp16, required: false}  # pip install 'mmedge[tensorrt-rtx]'",
+        "",
+        "measure: {runs: 500}",
+        "",
+        "# Limits that fail the run with exit code 3 (accuracy) or 4 (latency, size):",
+        "# gates:",
+        "#   export-onnxruntime-cpu: {quality_ratio_to_teacher: 0.97, latency_ratio_to_teacher: 0.5}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _schedule(proposal: Proposal) -> _Schedule:
+    train_rows = max(1, int(0.7 * proposal.rows))
+    validation_rows = max(1, int(0.15 * proposal.rows))
+    batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
+    epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
+    if proposal.task == "regression":  # the metric is no share of samples
+        return _Schedule(epochs, batch, 0.02, "on validation")
+    why = f"two standard errors of some {validation_rows} validation samples: less cannot be told"
+    return _Schedule(epochs, batch, max(0.02, validation_rows**-0.5), why)
+
+
+def _data(proposal: Proposal, folder: Path) -> list[str]:
+    """The section ``data`` up to its modalities; paths are relative to ``folder``."""
+
+    def beside(file: Path) -> str:
+        return Path(os.path.relpath(file, folder)).as_posix()
+
+    lines = ["data:", f"  manifest: {_plain(beside(proposal.manifest.resolve()))}", f"  task: {proposal.task}"]
+    if proposal.task == "multilabel":
+        lines.append('  separator: ";"  # between the labels of one cell')
+    why = "an empty cell is an unlabelled sample: distillation learns from it too"
+    lines.append(f"  target: {_plain(proposal.target)}  # {why}")
+    for key, why in (("id", "names a sample in errors"), ("group", "whole groups go to one split"), ("split", "")):
+        value = getattr(proposal, key)
+        if value:
+            lines.append(f"  {key}: {_plain(value)}" + (f"  # {why}" if why else ""))
+    if proposal.align:
+        why = "Tables with times of their own: columns of the row nearest in time, or between the two around."
+        lines += [f"  # {why}", "  align:"]
+        for name, keys in proposal.align.items():
+            lines.append(f"    {name}: {_flow({**keys, 'file': beside(keys['file'])})}")
+    if not proposal.split:
+        lines.append("  ratios: {train: 0.7, validation: 0.15, test: 0.15}")
+        lines.append("  # fold: {k: 5, index: 0}  # instead of ratios: 5-fold cross-validation")
+    return [
+        *lines,
+        "  # Columns that name people can be dropped or hashed before anything is written:",
+        "  # redact: {drop: [], hash: [], key: MMEDGE_REDACT_KEY}",
+    ]
+
+
+def _modalities(proposal: Proposal) -> list[str]:
+    lines = ["  modalities:"]
+    width = max((len(name) for name in proposal.modalities), default=0)
+    for name, spec in proposal.modalities.items():
+        read = [*spec.get("columns", []), *spec.get("categorical", []), *([spec["column"]] if "column" in spec else [])]
+        holes = {column: proposal.holes[column] for column in read if column in proposal.holes}
+        if holes:
+            said = ", ".join(f"{count} in {column}" for column, count in holes.items())
+            then = "" if spec["kind"] == "tabular" else "; there the modality is missing"
+            lines.append(f"    # empty cells: {said}{then}")
+        lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(spec)}")
+    unused = [column for column in proposal.columns if column.role == "unused"]
+    return [*lines, *(f"  # not used: {column.name} ({column.role}: {column.why})" for column in unused)]
+
+
+def _teacher_and_student(proposal: Proposal, kinds: dict[str, str], schedule: _Schedule, code: str | None) -> list[str]:
+    train = [
+        "  train:",
+        f"    epochs: {schedule.epochs}",
+        f"    batch_size: {schedule.batch}",
+        "    learning_rate: 0.002",
+        *_sides(kinds),
+    ]
+    if proposal.task == "classification":
+        why = "balanced: rare classes weigh more; also sampling: balanced, focal_gamma: 2"
+        train.append(f"    class_weights: none  # {why}")
+    shifts = {name: _SHIFTS[kind] for name, kind in kinds.items() if kind in _SHIFTS}
+    if shifts:
+        train += ["    augment:", *(f"      {name}: {shift}" for name, shift in shifts.items()), "    views: 4"]
+    return [
+        "# A larger network that learns from all labels and then teaches.",
+        "teacher:",
+        "  model:",
+        *_model(kinds, 0, code, "teacher"),
+        *train,
+        "",
+        "# The small one that ships. Controls: the same one without a teacher, to know whether it helped.",
+        "distill:",
+        "  model:",
+        *_model(kinds, 1, code, "student"),
+        "  loss: {labels: 1.0, logits: 1.0, temperature: 2.0}",
+        *train,
+        "  controls: {no_distillation: true, seeds: 1}",
+    ]
+
+
+def _compression(kinds: dict[str, str], schedule: _Schedule) -> list[str]:
+    budget = [f"  max_drop: {schedule.drop:.2g}", f"  max_subset_drop: {2 * schedule.drop:.2g}"]
+    return [
+        "# Keep this share of the multiply-accumulates, then recover with the teacher.",
+        "prune:",
+        "  macs: 0.7",
+        f"{budget[0]}  # {schedule.why}",
+        budget[1],
+        "  train:",
+        f"    epochs: {max(2, schedule.epochs // 3)}",
+        f"    batch_size: {schedule.batch}",
+        "    learning_rate: 0.001",
+        *_sides(kinds),
+        "",
+        "# Candidates are measured; one that is slower or loses more is not taken.",
+        "quantize:",
+        "  candidates: [fp32, fp16, int8, int8-mixed]",
+        *budget,
+    ]
+
+
+def _sides(kinds: dict[str, str]) -> list[str]:
+    why = "no modality lives off another; a network of your own runs 3 times a step: else 0.5"
+    return [f"    modality_dropout: every  # {why}"] if len(kinds) > 1 else []
+
+
+def _model(kinds: dict[str, str], which: int, code: str | None, factory: str) -> list[str]:
+    lines = [f"    # factory: {code}:{factory}  # a network of your own instead of the lines below"] if code else []
+    lines += ["    encoders:", *(f"      {name}: {{widths: {_WIDTHS[kind][which]}}}" for name, kind in kinds.items())]
+    return [*lines, f"    embedding: {(96, 32)[which]}", f"    hidden: {(96, 32)[which]}", "    dropout: 0.1"]
+
+
+def code_text(proposal: Proposal, path: Path) -> str:
+    """A module to fill in: two networks that already take the manifest's modalities, and a dataset."""
+    names = list(proposal.modalities)
+    return _CODE.substitute(
+        recipe=path.name,
+        sizes=repr(_sizes(proposal)),
+        count=len(names),
+        arguments=", ".join(names),
+        inputs=", ".join(f'"{name}": {name}' for name in names),
+        cells=", ".join(f'"{name}": row["{name}"]' for name in names),
+        target=repr(proposal.target),
+        outputs=1 if proposal.task == "regression" else proposal.classes,
+    )
 
 
 def _sizes(proposal: Proposal) -> dict[str, int]:

@@ -62,9 +62,9 @@ _CELLS = 500
 
 @dataclass(frozen=True)
 class Column:
-    """A column and its ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target,
+    """A column and its role.
 
-    unused.
+    ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target or unused.
     """
 
     name: str

@@ -37,9 +37,10 @@ _SATURATION = 0.01
 
 @dataclass(frozen=True)
 class Scored:
-    """A graph on the split that decides: ``quality`` (more is better) over ``n`` labelled samples, and the same of every
+    """A graph's figures on the split that decides: ``quality`` (more is better) over ``n`` labelled samples.
 
-    subset of the inputs, where there are any. ``outputs``: what the figure is of, [rows, ...], to draw rows again from.
+    ``subsets``: the same of every subset of the inputs, where there are any. ``outputs``: what the figure is of,
+    [rows, ...], to draw rows again from.
     """
 
     quality: float
