@@ -8,8 +8,10 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
 
+# A process a core (make test JOBS=0: all in one), which share the finished tiny run (tests/conftest.py, `once`).
+JOBS ?= logical
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import csv
+import fcntl
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -90,10 +92,28 @@ def tiny(manifest: Path) -> dict[str, Any]:
     }
 
 
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that ``make`` fills: by the first of this run's processes that wants it, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed at it
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``manifest.csv`` and the PNG and WAV files it names: 240 / 50 / 60 pairs of digits, seen and heard."""
-    folder = tmp_path_factory.mktemp("media")
+    return once(tmp_path_factory, "media", write_media)
+
+
+def write_media(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(avdigits, "_PAIRS_PER_DIGIT", {"train": 24, "validation": 5, "test": 6})
         patch.setattr(voices, "_SYNTHETIC", {"train": 240, "validation": 60, "test": 60})
@@ -106,7 +126,6 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writeheader()
         for split, of_split in rows.items():
             writer.writerows({**row, "split": split} for row in of_split)
-    return folder
 
 
 @pytest.fixture
@@ -143,18 +162,27 @@ class Run:
             shutil.copytree(self.out / name, out / name)
         return out
 
+    def whole_copy(self, out: Path) -> Path:
+        """All of the run's folder, for what writes to it or locks it: another test may run at the same time."""
+        return Path(shutil.copytree(self.out, out))
+
     def stage(self, name: str) -> dict[str, Any]:
         return next(stage for stage in self.report["stages"] if stage["stage"] == name)
 
 
 @pytest.fixture(scope="session")
 def finished(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """ONE finished run of the tiny recipe, all stages. Tests read it and never write to it."""
-    folder = tmp_path_factory.mktemp("run")
-    file = write_recipe(tiny(media / "manifest.csv"), folder / "tiny.yaml")
-    outcome = pipeline.run(recipe.load(file), folder / "out", code=folder, progress=Silent())
-    write_html(outcome.report, folder / "out" / "report.html")
-    return Run(folder / "out", outcome.report, outcome.exit_code, file)
+    """ONE finished run of the tiny recipe, all stages. Tests read it, and run on copies of it: ``whole_copy``."""
+
+    def make(folder: Path) -> None:
+        file = write_recipe(tiny(media / "manifest.csv"), folder / "tiny.yaml")
+        outcome = pipeline.run(recipe.load(file), folder / "out", code=folder, progress=Silent())
+        write_html(outcome.report, folder / "out" / "report.html")
+        (folder / "outcome.pickle").write_bytes(pickle.dumps((outcome.report, outcome.exit_code)))
+
+    folder = once(tmp_path_factory, "run", make)
+    report, exit_code = pickle.loads((folder / "outcome.pickle").read_bytes())
+    return Run(folder / "out", report, exit_code, folder / "tiny.yaml")
 
 
 @pytest.fixture(scope="session")

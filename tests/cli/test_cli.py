@@ -129,12 +129,13 @@ def test_debug_shows_the_traceback(mmedge, finished, monkeypatch):
         CliRunner().invoke(cli, ["run", str(finished.recipe_file), "--debug"], catch_exceptions=False)
 
 
-def test_run_prints_one_document_on_stdout_and_the_table_on_stderr(mmedge, finished):
-    said = mmedge("run", finished.recipe_file, "--out", finished.out, "--json")
+def test_run_prints_one_document_on_stdout_and_the_table_on_stderr(mmedge, finished, tmp_path):
+    out = finished.whole_copy(tmp_path / "out")
+    said = mmedge("run", finished.recipe_file, "--out", out, "--json")
     assert said.code == 0, said.err
-    assert document(said) == json.loads((finished.out / "report.json").read_text())
+    assert document(said) == json.loads((out / "report.json").read_text())
     assert "verdict: pass" in said.err and "export-onnxruntime-cpu" in said.err
-    assert mmedge("run", finished.recipe_file, "--out", finished.out).out == ""
+    assert mmedge("run", finished.recipe_file, "--out", out).out == ""
 
 
 def test_a_verb_takes_the_artifact_of_an_earlier_stage_in_place_of_a_recipe(mmedge, finished, tmp_path):

@@ -60,11 +60,12 @@ def test_a_run_leaves_no_half_written_folder_behind(finished):
     assert hidden == [".work"]
 
 
-def test_a_second_run_computes_nothing_again(finished):
-    stages = [finished.out / stage["artifact"] for stage in finished.report["stages"]]
-    watched = [*stages, finished.out / "bundle", finished.out / ".work", finished.out / "data"]
+def test_a_second_run_computes_nothing_again(finished, tmp_path):
+    out = finished.whole_copy(tmp_path / "out")
+    stages = [out / stage["artifact"] for stage in finished.report["stages"]]
+    watched = [*stages, out / "bundle", out / ".work", out / "data"]
     before = {str(folder): state(folder) for folder in watched}
-    again = pipeline.run(recipe.load(finished.recipe_file), finished.out, code=finished.out.parent, progress=Silent())
+    again = pipeline.run(recipe.load(finished.recipe_file), out, code=finished.out.parent, progress=Silent())
     assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
     assert {str(folder): state(folder) for folder in watched} == before
     for first, second in zip(finished.report["stages"], again.report["stages"]):
@@ -74,7 +75,7 @@ def test_a_second_run_computes_nothing_again(finished):
 
 
 def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, values, tmp_path):
-    shutil.copytree(finished.out, tmp_path / "out")
+    finished.whole_copy(tmp_path / "out")
     other = changed(
         values,
         quantize={"candidates": ["fp32", "fp16"], "max_drop": 1.0, "max_subset_drop": 1.0},
@@ -262,7 +263,7 @@ def test_a_missing_package_of_an_optional_target_is_a_note(finished, values, tmp
 
 def test_a_verb_that_builds_no_target_does_not_ask_for_its_package(finished, values, tmp_path, monkeypatch):
     without_tensorrt(monkeypatch)
-    shutil.copytree(finished.out, tmp_path / "out")
+    finished.whole_copy(tmp_path / "out")
     outcome = pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), only="quantize")
     assert outcome.exit_code == 0
 
@@ -280,7 +281,7 @@ def test_a_verb_that_builds_no_target_does_not_ask_for_its_package(finished, val
 )
 def test_gates_decide_the_exit_code_and_stand_in_the_report(finished, values, tmp_path, gates, code):
     """Measured figures are remembered, so that only the judging is done again."""
-    shutil.copytree(finished.out, tmp_path / "out")
+    finished.whole_copy(tmp_path / "out")
     outcome = pipeline.run(changed(values, gates=gates), tmp_path / "out", code=tmp_path, progress=Silent())
     assert outcome.exit_code == code
     assert outcome.report["verdict"] == ("fail" if code else "pass")
@@ -383,7 +384,7 @@ def test_a_users_network_is_trained_exported_and_started_from(finished, values, 
 
 def test_one_verb_on_a_finished_run_leaves_the_report_whole(finished, tmp_path):
     out = tmp_path / "out"
-    shutil.copytree(finished.out, out)
+    finished.whole_copy(out)
     again = pipeline.run(
         recipe.load(finished.recipe_file), out, code=finished.out.parent, progress=Silent(), only="distill"
     )
@@ -393,7 +394,7 @@ def test_one_verb_on_a_finished_run_leaves_the_report_whole(finished, tmp_path):
 
 def test_a_verb_that_changes_a_stage_drops_what_no_longer_follows_from_it(finished, tmp_path):
     out = tmp_path / "out"
-    shutil.copytree(finished.out, out)
+    finished.whole_copy(out)
     changed_recipe = recipe.load(finished.recipe_file, ("quantize.calibration=30",))
     again = pipeline.run(changed_recipe, out, code=finished.out.parent, progress=Silent(), only="quantize")
     assert [(s["stage"], s["status"]) for s in again.report["stages"]][-1] == ("quantize", "ran")
