@@ -6,20 +6,22 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmedge import artifact
 from mmedge.artifact import Artifact, not_understood
+from mmedge.backends.engine import Engine
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.spec import Contract
 
 SIGNATURE = "manifest.sig"
+GRAPH = "model.onnx"
 _MOST_FILES = 4096
 
 
@@ -85,55 +87,51 @@ def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_sta
     return found
 
 
-class _Part(BaseModel):
-    """The engine of a subset or a part, as far as building it again depends on it."""
+class Split(BaseModel):
+    """Encoders and fusion head apart: {part: file}, and {modality: the tensors that its encoder gives}."""
 
-    graph: str
-    graph_sha256: str
-    profiles: dict[str, list[list[int]]]
+    model_config = ConfigDict(extra="allow", frozen=True)
 
-
-class _Engine(BaseModel):
-    """What was built for a target, as far as loading it depends on it, or building it again."""
-
-    file: str
-    version: str
-    batch: tuple[int, int] | None = None
-    graph_sha256: str | None = None
-    profiles: dict[str, list[list[int]]] | None = None
-    parts: dict[str, _Part] = {}
-
-
-class _Split(BaseModel):
     files: dict[str, str]
 
 
-class _Target(BaseModel):
-    """A target's entry in the manifest, as far as loading it depends on it."""
+class Entry(BaseModel):
+    """What a bundle's manifest says of one backend; files are relative to the bundle.
+
+    ``engine``: None where the backend runs the graph ``file`` itself. ``subsets``: {modalities joined by "+": file}.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     precision: str = "fp32"
-    file: str = "model.onnx"
-    engine: _Engine | None = None
+    file: str = GRAPH
+    engine: Engine | None = None
     subsets: dict[str, str] = {}
-    split: _Split | None = None
+    split: Split | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def opened_file(self, backend: str) -> str:
+        """The file that the backend opens."""
+        return f"{backend}/{self.engine.file}" if self.engine else self.file
 
 
-def target_of(found: Artifact, name: str) -> dict[str, Any]:
-    """A bundle's entry of a target. Raises UsageError where it has none, MmedgeError for one that is not understood."""
+def entry_of(found: Artifact, backend: str) -> Entry:
+    """A bundle's entry of a backend. Raises UsageError where it has none, MmedgeError for one that is not understood."""
     targets = found.meta.get("targets")
     known = targets if isinstance(targets, dict) else {}
-    if name not in known:
+    if backend not in known:
         raise UsageError(
-            f"the bundle has no engine for {name!r}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}",
+            f"the bundle has no engine for {backend!r}{did_you_mean(backend, known)}; it has {', '.join(known) or 'none'}",
             where=str(found.path),
-            todo=f"choose one of them, or add {name} to export.targets and export again",
+            todo=f"choose one of them, or add {backend} to export.targets and export again",
         )
     try:
-        _Target.model_validate(known[name])
+        return Entry.model_validate(known[backend])
     except ValidationError as error:
-        raise not_understood(found, f"targets.{name}", error) from None
-    entry: dict[str, Any] = known[name]
-    return entry
+        raise not_understood(found, f"targets.{backend}", error) from None
 
 
 def listed_file(found: Artifact, name: str) -> Path:
@@ -147,15 +145,15 @@ def listed_file(found: Artifact, name: str) -> Path:
     return found.file(name)
 
 
-def engine_file(entry: Mapping[str, Any], target: str) -> str:
-    """The file that a target is run from, relative to the bundle."""
-    engine = entry.get("engine")
-    return f"{target}/{engine['file']}" if engine else entry.get("file", "model.onnx")
-
-
 def preprocessing_sha256(contract: Contract) -> str:
     """What an engine remembers of the preprocessing that it was measured with."""
     return artifact.hash_json({name: spec.model_dump(mode="json") for name, spec in contract.modalities.items()})
+
+
+def belonging(engine: Engine, precision: str, graph: Path, contract: Contract) -> Engine:
+    """A built engine with what ties it to its graph and to the preprocessing that it was measured with."""
+    ties = {"graph_sha256": artifact.sha256_of(graph), "preprocessing_sha256": preprocessing_sha256(contract)}
+    return engine.model_copy(update={"precision": precision, **ties})
 
 
 def pack(folder: Path, target: Path) -> None:

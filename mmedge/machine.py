@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,31 +55,39 @@ def _cpuinfo(key: str) -> str | None:
     return None
 
 
+@contextmanager
+def nvml() -> Iterator[Any]:
+    """The driver's library by its own binding, open meanwhile; raises ``pynvml.NVMLError`` where there is no driver."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def nvidia_gpus() -> list[dict[str, Any]]:
     """{"name", "memory_bytes", "compute_capability", "driver"} of every GPU, asked of the driver; none without one."""
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return []
-    if library.nvmlInit_v2():
-        return []
-    count, driver = ctypes.c_uint(), ctypes.create_string_buffer(96)
-    library.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    library.nvmlSystemGetDriverVersion(driver, 96)
-    found = []
-    for index in range(count.value):
-        device, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
-        memory, major, minor = (ctypes.c_ulonglong * 3)(), ctypes.c_int(), ctypes.c_int()
-        library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device))
-        library.nvmlDeviceGetName(device, name, 96)
-        record: dict[str, Any] = {"name": name.value.decode(), "driver": driver.value.decode()}
-        if not library.nvmlDeviceGetCudaComputeCapability(device, ctypes.byref(major), ctypes.byref(minor)):
-            record["compute_capability"] = f"{major.value}.{minor.value}"
-        if not library.nvmlDeviceGetMemoryInfo(device, memory):  # a Jetson shares the host's memory and does not tell
-            record["memory_bytes"] = memory[0]
-        found.append(record)
-    library.nvmlShutdown()
+    import pynvml
+
+    found: list[dict[str, Any]] = []
+    with suppress(pynvml.NVMLError), nvml():
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            found.append({"name": pynvml.nvmlDeviceGetName(device), "driver": driver})
+            with suppress(pynvml.NVMLError):
+                major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
+                found[-1]["compute_capability"] = f"{major}.{minor}"
+            with suppress(pynvml.NVMLError):  # a Jetson shares the host's memory and does not tell
+                found[-1]["memory_bytes"] = pynvml.nvmlDeviceGetMemoryInfo(device).total
     return found
+
+
+def jetson() -> str | None:
+    """The board's release line, where this is a Jetson."""
+    return _read("/etc/nv_tegra_release").partition("\n")[0].strip("# ") or None
 
 
 def governor() -> str | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.backends import onnxruntime_cpu
+from mmedge.backends import missing, onnxruntime_cpu
+from mmedge.backends.backend import Backend, LayerTimes, Opening
 from mmedge.backends.session import Session
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -68,3 +69,27 @@ def bound(native: Any, device: str) -> Session:
         return answers
 
     return Session(run, onnxruntime_cpu.tensor_infos(native), native, lambda: last)
+
+
+def _layer_times(graph: Path, inputs: Mapping[str, np.ndarray], threads: int, runs: int) -> LayerTimes:
+    return onnxruntime_cpu.layer_times(graph, inputs, threads, runs, PROVIDERS)
+
+
+def _open(file: Path, opening: Opening) -> Session:
+    return session(file, threads=opening.threads, providers=opening.providers)
+
+
+def _missing_to_run() -> list[missing.Missing]:
+    get = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+    return [*missing.provider("CUDAExecutionProvider", get), *missing.gpu()]
+
+
+BACKEND = Backend(
+    name="onnxruntime-cuda",
+    open=_open,
+    layer_times=_layer_times,
+    missing_to_run=_missing_to_run,
+    lacks={"int8": "its GPU kernels compute in float; name fp16 for it, or the target tensorrt"},
+    takes_providers=True,
+    gpu=True,
+)

@@ -9,6 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends import missing
+from mmedge.backends.backend import Backend, Job, LayerTime, LayerTimes
+from mmedge.backends.branches import branch_of_nodes
+from mmedge.backends.engine import Engine
+from mmedge.backends.onnxfile import Node
 from mmedge.backends.session import Session, TensorInfo
 from mmedge.errors import MissingDependency, MmedgeError
 
@@ -25,22 +30,23 @@ def module() -> Any:
     return openvino
 
 
-def build(graph: Path, engine: Path) -> dict[str, Any]:
-    """Write the IR of an ONNX graph: ``engine`` (.xml) and its weights beside it (.bin), as they are, not compressed."""
+def build(job: Job) -> Engine:
+    """Write the IR of an ONNX graph: an .xml and its weights beside it (.bin), as they are, not compressed."""
     openvino = module()
     try:
-        model = openvino.convert_model(str(graph))
+        model = openvino.convert_model(str(job.graph))
     except Exception as error:  # OpenVINO's exceptions share no base class but RuntimeError and Exception
         raise MmedgeError(
-            f"OpenVINO does not take the graph: {_reason(error)}", where=str(graph), todo="leave openvino-cpu out"
+            f"OpenVINO does not take the graph: {_reason(error)}", where=str(job.graph), todo="leave openvino-cpu out"
         ) from error
-    openvino.save_model(model, str(engine), compress_to_fp16=False)
-    return {"version": openvino.__version__.split("-")[0]}
+    file = f"{job.stem}.xml"
+    openvino.save_model(model, str(job.graph.with_name(file)), compress_to_fp16=False)
+    return Engine(file=file, files=[file, f"{job.stem}.bin"], version=openvino.__version__.split("-")[0])
 
 
-def session(engine: Path, *, threads: int = 1, counters: bool = False) -> Session:
+def session(engine: Path, *, threads: int = 1) -> Session:
     """Open an IR or an ONNX graph. One inference request a caller: they are kept and lent, so that threads do not wait."""
-    compiled = _compiled(engine, threads, counters)
+    compiled = _compiled(engine, threads, False)
     infos = {
         _name(port): TensorInfo(
             np.dtype(port.get_element_type().to_dtype()),
@@ -72,10 +78,8 @@ def session(engine: Path, *, threads: int = 1, counters: bool = False) -> Sessio
     return Session(run, infos, compiled)
 
 
-def layer_times(
-    engine: Path, inputs: Mapping[str, np.ndarray], *, threads: int, runs: int
-) -> list[tuple[Any, float | None]]:
-    """(node of the compiled graph, mean microseconds by OpenVINO's own counters, None where it has none), in order."""
+def layer_times(engine: Path, inputs: Mapping[str, np.ndarray], threads: int, runs: int) -> LayerTimes:
+    """By OpenVINO's own counters: the nodes of the compiled graph that have one."""
     compiled = _compiled(engine, threads, True)
     request = compiled.create_infer_request()
     spans: dict[str, list[float]] = {}
@@ -84,7 +88,27 @@ def layer_times(
         for row in request.profiling_info:
             spans.setdefault(row.node_name, []).append(row.real_time.total_seconds() * 1e6)
     means = {name: float(np.mean(values[5:])) for name, values in spans.items()}
-    return [(node, means.get(node.get_friendly_name())) for node in compiled.get_runtime_model().get_ordered_ops()]
+    nodes = [_node(node) for node in compiled.get_runtime_model().get_ordered_ops()]
+    branches = branch_of_nodes(nodes, list(inputs))
+    return LayerTimes(
+        [
+            LayerTime(each.name, each.kind, branches[each.name], mean)
+            for each in nodes
+            if (mean := means.get(each.name))
+        ],
+        "OpenVINO's counters",
+    )
+
+
+def _node(node: Any) -> Node:
+    """A node of the compiled graph, its values named after the nodes that give them."""
+    about = node.get_rt_info()
+    return Node(
+        node.get_friendly_name(),
+        str(about["layerType"].astype(str)) if "layerType" in about else node.get_type_name(),
+        tuple(value.get_node().get_friendly_name() for value in node.input_values()),
+        (node.get_friendly_name(),),
+    )
 
 
 def _compiled(engine: Path, threads: int, counters: bool) -> Any:
@@ -120,3 +144,17 @@ def _name(port: Any) -> str:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _missing() -> list[missing.Missing]:
+    return missing.package("openvino", "pip install 'mmedge[openvino]'")
+
+
+BACKEND = Backend(
+    name="openvino-cpu",
+    open=lambda file, opening: session(file, threads=opening.threads),
+    layer_times=layer_times,
+    missing_to_run=_missing,
+    missing_to_build=_missing,
+    build=build,
+)

@@ -7,46 +7,43 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import replacing, sha256_of
+import numpy as np
+from pydantic import Field
+
+from mmedge.artifact import replacing
+from mmedge.backends import backend, missing
+from mmedge.backends.backend import Backend, Job, LayerTimes, Opening
+from mmedge.backends.engine import Engine
+from mmedge.backends.session import Session
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
-from mmedge.spec import Contract
+from mmedge.machine import jetson, nvidia_gpus
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
-# Of every input, its least shape, the one to optimise for, and its largest, batch axis and all.
-Profiles = Mapping[str, Sequence[Sequence[int]]]
+
+class Options(backend.Options):
+    """How TensorRT builds an engine; what is null is left to the builder."""
+
+    workspace_mb: int | None = Field(None, ge=1, description="The most scratch memory that a layer may take, in MB.")
+    level: int | None = Field(None, ge=0, le=5, description="The builder's optimisation level.")
+    version_compatible: bool = Field(False, description="The engine runs on other versions of TensorRT too.")
+    hardware_compatible: bool = Field(False, description="The engine runs on other GPUs too, from Ampere on.")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How an engine is built. None: the builder's own default.
-
-    ``workspace_mb``: the most scratch memory a layer may take. ``level``: builder optimisation level, 0 to 5.
-    ``timing_cache``: a file that is read, kept and added to. ``version_compatible``, ``hardware_compatible``: engines
-    that run on other versions, or other GPUs from Ampere on.
-    """
-
-    workspace_mb: int | None = None
-    level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-
-
-def module_of(target: str) -> Any:
+def module_of(name: str) -> Any:
     """The target's Python module; raises MissingDependency with the command that installs it."""
     try:
-        return importlib.import_module(PACKAGES[target])
+        return importlib.import_module(PACKAGES[name])
     except ImportError as error:
         raise MissingDependency(
-            f"the target {target} was asked for and its package is not installed",
-            todo=f"pip install 'mmedge[{target}]'",
+            f"the target {name} was asked for and its package is not installed",
+            todo=f"pip install 'mmedge[{name}]'",
         ) from error
 
 
@@ -67,93 +64,80 @@ def undisturbed() -> Iterator[None]:
 
 
 @undisturbed()
-def build(graph: Path, engine: Path, *, target: str, profiles: Profiles, options: Options) -> dict[str, Any]:
+def build(name: str, job: Job) -> Engine:
     """Build an engine from an ONNX graph. Needs no GPU with tensorrt-rtx.
 
-    Returns what the bundle must remember: version, layers, profiles, and the options to build it again with.
-    Raises MmedgeError with every node that is not supported, and with every parser error, by node.
+    Raises MmedgeError with every node that is not supported, and with every parser error, by node; MismatchError where
+    the network does not compute in the precision asked for.
     """
-    trt = module_of(target)
+    trt = module_of(name)
     logger = collector(trt)
-    unsupported = unsupported_nodes(graph, target)
+    unsupported = unsupported_nodes(job.graph, name)
     if unsupported:
         raise MmedgeError(
-            f"{target} does not support every node of the graph: {'; '.join(unsupported)}",
-            where=str(graph),
+            f"{name} does not support every node of the graph: {'; '.join(unsupported)}",
+            where=str(job.graph),
             todo="write these layers of the model with other operations, or leave the target out",
         )
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
+    if not parser.parse_from_file(str(job.graph)):
         raise MmedgeError(
-            f"{target} cannot parse the graph: {'; '.join(_parser_errors(parser)) or logger.worst}", where=str(graph)
+            f"{name} cannot parse the graph: {'; '.join(_parser_errors(parser)) or logger.worst}", where=str(job.graph)
         )
     config = builder.create_builder_config()
     notes: list[str] = []
     profile = builder.create_optimization_profile()
-    for name, shapes in profiles.items():
-        profile.set_shape(name, *map(tuple, shapes))
+    for given, shapes in job.profiles.items():
+        profile.set_shape(given, *map(tuple, shapes))
     config.add_optimization_profile(profile)
-    cache = _configure(trt, config, options, notes)
+    cache = _configure(trt, config, job, notes)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise MmedgeError(
-            f"{target} did not build the engine: {logger.worst or 'no reason given'}",
-            where=str(graph),
-            todo=f"raise export.targets.{target}.workspace_mb" if "workspace" in logger.worst else None,
+            f"{name} did not build the engine: {logger.worst or 'no reason given'}",
+            where=str(job.graph),
+            todo=f"raise export.targets.{name}.workspace_mb" if "workspace" in logger.worst else None,
         )
-    engine.write_bytes(bytes(serialized))
-    _keep(cache, options)
-    capability = compute_capability()
-    return {
-        "version": trt.__version__,
-        "layers": network.num_layers,
-        "weight_types": _weight_types(network),
-        "int8_layers": _int8_layers(network),
-        "batch": _batches(profiles),
-        "profiles": {name: [list(shape) for shape in shapes] for name, shapes in profiles.items()},
-        **{name: asked for name in ("workspace_mb", "level") if (asked := getattr(options, name)) is not None},
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible or target == "tensorrt-rtx",
-        **({"compute_capability": capability} if capability else {}),
-        **({"notes": notes} if notes else {}),
-    }
+    file = f"{job.stem}.plan"
+    job.graph.with_name(file).write_bytes(bytes(serialized))
+    _keep(cache, job.timings)
+    built = _described(name, trt.__version__, network, job)
+    if job.precision is not None:
+        _check_precision(built, job.precision, name)
+    return built.model_copy(update={"notes": notes} if notes else {})
 
 
-def build_part(
-    folder: Path, graph: str, *, target: str, profiles: Profiles, options: Options
-) -> tuple[str, dict[str, Any]]:
-    """Build the engine of a subset or a part beside ``graph`` in ``folder``: (its file, what the bundle remembers of it)."""
-    file = str(Path(graph).with_suffix(".plan").as_posix())
-    built = build(folder / graph, folder / file, target=target, profiles=profiles, options=options)
-    own = {field: built[field] for field in ("layers", "weight_types", "profiles")}
-    return file, {"graph": graph, "graph_sha256": sha256_of(folder / graph), **own}
-
-
-def profiles_of(contract: Contract, batch: tuple[int, int, int] = (1, 1, 8)) -> dict[str, list[list[int]]]:
-    """Of every input of a bundle's graph: optimised for the whole length, where its length is dynamic.
-
-    ``batch``: (least, optimised for, largest).
-    """
-    shapes = {name: [spec.shape] * 3 for name, spec in contract.modalities.items()}
-    for name, spec in contract.modalities.items():
-        if spec.shortest is not None:
-            shapes[name][0] = (*spec.shape[:-1], spec.shortest)
-    shapes["present"] = [(len(contract.modalities),)] * 3
-    return {name: [[rows, *shape] for rows, shape in zip(batch, each)] for name, each in shapes.items()}
-
-
-def _batches(profiles: Profiles) -> list[int]:
-    """The least and the largest batch."""
-    least, _, most = next(iter(profiles.values()))
-    return [least[0], most[0]]
+def _described(name: str, version: str, network: Any, job: Job) -> Engine:
+    """What the bundle must remember of an engine: all that it takes to build it again is in it."""
+    options, capability = job.options, compute_capability()
+    assert isinstance(options, Options)
+    file = f"{job.stem}.plan"
+    least, _, most = next(iter(job.profiles.values()))
+    asked = {field: value for field in ("workspace_mb", "level") if (value := getattr(options, field)) is not None}
+    return Engine.model_validate(
+        {
+            "file": file,
+            "files": [file],
+            "version": version,
+            "layers": network.num_layers,
+            "weight_types": _weight_types(network),
+            "int8_layers": _int8_layers(network),
+            "batch": [least[0], most[0]],
+            "profiles": job.profiles,
+            **asked,
+            "version_compatible": options.version_compatible,
+            "hardware_compatible": options.hardware_compatible or name == "tensorrt-rtx",
+            **({"compute_capability": capability} if capability else {}),
+        }
+    )
 
 
 @undisturbed()
-def unsupported_nodes(graph: Path, target: str) -> list[str]:
-    """The nodes that the target's parser does not take, each as "name (operator)": asked before a long build."""
-    trt = module_of(target)
+def unsupported_nodes(graph: Path, name: str) -> list[str]:
+    """The nodes that TensorRT's parser does not take, each as "name (operator)": asked before a long build."""
+    trt = module_of(name)
     logger = collector(trt)
     # The builder must outlive the parser: the network is its own.
     builder = trt.Builder(logger)
@@ -188,8 +172,10 @@ def _parser_errors(parser: Any) -> list[str]:
     return told
 
 
-def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any:
+def _configure(trt: Any, config: Any, job: Job, notes: list[str]) -> Any:
     """Set what was asked for; what this version does not offer is noted. Returns the timing cache, where there is one."""
+    options, rtx = job.options, trt.__name__ == PACKAGES["tensorrt-rtx"]
+    assert isinstance(options, Options)
     if options.workspace_mb is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     if options.level is not None:
@@ -198,16 +184,16 @@ def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.hardware_compatible:
+    if options.hardware_compatible and not rtx:  # its engines always run on every GPU from Ampere on
         level = getattr(trt.HardwareCompatibilityLevel, "AMPERE_PLUS", None)
         if level is None:
             notes.append("hardware compatibility is what this TensorRT always builds")
         else:
             config.hardware_compatibility_level = level
     # TensorRT for RTX times its kernels on the device; its timing caches are kept for the API's sake and hold nothing.
-    if options.timing_cache is None or trt.__name__ == PACKAGES["tensorrt-rtx"]:
+    if job.timings is None or rtx:
         return None
-    cache = config.create_timing_cache(options.timing_cache.read_bytes() if options.timing_cache.is_file() else b"")
+    cache = config.create_timing_cache(job.timings.read_bytes() if job.timings.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         # One of another version or GPU is refused: a new one is begun.
         cache = config.create_timing_cache(b"")
@@ -217,28 +203,26 @@ def _configure(trt: Any, config: Any, options: Options, notes: list[str]) -> Any
     return cache
 
 
-def _keep(cache: Any, options: Options) -> None:
+def _keep(cache: Any, timings: Path | None) -> None:
     """Write the timing cache, with what this build added, for the next one."""
-    if cache is not None and options.timing_cache is not None:
-        with replacing(options.timing_cache) as temporary:
+    if cache is not None and timings is not None:
+        with replacing(timings) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
 
 
 def compute_capability() -> str | None:
     """Of the first GPU, as "8.7"; None where there is none."""
-    from mmedge.machine import nvidia_gpus
-
     gpus = nvidia_gpus()
     return gpus[0].get("compute_capability") if gpus else None
 
 
-def check_engine(engine: Mapping[str, Any], target: str) -> str | None:
-    """Why an engine does not belong to this machine, in a few words; None where it does, as far as metadata tells."""
-    here = module_of(target).__version__
-    if engine["version"] != here and not engine.get("version_compatible"):
-        return f"it was built by {target} {engine['version']}, and here is {here}"
-    built_for, capability = engine.get("compute_capability"), compute_capability()
-    if built_for and capability and built_for != capability and not engine.get("hardware_compatible"):
+def belongs(name: str, engine: Engine) -> str | None:
+    """Why an engine does not belong to this machine, in a few words; None where it does, as far as its entry tells."""
+    here = module_of(name).__version__
+    if engine.version != here and not engine.version_compatible:
+        return f"it was built by {name} {engine.version}, and here is {here}"
+    built_for, capability = engine.compute_capability, compute_capability()
+    if built_for and capability and built_for != capability and not engine.hardware_compatible:
         return f"it was built for compute capability {built_for}, and this GPU has {capability}"
     return None
 
@@ -287,12 +271,12 @@ def _dequantized(tensor: Any, made_by: Mapping[str, Any]) -> bool:
     return kind == "DEQUANTIZE"
 
 
-def check_precision(built: Mapping[str, Any], precision: str, target: str) -> None:
+def _check_precision(built: Engine, precision: str, name: str) -> None:
     """Raise MismatchError where the network that was built does not compute in the precision asked for."""
     wanted = {"fp32": "float", "fp16": "half", "int8": "int8"}[precision]
-    if not built["weight_types"].get(wanted):
+    if not (built.model_extra or {})["weight_types"].get(wanted):
         raise MismatchError(
-            f"{precision} was asked for and the {target} network has no {wanted} tensor",
+            f"{precision} was asked for and the {name} network has no {wanted} tensor",
             todo="export another precision, and report this graph",
         )
 
@@ -310,3 +294,47 @@ def collector(trt: Any) -> Any:
                 self.worst = message
 
     return Collector()
+
+
+def _open(name: str, file: Path, opening: Opening) -> Session:
+    from mmedge.backends import tensorrt_session
+
+    return tensorrt_session.session(file, name, host_code=opening.host_code)
+
+
+def _layer_times(name: str, file: Path, inputs: Mapping[str, np.ndarray], threads: int, runs: int) -> LayerTimes:
+    from mmedge.backends import tensorrt_session
+
+    return tensorrt_session.layer_times(file, inputs, name, runs)
+
+
+def _missing_to_build(name: str) -> list[missing.Missing]:
+    get = f"pip install 'mmedge[{name}]'"
+    if name == "tensorrt" and jetson():
+        get = "sudo apt-get install nvidia-jetpack python3-libnvinfer"
+    return missing.package(PACKAGES[name], get)
+
+
+def _missing_to_run(name: str) -> list[missing.Missing]:
+    return [*_missing_to_build(name), *missing.package("cuda", f"pip install 'mmedge[{name}]'"), *missing.gpu()]
+
+
+def backend_of(name: str, options: type[Options] = Options) -> Backend:
+    """TensorRT's row, or TensorRT for RTX's."""
+    return Backend(
+        name=name,
+        open=partial(_open, name),
+        layer_times=partial(_layer_times, name),
+        missing_to_run=partial(_missing_to_run, name),
+        missing_to_build=partial(_missing_to_build, name),
+        build=partial(build, name),
+        options=options,
+        lacks={"int8-weights": "it computes in float where weights alone are INT8: nobody asks for that with int8"},
+        runs_graphs=False,
+        gpu=True,
+        symmetric=True,
+        belongs=partial(belongs, name),
+    )
+
+
+BACKEND = backend_of("tensorrt")

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import tensorrt
+from mmedge.backends.backend import LayerTime, LayerTimes
+from mmedge.backends.branches import branch_of_layer, branch_of_nodes
+from mmedge.backends.onnxfile import read_nodes
 from mmedge.backends.session import Session, TensorInfo
 from mmedge.errors import MissingDependency, MmedgeError
 
@@ -34,29 +37,37 @@ class _Buffer:
 
 
 @tensorrt.undisturbed()
-def session(engine: Path, *, target: str, host_code: bool = False) -> Session:
+def session(engine: Path, name: str, *, host_code: bool = False) -> Session:
     """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on.
 
     ``host_code``: whether the engine may bring code for this host along, as a version-compatible one does.
     """
-    return _opened(*_loaded(engine, target, host_code))
+    return _opened(*_loaded(engine, name, host_code))
 
 
 @tensorrt.undisturbed()
-def layer_times(
-    engine: Path, inputs: Mapping[str, np.ndarray], *, target: str, runs: int
-) -> list[tuple[str, str, float]]:
-    """(layer, what the engine knows of its ONNX nodes, mean microseconds) in order, by TensorRT's own profiler.
+def layer_times(engine: Path, inputs: Mapping[str, np.ndarray], name: str, runs: int) -> LayerTimes:
+    """By TensorRT's own profiler; nothing is recorded meanwhile.
 
-    A profiler takes time of its own and none of what a recording hides: nothing is recorded, and shares are to be
-    believed.
+    TensorRT fuses: a layer is of the branch of the ONNX nodes that its name and metadata speak of, in the graph that
+    the engine was built from, which lies beside it.
     """
-    return _layer_times(*_loaded(engine, target), inputs, runs)
+    graph = engine.with_name("model.onnx")
+    branches = branch_of_nodes(read_nodes(graph), list(inputs)) if graph.is_file() else {}
+    times = _layer_times(*_loaded(engine, name), inputs, runs)
+    return LayerTimes(
+        [
+            LayerTime(layer, "TensorRT", branch_of_layer(f"{layer} {said}", branches), mean)
+            for layer, said, mean in times
+        ],
+        "TensorRT's layer profiler",
+    )
 
 
 def _layer_times(
     trt: Any, cuda: Any, runtime: Any, engine: Any, inputs: Mapping[str, np.ndarray], runs: int, warmup: int = 5
 ) -> list[tuple[str, str, float]]:
+    """(layer, what the engine knows of its ONNX nodes, mean microseconds) in order."""
     spans: dict[str, list[float]] = {}
 
     class Profiler(trt.IProfiler):
@@ -77,21 +88,21 @@ def _layer_times(
     return [(name, nodes.get(name, ""), sum(taken) / runs * 1000) for name, taken in spans.items()]
 
 
-def _loaded(engine: Path, target: str, host_code: bool = False) -> tuple[Any, Any, Any, Any]:
+def _loaded(engine: Path, name: str, host_code: bool = False) -> tuple[Any, Any, Any, Any]:
     """(TensorRT's module, CUDA's, runtime, engine); MissingDependency where there is no GPU, or the engine does not fit it."""
-    trt, cuda = tensorrt.module_of(target), _cuda(target)
+    trt, cuda = tensorrt.module_of(name), _cuda(name)
     logger = tensorrt.collector(trt)
     todo = "run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'"
     code, count = cuda.cudaGetDeviceCount()
     if int(code) or not count:
         raise MissingDependency(
-            f"the {target} engine cannot be loaded: CUDA finds no GPU here", where=str(engine), todo=todo
+            f"the {name} engine cannot be loaded: CUDA finds no GPU here", where=str(engine), todo=todo
         )
     runtime = trt.Runtime(logger)
     runtime.engine_host_code_allowed = host_code
     loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
     if loaded is None:
-        raise MissingDependency(f"the {target} engine does not load here: {logger.worst}", where=str(engine), todo=todo)
+        raise MissingDependency(f"the {name} engine does not load here: {logger.worst}", where=str(engine), todo=todo)
     return trt, cuda, runtime, loaded
 
 
@@ -247,10 +258,10 @@ def _ok(answer: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-def _cuda(target: str) -> Any:
+def _cuda(name: str) -> Any:
     for module in ("cuda.bindings.runtime", "cuda.cudart"):  # the second: cuda-python before 12.6
         try:
             return importlib.import_module(module)
         except ImportError:
             continue
-    raise MissingDependency(f"running {target} engines needs cuda-python", todo=f"pip install 'mmedge[{target}]'")
+    raise MissingDependency(f"running {name} engines needs cuda-python", todo=f"pip install 'mmedge[{name}]'")

@@ -50,7 +50,7 @@ def export(
             built = build(rebuild, progress=shown)
         _finish(rebuild, zipped, sign)
         if as_json:
-            print_json(built)
+            print_json({name: engine.record() for name, engine in built.items()})
         return 0
     assert recipe is not None
     if recipe.is_dir() and (zipped or sign) and _is_bundle(recipe):

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import Node
 from mmedge.errors import UsageError
-from mmedge.profiling.layers import branch_of_nodes
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.backends.sessions import opened
+from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.data.answers import Answers
 from mmedge.data.store.samples import Dataset
 from mmedge.measure.classes import ClassMap
@@ -26,7 +26,7 @@ def figures(
     measure: Measure,
     seed: int,
     *,
-    target: str = "onnxruntime-cpu",
+    target: str = GRAPH_BACKEND,
     classes: ClassMap | None = None,
 ) -> dict[str, Any]:
     """``quality_validation``, ``quality`` and every subset of an exported graph or engine, as the target computes it.

@@ -16,6 +16,7 @@ import mmedge
 from mmedge import artifact as artifacts
 from mmedge import gate
 from mmedge.artifact import Artifact, code_hash, hash_json, write_json
+from mmedge.backends import GRAPH_BACKEND
 from mmedge.data.answers import ANSWERS, stored_answers
 from mmedge.data.store import samples
 from mmedge.machine import machine
@@ -104,7 +105,7 @@ def conclude(recipe: Recipe, dataset: samples.Dataset, ran: list[Ran], context: 
     engines = [
         (done, record) for done, record in zip(ran, records) if done.stage.startswith("export-") and done.artifact
     ]
-    if any(done.stage == "export-onnxruntime-cpu" for done, _ in engines):
+    if any(done.stage == f"export-{GRAPH_BACKEND}" for done, _ in engines):
         _write_bundle(engines, report, out, context.progress.say)
     write_json(out / "report.json", report)
     return Outcome(report, min((code for code in exit_codes if code), default=0))
@@ -195,7 +196,7 @@ def _add_latency(
         done.stage: done.artifact
         for done in ran
         if done.artifact
-        and done.artifact.meta.get("target", "onnxruntime-cpu") == "onnxruntime-cpu"
+        and done.artifact.meta.get("target", GRAPH_BACKEND) == GRAPH_BACKEND
         and not _answers(done.artifact)
     }
     graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
@@ -229,7 +230,7 @@ def _add_latency(
             parent = by_sha256.get(record["parent"])
             timing = timings[stage]
             record["latency"] = {
-                "target": "onnxruntime-cpu",
+                "target": GRAPH_BACKEND,
                 "batch": measure.batch,
                 "threads": measure.threads,
                 **timing,
@@ -356,7 +357,7 @@ def _write_bundle(
     engines: list[tuple[Ran, dict[str, Any]]], report: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> None:
     """What ships: the graph, engines for other targets beside it, preprocessing, labels and measured figures."""
-    first = next(done.artifact for done, _ in engines if done.stage == "export-onnxruntime-cpu")
+    first = next(done.artifact for done, _ in engines if done.stage == f"export-{GRAPH_BACKEND}")
     assert first is not None
     fields = ("quality", "subsets", "latency", "params", "macs", "size_bytes", "notes")
     measured = {
@@ -372,7 +373,7 @@ def _write_bundle(
         targets: dict[str, Any] = {}
         for done, _ in engines:
             assert done.artifact is not None
-            targets[done.artifact.meta["target"]] = export.record(done.artifact)
+            targets[done.artifact.meta["target"]] = export.entry(done.artifact).record()
             for file, name in export.files(done.artifact):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(done.artifact.file(file), folder / name)

@@ -7,18 +7,18 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mmedge import artifact as artifacts
 from mmedge.artifact import Artifact, code_hash, hash_json
-from mmedge.backends.sessions import require_builder
+from mmedge.backends import require_builder
 from mmedge.data.store import samples
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
 from mmedge.models.load import contract_of
 from mmedge.pipeline.conclude import Outcome, Ran, conclude
 from mmedge.progress import Progress, Silent
-from mmedge.recipe import Recipe, Target, remember
+from mmedge.recipe import Recipe, remember
 from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Frozen
 from mmedge.stages import distill, export, prune, quantize, train
@@ -36,7 +36,6 @@ _CODE = (
     "backends",
     "machine.py",
     "preprocess",
-    "profiling/layers.py",
     "profiling/timing.py",
     "spec.py",
     "stages/trained.py",
@@ -256,7 +255,7 @@ def _sections(stage: str, recipe: Recipe) -> tuple[Any, tuple[Any, ...]]:
             # Which fallbacks are tried, and whether INT8 is trained that is no faster here, follows the targets.
             targets = (recipe.export.elsewhere, recipe.export.asks_int8)
             return recipe.quantize, (recipe.distill, recipe.measure, *targets)
-    return recipe.export.targets[cast(Target, stage.removeprefix("export-"))], (recipe.export, recipe.measure)
+    return recipe.export.targets[stage.removeprefix("export-")], (recipe.export, recipe.measure)
 
 
 def _call(stage: str, parent: Artifact | None, context: Context, target: Path, key: str) -> Artifact:
@@ -276,12 +275,12 @@ def _call(stage: str, parent: Artifact | None, context: Context, target: Path, k
             assert recipe.quantize is not None
             return quantize.quantize(parent, recipe.quantize, context, target, key)
     name = stage.removeprefix("export-")
-    return export.export(parent, recipe.export.targets[cast(Target, name)], context, target, key, name=name)
+    return export.export(parent, recipe.export.targets[name], context, target, key, name=name)
 
 
 def _missing_package(name: str, recipe: Recipe) -> str | None:
     """Why an optional target is left out; None where it can be built."""
-    if not recipe.export.targets[cast(Target, name)].required:
+    if not recipe.export.targets[name].required:
         try:
             require_builder(name)
         except MissingDependency as error:

@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmedge.backends.sessions import opened
+from mmedge import backends
 from mmedge.machine import resident_bytes
 from mmedge.profiling import energy, feeds
 
 
 def measured(
-    file: Path, target: str, *, threads: int, batch: int, shapes: Mapping[str, tuple[int, ...]]
+    file: Path, backend: str, *, threads: int, batch: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
     """{"load_ms", "first_inference_ms", "memory"}, each a figure or {"not_available": why}."""
-    task = {"file": str(file), "target": target, "threads": threads, "batch": batch}
+    task = {"file": str(file), "backend": [backend, backends.BACKENDS[backend]], "threads": threads, "batch": batch}
+    code = f"import sys; sys.path[:] = {sys.path!r}; from mmedge.profiling import cold; cold.main()"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from mmedge.runtime import cold; cold.main()"],
+        [sys.executable, "-c", code],
         input=json.dumps({**task, "shapes": {name: list(shape) for name, shape in shapes.items()}}),
         capture_output=True,
         text=True,
@@ -37,9 +38,11 @@ def measured(
 def main() -> None:
     """The body of the fresh process: a task as JSON on stdin, figures as JSON on stdout."""
     task = json.load(sys.stdin)
+    name, module = task["backend"]
+    backends.BACKENDS[name] = module  # the row of the process that asks
     before = resident_bytes()
     start = time.perf_counter()
-    session = opened(Path(task["file"]), task["target"], threads=task["threads"])
+    session = backends.opened(Path(task["file"]), name, threads=task["threads"])
     loaded = time.perf_counter()
     feed = feeds.tensors(session.inputs, task["batch"], {name: tuple(shape) for name, shape in task["shapes"].items()})
     first = time.perf_counter()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mmedge.machine import nvml
 
 
 @dataclass(frozen=True)
@@ -60,34 +62,24 @@ def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool 
 
 def _nvml() -> Meter | str:
     """The GPU's own counter, through the driver's library."""
+    import pynvml
+
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return "NVML: no NVIDIA driver"
-    device, value = ctypes.c_void_p(), ctypes.c_ulonglong()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
-        return "NVML: no NVIDIA GPU"
-    code = library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(value))
-    if code:  # 3: NotSupported, as on Jetson
-        return f"NVML: the GPU has no energy counter (code {code})"
-
-    def joules() -> float:
-        library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(value))
-        return value.value / 1000
-
-    return Meter("NVML, GPU 0", joules)
+        pynvml.nvmlInit()
+        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
+    except pynvml.NVMLError as error:  # as on a Jetson, whose GPU has no counter
+        return f"NVML: {error}"
+    return Meter("NVML, GPU 0", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1000, pynvml.nvmlShutdown)
 
 
 def gpu_memory_bytes() -> int | None:
     """Memory in use on the first GPU, by every process; None where there is none that tells."""
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    device, memory = ctypes.c_void_p(), (ctypes.c_ulonglong * 3)()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
-        return None
-    return None if library.nvmlDeviceGetMemoryInfo(device, memory) else int(memory[2])
+    import pynvml
+
+    with suppress(pynvml.NVMLError), nvml():
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
+    return None
 
 
 def _jetson(root: Path = Path("/sys/bus/i2c/drivers/ina3221")) -> Meter | str:

@@ -15,9 +15,8 @@ import numpy as np
 import mmedge
 from mmedge import bundle as bundles
 from mmedge.artifact import contract_of
+from mmedge.backends import GRAPH_BACKEND, Session, opened
 from mmedge.backends.onnxfile import size_bytes
-from mmedge.backends.session import Session
-from mmedge.backends.sessions import opened
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.machine import Watch, cores, governor, machine
 from mmedge.profiling import cold, energy, feeds, layers
@@ -76,9 +75,9 @@ def subject(path: Path, target: str | None) -> Subject:
         read = bundles.read(path, any_stage=True)
         found = read.artifact
         contract = contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
-        name = target or "onnxruntime-cpu"
+        name = target or GRAPH_BACKEND
         if found.stage == "bundle":
-            file = bundles.listed_file(found, bundles.engine_file(bundles.target_of(found, name), name))
+            file = bundles.listed_file(found, bundles.entry_of(found, name).opened_file(name))
             return Subject(str(path), file, name, contract, path, read)
         if not found.file("model.onnx").is_file():
             raise UsageError(
@@ -87,7 +86,7 @@ def subject(path: Path, target: str | None) -> Subject:
         return Subject(str(path), found.file("model.onnx"), name, contract)
     if not path.is_file():
         raise MmedgeError("there is no such model", where=str(path), todo="name a bundle, an artifact or an ONNX file")
-    return Subject(str(path), path, target or "onnxruntime-cpu")
+    return Subject(str(path), path, target or GRAPH_BACKEND)
 
 
 def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -151,9 +150,10 @@ def _once(each: Subject, session: Session, settings: ProfileOptions) -> dict[str
         "throughput": _throughput(call, settings, batch),
         "energy": energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None),
     }
-    rows, basis = layers.by_target(each.file, each.target, feed, threads=settings.threads)
+    rows, basis = layers.by_layer(each.file, each.target, feed, settings.threads)
     if rows:
-        return {**record, "layers": rows, "layers_basis": basis, "branches": layers.by_branch(rows)}
+        told = [row.record() for row in rows]
+        return {**record, "layers": told, "layers_basis": basis, "branches": layers.by_branch(rows)}
     return {**record, "layers": {"not_available": basis}}
 
 

@@ -2,7 +2,7 @@
 
 from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
-from mmedge.recipe.export import Export, Measure, Target, TargetOptions
+from mmedge.recipe.export import Export, Measure
 from mmedge.recipe.origin import recall, remember, shown
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
@@ -43,8 +43,6 @@ __all__ = [
     "Recipe",
     "Redact",
     "Schedule",
-    "Target",
-    "TargetOptions",
     "TeacherConfig",
     "TimedTable",
     "Train",

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mmedge.backends.backend import Precision
 from mmedge.recipe.training import Train
 from mmedge.spec import Frozen
 
-Precision = Literal["fp32", "fp16", "int8"]
 # What a graph can be made into: a precision, or a way to come to one. ``precision_of`` gives the precision.
 Candidate = Literal[
     "fp32",

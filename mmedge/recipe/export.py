@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict
 
-from mmedge.recipe.compression import Precision
+from mmedge import backends
+from mmedge.backends import GRAPH_BACKEND, Options
+from mmedge.errors import did_you_mean
 from mmedge.spec import Frozen
 
-Target = Literal["onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 
-# Precisions that a target has no kernels for, and what to do about it.
-_LACKING: dict[str, dict[Precision | None, str]] = {
-    "onnxruntime-cuda": {"int8": "its GPU kernels compute in float; name fp16 for it, or the target tensorrt"}
-}
+def options_by_backend() -> dict[str, type[Options]]:
+    """The options that each backend takes, of those that have their own; ``Options`` are every other's."""
+    found = {name: backends.find(name).options for name in backends.BACKENDS}
+    return {name: options for name, options in found.items() if options is not Options}
 
 
-class TargetOptions(Frozen):
-    """How one target's engine is built."""
+class _ByBackend:
+    """The JSON Schema of a mapping from each backend to the options that it takes."""
 
-    precision: Precision | None = Field(
-        None, description="Taken instead of the fastest, or where the target cannot be run here."
-    )
-    max_batch: int = Field(8, ge=1, description="The largest batch that an engine of TensorRT takes.")
-    best_batch: int = Field(1, ge=1, description="The batch that an engine of TensorRT is optimised for.")
-    workspace_mb: int | None = Field(None, ge=1, description="Memory that TensorRT's builder may use; null: all.")
-    level: int | None = Field(
-        None, ge=0, le=5, description="How hard TensorRT's builder tries; null: as it does by itself."
-    )
-    version_compatible: bool = Field(False, description="Engines for later versions of TensorRT too (tensorrt alone).")
-    hardware_compatible: bool = Field(False, description="TensorRT engines for other GPUs too.")
-    required: bool = Field(
-        True, description="false leaves the target out, with a note, where its package is not installed."
-    )
-
-    @model_validator(mode="after")
-    def _batches_in_order(self) -> TargetOptions:
-        if self.best_batch > self.max_batch:
-            raise ValueError(f"'best_batch' ({self.best_batch}) is above 'max_batch' ({self.max_batch})")
-        return self
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        kinds = {name: backends.find(name).options for name in backends.BACKENDS}
+        drawn = {name: handler(options.__pydantic_core_schema__) for name, options in kinds.items()}
+        return {"type": "object", "properties": drawn, "additionalProperties": False}
 
 
 class Export(Frozen):
     """The engines to build."""
 
-    targets: dict[Target, TargetOptions] = Field(
-        {"onnxruntime-cpu": TargetOptions()}, description="Target -> how its engine is built."
+    targets: Annotated[dict[str, SerializeAsAny[Options]], _ByBackend] = Field(
+        {GRAPH_BACKEND: Options()}, description=f"Target -> how its engine is built; of {', '.join(backends.BACKENDS)}."
     )
     per_subset: bool = Field(
         False,
@@ -57,33 +46,46 @@ class Export(Frozen):
         False, description="Encoders and fusion head apart too, for modalities that come at different rates."
     )
 
-    @model_validator(mode="after")
-    def _what_targets_have(self) -> Export:
-        for name, options in self.targets.items():
-            if options.precision in _LACKING.get(name, {}):
-                raise ValueError(f"{name} lacks {options.precision}: {_LACKING[name][options.precision]}")
-            if options.version_compatible and name == "tensorrt-rtx":
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _by_their_backends(cls, given: Any) -> Any:
+        """Each target's options, as its own backend takes them."""
+        if not isinstance(given, dict):
+            return given
+        for name in given:
+            if name not in backends.BACKENDS:
+                known = backends.BACKENDS
                 raise ValueError(
-                    "tensorrt-rtx builds no engine that is 'version_compatible': mmedge export --rebuild BUNDLE takes seconds"
+                    f"there is no target {name!r}{did_you_mean(str(name), known)}; there are {', '.join(known)}"
                 )
-        return self
+        # pydantic keeps the places of faults that are found below: they are told as if the model had found them.
+        kinds = {name: backends.find(name).options for name in given}
+        return TypeAdapter(TypedDict("Targets", kinds)).validate_python(given)  # type: ignore[operator]
 
     @field_validator("targets")
     @classmethod
-    def _with_the_graph(cls, targets: dict[Target, TargetOptions]) -> dict[Target, TargetOptions]:
-        if "onnxruntime-cpu" not in targets:
-            raise ValueError("must hold 'onnxruntime-cpu': its graph is the bundle's model.onnx")
+    def _with_the_graph(cls, targets: dict[str, Options]) -> dict[str, Options]:
+        if GRAPH_BACKEND not in targets:
+            raise ValueError(f"must hold '{GRAPH_BACKEND}': its graph is the bundle's model.onnx")
         return targets
+
+    @model_validator(mode="after")
+    def _precisions_that_they_have(self) -> Export:
+        for name, options in self.targets.items():
+            why = backends.find(name).lacks.get(options.precision or "")
+            if why:
+                raise ValueError(f"{name} lacks {options.precision}: {why}")
+        return self
 
     @property
     def on_gpu(self) -> bool:
         """Whether a target is a GPU's."""
-        return any(name not in ("onnxruntime-cpu", "openvino-cpu") for name in self.targets)
+        return any(backends.find(name).gpu for name in self.targets)
 
     @property
     def elsewhere(self) -> bool:
         """Whether a target is not ONNX Runtime on a CPU, and may take INT8 otherwise."""
-        return any(name != "onnxruntime-cpu" for name in self.targets)
+        return any(name != GRAPH_BACKEND for name in self.targets)
 
     @property
     def asks_int8(self) -> bool:

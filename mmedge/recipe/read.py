@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from mmedge.backends import Options
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.recipe.export import options_by_backend
 from mmedge.recipe.whole import Recipe
 
 
@@ -224,6 +226,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if annotation is Options:
+        return [Options, *options_by_backend().values()]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]

@@ -10,7 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from mmedge.backends import Options
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.recipe.export import options_by_backend
 from mmedge.recipe.whole import Recipe
 from mmedge.spec import Frozen
 
@@ -73,6 +75,8 @@ def _walk(model: type[Frozen], path: str, seen: dict[type, str]) -> Iterator[Sec
 
 def _models(annotation: Any) -> list[tuple[str, type[Frozen]]]:
     """The sections that a key holds, each with how it is reached: through the names of a mapping, the numbers of a list."""
+    if annotation is Options:
+        return [("", Options), *((f" ({name})", options) for name, options in options_by_backend().items())]
     if inspect.isclass(annotation) and issubclass(annotation, Frozen):
         return [("", annotation)]
     step = {dict: ".NAME", tuple: ".N"}.get(get_origin(annotation), "")

@@ -15,8 +15,8 @@ import numpy as np
 from mmedge import bundle as bundles
 from mmedge import preprocess
 from mmedge.artifact import contract_of
+from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.backends.session import Run, Session
-from mmedge.backends.sessions import opened
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime.fits import check_belongs, check_takes
 from mmedge.runtime.prediction import Prediction, predictions
@@ -55,26 +55,32 @@ def load(
     read = bundles.read(Path(path), require_signature=require_signature)
     found = read.artifact
     contract = contract_of(found)
-    target = target or "onnxruntime-cpu"
-    entry = bundles.target_of(found, target)
+    backend = target or GRAPH_BACKEND
+    entry = bundles.entry_of(found, backend)
     signed = require_signature is not None
-    check_belongs(found, entry.get("engine"), target, contract, Path(path), signed=signed)
+    check_belongs(found, entry.engine, backend, contract, Path(path), signed=signed)
 
     def open_file(name: str) -> Session:
         file = bundles.listed_file(found, name)
-        return opened(file, target, threads=threads, providers=providers, host_code=signed)
+        return opened(file, backend, threads=threads, providers=providers, host_code=signed)
 
-    return Engine(contract, open_file, bundles.engine_file(entry, target), target, read)
+    return Engine(contract, open_file, backend, entry, read)
 
 
 class Engine:
     """A model ready to answer, from any thread. ``contract`` says what it takes; ``meta`` is the bundle's record."""
 
     def __init__(
-        self, contract: Contract, open_file: Callable[[str], Session], file: str, target: str, read: bundles.Bundle
+        self,
+        contract: Contract,
+        open_file: Callable[[str], Session],
+        backend: str,
+        entry: bundles.Entry,
+        read: bundles.Bundle,
     ) -> None:
-        self.contract, self.target, self.meta = contract, target, read.artifact.meta
+        self.contract, self.target, self.meta = contract, backend, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
+        file = entry.opened_file(backend)
         session = open_file(file)
         check_takes(session, contract, read.folder / file)
         self._run, self.inputs = session.checked or session.run, session.inputs
@@ -85,14 +91,10 @@ class Engine:
         self._checked = [
             (name, spec.shortest, spec.shape, self._dtypes[name]) for name, spec in contract.modalities.items()
         ]
-        entry = self.meta["targets"][target]
-        self._subset_files: dict[frozenset[str], str] = {
-            frozenset(name.split("+")): file for name, file in entry.get("subsets", {}).items()
-        }
-        split = entry.get("split")
-        self._split: dict[str, str] = split["files"] if split else {}
+        self._subset_files = {frozenset(name.split("+")): file for name, file in entry.subsets.items()}
+        self._split = entry.split.files if entry.split else {}
         wrong = None
-        if split and self._split.keys() != {*self._shapes, "fusion"}:
+        if entry.split and self._split.keys() != {*self._shapes, "fusion"}:
             wrong = f"the split engine has the parts {', '.join(sorted(self._split)) or 'none'}, wanted are {', '.join(self._shapes)} and fusion"
         if strange := {name for names in self._subset_files for name in names} - self._shapes.keys():
             wrong = f"there is an engine of the subset {'+'.join(sorted(strange))!r}, which is not of {', '.join(self._shapes)}"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mmedge import backends
 from mmedge import bundle as bundles
 from mmedge.artifact import Artifact
-from mmedge.backends import tensorrt
+from mmedge.backends.engine import Engine
 from mmedge.backends.session import Session
 from mmedge.errors import MmedgeError
 from mmedge.spec import Contract
 
 
 def check_belongs(
-    found: Artifact, engine: Mapping[str, Any] | None, target: str, contract: Contract, path: Path, *, signed: bool
+    found: Artifact, engine: Engine | None, backend: str, contract: Contract, path: Path, *, signed: bool
 ) -> None:
     """An engine of another version, GPU, graph or preprocessing is refused, with the command that builds the right one.
 
@@ -25,24 +24,25 @@ def check_belongs(
     """
     if engine is None:
         return
-    if engine.get("version_compatible") and not signed:
+    if engine.version_compatible and not signed:
         raise MmedgeError(
             "the engine is version-compatible: it brings code that would run on this machine",
             where=str(path),
             todo="load it with require_signature=KEY, or export without version_compatible",
         )
-    why = tensorrt.check_engine(engine, target) if target in tensorrt.PACKAGES else None
+    why = backends.find(backend).belongs(engine)
     preprocessing = bundles.preprocessing_sha256(contract)
-    if engine.get("preprocessing_sha256", preprocessing) != preprocessing:
+    if (engine.preprocessing_sha256 or preprocessing) != preprocessing:
         why = "its preprocessing is not the bundle's"
-    built_of = {"model.onnx": engine.get("graph_sha256")}
-    built_of |= {part["graph"]: part["graph_sha256"] for part in engine.get("parts", {}).values()}
+    built_of = {bundles.GRAPH: engine.graph_sha256} | {part.graph: part.graph_sha256 for part in engine.parts.values()}
     for graph, sha256 in built_of.items():
-        if sha256 and found.files.get(f"{target}/{graph}", sha256) != sha256:
-            why = f"it was built of another {target}/{graph} than the bundle's"
+        if sha256 and found.files.get(f"{backend}/{graph}", sha256) != sha256:
+            why = f"it was built of another {backend}/{graph} than the bundle's"
     if why:
         raise MmedgeError(
-            f"the {target} engine does not belong here: {why}", where=str(path), todo=f"mmedge export --rebuild {path}"
+            f"the {backend} engine does not belong here: {why}",
+            where=str(path),
+            todo=f"mmedge export --rebuild {path}",
         )
 
 

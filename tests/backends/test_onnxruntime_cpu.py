@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmedge.backends import onnxruntime_cpu
-from mmedge.backends.sessions import opened
+from mmedge.backends import onnxruntime_cpu, opened
 from mmedge.errors import MissingDependency, UsageError
 from tests.small import write_bundle
 

@@ -1,11 +1,13 @@
 """Building TensorRT engines: the builder's settings, against a stand-in that keeps what it was given. tensorrt-rtx itself is
 built with in tests/stages/test_export.py."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mmedge.backends import tensorrt
+from mmedge.backends.backend import Job
 
 
 class Cache:
@@ -51,48 +53,52 @@ def module(name="tensorrt", *, levels=("AMPERE_PLUS",), strongly_typed=True):
     )
 
 
-def configured(options, config, trt=None):
+def job(timings=None, **options):
+    return Job(Path("model.onnx"), "engine", {}, tensorrt.Options(**options), timings=timings)
+
+
+def configured(job, config, trt=None):
     notes = []
-    return tensorrt._configure(trt or module(), config, options, notes), notes
+    return tensorrt._configure(trt or module(), config, job, notes), notes
 
 
 def test_the_timing_cache_that_was_kept_is_used_and_added_to(tmp_path):
-    options = tensorrt.Options(timing_cache=tmp_path / "work/cache")
+    asked = job(tmp_path / "work/cache")
     first = Config()
-    cache, notes = configured(options, first)
+    cache, notes = configured(asked, first)
     assert first.cache is cache and cache.content == b"" and not notes
-    tensorrt._keep(cache, options)
+    tensorrt._keep(cache, asked.timings)
     second = Config()
-    configured(options, second)
+    configured(asked, second)
     assert second.cache.content == b"+timed"
 
 
 def test_a_timing_cache_of_another_version_is_begun_anew(tmp_path):
     (tmp_path / "cache").write_bytes(b"old")
     config = Config(refuses=[b"old"])
-    cache, notes = configured(tensorrt.Options(timing_cache=tmp_path / "cache"), config)
+    cache, notes = configured(job(tmp_path / "cache"), config)
     assert config.cache is cache and cache.content == b"" and not notes
-    cache, notes = configured(tensorrt.Options(timing_cache=tmp_path / "cache"), Config(refuses=[b"old", b""]))
+    cache, notes = configured(job(tmp_path / "cache"), Config(refuses=[b"old", b""]))
     assert cache is None and "no timing cache" in notes[0]
 
 
 def test_tensorrt_for_rtx_which_keeps_no_timings_gets_no_cache(tmp_path):
     config = Config()
-    options = tensorrt.Options(timing_cache=tmp_path / "cache")
-    cache, notes = configured(options, config, module("tensorrt_rtx"))
+    asked = job(tmp_path / "cache")
+    cache, notes = configured(asked, config, module("tensorrt_rtx"))
     assert cache is None and config.cache is None and not notes
-    tensorrt._keep(cache, options)
+    tensorrt._keep(cache, asked.timings)
     assert not (tmp_path / "cache").exists()
 
 
 def test_every_option_reaches_the_builder_and_what_a_version_lacks_is_noted():
     config = Config()
-    options = tensorrt.Options(workspace_mb=64, level=4, version_compatible=True, hardware_compatible=True)
-    assert configured(options, config) == (None, [])
+    asked = job(workspace_mb=64, level=4, version_compatible=True, hardware_compatible=True)
+    assert configured(asked, config) == (None, [])
     assert config.pools == {"workspace": 64 << 20} and config.builder_optimization_level == 4
     assert config.flags == ["versions"] and config.hardware_compatibility_level == "ampere and newer"
     assert config.profiling_verbosity == "detailed"
-    _, notes = configured(options, Config(), module(levels=()))
+    _, notes = configured(asked, Config(), module(levels=()))
     assert "hardware compatibility" in notes[0]
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from mmedge.backends import onnxruntime_cpu, tensorrt, tensorrt_session
+from mmedge.backends.backend import Job
+from mmedge.backends.engine import profiles_of
 from mmedge.errors import MissingDependency, MmedgeError
 from mmedge.machine import nvidia_gpus
 from mmedge.profiling import layers
@@ -242,26 +244,20 @@ def plan(tmp_path_factory):
     pytest.importorskip("tensorrt_rtx")
     folder = tmp_path_factory.mktemp("plan")
     write_graph(folder / "model.onnx")
-    tensorrt.build(
-        folder / "model.onnx",
-        folder / "engine.plan",
-        target="tensorrt-rtx",
-        profiles=tensorrt.profiles_of(CONTRACT),
-        options=tensorrt.Options(),
-    )
+    tensorrt.build("tensorrt-rtx", Job(folder / "model.onnx", "engine", profiles_of(CONTRACT), tensorrt.Options()))
     return folder
 
 
 @pytest.mark.skipif(bool(nvidia_gpus()), reason="there is a GPU")
 def test_without_a_gpu_loading_an_engine_is_exit_6(plan):
     with pytest.raises(MissingDependency, match="CUDA finds no GPU") as raised:
-        tensorrt_session.session(plan / "engine.plan", target="tensorrt-rtx")
+        tensorrt_session.session(plan / "engine.plan", "tensorrt-rtx")
     assert raised.value.exit_code == 6
 
 
 @pytest.mark.skipif(not nvidia_gpus(), reason="there is no GPU")
 def test_a_built_engine_answers_as_onnxruntime(plan):
-    session = tensorrt_session.session(plan / "engine.plan", target="tensorrt-rtx")
+    session = tensorrt_session.session(plan / "engine.plan", "tensorrt-rtx")
     random = np.random.default_rng(0)
     for batch in (1, 3, 3, 3, 8):
         feed = {
@@ -302,5 +298,5 @@ def test_layers_are_timed_by_tensorrts_profiler_without_recordings_and_told_with
 def test_a_built_engine_is_profiled_by_branch(plan):
     feed = {"image": np.zeros((1, 1, 8, 8), np.float32), "vitals": np.zeros((1, 3), np.float32)}
     feed["present"] = np.ones((1, 2), bool)
-    rows, basis = layers.by_target(plan / "engine.plan", "tensorrt-rtx", feed, threads=1)
-    assert basis == "TensorRT's layer profiler" and sum(row["share"] for row in rows) == pytest.approx(1)
+    rows, basis = layers.by_layer(plan / "engine.plan", "tensorrt-rtx", feed, 1)
+    assert basis == "TensorRT's layer profiler" and sum(row.share for row in rows) == pytest.approx(1)

@@ -5,6 +5,8 @@ import onnx
 import pytest
 
 from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends.backend import Job
+from mmedge.backends.engine import profiles_of
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import precision, qdq
 from mmedge.models.load import contract_of
@@ -59,18 +61,13 @@ def test_tensorrt_builds_in_int8_just_the_layers_that_are_left(models, finished,
     audio = [layer.name for layer in qdq.layers(quantized) if layer.branch == "audio"]
     onnx.save(qdq.restored(quantized, fp32, audio), tmp_path / "part.onnx")
     precision.to_symmetric(tmp_path / "part.onnx", tmp_path / "symmetric.onnx")
-    built = tensorrt.build(
-        tmp_path / "symmetric.onnx",
-        tmp_path / "engine.plan",
-        target="tensorrt-rtx",
-        profiles=tensorrt.profiles_of(contract_of(finished.artifact("prune"))),
-        options=tensorrt.Options(),
-    )
-    assert sorted(built["int8_layers"]) == sorted({layer.name for layer in qdq.layers(quantized)} - set(audio))
+    profiles = profiles_of(contract_of(finished.artifact("prune")))
+    built = tensorrt.build("tensorrt-rtx", Job(tmp_path / "symmetric.onnx", "engine", profiles, tensorrt.Options()))
+    assert sorted(built.int8_layers) == sorted({layer.name for layer in qdq.layers(quantized)} - set(audio))
     with pytest.raises(
         MismatchError, match=rf"{len(audio)} of .* layers that the graph has in INT8 are float"
     ) as raised:
-        engines.check_int8_layers(finished.out / "quantize" / "int8.onnx", built["int8_layers"], "tensorrt-rtx")
+        engines.check_int8_layers(finished.out / "quantize" / "int8.onnx", built.int8_layers, "tensorrt-rtx")
     assert raised.value.exit_code == 5
 
 

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from mmedge import artifact, recipe
-from mmedge.backends import tensorrt
+from mmedge.backends import missing
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.pipeline import fold as pipeline
 from mmedge.pipeline.conclude import Ran
@@ -233,10 +234,7 @@ def test_a_damaged_stage_of_the_own_folder_is_told_of_and_made_again(finished, v
 
 
 def without_tensorrt(monkeypatch):
-    def module_of(target):
-        raise MissingDependency(f"{target} is not installed", todo=f"pip install 'mmedge[{target}]'")
-
-    monkeypatch.setattr(tensorrt, "module_of", module_of)
+    monkeypatch.setattr(missing, "find_spec", lambda name: None if name.startswith("tensorrt") else find_spec(name))
 
 
 def test_a_missing_target_package_is_told_before_anything_is_trained_with_exit_6(values, tmp_path, monkeypatch):

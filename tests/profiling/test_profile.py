@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmedge.backends import onnxfile, onnxruntime_cpu, onnxruntime_cuda
+from mmedge.backends.branches import branch_of_layer, branch_of_nodes
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.machine import Watch, machine
 from mmedge.profiling import doctor, energy, layers, profile
@@ -69,24 +70,24 @@ def test_layers_are_grouped_by_the_modality_they_serve(record):
 
 def test_a_fused_layer_is_of_the_branch_of_all_nodes_that_it_names():
     branches = {"conv_1": "image", "conv_12": "audio", "/enc/Relu": "image", "head": "fusion"}
-    assert layers.branch_of_layer("conv_1 + /enc/Relu", branches) == "image"
-    assert layers.branch_of_layer("Reformatting CopyNode for Input Tensor 0 to conv_12", branches) == "audio"
-    assert layers.branch_of_layer("__myl_Fc [ONNX Layer: conv_1]\x1e[ONNX Layer: conv_12]", branches) == "fusion"
-    assert layers.branch_of_layer("{ForeignNode[conv_1.../enc/Relu]}", branches) == "image"
-    assert layers.branch_of_layer("nothing known", branches) == "fusion"
+    assert branch_of_layer("conv_1 + /enc/Relu", branches) == "image"
+    assert branch_of_layer("Reformatting CopyNode for Input Tensor 0 to conv_12", branches) == "audio"
+    assert branch_of_layer("__myl_Fc [ONNX Layer: conv_1]\x1e[ONNX Layer: conv_12]", branches) == "fusion"
+    assert branch_of_layer("{ForeignNode[conv_1.../enc/Relu]}", branches) == "image"
+    assert branch_of_layer("nothing known", branches) == "fusion"
 
 
 def test_a_layer_in_which_the_process_was_put_aside_once_is_not_the_costliest():
-    assert layers.typical([5.0] * 49 + [9000.0]) == pytest.approx(5.0)
-    assert layers.typical([3.0]) == 3.0
+    assert onnxruntime_cpu.typical([5.0] * 49 + [9000.0]) == pytest.approx(5.0)
+    assert onnxruntime_cpu.typical([3.0]) == 3.0
 
 
 def test_gpu_kernels_count_where_onnxruntime_tells_of_them_and_launches_are_said_to_be_launches():
     node = {"cat": "Node", "name": "conv_1_kernel_time", "dur": 7, "args": {}}
     kernel = {"cat": "Kernel", "name": "sgemm", "dur": 30, "args": {"parent_name": "conv_1_kernel_time"}}
-    means, basis = layers._node_times([node, kernel, kernel] * 4, runs=3, warmup=1, gpu=True)
+    means, basis = onnxruntime_cpu.node_times([node, kernel, kernel] * 4, runs=3, warmup=1, gpu=True)
     assert means == {"conv_1": 60.0} and "CUPTI" in basis
-    means, basis = layers._node_times([node] * 4, runs=3, warmup=1, gpu=True)
+    means, basis = onnxruntime_cpu.node_times([node] * 4, runs=3, warmup=1, gpu=True)
     assert means == {"conv_1": 7.0} and "launches on the host" in basis
 
 
@@ -236,7 +237,7 @@ def test_nodes_are_read_without_the_onnx_package_as_it_reads_them(made_bundle):
     assert [(n.name, n.kind, n.inputs, n.outputs) for n in read] == [
         (n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in expected
     ]
-    branches = layers.branch_of_nodes(read, ["image", "vitals", "present"])
+    branches = branch_of_nodes(read, ["image", "vitals", "present"])
     assert branches["conv_2"] == "image" and branches["vitals_linear"] == "vitals" and branches["cat"] == "fusion"
 
 
@@ -263,9 +264,9 @@ def test_nodes_without_a_name_or_with_anothers_are_given_one_and_timed_each(tmp_
         node.name = name
     assert onnx.load_model_from_string(onnxfile.named(tmp_path / "m.onnx")) == expected
     feed = {name: np.ones((1, 16), np.float32) for name in "ab"}
-    rows, basis = layers.profile_layers(tmp_path / "m.onnx", feed, threads=1, runs=3)
+    rows, basis = layers.by_layer(tmp_path / "m.onnx", "onnxruntime-cpu", feed, 1, runs=3)
     assert basis == "ONNX Runtime's profile"
-    assert {(row["kind"], row["branch"]) for row in rows} == {
+    assert {(row.kind, row.branch) for row in rows} == {
         ("MatMul", "a"), ("MatMul", "b"), ("Mul", "fusion"), ("Softmax", "fusion"),
     }  # fmt: skip
 
@@ -289,7 +290,7 @@ def test_a_graph_of_texts_is_told_and_one_that_computes_nothing_has_no_layers(tm
     write("constant.onnx", helper.make_node("Constant", [], ["o"], value=one), [], TensorProto.FLOAT)
     with pytest.raises(MmedgeError, match="input s is of .*which mmedge does not feed"):
         profile.opened(tmp_path / "text.onnx", target)  # OpenVINO, fed with it, ended the process
-    rows, why = layers.by_target(tmp_path / "constant.onnx", target, {}, threads=1, runs=2)
+    rows, why = layers.by_layer(tmp_path / "constant.onnx", target, {}, 1, runs=2)
     assert not rows and why.startswith("no layer was timed by")
 
 
@@ -309,7 +310,7 @@ def test_settings_that_measure_nothing_or_for_ever_are_refused(wrong):
 
 
 def test_a_device_without_the_toolchain_profiles(made_bundle):
-    """``python -m mmedge.runtime`` with torch, onnx, click and rich out of reach."""
+    """``python -m mmedge.profiling`` with torch, onnx, click and rich out of reach."""
     script = (
         "import sys\n"
         "class Absent:\n"
@@ -317,7 +318,7 @@ def test_a_device_without_the_toolchain_profiles(made_bundle):
         "        if name.split('.')[0] in {'torch', 'onnx', 'nncf', 'click', 'rich', 'matplotlib', 'cryptography', 'openvino', 'psutil'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from mmedge.runtime.__main__ import main\n"
+        "from mmedge.profiling.__main__ import main\n"
         f"sys.exit(main(['profile', {str(made_bundle)!r}, '--runs', '20', '--idle', '0', '--seconds', '0.02']))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

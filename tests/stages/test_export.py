@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mmedge import artifact, runtime
+from mmedge import artifact, backends, runtime
 from mmedge import bundle as bundles
-from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends import onnxruntime_cpu, tensorrt, tensorrt_rtx
+from mmedge.backends.backend import Job
+from mmedge.backends.engine import profiles_of
 from mmedge.backends.onnxfile import read_nodes
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
@@ -20,7 +23,7 @@ from mmedge.graph import precision
 from mmedge.profiling import rebuild as rebuilding
 from mmedge.profiling.rebuild import rebuild
 from mmedge.progress import Silent
-from mmedge.recipe import Export, Measure, TargetOptions
+from mmedge.recipe import Export, Measure
 from mmedge.runtime.stream import Stream
 from mmedge.stages import export
 from mmedge.stages.export import choice, parts
@@ -67,7 +70,9 @@ def context(tmp_path):
 
 
 def exported(parent, context, name, tmp_path, **options):
-    return export.export(parent, TargetOptions(**options), context, tmp_path / f"export-{name}", "k", name=name)
+    return export.export(
+        parent, backends.find(name).options(**options), context, tmp_path / f"export-{name}", "k", name=name
+    )
 
 
 def bundled(*made: artifact.Artifact, path: Path) -> Path:
@@ -76,7 +81,7 @@ def bundled(*made: artifact.Artifact, path: Path) -> Path:
             for source, target in export.files(one):
                 (folder / target).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(one.file(source), folder / target)
-        targets = {one.meta["target"]: export.record(one) for one in made}
+        targets = {one.meta["target"]: export.entry(one).record() for one in made}
         meta |= {"name": "small", "contract": DESCRIBED["contract"], "targets": targets, "figures": {}}
     return path
 
@@ -126,6 +131,12 @@ def test_a_mismatch_names_the_first_node_and_is_exit_5(parent, context, tmp_path
     with pytest.raises(MismatchError, match=r"first node that differs: conv_2 \(Conv\)") as raised:
         export.verify(parent.file("fp32.onnx"), tmp_path / "wrong.onnx", CONTRACT, context.dataset.test, "fp32")
     assert raised.value.exit_code == 5
+
+
+def built(name, graph, profiles):
+    """The engine of a graph, with the builder's own options."""
+    row = backends.find(name)
+    return row.build(Job(graph, "engine", profiles, row.options()))
 
 
 @pytest.fixture(scope="module")
@@ -204,14 +215,14 @@ def test_a_candidate_that_the_target_does_not_build_is_left_with_a_note(rtx, par
     running_their_graphs(monkeypatch)
     for module in (export, parts):
         monkeypatch.setattr(module, "can_run", lambda target: True)
-    build = tensorrt.build
+    row = backends.find("tensorrt-rtx")
 
-    def refusing(graph, *given, **named):
-        if graph.parent.name == "fp16":
+    def refusing(job):
+        if job.graph.parent.name == "fp16":
             raise MmedgeError("no kernel for it")
-        return build(graph, *given, **named)
+        return row.build(job)
 
-    monkeypatch.setattr(tensorrt, "build", refusing)
+    monkeypatch.setattr(tensorrt_rtx, "BACKEND", replace(row, build=refusing))
     made = exported(parent, context, "tensorrt-rtx", tmp_path)
     assert made.meta["precision"] == "fp32"
     assert "fp16: not built for tensorrt-rtx: no kernel for it" in made.meta["notes"]
@@ -230,13 +241,7 @@ def test_nodes_that_tensorrt_does_not_take_are_named_before_the_build(rtx, paren
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "odd.onnx")
     assert any("of_nobody" in name for name in tensorrt.unsupported_nodes(tmp_path / "odd.onnx", "tensorrt-rtx"))
     with pytest.raises(MmedgeError, match="of_nobody"):
-        tensorrt.build(
-            tmp_path / "odd.onnx",
-            tmp_path / "engine",
-            target="tensorrt-rtx",
-            profiles={"x": [[1, 3], [1, 3], [8, 3]]},
-            options=tensorrt.Options(),
-        )
+        built("tensorrt-rtx", tmp_path / "odd.onnx", {"x": [[1, 3], [1, 3], [8, 3]]})
     assert tensorrt.unsupported_nodes(parent.file("model.onnx"), "tensorrt-rtx") == []
 
 
@@ -261,7 +266,7 @@ def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it_with_the_options_of
     with pytest.raises(MmedgeError, match=r"--rebuild"):
         runtime.load(aged, "tensorrt-rtx")
     before = artifact.read(aged).meta["targets"]["tensorrt-rtx"]
-    built = rebuild(aged)["tensorrt-rtx"]
+    built = rebuild(aged)["tensorrt-rtx"].record()
     assert built["version"] == rtx.__version__ and built["batch"] == [1, 4]
     assert {**built, "version": "0.9"} == before["engine"]
     plans = list(aged.glob("tensorrt-rtx/**/*.plan"))
@@ -349,8 +354,7 @@ def test_no_garbage_is_collected_while_tensorrt_may_call_its_logger(rtx, tmp_pat
 
     monkeypatch.setattr(tensorrt, "collector", lambda trt: Watching())
     write_graph(tmp_path / "model.onnx", channels=8)
-    how = {"target": "tensorrt-rtx", "profiles": tensorrt.profiles_of(CONTRACT), "options": tensorrt.Options()}
-    tensorrt.build(tmp_path / "model.onnx", tmp_path / "engine.plan", **how)
+    built("tensorrt-rtx", tmp_path / "model.onnx", profiles_of(CONTRACT))
     assert collects and not any(collects) and gc.isenabled()
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mmedge.backends import tensorrt
+from mmedge.backends import Options, find, tensorrt
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
-from mmedge.recipe import MainTeacher, TargetOptions
+from mmedge.recipe import MainTeacher
 from mmedge.stages import export, train, trained
 from mmedge.stages.export import verification
 
@@ -55,7 +55,7 @@ def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tm
     monkeypatch.setitem(verification.TOLERANCES, "int8", (0.5, 0.0))
     made = export.export(
         finished.artifact("quantize"),
-        TargetOptions(precision="int8"),
+        find("tensorrt-rtx").options(precision="int8"),
         context,
         tmp_path / "e",
         "k",
@@ -66,7 +66,7 @@ def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tm
 
 
 def test_a_precision_that_was_not_made_is_told_with_its_key(finished, context, tmp_path):
-    options = TargetOptions(precision="int8")
+    options = Options(precision="int8")
     with pytest.raises(MmedgeError, match=r"export\.targets\.onnxruntime-cpu\.precision"):
         export.export(finished.artifact("prune"), options, context, tmp_path / "e", "k", name="onnxruntime-cpu")
     assert not (tmp_path / "e").exists()

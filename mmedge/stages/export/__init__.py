@@ -1,4 +1,4 @@
-"""Export: the engine of one target, built from the best graph for it and held against its parent.
+"""Export: the engine of one backend, built from the best graph for it and held against its parent.
 
 ``choice.py`` takes the precision, ``verification.py`` compares graphs, ``engines.py`` builds, ``parts.py`` makes
 engines of fewer modalities, and encoders and head apart.
@@ -11,23 +11,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmedge import bundle as bundles
 from mmedge.artifact import Artifact, creating, read
-from mmedge.backends.sessions import can_run, opened
+from mmedge.backends import GRAPH_BACKEND, Options, Session, can_run, find, opened
+from mmedge.backends.engine import Engine
+from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.models.load import contract_of
-from mmedge.recipe import TargetOptions, precision_of
+from mmedge.recipe import precision_of
 from mmedge.stages.export import choice, engines, parts
+from mmedge.stages.export.engines import Work
 from mmedge.stages.export.verification import GRAPH, reference, verify
 from mmedge.training.context import Context
 
 
-def export(parent: Artifact, config: TargetOptions, context: Context, target: Path, key: str, *, name: str) -> Artifact:
-    """Build the engine of the target ``name`` and compare it with the parent over every test sample and subset.
+def export(parent: Artifact, config: Options, context: Context, target: Path, key: str, *, name: str) -> Artifact:
+    """Build the engine of the backend ``name`` and compare it with the parent over every test sample and subset.
 
-    Where the target can be run here its own engine is compared; elsewhere the graph that it is built from.
+    Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from.
     """
-    contract = contract_of(parent)
-    test = context.dataset.test.only(tuple(contract.modalities))
+    work = Work(find(name), config, contract_of(parent), context, [])
     with (
         creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta),
         _told(parent, folder),
@@ -37,31 +40,50 @@ def export(parent: Artifact, config: TargetOptions, context: Context, target: Pa
             **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
             "target": name,
         }
-        notes: list[str] = []
         wanted: str | None = config.precision
-        runs = name != "onnxruntime-cpu" and can_run(name)
+        runs = name != GRAPH_BACKEND and can_run(name)
         if runs:
-            wanted, meta["latency"] = choice.measured(parent, config, context, folder, name, notes)
-        candidate = choice.choose(parent, wanted, name, folder / GRAPH, notes, measured="latency" in meta)
+            wanted, latency = choice.measured(work, parent, folder)
+            meta["latency"] = latency.record()
+        candidate = choice.choose(parent, wanted, work.backend, folder / GRAPH, work.notes, measured=runs)
         chosen = precision_of(candidate)
-        engine = engines.build(folder / GRAPH, contract, config, context, name, chosen, notes)
-        if engine is not None:
-            meta["engine"] = engine
-        file = folder / (engine["file"] if engine else GRAPH)
+        engine = engines.build(work, folder / GRAPH, chosen)
+        file = folder / (engine.file if engine else GRAPH)
         built_here = opened(file, name, host_code=True) if runs else None
-        agreements = verify(reference(parent), folder / GRAPH, contract, test, chosen, built_here, name)
-        meta |= {"precision": chosen, "candidate": candidate, "notes": notes}
-        meta["verification"] = [agreement.record() for agreement in agreements]
-        cuts, built = context.recipe.export, dict[str, Any]()
-        if len(contract.modalities) > 1:
-            job = parts.Job(folder, contract, config, context, name, chosen, test, notes, built)
-            if cuts.per_subset:
-                meta["subsets"] = parts.per_subset(job)
-            if cuts.split:
-                meta["split"] = parts.split(job)
-        if built:
-            meta["engine"] |= {"parts": built}
+        _verified(work, meta, parent, folder, chosen, built_here)
+        meta |= {"precision": chosen, "candidate": candidate, "notes": work.notes}
+        engine = _cut(work, meta, folder, chosen, engine)
+        if engine is not None:
+            meta["engine"] = engine.record()
     return read(target)
+
+
+def _verified(
+    work: Work, meta: dict[str, Any], parent: Artifact, folder: Path, chosen: str, engine: Session | None
+) -> None:
+    """Compare with the parent; the agreements become part of ``meta``."""
+    test = _test(work)
+    gpu = engine is not None and work.backend.gpu
+    agreements = verify(reference(parent), folder / GRAPH, work.contract, test, chosen, engine, gpu=gpu)
+    meta["verification"] = [agreement.record() for agreement in agreements]
+
+
+def _cut(work: Work, meta: dict[str, Any], folder: Path, chosen: str, engine: Engine | None) -> Engine | None:
+    """Engines of subsets and parts, as the recipe asks, into ``meta``; the whole engine with what is to be known of them."""
+    asked = work.context.recipe.export
+    if len(work.contract.modalities) == 1:
+        return engine
+    whole = engine.file if engine and not work.backend.runs_graphs else GRAPH
+    cuts = parts.Cuts(work, folder, whole, chosen, _test(work))
+    if asked.per_subset:
+        meta["subsets"] = {key: made.record() for key, made in parts.per_subset(cuts).items()}
+    if asked.split:
+        meta["split"] = parts.split(cuts)
+    return engine.model_copy(update={"parts": cuts.built}) if engine and cuts.built else engine
+
+
+def _test(work: Work) -> Samples:
+    return work.context.dataset.test.only(tuple(work.contract.modalities))
 
 
 @contextmanager
@@ -76,40 +98,40 @@ def _told(parent: Artifact, folder: Path) -> Iterator[None]:
         raise type(error)(error.what, where=f"{reference(parent)}{comma}{sample}", todo=error.todo) from error
 
 
-def record(artifact: Artifact) -> dict[str, Any]:
-    """What the bundle says of this engine; files of subsets and parts are relative to ``base`` in the bundle."""
-    name = artifact.meta["target"]
-    base = "" if name == "onnxruntime-cpu" else f"{name}/"
-    out: dict[str, Any] = {"precision": artifact.meta["precision"], "file": f"{base}{GRAPH}"}
-    if "engine" in artifact.meta:
-        out["engine"] = artifact.meta["engine"]
-    if subsets := artifact.meta.get("subsets"):
-        out["subsets"] = {key: f"{base}{entry['file']}" for key, entry in subsets.items()}
-        out["subset_latency"] = {
-            key: {"p50_ms": entry["p50_ms"], "ratio_to_all": entry["ratio_to_all"]}
-            for key, entry in subsets.items()
-            if "p50_ms" in entry
+def entry(artifact: Artifact) -> bundles.Entry:
+    """What the bundle says of this engine."""
+    meta, name = artifact.meta, artifact.meta["target"]
+    base = "" if name == GRAPH_BACKEND else f"{name}/"
+    told: dict[str, Any] = {"precision": meta["precision"], "file": f"{base}{GRAPH}"}
+    if "engine" in meta:
+        told["engine"] = meta["engine"]
+    if subsets := meta.get("subsets"):
+        told["subsets"] = {key: f"{base}{made['file']}" for key, made in subsets.items()}
+        told["subset_latency"] = {
+            key: {"p50_ms": made["p50_ms"], "ratio_to_all": made["ratio_to_all"]}
+            for key, made in subsets.items()
+            if "p50_ms" in made
         }
-    if "split" in artifact.meta:
-        files = {part: f"{base}{file}" for part, file in artifact.meta["split"]["files"].items()}
-        out["split"] = {"files": files, "embeddings": artifact.meta["split"]["embeddings"]}
-    return out
+    if "split" in meta:
+        files = {part: f"{base}{file}" for part, file in meta["split"]["files"].items()}
+        told["split"] = {"files": files, "embeddings": meta["split"]["embeddings"]}
+    return bundles.Entry.model_validate(told)
 
 
 def files(artifact: Artifact) -> list[tuple[str, str]]:
     """(file in the artifact, file in the bundle) of all that the bundle takes of this engine."""
-    entry, name = record(artifact), artifact.meta["target"]
-    base, engine = "" if name == "onnxruntime-cpu" else f"{name}/", entry.get("engine", {})
+    told, name = entry(artifact), artifact.meta["target"]
+    base = "" if name == GRAPH_BACKEND else f"{name}/"
     # What engines are built from goes along, so that a device can build them again.
-    built = [*engine.get("files", []), *(part["graph"] for part in engine.get("parts", {}).values())]
-    taken = [entry["file"], *(f"{base}{file}" for file in built)]
-    taken += [*entry.get("subsets", {}).values(), *entry.get("split", {}).get("files", {}).values()]
+    built = [*told.engine.files, *(part.graph for part in told.engine.parts.values())] if told.engine else []
+    taken = [told.file, *(f"{base}{file}" for file in built), *told.subsets.values()]
+    taken += told.split.files.values() if told.split else ()
     return [(file.removeprefix(base), file) for file in taken]
 
 
 def measured_file(artifact: Artifact) -> tuple[Path, str]:
-    """(file, target) that an artifact's quality is judged on: its own engine where it runs here, else its graph."""
-    target = artifact.meta.get("target", "onnxruntime-cpu")
-    if target == "onnxruntime-cpu" or not can_run(target):
-        return artifact.file(GRAPH), "onnxruntime-cpu"
-    return artifact.file(artifact.meta.get("engine", {}).get("file", GRAPH)), target
+    """(file, backend) that an artifact's quality is judged on: its own engine where it runs here, else its graph."""
+    backend = artifact.meta.get("target", GRAPH_BACKEND)
+    if backend == GRAPH_BACKEND or not can_run(backend):
+        return artifact.file(GRAPH), GRAPH_BACKEND
+    return artifact.file(artifact.meta.get("engine", {}).get("file", GRAPH)), backend

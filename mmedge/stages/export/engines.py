@@ -1,73 +1,66 @@
-"""The engines of a target, built from verified graphs: of the whole graph, of subsets and of parts."""
+"""The engines of a backend, built from verified graphs: of the whole graph, of subsets and of parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mmedge.artifact import sha256_of
-from mmedge.backends import openvino_cpu, tensorrt
-from mmedge.bundle import preprocessing_sha256
+from mmedge.backends import Backend, Options
+from mmedge.backends.backend import Job
+from mmedge.backends.engine import Engine, Part, Profiles, part_of, profiles_of
+from mmedge.bundle import belonging
 from mmedge.errors import MismatchError
 from mmedge.graph import qdq
-from mmedge.recipe import TargetOptions
 from mmedge.spec import Contract
 from mmedge.training.context import Context
 
-ENGINE = "engine.plan"
+
+@dataclass(frozen=True)
+class Work:
+    """What the engines of one backend are made for. ``notes`` gets what a reader must know of them."""
+
+    backend: Backend
+    options: Options
+    contract: Contract
+    context: Context
+    notes: list[str]
+
+    @property
+    def profiles(self) -> Profiles:
+        """Of the whole graph's inputs, in the batches that the recipe asks for."""
+        return profiles_of(self.contract, (1, self.options.best_batch, self.options.max_batch))
+
+    def job(self, graph: Path, stem: str, profiles: Profiles, precision: str | None = None) -> Job:
+        """What is to be built; timings are kept beside the runs, where they outlive this one."""
+        timings = self.context.work.parent / f"{self.backend.name}.timing-cache"
+        return Job(graph, stem, profiles, self.options, precision, timings)
 
 
-def build(
-    graph: Path, contract: Contract, config: TargetOptions, context: Context, name: str, chosen: str, notes: list[str]
-) -> dict[str, Any] | None:
-    """Build the target's engine beside its graph; returns what the bundle remembers of it. None: it runs the graph.
-
-    ``notes`` gets what this version of the builder does not offer.
-    """
-    folder = graph.parent
-    if name == "openvino-cpu":
-        built = openvino_cpu.build(graph, folder / "engine.xml") | {
-            "file": "engine.xml",
-            "files": ["engine.xml", "engine.bin"],
-        }
-    elif name in tensorrt.PACKAGES:
-        built = tensorrt.build(
-            graph,
-            folder / ENGINE,
-            target=name,
-            profiles=tensorrt.profiles_of(contract, batches(config)),
-            options=tensorrt_options(config, context, name),
-        ) | {"file": ENGINE, "files": [ENGINE]}
-        notes += built.pop("notes", [])
-        tensorrt.check_precision(built, chosen, name)
-        if chosen == "int8":
-            check_int8_layers(graph, built["int8_layers"], name)
-    else:
+def build(work: Work, graph: Path, precision: str) -> Engine | None:
+    """Build the engine of the whole graph beside it. None: the backend runs the graph."""
+    if work.backend.build is None:
         return None
-    return built | {
-        "precision": chosen,
-        "graph_sha256": sha256_of(graph),
-        "preprocessing_sha256": preprocessing_sha256(contract),
-    }
+    built = work.backend.build(work.job(graph, "engine", work.profiles, precision))
+    work.notes.extend(built.notes)
+    if precision == "int8" and built.int8_layers is not None:
+        check_int8_layers(graph, built.int8_layers, work.backend.name)
+    told = Engine.model_validate({name: value for name, value in built.record().items() if name != "notes"})
+    return belonging(told, precision, graph, work.contract)
 
 
-def batches(config: TargetOptions) -> tuple[int, int, int]:
-    """(least, optimised for, largest) of an engine's profile."""
-    return (1, config.best_batch, config.max_batch)
+def build_part(work: Work, folder: Path, graph: str, profiles: Profiles) -> tuple[str, Part] | None:
+    """Build the engine of a subset or a part beside ``graph`` in ``folder``: its file, and what the bundle remembers of it.
+
+    None: the backend runs the graph.
+    """
+    if work.backend.build is None or work.backend.runs_graphs:
+        return None
+    built = work.backend.build(work.job(folder / graph, Path(graph).stem, profiles))
+    return Path(graph).with_name(built.file).as_posix(), part_of(folder, graph, built)
 
 
-def tensorrt_options(config: TargetOptions, context: Context, name: str) -> tensorrt.Options:
-    """The recipe's options of TensorRT's builder; timings are kept beside the runs, where they outlive this one."""
-    return tensorrt.Options(
-        workspace_mb=config.workspace_mb,
-        level=config.level,
-        timing_cache=context.work.parent / f"{name}.timing-cache",
-        version_compatible=config.version_compatible,
-        hardware_compatible=config.hardware_compatible,
-    )
-
-
-def check_int8_layers(graph: Path, built: list[str], name: str) -> None:
+def check_int8_layers(graph: Path, built: Sequence[str], name: str) -> None:
     """Raise MismatchError where the network that was built has a layer in float that the graph has in INT8."""
     import onnx
 

@@ -38,15 +38,15 @@ def verify(
     samples: Samples,
     chosen: str,
     engine: Session | None = None,
-    target: str = "onnxruntime-cpu",
+    *,
+    gpu: bool = False,
 ) -> list[Agreement]:
     """Compare two graphs over every sample and subset; raises MismatchError beyond the precision's tolerance.
 
-    ``engine``: what was built of ``graph`` for ``target``, compared instead of it. INT8 kernels are compared without
+    ``engine``: what was built of ``graph``, compared instead of it; ``gpu``: by a GPU. INT8 kernels are compared without
     ONNX Runtime's fusions, which saturate on CPUs without VNNI; accuracy is judged with them, elsewhere.
     """
-    on_gpu = engine is not None and not target.endswith("-cpu")
-    relative, least = _TF32 if on_gpu and chosen == "fp32" else TOLERANCES[chosen]
+    relative, least = _TF32 if gpu and chosen == "fp32" else TOLERANCES[chosen]
     expect = onnxruntime_cpu.session(reference)
     run = engine or onnxruntime_cpu.session(graph, optimize=chosen != "int8")
     found: list[Agreement] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmedge.backends.branches import FUSION
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.graph.trace import noise
-from mmedge.profiling.layers import FUSION
 from mmedge.recipe import Prune
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import PRUNABLE, ChannelGroup
