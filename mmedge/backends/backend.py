@@ -19,7 +19,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Options(Frozen):
-    """What a recipe may say of an engine, whatever runs it; a backend that takes more derives its own from it."""
+    """How an engine is built, on any target."""
 
     precision: Precision | None = Field(
         None, description="Taken instead of the fastest, or where the backend cannot be run here."
