@@ -4,7 +4,6 @@ import ast
 import copy
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
