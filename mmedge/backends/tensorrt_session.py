@@ -111,22 +111,10 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None
     context, records = _context(trt, engine, profiler)
     # Of its own: in one that waits for the default stream, a recording fails as soon as other code uses that.
     stream = _ok(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    taken = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    infos, largest = {}, {}
-    for name in taken:
-        shape = tuple(engine.get_tensor_shape(name))
-        infos[name] = TensorInfo(
-            np.dtype(trt.nptype(engine.get_tensor_dtype(name))), tuple(n if n >= 0 else None for n in shape)
-        )
-        least, _, most = engine.get_tensor_profile_shape(name, 0)
-        largest[name] = (tuple(least), tuple(most))
-        context.set_input_shape(name, tuple(most))
-    buffers = []
-    for name in names:  # outputs have their largest shape while the inputs have theirs
-        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
-        buffers.append(_buffer(cuda, name, name in largest, dtype, tuple(context.get_tensor_shape(name))))
-        context.set_tensor_address(name, buffers[-1].device)
+    infos, largest = _inputs(trt, engine)
+    for name, (_, most) in largest.items():
+        context.set_input_shape(name, most)
+    buffers = _buffers(trt, cuda, engine, context, frozenset(largest))
     events = [_ok(cuda.cudaEventCreate()) for _ in range(4)]
     shapes: tuple[tuple[int, ...], ...] = ()  # of the last run
     recording: list[Any] = []  # of a run at these shapes, where there is one
@@ -148,16 +136,10 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None
         shapes = key
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        key = tuple(inputs[name].shape for name in taken)
-        for name, shape in zip(taken, key):
-            least, most = largest[name]
-            if len(shape) != len(most) or any(not low <= size <= high for low, size, high in zip(least, shape, most)):
-                raise MmedgeError(
-                    f"{name} has shape {list(shape)}, the engine takes {list(least)} to {list(most)}",
-                    todo="give smaller batches, or export with a larger max_batch",
-                )
+        key = tuple(inputs[name].shape for name in largest)
+        _check_shapes(largest, key)
         with lock:  # a context runs one inference at a time
-            for name, shape in zip(taken, key):
+            for name, shape in zip(largest, key):
                 context.set_input_shape(name, shape)
             _ok(cuda.cudaEventRecord(events[0], stream))
             for buffer in buffers:
@@ -184,6 +166,40 @@ def _opened(trt: Any, cuda: Any, runtime: Any, engine: Any, profiler: Any = None
     weakref.finalize(run, _release, cuda, stream, events, buffers, recording)
     # The runtime is kept with the engine: TensorRT wants it to live longer.
     return Session(run, infos, (runtime, engine, context), lambda: dict(last))
+
+
+def _inputs(trt: Any, engine: Any) -> tuple[dict[str, TensorInfo], dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """What the engine takes, and {input: its least shape, and its largest}."""
+    infos, limits = {}, {}
+    for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
+        if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+            shape = tuple(size if size >= 0 else None for size in engine.get_tensor_shape(name))
+            infos[name] = TensorInfo(np.dtype(trt.nptype(engine.get_tensor_dtype(name))), shape)
+            least, _, most = engine.get_tensor_profile_shape(name, 0)
+            limits[name] = (tuple(least), tuple(most))
+    return infos, limits
+
+
+def _buffers(trt: Any, cuda: Any, engine: Any, context: Any, taken: frozenset[str]) -> list[_Buffer]:
+    """Of every tensor; outputs have their largest shape while the inputs have theirs."""
+    buffers = []
+    for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
+        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+        buffers.append(_buffer(cuda, name, name in taken, dtype, tuple(context.get_tensor_shape(name))))
+        context.set_tensor_address(name, buffers[-1].device)
+    return buffers
+
+
+def _check_shapes(
+    limits: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], given: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raise MmedgeError for shapes outside the profile that the engine was built for."""
+    for (name, (least, most)), shape in zip(limits.items(), given):
+        if len(shape) != len(most) or any(not low <= size <= high for low, size, high in zip(least, shape, most)):
+            raise MmedgeError(
+                f"{name} has shape {list(shape)}, the engine takes {list(least)} to {list(most)}",
+                todo="give smaller batches, or export with a larger max_batch",
+            )
 
 
 def _context(trt: Any, engine: Any, profiler: Any) -> tuple[Any, bool]:
