@@ -52,6 +52,16 @@ def test_predict_picks_the_engine_by_what_is_given(made_bundle, sample):
     assert used == [{"image"}]
 
 
+@pytest.mark.parametrize("first", ["image", "vitals"])
+def test_a_sample_of_a_mixed_batch_is_answered_as_it_is_alone(engine, sample, first):
+    """Whatever comes first: an engine of the first sample's subset knows nothing of what the others have besides."""
+    other = next(name for name in sample if name != first)
+    rows = [{first: sample[first]}, sample, {other: sample[other]}]
+    together = engine.predict(**{name: [row.get(name) for row in rows] for name in sample})
+    for answer, row in zip(together, rows, strict=True):
+        assert answer.probabilities == pytest.approx(engine.predict(**row).probabilities, abs=1e-5)
+
+
 def test_without_engines_of_subsets_the_whole_one_answers_with_zeros(rewritten, engine):
     bundle = rewritten(lambda meta: meta["targets"]["onnxruntime-cpu"].pop("subsets"))
     given = tensors()

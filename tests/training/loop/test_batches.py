@@ -129,6 +129,12 @@ def test_modality_dropout_never_empties_a_row_and_reaches_every_subset(modalitie
     assert (~kept.all(axis=1)).mean() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_the_share_of_samples_that_lose_modalities_is_the_one_that_is_asked_for(share):
+    kept = drop_modalities(np.ones((4000, 2), bool), share, np.random.default_rng(0))
+    assert (~kept.all(axis=1)).mean() == pytest.approx(share, abs=0.03)
+
+
 def test_modality_dropout_gives_nothing_back_that_is_missing_and_leaves_something():
     available = np.random.default_rng(0).random((3000, 3)) < 0.5
     available[~available.any(axis=1), 0] = True
