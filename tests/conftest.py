@@ -197,7 +197,7 @@ def context(finished: Run, dataset: samples.Dataset, tmp_path: Path) -> Context:
     return Context(
         recipe.load(finished.recipe_file),
         dataset,
-        tmp_path / ".work" / "stage",
+        tmp_path,
         tmp_path,
         Silent(),
         finished.artifact("teacher"),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmedge.backends.backend import Precision
+from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Train
 from mmedge.spec import Frozen
 
@@ -45,7 +46,7 @@ class Budget(Frozen):
     params: float | None = Field(None, gt=0, lt=1, description="Of the parameters.")
 
 
-class Prune(Frozen):
+class Prune(StageSection):
     """Structured pruning: whole channels and attention heads go, the rest is recovered with the teacher."""
 
     macs: float | None = Field(
@@ -113,7 +114,7 @@ class Prune(Frozen):
         return self.macs is not None or any(limit is not None for _, limit in self.budget)
 
 
-class Quantize(Frozen):
+class Quantize(StageSection):
     """Candidate precisions; kept are those inside the accuracy budget, and the fastest of them is taken."""
 
     candidates: tuple[Candidate, ...] = Field(

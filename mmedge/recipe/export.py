@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, field_validator, model_validator
@@ -12,6 +13,7 @@ from typing_extensions import TypedDict
 from mmedge import backends
 from mmedge.backends import GRAPH_BACKEND, Options
 from mmedge.errors import did_you_mean
+from mmedge.recipe.section import StageSection
 from mmedge.spec import Frozen
 
 
@@ -31,7 +33,7 @@ class _ByBackend:
         return {"type": "object", "properties": drawn, "additionalProperties": False}
 
 
-class Export(Frozen):
+class Export(StageSection):
     """The engines to build."""
 
     targets: Annotated[dict[str, SerializeAsAny[Options]], _ByBackend] = Field(
@@ -76,6 +78,9 @@ class Export(Frozen):
             if why:
                 raise ValueError(f"{name} lacks {options.precision}: {why}")
         return self
+
+    def parts(self) -> Mapping[str, Frozen]:
+        return dict[str, Frozen](self.targets.items())
 
     @property
     def on_gpu(self) -> bool:

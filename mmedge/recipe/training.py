@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mmedge.recipe.section import StageSection
 from mmedge.spec import Frozen, ModalitySpec
 
 
@@ -199,7 +200,7 @@ class TeacherConfig(Frozen):
         return self
 
 
-class MainTeacher(TeacherConfig):
+class MainTeacher(StageSection, TeacherConfig):
     """The run's own teacher: trained here, or taken as it is from ``onnx``, ``outputs`` or ``model.weights``."""
 
     train: Train | None = Field(
@@ -318,8 +319,10 @@ class Controls(Frozen):
     seeds: int = Field(3, ge=1, description="Seeds that each side is trained with.")
 
 
-class Distill(Frozen):
+class Distill(StageSection):
     """The student, its loss, its schedule and its controls."""
+
+    own_gates: ClassVar[tuple[str, ...]] = ("gain", "gain_ci95_low")
 
     model: Model = Field(Model(), description="The student's network.")
     labels: int | Literal["all", "none"] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from mmedge.errors import did_you_mean
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure
+from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
 from mmedge.spec import Frozen, subsets
 
@@ -49,8 +50,9 @@ class Recipe(Frozen):
     def _modality_faults(self) -> list[str]:
         known = self.data.modalities
         named: list[tuple[str, str]] = []
-        models = [(where, given.model) for where, given in self._givens()]
-        for stage, model in [*models, *([("distill", self.distill.model)] if self.distill else [])]:
+        models = {where: given.model for where, given in self._givens()}
+        models |= {stage: section.model for stage, section in self.sections.items() if hasattr(section, "model")}
+        for stage, model in models.items():
             named += [(f"{stage}.model.modalities", name) for name in model.modalities or ()]
             named += [(f"{stage}.model.encoders", name) for name in model.encoders]
             named += [(f"{stage}.model.inputs", name) for name in model.inputs]
@@ -105,15 +107,13 @@ class Recipe(Frozen):
         return faults
 
     def _schedules(self) -> list[tuple[str, Train | None]]:
-        return [
-            ("teacher", self.teacher.train),
-            ("distill", self.distill.train if self.distill else None),
-            ("prune", self.prune.train if self.prune else None),
-            ("quantize", self.quantize.train if self.quantize else None),
-        ]
+        return [(stage, getattr(section, "train", None)) for stage, section in self.sections.items()]
 
     def _gate_faults(self) -> list[str]:
         stages = self.stages
+        fields = type(self).model_fields.items()
+        kinds = [(name, kind) for name, field in fields for kind in (field.annotation, *get_args(field.annotation))]
+        only = {gate: name for name, kind in kinds for gate in getattr(kind, "own_gates", ())}
         faults = [
             f"gates: the recipe has no stage {stage!r}{did_you_mean(stage, stages)}; it has {', '.join(stages)}"
             for stage in self.gates
@@ -132,15 +132,20 @@ class Recipe(Frozen):
                     faults.append(
                         f"gates.{stage}: no subset of modalities {subset!r}{did_you_mean(subset, names)}; there are {', '.join(names)}"
                     )
-                if family in ("gain", "gain_ci95_low") and stage != "distill":
-                    faults.append(f"gates.{stage}: {name!r} is a figure of the stage distill alone")
+                if only.get(family, stage) != stage:
+                    faults.append(f"gates.{stage}: {name!r} is a figure of the stage {only[family]} alone")
         return faults
 
     @property
+    def sections(self) -> dict[str, StageSection]:
+        """The sections that make stages, by name."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: section for name, section in given.items() if isinstance(section, StageSection)}
+
+    @property
     def stages(self) -> list[str]:
-        """The stages that a run has, in order."""
-        optional = [name for name in ("distill", "prune", "quantize") if getattr(self, name) is not None]
-        return ["teacher", *optional, *(f"export-{target}" for target in self.export.targets)]
+        """The names of the stages that a run has, in the order of the recipe's sections."""
+        return [stage for name, section in self.sections.items() for stage in section.stages(name)]
 
     @property
     def learns_labels(self) -> bool:

@@ -20,18 +20,22 @@ from mmedge.spec import Contract
 
 @dataclass(frozen=True)
 class Context:
-    """``work``: a folder for what an interrupted stage needs to go on; ``code``: where a user's modules are imported from.
+    """``out``: the run's folder; ``code``: where a user's modules are imported from.
 
-    ``teacher`` is the artifact that teaches (absent while the teacher itself is trained). Stages choose by
+    Of the stage at work: ``stage``, its name; ``part``, the backend that an export is for, else empty; ``key``, its cache
+    key; ``teacher``, the artifact that teaches (absent while the teacher itself is trained). Stages choose by
     ``dataset.train`` and ``dataset.validation`` only.
     """
 
     recipe: Recipe
     dataset: Dataset
-    work: Path
+    out: Path
     code: Path
     progress: Progress
     teacher: Artifact | None = None
+    stage: str = ""
+    part: str = ""
+    key: str = ""
 
     def build(self, section: Model, contract: Contract) -> nn.Module:
         """A fresh model of a recipe's section, checked against the contract."""
@@ -44,9 +48,14 @@ class Context:
         return load.rebuild(artifact, self.factory(Model.model_validate(artifact.meta.get("model", {}))), weights)
 
     @property
+    def work(self) -> Path:
+        """A folder for what the interrupted stage needs to go on; it is removed when the stage is done."""
+        return self.out / ".work" / f"{self.stage}-{self.key[:16]}"
+
+    @property
     def logs(self) -> Path:
-        """Where TensorBoard's event files of this stage go, outside the work folder, which is removed: OUT/tensorboard/STAGE."""
-        return self.work.parent.parent / "tensorboard" / self.work.name.rpartition("-")[0]
+        """Where TensorBoard's event files of this stage go, outside the work folder."""
+        return self.out / "tensorboard" / self.stage
 
     def factory(self, section: Model) -> Any:
         return load_attribute(section.factory, self.code) if section.factory else None

@@ -119,7 +119,7 @@ def compared(run: Path, stage: str, folder: Path, shown: Progress) -> None:
 
     def context(name: str) -> Context:
         teacher = artifact.read(run / "teacher") if (run / "teacher").is_dir() else None
-        return Context(resolved, dataset, folder / ".work" / name, code, shown, teacher)
+        return Context(resolved, dataset, folder, code, shown, teacher, name)
 
     def quantized(of: Artifact, name: str) -> Path:
         return quantize(of, quantization, context(name), folder / name, "benchmark").file("model.onnx")

@@ -60,7 +60,7 @@ def main() -> None:
         if not (taught_by / artifact.MANIFEST).is_file():
             pipeline.run(made, out, code=RECIPES, progress=Silent(), only="teacher")
             taught_by = out / "teacher"
-        context = Context(made, dataset, out / ".work" / "bench", RECIPES, Silent(), artifact.read(taught_by))
+        context = Context(made, dataset, out / "bench", RECIPES, Silent(), artifact.read(taught_by))
         for name, record in _measured(context, seeds):
             low, high = record["gain_ci95"]
             rows[name][student] = (

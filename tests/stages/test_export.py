@@ -65,14 +65,15 @@ def context(tmp_path):
         recipe=recipe,
         progress=Silent(),
         teacher=None,
+        part="",
         work=tmp_path / ".work/stage",
     )
 
 
 def exported(parent, context, name, tmp_path, **options):
-    return export.export(
-        parent, backends.find(name).options(**options), context, tmp_path / f"export-{name}", "k", name=name
-    )
+    context.part = name
+    options = backends.find(name).options(**options)
+    return export.export(parent, options, context, tmp_path / f"export-{name}", "k")
 
 
 def bundled(*made: artifact.Artifact, path: Path) -> Path:

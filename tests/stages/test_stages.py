@@ -1,5 +1,7 @@
 """Stages: what each promises beside an artifact."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,10 +58,9 @@ def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tm
     made = export.export(
         finished.artifact("quantize"),
         find("tensorrt-rtx").options(precision="int8"),
-        context,
+        replace(context, part="tensorrt-rtx"),
         tmp_path / "e",
         "k",
-        name="tensorrt-rtx",
     )
     assert made.meta["engine"]["weight_types"]["int8"] > 0
     assert any("symmetric int8" in note for note in made.meta["notes"])
@@ -68,7 +69,9 @@ def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tm
 def test_a_precision_that_was_not_made_is_told_with_its_key(finished, context, tmp_path):
     options = Options(precision="int8")
     with pytest.raises(MmedgeError, match=r"export\.targets\.onnxruntime-cpu\.precision"):
-        export.export(finished.artifact("prune"), options, context, tmp_path / "e", "k", name="onnxruntime-cpu")
+        export.export(
+            finished.artifact("prune"), options, replace(context, part="onnxruntime-cpu"), tmp_path / "e", "k"
+        )
     assert not (tmp_path / "e").exists()
 
 

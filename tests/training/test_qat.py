@@ -82,7 +82,7 @@ def trained(finished, dataset, tmp_path_factory):
     """Accuracy on validation of FP32, INT8 after calibration and INT8 after training, and the folder of the graphs."""
     folder = tmp_path_factory.mktemp("qat")
     made = finished.artifact("teacher")
-    context = Context(recipe.load(finished.recipe_file), dataset, folder / "w" / "x", folder, Silent(), made)
+    context = Context(recipe.load(finished.recipe_file), dataset, folder / "w", folder, Silent(), made)
     teacher = longer(made, context, folder)
     contract, validation = contract_of(teacher), dataset.validation
     graph = rescaled(teacher.file("model.onnx"), folder / "fp32.onnx")

@@ -25,11 +25,12 @@ from mmedge.stages.export.verification import GRAPH, reference, verify
 from mmedge.training.context import Context
 
 
-def export(parent: Artifact, config: Options, context: Context, target: Path, key: str, *, name: str) -> Artifact:
-    """Build the engine of the backend ``name`` and compare it with the parent over every test sample and subset.
+def export(parent: Artifact, config: Options, context: Context, target: Path, key: str) -> Artifact:
+    """Build the engine of the context's backend and compare it with the parent over every test sample and subset.
 
     Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from.
     """
+    name = context.part
     work = Work(find(name), config, contract_of(parent), context, [])
     with (
         creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta),

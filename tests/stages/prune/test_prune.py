@@ -167,7 +167,7 @@ def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context
     assert "no faster than the parent" in made.meta["notes"][1]
     assert not made.meta["misses"]  # a smaller model is not what was missed
     missed = Prune(budget={"latency": 0.6}, allocation="uniform", round_to=2, train=SHORT)
-    made = prune.prune(finished.artifact("distill"), missed, replace(context, work=tmp_path / "w"), tmp_path / "q", "k")
+    made = prune.prune(finished.artifact("distill"), missed, replace(context, key="w"), tmp_path / "q", "k")
     assert [miss["exit"] for miss in made.meta["misses"]] == [4]
 
 
@@ -187,7 +187,7 @@ def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(fini
             if task.endswith("step 2/2"):
                 raise KeyboardInterrupt
 
-    again = replace(context, work=tmp_path / "interrupted", progress=Killed())
+    again = replace(context, key="interrupted", progress=Killed())
     with pytest.raises(KeyboardInterrupt):
         prune.prune(parent, config, again, tmp_path / "b", "k")
     assert not (tmp_path / "b").exists() and (again.work / "recovery-0.safetensors").is_file()
@@ -280,7 +280,7 @@ def test_a_users_transformer_loses_heads_and_widths_exports_and_is_rebuilt_bit_f
     assert macs(again, contract_of(made)) == made.meta["macs"] <= 0.4 * parent.meta["macs"]
     assert {row["branch"] for row in made.meta["pruning"]["branches"]} == {"trunk"}
     assert all(row["top1"] == 1 for row in made.meta["verification"])  # the graph against the module that was saved
-    twice = prune.prune(made, config, replace(context, work=tmp_path / "w2"), tmp_path / "pp", "k")
+    twice = prune.prune(made, config, replace(context, key="w2"), tmp_path / "pp", "k")
     assert twice.meta["macs"] < made.meta["macs"]
     assert torch.equal(saved[-1], outputs(context.rebuild(twice), context.dataset.test))
 
@@ -311,7 +311,7 @@ processes.start()
 folder = Path(sys.argv[1])
 read = recipe.load(folder / "recipe.json")
 dataset = samples.prepare(read, folder / "out", code=folder, progress=Silent())
-context = Context(read, dataset, folder / "w" / "prune", folder, Silent(), artifact.read(folder / "out" / "teacher"))
+context = Context(read, dataset, folder / "w", folder, Silent(), artifact.read(folder / "out" / "teacher"))
 parent = artifact.read(folder / "out" / "distill")
 module = context.rebuild(parent)
 work = work_on(parent, module, recipe.Prune(), context)

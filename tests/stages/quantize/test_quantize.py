@@ -7,7 +7,7 @@ import pytest
 
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import qdq
-from mmedge.pipeline import conclude
+from mmedge.pipeline.judging import missed
 from mmedge.recipe import Quantize
 from mmedge.stages import quantize
 from mmedge.stages.quantize import candidates
@@ -119,15 +119,8 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
     meta = quantize.concluded(table, Quantize(candidates=("fp32", "int8"), require="int8"), tmp_path, notes)
     assert meta["precision"] == "int8-mixed" and (tmp_path / "model.onnx").read_text() == "int8-mixed"
     assert "the best that was found is int8-mixed" in meta["notes"][0]
-    record: dict = {"gates": []}
-
-    class Made:
-        pass
-
-    made = Made()
-    made.meta = meta
-    assert conclude._missed(made, record) == [3]
-    assert record["gates"][0]["name"] == "max_drop of int8" and not record["gates"][0]["passed"]
+    ((gate, code),) = missed(meta["misses"])
+    assert gate["name"] == "max_drop of int8" and not gate["passed"] and code == 3
     with pytest.raises(ValueError, match="needs int8 among 'candidates'"):
         Quantize(candidates=("fp32", "fp16"), require="int8")
 

@@ -1,0 +1,48 @@
+"""The bundle of a run: what ships."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from mmedge import artifact as artifacts
+from mmedge.artifact import hash_json
+from mmedge.backends import GRAPH_BACKEND
+from mmedge.pipeline.ran import Ran
+from mmedge.stages import export
+from mmedge.training.context import Context
+
+# What a bundle tells of each of its engines.
+_FIGURES = ("quality", "subsets", "latency", "params", "macs", "size_bytes", "notes")
+
+
+def write_bundle(ran: list[Ran], report: dict[str, Any], context: Context) -> None:
+    """The graph, engines for other targets beside it, preprocessing, labels and measured figures, where the graph is there."""
+    records = {record["stage"]: record for record in report["stages"]}
+    engines = {done.stage: done.artifact for done in ran if done.step.ends and done.artifact}
+    first = next((made for made in engines.values() if made.meta["target"] == GRAPH_BACKEND), None)
+    if first is None:
+        return
+    measured = {
+        made.meta["target"]: {field: records[stage][field] for field in _FIGURES if field in records[stage]}
+        for stage, made in engines.items()
+    }
+    key = hash_json([[made.sha256 for made in engines.values()], measured, report["verdict"]])
+    path = context.out / "bundle"
+    if artifacts.unchanged(path, key, context.progress.say):
+        return
+    with artifacts.creating(path, stage="bundle", key=key, parent=first.sha256) as (folder, meta):
+        targets: dict[str, Any] = {}
+        for made in engines.values():
+            targets[made.meta["target"]] = export.entry(made).record()
+            for file, name in export.files(made):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(made.file(file), folder / name)
+        meta |= {
+            "name": report["recipe"]["name"],
+            "contract": first.meta["contract"],
+            "targets": targets,
+            "figures": measured,
+            "verdict": report["verdict"],
+            "data": report["data"]["source"],
+        }

@@ -1,0 +1,68 @@
+"""The cache key of a stage: a hash of all that its outcome depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmedge.artifact import Artifact, code_hash, hash_json
+from mmedge.pipeline.stages import Step
+from mmedge.recipe.dependencies import code_state, file_state
+from mmedge.spec import Frozen
+from mmedge.training.context import Context
+
+# What a stage's outcome may depend on, beside its own file.
+CODE = (
+    "data",
+    "models",
+    "training",
+    "graph",
+    "measure",
+    "backends",
+    "machine.py",
+    "tasks",
+    "preprocess",
+    "profiling/timing.py",
+    "spec.py",
+    "stages/trained.py",
+)
+
+
+def key_of(step: Step, parent: Artifact | None, teacher: Artifact | None, context: Context) -> str:
+    """Hash of parent, configuration, seed, data, code and model files."""
+    recipe = context.recipe
+    sections = (step.config, *step.row.depends_on(recipe))
+    return hash_json(
+        {
+            "stage": step.name,
+            "parent": parent and parent.sha256,
+            "teacher": teacher.sha256 if teacher and step.row.taught else None,
+            "config": [*map(_dumped, sections), _dumped(recipe.data.model_copy(update={"workers": None})), recipe.seed],
+            "data": context.dataset.sha256,
+            "code": [code_hash(*CODE, step.row.file), [_user_code(section, context) for section in sections]],
+            "weights": [digest for section in sections for digest in _weights(section)],
+        }
+    )
+
+
+def _dumped(section: Any) -> Any:
+    return section.model_dump(mode="json") if isinstance(section, Frozen) else section
+
+
+def _givens(section: Any) -> list[Any]:
+    """The models that a section describes: its own, and those of further teachers."""
+    return [section, *getattr(section, "teachers", ())]
+
+
+def _user_code(section: Any, context: Context) -> list[str]:
+    """Hashes of what a user's factories depend on."""
+    models = [given.model for given in _givens(section) if getattr(getattr(given, "model", None), "factory", None)]
+    return [code_state(model.factory, model.args, context.code, context.progress.say) for model in models]
+
+
+def _weights(section: Any) -> list[str]:
+    """Hashes of the model files that a section names."""
+    named: list[Path] = []
+    for given in _givens(section):
+        named += getattr(given, "files", [getattr(getattr(given, "model", None), "weights", None)])
+    return [file_state(path) for path in named if path and path.is_file()]

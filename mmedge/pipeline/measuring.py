@@ -1,0 +1,161 @@
+"""The figures of every stage: quality, latency in one interleaved run, and what distillation gained. Each is taken once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from mmedge.artifact import Artifact, code_hash, hash_json, write_json
+from mmedge.backends import GRAPH_BACKEND
+from mmedge.data.answers import ANSWERS, stored_answers
+from mmedge.machine import machine
+from mmedge.measure.classes import ClassMap, class_map
+from mmedge.measure.figures import figures, figures_of_answers
+from mmedge.measure.gain import gain
+from mmedge.measure.latency import one_sample, time_graphs
+from mmedge.measure.quality import predict_module
+from mmedge.models.load import WEIGHTS, contract_of
+from mmedge.pipeline.ran import Ran
+from mmedge.stages import export
+from mmedge.training.context import Context
+
+GRAPH = "model.onnx"
+# What a figure may depend on, beside what was measured.
+_CODE = ("measure", "profiling/timing.py", "backends")
+
+
+def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[dict[str, Any], list[str]]:
+    """Quality and subsets, with notes; of a teacher that is a file of outputs, quality where the file has the split's samples."""
+    recipe, classes = context.recipe, _classes(done, artifact, context)
+    key = [artifact.sha256, context.dataset.sha256, recipe.seed, recipe.measure.bootstrap]
+    key += [classes.to] if classes else []
+    compute = partial(_measured, artifact, classes, context)
+    found = _remembered("figures", key, context, f"measuring {done.stage}", compute)
+    absent = found.pop("absent", [])
+    return found, [*([classes.said()] if classes else []), *absent]
+
+
+def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) -> dict[str, Any]:
+    contract, dataset, recipe = contract_of(artifact), context.dataset, context.recipe
+    if is_outputs(artifact):
+        answers = stored_answers(artifact.file(ANSWERS))
+        return figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
+    engine, on = export.measured_file(artifact)
+    seen = dataset.preprocessed(contract.modalities, context.progress)
+    return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes)
+
+
+def is_outputs(artifact: Artifact) -> bool:
+    """Whether it is a file of outputs, without a graph."""
+    return artifact.file(ANSWERS).is_file()
+
+
+def _classes(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None:
+    """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
+    if done.step.row.role != "teacher":
+        return None
+    theirs, ours = contract_of(artifact), context.dataset.contract
+    return class_map(theirs.labels, ours.labels, done.step.config.classes, "teacher.classes", task=ours.task)
+
+
+def _remembered(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
+    """A measurement that was taken before of the same things is not taken again."""
+    path = context.out / ".work" / "measured" / f"{what}-{hash_json([key, code_hash(*_CODE)])[:24]}.json"
+    with suppress(OSError, ValueError):  # not there, or damaged: then it is taken again
+        return json.loads(path.read_text())
+    context.progress.say(saying)
+    value = compute()
+    write_json(path, value)
+    return value
+
+
+def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context) -> None:
+    """Give each record its latency, with its ratios to the teacher and the parent, or a note why there is none."""
+    measure = context.recipe.measure
+    timings, by_sha256 = _timings(ran, context), {done.artifact.sha256: done.stage for done in ran if done.artifact}
+    teacher = next(
+        (timings[done.stage] for done in ran if done.step.row.role == "teacher" and done.stage in timings), None
+    )
+    for done, record in zip(ran, records):
+        if done.artifact and "latency" in done.artifact.meta:  # taken by the export itself, on its own target
+            record["latency"] = done.artifact.meta["latency"]
+        elif timing := timings.get(done.stage):
+            parent = timings.get(by_sha256.get(record["parent"], ""))
+            latency = {"target": GRAPH_BACKEND, "batch": measure.batch, "threads": measure.threads, **timing}
+            for name, other in (("ratio_to_teacher", teacher), ("ratio_to_parent", parent)):
+                if other:
+                    latency[name] = timing["p50_ms"] / other["p50_ms"]
+            record["latency"] = latency
+            if timing["cv"] > 0.3:
+                record["notes"].append(
+                    f"latency spread is wide (cv {timing['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
+                )
+        elif done.artifact and not is_outputs(done.artifact):
+            record["notes"].append(
+                "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"
+            )
+
+
+def _timings(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
+    """{stage: its timing}: all that ONNX Runtime runs on the CPU, in one interleaved run."""
+    timed = {
+        done.stage: done.artifact
+        for done in ran
+        if done.artifact
+        and done.artifact.meta.get("target", GRAPH_BACKEND) == GRAPH_BACKEND
+        and not is_outputs(done.artifact)
+    }
+    if not timed:  # of a file of outputs alone
+        return {}
+    dataset, measure = context.dataset, context.recipe.measure
+
+    def compute() -> dict[str, dict[str, Any]]:
+        own = {}
+        for stage, artifact in timed.items():
+            modalities = contract_of(artifact).modalities
+            if any(spec != dataset.contract.modalities[name] for name, spec in modalities.items()):
+                own[stage] = one_sample(dataset.preprocessed(modalities, context.progress).test, measure.batch)
+        graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
+        found = time_graphs(graphs, one_sample(dataset.test, measure.batch), measure, context.progress, own)
+        return {stage: timing.record() for stage, timing in found.items()}
+
+    key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, measure.model_dump(mode="json"), machine()]
+    found: dict[str, dict[str, Any]] = _remembered(
+        "latency", key, context, "measuring latency, all stages in turn", compute
+    )
+    return found
+
+
+def controls_of(ran: list[Ran], context: Context) -> list[dict[str, Any]]:
+    """What each control says on the test split, read here for the first time."""
+    return [
+        _remembered(
+            "gain",
+            [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap, name],
+            context,
+            f"measuring the gain over the control {name}",
+            partial(_compare, artifact, name, compared, context),
+        )
+        for artifact in (done.artifact for done in ran if done.artifact)
+        for name, compared in artifact.meta.get("controls", {}).items()
+    ]
+
+
+def _compare(artifact: Artifact, name: str, compared: dict[str, Any], context: Context) -> dict[str, Any]:
+    """One control's record: the students of both sides, rebuilt, shown what the control is about."""
+    contract = contract_of(artifact)
+    test = context.dataset.test.only(tuple(contract.modalities))
+    test = test.shown(compared["shown"]) if compared["shown"] else test
+    ours, theirs = (
+        [
+            predict_module(context.rebuild(artifact, f"{student}/{WEIGHTS}"), contract, test, test.present)
+            for student in artifact.meta["students"]
+            if student.rpartition("-")[0] == compared[side]
+        ]
+        for side in ("against", "students")
+    )
+    resamples = context.recipe.measure.bootstrap
+    return gain(contract, ours, theirs, test, name=name, resamples=resamples, seed=context.recipe.seed)

@@ -1,0 +1,135 @@
+"""THE table of the stages: a row each. A new stage is its file in ``stages/``, its section of the recipe, and one row here.
+
+Nothing else decides by a stage's name. The functions import their stage when they are called: what a run takes from its
+folder as it is needs none of the libraries that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmedge.artifact import Artifact
+from mmedge.backends import require_builder
+from mmedge.recipe import Recipe
+from mmedge.spec import Frozen
+from mmedge.training.context import Context
+
+# What comes of a stage: the network that teaches, one that learns from it, the same one made smaller, or an engine, from
+# which nothing follows.
+Role = Literal["teacher", "student", "smaller", "engine"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table. ``name``: of its section of the recipe, and of its artifact; ``file``: its code, in the package.
+
+    ``run(parent, config, context, target, key)``; ``depends_on(recipe)``: what its outcome depends on beside its section,
+    the parent, the data and the code; ``taught``: on the teacher too. ``trains(config)``: the processes that train
+    together share its work; else the main one does it. ``repeats``: it may start from an artifact of its own.
+    ``refuse(context)`` raises what can be known before the stages in front of it are trained, ``require(part)`` what the
+    machine lacks for it.
+    """
+
+    name: str
+    verb: str
+    role: Role
+    file: str
+    run: Callable[..., Artifact]
+    depends_on: Callable[[Recipe], tuple[Any, ...]] = lambda recipe: ()
+    taught: bool = False
+    trains: Callable[[Any], bool] = lambda config: False
+    repeats: bool = False
+    refuse: Callable[[Context], None] = lambda context: None
+    require: Callable[[str], None] = lambda part: None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of one recipe: its row, its name, and its settings. ``part``: the backend of an export, else empty."""
+
+    row: Stage
+    name: str
+    part: str
+    config: Any
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing follows from its artifact."""
+        return self.row.role == "engine"
+
+    @property
+    def trains(self) -> bool:
+        return self.row.trains(self.config)
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """The stages that a recipe has, in the table's order."""
+    sections = recipe.sections
+    return [
+        Step(row, name, part, config)
+        for row in STAGES
+        if row.name in sections
+        for name, (part, config) in zip(sections[row.name].stages(row.name), sections[row.name].parts().items())
+    ]
+
+
+def _train(parent: None, *given: Any) -> Artifact:
+    from mmedge.stages.train import train
+
+    return train(parent, *given)
+
+
+def _distill(parent: Artifact, *given: Any) -> Artifact:
+    from mmedge.stages.distill import distill
+
+    return distill(parent, *given)
+
+
+def _untaught(context: Context) -> None:
+    from mmedge.training.faults import refuse_untaught
+
+    refuse_untaught(context)
+
+
+def _prune(parent: Artifact, *given: Any) -> Artifact:
+    from mmedge.stages.prune import prune
+
+    return prune(parent, *given)
+
+
+def _prune_depends(recipe: Recipe) -> tuple[Any, ...]:
+    """What the channels that are left are a multiple of follows the targets, unless the recipe says it."""
+    gpu = recipe.prune and recipe.prune.round_to == "auto" and recipe.export.on_gpu
+    return recipe.distill, recipe.measure, gpu
+
+
+def _quantize(parent: Artifact, *given: Any) -> Artifact:
+    from mmedge.stages.quantize import quantize
+
+    return quantize(parent, *given)
+
+
+def _quantize_depends(recipe: Recipe) -> tuple[Any, ...]:
+    """Which fallbacks are tried, and whether INT8 is trained that is no faster here, follows the targets."""
+    return recipe.distill, recipe.measure, recipe.export.elsewhere, recipe.export.asks_int8
+
+
+def _export(parent: Artifact, *given: Any) -> Artifact:
+    from mmedge.stages.export import export
+
+    return export(parent, *given)
+
+
+def _export_depends(recipe: Recipe) -> tuple[Frozen, ...]:
+    return recipe.export, recipe.measure
+
+
+STAGES = (
+    Stage("teacher", "train", "teacher", "stages/train", _train, trains=lambda config: config.trained_here),
+    Stage("distill", "distill", "student", "stages/distill", _distill, taught=True, trains=lambda config: True, refuse=_untaught),
+    Stage("prune", "prune", "smaller", "stages/prune", _prune, _prune_depends, taught=True, trains=lambda config: True, repeats=True),
+    Stage("quantize", "quantize", "smaller", "stages/quantize", _quantize, _quantize_depends, taught=True),
+    Stage("export", "export", "engine", "stages/export", _export, _export_depends, require=require_builder),
+)  # fmt: skip

@@ -1,0 +1,86 @@
+"""The table of stages: what a recipe has of it, and that a new row is all that a new stage needs beside its own file."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmedge import recipe as recipes
+from mmedge.pipeline import fold, stages
+from mmedge.pipeline.stages import STAGES, Stage, steps
+from mmedge.progress import Silent
+from mmedge.recipe.section import StageSection
+from mmedge.report.html import write_html
+from mmedge.stages.trained import write_unchanged
+from tests.conftest import parsed
+
+
+class Relay(StageSection):
+    """A stage of this test: its parent goes on as it is."""
+
+    word: str = "handed on"
+
+
+class Longer(recipes.Recipe):
+    relay: Relay | None = None
+
+
+def relay(parent, config, context, target, key):
+    return write_unchanged(parent, context=context, stage="relay", target=target, key=key, notes=(config.word,))
+
+
+RELAY = Stage("relay", "relay", "smaller", str(Path(__file__).with_suffix("")), relay)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(stages, "STAGES", (*STAGES[:3], RELAY, *STAGES[3:]))
+
+
+def longer(values, word="handed on"):
+    read = dict(parsed(copy.deepcopy(values) | {"export": {"targets": {"onnxruntime-cpu": {}}}}))
+    read |= {"schema": read.pop("schema_"), "relay": {"word": word}, "gates": {"relay": {"macs": 1}}}
+    return Longer.model_validate(read)
+
+
+def test_a_new_stage_is_a_row_it_runs_resumes_is_judged_and_stands_in_the_report(finished, values, tmp_path, table):
+    shutil.copytree(finished.out, tmp_path / "out")
+    status = {}
+    for turn, read in (("first", longer(values)), ("again", longer(values)), ("other", longer(values, "as it is"))):
+        outcome = fold.run(read, tmp_path / "out", code=tmp_path, progress=Silent())
+        status[turn] = {stage["stage"]: stage["status"] for stage in outcome.report["stages"]}
+        assert outcome.exit_code == 4  # by its gate on the multiply-accumulates
+    before = dict.fromkeys(("teacher", "distill", "prune"), "cached")
+    assert status["first"] == before | dict.fromkeys(("relay", "quantize", "export-onnxruntime-cpu"), "ran")
+    assert list(status["first"]) == [step.name for step in steps(longer(values))]
+    assert set(status["again"].values()) == {"cached"} and status["other"] == status["first"]
+    by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
+    assert by_stage["relay"]["parent"] == by_stage["prune"]["sha256"]
+    assert by_stage["quantize"]["parent"] == by_stage["relay"]["sha256"]
+    assert by_stage["relay"]["notes"][0] == "as it is" and by_stage["relay"]["latency"]["ratio_to_parent"] > 0
+    assert by_stage["relay"]["quality"] == by_stage["prune"]["quality"]
+    assert [gate["passed"] for gate in by_stage["relay"]["gates"]] == [False]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["stages"] == outcome.report["stages"]
+    write_html(outcome.report, tmp_path / "report.html")
+    assert "relay" in (tmp_path / "report.html").read_text()
+
+
+def test_the_verb_of_a_new_stage_takes_what_is_in_front_of_it(finished, values, tmp_path, table):
+    out = finished.copied(tmp_path / "out", "teacher", "distill", "prune")
+    outcome = fold.run(longer(values), out, code=tmp_path, progress=Silent(), only="relay")
+    assert {stage["stage"]: stage["status"] for stage in outcome.report["stages"]} == {
+        "teacher": "cached",
+        "distill": "cached",
+        "prune": "cached",
+        "relay": "ran",
+    }
+
+
+def test_a_recipe_has_the_stages_of_its_sections_and_an_engine_for_every_target(values):
+    values["prune"] = None
+    names = [step.name for step in steps(parsed(values))]
+    assert names == ["teacher", "distill", "quantize", "export-onnxruntime-cpu", "export-tensorrt-rtx"]
+    assert names == parsed(values).stages
+    assert [step.part for step in steps(parsed(values))][-2:] == ["onnxruntime-cpu", "tensorrt-rtx"]
