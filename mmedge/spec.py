@@ -159,7 +159,10 @@ class AudioSpec(ModalityBase):
 
 
 class TextSpec(ModalityBase):
-    """A text -> int64 [length] token ids, ``pad`` where it is shorter; 0 everywhere where the modality is absent."""
+    """A text -> int64 [length] token ids, ``pad`` where it is shorter; 0 everywhere where the modality is absent.
+
+    A network whose ``forward`` takes no ``present``, and an ONNX teacher, get one token and padding for an absent text.
+    """
 
     kind: Literal["text"] = Field(description="What the modality is.")
     length: int = Field(

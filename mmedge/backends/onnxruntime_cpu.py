@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from mmedge.backends.session import Run, Session, TensorInfo
 from mmedge.errors import MissingDependency, MmedgeError, first_line
 
 _PROVIDERS = "pip uninstall onnxruntime && pip install onnxruntime-gpu, on a machine with an NVIDIA driver"
+# "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : ", and a file of its source with the signature of the function.
+_PLACES = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?:Exception during initialization: )?/\S*\.(?:cc|h):\d+ [^()]*\([^()]*\)(?: const)? "
+)
 _DTYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -57,6 +62,11 @@ def _named(execute: Callable[..., Sequence[np.ndarray]], names: list[str]) -> Ru
     return run_of_one if len(names) == 1 else run
 
 
+def said(error: BaseException) -> str:
+    """What ONNX Runtime says of an error, in one line, without its own code's places and numbers."""
+    return _PLACES.sub("", first_line(error)) or first_line(error)
+
+
 def tensor_infos(native: Any) -> dict[str, TensorInfo]:
     """What an ``onnxruntime.InferenceSession`` takes."""
     infos = {}
@@ -93,8 +103,8 @@ def native_session(
             graph if isinstance(graph, bytes) else str(graph), options, providers=wanted
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        reason, where = first_line(error), None if isinstance(graph, bytes) else str(graph)
-        if "external" in reason.lower():
+        reason, where = said(error), None if isinstance(graph, bytes) else str(graph)
+        if "external data" in reason.lower() or "external initializer" in reason.lower():
             raise MmedgeError(
                 "the graph keeps its weights in another file, which is not beside it",
                 where=where,

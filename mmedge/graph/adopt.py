@@ -11,6 +11,7 @@ import numpy as np
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.qdq import drop_unread
+from mmedge.preprocess import text
 from mmedge.spec import Contract, TextSpec
 
 
@@ -25,7 +26,7 @@ def adopt(
     """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
 
     ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input
-    (padding for that of a text) where the model has no input ``present`` of its own. An input of another type is cast,
+    (one token and padding for that of a text) where the model has no input ``present`` of its own. An input of another type is cast,
     and one with the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``:
     the first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
     """
@@ -57,7 +58,7 @@ def adopt(
         graph.input.append(helper.make_tensor_value_info(name, ours, ["batch", *spec.shape]))
         chain = []  # (operator, attributes) from the data's tensor to the model's input
         if not own_presence:
-            stand_in = np.full(spec.shape, spec.pad) if isinstance(spec, TextSpec) else np.asarray(means[name])
+            stand_in = text.stand_in(spec) if isinstance(spec, TextSpec) else np.asarray(means[name])
             constants = {
                 "mean": stand_in.astype(spec.dtype)[None],
                 "at": np.array([index], np.int64),

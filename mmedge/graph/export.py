@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,16 +114,42 @@ def _exported(module: nn.Module, contract: Contract) -> Any:
                 verbose=False,
             )
     except Exception as error:  # the exporter's failures share no base class
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("=")),
-            type(error).__name__,
-        )
-        raise MmedgeError(
-            f"the model cannot be exported to ONNX: {reason}",
-            todo="avoid Python control flow that depends on tensor values; --debug shows the exporter's whole report",
-        ) from error
+        raise _cannot(error, module) from error
     assert program is not None
     return program.model_proto
+
+
+def _cannot(error: Exception, module: nn.Module) -> MmedgeError:
+    """What stands in the way of the export: the first cause's own words, and the submodule and line that it comes from."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    told = str(cause).strip().split("\n\n", 1)[0]
+    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("=")]
+    names = {id(child): name for name, child in module.named_modules()}
+    where, packed, torchs = None, False, str(Path(torch.__file__).parent)
+    for frame, line in traceback.walk_tb(cause.__traceback__):
+        # The method's first parameter, however it is called, is the module.
+        owner, file = frame.f_locals.get(next(iter(frame.f_code.co_varnames), "")), frame.f_code.co_filename
+        packed |= any(isinstance(value, nn.utils.rnn.PackedSequence) for value in frame.f_locals.values())
+        if id(owner) in names and not file.startswith((torchs, __file__)):
+            name = names[id(owner)].removeprefix("module").removeprefix(".").removeprefix("inner").removeprefix(".")
+            kind = type(owner).__name__
+            where = f"{name} ({kind}), {Path(file).name}:{line}" if name else f"{kind}, {Path(file).name}:{line}"
+    return MmedgeError(
+        f"the model cannot be exported to ONNX: {' '.join(lines) or type(cause).__name__}",
+        where=where,
+        todo=_way_out(str(cause), packed=packed),
+    )
+
+
+def _way_out(reason: str, *, packed: bool) -> str:
+    """What to do about an export that failed, by the exporter's words; ``packed``: among packed sequences."""
+    if packed:
+        return "leave out nn.utils.rnn.pack_padded_sequence: feed the padded sequence, and take the last step by its index"
+    if "data-dependent" in reason or "DataDependent" in reason:
+        return "avoid Python control flow and sizes that depend on tensor values, as in if x.sum() > 0, int(x), x[mask]"
+    return "put other operations of torch in its place; --debug shows the exporter's whole report"
 
 
 def strip(model: Any) -> Any:

@@ -26,6 +26,25 @@ def noise(contract: Contract) -> dict[str, Tensor]:
     }
 
 
+def generated(contract: Contract, batch: int, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs [batch, *shape] as data gives them, everything present: standard normal numbers, and texts with padding behind."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for name, x in example(contract, batch).items():
+        if name == "present":
+            out[name] = x
+        elif x.is_floating_point():
+            out[name] = torch.randn(x.shape, generator=generator)
+        else:
+            spec = contract.modalities[name]
+            pad, tokens = getattr(spec, "pad", 0), getattr(spec, "tokens", None) or 2
+            ids = torch.randint(0, tokens, x.shape, generator=generator)
+            ids = torch.where(ids == pad, 0 if pad else 1, ids)
+            lengths = torch.randint(1, x.shape[-1] + 1, (batch, 1), generator=generator)
+            out[name] = torch.where(torch.arange(x.shape[-1]) < lengths, ids, pad)
+    return out
+
+
 # What graphs and NumPy share.
 _DTYPES = {torch.float16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool}
 

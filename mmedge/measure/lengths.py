@@ -1,4 +1,4 @@
-"""What a declared dynamic length must not change: the answer, whether an input is padded or not."""
+"""What must not change an answer: the rest of the batch, and whether an input of a dynamic length is padded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,30 @@ from mmedge.measure.quality import Run
 from mmedge.preprocess import trimmed
 from mmedge.spec import Contract, TextSpec
 
+# Samples of which the answer alone is compared with that in a batch.
+_ALONE = 32
 # Texts of which the answer at their own length is compared with the padded one's.
 _COMPARED = 64
+
+
+def check_alone(run: Run, contract: Contract, samples: Samples, relative: float, graph: Path) -> None:
+    """Hold a graph's answers to one sample at a time, as apps ask, against those in a batch, by which it is judged.
+
+    ``relative``: the largest difference, over the largest output. Raises MismatchError.
+    """
+    rows = slice(0, min(_ALONE, len(samples)))
+    inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": samples.present[rows]}
+    together = run(inputs)[contract.output]
+    scale = max(1.0, float(np.abs(together).max(initial=0)))
+    for row, expected in enumerate(together):
+        alone = run({name: x[row : row + 1] for name, x in inputs.items()})[contract.output]
+        difference = float(np.abs(alone - expected).max()) if alone.shape[1:] == expected.shape else float("inf")
+        if not difference <= relative * scale:
+            raise MismatchError(
+                f"a sample's answer depends on the rest of its batch: alone it is another by {difference:.3g}",
+                where=f"{graph}, sample {samples.ids[row]}",
+                todo="compute nothing over the batch axis in forward: give BatchNorm its running statistics",
+            )
 
 
 def check_trimmed(run: Run, contract: Contract, samples: Samples, relative: float, graph: Path) -> None:

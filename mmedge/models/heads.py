@@ -29,7 +29,8 @@ class Rescale(nn.Module):
 class Wrapped(nn.Module):
     """A user's module behind ``forward(present, **inputs) -> {output: tensor}``, the answer first.
 
-    A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality. ``names`` maps
+    A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality, and one token
+    in place of an absent text. ``names`` maps
     modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype. ``unit``
     comes after its answer: ``Rescale`` where a regression's targets are learned in standard units. ``outputs``: those
     to give of the module's, the answer first; all, where none are named.
@@ -63,7 +64,9 @@ class Wrapped(nn.Module):
             x = inputs[name]
             if not self.takes_present:
                 there = present[:, index].reshape(-1, *(1 for _ in x.shape[1:]))
-                x = torch.where(there, x, getattr(self, f"mean_{name}"))
+                absent = getattr(self, f"mean_{name}")
+                # A text may be given at any length up to that of what stands in for it.
+                x = torch.where(there, x, absent if x.is_floating_point() else absent[: x.shape[-1]])
             arguments[parameter] = x
         result = self.inner(**arguments, **({"present": present} if self.takes_present else {}))
         named = {name: value for name, value in entries(result).items() if isinstance(value, Tensor)}
@@ -83,6 +86,14 @@ class Wrapped(nn.Module):
                 todo="look at model.outputs in the recipe",
             )
         return {self.output: self.unit(named[answer]), **{name: named[name] for name in others}}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        """Version 0.1 wrote one token for an absent text of any length."""
+        for name in self.names:
+            key, now = f"{prefix}mean_{name}", getattr(self, f"mean_{name}")
+            if key in state_dict and state_dict[key].shape == (1,) != now.shape:
+                state_dict[key] = state_dict[key].expand(now.shape)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _all_of(self, named: Mapping[str, Tensor]) -> list[str]:
         """The names of all outputs, the answer first."""

@@ -19,6 +19,7 @@ from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, Tex
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.models.recurrent import RECURRENT, in_one_piece, width
+from mmedge.preprocess import text
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 
@@ -212,12 +213,16 @@ def _few(names: Sequence[str]) -> str:
 
 
 def save(module: nn.Module, folder: Path, history: list[Any]) -> None:
-    """Write weights and pruning history into an artifact's folder."""
+    """Write weights and pruning history into an artifact's folder; weights that share memory are written once a name."""
     from safetensors.torch import save_file
 
-    save_file(
-        {name: value.detach().contiguous().cpu() for name, value in module.state_dict().items()}, folder / WEIGHTS
-    )
+    state, taken = {}, set()
+    for name, value in module.state_dict().items():
+        kept = value.detach().contiguous().cpu()
+        memory = kept.untyped_storage().data_ptr()
+        state[name] = kept.clone() if memory in taken else kept
+        taken.add(memory)
+    save_file(state, folder / WEIGHTS)
     if history:
         (folder / HISTORY).write_text(json.dumps(history))
 
@@ -344,9 +349,9 @@ def _outputs(result: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
-    """What an absent input is to a module that knows no presence: the training mean, or padding where it is of token ids."""
+    """What an absent input is to a module that knows no presence: the training mean; of a text one token and padding."""
     if isinstance(spec, TextSpec):
-        return np.full((1,) if spec.min_length else spec.shape, spec.pad, spec.dtype)  # one is repeated to any length
+        return text.stand_in(spec)
     return np.array(np.zeros(spec.shape) if mean is None else mean, spec.dtype)
 
 

@@ -31,7 +31,7 @@ def source_faults(factory: Any) -> list[Fault]:
         ):
             faults.append(
                 Fault(
-                    "error",
+                    "warning",
                     "device",
                     f"a device is named in the code: {ast.unparse(node)[:80]}",
                     f"{file}:{node.lineno}",

@@ -21,11 +21,13 @@ from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.store.samples import Samples, held, manifests, private
 from mmedge.errors import Fault, MmedgeError
+from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig, computes_int8
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
+from mmedge.stages.trial import trial
 from mmedge.training.faults import own_contract, teaching_faults
 
 
@@ -214,4 +216,10 @@ def _traps(section: Model, contract: Contract, where: str, code: Path) -> list[F
                 "error", "model", f"{section.factory} cannot be imported: {type(error).__name__}: {error}", module=where
             )
         ]
-    return traps(section, contract, factory, where)
+    found = traps(section, contract, factory, where)
+    if factory is not None and all(fault.severity != "error" for fault in found):
+        try:
+            trial(load.build(section, contract, factory=factory, fresh=True), contract, where)
+        except MmedgeError as error:
+            found.append(Fault.of(error, "export", module=error.where, file=None))
+    return found

@@ -119,6 +119,9 @@ def _fold(plan: Plan, context: Context) -> Outcome:
         untouched = {before.name, step.name} <= {*plan.wanted} and not _made(context.out / before.name)
         if plan.given is None and untouched:
             step.row.refuse(context)  # not after hours of training what comes before it
+    for step in plan.chain:
+        if plan.runs(step) and not _made(context.out / step.name):
+            step.row.tries(context)
     ran: list[Ran] = []
     for step in plan.chain:
         ran.append(_run_step(step, ran, plan, context) if plan.runs(step) else _earlier(step, plan, context))

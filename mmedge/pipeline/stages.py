@@ -28,8 +28,8 @@ class Stage:
     ``run(parent, config, context, target, key)``; ``depends_on(recipe)``: what its outcome depends on beside its section,
     the parent, the data and the code; ``taught``: on the teacher too. ``trains(config)``: the processes that train
     together share its work; else the main one does it. ``repeats``: it may start from an artifact of its own.
-    ``refuse(context)`` raises what can be known before the stages in front of it are trained, ``require(part)`` what the
-    machine lacks for it.
+    ``refuse(context)`` raises what can be known before the stages in front of it are trained, ``tries(context)`` what
+    keeps a network of the user's own from shipping, ``require(part)`` what the machine lacks for it.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Stage:
     trains: Callable[[Any], bool] = lambda config: False
     repeats: bool = False
     refuse: Callable[[Context], None] = lambda context: None
+    tries: Callable[[Context], None] = lambda context: None
     require: Callable[[str], None] = lambda part: None
 
 
@@ -79,6 +80,18 @@ def _train(parent: None, *given: Any) -> Artifact:
     from mmedge.stages.train import train
 
     return train(parent, *given)
+
+
+def _teacher_tried(context: Context) -> None:
+    from mmedge.stages.trial import try_teacher
+
+    try_teacher(context)
+
+
+def _student_tried(context: Context) -> None:
+    from mmedge.stages.trial import try_student
+
+    try_student(context)
 
 
 def _distill(parent: Artifact, *given: Any) -> Artifact:
@@ -127,8 +140,8 @@ def _export_depends(recipe: Recipe) -> tuple[Frozen, ...]:
 
 
 STAGES = (
-    Stage("teacher", "train", "teacher", "stages/train", _train, trains=lambda config: config.trained_here),
-    Stage("distill", "distill", "student", "stages/distill", _distill, taught=True, trains=lambda config: True, refuse=_untaught),
+    Stage("teacher", "train", "teacher", "stages/train", _train, trains=lambda config: config.trained_here, tries=_teacher_tried),
+    Stage("distill", "distill", "student", "stages/distill", _distill, taught=True, trains=lambda config: True, refuse=_untaught, tries=_student_tried),
     Stage("prune", "prune", "smaller", "stages/prune", _prune, _prune_depends, taught=True, trains=lambda config: True, repeats=True),
     Stage("quantize", "quantize", "smaller", "stages/quantize", _quantize, _quantize_depends, taught=True),
     Stage("export", "export", "engine", "stages/export", _export, _export_depends, require=require_builder),

@@ -38,6 +38,18 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
     return out
 
 
+def stand_in(spec: TextSpec) -> np.ndarray:
+    """int64 [length]: an absent text to a network that knows no presence: one token, the rest padding.
+
+    All padding would leave attention nothing to attend to, and give NaN in some networks and garbage in others. The
+    token is the first that the tokenizer puts around an empty text ([CLS], a start), else one that is no padding.
+    """
+    around = _tokenizer(spec.fitted, spec.length).encode("").ids if spec.fitted is not None else []
+    out = np.full(spec.length, spec.pad, np.int64)
+    out[0] = next((token for token in around if token != spec.pad), 0 if spec.pad else 1)
+    return out
+
+
 def trimmed(spec: TextSpec, ids: np.ndarray, present: np.ndarray) -> np.ndarray:
     """int64 [batch, length] without the padding that all rows of a batch share, where the spec declares a dynamic length.
 

@@ -18,7 +18,7 @@ from mmedge.graph.export import export, first_layer_that_differs
 from mmedge.graph.trace import outputs_of
 from mmedge.measure.agreement import SAME, Agreement, agreements
 from mmedge.measure.cost import macs, params
-from mmedge.measure.lengths import check_trimmed
+from mmedge.measure.lengths import check_alone, check_trimmed
 from mmedge.measure.quality import module_run
 from mmedge.models import load
 from mmedge.recipe import Model, shown
@@ -116,9 +116,12 @@ def provenance(contract: Contract, context: Context) -> dict[str, Any]:
     }
 
 
-def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples) -> list[Agreement]:
+def verify(
+    module: nn.Module, graph: Path, contract: Contract, samples: Samples, tolerance: float = _TOLERANCE
+) -> list[Agreement]:
     """Compare the graph with the module for every subset of modalities; raises MismatchError on a miss.
 
+    ``tolerance``: the largest difference, over the largest output.
     Raises MmedgeError where the module itself answers a sample with NaN or infinity: then it is not the export.
     """
     run, expect = onnxruntime_cpu.session(graph), module_run(module)
@@ -138,10 +141,10 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
                     where=f"{samples.split} sample {samples.ids[agreement.worst]}",
                     todo="look at the model's weights and at this sample",
                 )
-            if not agreement.within(_TOLERANCE, SAME if agreement.whole else 0):
+            if not agreement.within(tolerance, SAME if agreement.whole else 0):
                 rows = slice(max(0, agreement.worst - 1), agreement.worst + 1)
                 inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
-                layer = first_layer_that_differs(module, contract, inputs, _TOLERANCE)
+                layer = first_layer_that_differs(module, contract, inputs, tolerance)
                 raise MismatchError(
                     f"the exported graph differs from the model by {agreement.max_abs:.3g} in {agreement.output!r} with {agreement.subset}; "
                     + (layer or "its layers agree, so that it is what forward computes between or after them"),
@@ -149,5 +152,6 @@ def verify(module: nn.Module, graph: Path, contract: Contract, samples: Samples)
                     todo="what changes from call to call (chance, counters, training mode) or with the batch cannot be exported",
                 )
             found.append(agreement)
-    check_trimmed(run, contract, samples, _TOLERANCE, graph)
+    check_alone(run, contract, samples, tolerance, graph)
+    check_trimmed(run, contract, samples, tolerance, graph)
     return found

@@ -120,6 +120,6 @@ def test_a_picture_with_channels_last_is_transposed_and_another_type_is_cast(tmp
     present = np.array([[True, True], [False, False]]) | own_presence
     said = onnxruntime_cpu.session(tmp_path / "a.onnx")({"see": see, "read": read, "present": present})["logits"]
     if not own_presence:
-        see[1], read[1] = 1, 1  # the mean, and padding
+        see[1], read[1] = 1, [0, 1, 1, 1, 1]  # the mean; one token that is no padding, and padding
     flat = np.concatenate([see.transpose(0, 2, 3, 1).reshape(2, -1), read], 1)
     np.testing.assert_allclose(said, flat @ numpy_helper.to_array(weight), rtol=1e-5)

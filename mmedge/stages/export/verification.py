@@ -14,7 +14,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.graph.bisect import first_difference
 from mmedge.measure.agreement import SAME, Agreement, agreements
-from mmedge.measure.lengths import check_trimmed
+from mmedge.measure.lengths import check_alone, check_trimmed
 from mmedge.measure.quality import Run
 from mmedge.spec import Contract, subsets
 
@@ -62,6 +62,7 @@ def verify(
                     todo=f"tolerated are {relative:g} of the largest output and {least:.1%}; choose another precision",
                 )
             found.append(agreement)
+    check_alone(run, contract, samples, relative, graph)
     check_trimmed(run, contract, samples, relative, graph)
     return found
 
