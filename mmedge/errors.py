@@ -62,6 +62,14 @@ class PeerEnded(MmedgeError):
     exit_code = 75
 
 
+def brief(value: object, most: int = 120, *, quoted: bool = True) -> str:
+    """What a value is, on one line of at most ``most`` characters: a cell or a text may have millions."""
+    if isinstance(value, (str, bytes)):
+        value = value[: 2 * most]
+    text = repr(value) if quoted else " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def first_line(error: BaseException) -> str:
     """What a foreign exception says, in one line; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -101,6 +101,8 @@ class ImageSpec(ModalityBase):
     def _box_of_a_column(self) -> ImageSpec:
         if self.box and not self.column:
             raise ValueError("'box' needs 'column': the column of the image's path")
+        if len(set(self.columns_read)) < len(self.columns_read):
+            raise ValueError("'box' names a column twice")
         return self
 
     @property
@@ -292,6 +294,8 @@ class SensorSpec(ModalityBase):
             raise ValueError("'time_column' needs 'rate', the rate in Hz to resample to")
         if self.rate and not (self.source_rate or self.time_column):
             raise ValueError("'rate' needs 'source_rate' in Hz, or the 'time_column' of its files")
+        if len({self.time_column, *self.channel_columns}) <= len(self.channel_columns):
+            raise ValueError("'channel_columns' names a column twice, or that of the times")
         if self.channel_columns and len(self.channel_columns) != self.channels:
             raise ValueError(
                 f"'channel_columns' names {len(self.channel_columns)} columns for {self.channels} channels"

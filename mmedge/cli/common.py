@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
     @debug_option
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> int:
         try:
-            return command(*args, as_json=as_json, **kwargs) or 0
+            with _document_alone() if as_json else nullcontext():
+                return command(*args, as_json=as_json, **kwargs) or 0
         except KeyboardInterrupt:
             error: MmedgeError = Interrupted(
                 "interrupted; the state is saved", todo="run the same command again to go on"
@@ -89,15 +90,48 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
             )
         if as_json:
             print_error(error.what, error.where, error.todo, error.exit_code)
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {error}".encode("utf-8", "backslashreplace").decode(), err=True)
         return error.exit_code
 
     return wrapper
 
 
+# Where the stdout of before ``_document_alone`` is kept in click's context.
+_STDOUT = "mmedge.stdout"
+
+
+@contextmanager
+def _document_alone() -> Iterator[None]:
+    """Keep stdout for the one document of ``--json``: what anybody else prints meanwhile, a user's code say, goes to stderr."""
+    meta = click.get_current_context().meta
+    sys.stdout.flush()
+    with ExitStack() as held:
+        meta[_STDOUT] = sys.stdout
+        try:
+            number, errors = sys.stdout.fileno(), sys.stderr.fileno()
+        except (OSError, ValueError):  # a stream of a test's, which no library of C writes to
+            pass
+        else:
+            before = os.dup(number)
+            meta[_STDOUT] = held.enter_context(open(before, "w", encoding="utf-8", errors="backslashreplace"))
+            held.callback(os.dup2, before, number)
+            os.dup2(errors, number)
+        held.callback(meta.pop, _STDOUT)
+        held.enter_context(redirect_stdout(sys.stderr))
+        yield
+
+
+def document() -> Any:
+    """The stream that the one document of ``--json`` is written to."""
+    context = click.get_current_context(silent=True)
+    return sys.stdout if context is None else context.meta.get(_STDOUT, sys.stdout)
+
+
 def print_json(value: Any) -> None:
     """The one document of ``--json``."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair, which a file's name may hold, becomes the escape that JSON has for it.
+    click.echo(text.encode("utf-8", "backslashreplace").decode(), file=document())
 
 
 def print_error(what: str, where: str | None, todo: str | None, exit_code: int) -> None:
@@ -143,12 +177,12 @@ def progress() -> Iterator[Any]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from typing import IO
 
 import click
 
+from mmedge.cli.common import document
 from mmedge.errors import MissingDependency, PeerEnded
 from mmedge.training.loop.processes import LAUNCHER
 
@@ -72,10 +73,18 @@ def _started(rank: int, devices: int, port: int, text: IO[str]) -> subprocess.Po
         [sys.executable, "-m", "mmedge", *sys.argv[1:]],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=None if rank == 0 else subprocess.DEVNULL,
+        stdout=_stdout() if rank == 0 else subprocess.DEVNULL,
         stderr=None if rank == 0 else text,
         start_new_session=True,
     )
+
+
+def _stdout() -> int | None:
+    """The stream that the main process writes its document to; None where that is no file."""
+    try:
+        return int(document().fileno())
+    except (OSError, ValueError):
+        return None
 
 
 def _ended(children: list[subprocess.Popen[bytes]], texts: Sequence[IO[str]]) -> int:

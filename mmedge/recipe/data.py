@@ -2,13 +2,97 @@
 
 from __future__ import annotations
 
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mmedge.errors import did_you_mean
+from mmedge.errors import brief, did_you_mean
 from mmedge.spec import Frozen, ModalitySpec, Task
+
+# Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,
+# and the attributes of torch's ModuleDict, which holds the encoders by name.
+RESERVED = frozenset(
+    [
+        "present",
+        "logits",
+        "fusion",
+        "head",
+        "imagine",
+        "encoders",
+        "inner",
+        "inputs",
+        "outputs",
+        "target",
+        "threads",
+        "json",
+        "debug",
+        "help",
+        "require_signature",
+        "self",
+        "T_destination",
+        "add_module",
+        "apply",
+        "bfloat16",
+        "buffers",
+        "call_super_init",
+        "children",
+        "clear",
+        "compile",
+        "cpu",
+        "cuda",
+        "double",
+        "dump_patches",
+        "eval",
+        "extra_repr",
+        "float",
+        "forward",
+        "get_buffer",
+        "get_extra_state",
+        "get_parameter",
+        "get_submodule",
+        "half",
+        "ipu",
+        "items",
+        "keys",
+        "load_state_dict",
+        "modules",
+        "mtia",
+        "named_buffers",
+        "named_children",
+        "named_modules",
+        "named_parameters",
+        "parameters",
+        "pop",
+        "register_backward_hook",
+        "register_buffer",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_module",
+        "register_parameter",
+        "register_state_dict_post_hook",
+        "register_state_dict_pre_hook",
+        "requires_grad_",
+        "set_extra_state",
+        "set_submodule",
+        "share_memory",
+        "state_dict",
+        "to",
+        "to_empty",
+        "train",
+        "training",
+        "type",
+        "update",
+        "values",
+        "xpu",
+        "zero_grad",
+    ]
+)
 
 
 class Fold(Frozen):
@@ -33,6 +117,12 @@ class Redact(Frozen):
         "MMEDGE_REDACT_KEY", description="The environment variable that holds the key, which is never in the recipe."
     )
 
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Redact:
+        if len(set(self.drop + self.hash)) < len(self.drop) + len(self.hash):
+            raise ValueError("'drop' and 'hash' name a column twice")
+        return self
+
 
 class TimedTable(Frozen):
     """A table with timestamps of its own that is joined to the manifest's rows; a row that nothing is near gets empty cells."""
@@ -48,6 +138,12 @@ class TimedTable(Frozen):
         " their mean over the tolerance on both sides.",
     )
     tolerance: float = Field(gt=0, description="Seconds that a row may be away.")
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> TimedTable:
+        if len(set(self.columns)) < len(self.columns) or {self.time, self.by} & set(self.columns):
+            raise ValueError("'columns' names a column twice, or one that joins by 'time' or 'by'")
+        return self
 
 
 class Data(Frozen):
@@ -93,8 +189,12 @@ class Data(Frozen):
         if not modalities:
             raise ValueError("names no modality")
         for name in modalities:
-            if not name.isidentifier() or name == "present":
-                raise ValueError(f"a modality's name must be a Python identifier other than 'present', not {name!r}")
+            if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
+                raise ValueError(
+                    f"a modality's name must be a Python identifier, no keyword and without a _ before it, not {brief(name)}"
+                )
+            if name in RESERVED:
+                raise ValueError(f"a modality cannot be called {name!r}: the name is taken; call it {name}_input, say")
         return modalities
 
     @model_validator(mode="after")
@@ -112,6 +212,8 @@ class Data(Frozen):
                 raise ValueError(f"{key!r} belongs to a 'manifest'; a dataset gives its own splits and columns")
         if self.fold and self.split:
             raise ValueError("name either 'split' or 'fold'")
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError("'label_columns' names a column twice")
         if self.label_columns and (self.task != "multilabel" or self.manifest is None or len(self.label_columns) < 2):
             raise ValueError("'label_columns' are two or more columns of a 'manifest', for 'task: multilabel'")
         return self

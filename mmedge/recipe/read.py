@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmedge.backends import Options
-from mmedge.errors import UsageError, did_you_mean
+from mmedge.errors import UsageError, brief, did_you_mean
+from mmedge.recipe import yaml
 from mmedge.recipe.export import options_by_backend
 from mmedge.recipe.whole import Recipe
 
@@ -32,32 +34,24 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
     Raises UsageError; where keys or values are faulty, InvalidRecipe that lists every fault with its line.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(
             "the recipe does not exist",
             where=str(path),
             todo="correct the path, or copy one of recipes/; mmedge init writes one for a table",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError) as error:  # a path may hold a NUL
         raise UsageError(f"the recipe cannot be read: {error}", where=str(path)) from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise UsageError(
-            f"the recipe is not valid YAML: {error.problem}", where=f"{path}:{mark.line + 1}" if mark else str(path)
-        ) from error
-    except YAMLError as error:
-        raise UsageError(f"the recipe is not valid YAML: {error}", where=str(path)) from error
+    tree = yaml.read(text, str(path), lines=True)
     if not isinstance(tree, Mapping):
         table = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet")
         todo = f"mmedge init {path} writes one for a table" if table else "copy one of recipes/*.yaml"
         raise UsageError("a recipe is a mapping of keys to values", where=str(path), todo=todo)
     given = tuple(override.partition("=")[0] for override in overrides)
-    return parse(with_overrides(_plain(tree), overrides), where=path, tree=tree, folder=path.parent, given=given)
+    values = with_overrides(yaml.plain(tree, str(path)), overrides)
+    return parse(values, where=path, tree=tree, folder=path.parent, given=given)
 
 
 # What --set may give a path to.
@@ -145,27 +139,15 @@ def each_path(value: Any, change: Callable[[Path], Path]) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
-    """ruamel's round-trip containers as plain ones."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
 def _override(values: dict[str, Any], override: str) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UsageError(f"--set takes key=value, not {override!r}", todo="for example --set teacher.train.epochs=5")
     *parents, last = dotted.split(".")
     try:
-        value = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise UsageError(f"--set {dotted}: the value is not valid YAML: {text!r}") from error
+        value = yaml.plain(yaml.read(text, "--set"), f"--set {dotted}")
+    except UsageError as error:
+        raise UsageError(f"--set {dotted}: the value is not valid YAML: {brief(text)}") from error
     if any(fnmatchcase(dotted, key) for key in _PATH_KEYS) and isinstance(value, str):
         value = str(Path(value).expanduser().resolve())  # typed in a shell: relative to where it was typed
     for parent in parents:
@@ -208,8 +190,18 @@ def _fault_lines(fault: Any, where: Path, tree: Any, values: Any, given: tuple[s
         case "value_error":
             messages = [(f"{key}: " if key else "") + text for text in str(fault["ctx"]["error"]).splitlines()]
         case _:
-            messages = [f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {fault['input']!r}"]
+            near = _nearest(fault)
+            messages = [f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {brief(fault['input'])}{near}"]
     return [place + message for message in messages]
+
+
+def _nearest(fault: Any) -> str:
+    """`` (did you mean 'x'?)`` where a value is one of a few words, and near to one of them."""
+    known = re.findall(
+        r"'([^']*)'", str(fault.get("ctx", {}).get("expected_tags" if "tag" in fault["type"] else "expected"))
+    )
+    given = fault["input"].get("kind") if isinstance(fault["input"], Mapping) else fault["input"]
+    return did_you_mean(given, known) if isinstance(given, str) else ""
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmedge import gate
-from mmedge.errors import did_you_mean
+from mmedge.errors import brief, did_you_mean
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure
@@ -15,12 +16,19 @@ from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
 from mmedge.spec import Frozen, subsets
 
+# What names a folder on every system, and means nothing to a shell or a terminal.
+PLAIN_NAME = re.compile(r"\w(?:[\w .-]*\w)?")
+
 
 class Recipe(Frozen):
     """A whole recipe. A stage whose section is missing is not run."""
 
     schema_: Literal[1] = Field(1, alias="schema", description="Version of the recipe's format.")
-    name: str = Field(min_length=1, description="Names the run; without --out it is written to runs/NAME.")
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        description="Plain words that name the run; without --out it is written to runs/NAME.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Of splits, weights, batches and augmentation.")
     data: Data = Field(description="Where samples come from.")
     teacher: MainTeacher = Field(MainTeacher(), description="The network that teaches.")
@@ -34,6 +42,15 @@ class Recipe(Frozen):
         description="Stage -> figure -> limit. A figure that misses its limit fails the run: exit code 3 for accuracy, 4 for"
         " latency, size and memory.",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _plain_words(cls, name: str) -> str:
+        if not PLAIN_NAME.fullmatch(name):
+            raise ValueError(
+                f"must be plain words, since it names a folder: letters, digits, blanks, - _ . not {brief(name)}"
+            )
+        return name
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:

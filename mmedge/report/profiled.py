@@ -12,6 +12,7 @@ _LAYERS_SHOWN = 8
 def print_profile(record: dict[str, Any]) -> None:
     """Latency by model and batch, then what was measured once a model, the costliest layers, and the warnings."""
     from rich.table import Table
+    from rich.text import Text
 
     machine = record["machine"]
     table = Table(title=f"{machine['cpu']}, {record['settings']['threads']} thread(s); milliseconds")
@@ -39,7 +40,7 @@ def print_profile(record: dict[str, Any]) -> None:
         for line in _once(model):
             console.print(f"  {line}")
     for warning in record["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
 
 
 def _once(model: dict[str, Any]) -> list[str]:

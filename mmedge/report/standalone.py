@@ -10,6 +10,7 @@ from mmedge.report.table import console_for
 def print_quantized(report: dict[str, Any]) -> None:
     """A row a candidate, with its interval, its latency and why it was kept or not; then the notes and the choice."""
     from rich.table import Table
+    from rich.text import Text
 
     data = report["data"]
     table = Table(title=f"{report['model']}: {data['calibration']} calls calibrated, {data['judged']} others judge")
@@ -29,7 +30,8 @@ def print_quantized(report: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"judged by {report['judged_by']}; budget: a drop of {report['budget']['max_drop']:g}")
     for note in report["notes"]:
-        console.print(f"  {note}", markup=False)
+        console.print(f"  {note}")
     for miss in report["misses"]:
-        console.print(f"  [red]FAILED[/] {miss['name']} is {miss['value']:.4g}, limit {miss['limit']:g}")
+        rest = f" {miss['name']} is {miss['value']:.4g}, limit {miss['limit']:g}"
+        console.print(Text.assemble("  ", ("FAILED", "red"), rest))
     console.print(f"model.onnx is the {report['precision']} candidate; verdict: {report['verdict']}")

@@ -13,6 +13,8 @@ def print_report(report: dict[str, Any]) -> None:
 
     A narrow terminal gets the columns that matter most; a log gets all of them.
     """
+    from rich.text import Text
+
     subsets = modality_subsets(report)[:-1]
     table = _table(report, subsets, wide=True)
     console, fits = console_for(table)
@@ -30,25 +32,30 @@ def print_report(report: dict[str, Any]) -> None:
         )
     for stage in report["stages"]:
         for gate in stage["gates"]:
-            mark = "[green]passed[/]" if gate["passed"] else "[red]FAILED[/]"
+            mark = ("passed", "green") if gate["passed"] else ("FAILED", "red")
             value = f"{gate['value']:.4g}" if "value" in gate else "not measured"
-            console.print(f"  {mark} {stage['stage']}: {gate['name']} is {value}, limit {gate['limit']:g}")
+            rest = f" {stage['stage']}: {gate['name']} is {value}, limit {gate['limit']:g}"
+            console.print(Text.assemble("  ", mark, rest))
     colour = "green" if report["verdict"] == "pass" else "red"
     nothing = "" if any(stage["gates"] for stage in report["stages"]) else ": the recipe sets no gates"
-    console.print(f"verdict: [bold {colour}]{report['verdict']}[/]{nothing}")
+    console.print(Text.assemble("verdict: ", (report["verdict"], f"bold {colour}"), nothing))
 
 
 _ANY_WIDTH = 100_000
 
 
 def console_for(table: Any) -> tuple[Any, bool]:
-    """A rich console on stderr, and whether the table fits it. A log has no width: rich would take 80 columns and cut."""
+    """A rich console on stderr, and whether the table fits it. A log has no width: rich would take 80 columns and cut.
+
+    What looks like rich's markup in a name is that name.
+    """
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
-    needed = Console(width=_ANY_WIDTH).measure(table).maximum
+    plain: dict[str, Any] = {"stderr": True, "highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain)
+    needed = Console(**plain | {"width": _ANY_WIDTH}).measure(table).maximum
     if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=max(needed, console.width))
+        console = Console(**plain, width=max(needed, console.width))
     return console, needed <= console.width
 
 
@@ -94,7 +101,7 @@ def _cells(stage: dict[str, Any], subsets: list[str]) -> dict[str, str]:
         "MACs": short(stage["macs"]) if "macs" in stage else "unknown",
         "size": f"{stage['size_bytes'] / 1000:,.0f} kB",
         "quality": f"{quality['value']:.3f}" if quality else "not measured",
-        "quality [95 %]": f"{quality['value']:.3f} \\[{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]"
+        "quality [95 %]": f"{quality['value']:.3f} [{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]"
         if quality
         else "not measured",
         "p50 ms": f"{latency['p50_ms']:.3f}" if latency else "not measured",

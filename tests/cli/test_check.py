@@ -1,6 +1,9 @@
 """``mmedge check`` on the command line: exit codes, one JSON document, and places of faults."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -73,3 +76,55 @@ def test_faults_of_the_recipe_and_of_the_data_are_told_in_one_go(recipe):
 def test_a_recipe_that_is_none_without_its_faulty_keys_ends_with_all_of_them(recipe):
     result = run(recipe, "--set", "data.modalities=7", "--set", "data.tarpet=kind")
     assert result.return_value == 2 and "2 faults" in result.stderr and "tarpet" in result.stderr
+
+
+LOUD = """
+import os, sys
+from torch import nn
+print("loud: imported")
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, note):
+        return self.head(note.float())
+
+def net():
+    print("loud: made")
+    os.write(1, b"loud: by number\\n")
+    return Net()
+"""
+
+
+def test_json_is_one_document_though_a_users_module_prints(tmp_path):
+    (tmp_path / "loud.py").write_text(LOUD)
+    rows = [f"{['red', 'blue'][i % 2]} cold warm {i},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "m.csv").write_text("\n".join(["note,label", *rows]))
+    (tmp_path / "r.yaml").write_text(
+        "schema: 1\nname: loud\ndata:\n  manifest: m.csv\n  modalities: {note: {kind: text, length: 8, vocabulary: 40}}\n"
+        "teacher: {model: {factory: loud:net}}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mmedge",
+        "check",
+        str(tmp_path / "r.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    card = json.loads(said.stdout)
+    assert said.returncode == 0 and card["errors"] == 0, card["faults"]
+    for line in ("loud: imported", "loud: made", "loud: by number"):
+        assert line in said.stderr
+
+
+def test_a_files_name_that_is_no_utf8_is_told_in_json(tmp_path):
+    (tmp_path / "r.yaml").write_text("schema: 1\n")
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "r\udcff.yaml"), "--json"], standalone_mode=False)
+    assert result.return_value == 2 and "\\udcff" in result.stdout
+    assert json.loads(result.stdout)["error"]["where"].endswith("r\udcff.yaml")

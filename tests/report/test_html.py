@@ -159,3 +159,12 @@ def test_what_was_decided_of_a_precision_stands_before_the_figures_of_its_subset
     """Of three modalities there are seven subsets: the verdict was beyond the right edge."""
     heads = re.search(r"<tr><th>precision</th>.*?</tr>", text).group()
     assert heads.index("verdict") < heads.index("image")
+
+
+def test_a_name_that_looks_like_markup_is_that_name(finished, capsys):
+    report = copy.deepcopy(finished.report)
+    report["data"]["source"] = "[/x][bold]m[/].csv"
+    report["stages"][0]["stage"] = "[red]teacher :smile:"
+    print_report(report)
+    said = capsys.readouterr().err
+    assert "[/x][bold]m[/].csv" in said and "[red]teacher :smile:" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -115,7 +116,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "# It runs as it is:",
         f"#   mmedge check {path.name} && mmedge run {path.name}",
         "schema: 1",
-        f"name: {_plain(path.stem)}",
+        f"name: {_plain(_name(path))}",
         "seed: 0",
         "",
         *_data(proposal, path.resolve().parent),
@@ -137,6 +138,11 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "#   export-onnxruntime-cpu: {quality_ratio_to_teacher: 0.97, latency_ratio_to_teacher: 0.5}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _name(path: Path) -> str:
+    """The recipe's name, plain words, of its file's."""
+    return re.sub(r"[^\w .-]+", "-", path.stem).strip(" .-")[:100].strip(" .-") or "recipe"
 
 
 def _schedule(proposal: Proposal) -> _Schedule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmedge.data.manifest.table import read_table
 from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.recipe import TimedTable
+from mmedge.recipe.data import RESERVED
 
 _TARGETS = [
     "label",
@@ -309,7 +311,8 @@ def _modalities(columns: dict[str, Column], boxes: dict[str, list[str]]) -> dict
     out: dict[str, dict[str, Any]] = {}
 
     def add(preferred: str, kind: str, keys: dict[str, Any]) -> None:
-        good = preferred.isidentifier() and preferred.isascii() and preferred not in ("present", "inner")
+        good = preferred.isidentifier() and preferred.isascii() and not preferred.startswith("_")
+        good = good and not iskeyword(preferred) and preferred not in RESERVED
         out[_free(preferred if good else kind, out)] = {"kind": kind, **keys}
 
     for column in columns.values():
