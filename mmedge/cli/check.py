@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mmedge.cli.common import framed, out_option, print_json, progress, set_option
+from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option
 
 # Findings of one kind that are shown in full; --json has all of them.
 _SHOWN = 10
@@ -22,6 +22,7 @@ _SHOWN = 10
 @click.argument("recipe", type=click.Path(path_type=Path))
 @out_option()
 @set_option
+@code_option
 @click.option("--no-media", is_flag=True, help="Look at the table alone; open no file that it names.")
 @framed
 def check(recipe: Path, out: Path | None, overrides: tuple[str, ...], no_media: bool, as_json: bool) -> int:

@@ -32,6 +32,27 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Override a recipe key, as in teacher.train.epochs=5. Repeatable.",
 )
+
+
+def _allow(context: click.Context, _: click.Parameter, names: tuple[str, ...]) -> None:
+    if names:
+        from mmedge.errors import UsageError
+        from mmedge.recipe.code import allowing
+
+        try:
+            context.with_resource(allowing(names))
+        except UsageError as error:
+            raise click.BadParameter(error.what) from None
+
+
+code_option = click.option(
+    "--allow-code",
+    multiple=True,
+    metavar="NAME",
+    expose_value=False,
+    callback=_allow,
+    help="Run code of this installed package, or what an artifact from elsewhere names in this module. Repeatable.",
+)
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
 from mmedge.errors import UsageError
 
 
@@ -20,6 +20,7 @@ from mmedge.errors import UsageError
 @out_option()
 @start_option
 @set_option
+@code_option
 @click.option("--zip", "zipped", is_flag=True, help="Write the bundle as one file, too: BUNDLE.zip.")
 @click.option(
     "--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign the bundle with an Ed25519 key (PEM)."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
 from mmedge.cli.launch import devices_option, launch
 from mmedge.errors import UsageError
 from mmedge.training.loop import processes
@@ -44,6 +44,7 @@ _OF_A_FILE = {
 @out_option()
 @start_option
 @set_option
+@code_option
 @devices_option
 @click.option("--data", metavar="DATA", help="For an ONNX file: arrays of what it takes.")
 @click.option(

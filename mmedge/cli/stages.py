@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mmedge.cli.common import framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
 from mmedge.cli.launch import devices_option, launch
 from mmedge.progress import Silent
 from mmedge.training.loop import processes
@@ -23,6 +23,7 @@ def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.C
     @out_option()
     @start_option
     @set_option
+    @code_option
     @devices_option
     @framed
     def command(
@@ -69,16 +70,15 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     """The recipe of a file, or the one that an artifact was made by; then the artifact is what to start from."""
     from mmedge import artifact
     from mmedge import recipe as recipes
+    from mmedge.recipe.code import code_of, refuse_foreign
 
     if not path.is_dir():
         return recipes.load(path, overrides), path.resolve().parent, start
     given = artifact.read(path)
     values, folder = recipes.recall(given.meta.get("recipe", {}), path.resolve().parent / ".work")
-    return (
-        recipes.parse(recipes.with_overrides(values, overrides), where=path / artifact.MANIFEST),
-        folder,
-        start or path,
-    )
+    recipe = recipes.parse(recipes.with_overrides(values, overrides), where=path / artifact.MANIFEST)
+    refuse_foreign(code_of(recipe), str(path))
+    return recipe, folder, start or path
 
 
 run = _stage(

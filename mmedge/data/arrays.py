@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends.session import TensorInfo
-from mmedge.data.manifest.source import load_attribute
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.recipe.code import load_attribute
 
 LABELS = ("label", "labels")
 
@@ -59,7 +59,7 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
     elif path.suffix == ".npy":
         found = [(str(path), {_only(infos, path): _npy(path)})]
     elif ":" in source and not path.exists():
-        found = _built(load_attribute(source, Path.cwd())(), source)
+        found = _built(load_attribute(source, Path.cwd(), "dataset")(), source)
     elif not path.exists():
         raise MmedgeError(
             "the data does not exist",

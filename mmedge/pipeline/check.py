@@ -14,7 +14,6 @@ from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.checks.splits import forgotten_groups
-from mmedge.data.manifest import source
 from mmedge.data.manifest.labels import named_in, telling_splits
 from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, target_column, with_something
 from mmedge.data.manifest.splits import SPLITS
@@ -25,6 +24,7 @@ from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig, computes_int8
+from mmedge.recipe.code import load_attribute
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
@@ -191,7 +191,7 @@ def _contract(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str])
 
 
 def _factory(section: Model, code: Path) -> Any:
-    return source.load_attribute(section.factory, code) if section.factory else None
+    return load_attribute(section.factory, code) if section.factory else None
 
 
 def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:

@@ -20,6 +20,7 @@ from mmedge.pipeline.ran import Ran, parent_of, teacher_of
 from mmedge.pipeline.stages import Step, steps
 from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, remember
+from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 
@@ -62,7 +63,10 @@ def run(
         progress.say(
             "one process alone trains: without a GPU accelerate starts several only by --mpirun_hostfile; --devices N does it here"
         )
-    plan = planned(recipe, out, artifacts.read(start) if start else None, only)
+    given = artifacts.read(start) if start else None
+    if given:
+        refuse_foreign(code_of_artifact(given, recipe), str(given.path))
+    plan = planned(recipe, out, given, only)
     for step in plan.every:  # a package that is missing is told before anything is trained for it
         if step.name in plan.wanted and getattr(step.config, "required", True):
             step.row.require(step.part)

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -30,17 +30,17 @@ def code_state(name: str, args: Any, folder: Path, say: Callable[[str], None] = 
     folders that its arguments or texts in its code name, relative to ``folder``, to the module or to where mmedge runs.
     ``say`` is told what stands for contents that are too many to read.
     """
-    sources = list(_sources(name.partition(":")[0], folder))
+    files = sources(name.partition(":")[0], folder)
     places = {folder, Path.cwd()}
     state = {
-        "code": [sha256_of(file) for file in sources],
+        "code": [sha256_of(file) for file in files],
         "package": _version(name.partition(":")[0], folder),
         "named": {
             text: [path_state(path, say) for path in _standing(text, places)] for text in sorted({*_texts(args)})
         },
         "written": sorted(
             sha256_of(path)
-            for file in sources
+            for file in files
             for text in _constants(file)
             for path in _standing(text, {*places, file.parent})
             if path.is_file()
@@ -99,7 +99,7 @@ def watched(without: Path) -> Iterator[Read]:
     inner = without.resolve()
     for name in sorted(opened):
         path = Path(name)
-        if path.is_file() and not _is_installed(path) and inner not in path.resolve().parents:
+        if path.is_file() and not is_installed(path) and inner not in path.resolve().parents:
             found.files[name] = sha256_of(path)
 
 
@@ -125,7 +125,7 @@ def _note(event: str, details: tuple[Any, ...]) -> None:
         _opened[-1][1].network = True
 
 
-def _sources(module: str, folder: Path) -> Iterable[Path]:
+def sources(module: str, folder: Path) -> list[Path]:
     """The files of a module and of all that it imports of the user's own, each once, in a fixed order."""
     found: dict[Path, None] = {}
     waiting = _files_of(module, folder)
@@ -189,7 +189,7 @@ def _elsewhere(top: str) -> Path | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py") or _is_installed(Path(spec.origin)):
+    if spec is None or not spec.origin or not spec.origin.endswith(".py") or is_installed(Path(spec.origin)):
         return None
     file = Path(spec.origin)
     return file.parent.parent if file.name == "__init__.py" else file.parent
@@ -204,7 +204,7 @@ def _version(module: str, folder: Path) -> str:
         return ""
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
     """Whether a file is of Python itself, of an installed package, of mmedge or of the system."""
     if {"site-packages", "dist-packages", "__pycache__"} & {*path.parts}:
         return True

@@ -10,11 +10,11 @@ import numpy as np
 from torch import nn
 
 from mmedge.artifact import Artifact
-from mmedge.data.manifest.source import load_attribute
 from mmedge.data.store.samples import Dataset
 from mmedge.models import load
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig
+from mmedge.recipe.code import code_of_artifact, load_attribute, refuse_foreign
 from mmedge.spec import Contract
 
 
@@ -45,6 +45,7 @@ class Context:
 
     def rebuild(self, artifact: Artifact, weights: str = load.WEIGHTS) -> nn.Module:
         """The model of an artifact, in evaluation mode."""
+        refuse_foreign(code_of_artifact(artifact, self.recipe), str(artifact.path))
         return load.rebuild(artifact, self.factory(Model.model_validate(artifact.meta.get("model", {}))), weights)
 
     @property

@@ -21,6 +21,7 @@ from mmedge.graph.trace import example
 from mmedge.measure.classes import class_map
 from mmedge.models import load
 from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
+from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.teaching.layers import Layer, check_pair
@@ -50,6 +51,7 @@ def teaching_faults(
         return faults
     for number, given in enumerate(recipe.distill.teachers):
         faults += _of_given(given, f"distill.teachers.{number}", contract, ids, factory, False)
+        faults += _foreign_code(given, f"distill.teachers.{number}", recipe)
     asked = recipe.distill.labels
     if isinstance(asked, int) and labelled is not None and asked > labelled:
         what = f"{asked} labels are asked for, the training split has {labelled}"
@@ -104,6 +106,17 @@ def _of_given(
             load.check_forward(load.build(given.model, own, factory=factory(given.model)), own, where)
     except MmedgeError as error:
         return [Fault.of(error, "teacher", module=where)]
+    return []
+
+
+def _foreign_code(given: FurtherTeacher, where: str, recipe: Recipe) -> list[Fault]:
+    """Code that a teacher's artifact names, and that is not run without the user's word."""
+    with suppress(MmedgeError):  # an artifact that cannot be read is told elsewhere
+        found = artifacts.read(given.artifact) if given.artifact else None
+        try:
+            refuse_foreign(code_of_artifact(found, recipe) if found else [], str(given.artifact))
+        except UsageError as error:
+            return [Fault.of(error, "teacher", module=where)]
     return []
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.data.manifest.source import load_attribute
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
+from mmedge.recipe.code import load_attribute
 from mmedge.spec import Contract, TabularSpec
 
 CONTRACT = Contract.model_validate(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import importlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from mmedge.data.manifest.table import read_table
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
+from mmedge.recipe.code import load_attribute
 from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
 
 # Columns of an arranged manifest that no user's column can be mistaken for.
@@ -47,7 +46,7 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         rows = avdigits.build(folder, seed=seed, recordings=data.recordings, progress=progress.step)
         tables = {split: polars.DataFrame(rows[split]) for split in SPLITS}
     elif data.dataset is not None:
-        build = load_attribute(data.dataset, code)
+        build = load_attribute(data.dataset, code, "dataset")
         tables = {split: _from_dataset(build, split, data, folder, progress) for split in SPLITS}
     else:
         assert data.manifest is not None
@@ -69,29 +68,6 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         (folder / f"{split}.csv").chmod(0o600)
     facts: dict[str, Any] = {"left_out": left_out} if left_out else {}
     return facts | ({"align": [alignment.record() for alignment in alignments]} if alignments else {})
-
-
-def load_attribute(name: str, folder: Path) -> Any:
-    """The object that ``module:attribute`` names, imported from the recipe's folder or the environment."""
-    module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, str(folder))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise UsageError(
-                f"no module {module_name!r}",
-                where=name,
-                todo=f"put {module_name}.py beside the recipe ({folder}), or install it",
-            ) from error
-        raise
-    finally:
-        sys.path.remove(str(folder))
-    if not hasattr(module, attribute):
-        raise UsageError(
-            f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}", where=name
-        )
-    return getattr(module, attribute)
 
 
 def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignment]]:
