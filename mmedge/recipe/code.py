@@ -113,10 +113,10 @@ def _of_the_user() -> list[str]:
 
     try:
         record = YAML(typ="safe").load(text) or {}
-        names = record.pop("code", [])
-    except (YAMLError, AttributeError) as error:
-        raise UsageError("your settings are no mapping", where=str(file), todo="write code: [timm]") from error
-    if record or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    except YAMLError:
+        record = None
+    names = record.get("code", []) if isinstance(record, dict) and set(record) <= {"code"} else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UsageError(
             "your settings may hold 'code' alone, a list of names", where=str(file), todo="write code: [timm]"
         )
