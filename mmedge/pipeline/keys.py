@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import Artifact, code_hash, hash_json
+from mmedge.artifact import MANIFEST, Artifact, code_hash, hash_json, read
 from mmedge.pipeline.stages import Step
+from mmedge.recipe import Model
 from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Frozen
 from mmedge.training.context import Context
@@ -32,6 +33,8 @@ def key_of(step: Step, parent: Artifact | None, teacher: Artifact | None, contex
     """Hash of parent, configuration, seed, data, code and model files."""
     recipe = context.recipe
     sections = (step.config, *step.row.depends_on(recipe))
+    # A teacher that was given is built by code that may have changed since.
+    built = (*sections, *([recipe.teacher] if teacher and step.row.taught else []))
     return hash_json(
         {
             "stage": step.name,
@@ -39,7 +42,7 @@ def key_of(step: Step, parent: Artifact | None, teacher: Artifact | None, contex
             "teacher": teacher.sha256 if teacher and step.row.taught else None,
             "config": [*map(_dumped, sections), _dumped(recipe.data.model_copy(update={"workers": None})), recipe.seed],
             "data": context.dataset.sha256,
-            "code": [code_hash(*CODE, step.row.file), [_user_code(section, context) for section in sections]],
+            "code": [code_hash(*CODE, step.row.file), [_user_code(section, context) for section in built]],
             "weights": [digest for section in sections for digest in _weights(section)],
         }
     )
@@ -55,9 +58,15 @@ def _givens(section: Any) -> list[Any]:
 
 
 def _user_code(section: Any, context: Context) -> list[str]:
-    """Hashes of what a user's factories depend on."""
-    models = [given.model for given in _givens(section) if getattr(getattr(given, "model", None), "factory", None)]
-    return [code_state(model.factory, model.args, context.code, context.progress.say) for model in models]
+    """Hashes of what a user's factories depend on, those of further teachers' artifacts too."""
+    models = []
+    for given in _givens(section):
+        models.append(getattr(given, "model", None))
+        folder = getattr(given, "artifact", None)
+        if folder and (folder / MANIFEST).is_file():
+            models.append(Model.model_validate(read(folder).meta.get("model", {})))
+    named = [model for model in models if model and model.factory]
+    return [code_state(model.factory, model.args, context.code, context.progress.say) for model in named]
 
 
 def _weights(section: Any) -> list[str]:

@@ -119,14 +119,16 @@ def test_quantization_is_made_again_where_targets_that_it_follows_are_others(fin
 
 
 @pytest.mark.parametrize("stage", ["distill", "prune", "quantize"])
-@pytest.mark.parametrize("changing", ["net_of_a_key.py", "below_it.py", "table.bin", "other.onnx"])
+@pytest.mark.parametrize("changing", ["net_of_a_key.py", "below_it.py", "table.bin", "other.onnx", "teaches.py"])
 def test_a_stage_is_made_again_where_a_users_network_or_what_it_needs_changed(
     finished, values, context, stage, changing
 ):
-    files = {"net_of_a_key.py": "import below_it\n", "below_it.py": "x = 1\n", "table.bin": "1", "other.onnx": "1"}
+    files = {"net_of_a_key.py": "import below_it\n", "below_it.py": "x = 1\n", "table.bin": "1"}
+    files |= {"other.onnx": "1", "teaches.py": "x = 1\n"}
     for name, text in files.items():
         (context.code / name).write_text(text)
     values["distill"]["model"] = {"factory": "net_of_a_key:net", "args": {"table": str(context.code / "table.bin")}}
+    values["teacher"]["model"] = {"factory": "teaches:net"}
     values["distill"]["teachers"] = [{"onnx": str(context.code / "other.onnx")}]
     context = replace(context, recipe=parsed(values))
     found = {key_of(stage, finished, context), key_of(stage, finished, context)}
