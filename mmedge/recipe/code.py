@@ -59,8 +59,10 @@ def load_attribute(name: str, folder: Path, kind: Kind = "network") -> Any:
 
 def code_of(recipe: Recipe) -> list[str]:
     """All ``module:attribute`` that a recipe names."""
-    givens = [recipe.teacher, *([recipe.distill, *recipe.distill.teachers] if recipe.distill else [])]
-    named = [recipe.data.dataset, *(given.model.factory for given in givens)]
+    models = [recipe.teacher.model]
+    if recipe.distill:
+        models += [recipe.distill.model, *(given.model for given in recipe.distill.teachers)]
+    named = [recipe.data.dataset, *(model.factory for model in models)]
     return [name for name in named if name and ":" in name]
 
 
