@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -146,7 +146,9 @@ def _cannot(error: Exception, module: nn.Module) -> MmedgeError:
 def _way_out(reason: str, *, packed: bool) -> str:
     """What to do about an export that failed, by the exporter's words; ``packed``: among packed sequences."""
     if packed:
-        return "leave out nn.utils.rnn.pack_padded_sequence: feed the padded sequence, and take the last step by its index"
+        return (
+            "leave out nn.utils.rnn.pack_padded_sequence: feed the padded sequence, and take the last step by its index"
+        )
     if "data-dependent" in reason or "DataDependent" in reason:
         return "avoid Python control flow and sizes that depend on tensor values, as in if x.sum() > 0, int(x), x[mask]"
     return "put other operations of torch in its place; --debug shows the exporter's whole report"

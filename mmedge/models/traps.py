@@ -51,9 +51,7 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     except MmedgeError as error:
         faults.append(Fault.of(error, "model", module=where))
     except Exception as error:  # a user's forward may raise anything
-        called = ", ".join(
-            f"{name} {list(x.shape)}" for name, x in generated(contract, 2).items() if name != "present"
-        )
+        called = ", ".join(f"{name} {list(x.shape)}" for name, x in generated(contract, 2).items() if name != "present")
         faults.append(_raised(error, f"{where}: forward", where, f"it is called with {called}; "))
     return faults
 

@@ -13,7 +13,7 @@ import numpy as np
 from mmedge import __version__, artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.arrays import Calls, read_calls
-from mmedge.errors import MismatchError, MmedgeError, UsageError, did_you_mean, first_line
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT
 from mmedge.graph.foreign import tidied
 from mmedge.machine import machine
@@ -21,9 +21,9 @@ from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import interval
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
-from mmedge.recipe import Measure, Quantize, precision_of
+from mmedge.recipe import Measure, Quantize
 from mmedge.stages.quantize import calibration, concluded
-from mmedge.stages.quantize.candidates import Scored, Table, Trial, make_and_judge
+from mmedge.stages.quantize.candidates import Scored, Trial, make_and_judge
 
 Judge = Literal["accuracy", "agreement", "difference"]
 _SAYS = {
@@ -41,8 +41,6 @@ class FileOptions:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
-    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and
-    not taken.
     """
 
     config: Quantize
@@ -52,7 +50,6 @@ class FileOptions:
     threads: int = 1
     seed: int = 0
     max_latency_ratio: float | None = None
-    asked: bool = False
 
 
 def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> dict[str, Any]:
@@ -114,9 +111,8 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
             progress=progress,
             work=folder / ".work",
             elsewhere=False,
-            asked=settings.asked or settings.config.require == "int8",
         )
-        table = _made(trial, settings, folder)
+        table = make_and_judge(trial, settings.config, folder)
         report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
             table, settings.config, folder, notes
         )
@@ -127,21 +123,6 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
         artifact.write_json(folder / "report.json", report)
         meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
     return report
-
-
-def _made(trial: Trial, settings: FileOptions, folder: Path) -> Table:
-    """The candidates; without INT8 where the graph has none that runs in 8 bits and nobody named it."""
-    try:
-        return make_and_judge(trial, settings.config, folder)
-    except MismatchError as error:
-        floats = tuple(name for name in settings.config.candidates if precision_of(name) != "int8")
-        if trial.asked:
-            raise
-        for written in folder.glob("int8*.onnx"):
-            written.unlink()
-        table = make_and_judge(trial, settings.config.model_copy(update={"candidates": floats}), folder)
-        table.absent["int8"] = error.what
-        return table
 
 
 def _check_out(out: Path) -> None:

@@ -355,7 +355,15 @@ BROUGHT = [
     _seeing("MobileNetV2", width=1280, pool=_pooled, depth_multiplier=0.25, image_size=32),
     _seeing("MobileNetV1", width=256, pool=_pooled, depth_multiplier=0.25, image_size=32, min_depth=4),
     _seeing("ConvNext", pool=_pooled, hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
-    _seeing("EfficientNet", width=320, pool=_pooled, width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, image_size=32),
+    _seeing(
+        "EfficientNet",
+        width=320,
+        pool=_pooled,
+        width_coefficient=0.25,
+        depth_coefficient=0.3,
+        hidden_dim=320,
+        image_size=32,
+    ),
     Network("Whisper encoder", _whisper, {"sound": SOUND}),
     Network("wav2vec2", _wav2vec2, {"wave": {"kind": "sensor", "channels": 1, "length": 400}}),
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmedge.artifact import Artifact
+from mmedge.errors import MissingDependency, MmedgeError, PeerEnded, UsageError, first_line
 from mmedge.measure.blocks import preferred_block
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
@@ -50,8 +51,21 @@ class Attempt:
 def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
     """Narrow the branches until the budget is met, recover with the teacher, and keep what is faster and as accurate.
 
-    Where nothing is, the parent itself is returned, with notes of what was tried.
+    Where nothing is, or nothing can be narrowed, the parent itself is returned, with notes of what was tried.
     """
+    try:
+        return _pruned(parent, config, context, target, key)
+    except (UsageError, MissingDependency, PeerEnded, OSError, MemoryError):
+        raise
+    except Exception as error:  # what torch-pruning and torch raise is why nothing is cut, never the run's end
+        why = error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"
+        context.progress.say(f"prune: {why}")
+        notes = (f"warning: the parent is returned, unpruned: {why}",)
+        more = {"misses": outcome.misses(config, [], None), **handed_on(parent)}
+        return write_unchanged(parent, context=context, stage="prune", target=target, key=key, notes=notes, more=more)
+
+
+def _pruned(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
     module = context.rebuild(parent)
     work = work_on(parent, module, config, context)
     before = work.judged(module)
@@ -98,7 +112,7 @@ def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: 
         "probe_steps": config.probe_steps,
         "parent": {"quality": before.quality, "subsets": before.subsets},
         "branches": outcome.table(branches, options, kept.row if kept else rows[-1]),
-        "not_prunable": {name.removeprefix("inner."): why for name, why in left.items()},
+        "not_prunable": {name.removeprefix("inner."): why for name, why in (left | work.refused).items()},
         "attempts": rows,
         "kept": rows.index(kept.row) if kept else None,
     }

@@ -170,25 +170,39 @@ def _working(
     module: nn.Module, contract: Contract, groups: list[ChannelGroup]
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Those groups without half of whose units the model still runs, and why the others are left."""
-    if not groups or _runs(module, contract, groups) is None:
-        return groups, {}
-    faults = {group.root: _runs(module, contract, [group]) for group in groups}
-    working = [group for group in groups if faults[group.root] is None]
-    if working:
-        fault = _runs(module, contract, working)
-        if fault is not None:
-            raise RuntimeError(fault)
-    return working, {root: f"cannot be narrowed ({fault})" for root, fault in faults.items() if fault is not None}
+    halved = {group.root: -(-len(group.units) // 2) for group in groups}
+    return working_together(module, contract, groups, halved)
 
 
-def _runs(module: nn.Module, contract: Contract, groups: list[ChannelGroup]) -> str | None:
-    """What goes wrong with half of the groups' units removed; None where nothing does."""
+def working_together(
+    module: nn.Module, contract: Contract, groups: list[ChannelGroup], keep: Mapping[str, int]
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups that can be narrowed to ``keep`` so that the model still runs, and {root: why} of the others.
+
+    All at once where that works; else half of them, and of the other half those that work beside it.
+    """
+    left: dict[str, str] = {}
+
+    def added(working: list[ChannelGroup], more: list[ChannelGroup]) -> list[ChannelGroup]:
+        fault = _fault(module, contract, [*working, *more], keep) if more else None
+        if fault is None:
+            return [*working, *more]
+        if len(more) == 1:
+            left[more[0].root] = f"cannot be narrowed ({fault})"
+            return working
+        return added(added(working, more[: len(more) // 2]), more[len(more) // 2 :])
+
+    return added([], groups), left
+
+
+def _fault(module: nn.Module, contract: Contract, groups: list[ChannelGroup], keep: Mapping[str, int]) -> str | None:
+    """What goes wrong with the groups narrowed to ``keep``; None where nothing does."""
     trial = copy.deepcopy(module)
     try:
-        cut(trial, contract, groups, {group.root: -(-len(group.units) // 2) for group in groups})
+        cut(trial, contract, groups, keep)
         with torch.no_grad():
             before, after = (each.eval()(**example(contract)) for each in (module, trial))
-    except _FAILURES as error:
+    except Exception as error:  # torch-pruning runs into whatever its guesses break, and so does a user's forward
         return _reason(error)
     changed = [name for name, x in before.items() if x.shape != after[name].shape]
     return f"the output {changed[0]!r} would be of another shape" if changed else None

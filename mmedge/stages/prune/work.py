@@ -23,7 +23,7 @@ from mmedge.measure.quality import balanced, computed_once, predict_module, scor
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
-from mmedge.stages.prune.groups import ChannelGroup, cut
+from mmedge.stages.prune.groups import ChannelGroup, cut, working_together
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import batches
@@ -56,7 +56,7 @@ class Work:
     """One parent at work. Whatever was measured is kept in ``context.work``, so that an interrupted stage goes on.
 
     ``whole``: the parent's MACs and parameters. ``teacher``: the run's, which may be the parent itself, unpruned; None
-    where there is none.
+    where there is none. ``refused``: {layer: why} of the groups that a cut had to leave whole.
     """
 
     parent: Artifact
@@ -68,6 +68,7 @@ class Work:
     teacher: Teacher | None
     teaching: Distill
     whole: dict[str, int]
+    refused: dict[str, str] = field(default_factory=dict)
 
     def remembered(self, what: str, key: Any, compute: Callable[[], Any]) -> Any:
         """A JSON value that is computed once, whatever interrupts the stage.
@@ -94,9 +95,15 @@ class Work:
     def narrowed(
         self, module: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, int]
     ) -> tuple[nn.Module, list[Any]]:
-        """A copy of ``module`` with only ``keep`` units in each group, and the history of it."""
+        """A copy of ``module`` with only ``keep`` units in each group, and the history of it.
+
+        Groups with which it would no longer run stay whole; ``refused`` gets why.
+        """
+        narrower = [group for group in groups if keep[group.root] < len(group.units)]
+        working, left = working_together(module, self.contract, narrower, keep)
+        self.refused.update(left)
         trial = copy.deepcopy(module)
-        return trial, cut(trial, self.contract, list(groups), keep)
+        return trial, cut(trial, self.contract, working, keep)
 
     def recovered(self, module: nn.Module, train: Train, name: str, task: str) -> Fitted:
         """Train ``module`` in place with the teacher, or with the labels alone where there is none to learn from."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmedge.artifact import Artifact, creating, read
 from mmedge.data.store.samples import Samples
+from mmedge.errors import UsageError
 from mmedge.gate import ACCURACY_EXIT
 from mmedge.measure.gain import loss_interval
 from mmedge.models.load import contract_of
@@ -27,6 +28,7 @@ from mmedge.stages.quantize.candidates import (
     fastest_kept,
     make_and_judge,
     outputs_of,
+    reason,
     timer,
 )
 from mmedge.stages.quantize.trained import add_trained
@@ -43,7 +45,15 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
     )
     with creating(target, stage="quantize", key=key, parent=parent.sha256) as (folder, meta):
         notes: list[str] = []
-        inputs, calibrated = calibrate(parent.file(GRAPH), train, contract, config, context, notes)
+        try:
+            inputs, calibrated = calibrate(parent.file(GRAPH), train, contract, config, context, notes)
+        except (UsageError, OSError):
+            raise
+        except Exception as error:  # what ONNX Runtime raises on the graph with its inner tensors as outputs
+            if config.require == "int8":
+                raise
+            notes.append(f"warning: INT8 was not tried, since calibration fails: {reason(error)}")
+            config, inputs, calibrated = in_float(config), [], {}
         trial = Trial(
             graph=parent.file(GRAPH),
             calibration=inputs,
@@ -62,6 +72,12 @@ def quantize(parent: Artifact, config: Quantize, context: Context, target: Path,
         if calibrated:
             meta["calibration"] = calibrated
     return read(target)
+
+
+def in_float(config: Quantize) -> Quantize:
+    """The section without the candidates that compute in 8 bits."""
+    floats = tuple(name for name in config.candidates if not computes_int8(name))
+    return config.model_copy(update={"candidates": floats, "fallbacks": ()})
 
 
 def calibrate(

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.store.samples import Samples
-from mmedge.errors import MismatchError, MmedgeError
+from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import graph_predictor, predict_graph, score, subset_scores
@@ -57,9 +57,7 @@ class Trial:
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
     and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs``
     loses; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
-    has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8. ``asked``: whether somebody
-    asked for the candidates by name; one whose INT8 layers run in float for no known reason is then an error where it
-    is taken, else it is dropped.
+    has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
     """
 
     graph: Path
@@ -71,7 +69,6 @@ class Trial:
     progress: Progress
     work: Path
     elsewhere: bool = True
-    asked: bool = True
 
 
 @dataclass
@@ -104,12 +101,26 @@ def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
     """``Trial.evaluate`` over labelled samples, on ONNX Runtime as it will run: with its fusions."""
 
     def evaluate(graph: Path) -> Scored:
-        predict = graph_predictor(onnxruntime_cpu.session(graph), contract, samples)
+        predict = _finite(graph_predictor(onnxruntime_cpu.session(graph), contract, samples))
         output = predict(samples.present)
         quality = score(contract, output, samples.targets)
         return Scored(quality, subset_scores(contract, samples, predict), int(samples.labelled.sum()), output)
 
     return evaluate
+
+
+def _finite(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """``predict``, which raises MmedgeError for outputs that no figure can be made of."""
+
+    def checked(present: np.ndarray) -> np.ndarray:
+        output = predict(present)
+        if not np.isfinite(output).all():
+            raise MmedgeError(
+                f"its output holds NaN or infinity for {(~np.isfinite(output)).any(axis=-1).sum()} samples"
+            )
+        return output
+
+    return checked
 
 
 def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[Path, bool], np.ndarray]:
@@ -144,7 +155,8 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
     """Write ``<candidate>.onnx`` into ``folder`` for each that the recipe names, and for its fallbacks while no INT8
     candidate is inside the budget; judge them all.
 
-    Raises UsageError for an ignored layer that does not exist, MismatchError where INT8 kernels are not what was asked.
+    One that cannot be made or run is told in ``absent``, with the reason. Raises UsageError for an ignored layer that
+    does not exist, MismatchError where INT8 kernels are not what is required.
     """
     table = Table()
 
@@ -153,10 +165,14 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
         try:
             _make(name, trial, config, folder / f"{name}.onnx", table)
             table.scores[name] = trial.evaluate(folder / f"{name}.onnx")
-        except MmedgeError as error:
-            if type(error) is not MmedgeError or name == "fp32" or name == config.require:
+        except (UsageError, MissingDependency, OSError):  # of the recipe or the machine, whatever the candidate is
+            raise
+        except (
+            Exception
+        ) as error:  # whatever a library behind it raises is why this candidate lost, never the run's end
+            if name == "fp32" or name == config.require:
                 raise
-            table.absent[name] = error.what
+            table.absent[name] = reason(error)
             (folder / f"{name}.onnx").unlink(missing_ok=True)
             return
         table.graphs[name] = folder / f"{name}.onnx"
@@ -271,8 +287,8 @@ def _latencies(trial: Trial, graphs: Mapping[str, Path]) -> dict[str, tuple[floa
 def judge(table: Table, trial: Trial, config: Quantize) -> None:
     """Give the table one row a candidate: its quality, its latency (see ``_latencies``), whether it is kept and why.
 
-    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where plain INT8 runs no
-    8-bit kernel at all.
+    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where INT8 is required and
+    ONNX Runtime runs no 8-bit kernel of it at all.
     """
     latencies, table.rows = _latencies(trial, table.graphs), []
     for name, graph in table.graphs.items():
@@ -291,19 +307,31 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
         }
         row["why"] = _why(row, reference)
         if computes_int8(name):
-            row |= measured_facts(name, table, trial)
+            try:
+                row |= measured_facts(name, table, trial)
+            except Exception as error:  # ONNX Runtime's and onnx's share no base class
+                if config.require == "int8":
+                    raise
+                row |= {"kept": False, "why": f"dropped: what runs in 8 bits cannot be proved: {reason(error)}"}
+                table.rows.append(row)
+                continue
             if not row["int8_kernels"]:
-                if name == "int8":
+                if name == config.require:
                     raise MismatchError(
-                        "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
-                        where="quantize.candidates",
-                        todo="leave int8 out of quantize.candidates for this model",
+                        "INT8 is required and ONNX Runtime runs no 8-bit kernel",
+                        where="quantize.require",
+                        todo="leave out quantize.require for this model",
                     )
                 row |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
-            elif row["int8_layers"]["unexplained"] and not trial.asked:
+            elif row["int8_layers"]["unexplained"] and config.require != "int8":
                 floats = ", ".join(row["int8_layers"]["unexplained"])
                 row |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
         table.rows.append(row)
+
+
+def reason(error: Exception) -> str:
+    """Why a candidate was not made, in one line."""
+    return error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Quantize) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmedge.artifact import Artifact
-from mmedge.errors import MmedgeError
+from mmedge.errors import PeerEnded, UsageError
 from mmedge.recipe import Quantize, computes_int8
-from mmedge.stages.quantize.candidates import NOISE, Table, Trial, add_candidate, is_static
+from mmedge.stages.quantize.candidates import NOISE, Table, Trial, add_candidate, is_static, reason
 from mmedge.training.context import Context
 from mmedge.training.qat import train_quantized
 
@@ -37,10 +37,10 @@ def add_trained(
     graph = folder / f"{NAME}.onnx"
     try:
         fitted = train_quantized(folder / f"{base}.onnx", graph, parent, config.train, context)
-    except MmedgeError as error:
-        if type(error) is not MmedgeError:
-            raise
-        table.absent[NAME] = error.what
+    except (PeerEnded, UsageError):
+        raise
+    except Exception as error:  # what torch raises in a graph that trains is why this candidate lost
+        table.absent[NAME] = reason(error)
         return
     notes.append(
         f"{NAME}: trained from {base}, epoch {fitted.best_epoch} of {config.train.epochs} is kept by validation"

@@ -8,11 +8,13 @@ from torch import nn
 from torch.nn import functional
 
 from mmedge.errors import MmedgeError
+from mmedge.graph.trace import example
 from mmedge.measure.cost import params
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
 from mmedge.spec import ArraySpec, Contract
-from mmedge.stages.prune.groups import cut, groups_of
+from mmedge.stages.prune.groups import cut, groups_of, working_together
+from mmedge.stages.prune.search import kept_units
 
 CONTRACT = Contract(
     task="classification",
@@ -179,3 +181,32 @@ def test_a_network_without_a_channel_that_could_go_is_an_error_that_says_what_to
     with pytest.raises(MmedgeError, match="torch-pruning cannot prune") as raised:
         groups_of(module, CONTRACT, Prune())
     assert "prune.ignore" in str(raised.value) and len(str(raised.value).splitlines()) == 3
+
+
+class Viewed(nn.Module):
+    """Reads the width of a map off a layer that is narrowed; beside it two encoders of equal width are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.up = nn.Linear(96, 8 * 4), nn.ConvTranspose2d(8, 8, 2, 2)
+        self.see, self.listen = nn.Conv2d(1, 8, 3, 2, 1), nn.Linear(6, 8)
+        self.pool, self.join, self.out = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 12), nn.Linear(20, 3)
+
+    def forward(self, image, sound):
+        up = self.up(torch.relu(self.wide(sound.flatten(1))).view(-1, self.up.in_channels, 2, 2)).mean((2, 3))
+        seen = self.pool(torch.relu(self.see(image))).flatten(1)
+        joined = torch.relu(self.join(torch.cat([seen, torch.relu(self.listen(sound.mean(1)))], 1)))
+        return self.out(torch.cat([joined, up], 1))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.6])
+def test_a_cut_that_breaks_the_forward_leaves_that_group_alone_and_takes_the_others(ratio):
+    module = load.build(Model(factory="own:net"), CONTRACT, factory=Viewed).eval()
+    groups, _ = groups_of(module, CONTRACT, Prune(round_to=1))
+    keep = kept_units({"": groups}, {"": ratio}, 1)
+    working, left = working_together(module, CONTRACT, groups, keep)
+    assert {"inner.see", "inner.listen", "inner.join"} <= {group.root for group in working}
+    assert all("cannot be narrowed" in why for why in left.values())
+    cut(module, CONTRACT, working, keep)
+    with torch.no_grad():
+        assert module(**example(CONTRACT))["logits"].shape == (2, 3)

@@ -334,3 +334,18 @@ def test_of_two_processes_the_main_one_measures_remembers_and_writes_for_both(fi
     first, second = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
     assert first == second  # latencies that two had measured would differ
     assert first["computed"] == first["again"] == "0" and first["key"] == "by rank 0"
+
+
+@pytest.mark.parametrize("demanded", [False, True])
+def test_what_torch_pruning_throws_leaves_the_parent_and_the_report_says_why(
+    finished, context, tmp_path, monkeypatch, demanded
+):
+    def broken(*given):
+        raise RuntimeError("shapes cannot be multiplied (2x32 and 16x2)")
+
+    monkeypatch.setattr(load, "dependencies", broken)
+    parent, config = finished.artifact("distill"), Prune(macs=0.7) if demanded else Prune()
+    made = prune.prune(parent, config, context, tmp_path / "p", "k")
+    assert made.file("model.onnx").read_bytes() == parent.file("model.onnx").read_bytes()
+    assert any("unpruned" in note and "shapes cannot be multiplied" in note for note in made.meta["notes"])
+    assert bool(made.meta["misses"]) == demanded

@@ -1,7 +1,9 @@
 """Quantization: candidates, what is kept, and what is said of those that lost."""
 
 import dataclasses
+import shutil
 
+import numpy as np
 import onnx
 import pytest
 
@@ -145,3 +147,40 @@ def test_a_taken_graph_with_a_layer_that_runs_in_float_for_no_reason_is_a_mismat
     table.rows[1]["kept"] = False  # what is not taken need not be what it says
     (tmp_path / "fp32.onnx").write_text("fp32")
     assert quantize.concluded(table, Quantize(), tmp_path, [])["precision"] == "fp32"
+
+
+def test_int8_that_nobody_required_and_that_does_not_run_is_a_row_that_lost(finished, context, tmp_path, monkeypatch):
+    """What NNCF gives has no 8-bit layer; FP16's converter breaks: FP32 is taken, and both reasons are told."""
+
+    def broken(graph, target):
+        raise KeyError("axes")
+
+    monkeypatch.setattr(candidates.ptq, "int8", lambda graph, target, inputs, variant: shutil.copyfile(graph, target))
+    monkeypatch.setattr(candidates.precision, "to_fp16", broken)
+    config = Quantize(candidates=("fp32", "fp16", "int8"), fallbacks=(), calibration=8, qat="never")
+    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    table = {row["precision"]: row for row in made.meta["candidates"]}
+    assert made.meta["precision"] == "fp32" and list(table) == ["fp32", "int8"]
+    assert not table["int8"]["kept"] and "no 8-bit kernel" in table["int8"]["why"]
+    assert "fp16: not made: KeyError: 'axes'" in made.meta["notes"]
+
+
+def test_a_candidate_that_answers_infinity_lost(finished, context, tmp_path, monkeypatch):
+    def huge(graph, target):
+        model = onnx.load(graph)
+        model.graph.output[0].name, shown = "inner", model.graph.output[0].name
+        for node in model.graph.node:
+            node.output[:] = ["inner" if name == shown else name for name in node.output]
+        scale = onnx.numpy_helper.from_array(np.float32(3e38).reshape(1), "huge")
+        model.graph.initializer.append(scale)
+        model.graph.node.append(onnx.helper.make_node("Mul", ["inner", "huge"], ["more"]))
+        model.graph.node.append(onnx.helper.make_node("Mul", ["more", "huge"], [shown]))
+        model.graph.output[0].name = shown
+        onnx.save(model, target)
+
+    monkeypatch.setattr(candidates.precision, "to_fp16", huge)
+    made = quantize.quantize(
+        finished.artifact("prune"), Quantize(candidates=("fp32", "fp16")), context, tmp_path / "q", "k"
+    )
+    assert made.meta["precision"] == "fp32"
+    assert any(note.startswith("fp16: not made: its output holds NaN or infinity") for note in made.meta["notes"])
