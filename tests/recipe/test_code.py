@@ -64,7 +64,14 @@ def test_a_network_or_function_that_is_defined_beside_the_recipe_is_taken(folder
 
 @pytest.mark.parametrize(
     "name",
-    ["os:system", "subprocess:run", "shutil:rmtree", "builtins:eval", "importlib.util:module_from_spec", "posix:system"],
+    [
+        "os:system",
+        "subprocess:run",
+        "shutil:rmtree",
+        "builtins:eval",
+        "importlib.util:module_from_spec",
+        "posix:system",
+    ],
 )
 def test_nothing_of_pythons_own_is_taken_with_or_without_a_word(folder, name):
     with pytest.raises(UsageError, match="a recipe runs none of those"):
