@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import csv
 import fcntl
+import functools
+import gc
 import os
 import pickle
 import shutil
@@ -19,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NNCF_CI"] = "1"
 
 import pytest
+import torch.onnx
 from torch import nn
 
 from mmedge import artifact, recipe
@@ -34,6 +37,27 @@ from mmedge.training.context import Context
 from tests.bundles import bundle, made_bundle, rewritten, sample  # noqa: F401  # fixtures
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def _with_one_table(export: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's exporter parses its table of operators at every call, a third of the time: here once a process."""
+
+    @functools.wraps(export)
+    def with_one_table(*arguments: Any, **named: Any) -> Any:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry as Table
+
+        if not hasattr(Table.from_torchlib, "cache_info"):
+            Table.from_torchlib = staticmethod(functools.cache(Table.from_torchlib))
+        return export(*arguments, **named)
+
+    return with_one_table
+
+
+torch.onnx.export = _with_one_table(torch.onnx.export)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects of imported modules, which the collector need not walk again and again
 
 TRAIN = {"epochs": 2, "batch_size": 32, "learning_rate": 0.004, "augment": {"audio": {"shift": 2}}, "views": 2}
 

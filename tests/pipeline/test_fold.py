@@ -333,7 +333,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_one(finished, media, tmp_path):
+def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_one(finished, media, mmedge, tmp_path):
     values = tiny(media / "manifest.csv")
     values["teacher"]["train"]["epochs"] = 10
     file = write_recipe(values, tmp_path / "tiny.yaml")
@@ -348,10 +348,9 @@ def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_on
     assert out == "" and "Traceback" not in err and "same command" in err
     assert not (tmp_path / "b" / "teacher").exists()
 
-    process = start_command("train", file, "--out", tmp_path / "b", "--json", cwd=tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    report = json.loads(out)
+    said = mmedge("train", file, "--out", tmp_path / "b", "--json")
+    assert said.code == 0, said.err
+    report = json.loads(said.out)
     assert report["stages"][0]["quality"] == uninterrupted.report["stages"][0]["quality"]
     made = [(tmp_path / run / "teacher" / "weights.safetensors").read_bytes() for run in "ab"]
     assert made[0] == made[1]
