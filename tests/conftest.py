@@ -59,6 +59,7 @@ torch.onnx.export = _with_one_table(torch.onnx.export)
 def pytest_collection_finish() -> None:
     gc.freeze()  # a million objects of imported modules, which the collector need not walk again and again
 
+
 TRAIN = {"epochs": 2, "batch_size": 32, "learning_rate": 0.004, "augment": {"audio": {"shift": 2}}, "views": 2}
 
 
