@@ -13,9 +13,8 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,16 +23,10 @@ from pydantic import ValidationError
 
 from mmedge import __version__
 from mmedge.errors import MmedgeError
+from mmedge.leftovers import BESIDE, held, put_aside, remove
 from mmedge.spec import Contract
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 MANIFEST = "manifest.json"
-# Part of the name of what is written beside its place: left behind, it is known as ours.
-_BESIDE = ".mmedge-"
 SCHEMA = 1
 # A tokenizer of 200,000 tokens stands in a manifest and takes some 20 MB.
 _MOST_BYTES = 256 << 20
@@ -132,14 +125,14 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}{_BESIDE}", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}{BESIDE}", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
-            with _held(temporary):
+            with held(temporary):
                 yield temporary
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -154,28 +147,28 @@ def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterato
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{_BESIDE}", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{BESIDE}", dir=path.parent))
         os.chmod(temporary, 0o755)
         meta: dict[str, Any] = {}
         try:
-            with _held(temporary):
+            with held(temporary):
                 yield temporary, meta
-            files = {
-                p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size}
-                for p in sorted(temporary.rglob("*"))
-                if p.is_file()
-            }
-            body = {
-                "schema": SCHEMA,
-                "mmedge": __version__,
-                "stage": stage,
-                "key": key,
-                "parent": parent,
-                "files": files,
-                "meta": meta,
-            }
-            write_json(temporary / MANIFEST, {**body, "sha256": hash_json(body)})
-            _replace_folder(temporary, path)
+                files = {
+                    p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size}
+                    for p in sorted(temporary.rglob("*"))
+                    if p.is_file()
+                }
+                body = {
+                    "schema": SCHEMA,
+                    "mmedge": __version__,
+                    "stage": stage,
+                    "key": key,
+                    "parent": parent,
+                    "files": files,
+                    "meta": meta,
+                }
+                write_json(temporary / MANIFEST, {**body, "sha256": hash_json(body)})
+                _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -186,7 +179,7 @@ def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterato
 
 def _replace_folder(new: Path, path: Path) -> None:
     if path.exists():
-        old = path.with_name(f".{path.name}{_BESIDE}old-{os.getpid()}")
+        old = put_aside(path)
         os.replace(path, old)
         try:
             os.replace(new, path)
@@ -198,42 +191,9 @@ def _replace_folder(new: Path, path: Path) -> None:
         os.replace(new, path)
 
 
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Mark what is being written by a lock, which the system lets go of however this process ends."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network's file system may have no locks
-            fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _remove_left_over(path: Path) -> None:
-    """Remove what a killed process left beside ``path``: nobody holds its lock, and it is older than a minute.
-
-    An old folder that was put aside is kept for its owner until a whole one stands in its place.
-    """
-    if fcntl is None:
-        return
-    for found in path.parent.glob(f".{glob.escape(path.name)}{_BESIDE}*"):
-        with suppress(OSError):
-            put_aside = found.name.startswith(f".{path.name}{_BESIDE}old-")
-            if time.time() - found.stat().st_mtime < 60 or (put_aside and not path.exists()):
-                continue
-            handle = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            finally:
-                os.close(handle)
-            if found.is_dir():
-                shutil.rmtree(found, ignore_errors=True)
-            else:
-                found.unlink()
+    """Remove what a killed process left beside ``path``."""
+    remove(path.parent.glob(f".{glob.escape(path.name)}{BESIDE}*"))
 
 
 def unchanged(path: Path, key: str, say: Callable[[str], None]) -> Artifact | None:

@@ -17,6 +17,7 @@ from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import named, read_nodes
 from mmedge.backends.session import Run, Session, TensorInfo
 from mmedge.errors import MissingDependency, MmedgeError, first_line
+from mmedge.leftovers import scratch
 
 _PROVIDERS = "pip uninstall onnxruntime && pip install onnxruntime-gpu, on a machine with an NVIDIA driver"
 # "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : ", and a file of its source with the signature of the function.
@@ -146,12 +147,12 @@ def layer_times(
     import onnxruntime
 
     warmup = 5
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         options = _options(threads)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.profile_file_prefix = str(folder / "profile")
         # The nodes that are timed are those of the graph after fusion, which only the runtime can write.
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         content = named(graph)
         if content is not None:  # read from memory: where weights in other files lie must then be said
             options.add_session_config_entry(
@@ -161,7 +162,7 @@ def layer_times(
         for _ in range(warmup + runs):
             native.run(None, dict(inputs))
         events = json.loads(Path(native.end_profiling()).read_text())
-        nodes = read_nodes(Path(folder) / "optimized.onnx")
+        nodes = read_nodes(folder / "optimized.onnx")
     means, basis = node_times(events, runs=runs, warmup=warmup, gpu=providers[0] != "CPUExecutionProvider")
     branches = branch_of_nodes(nodes, list(inputs))
     return LayerTimes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
 from mmedge.graph import qdq
+from mmedge.leftovers import scratch
 
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
 _INT8_KERNELS = (
@@ -210,8 +210,8 @@ def optimized(graph: Path, *, everything: bool = True) -> Any:
     import onnx
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "optimized.onnx"
+    with scratch() as folder:
+        written = folder / "optimized.onnx"
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(written)
         options.log_severity_level = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import nn
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.graph.trace import example
+from mmedge.leftovers import scratch
 from mmedge.profiling.timing import spans
 from mmedge.spec import Contract
 
@@ -28,8 +28,8 @@ def preferred_block(module: nn.Module, contract: Contract, *, threads: int) -> t
     conv, width, size = _busiest(module, contract)
     full = max(32 if conv else 128, 16 * round(width / 16))
     widths = {block: full - block for block in _BLOCKS[:-1]}
-    with tempfile.TemporaryDirectory() as folder:
-        times = _timed(Path(folder), conv, size, [full, *widths.values()], threads)
+    with scratch() as folder:
+        times = _timed(folder, conv, size, [full, *widths.values()], threads)
     table = {str(channels): ms for channels, ms in sorted(times.items())}
     for block, narrower in widths.items():
         if 1 - times[narrower] / times[full] >= 0.5 * (1 - (narrower / full) ** 2):

@@ -175,6 +175,7 @@ def _run_step(step: Step, before: list[Ran], plan: Plan, context: Context) -> Ra
     if processes.of_main(lambda: cached is not None):
         cached = cached or artifacts.read(target)
         context.progress.say(f"{step.name}: unchanged, taken from {target}")
+        _forget_work(step, context)
         return Ran(step, cached, "cached", 0.0)
     started = time.monotonic()
     context = replace(context, stage=step.name, part=step.part, key=key, teacher=teacher)
@@ -184,9 +185,15 @@ def _run_step(step: Step, before: list[Ran], plan: Plan, context: Context) -> Ra
         with processes.main_first(), processes.alone():  # the others read what it wrote
             alone = processes.is_main()
             made = step.row.run(parent, step.config, context, target, key) if alone else artifacts.read(target)
-    if processes.is_main():
-        shutil.rmtree(context.work, ignore_errors=True)  # only an interrupted stage needs it
+    _forget_work(step, context)
     return Ran(step, made, "ran", time.monotonic() - started)
+
+
+def _forget_work(step: Step, context: Context) -> None:
+    """Remove what a stage that is done kept for an interruption, under this key or under one that it was begun with before."""
+    if processes.is_main():
+        for work in (context.out / ".work").glob(f"{step.name}-{'[0-9a-f]' * 16}"):
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _still_valid(ran: list[Ran], every: list[Step], context: Context) -> list[Ran]:

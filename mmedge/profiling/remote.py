@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from mmedge import bundle as bundles
 from mmedge.artifact import sha256_of
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.leftovers import scratch
 from mmedge.profiling.profile import ProfileOptions
 from mmedge.progress import Progress, Silent
 
@@ -81,8 +81,8 @@ def measured(
     progress = progress or Silent()
     progress.say(f"profile: looking at {where.host}")
     _check_device(where)
-    with tempfile.TemporaryDirectory(prefix="mmedge-") as folder:
-        files = [_as_file(path, number, Path(folder)) for number, path in enumerate(paths)]
+    with scratch() as folder:
+        files = [_as_file(path, number, folder) for number, path in enumerate(paths)]
         # By content: what a broken command left there is gone on with by the next one.
         names = {file: f"{sha256_of(file)[:24]}{file.suffix}" for file in files}
         home = "~/.cache/mmedge"

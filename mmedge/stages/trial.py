@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,6 +10,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph.export import export
 from mmedge.graph.trace import example, generated
+from mmedge.leftovers import scratch
 from mmedge.models import load
 from mmedge.models.traps import behaviour
 from mmedge.recipe import Model
@@ -39,14 +37,14 @@ def trial(module: nn.Module, contract: Contract, where: str, samples: Samples | 
     if samples is None:
         samples = random_samples(contract)
     few = samples.only(tuple(contract.modalities)).taken(np.arange(min(_ROWS, len(samples))))
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         try:
-            load.save(module, Path(folder), [])
-            load.load_weights(module, Path(folder) / load.WEIGHTS)
-            export(module, contract, Path(folder) / GRAPH)
-            verify(module, Path(folder) / GRAPH, contract, few, _TOLERANCE)
+            load.save(module, folder, [])
+            load.load_weights(module, folder / load.WEIGHTS)
+            export(module, contract, folder / GRAPH)
+            verify(module, folder / GRAPH, contract, few, _TOLERANCE)
         except MmedgeError as error:
-            inside = None if (error.where or "").startswith(folder) else error.where
+            inside = None if (error.where or "").startswith(str(folder)) else error.where
             place = ", ".join(part for part in (where, inside) if part)
             odd = _odd_type(module, contract)
             if odd is not None and not isinstance(error, MismatchError):

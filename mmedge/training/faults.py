@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from mmedge.data.store.samples import check_read
 from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.graph.trace import example
+from mmedge.leftovers import scratch
 from mmedge.measure.classes import class_map
 from mmedge.models import load
 from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
@@ -97,8 +96,8 @@ def _of_given(
         if own.labels != contract.labels:
             class_map(own.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
         if given.onnx:
-            with tempfile.TemporaryDirectory() as folder:
-                graph = Path(folder) / "adopted.onnx"
+            with scratch() as folder:
+                graph = folder / "adopted.onnx"
                 means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
                 adopt(given.onnx, own, given.model.inputs, means, graph, given.model.outputs)
                 check_width(graph, own, given.onnx, where)

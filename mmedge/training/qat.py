@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from mmedge.artifact import Artifact, replacing
 from mmedge.graph.precision import to_symmetric, to_unsigned
 from mmedge.graph.trainable import TrainableGraph
+from mmedge.leftovers import scratch
 from mmedge.models.load import contract_of
 from mmedge.recipe import Train
 from mmedge.training.context import Context
@@ -37,8 +37,8 @@ def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, c
     teaching = teaching.model_copy(update={"loss": loss})
     samples = taught_samples(teaching, context, contract)
     teacher = teacher_for(teaching, replace(context, teacher=context.teacher if taught else parent), train)
-    with tempfile.TemporaryDirectory() as folder:
-        symmetric = Path(folder) / "symmetric.onnx"
+    with scratch() as folder:
+        symmetric = folder / "symmetric.onnx"
         to_symmetric(graph, symmetric)
         module = TrainableGraph(symmetric)
     fitted = fit(

@@ -29,6 +29,7 @@ from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.leftovers import remove_of_run
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
@@ -279,8 +280,10 @@ def held(out: Path) -> Iterator[None]:
                 where=str(out),
                 todo="wait until it ends, or name another --out",
             ) from None
-        except OSError:  # a file system without locks
-            pass
+        except OSError:  # a file system without locks: whether another one is at work is not known
+            yield
+            return
+        remove_of_run(out)
         yield
 
 

@@ -109,7 +109,8 @@ def _fitted_before(name: str, spec: ModalitySpec, contents: Any, code: str, cach
     """
     dumped, data = spec.model_dump(mode="json", by_alias=True), hash_json(contents)
     for stored in sorted(cache.glob(f"{name}-*/spec.json")):
-        record = json.loads((stored.parent / "decoded.json").read_text(encoding="utf-8"))
+        stamp = stored.parent / "decoded.json"
+        record = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {"data": None}
         if (record["data"], record.get("code")) == (data, code) and json.loads(
             stored.read_text(encoding="utf-8")
         ) == dumped:
@@ -133,8 +134,8 @@ def tensors(found: Decoded, tables: Mapping[str, polars.DataFrame]) -> tuple[Mod
             values.flush()
             part.replace(found.folder / f"{split}.npy")
         write_json(stored, spec.model_dump(mode="json", by_alias=True))
-        for split in tables:
-            _raw(found.folder, split).unlink()
+    for split in tables:  # again: the process that wrote the last one may have been killed
+        _raw(found.folder, split).unlink(missing_ok=True)
     spec = type(found.spec).model_validate_json(stored.read_text(encoding="utf-8"))
     return spec, {split: np.load(found.folder / f"{split}.npy", mmap_mode="r") for split in tables}
 

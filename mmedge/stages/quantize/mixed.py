@@ -7,7 +7,6 @@ again.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from mmedge.artifact import hash_json, sha256_of, write_json
 from mmedge.graph import precision, qdq
 from mmedge.graph.qdq import QuantizedLayer
+from mmedge.leftovers import scratch
 from mmedge.progress import Progress
 
 # Of the time that a search may take, the most that is spent on measuring one group after the other.
@@ -78,9 +78,9 @@ def search(
 
     def measured(kind: str, back: Collection[str], function: Callable[[Path], float]) -> float:
         def compute() -> float:
-            with tempfile.TemporaryDirectory() as folder:
-                onnx.save(qdq.restored(model, float_model, back), Path(folder) / "part.onnx")
-                return function(Path(folder) / "part.onnx")
+            with scratch() as folder:
+                onnx.save(qdq.restored(model, float_model, back), folder / "part.onnx")
+                return function(folder / "part.onnx")
 
         return known.get([kind, sorted(back)], compute)
 

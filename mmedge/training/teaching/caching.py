@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from mmedge.artifact import write_json
+from mmedge.leftovers import BESIDE
 from mmedge.recipe import Train
 
 Mode = Literal["measured", "always", "never"]
@@ -98,7 +100,7 @@ def _measured(
 def _reading(folder: Path, parts: list[np.ndarray]) -> float:
     """Seconds to read a batch of such parts from mapped files, rows in any order."""
     rows = np.random.default_rng(1).permutation(len(parts[0]))
-    paths = [folder / f".probe-{number}.npy" for number in range(len(parts))]
+    paths = [folder / f".probe-{number}{BESIDE}{os.getpid()}.npy" for number in range(len(parts))]
     try:
         for path, part in zip(paths, parts):
             np.save(path, part)
