@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,9 @@ import click
 
 from mmedge.cli.common import framed, print_json
 from mmedge.errors import UsageError
+
+# Columns that are told one by one; --json has all of them.
+_SHOWN = 60
 
 if TYPE_CHECKING:
     from mmedge.data.wizard.propose import Proposal
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 )
 @click.argument("manifest", type=click.Path(path_type=Path), required=False)
 @click.option("--target", help="The column to predict.  [default: the one that looks like it]")
+@click.option("--task", help="What the target means.  [default: what its cells look like]")
+@click.option("--group", help="A column whose equal rows stay in one split: a speaker, a patient.")
 @click.option(
     "--stream",
     "streams",
@@ -49,6 +55,8 @@ if TYPE_CHECKING:
 def init(
     manifest: Path | None,
     target: str | None,
+    task: str | None,
+    group: str | None,
     streams: tuple[Path, ...],
     out: Path,
     code: bool,
@@ -69,20 +77,36 @@ def init(
         raise UsageError(
             "a manifest is missing: the table that the recipe is for", todo="mmedge init data/manifest.csv"
         )
-    from mmedge.data.wizard.propose import propose
+    from mmedge.data.wizard.propose import Wishes, propose
 
+    _check_task(task)
     module = _module_beside(out) if code else None
     for file in (out, module):
         if file and file.exists() and not force:
             raise UsageError("the file is already there", where=str(file), todo="choose another --out, or say --force")
-    proposal = propose(manifest, target, streams)
+    proposal = propose(manifest, Wishes(target, task, group, streams))
     _write(proposal, out, module)
-    for column in proposal.columns:
+    for column in proposal.columns[:_SHOWN]:
         click.echo(f"{column.name}: {column.role}, {column.why}", err=True)
+    more = Counter(column.role for column in proposal.columns[_SHOWN:])
+    if more:
+        said = ", ".join(f"{count} {role}" for role, count in more.most_common())
+        click.echo(f"{more.total()} more columns: {said}; --json lists all", err=True)
     files = ", ".join(str(file) for file in (out, module) if file)
     click.echo(f"wrote {files}\nnext: mmedge check {out} && mmedge run {out}", err=True)
     if as_json:
         print_json(_record(proposal, out, module))
+
+
+def _check_task(task: str | None) -> None:
+    from typing import get_args
+
+    from mmedge.errors import did_you_mean
+    from mmedge.spec import Task
+
+    tasks = get_args(Task)
+    if task is not None and task not in tasks:
+        raise UsageError(f"there is no task {task!r}{did_you_mean(task, tasks)}", todo=f"use one of {', '.join(tasks)}")
 
 
 def _module_beside(out: Path) -> Path:

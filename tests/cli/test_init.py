@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from mmedge import recipe as recipes
 from mmedge.cli.main import cli
-from mmedge.data.wizard.propose import propose
+from mmedge.data.wizard.propose import Wishes, propose
 from mmedge.errors import UsageError
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
@@ -31,7 +31,7 @@ def run(*arguments):
 
 
 def test_every_column_is_seen_for_what_it_is(manifest):
-    proposal = propose(manifest, None)
+    proposal = propose(manifest)
     roles = {column.name: column.role for column in proposal.columns}
     assert roles == {
         "picture": "image",
@@ -90,14 +90,14 @@ def test_names_in_chinese_and_with_blanks_are_kept(tmp_path):
 
 def test_numbers_with_many_values_are_a_regression(tmp_path):
     write_table(tmp_path / "m.csv", [["a", "price"], *([i * i % 13, i * 1.5] for i in range(50))])
-    proposal = propose(tmp_path / "m.csv", None)
+    proposal = propose(tmp_path / "m.csv")
     assert (proposal.task, proposal.target) == ("regression", "price")
 
 
 def test_a_split_column_is_used_and_a_constant_one_is_not(tmp_path):
     rows = [["a", "b", "part", "y"]]
     rows += [[i * i % 11, 5, ("train", "val", "test")[i % 3], "uv"[i % 2]] for i in range(60)]
-    proposal = propose(write_table(tmp_path / "m.csv", rows), "y")
+    proposal = propose(write_table(tmp_path / "m.csv", rows), Wishes("y"))
     assert proposal.split == "part" and proposal.modalities == {"tabular": {"kind": "tabular", "columns": ["a"]}}
 
 
@@ -112,7 +112,7 @@ def test_a_split_column_is_used_and_a_constant_one_is_not(tmp_path):
 )
 def test_what_no_recipe_can_be_made_of_is_told(tmp_path, rows, target, said):
     with pytest.raises(UsageError, match=said):
-        propose(write_table(tmp_path / "m.csv", rows), target)
+        propose(write_table(tmp_path / "m.csv", rows), Wishes(target))
 
 
 def test_a_file_that_is_there_is_not_replaced_unless_asked(manifest, tmp_path):

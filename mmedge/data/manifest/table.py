@@ -4,34 +4,70 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import polars
 
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, brief, first_line
 
 # Tables that people have, and mmedge does not read.
 _FOREIGN = {".xlsx", ".xls", ".ods", ".json", ".feather", ".arrow", ".pkl", ".pickle", ".zip", ".gz", ".db", ".sqlite"}
 
 
+_WIDEST = 20_000
+
+
 def read_table(path: Path) -> polars.DataFrame:
-    """A CSV, JSONL or Parquet manifest as a table of strings; empty cells are null, lists are JSON."""
+    """A CSV, TSV, JSONL or Parquet manifest as a table of strings; empty cells and NaN are null, lists are JSON."""
     table = read_columns(path, "manifest")
+    strings: dict[str, polars.Series] = {}
     for name, kind in table.schema.items():
-        if isinstance(kind, polars.Struct) and path.suffix.lower() == ".parquet":
+        if kind == polars.String:
+            continue
+        try:
+            strings[name] = _as_strings(table[name])
+        except (polars.exceptions.PolarsError, TypeError, ValueError) as error:
+            held = _WHAT_CELLS_ARE.get(type(kind), (f"of the type {kind}", "save them as texts or numbers"))
             raise MmedgeError(
-                f"the cells of a manifest are texts, numbers and paths, and those of {name!r} are objects",
+                f"the cells of a manifest are texts, numbers and paths, and those of {name!r} are {held[0]}",
                 where=f"{path}, column {name}",
-                todo="give each of their values a column of its own, or save a series as a .npy file",
-            )
-    lists = [name for name, kind in table.schema.items() if isinstance(kind, (polars.List, polars.Array))]
-    table = table.with_columns(
-        polars.col(name).map_elements(lambda cell: json.dumps(list(cell), ensure_ascii=False), polars.String)
-        for name in lists
-    )
-    return table.select(polars.all().cast(polars.String).replace("", None))
+                todo=held[1],
+            ) from error
+    if strings:
+        table = table.with_columns(**strings)
+    return table.with_columns(polars.when(polars.all() != "").then(polars.all()))
+
+
+# What a column's cells are that are no cells of a manifest, and what to do about it.
+_WHAT_CELLS_ARE: dict[type, tuple[str, str]] = {
+    polars.Struct: ("objects", "give each of their values a column of its own, or save a series as a .npy file"),
+    polars.List: ("lists of objects", "give each of their values a column of its own, or save a series as a .npy file"),
+    polars.Binary: ("bytes", "save each as a file and give its path"),
+    polars.Duration: ("durations", "give them as numbers, of seconds say"),
+}
+
+
+def _as_strings(cells: polars.Series) -> polars.Series:
+    """A column's cells as strings; raises TypeError, ValueError or PolarsError for what is no text, number or list of them."""
+    kind = cells.dtype
+    if isinstance(kind, (polars.List, polars.Array)):
+        inner = kind.inner
+        while isinstance(inner, (polars.List, polars.Array)):
+            inner = inner.inner
+        if isinstance(inner, (polars.Struct, polars.Binary, polars.Duration)):
+            raise TypeError(f"lists of {inner}")
+        texts = [
+            None if cell is None else json.dumps(cell, ensure_ascii=False, default=str) for cell in cells.to_list()
+        ]
+        return polars.Series(cells.name, texts, polars.String)
+    if isinstance(kind, (polars.Struct, polars.Binary, polars.Duration)):
+        raise TypeError(str(kind))
+    return (cells.fill_nan(None) if kind.is_float() else cells).cast(polars.String)
 
 
 def read_columns(path: Path, what: str) -> polars.DataFrame:
@@ -53,18 +89,19 @@ def read_columns(path: Path, what: str) -> polars.DataFrame:
             case ".parquet":
                 table = polars.read_parquet(path)
             case ".jsonl" | ".ndjson":
-                table = polars.read_ndjson(path, infer_schema_length=None)
+                table = _read_lines(path)
             case _:
                 lines = _check_rows(path, what, separator)
                 table = polars.read_csv(path, infer_schema=False, separator=separator)
-    except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (polars.exceptions.PolarsError, OSError, ValueError, RecursionError) as error:
         if ending in (".jsonl", ".ndjson"):
             _check_lines(path, what)
         raise MmedgeError(
-            f"the {what} cannot be read: {str(error).splitlines()[0]}",
+            f"the {what} cannot be read: {brief(first_line(error), quoted=False)}",
             where=str(path),
             todo="save it as UTF-8" if "utf-8" in str(error) else "save it again as CSV, JSONL or Parquet",
         ) from error
+    _check_width(table.columns, what, path)
     if table.is_empty() and lines:
         raise MmedgeError(
             f"the {what}'s lines end in a carriage return alone", where=str(path), todo="save it with LF line ends"
@@ -72,6 +109,32 @@ def read_columns(path: Path, what: str) -> polars.DataFrame:
     if table.is_empty():
         raise MmedgeError(f"the {what} has no rows", where=str(path), todo="write a row a sample below the header")
     return table
+
+
+def _read_lines(path: Path) -> polars.DataFrame:
+    """A JSONL file; polars refuses NaN, which Python's json writes: such a cell is empty."""
+    try:
+        return polars.read_ndjson(path, infer_schema_length=None)
+    except polars.exceptions.PolarsError:
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read()
+        if not _NAN.search(text):
+            raise
+        rows = [json.loads(line, parse_constant=_CONSTANTS.get) for line in text.splitlines() if line.strip()]
+        return polars.DataFrame(rows, infer_schema_length=None, strict=False)
+
+
+_NAN = re.compile(r"\b(?:NaN|Infinity)\b")
+_CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _check_width(columns: list[str], what: str, path: Path) -> None:
+    if len(columns) > _WIDEST:
+        raise MmedgeError(
+            f"the {what} has {len(columns)} columns, and at most {_WIDEST} are read: a recipe names each that it uses",
+            where=str(path),
+            todo="save each sample's numbers as a .npy file, and give its path in one column",
+        )
 
 
 def _check_rows(path: Path, what: str, separator: str) -> int:
@@ -82,12 +145,13 @@ def _check_rows(path: Path, what: str, separator: str) -> int:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream, delimiter=separator, strict=True)
             header = next(rows, [])
+            _check_width(header, what, path)
             other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
             if other:
                 raise MmedgeError(
                     f"the {what}'s columns are separated by {other!r}", where=str(path), todo="save it with commas"
                 )
-            twice = next((name for name in header if name and header.count(name) > 1), None)
+            twice = next((name for name, count in Counter(header).items() if name and count > 1), None)
             if twice:
                 raise MmedgeError(
                     f"two columns of the {what} are called {twice!r}", where=str(path), todo="rename one of them"
@@ -116,6 +180,10 @@ def _check_lines(path: Path, what: str) -> None:
         for number, line in enumerate(stream, 1):
             try:
                 holds = json.loads(line) if line.strip() else {}
+            except RecursionError as error:
+                raise MmedgeError(
+                    "the line nests too deep to be read", where=f"{path}, row {number}", todo="give values, no trees"
+                ) from error
             except ValueError as error:
                 raise MmedgeError(
                     f"the line is no JSON: {error}", where=f"{path}, row {number}", todo="write one object a line"

@@ -24,6 +24,8 @@ _WIDTHS = {
 }
 # Augmentation by kind: how far a tensor may be shifted.
 _SHIFTS = {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows: 1}", "sensor": "{shift: 3}"}
+# Columns that are not used and told one by one.
+_TOLD = 60
 # Optimizer steps that a small model settles in.
 _STEPS = 600
 
@@ -189,6 +191,7 @@ def _data(proposal: Proposal, folder: Path) -> list[str]:
 def _modalities(proposal: Proposal) -> list[str]:
     lines = ["  modalities:"]
     width = max((len(name) for name in proposal.modalities), default=0)
+    questions = {column.name: column.question for column in proposal.columns if column.question}
     for name, spec in proposal.modalities.items():
         read = [*spec.get("columns", []), *spec.get("categorical", []), *([spec["column"]] if "column" in spec else [])]
         holes = {column: proposal.holes[column] for column in read if column in proposal.holes}
@@ -196,9 +199,11 @@ def _modalities(proposal: Proposal) -> list[str]:
             said = ", ".join(f"{count} in {column}" for column, count in holes.items())
             then = "" if spec["kind"] == "tabular" else "; there the modality is missing"
             lines.append(f"    # empty cells: {said}{then}")
+        lines += [f"    # {column}: {questions[column]}" for column in read if column in questions]
         lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(spec)}")
     unused = [column for column in proposal.columns if column.role == "unused"]
-    return [*lines, *(f"  # not used: {column.name} ({column.role}: {column.why})" for column in unused)]
+    lines += [f"  # not used: {_plain(column.name)} ({column.role}: {column.why})" for column in unused[:_TOLD]]
+    return [*lines, *([f"  # not used: {len(unused) - _TOLD} more columns"] if len(unused) > _TOLD else [])]
 
 
 def _teacher_and_student(proposal: Proposal, kinds: dict[str, str], schedule: _Schedule, code: str | None) -> list[str]:

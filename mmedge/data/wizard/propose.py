@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,11 @@ import polars
 
 from mmedge.data.manifest import align
 from mmedge.data.manifest.labels import labels_in
-from mmedge.data.manifest.splits import SPELLINGS, UNITS
+from mmedge.data.manifest.splits import UNITS
 from mmedge.data.manifest.table import read_table
+from mmedge.data.wizard.columns import ID, Column, as_numbers, judged, some
 from mmedge.data.wizard.glimpse import TIMES, look
-from mmedge.errors import UsageError, did_you_mean
+from mmedge.errors import UsageError, brief, did_you_mean
 from mmedge.recipe import TimedTable
 from mmedge.recipe.data import RESERVED
 
@@ -40,13 +44,6 @@ _TARGETS = [
     "类别",
     "目标",
 ]
-_ID = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|nr|no|编号)($|_|\b)", re.IGNORECASE)
-# What names people, and is no feature of a sample.
-_PERSONAL = re.compile(
-    r"(^|_|\b)(name|surname|first_?name|last_?name|full_?name|e?mail|phone|address|ssn|passport|姓名|电话|地址|身份证)",
-    re.IGNORECASE,
-)
-_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[/.]\d\d?[/.]\d{2,4}( .*)?")
 # Columns of a region of an image, with and without a prefix; a plus is a width or a height.
 _BOXES = [
     ("left", "top", "right", "bottom"),
@@ -57,22 +54,6 @@ _BOXES = [
     ("x", "y", "+width", "+height"),
     ("left", "top", "+width", "+height"),
 ]
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-# Cells that are looked at; the rest of a large manifest is taken to be like them.
-_CELLS = 500
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column and its role.
-
-    ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target or unused.
-    """
-
-    name: str
-    role: str
-    why: str
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,48 +74,51 @@ class Proposal:
     align: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def propose(manifest: Path, target: str | None, streams: Sequence[Path] = ()) -> Proposal:
-    """Look at every column, those of ``streams`` too, tables with times of their own, once they are joined.
+@dataclass(frozen=True)
+class Wishes:
+    """What the user says of the table; None where the columns are to tell. ``streams``: tables with times of their own."""
+
+    target: str | None = None
+    task: str | None = None
+    group: str | None = None
+    streams: Sequence[Path] = ()
+
+
+def propose(manifest: Path, wishes: Wishes = Wishes()) -> Proposal:  # frozen
+    """Look at every column, those of streams too, once they are joined.
 
     Raises UsageError where no target is seen, nothing that a model could take, or no time to join by.
     """
     table = read_table(manifest)
-    folder = str(manifest.resolve().parent)
-    aligned: dict[str, dict[str, Any]] = {}
-    for stream in streams:
-        name = _free(re.sub(r"\W", "_", stream.stem), aligned)
-        aligned[name] = _stream(table, manifest, stream)
-        files = [c for c in aligned[name]["columns"] if look(_some(read_table(stream)[c]), stream.resolve().parent)]
-        table, _ = align.join(table, name, TimedTable(**aligned[name]), set(files), read_table)
-    if target is not None and target not in table.columns:
-        raise UsageError(
-            f"the manifest has no column {target!r}{did_you_mean(target, table.columns)}; it has {', '.join(table.columns)}",
-            where=str(manifest),
-        )
-    columns = {name: _column(table[name], Path(folder)) for name in table.columns}
+    folder = manifest.resolve().parent
+    _check_header(table.columns, manifest)
+    table, aligned = _with_streams(table, manifest, wishes.streams)
+    for named in (wishes.target, wishes.group):
+        if named is not None and named not in table.columns:
+            there = brief(", ".join(table.columns), 400, quoted=False)
+            raise UsageError(
+                f"the manifest has no column {named!r}{did_you_mean(named, table.columns)}; it has {there}",
+                where=str(manifest),
+            )
+    columns = {name: judged(table[name], folder) for name in table.columns}
     for keys in aligned.values():
         columns[keys["on"]] = Column(keys["on"], "time", "streams are joined by it")
+    if wishes.group:
+        columns[wishes.group] = Column(wishes.group, "group", "named by --group: its equal rows stay in one split")
     boxes = _boxes(columns)
-    target = target or _target(columns, manifest)
-    task, classes = _task(table[target], target, manifest)
-    columns[target] = Column(target, "target", f"{task}, {classes} different values")
-    ids = [c.name for c in columns.values() if c.role == "id" and not table[c.name].null_count()]
-    groups = [c.name for c in columns.values() if c.role == "group" and c.name != target]
-    splits = [c.name for c in columns.values() if c.role == "split"]
+    target = wishes.target or _target(columns, manifest)
+    task, classes, why = _task(table[target], target, manifest, wishes.task)
+    columns[target] = Column(target, "target", f"{task}, {classes} different values{why}")
     modalities = _modalities(columns, boxes)
     if not modalities:
         whys = "; ".join(f"{c.name}: {c.why}" for c in columns.values() if c.role != "target")
         raise UsageError(
-            f"no column is one that a model could take: no existing files, texts, numbers or categories ({whys})",
+            "no column is one that a model could take: no existing files, texts, numbers or categories"
+            f" ({brief(whys, 600, quoted=False)})",
             where=str(manifest),
             todo="paths must be relative to the manifest's folder, or absolute",
         )
-    holes = {name: int(table[name].null_count()) for name in table.columns if table[name].null_count()}
-    first = {
-        "id": ids[0] if ids else None,
-        "group": groups[0] if groups else None,
-        "split": splits[0] if splits else None,
-    }
+    first = _keys(columns, table, target, wishes.group)
     for name in ("id", "group"):  # a name that data.id or data.group keeps for itself
         if name in columns and first[name] != name and any(name in _reads(s, m) for m, s in modalities.items()):
             raise UsageError(f"a column named {name!r} is kept for data.{name}", where=str(manifest), todo="rename it")
@@ -146,66 +130,52 @@ def propose(manifest: Path, target: str | None, streams: Sequence[Path] = ()) ->
         target,
         task,
         classes,
-        holes=holes,
+        holes={name: count for name, (count,) in table.null_count().to_dict(as_series=False).items() if count},
         align=aligned,
         **first,
     )
 
 
+def _check_header(names: Sequence[str], manifest: Path) -> None:
+    """Raise UsageError where the first line is no header but a sample."""
+    numbers = [name.strip() for name in names if re.fullmatch(r"[-+]?\d+([.,]\d+)?", name.strip())]
+    counted = len(numbers) > 1 and all(
+        after.isdigit() and before.isdigit() and int(after) == int(before) + 1 for before, after in pairwise(numbers)
+    )
+    files = [name for name in names if "." in name and os.path.isfile(manifest.resolve().parent / name)]
+    if files or (numbers and not counted):  # columns that are numbered are a header all the same
+        raise UsageError(
+            f"the first line is no header: it holds {brief((files or numbers)[0])}, as a sample would",
+            where=str(manifest),
+            todo="write the columns' names into a first line of their own",
+        )
+
+
+def _with_streams(
+    table: polars.DataFrame, manifest: Path, streams: Sequence[Path]
+) -> tuple[polars.DataFrame, dict[str, dict[str, Any]]]:
+    """The table with the streams' columns, and the keys of ``data.align``."""
+    aligned: dict[str, dict[str, Any]] = {}
+    for stream in streams:
+        name = _free(re.sub(r"\W", "_", stream.stem), aligned)
+        aligned[name] = _stream(table, manifest, stream)
+        files = [c for c in aligned[name]["columns"] if look(some(read_table(stream)[c]), stream.resolve().parent)]
+        table, _ = align.join(table, name, TimedTable(**aligned[name]), set(files), read_table)
+    return table, aligned
+
+
+def _keys(columns: dict[str, Column], table: polars.DataFrame, target: str, group: str | None) -> dict[str, str | None]:
+    """The columns of ids, groups and splits, the first of each; a column without a name can be none of them."""
+
+    def first(role: str) -> str | None:
+        return next((c.name for c in columns.values() if c.role == role and c.name not in ("", target)), None)
+
+    ids = [c.name for c in columns.values() if c.role == "id" and c.name and not table[c.name].null_count()]
+    return {"id": ids[0] if ids else None, "group": group or first("group"), "split": first("split")}
+
+
 def _reads(spec: dict[str, Any], name: str) -> list[str]:
     return [*spec.get("columns", []), *spec.get("categorical", [])] or [spec.get("column", name)]
-
-
-def _column(cells: polars.Series, folder: Path) -> Column:
-    name, known = cells.name, cells.drop_nulls()
-    if not len(known):
-        return Column(name, "unused", "it is empty")
-    seen = _some(known)
-    file = look(seen, folder)
-    if isinstance(file, str):
-        return Column(name, "unused", file)
-    if file:
-        return Column(name, file.role, f"paths of {file.role} files ({file.count} looked at)", file.facts)
-    distinct = known.n_unique()
-    if {str(cell).strip().lower() for cell in seen} <= SPELLINGS.keys() and distinct > 1:
-        return Column(name, "split", f"it names splits: {', '.join(sorted(map(str, known.unique())))}")
-    numeric = known.cast(polars.Float64, strict=False)
-    is_number = bool(numeric.is_finite().fill_null(False).all())
-    unique = distinct == len(known) and distinct > 2
-    if not is_number and all(_DATE.fullmatch(cell.strip()) for cell in seen):
-        return Column(name, "time", "dates or times: no feature as they are; data.align joins streams by them")
-    named = bool(_ID.search(name))
-    plain = is_number or all(re.fullmatch(r"\S+" if named else r"[\x21-\x7e]+", cell) for cell in seen)
-    if unique and plain and (named or not is_number or bool((numeric.diff().drop_nulls() == 1).all())):
-        return Column(name, "id", "every value is another")
-    if UNITS.search(name) and distinct < len(known):
-        if distinct >= 6:
-            return Column(name, "group", f"{distinct} units: each is kept in one split")
-        return Column(name, "unused", f"it names {distinct} units: too few to keep each in one split, and no feature")
-    if _PERSONAL.search(name) and not is_number and distinct > len(known) // 2:
-        return Column(name, "unused", "it seems to name people: no feature, and nothing of it is written anywhere")
-    if distinct == 1:
-        return Column(name, "unused", f"it is constant: {known[0]!r}")
-    if is_number:
-        return Column(name, "number", f"{distinct} different numbers", {"distinct": distinct})
-    words = float(np.mean([len(cell.split()) for cell in seen]))
-    if distinct <= max(2, min(50, len(known) // 4)) and words <= 4:
-        return Column(name, "category", f"{distinct} different words", {"distinct": distinct})
-    if words >= 1.5 or any(_CJK.search(cell) for cell in seen):
-        tokens = [2 * len(cell.split()) + 2 * len(_CJK.findall(cell)) for cell in seen]
-        vocabulary = len({word for cell in seen for word in cell.lower().split()} | set(_CJK.findall("".join(seen))))
-        return Column(
-            name,
-            "text",
-            f"free text, {words:.1f} words on average",
-            {"length": float(np.percentile(tokens, 95)), "vocabulary": vocabulary},
-        )
-    return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
-
-
-def _some(cells: polars.Series) -> list[str]:
-    known = cells.drop_nulls()
-    return known.gather_every(max(1, len(known) // _CELLS)).to_list()
 
 
 def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> dict[str, Any]:
@@ -221,7 +191,7 @@ def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> dict[str, 
             )
     on, time = str(times[0]), str(times[1])
     shared = [c for c in table.columns if c in other.columns and c not in (on, time)]
-    by = next((c for c in shared if UNITS.search(c) or _ID.search(c)), None)
+    by = next((c for c in shared if UNITS.search(c) or ID.search(c)), None)
     kept = [c for c in other.columns if c not in (time, by) and c not in table.columns]
     if not kept:
         raise UsageError("the stream has no column that the manifest lacks", where=str(stream), todo="rename them")
@@ -266,38 +236,46 @@ def _target(columns: dict[str, Column], manifest: Path) -> str:
     )
 
 
-def _task(cells: polars.Series, target: str, manifest: Path) -> tuple[str, int]:
+def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None) -> tuple[str, int, str]:
+    """The task, how many classes or values there are, and what its user may want to know."""
     known = cells.drop_nulls()
     distinct = known.n_unique() if len(known) else 0
+    other = "name another with --target"
     if distinct < 2:
-        raise UsageError(
-            f"the target {target!r} has {distinct} different values",
-            where=str(manifest),
-            todo="name another with --target",
-        )
-    numbers = known.cast(polars.Float64, strict=False)
-    if bool(numbers.is_finite().fill_null(False).all()):
+        raise UsageError(f"the target {target!r} has {distinct} different values", where=str(manifest), todo=other)
+    numbers = as_numbers(known)
+    if wished == "regression" and numbers is None:
+        raise UsageError(f"the target {target!r} holds no numbers", where=str(manifest), todo=other)
+    if wished not in (None, "multilabel", "regression"):
+        return str(wished), distinct, ""
+    if numbers is not None and wished != "multilabel":
         whole = bool((numbers == numbers.round()).all())
-        if distinct > (20 if whole else 10):
-            return "regression", distinct
-    names = _several(known)
+        if wished or distinct > (20 if whole else 10):
+            return "regression", distinct, "; for classes say --task classification" if whole and not wished else ""
+    names = _several(known, wished is not None)
     if names:
-        return "multilabel", names
+        return "multilabel", names, "" if wished else "; where a cell is one class, say --task classification"
     if distinct > max(2, len(known) // 2):
         raise UsageError(
             f"the target {target!r} has {distinct} different values in {len(known)} rows: too many for classes",
             where=str(manifest),
-            todo="name another with --target",
+            todo=other,
         )
-    return "classification", distinct
+    return "classification", distinct, ""
 
 
-def _several(known: polars.Series) -> int:
-    """How many labels the cells are made of, where each holds several; 0 where they do not."""
+def _several(known: polars.Series, wished: bool = False) -> int:
+    """How many labels the cells are made of, where each holds several; 0 where they do not.
+
+    A name with the separator in it, whose parts stand nowhere else, is one class: "a;b" beside "c".
+    """
     rows = [labels_in(cell, ";") or frozenset() for cell in known]
     names = {name for row in rows for name in row}
+    if wished:
+        return len(names)
     lists = all(cell.startswith("[") for cell in known)
-    several = lists or sum(len(row) > 1 for row in rows) > 0.1 * len(rows)
+    combined = Counter(name for row in set(rows) for name in row)
+    several = lists or (sum(len(row) > 1 for row in rows) > 0.1 * len(rows) and max(combined.values(), default=0) > 1)
     return len(names) if several and 2 <= len(names) <= max(2, len(rows) // 4) else 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from mmedge import runtime
 from mmedge.data.manifest.labels import joined, labelled, labels_in, one_hot, rarest, spread_over
 from mmedge.data.store.samples import Samples
-from mmedge.data.wizard.propose import propose
+from mmedge.data.wizard.propose import Wishes, propose
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.pipeline import fold as pipeline
 from mmedge.pipeline.check import check
@@ -111,7 +111,7 @@ def test_a_run_of_several_labels_ends_in_a_bundle_that_names_them(table, tmp_pat
 def test_a_table_of_several_labels_is_checked_and_proposed_as_one(table, tmp_path):
     card = check(parsed(recipe_values(table)), tmp_path, code=tmp_path, progress=Silent(), media=False)
     assert card["errors"] == 0 and set(card["splits"]["train"]["classes"]) == set(LABELS)
-    proposal = propose(table, "label")
+    proposal = propose(table, Wishes("label"))
     assert (proposal.task, proposal.classes) == ("multilabel", 3)
 
 

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from mmedge import recipe as recipes
 from mmedge.data.store import samples
 from mmedge.data.wizard.draft import recipe_text
-from mmedge.data.wizard.propose import propose
+from mmedge.data.wizard.propose import Wishes, propose
 from mmedge.errors import UsageError
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
@@ -18,7 +18,7 @@ from tests.data.made import write_table
 def made(folder, header, row, count=40, streams=()):
     """(the proposal, the prepared data of the recipe that it becomes)."""
     manifest = write_table(folder / "m.csv", [header, *(row(i) for i in range(count))])
-    proposal = propose(manifest, None, streams)
+    proposal = propose(manifest, Wishes(streams=streams))
     (folder / "my.yaml").write_text(recipe_text(proposal, folder / "my.yaml", None), encoding="utf-8")
     recipe = recipes.load(folder / "my.yaml")
     card = check(recipe, folder / "out", code=folder, progress=Silent())
@@ -78,7 +78,7 @@ def test_a_stream_without_times_is_refused_with_the_columns_there_are(pictures):
     write_table(pictures / "s.csv", [["a", "b"], [1, 2]])
     write_table(pictures / "m.csv", [["time", "y"], [1, "a"], [2, "b"]])
     with pytest.raises(UsageError, match="no column of times to join by; there are a, b"):
-        propose(pictures / "m.csv", "y", [pictures / "s.csv"])
+        propose(pictures / "m.csv", Wishes("y", streams=[pictures / "s.csv"]))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_series_that_cannot_be_taken_are_refused_with_the_reason(tmp_path, write
     ending = next(iter(tmp_path.iterdir())).suffix
     rows = [["motion", "y"], *([f"{i}{ending}", "uv"[i % 2]] for i in range(20))]
     with pytest.raises(UsageError, match=said):
-        propose(write_table(tmp_path / "m.tsv.csv", rows), "y")
+        propose(write_table(tmp_path / "m.tsv.csv", rows), Wishes("y"))
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_series_of_arrays_have_their_channels_on_the_shorter_axis_of_one_size(tm
     for number in range(20):
         np.save(tmp_path / f"{number}.npy", np.zeros(shape(number)))
     rows = [["motion", "y"], *([f"{i}.npy", "uv"[i % 2]] for i in range(20))]
-    modality = propose(write_table(tmp_path / "m.csv", rows), "y").modalities["motion"]
+    modality = propose(write_table(tmp_path / "m.csv", rows), Wishes("y")).modalities["motion"]
     assert modality == {"kind": "sensor", "column": "motion", **keys}

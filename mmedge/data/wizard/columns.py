@@ -1,0 +1,171 @@
+"""What one column of a manifest is, by its name and its cells: never by all or nothing, and with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+
+from mmedge.data.manifest.splits import SPELLINGS, UNITS
+from mmedge.data.wizard.glimpse import look
+from mmedge.errors import brief
+
+ID = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|nr|no|编号)($|_|\b)", re.IGNORECASE)
+# Names of columns whose digits name something and count nothing.
+_CODES = re.compile(
+    r"(^|_|\b)(id|uuid|guid|zip|zip_?code|post(al)?_?code|plz|code|iban|barcode|isbn|ean|sku|mrn|icd|serial|编号|邮编)($|_|\b)",
+    re.IGNORECASE,
+)
+# What names people, and is no feature of a sample.
+_PERSONAL = re.compile(
+    r"(^|_|\b)(surname|first_?name|last_?name|full_?name|e?mail|phone|address|ssn|passport|姓名|电话|地址|身份证)",
+    re.IGNORECASE,
+)
+# What may name people or things: the cells tell.
+_NAME = re.compile(r"(^|_|\b)name($|_|\b)", re.IGNORECASE)
+_OF_A_PERSON = re.compile(r"[A-ZÀ-ÖØ-Þ][\w'’.-]*( [A-ZÀ-ÖØ-Þ][\w'’.-]*){0,3}|[\u3400-\u9fff]{2,4}")
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[/.]\d\d?[/.]\d{2,4}( .*)?")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_UNNAMED = re.compile(r"|Unnamed: \d+|_duplicated_\d+", re.IGNORECASE)
+# Spellings of a missing value, in lower case.
+_MISSING = {"na", "n/a", "nan", "null", "none", "nil", "#n/a", "-", "--", "?", ".", "missing", "unknown", "inf", "-inf"}
+# Cells that are looked at; the rest of a large manifest is taken to be like them.
+_CELLS = 500
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column and its role.
+
+    ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target or unused.
+    ``question``: what its user should ask of it before it is used.
+    """
+
+    name: str
+    role: str
+    why: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    question: str | None = None
+
+
+def some(cells: polars.Series) -> list[str]:
+    """Some hundred of the cells that are there."""
+    known = cells.drop_nulls()
+    return known.gather_every(max(1, len(known) // _CELLS)).to_list()
+
+
+def as_numbers(known: polars.Series) -> polars.Series | None:
+    """The cells as float64; None where one is no finite number, or where digits with a leading zero name something."""
+    stripped = known.str.strip_chars()
+    numbers = stripped.cast(polars.Float64, strict=False)
+    if not bool(numbers.is_finite().fill_null(False).all()) or bool(stripped.str.contains(r"^0\d").any()):
+        return None
+    return numbers
+
+
+def judged(cells: polars.Series, folder: Path) -> Column:
+    """What a column is. ``folder``: that of the manifest."""
+    name, known = cells.name, cells.drop_nulls()
+    if not len(known):
+        return Column(name, "unused", "it is empty")
+    seen = some(known)
+    file = look(seen, folder)
+    if isinstance(file, str):
+        return Column(name, "unused", file)
+    if file:
+        return Column(name, file.role, f"paths of {file.role} files ({file.count} looked at)", file.facts)
+    distinct = known.n_unique()
+    if {str(cell).strip().lower() for cell in seen} <= SPELLINGS.keys() and distinct > 1:
+        return Column(name, "split", f"it names splits: {', '.join(sorted(map(str, known.unique())))}")
+    numbers = as_numbers(known)
+    if numbers is None and all(_DATE.fullmatch(cell.strip()) for cell in seen):
+        return Column(name, "time", "dates or times: no feature as they are; data.align joins streams by them")
+    return _identifying(known, numbers, seen) or _of_values(known, numbers, seen)
+
+
+def _identifying(known: polars.Series, numbers: polars.Series | None, seen: list[str]) -> Column | None:
+    """An id, a unit or a person: what tells samples apart and is no feature of them; None where it is none of these."""
+    name, distinct = known.name, known.n_unique()
+    named = bool(ID.search(name))
+    if distinct == len(known) > 2:
+        plain = numbers is not None or all(re.fullmatch(r"\S+" if named else r"[\x21-\x7e]+", cell) for cell in seen)
+        if plain and (named or numbers is None):
+            return Column(name, "id", "every value is another")
+        if numbers is not None and _counts_rows(numbers):
+            low, high = numbers.to_numpy().min(), numbers.to_numpy().max()
+            return Column(name, "id", f"every value is another: the numbers {low:.0f} to {high:.0f}")
+    if UNITS.search(name) and distinct < len(known):
+        if distinct >= 6:
+            return Column(name, "group", f"{distinct} units: each is kept in one split")
+        return Column(name, "unused", f"it names {distinct} units: too few to keep each in one split, and no feature")
+    if _PERSONAL.search(name) and numbers is None and distinct > len(known) // 2:
+        return Column(name, "unused", "it seems to name people: no feature, and nothing of it is written anywhere")
+    if _NAME.search(name) and numbers is None and distinct > len(known) // 2:
+        people = np.mean([bool(_OF_A_PERSON.fullmatch(cell.strip())) for cell in seen])
+        if people > 0.5:
+            why = "it seems to name people: no feature; where it names things, give it a modality, kind: text"
+            return Column(name, "unused", why)
+    return None
+
+
+def _counts_rows(numbers: polars.Series) -> bool:
+    """Whether these are n whole numbers one after the other, in any order."""
+    values = np.sort(numbers.to_numpy())
+    return bool((np.diff(values) == 1).all() and values[0] == round(values[0]))
+
+
+def _of_values(known: polars.Series, numbers: polars.Series | None, seen: list[str]) -> Column:
+    """A number, a category, a text, or why it is none of these."""
+    name, distinct = known.name, known.n_unique()
+    few = max(2, min(50, len(known) // 4))
+    if distinct == 1:
+        return Column(name, "unused", f"it is constant: {brief(known[0])}")
+    if numbers is not None:
+        whole = bool((numbers == numbers.round()).all())
+        if whole and (_CODES.search(name) or _UNNAMED.fullmatch(name)):
+            return _codes(name, distinct, few, "by its name they are codes")
+        return Column(name, "number", f"{distinct} different numbers", {"distinct": distinct})
+    mixed = _nearly_numbers(known)
+    if mixed:
+        return Column(name, "unused", mixed)
+    if all(cell.strip().isdigit() for cell in seen):
+        return _codes(name, distinct, few, "digits with a leading zero are names")
+    words = float(np.mean([len(cell.split()) for cell in seen]))
+    if distinct <= few and words <= 4:
+        return Column(name, "category", f"{distinct} different words", {"distinct": distinct})
+    if words >= 1.5 or any(_CJK.search(cell) for cell in seen):
+        tokens = [2 * len(cell.split()) + 2 * len(_CJK.findall(cell)) for cell in seen]
+        vocabulary = len({word for cell in seen for word in cell.lower().split()} | set(_CJK.findall("".join(seen))))
+        facts = {"length": float(np.percentile(tokens, 95)), "vocabulary": vocabulary}
+        asked = "does it name people? Then take it out, or redact it" if _NAME.search(name) else None
+        return Column(name, "text", f"free text, {words:.1f} words on average", facts, asked)
+    return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
+
+
+def _codes(name: str, distinct: int, few: int, why: str) -> Column:
+    if distinct <= few:
+        return Column(name, "category", f"{distinct} different codes: {why}", {"distinct": distinct})
+    return Column(name, "unused", f"{distinct} different codes, too many for categories: {why}, and no amounts")
+
+
+def _nearly_numbers(known: polars.Series) -> str | None:
+    """What to mend where most of the cells are numbers and some are not; None where it is no column of numbers."""
+    stripped = known.str.strip_chars()
+    if bool(stripped.str.contains(r"^[-+]?\d+,\d+$").any()) and as_numbers(stripped.str.replace(",", ".")) is not None:
+        return "its numbers have a decimal comma: write 36.5, say, and not 36,5"
+    numbers = stripped.cast(polars.Float64, strict=False)
+    finite = numbers.is_finite().fill_null(False)
+    others = Counter(stripped.filter(~finite).to_list())
+    count, whole = int(finite.sum()), len(known)
+    if count <= whole / 2 or not others or bool(stripped.str.contains(r"^0\d").any()):
+        return None
+    missing = all(word.lower() in _MISSING for word in others)
+    if not missing and (len(others) > 5 or stripped.filter(finite).n_unique() <= 10):  # sizes: 36, 38, 40, XL
+        return None
+    words = ", ".join(brief(word, 30) for word, _ in others.most_common(3)) + (", …" if len(others) > 3 else "")
+    return f"{count} of {whole} cells are numbers, the others are {words}: empty them, and the numbers can be used"
