@@ -32,18 +32,23 @@ FIGURES: dict[str, tuple[bool, int]] = {
 
 @dataclass(frozen=True)
 class Gate:
-    """One limit, judged. ``value`` is None where the figure could not be measured: such a gate does not pass."""
+    """One limit, judged. ``value`` is None where the figure could not be measured: such a gate does not pass.
+
+    ``ci95``: the interval that a figure with noise is judged by, as a latency's ratio: all of it must be inside the limit.
+    """
 
     name: str
     limit: float
     value: float | None
     passed: bool
+    ci95: tuple[float, float] | None = None
 
     def record(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
         word = "not measured" if self.value is None else f"{self.value:.4g}"
+        word += f" [{self.ci95[0]:.4g}, {self.ci95[1]:.4g}]" if self.ci95 else ""
         sign = ">=" if is_minimum(self.name) else "<="
         return f"{self.name} {word} ({'passed' if self.passed else 'FAILED'}, limit {sign} {self.limit:g})"
 
@@ -62,13 +67,19 @@ class Verdict:
         return min((FIGURES[_family(gate.name)][1] for gate in self.gates if not gate.passed), default=0)
 
 
-def judge(figures: Mapping[str, float], limits: Mapping[str, float]) -> Verdict:
-    """Hold each limit against its figure."""
+def judge(
+    figures: Mapping[str, float],
+    limits: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Verdict:
+    """Hold each limit against its figure, or against that end of its 95 % interval which is worse."""
     gates = []
     for name, limit in limits.items():
-        value = figures.get(name)
-        passed = value is not None and (value >= limit if is_minimum(name) else value <= limit)
-        gates.append(Gate(name, limit, value, passed))
+        value, interval = figures.get(name), (intervals or {}).get(name)
+        low, high = interval or (value, value)
+        worst = low if is_minimum(name) else high
+        passed = value is not None and worst is not None and (worst >= limit if is_minimum(name) else worst <= limit)
+        gates.append(Gate(name, limit, value, passed, interval))
     return Verdict(tuple(gates))
 
 

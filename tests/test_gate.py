@@ -47,3 +47,12 @@ def test_a_record_has_no_value_where_nothing_was_measured():
     (judged,) = gate.judge({}, {"quality": 0.5}).gates
     assert judged.record() == {"name": "quality", "limit": 0.5, "passed": False}
     assert "not measured" in str(judged)
+
+
+def test_a_latency_ratio_is_judged_by_all_of_its_interval():
+    limits, figure = {"latency_ratio_to_teacher": 0.5}, {"latency_ratio_to_teacher": 0.49}
+    inside = gate.judge(figure, limits, {"latency_ratio_to_teacher": (0.47, 0.5)})
+    outside = gate.judge(figure, limits, {"latency_ratio_to_teacher": (0.47, 0.51)})
+    assert inside and not outside and outside.exit_code == 4
+    assert outside.gates[0].record()["ci95"] == (0.47, 0.51) and "[0.47, 0.51]" in str(outside.gates[0])
+    assert not gate.judge({"quality": 0.9}, {"quality": 0.9}, {"quality": (0.89, 0.91)})

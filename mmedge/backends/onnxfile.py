@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmedge.artifact import hash_json, sha256_of
 from mmedge.errors import MmedgeError
 
 
@@ -90,8 +91,24 @@ def files_of(file: Path) -> list[Path]:
 
 
 def size_bytes(file: Path) -> int:
-    """Of a model: all of its files."""
-    return sum(one.stat().st_size for one in files_of(file) if one.is_file())
+    """Of a model: the file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
+    return sum(one.stat().st_size for one in _files(file))
+
+
+def content_sha256(file: Path) -> str:
+    """Of a model's file and what it keeps its weights in beside itself: of one hash, two models are the same."""
+    return hash_json([sha256_of(one) for one in _files(file)])
+
+
+def _files(file: Path) -> list[Path]:
+    """A model's file, and those beside it that hold its weights and are there."""
+    beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
+    if file.suffix == ".onnx":
+        try:
+            beside = _external(memoryview(file.read_bytes()))
+        except (IndexError, KeyError, ValueError):  # no graph: who opens it tells so
+            beside = set()
+    return [one for one in (file, *(file.parent / name for name in sorted(beside))) if one.is_file()]
 
 
 def _external(data: memoryview) -> set[str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mmedge.backends import onnxruntime_cpu
-from mmedge.backends.session import Session
+from mmedge.backends import Session, onnxruntime_cpu
+from mmedge.backends.onnxfile import content_sha256
 from mmedge.data.store.samples import Samples
-from mmedge.profiling.timing import Timing, ratio_interval, spans, summary
+from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
 from mmedge.progress import Progress
 from mmedge.recipe import Measure
 
 _FEWEST_RUNS = 40
+
+Opener = Callable[[], Session]
 
 
 def one_sample(samples: Samples, batch: int) -> dict[str, np.ndarray]:
@@ -25,32 +29,6 @@ def one_sample(samples: Samples, batch: int) -> dict[str, np.ndarray]:
         **{name: np.array(x[rows]) for name, x in samples.inputs.items()},
         "present": np.ones((batch, len(samples.inputs)), bool),
     }
-
-
-def time_graphs(
-    graphs: Mapping[str, Path],
-    inputs: Mapping[str, np.ndarray],
-    measure: Measure,
-    progress: Progress,
-    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-) -> dict[str, Timing]:
-    """Time each graph on ONNX Runtime CPU; see ``time_sessions``."""
-    sessions = {name: onnxruntime_cpu.session(graph, threads=measure.threads) for name, graph in graphs.items()}
-    return time_sessions(sessions, inputs, measure, progress, own)
-
-
-def time_sessions(
-    sessions: Mapping[str, Session],
-    common: Mapping[str, np.ndarray],
-    measure: Measure,
-    progress: Progress,
-    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-) -> dict[str, Timing]:
-    """Time opened models in one interleaved run, each on those of the ``common`` inputs that it takes, or on its ``own``.
-
-    ``present`` is cut to the columns that a model with fewer modalities has.
-    """
-    return {name: summary(times) for name, times in _spans(sessions, common, measure, progress, own).items()}
 
 
 @dataclass(frozen=True)
@@ -72,6 +50,69 @@ class Ratio:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Latencies:
+    """What models took in one interleaved run. Those that are one file share one entry."""
+
+    spans: Mapping[str, Sittings]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.spans
+
+    def timing(self, name: str) -> Timing:
+        """One model's percentiles."""
+        return summary(self.spans[name])
+
+    def ratio(self, ours: str, theirs: str) -> Ratio:
+        """One model's median over another's."""
+        ours_ms, theirs_ms = (median_ns(self.spans[name]) / 1e6 for name in (ours, theirs))
+        low, high = ratio_interval(self.spans[ours], self.spans[theirs])
+        return Ratio(ours_ms / theirs_ms, low, high, ours_ms, theirs_ms)
+
+
+def time_graphs(
+    graphs: Mapping[str, Path],
+    inputs: Mapping[str, np.ndarray],
+    measure: Measure,
+    progress: Progress,
+    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Latencies:
+    """Time each graph on ONNX Runtime CPU; see ``time_sessions``. Graphs that are one file are timed once.
+
+    ``own``: {name: its inputs} of those that take others.
+    """
+    first: dict[tuple[str, int], str] = {}  # {content and inputs: the name that stands for all of them}
+    stands = {
+        name: first.setdefault((content_sha256(graph), id((own or {}).get(name, inputs))), name)
+        for name, graph in graphs.items()
+    }
+    openers = {name: partial(onnxruntime_cpu.session, graphs[name], threads=measure.threads) for name in first.values()}
+    taken = time_sessions(openers, inputs, measure, progress, own).spans
+    return Latencies({name: taken[stands[name]] for name in graphs})
+
+
+def time_sessions(
+    openers: Mapping[str, Opener],
+    common: Mapping[str, np.ndarray],
+    measure: Measure,
+    progress: Progress,
+    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Latencies:
+    """Time models in one interleaved run, each on those of the ``common`` inputs that it takes, or on its ``own``.
+
+    ``openers``: each is called for every sitting. ``present`` is cut to the columns that a model with fewer modalities has.
+    """
+    calls = {name: partial(_call, opener, (own or {}).get(name, common)) for name, opener in openers.items()}
+    return Latencies(
+        sittings(
+            calls,
+            runs=measure.runs,
+            warmup=measure.warmup,
+            step=lambda done, total: progress.step("measuring latency", done, total, f"{len(calls)} models in turn"),
+        )
+    )
+
+
 def ratios_to(
     reference: Path,
     graphs: Mapping[str, Path],
@@ -86,38 +127,18 @@ def ratios_to(
     ``measure.runs`` rounds, fewer where they would take longer than ``longest_s``.
     """
     named = {"reference": reference, **{f"graph {name}": graph for name, graph in graphs.items()}}
-    sessions = {name: onnxruntime_cpu.session(graph, threads=measure.threads) for name, graph in named.items()}
-    first = _spans(sessions, inputs, measure.model_copy(update={"runs": 20, "warmup": 1}), progress)
-    round_s = sum(float(np.median(times)) for times in first.values()) / 1e9
+    once = {name: _call(partial(onnxruntime_cpu.session, graph), inputs) for name, graph in named.items()}
+    round_s = sum(float(np.median(times)) for times in spans(once, runs=5, warmup=1).values()) / 1e9
     runs = max(_FEWEST_RUNS, min(measure.runs, int(longest_s / round_s)))
-    times = _spans(sessions, inputs, measure.model_copy(update={"runs": runs}), progress)
-    theirs = times["reference"]
-    found = {}
-    for name in graphs:
-        ours = times[f"graph {name}"]
-        ours_ms, theirs_ms = float(np.median(ours)) / 1e6, float(np.median(theirs)) / 1e6
-        found[name] = Ratio(ours_ms / theirs_ms, *ratio_interval(ours, theirs), ours_ms, theirs_ms)
-    return found
+    found = time_graphs(named, inputs, measure.model_copy(update={"runs": runs}), progress)
+    return {name: found.ratio(f"graph {name}", "reference") for name in graphs}
 
 
-def _spans(
-    sessions: Mapping[str, Session],
-    common: Mapping[str, np.ndarray],
-    measure: Measure,
-    progress: Progress,
-    own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-) -> dict[str, np.ndarray]:
-    calls = {}
-    for name, session in sessions.items():
-        inputs = (own or {}).get(name, common)
-        feed = {
-            taken: inputs[taken][:, : info.shape[1]] if taken == "present" else inputs[taken]
-            for taken, info in session.inputs.items()
-        }
-        calls[name] = lambda run=session.run, feed=feed: run(feed)
-    return spans(
-        calls,
-        runs=measure.runs,
-        warmup=measure.warmup,
-        step=lambda done, total: progress.step("measuring latency", done, total, f"{len(calls)} models in turn"),
-    )
+def _call(opener: Opener, inputs: Mapping[str, np.ndarray]) -> Callable[[], Any]:
+    """A model opened, with what it takes of the inputs."""
+    session = opener()
+    feed = {
+        taken: inputs[taken][:, : info.shape[1]] if taken == "present" else inputs[taken]
+        for taken, info in session.inputs.items()
+    }
+    return partial(session.run, feed)

@@ -34,7 +34,13 @@ class Judging:
 
         To the recipe's gates come the budgets that the stage itself judged, on validation, and could not meet.
         """
-        verdict = gate.judge(self.figures(done, record), self.gates.get(done.stage, {}))
+        latency = record.get("latency", {})
+        intervals = {
+            f"latency_{name.removesuffix('_ci95')}": (value[0], value[1])
+            for name, value in latency.items()
+            if name.endswith("_ci95")
+        }
+        verdict = gate.judge(self.figures(done, record), self.gates.get(done.stage, {}), intervals)
         misses = missed(done.artifact.meta.get("misses", []) if done.artifact else [])
         record["gates"] = [*(judged.record() for judged in verdict.gates), *(failed for failed, _ in misses)]
         return min((code for code in (verdict.exit_code, *(code for _, code in misses)) if code), default=0)
@@ -65,7 +71,7 @@ class Judging:
         drops = {name: whole[name] - value for name, value in record["subsets"].items() if name in whole}
         out |= {f"subset_drop.{name}": drop for name, drop in drops.items()}
         for name, value in record.get("latency", {}).items():
-            if name.startswith("ratio") or name.endswith("_ms"):
+            if (name.startswith("ratio") and not name.endswith("_ci95")) or name.endswith("_ms"):
                 out[f"latency_{name}"] = value
         over = next((control for control in self.controls if control["name"] == _CONTROL), None)
         if over and _CONTROL in done.artifact.meta.get("controls", {}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -74,24 +74,20 @@ def _remembered(what: str, key: list[Any], context: Context, saying: str, comput
 
 def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context) -> None:
     """Give each record its latency, with its ratios to the teacher and the parent, or a note why there is none."""
-    measure = context.recipe.measure
-    timings, by_sha256 = _timings(ran, context), {done.artifact.sha256: done.stage for done in ran if done.artifact}
-    teacher = next(
-        (timings[done.stage] for done in ran if done.step.row.role == "teacher" and done.stage in timings), None
-    )
+    measure, latencies = context.recipe.measure, _latencies(ran, context)
     for done, record in zip(ran, records):
         if done.artifact and "latency" in done.artifact.meta:  # taken by the export itself, on its own target
             record["latency"] = done.artifact.meta["latency"]
-        elif timing := timings.get(done.stage):
-            parent = timings.get(by_sha256.get(record["parent"], ""))
-            latency = {"target": GRAPH_BACKEND, "batch": measure.batch, "threads": measure.threads, **timing}
-            for name, other in (("ratio_to_teacher", teacher), ("ratio_to_parent", parent)):
-                if other:
-                    latency[name] = timing["p50_ms"] / other["p50_ms"]
-            record["latency"] = latency
-            if timing["cv"] > 0.3:
+        elif latency := latencies.get(done.stage):
+            record["latency"] = {
+                "target": GRAPH_BACKEND,
+                "batch": measure.batch,
+                "threads": measure.threads,
+                **latency,
+            }
+            if latency["cv"] > 0.3:
                 record["notes"].append(
-                    f"latency spread is wide (cv {timing['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
+                    f"latency spread is wide (cv {latency['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
                 )
         elif done.artifact and not is_outputs(done.artifact):
             record["notes"].append(
@@ -99,8 +95,8 @@ def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context)
             )
 
 
-def _timings(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
-    """{stage: its timing}: all that ONNX Runtime runs on the CPU, in one interleaved run."""
+def _latencies(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
+    """{stage: its timing and ratios}: all that ONNX Runtime runs on the CPU, in one interleaved run."""
     timed = {
         done.stage: done.artifact
         for done in ran
@@ -110,23 +106,33 @@ def _timings(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
     }
     if not timed:  # of a file of outputs alone
         return {}
-    dataset, measure = context.dataset, context.recipe.measure
-
-    def compute() -> dict[str, dict[str, Any]]:
-        own = {}
-        for stage, artifact in timed.items():
-            modalities = contract_of(artifact).modalities
-            if any(spec != dataset.contract.modalities[name] for name, spec in modalities.items()):
-                own[stage] = one_sample(dataset.preprocessed(modalities, context.progress).test, measure.batch)
-        graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
-        found = time_graphs(graphs, one_sample(dataset.test, measure.batch), measure, context.progress, own)
-        return {stage: timing.record() for stage, timing in found.items()}
-
-    key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, measure.model_dump(mode="json"), machine()]
+    teacher = next((done.stage for done in ran if done.step.row.role == "teacher"), None)
+    key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, teacher]
+    key += [context.recipe.measure.model_dump(mode="json"), machine()]
+    compute = partial(_timed, timed, teacher, context)
     found: dict[str, dict[str, Any]] = _remembered(
         "latency", key, context, "measuring latency, all stages in turn", compute
     )
     return found
+
+
+def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context) -> dict[str, dict[str, Any]]:
+    dataset, measure, own = context.dataset, context.recipe.measure, {}
+    for stage, artifact in timed.items():
+        modalities = contract_of(artifact).modalities
+        if any(spec != dataset.contract.modalities[name] for name, spec in modalities.items()):
+            own[stage] = one_sample(dataset.preprocessed(modalities, context.progress).test, measure.batch)
+    graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
+    found = time_graphs(graphs, one_sample(dataset.test, measure.batch), measure, context.progress, own)
+    by_sha256 = {artifact.sha256: stage for stage, artifact in timed.items()}
+    latencies = {}
+    for stage, artifact in timed.items():
+        latencies[stage] = found.timing(stage).record()
+        for name, other in (("teacher", teacher), ("parent", by_sha256.get(artifact.parent or ""))):
+            if other in found:
+                ratio = found.ratio(stage, str(other))
+                latencies[stage] |= {f"ratio_to_{name}": ratio.value, f"ratio_to_{name}_ci95": [ratio.low, ratio.high]}
+    return latencies
 
 
 def controls_of(ran: list[Ran], context: Context) -> list[dict[str, Any]]:

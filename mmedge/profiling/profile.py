@@ -16,11 +16,11 @@ import mmedge
 from mmedge import bundle as bundles
 from mmedge.artifact import contract_of
 from mmedge.backends import GRAPH_BACKEND, Session, opened
-from mmedge.backends.onnxfile import size_bytes
+from mmedge.backends.onnxfile import content_sha256, size_bytes
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.machine import Watch, cores, governor, machine
 from mmedge.profiling import cold, energy, feeds, layers
-from mmedge.profiling.timing import ratio_interval, spans, summary
+from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
 from mmedge.progress import Progress, Silent
 from mmedge.runtime.engine import Engine, load
 from mmedge.runtime.warming import warm_up
@@ -101,16 +101,18 @@ def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress
         for batch in settings.batches:  # what cannot be fed is told before anything is measured
             feeds.sizes(session.inputs, batch, each.shapes(settings.shapes))
     records = [_cold(each, settings, progress) for each in subjects]
-    engines = [load(each.bundle, each.target, settings.threads) if each.bundle else None for each in subjects]
+    models = [
+        Model(each, session, load(each.bundle, each.target, settings.threads) if each.bundle else None)
+        for each, session in zip(subjects, sessions)
+    ]
     warnings: list[str] = []
     for batch in settings.batches:
-        entries, said = _time_batch(batch, subjects, sessions, engines, settings, progress)
-        for record, entry in zip(records, entries):
-            record["batches"].append(entry)
-        warnings += said
-    for each, session, record in zip(subjects, sessions, records):
-        progress.say(f"profile: idle, streams, energy and layers of {each.name}")
-        record |= _once(each, session, settings)
+        for model, record, figures in zip(models, records, _time_batch(batch, models, settings, progress)):
+            record["batches"].append(figures.record())
+            warnings += figures.warnings(f"{model.subject.name}, batch {batch}")
+    for model, record in zip(models, records):
+        progress.say(f"profile: idle, streams, energy and layers of {model.subject.name}")
+        record |= _once(model.subject, model.session, settings)
     return {
         "schema": 1,
         "mmedge": mmedge.__version__,
@@ -124,6 +126,60 @@ def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress
         "models": records,
         "warnings": [*warnings, *watch.warnings()],
     }
+
+
+@dataclass(frozen=True)
+class Model:
+    """A subject that is opened: its session, and the engine of its bundle where it is of one."""
+
+    subject: Subject
+    session: Session
+    engine: Engine | None
+
+
+@dataclass(frozen=True)
+class BatchFigures:
+    """What one model took at one batch size. ``compute``, ``first``: its spans and the first model's.
+
+    ``settled``: the warm-up runs, and whether the latency was stable after them. ``whole``: end to end, of bundles.
+    ``parts_ms``: on a GPU, by part.
+    """
+
+    batch: int
+    settled: tuple[int, bool]
+    compute: Sittings
+    first: Sittings | None
+    whole: Timing | None
+    parts_ms: dict[str, float] | None
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in the profile."""
+        told: dict[str, Any] = {
+            "batch": self.batch,
+            "warm_up": {"runs": self.settled[0], "stable": self.settled[1]},
+            "compute": summary(self.compute).record(),
+            "end_to_end": self.whole.record()
+            if self.whole
+            else {"not_available": "a bare graph has no preprocessing; profile its bundle"},
+            "spans_us": [round(value / 1000, 2) for value in np.concatenate(self.compute).tolist()],
+        }
+        if self.parts_ms is not None:
+            told["parts_ms"] = self.parts_ms
+        if self.first is not None:
+            value = median_ns(self.compute) / median_ns(self.first)
+            told["ratio_to_first"] = {"value": value, "ci95": list(ratio_interval(self.compute, self.first))}
+        return told
+
+    def warnings(self, where: str) -> list[str]:
+        """What a reader of the figures must know of them."""
+        found, timing = [], summary(self.compute)
+        if timing.cv > WIDE_SPREAD:
+            found.append(
+                f"{where}: wide spread (cv {timing.cv:.2f}, p99 {timing.p99_ms / timing.p50_ms:.1f} x p50); look at the percentiles, not at the mean"
+            )
+        if not self.settled[1]:
+            found.append(f"{where}: the latency did not settle in {self.settled[0]} warm-up runs")
+        return found
 
 
 def _cold(each: Subject, settings: ProfileOptions, progress: Progress) -> dict[str, Any]:
@@ -158,71 +214,70 @@ def _once(each: Subject, session: Session, settings: ProfileOptions) -> dict[str
 
 
 def _time_batch(
-    batch: int,
-    subjects: list[Subject],
-    sessions: list[Session],
-    engines: list[Engine | None],
-    settings: ProfileOptions,
-    progress: Progress,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every model's entry for one batch size, and warnings.
+    batch: int, models: Sequence[Model], settings: ProfileOptions, progress: Progress
+) -> list[BatchFigures]:
+    """Every model's figures for one batch size.
 
     Compute is timed with all models in turn, and so is end to end, but not the one among the other: after a picture was
     decoded, a small graph finds its caches cold, and its figure would not be that of the graph.
     """
-    computes = [
-        _call(session, feeds.tensors(session.inputs, batch, each.shapes(settings.shapes)))
-        for each, session in zip(subjects, sessions)
-    ]
+    feed = [feeds.tensors(model.session.inputs, batch, model.subject.shapes(settings.shapes)) for model in models]
+    calls = [_call(model.session, given) for model, given in zip(models, feed)]
+    for model, call in zip(models, calls):
+        _try(call, model.subject)
+    settled = [warm_up(call) for call in calls]
+    taken = _computes(batch, models, feed, settings, progress)
     ends = {
-        number: _predict(engine, feeds.raw_values(engine.contract, batch))
-        for number, engine in enumerate(engines)
-        if engine is not None
+        number: _predict(model.engine, feeds.raw_values(model.engine.contract, batch))
+        for number, model in enumerate(models)
+        if model.engine is not None
     }
-    for each, call in zip(subjects, computes):
-        _try(call, each)
-    settled = [warm_up(call) for call in computes]
-    taken = _in_turn(dict(enumerate(computes)), settings.runs, f"compute, batch {batch}", progress)
     for call in ends.values():
         warm_up(call)
-    whole = _in_turn(ends, settings.runs, f"end to end, batch {batch}", progress)
-    entries, warnings = [], []
-    first = summary(taken[0])
-    for number, (each, session) in enumerate(zip(subjects, sessions)):
-        compute, (warmed, stable) = summary(taken[number]) if number else first, settled[number]
-        entry: dict[str, Any] = {
-            "batch": batch,
-            "warm_up": {"runs": warmed, "stable": stable},
-            "compute": compute.record(),
-            "end_to_end": summary(whole[number]).record()
-            if number in whole
-            else {"not_available": "a bare graph has no preprocessing; profile its bundle"},
-            "spans_us": [round(value / 1000, 2) for value in taken[number].tolist()],
-        }
-        if session.parts is not None:
-            entry["parts_ms"] = _parts(session, computes[number])
-        if number:
-            low, high = ratio_interval(taken[number], taken[0])
-            entry["ratio_to_first"] = {"value": compute.p50_ms / first.p50_ms, "ci95": [low, high]}
-        entries.append(entry)
-        where = f"{each.name}, batch {batch}"
-        if compute.cv > WIDE_SPREAD:
-            warnings.append(
-                f"{where}: wide spread (cv {compute.cv:.2f}, p99 {compute.p99_ms / compute.p50_ms:.1f} x p50); look at the percentiles, not at the mean"
-            )
-        if not stable:
-            warnings.append(f"{where}: the latency did not settle in {warmed} warm-up runs")
-    return entries, warnings
+    what = f"timing end to end, batch {batch}"
+    whole = spans(ends, runs=settings.runs, warmup=0, step=partial(_told, progress, what, len(ends)))
+    return [
+        BatchFigures(
+            batch,
+            settled[number],
+            taken[number],
+            taken[0] if number else None,
+            summary(whole[number]) if number in whole else None,
+            _parts(model.session, calls[number]) if model.session.parts is not None else None,
+        )
+        for number, model in enumerate(models)
+    ]
 
 
-def _in_turn(calls: Mapping[int, Callable[[], Any]], runs: int, what: str, progress: Progress) -> dict[int, np.ndarray]:
-    """``spans`` of calls by their model's number."""
-    return spans(
-        calls,
-        runs=runs,
-        warmup=0,
-        step=lambda done, total: progress.step(f"timing {what}", done, total, f"{len(calls)} in turn"),
-    )
+def _computes(
+    batch: int,
+    models: Sequence[Model],
+    feed: Sequence[Mapping[str, np.ndarray]],
+    settings: ProfileOptions,
+    progress: Progress,
+) -> list[Sittings]:
+    """Every model's spans, opened anew for each sitting; models that are one file are timed once.
+
+    A model alone, which is compared with none, is timed in the session that is there.
+    """
+    stands = [(model.subject.target, content_sha256(model.subject.file)) for model in models]
+    each = {key: number for number, key in reversed(list(enumerate(stands)))}
+    step = partial(_told, progress, f"timing compute, batch {batch}", len(each))
+    if len(each) == 1:
+        alone = [spans({0: _call(models[0].session, feed[0])}, runs=settings.runs, warmup=0, step=step)[0]]
+        return [alone] * len(models)
+
+    def opener(number: int) -> Callable[[], Callable[[], Any]]:
+        named = models[number].subject
+        return lambda: _call(opened(named.file, named.target, threads=settings.threads), feed[number])
+
+    openers = {key: opener(number) for key, number in each.items()}
+    taken = sittings(openers, runs=settings.runs, warmup=settings.runs // 10, step=step)
+    return [taken[key] for key in stands]
+
+
+def _told(progress: Progress, what: str, count: int, done: int, total: int) -> None:
+    progress.step(what, done, total, f"{count} in turn")
 
 
 def _try(call: Callable[[], Any], each: Subject) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from mmedge import bundle as bundles
 from mmedge.artifact import Artifact, not_understood
 from mmedge.backends import can_run, opened
 from mmedge.backends.backend import Job
-from mmedge.backends.engine import Engine, part_of, profiles_of
+from mmedge.backends.engine import Engine, Profiles, part_of, profiles_of
 from mmedge.bundle import GRAPH, Entry
 from mmedge.errors import UsageError
 from mmedge.profiling import feeds
-from mmedge.profiling.timing import spans, summary
+from mmedge.profiling.timing import sittings, summary
 from mmedge.progress import Progress, Silent
 from mmedge.spec import Contract
 
@@ -107,15 +107,23 @@ def _subsets_timed(folder: Path, entry: Entry, backend: str) -> dict[str, Any]:
     profiles = entry.engine.profiles if entry.engine else None
     if backends.find(backend).runs_graphs or not profiles or not entry.subsets or not can_run(backend):
         return {}
-    calls = {}
-    for key, file in {"": entry.opened_file(backend), **entry.subsets}.items():
-        session = opened(folder / file, backend, host_code=True)
-        shapes = {given: tuple(profiles[given][1][1:]) for given in session.inputs}
-        calls[key] = partial(session.run, feeds.tensors(session.inputs, 1, shapes))
-    p50 = {key: summary(times).p50_ms for key, times in spans(calls, runs=_RUNS, warmup=_RUNS // 10).items()}
+    files = {"": entry.opened_file(backend), **entry.subsets}
+    taken = sittings(
+        {key: partial(_call, folder / file, backend, profiles) for key, file in files.items()},
+        runs=_RUNS,
+        warmup=_RUNS // 10,
+    )
+    p50 = {key: summary(times).p50_ms for key, times in taken.items()}
     latency = {key: {"p50_ms": p50[key], "ratio_to_all": p50[key] / p50[""]} for key in entry.subsets}
     kept = {key for key, one in latency.items() if one["ratio_to_all"] < 1}
     return {
         "subsets": {key: file for key, file in entry.subsets.items() if key in kept},
         "subset_latency": {key: latency[key] for key in kept},
     }
+
+
+def _call(file: Path, backend: str, profiles: Profiles) -> Callable[[], Any]:
+    """An engine opened, with tensors of the size that it is optimised for."""
+    session = opened(file, backend, host_code=True)
+    shapes = {given: tuple(profiles[given][1][1:]) for given in session.inputs}
+    return partial(session.run, feeds.tensors(session.inputs, 1, shapes))

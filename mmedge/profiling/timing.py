@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 Name = TypeVar("Name", bound=Hashable)
+# Spans of a model that was opened anew for each: int64 [runs of the sitting] in nanoseconds.
+Sittings = list[np.ndarray]
+
+# How often models are opened anew for one comparison, and the fewest calls of one sitting.
+_SITTINGS, _FEWEST = 8, 5
+# Student's t at 97.5 %, by degrees of freedom.
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
 
 @dataclass(frozen=True)
@@ -36,18 +44,19 @@ def spans(
     runs: int,
     warmup: int,
     step: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
 ) -> dict[Name, np.ndarray]:
     """Time each call ``runs`` times, one of each a round, since machines drift and ratios are judged. int64 [runs], ns.
 
-    Each round has an order of its own: in a fixed one, whoever follows a large model would always find its caches cold.
-    ``step(done, total)`` is told of progress, outside the timed spans. Garbage collection is off while timing.
+    Each follows each other equally often: who comes behind a large model finds its caches cold. ``step(done, total)`` is
+    told of progress, outside the timed spans. Garbage collection is off while timing.
     """
     for call in calls.values():
         for _ in range(warmup):
             call()
     # All is made ready beforehand: what stands between two timed calls takes their caches from them.
     each, taken = list(calls.values()), [[0] * runs for _ in calls]
-    orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(each)), (runs, 1)), axis=1).tolist()
+    orders = balanced_orders(len(each), runs, seed)
     clock, collecting = time.perf_counter_ns, gc.isenabled()
     gc.disable()
     try:
@@ -65,23 +74,78 @@ def spans(
     return {name: np.array(times, np.int64) for name, times in zip(calls, taken)}
 
 
-def ratio_interval(
-    ours: np.ndarray, theirs: np.ndarray, *, block: int = 20, resamples: int = 500
-) -> tuple[float, float]:
-    """95 % interval of the ratio of two medians, int64 [runs] each of the same rounds.
+def balanced_orders(count: int, rounds: int, seed: int = 0) -> list[list[int]]:
+    """An order of 0 to ``count`` - 1 for each round, so that over all of them each follows each other equally often.
 
-    Block bootstrap (Kunsch 1989): neighbouring rounds share the machine's state, so that whole stretches are drawn.
+    Of what is left of a round comes next who has followed the last one least often, by lot among equals; nobody follows
+    itself.
     """
-    runs, random = min(len(ours), len(theirs)), np.random.default_rng(0)
-    block = max(1, min(block, runs // 5))
-    starts = random.integers(0, runs - block + 1, (resamples, -(-runs // block)))
-    rows = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)
-    low, high = np.percentile(np.median(ours[rows], axis=1) / np.median(theirs[rows], axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    lot = random.Random(seed)
+    followed = [[rounds + 1 if row == column else 0 for column in range(count)] for row in range(count)]
+    orders, last = [], lot.randrange(max(count, 1))
+    for _ in range(rounds):
+        left, order = list(range(count)), []
+        while left:
+            behind = followed[last]
+            least = min(behind[candidate] for candidate in left)
+            last = lot.choice([candidate for candidate in left if behind[candidate] == least])
+            behind[last] += 1
+            left.remove(last)
+            order.append(last)
+        orders.append(order)
+    return orders
 
 
-def summary(nanoseconds: np.ndarray) -> Timing:
-    """Percentiles of measured spans, int64 [runs] in nanoseconds."""
-    ms = nanoseconds / 1e6
+def sittings(
+    openers: Mapping[Name, Callable[[], Callable[[], Any]]],
+    *,
+    runs: int,
+    warmup: int,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[Name, Sittings]:
+    """``spans`` of models that are opened anew several times, together ``runs`` of each.
+
+    Where a session's memory happens to lie makes it faster or slower as long as it lives: two sessions of one file differ
+    by more than the spread of their calls. How much, only several sessions of each tell. ``warmup`` is of all sittings.
+    """
+    count = max(2, min(_SITTINGS, runs // _FEWEST))
+    before = max(3, -(-warmup // count))
+    taken: dict[Name, Sittings] = {name: [] for name in openers}
+    for sitting in range(count):
+        names = list(openers)
+        turned = names[sitting % len(names) :] + names[: sitting % len(names)] if names else names
+        calls = {name: openers[name]() for name in turned}
+        each = runs * (sitting + 1) // count - runs * sitting // count
+        found = spans(calls, runs=each, warmup=before, seed=sitting)
+        del calls  # before the next are opened
+        for name, times in found.items():
+            taken[name].append(times)
+        step(sitting + 1, count)
+    return taken
+
+
+def ratio_interval(ours: Sittings, theirs: Sittings) -> tuple[float, float]:
+    """95 % interval of the ratio of two models' median spans, each of the same ``sittings``.
+
+    Each sitting gives one ratio of medians; Student's interval of the mean of their logarithms holds what differs between
+    sessions and between moments of the machine. The spans of one file, timed once, are a ratio of 1 without doubt.
+    """
+    if ours is theirs:
+        return 1.0, 1.0
+    logs = np.log([np.median(mine) / np.median(other) for mine, other in zip(ours, theirs)])
+    half = _STUDENT[len(logs) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
+    pooled = float(np.log(median_ns(ours) / median_ns(theirs)))  # the figure that is told lies inside
+    low, high = min(float(logs.mean()) - half, pooled), max(float(logs.mean()) + half, pooled)
+    return float(np.exp(low)), float(np.exp(high))
+
+
+def median_ns(taken: Sittings) -> float:
+    """The median over all sittings."""
+    return float(np.median(np.concatenate(taken)))
+
+
+def summary(nanoseconds: np.ndarray | Sittings) -> Timing:
+    """Percentiles of measured spans."""
+    ms = np.concatenate(nanoseconds) / 1e6 if isinstance(nanoseconds, list) else nanoseconds / 1e6
     p50, p90, p95, p99, p99_9 = (float(value) for value in np.percentile(ms, [50, 90, 95, 99, 99.9]))
-    return Timing(p50, p90, p95, p99, p99_9, float(ms.mean()), float(ms.std() / ms.mean()), len(ms))
+    return Timing(p50, p90, p95, p99, p99_9, float(ms.mean()), float(ms.std() / ms.mean()), ms.size)

@@ -34,6 +34,7 @@ def print_report(report: dict[str, Any]) -> None:
         for gate in stage["gates"]:
             mark = ("passed", "green") if gate["passed"] else ("FAILED", "red")
             value = f"{gate['value']:.4g}" if "value" in gate else "not measured"
+            value += " [{:.4g}, {:.4g}]".format(*gate["ci95"]) if "ci95" in gate else ""
             rest = f" {stage['stage']}: {gate['name']} is {value}, limit {gate['limit']:g}"
             console.print(Text.assemble("  ", mark, rest))
     colour = "green" if report["verdict"] == "pass" else "red"

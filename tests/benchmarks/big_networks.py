@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmedge import recipe
-from mmedge.backends import onnxruntime_cpu
 from mmedge.cli.common import progress
+from mmedge.measure.latency import ratios_to
 from mmedge.pipeline import fold as pipeline
 from mmedge.pipeline.standalone import FileOptions, quantize_file
-from mmedge.profiling.timing import ratio_interval, spans
 from mmedge.progress import Silent
-from mmedge.recipe import Quantize
+from mmedge.recipe import Measure, Quantize
 from mmedge.report.standalone import print_quantized
 from tests.benchmarks.compression import compared
 
@@ -146,10 +145,10 @@ def users_file() -> None:
             folder / "resnet18.onnx", str(folder / "held.npz"), folder / "quantized", settings, Silent()
         )
         print_quantized(report)
-        runs = {n: onnxruntime_cpu.session(folder / "quantized" / f"{n}.onnx") for n in ("fp32", "int8")}
-        taken = spans({n: lambda run=run: run({"image": held[:1]}) for n, run in runs.items()}, runs=200, warmup=5)
-    low, high = ratio_interval(taken["fp32"], taken["int8"])
-    median = float(np.median(taken["fp32"]) / np.median(taken["int8"]))
+        int8, fp32 = (folder / "quantized" / f"{name}.onnx" for name in ("int8", "fp32"))
+        feed = {"image": held[:1]}
+        ratio = ratios_to(int8, {"fp32": fp32}, feed, Measure(runs=200, warmup=8), Silent(), longest_s=600)["fp32"]
+    median, low, high = ratio.value, ratio.low, ratio.high
     drop = next(row for row in report["candidates"] if row["precision"] == "int8")
     print(f"INT8 is {median:.2f} [{low:.2f}, {high:.2f}] times faster (asked: 2.5) and loses {drop['drop']:+.4f} [{drop['drop_ci95'][0]:+.4f}, {drop['drop_ci95'][1]:+.4f}] of accuracy (allowed: 0.01)")  # fmt: skip
     print("kernels:", drop.get("int8_kernels"))

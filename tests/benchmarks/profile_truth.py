@@ -12,7 +12,7 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.profiling import feeds, profile
 from mmedge.profiling.timing import ratio_interval
 
-_BLOCKS, _RUNS = 20, 200
+_BLOCKS, _RUNS, _SITTINGS = 24, 200, 8
 
 
 def direct(native: Any, feed: dict[str, np.ndarray], runs: int) -> np.ndarray:
@@ -42,6 +42,7 @@ def _show(path: Path) -> None:
     subject = profile.subject(path, None)
     engine = profile.load(subject.bundle) if subject.bundle else None
     session = onnxruntime_cpu.session(subject.file)
+    model = profile.Model(subject, session, engine)
     native, feed = onnxruntime_cpu.native_session(subject.file), feeds.tensors(session.inputs, 1)
     settings = profile.ProfileOptions(runs=_RUNS)
     ours: list[np.ndarray] = []
@@ -50,15 +51,15 @@ def _show(path: Path) -> None:
     for block in range(_BLOCKS):
 
         def profiled() -> None:
-            entries, _ = profile._time_batch(1, [subject], [session], [engine], settings, profile.Silent())
-            ours.append(np.array(entries[0]["spans_us"]) * 1000)
+            (figures,) = profile._time_batch(1, [model], settings, profile.Silent())
+            ours.append(figures.compute[0])
 
         # The loop warms up for as many calls as the profiler does before it counts.
         steps = [profiled, lambda: (direct(native, feed, 100), theirs.append(direct(native, feed, _RUNS)))]
         for step in steps if block % 2 else steps[::-1]:
             step()
     a, b = np.concatenate(ours), np.concatenate(theirs)
-    low, high = ratio_interval(a, b, block=_RUNS)
+    low, high = ratio_interval(*(list(np.stack(each).reshape(_SITTINGS, -1)) for each in (ours, theirs)))
     figures = ", ".join(f"p{p} {np.percentile(a, p) / np.percentile(b, p):.3f} x" for p in (50, 90, 95))
     print(f"{subject.file.name:14} profiler {np.median(a) / 1000:8.1f} us, direct {np.median(b) / 1000:8.1f} us")
     print(f"{'':14} {figures}; p50 [{low:.3f}, {high:.3f}]")

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from mmedge.profiling.timing import spans, summary
+from mmedge.profiling.timing import balanced_orders, ratio_interval, sittings, spans, summary
 
 
 def test_percentiles_of_known_spans_in_milliseconds():
@@ -15,14 +15,75 @@ def test_percentiles_of_known_spans_in_milliseconds():
     assert timing.runs == 100 and timing.cv == pytest.approx(np.arange(1, 101).std() / 50.5)
 
 
-def test_every_call_runs_once_a_round_and_the_order_of_rounds_is_permuted():
+def test_every_call_runs_once_a_round():
     told = []
     found = spans({name: lambda name=name: told.append(name) for name in "abc"}, runs=40, warmup=2)
     rounds = np.array(told[6:]).reshape(40, 3)
     assert told[:6] == list("aabbcc")
     assert all(sorted(row) == ["a", "b", "c"] for row in rounds)
-    assert len({tuple(row) for row in rounds}) == 6
     assert {len(times) for times in found.values()} == {40}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_each_follows_each_other_equally_often_and_nobody_itself(count):
+    orders = balanced_orders(count, 200)
+    sequence = [number for order in orders for number in order]
+    follows = np.zeros((count, count), int)
+    np.add.at(follows, (sequence[:-1], sequence[1:]), 1)
+    assert not follows.diagonal().any() and all(sorted(order) == list(range(count)) for order in orders)
+    others = follows[~np.eye(count, dtype=bool)]
+    assert others.max() - others.min() <= max(2, 0.1 * others.mean())
+
+
+def test_models_are_opened_anew_for_each_sitting_and_none_is_always_the_first():
+    opened, alive = [], set()
+
+    def opener(name):
+        def open_():
+            class Call:
+                def __init__(self):
+                    alive.add(id(self))
+
+                def __call__(self):
+                    pass
+
+                def __del__(self):
+                    alive.discard(id(self))
+
+            opened.append(name)
+            assert len(alive) < 2  # those of the sitting before are gone
+            return Call()
+
+        return open_
+
+    taken = sittings({name: opener(name) for name in "ab"}, runs=80, warmup=8)
+    assert opened == list("abbaabbaabbaabba") and [len(each) for each in taken["a"]] == [10] * 8
+    assert [len(each) for each in sittings({"a": lambda: lambda: None}, runs=22, warmup=8)["a"]] == [5, 6, 5, 6]
+
+
+def of_sessions(random, level, count=8, runs=60):
+    """Spans as a machine gives them: each session is faster or slower by some percent as long as it lives."""
+    sessions = level * np.exp(random.normal(0, 0.03, (count, 1)))
+    return list((sessions * np.exp(random.normal(0, 0.05, (count, runs))) * 1e5).astype(np.int64))
+
+
+def test_identical_models_are_called_faster_in_at_most_5_of_100():
+    random = np.random.default_rng(0)
+    found = [ratio_interval(of_sessions(random, 1.0), of_sessions(random, 1.0)) for _ in range(400)]
+    assert sum(high < 1 for _, high in found) <= 0.05 * 400
+    assert sum(low > 1 for low, _ in found) <= 0.05 * 400
+
+
+def test_a_model_that_is_a_tenth_faster_is_called_so():
+    random = np.random.default_rng(1)
+    found = [ratio_interval(of_sessions(random, 0.9), of_sessions(random, 1.0)) for _ in range(100)]
+    assert sum(high < 1 for _, high in found) > 95
+    assert sum(low < 0.9 < high for low, high in found) >= 90
+
+
+def test_what_was_timed_once_is_as_fast_as_itself():
+    spans_ = of_sessions(np.random.default_rng(2), 1.0)
+    assert ratio_interval(spans_, spans_) == (1.0, 1.0)
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error():

@@ -316,7 +316,7 @@ def test_engines_of_subsets_are_timed_when_they_are_rebuilt_where_they_run(aged,
     running_their_graphs(monkeypatch)
     monkeypatch.setattr(rebuilding, "can_run", lambda target: True)
     times = {"": [9, 9], "vitals": [3, 3]}
-    monkeypatch.setattr(rebuilding, "spans", lambda calls, **_: {key: np.array(times[key]) for key in calls})
+    monkeypatch.setattr(rebuilding, "sittings", lambda calls, **_: {key: np.array(times[key]) for key in calls})
     rebuild(aged)
     entry = artifact.read(aged).meta["targets"]["tensorrt-rtx"]
     assert entry["subsets"] and entry["subset_latency"]["vitals"]["ratio_to_all"] == pytest.approx(1 / 3)

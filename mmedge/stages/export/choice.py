@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import Artifact
-from mmedge.backends import GRAPH_BACKEND, Backend, Session, onnxruntime_cpu, opened
+from mmedge.backends import GRAPH_BACKEND, Backend, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
-from mmedge.measure.latency import one_sample, time_sessions
+from mmedge.measure.latency import Opener, Ratio, one_sample, time_sessions
 from mmedge.profiling.timing import Timing
 from mmedge.recipe import precision_of
 from mmedge.stages.export import engines
@@ -30,14 +32,14 @@ class Latency:
     batch: int
     threads: int
     timing: Timing
-    ratio_to_teacher: float | None
-    ratio_to_parent: float
+    ratios: Mapping[str, Ratio]
 
     def record(self) -> dict[str, Any]:
         """As it stands in the manifest and the report."""
-        ratios = {"ratio_to_teacher": self.ratio_to_teacher, "ratio_to_parent": self.ratio_to_parent}
         told = {"target": self.target, "batch": self.batch, "threads": self.threads, **self.timing.record()}
-        return told | {name: ratio for name, ratio in ratios.items() if ratio is not None}
+        for other, ratio in self.ratios.items():
+            told |= {f"ratio_to_{other}": ratio.value, f"ratio_to_{other}_ci95": [ratio.low, ratio.high]}
+        return told
 
 
 def measured(work: Work, parent: Artifact, folder: Path) -> tuple[str, Latency]:
@@ -47,41 +49,40 @@ def measured(work: Work, parent: Artifact, folder: Path) -> tuple[str, Latency]:
     measure = context.recipe.measure
     timed = folder / ".timed"
     timed.mkdir()
-    sessions = _candidates(work, parent, timed)
-    kept = list(sessions)
-    others = {"parent": parent, "teacher": context.teacher}
-    timings = time_sessions(
-        {f"{name} {each}": session for each, session in sessions.items()}
+    openers = _candidates(work, parent, timed)
+    kept = list(openers)
+    others = {other: found for other, found in (("parent", parent), ("teacher", context.teacher)) if found is not None}
+    taken = time_sessions(
+        {f"{name} {each}": opener for each, opener in openers.items()}
         | {
-            other: onnxruntime_cpu.session(found.file(GRAPH), threads=measure.threads)
+            other: partial(onnxruntime_cpu.session, found.file(GRAPH), threads=measure.threads)
             for other, found in others.items()
-            if found is not None
         },
         one_sample(context.dataset.test, measure.batch),
         measure,
         context.progress,
     )
     shutil.rmtree(timed)
-    p50 = {precision: timings[f"{name} {precision}"].p50_ms for precision in kept}
+    p50 = {precision: taken.timing(f"{name} {precision}").p50_ms for precision in kept}
     best = min(kept, key=lambda precision: p50[precision])
     if "fp32" in kept and p50[best] > p50["fp32"] * (1 - NOISE):
         best = "fp32"
     for precision in kept:
         if precision != best:
             work.notes.append(f"{precision}: {p50[precision] / p50[best]:.2f} x the latency of {best} on {name}")
-    timing = timings[f"{name} {best}"]
-    ratio = {other: timing.p50_ms / timings[other].p50_ms for other in others if other in timings}
-    return best, Latency(name, measure.batch, measure.threads, timing, ratio.get("teacher"), ratio["parent"])
+    ours = f"{name} {best}"
+    ratios = {other: taken.ratio(ours, other) for other in others}
+    return best, Latency(name, measure.batch, measure.threads, taken.timing(ours), ratios)
 
 
-def _candidates(work: Work, parent: Artifact, folder: Path) -> dict[str, Session]:
-    """{candidate: it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
+def _candidates(work: Work, parent: Artifact, folder: Path) -> dict[str, Opener]:
+    """{candidate: what opens it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
     backend, asked = work.backend, work.options.precision
     kept = [row["precision"] for row in parent.meta.get("candidates", []) if row["kept"]]
     kept = [each for each in kept if not _lacks(backend, each)] or ["fp32"]
     if asked is not None:
         kept = [each for each in kept if precision_of(each) == asked] or [asked]
-    sessions: dict[str, Session] = {}
+    openers: dict[str, Opener] = {}
     for each in kept:
         graph = folder / each / GRAPH
         graph.parent.mkdir()
@@ -90,12 +91,13 @@ def _candidates(work: Work, parent: Artifact, folder: Path) -> dict[str, Session
             built = engines.build(replace(work, notes=[]), graph, precision_of(taken))
             file = graph.with_name(built.file) if built else graph
             threads = work.context.recipe.measure.threads
-            sessions[each] = opened(file, backend.name, threads=threads, host_code=True)
+            openers[each] = partial(opened, file, backend.name, threads=threads, host_code=True)
+            openers[each]()  # what does not load is told now
         except MmedgeError as error:
             if len(kept) == 1:
                 raise
             work.notes.append(f"{each}: not built for {backend.name}: {error.what}")
-    return sessions
+    return openers
 
 
 def _lacks(backend: Backend, candidate: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,15 @@ def _timed(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetEngine]:
     """Those that are faster than the whole engine on the backend itself, in one interleaved run."""
     measure, kept = cuts.work.context.recipe.measure, {}
     files = {key: file for key, graph in graphs.items() if (file := _subset_engine(cuts, key, graph))}
-    sessions = {
-        key: opened(cuts.folder / file, cuts.work.backend.name, threads=measure.threads, host_code=True)
+    openers = {
+        key: partial(opened, cuts.folder / file, cuts.work.backend.name, threads=measure.threads, host_code=True)
         for key, file in {"all": cuts.whole, **files}.items()
     }
-    timings = time_sessions(sessions, one_sample(cuts.test, measure.batch), measure, cuts.work.context.progress)
+    taken = time_sessions(openers, one_sample(cuts.test, measure.batch), measure, cuts.work.context.progress)
     for key, file in files.items():
-        ratio = timings[key].p50_ms / timings["all"].p50_ms
+        ratio = taken.ratio(key, "all").value
         if ratio < 1 - NOISE:
-            kept[key] = SubsetEngine(file, timings[key].p50_ms, ratio)
+            kept[key] = SubsetEngine(file, taken.timing(key).p50_ms, ratio)
             cuts.work.notes.append(f"engine for {key} alone: {ratio:.2f} x the time of the whole")
         else:
             cuts.work.notes.append(f"no engine for {key} alone: it would take {ratio:.2f} x the time of the whole")

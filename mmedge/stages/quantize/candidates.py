@@ -148,7 +148,12 @@ def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[P
 def timer(samples: Samples, measure: Measure, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
     """``Trial.time`` on the first of the samples; it is asked twice, for half of the runs each."""
     half = measure.model_copy(update={"runs": -(-measure.runs // 2)})
-    return lambda graphs: time_graphs(graphs, one_sample(samples, half.batch), half, progress)
+
+    def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
+        taken = time_graphs(graphs, one_sample(samples, half.batch), half, progress)
+        return {name: taken.timing(name) for name in graphs}
+
+    return timed
 
 
 def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
