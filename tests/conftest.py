@@ -12,7 +12,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from mmedge.report.html import write_html
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import cut, groups_of, take_apart
 from mmedge.stages.prune.search import kept_units
+from mmedge.stages.results import StageResult
 from mmedge.training.context import Context
 from tests.bundles import bundle, made_bundle, rewritten, sample  # noqa: F401  # fixtures
 
@@ -214,6 +215,15 @@ def finished(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def dataset(finished: Run) -> samples.Dataset:
     """The preprocessed samples of the finished run."""
     return samples.prepare(recipe.load(finished.recipe_file), finished.out, code=finished.out.parent, progress=Silent())
+
+
+def staged(
+    run: Callable[..., StageResult], parent: Any, config: Any, context: Context, target: Path
+) -> artifact.Artifact:
+    """The artifact of a stage's function, written to ``target``."""
+    return pipeline.make(
+        run, parent, config, replace(context, out=target.parent, stage=target.name, key=context.key or "k")
+    )
 
 
 @pytest.fixture

@@ -15,23 +15,9 @@ from mmedge.pipeline.judging import Judging
 from mmedge.pipeline.measuring import GRAPH, add_latency, controls_of, is_outputs, measured
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.recipe import shown
+from mmedge.report.schema import DataRecord, Report
 from mmedge.training.context import Context
 from mmedge.training.loop.log import CSV, csv_read
-
-# What a stage says of itself that the report repeats.
-_REPEATED = (
-    "params",
-    "macs",
-    "precision",
-    "candidates",
-    "decision",
-    "losses",
-    "calibration",
-    "fusion_points",
-    "sensitivity",
-    "pruning",
-    "verification",
-)
 
 
 def conclude(ran: list[Ran], context: Context) -> Outcome:
@@ -42,24 +28,24 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     controls = controls_of(ran, context)
     judging = Judging(ran, records, controls, recipe.gates)
     exit_codes = [judging.judge(done, record) for done, record in zip(ran, records) if not done.given]
-    report = {
-        "schema": 1,
-        "mmedge": mmedge.__version__,
-        "recipe": shown(recipe),
-        "seed": recipe.seed,
-        "machine": machine(),
-        "data": {
-            "sha256": dataset.sha256,
-            "source": dataset.source,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation),
-            "test": len(dataset.test),
+    report = Report(
+        schema=1,
+        mmedge=mmedge.__version__,
+        recipe=shown(recipe),
+        seed=recipe.seed,
+        machine=machine(),
+        data=DataRecord(
+            sha256=dataset.sha256,
+            source=dataset.source,
+            train=len(dataset.train),
+            validation=len(dataset.validation),
+            test=len(dataset.test),
             **dataset.facts,
-        },
-        "stages": records,
-        "controls": controls,
-        "verdict": "fail" if any(exit_codes) else "pass",
-    }
+        ),
+        stages=records,
+        controls=controls,
+        verdict="fail" if any(exit_codes) else "pass",
+    ).record()
     write_bundle(ran, report, context)
     write_json(context.out / "report.json", report)
     return Outcome(report, min((code for code in exit_codes if code), default=0))
@@ -68,8 +54,11 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
 def _record(done: Ran, context: Context) -> dict[str, Any]:
     if done.artifact is None:
         return {"stage": done.stage, "status": "skipped", "gates": [], "notes": [done.note]}
-    artifact, meta = done.artifact, done.artifact.meta
-    shipped = meta.get("engine", {}).get("files", [ANSWERS if is_outputs(artifact) else GRAPH])
+    artifact, result = done.artifact, done.result
+    assert result is not None, "an artifact has one"
+    shipped = (
+        result.engine.files if result.engine and result.engine.files else [ANSWERS if is_outputs(artifact) else GRAPH]
+    )
     record: dict[str, Any] = {
         "stage": done.stage,
         "parent": artifact.parent,
@@ -78,9 +67,9 @@ def _record(done: Ran, context: Context) -> dict[str, Any]:
         "size_bytes": sum(artifact.file(name).stat().st_size for name in shipped),
         "seconds": round(done.seconds, 2),
     }
-    record |= {field: meta[field] for field in _REPEATED if field in meta}
+    record |= result.told()
     if artifact.file(CSV).is_file() and (history := csv_read(artifact.file(CSV))):
         columns = ("loss", "quality", "selection")  # a figure an epoch, on validation but for the loss
         record["learning"] = {name: [float(f"{row[name]:.4g}") for row in history] for name in columns}
     found, notes = measured(done, artifact, context)
-    return record | found | {"gates": [], "status": done.status, "notes": [*meta["notes"], *notes]}
+    return record | found | {"gates": [], "status": done.status, "notes": [*result.notes, *notes]}

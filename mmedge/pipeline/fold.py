@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmedge import artifact as artifacts
 from mmedge.artifact import Artifact
@@ -21,6 +23,7 @@ from mmedge.pipeline.stages import Step, steps
 from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, remember
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
+from mmedge.stages.results import StageResult
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 
@@ -180,13 +183,30 @@ def _run_step(step: Step, before: list[Ran], plan: Plan, context: Context) -> Ra
     started = time.monotonic()
     context = replace(context, stage=step.name, part=step.part, key=key, teacher=teacher)
     if step.trains:
-        made = step.row.run(parent, step.config, context, target, key)
+        made = make(step.row.run, parent, step.config, context)
     else:
         with processes.main_first(), processes.alone():  # the others read what it wrote
             alone = processes.is_main()
-            made = step.row.run(parent, step.config, context, target, key) if alone else artifacts.read(target)
+            made = make(step.row.run, parent, step.config, context) if alone else artifacts.read(target)
     _forget_work(step, context)
     return Ran(step, made, "ran", time.monotonic() - started)
+
+
+def make(run: Callable[..., StageResult], parent: Artifact | None, config: Any, context: Context) -> Artifact:
+    """Run a stage's function and write the artifact: of several processes the main one writes it, and all read it."""
+    target = context.out / context.stage
+    if processes.is_main():
+        shutil.rmtree(context.folder, ignore_errors=True)  # of an interrupted run
+        context.folder.mkdir(parents=True)
+    result = run(parent, config, context)
+    if processes.is_main():
+        parent_hash = parent.sha256 if parent else None
+        with artifacts.creating(target, stage=context.stage, key=context.key, parent=parent_hash) as (folder, meta):
+            for made in context.folder.iterdir():
+                shutil.move(made, folder / made.name)
+            meta |= result.record()
+    processes.wait()
+    return artifacts.read(target)
 
 
 def _forget_work(step: Step, context: Context) -> None:

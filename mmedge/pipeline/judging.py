@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmedge import gate
 from mmedge.pipeline.ran import Ran
+from mmedge.report.schema import MissRecord
 
 # The control that the gates on the gain are about.
 _CONTROL = "no-distillation"
 
 
-def missed(misses: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+def missed(misses: Sequence[MissRecord]) -> list[tuple[dict[str, Any], int]]:
     """The gate and the exit code of each budget that a stage could not meet."""
     return [
-        ({name: miss[name] for name in ("name", "limit", "value")} | {"passed": False}, miss["exit"]) for miss in misses
+        ({"name": miss.name, "limit": miss.limit, "value": miss.value, "passed": False}, miss.exit) for miss in misses
     ]
 
 
@@ -41,7 +42,7 @@ class Judging:
             if name.endswith("_ci95")
         }
         verdict = gate.judge(self.figures(done, record), self.gates.get(done.stage, {}), intervals)
-        misses = missed(done.artifact.meta.get("misses", []) if done.artifact else [])
+        misses = missed(done.result.misses if done.result else [])
         record["gates"] = [*(judged.record() for judged in verdict.gates), *(failed for failed, _ in misses)]
         return min((code for code in (verdict.exit_code, *(code for _, code in misses)) if code), default=0)
 
@@ -50,7 +51,7 @@ class Judging:
 
         Without a control the gain was not measured, and what was not measured does not pass.
         """
-        if done.artifact is None:
+        if done.result is None:
             return {}
         teacher, unpruned = self._of_role("teacher"), self._of_role("student") or self._of_role("teacher")
         parent = next((r for r in self.records if record["parent"] and r.get("sha256") == record["parent"]), None)
@@ -74,7 +75,7 @@ class Judging:
             if (name.startswith("ratio") and not name.endswith("_ci95")) or name.endswith("_ms"):
                 out[f"latency_{name}"] = value
         over = next((control for control in self.controls if control["name"] == _CONTROL), None)
-        if over and _CONTROL in done.artifact.meta.get("controls", {}):
+        if over and _CONTROL in done.result.controls:
             out |= {"gain": over["gain"], "gain_ci95_low": over["gain_ci95"][0]}
         return out
 

@@ -20,6 +20,7 @@ from mmedge.measure.quality import predict_module
 from mmedge.models.load import WEIGHTS, contract_of
 from mmedge.pipeline.ran import Ran
 from mmedge.stages import export
+from mmedge.stages.results import ComparedRecord
 from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
@@ -76,8 +77,8 @@ def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context)
     """Give each record its latency, with its ratios to the teacher and the parent, or a note why there is none."""
     measure, latencies = context.recipe.measure, _latencies(ran, context)
     for done, record in zip(ran, records):
-        if done.artifact and "latency" in done.artifact.meta:  # taken by the export itself, on its own target
-            record["latency"] = done.artifact.meta["latency"]
+        if done.result and done.result.latency:  # taken by the stage itself, on its own target
+            record["latency"] = done.result.latency.record()
         elif latency := latencies.get(done.stage):
             record["latency"] = {
                 "target": GRAPH_BACKEND,
@@ -100,9 +101,7 @@ def _latencies(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
     timed = {
         done.stage: done.artifact
         for done in ran
-        if done.artifact
-        and done.artifact.meta.get("target", GRAPH_BACKEND) == GRAPH_BACKEND
-        and not is_outputs(done.artifact)
+        if done.artifact and done.result and done.result.target == GRAPH_BACKEND and not is_outputs(done.artifact)
     }
     if not timed:  # of a file of outputs alone
         return {}
@@ -143,25 +142,28 @@ def controls_of(ran: list[Ran], context: Context) -> list[dict[str, Any]]:
             [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap, name],
             context,
             f"measuring the gain over the control {name}",
-            partial(_compare, artifact, name, compared, context),
+            partial(_compare, artifact, result.students, name, compared, context),
         )
-        for artifact in (done.artifact for done in ran if done.artifact)
-        for name, compared in artifact.meta.get("controls", {}).items()
+        for artifact, result in ((done.artifact, done.result) for done in ran)
+        if artifact and result
+        for name, compared in result.controls.items()
     ]
 
 
-def _compare(artifact: Artifact, name: str, compared: dict[str, Any], context: Context) -> dict[str, Any]:
+def _compare(
+    artifact: Artifact, students: list[str], name: str, compared: ComparedRecord, context: Context
+) -> dict[str, Any]:
     """One control's record: the students of both sides, rebuilt, shown what the control is about."""
     contract = contract_of(artifact)
     test = context.dataset.test.only(tuple(contract.modalities))
-    test = test.shown(compared["shown"]) if compared["shown"] else test
+    test = test.shown(compared.shown) if compared.shown else test
     ours, theirs = (
         [
             predict_module(context.rebuild(artifact, f"{student}/{WEIGHTS}"), contract, test, test.present)
-            for student in artifact.meta["students"]
-            if student.rpartition("-")[0] == compared[side]
+            for student in students
+            if student.rpartition("-")[0] == side
         ]
-        for side in ("against", "students")
+        for side in (compared.against, compared.students)
     )
     resamples = context.recipe.measure.bootstrap
     return gain(contract, ours, theirs, test, name=name, resamples=resamples, seed=context.recipe.seed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mmedge.artifact import Artifact
 from mmedge.pipeline.stages import Step
+from mmedge.stages.results import StageResult
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Ran:
     @property
     def stage(self) -> str:
         return self.step.name
+
+    @cached_property
+    def result(self) -> StageResult | None:
+        """What the stage said of its artifact."""
+        return self.step.row.result.model_validate(self.artifact.meta) if self.artifact else None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmedge.artifact import Artifact
-from mmedge.backends import require_builder
-from mmedge.recipe import Recipe
-from mmedge.spec import Frozen
+from mmedge.backends import Options, require_builder
+from mmedge.recipe import Distill, MainTeacher, Prune, Quantize, Recipe
+from mmedge.stages.results import DistillResult, ExportResult, PruneResult, QuantizeResult, StageResult
 from mmedge.training.context import Context
 
 # What comes of a stage: the network that teaches, one that learns from it, the same one made smaller, or an engine, from
@@ -25,7 +25,7 @@ Role = Literal["teacher", "student", "smaller", "engine"]
 class Stage:
     """A row of the table. ``name``: of its section of the recipe, and of its artifact; ``file``: its code, in the package.
 
-    ``run(parent, config, context, target, key)``; ``depends_on(recipe)``: what its outcome depends on beside its section,
+    ``run(parent, config, context)`` returns a ``result``; ``depends_on(recipe)``: what its outcome depends on beside its section,
     the parent, the data and the code; ``taught``: on the teacher too. ``trains(config)``: the processes that train
     together share its work; else the main one does it. ``repeats``: it may start from an artifact of its own.
     ``refuse(context)`` raises what can be known before the stages in front of it are trained, ``tries(context)`` what
@@ -36,7 +36,8 @@ class Stage:
     verb: str
     role: Role
     file: str
-    run: Callable[..., Artifact]
+    run: Callable[..., StageResult]
+    result: type[StageResult] = StageResult
     depends_on: Callable[[Recipe], tuple[Any, ...]] = lambda recipe: ()
     taught: bool = False
     trains: Callable[[Any], bool] = lambda config: False
@@ -76,10 +77,10 @@ def steps(recipe: Recipe) -> list[Step]:
     ]
 
 
-def _train(parent: None, *given: Any) -> Artifact:
+def _train(parent: None, config: MainTeacher, context: Context) -> StageResult:
     from mmedge.stages.train import train
 
-    return train(parent, *given)
+    return train(parent, config, context)
 
 
 def _teacher_tried(context: Context) -> None:
@@ -94,10 +95,10 @@ def _student_tried(context: Context) -> None:
     try_student(context)
 
 
-def _distill(parent: Artifact, *given: Any) -> Artifact:
+def _distill(parent: Artifact, config: Distill, context: Context) -> DistillResult:
     from mmedge.stages.distill import distill
 
-    return distill(parent, *given)
+    return distill(parent, config, context)
 
 
 def _untaught(context: Context) -> None:
@@ -106,10 +107,10 @@ def _untaught(context: Context) -> None:
     refuse_untaught(context)
 
 
-def _prune(parent: Artifact, *given: Any) -> Artifact:
+def _prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     from mmedge.stages.prune import prune
 
-    return prune(parent, *given)
+    return prune(parent, config, context)
 
 
 def _prune_depends(recipe: Recipe) -> tuple[Any, ...]:
@@ -118,10 +119,10 @@ def _prune_depends(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.distill, recipe.measure, gpu
 
 
-def _quantize(parent: Artifact, *given: Any) -> Artifact:
+def _quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
     from mmedge.stages.quantize import quantize
 
-    return quantize(parent, *given)
+    return quantize(parent, config, context)
 
 
 def _quantize_depends(recipe: Recipe) -> tuple[Any, ...]:
@@ -129,20 +130,26 @@ def _quantize_depends(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.distill, recipe.measure, recipe.export.elsewhere, recipe.export.asks_int8
 
 
-def _export(parent: Artifact, *given: Any) -> Artifact:
+def _export(parent: Artifact, config: Options, context: Context) -> ExportResult:
     from mmedge.stages.export import export
 
-    return export(parent, *given)
+    return export(parent, config, context)
 
 
-def _export_depends(recipe: Recipe) -> tuple[Frozen, ...]:
+def _export_depends(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.export, recipe.measure
 
 
 STAGES = (
     Stage("teacher", "train", "teacher", "stages/train", _train, trains=lambda config: config.trained_here, tries=_teacher_tried),
-    Stage("distill", "distill", "student", "stages/distill", _distill, taught=True, trains=lambda config: True, refuse=_untaught, tries=_student_tried),
-    Stage("prune", "prune", "smaller", "stages/prune", _prune, _prune_depends, taught=True, trains=lambda config: True, repeats=True),
-    Stage("quantize", "quantize", "smaller", "stages/quantize", _quantize, _quantize_depends, taught=True),
-    Stage("export", "export", "engine", "stages/export", _export, _export_depends, require=require_builder),
+    Stage(
+        "distill", "distill", "student", "stages/distill", _distill, DistillResult,
+        taught=True, trains=lambda config: True, refuse=_untaught, tries=_student_tried,
+    ),
+    Stage(
+        "prune", "prune", "smaller", "stages/prune", _prune, PruneResult, _prune_depends,
+        taught=True, trains=lambda config: True, repeats=True,
+    ),
+    Stage("quantize", "quantize", "smaller", "stages/quantize", _quantize, QuantizeResult, _quantize_depends, taught=True),
+    Stage("export", "export", "engine", "stages/export", _export, ExportResult, _export_depends, require=require_builder),
 )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,10 @@ from mmedge.artifact import Artifact
 from mmedge.measure.gain import decide
 from mmedge.models import load
 from mmedge.recipe import Distill, Loss
+from mmedge.report.schema import TriedLossRecord
 from mmedge.spec import Contract, subsets
-from mmedge.stages.trained import write_trained
+from mmedge.stages.results import ComparedRecord, DistillResult
+from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context
 from mmedge.training.objectives import Distillation, supervised
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
@@ -27,7 +28,7 @@ _RESAMPLES = 500
 _STILL_RISING = 0.01
 
 
-def distill(parent: Artifact, config: Distill, context: Context, target: Path, key: str) -> Artifact:
+def distill(parent: Artifact, config: Distill, context: Context) -> DistillResult:
     """Train the student with the teacher and its controls, over the seeds; what is better on validation is kept.
 
     All students share the schedule, the number of steps and the augmented views; the control without a teacher draws
@@ -35,15 +36,7 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     """
     contract = context.contract(config.model)
     lessons = [_lesson(config, loss, context, contract) for loss in config.losses]
-    # Of several losses one is chosen in the first seed; that seed's student need not be trained again.
-    first = (
-        [
-            train_student(lesson.tried(number), config.model, contract, context, 0)
-            for number, lesson in enumerate(lessons)
-        ]
-        if len(lessons) > 1
-        else []
-    )
+    first = _tried(lessons, config, context, contract)
     chosen = max(range(len(first)), key=lambda number: first[number].selection, default=0)
     lesson = lessons[chosen]
     variants = _variants(lesson, context, contract)
@@ -57,63 +50,66 @@ def distill(parent: Artifact, config: Distill, context: Context, target: Path, k
     for variant in variants.values():
         train(variant)
     decision = _decision(students, lesson.variant, contract, context)
-    kept = variants[decision["kept"]]
-    compared = _compared(variants)
-    if config.controls.subset_students:
-        for subset in subsets(tuple(contract.modalities))[:-1]:
-            alone = kept.alone(subset)
-            if len(alone.usable):
-                train(alone)
-                compared[alone.name] = {"students": alone.name, "against": kept.name, "shown": list(subset)}
+    kept, compared = variants[decision["kept"]], _compared(variants)
+    for alone in _alone(kept, config, contract):
+        train(alone)
+        compared[alone.name] = ComparedRecord(students=alone.name, against=kept.name, shown=list(alone.shown or ()))
     number = max(range(config.controls.seeds), key=lambda number: students[kept.name][number].selection)
     best = students[kept.name][number]
     every = {f"{name}-{n}": student for name, of in students.items() for n, student in enumerate(of)}
-    losses = [
-        {"loss": lessons[n].config.loss.model_dump(mode="json"), "selection": student.selection, "kept": n == chosen}
-        for n, student in enumerate(first)
+    others = {name: student.module for name, student in every.items()}
+    losses = _losses(lessons, first, chosen)
+    trained = write_trained(Trained(best.module, contract, best.fitted, config.model, others=others), context)
+    notes = [
+        f"{lesson.variant.samples.labelled.sum()} of {len(lesson.variant.samples)} training samples have a label that the student may see",
+        *lesson.teacher.notes,
+        *([_said(losses)] if losses else []),
+        decision["said"],
+        *_unfinished(students["distilled"]),
+        f"seed {number} of {config.controls.seeds} kept, by validation",
+        *_untaken(config, context, contract),
+        *_broken_off(every, best),
+        *trained.notes,
+    ]
+    loss = lesson.config.loss.model_dump(mode="json")
+    more = {"controls": compared, "decision": decision, "loss": loss, "losses": losses or None, "notes": notes}
+    return DistillResult.of(trained, students=sorted(every), **more)
+
+
+def _tried(lessons: list[_Lesson], config: Distill, context: Context, contract: Contract) -> list[Student]:
+    """A student of the first seed for each of several losses, of which one is chosen; it need not be trained again."""
+    if len(lessons) == 1:
+        return []
+    tried = [lesson.tried(number) for number, lesson in enumerate(lessons)]
+    return [train_student(variant, config.model, contract, context, 0) for variant in tried]
+
+
+def _losses(lessons: list[_Lesson], tried: list[Student], chosen: int) -> list[TriedLossRecord]:
+    return [
+        TriedLossRecord(
+            loss=lessons[number].config.loss.model_dump(mode="json"),
+            selection=student.selection,
+            kept=number == chosen,
+        )
+        for number, student in enumerate(tried)
     ]
 
-    def write(folder: Path) -> None:
-        for name, student in every.items():
-            (folder / name).mkdir()
-            load.save(student.module, folder / name, [])
 
-    samples = lesson.variant.samples
-    return write_trained(
-        best.module,
-        contract,
-        best.fitted,
-        context=context,
-        model=config.model,
-        stage="distill",
-        target=target,
-        key=key,
-        parent=parent,
-        notes=(
-            f"{samples.labelled.sum()} of {len(samples)} training samples have a label that the student may see",
-            *lesson.teacher.notes,
-            *([_said(losses)] if losses else []),
-            decision["said"],
-            *_unfinished(students["distilled"]),
-            f"seed {number} of {config.controls.seeds} kept, by validation",
-            *_untaken(config, context, contract),
-            # Of the kept one it is told with the training; a control that broke off makes the gain look better.
-            *(
-                f"{name}: {note}"
-                for name, student in every.items()
-                if student.fitted.diverged and student is not best
-                for note in student.fitted.notes
-            ),
-        ),
-        more={
-            "students": sorted(every),
-            "controls": compared,
-            "decision": decision,
-            "loss": lesson.config.loss.model_dump(mode="json"),
-            **({"losses": losses} if losses else {}),
-        },
-        write=write,
-    )
+def _alone(kept: Variant, config: Distill, contract: Contract) -> list[Variant]:
+    """The controls of subsets: each a student of the same size that never sees more."""
+    if not config.controls.subset_students:
+        return []
+    found = [kept.alone(subset) for subset in subsets(tuple(contract.modalities))[:-1]]
+    return [alone for alone in found if len(alone.usable)]
+
+
+def _broken_off(every: dict[str, Student], best: Student) -> list[str]:
+    """What is told of the trainings that broke off: a control that did makes the gain look better.
+
+    Of the kept one it is told with the training.
+    """
+    broken = {name: student for name, student in every.items() if student.fitted.diverged and student is not best}
+    return [f"{name}: {note}" for name, student in broken.items() for note in student.fitted.notes]
 
 
 @dataclass(frozen=True)
@@ -175,13 +171,13 @@ def _variants(lesson: _Lesson, context: Context, contract: Contract) -> dict[str
     return {variant.name: variant for variant in found}
 
 
-def _said(losses: list[dict[str, Any]]) -> str:
+def _said(losses: list[TriedLossRecord]) -> str:
     """Which loss was chosen, against which others."""
-    kept = next(row for row in losses if row["kept"])
-    others = ", ".join(f"{row['selection']:.3f}" for row in losses if not row["kept"])
-    loss = kept["loss"]
+    kept = next(row for row in losses if row.kept)
+    others = ", ".join(f"{row.selection:.3f}" for row in losses if not row.kept)
+    loss: dict[str, Any] = kept.loss
     words = f"{loss['kind']}, logits {loss['logits']:g}, temperature {loss['temperature']:g}, {loss['schedule']}"
-    return f"loss chosen in one seed by validation: {words} ({kept['selection']:.3f}; the others {others})"
+    return f"loss chosen in one seed by validation: {words} ({kept.selection:.3f}; the others {others})"
 
 
 def _unfinished(taught: list[Student]) -> tuple[str, ...]:
@@ -215,11 +211,13 @@ def _untaken(config: Distill, context: Context, contract: Contract) -> tuple[str
     return tuple(notes)
 
 
-def _compared(variants: dict[str, Variant]) -> dict[str, dict[str, Any]]:
+def _compared(variants: dict[str, Variant]) -> dict[str, ComparedRecord]:
     """{control: which students are compared, with which, shown what}: what the report's controls are measured from."""
     names = {"control": "no-distillation", "same-modality": "same-modality-teacher"}
     return {
-        names[name]: {"students": name, "against": "distilled", "shown": None} for name in variants if name in names
+        names[name]: ComparedRecord(students=name, against="distilled", shown=None)
+        for name in variants
+        if name in names
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmedge.artifact import Artifact, creating, read
+from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
 from mmedge.data.store.samples import Samples
@@ -19,7 +19,8 @@ from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import predict_graph, predict_module
 from mmedge.recipe import MainTeacher
 from mmedge.spec import Contract
-from mmedge.stages.trained import GRAPH, provenance, write_trained
+from mmedge.stages.results import StageResult
+from mmedge.stages.trained import GRAPH, Trained, provenance, write_trained
 from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.loop import processes
@@ -28,17 +29,17 @@ from mmedge.training.objectives import supervised
 from mmedge.training.teaching.taught import read_teacher_answers
 
 
-def train(parent: Artifact | None, config: MainTeacher, context: Context, target: Path, key: str) -> Artifact:
+def train(parent: Artifact | None, config: MainTeacher, context: Context) -> StageResult:
     """Train the teacher on all labels, or take it as it is. ``parent`` is None: it is the root of the run."""
     if config.outputs is not None:
-        return _answers(config, config.outputs, context, target, key)
+        return _answers(config, config.outputs, context)
     with processes.main_first():
         context = context.shown_to(config)
     contract = context.contract(config.model)
     if config.classes and not config.trained_here:
         contract = contract.model_copy(update={"labels": tuple(config.classes)})
     if config.onnx is not None:
-        return _adopted(config, contract, config.onnx, context, target, key)
+        return _adopted(config, contract, config.onnx, context)
     samples, validation = (
         split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
     )
@@ -65,37 +66,24 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context, target
             progress=context.progress,
             logs=context.logs / "teacher",
         )
-    return write_trained(
-        module,
-        contract,
-        fitted,
-        context=context,
-        model=config.model,
-        stage="teacher",
-        target=target,
-        key=key,
-        parent=None,
-    )
+    return write_trained(Trained(module, contract, fitted, config.model), context)
 
 
-def _adopted(
-    config: MainTeacher, contract: Contract, source: Path, context: Context, target: Path, key: str
-) -> Artifact:
-    """The artifact of an ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
-    with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
-        adopt(source, contract, config.model.inputs, context.means(contract), folder / GRAPH, config.model.outputs)
-        check_width(folder / GRAPH, contract, source, "teacher")
-        session = onnxruntime_cpu.session(folder / GRAPH, threads=torch.get_num_threads())
-        samples = context.dataset.train.only(tuple(contract.modalities))
-        _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
-        parameters, multiplied = count(folder / GRAPH)
-        meta |= {"params": parameters, "macs": multiplied, "notes": [f"an ONNX file, taken as it is: {source.name}"]}
-        meta |= provenance(contract, context)
-    return read(target)
+def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:
+    """An ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
+    graph = context.folder / GRAPH
+    adopt(source, contract, config.model.inputs, context.means(contract), graph, config.model.outputs)
+    check_width(graph, contract, source, "teacher")
+    session = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
+    samples = context.dataset.train.only(tuple(contract.modalities))
+    _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
+    parameters, multiplied = count(graph)
+    notes = [f"an ONNX file, taken as it is: {source.name}"]
+    return StageResult(**provenance(contract, context), params=parameters, macs=multiplied, notes=notes)
 
 
-def _answers(config: MainTeacher, source: Path, context: Context, target: Path, key: str) -> Artifact:
-    """The artifact of a teacher that is a file of outputs: it has no graph, and can only teach."""
+def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult:
+    """A teacher that is a file of outputs: it has no graph, and can only teach."""
     answers = read_teacher_answers(config, context.dataset.contract, "teacher")
     everybody = {sample for split in ("train", "validation", "test") for sample in getattr(context.dataset, split).ids}
     kept = [row for row, sample in enumerate(answers.ids) if sample in everybody]
@@ -106,16 +94,13 @@ def _answers(config: MainTeacher, source: Path, context: Context, target: Path, 
     if answers.labels == context.dataset.contract.labels:
         answered = train.taken(np.flatnonzero(answers.rows(train.ids) >= 0))
         _check_order(config, context, answered, lambda part: answers.logits[answers.rows(part.ids)])
-    with creating(target, stage="teacher", key=key, parent=None) as (folder, meta):
-        write_answers(
-            replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept]), folder / ANSWERS
-        )
-        meta["notes"] = [
-            f"outputs that were computed elsewhere: {source.name}, {len(kept)} of the data's {len(everybody)} samples",
-            "no model: parameters, multiply-accumulates, latency and subsets of modalities are not measured",
-        ]
-        meta |= provenance(contract, context)
-    return read(target)
+    known = replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept])
+    write_answers(known, context.folder / ANSWERS)
+    notes = [
+        f"outputs that were computed elsewhere: {source.name}, {len(kept)} of the data's {len(everybody)} samples",
+        "no model: parameters, multiply-accumulates, latency and subsets of modalities are not measured",
+    ]
+    return StageResult(**provenance(contract, context), notes=notes)
 
 
 def _check_order(

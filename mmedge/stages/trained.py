@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from mmedge.artifact import Artifact, creating, read
+from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
@@ -23,6 +24,7 @@ from mmedge.measure.quality import module_run
 from mmedge.models import load
 from mmedge.recipe import Model, shown
 from mmedge.spec import Contract, subsets
+from mmedge.stages.results import StageResult
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.loop.fit import Fitted
@@ -33,79 +35,57 @@ GRAPH = "model.onnx"
 _TOLERANCE = 1e-4
 
 
-def write_trained(
-    module: nn.Module,
-    contract: Contract,
-    fitted: Fitted,
-    *,
-    context: Context,
-    model: Model,
-    stage: str,
-    target: Path,
-    key: str,
-    parent: Artifact | None,
-    history: list[Any] | None = None,
-    notes: tuple[str, ...] = (),
-    more: dict[str, Any] | None = None,
-    write: Callable[[Path], None] = lambda folder: None,
-) -> Artifact:
-    """Write the artifact of a trained model; its ``model.onnx`` is proved equal to the module on validation samples."""
+@dataclass(frozen=True)
+class Trained:
+    """A network that is to be written: how it was trained, the section that builds it again, what was cut out of it.
 
-    def fill(folder: Path, meta: dict[str, Any]) -> None:
-        context.progress.say(f"{stage}: exporting the graph and comparing it with torch")
-        load.save(module, folder, history or [])
+    ``others``: further networks, each for a folder of its own.
+    """
+
+    module: nn.Module
+    contract: Contract
+    fitted: Fitted
+    model: Model
+    history: Sequence[Any] = ()
+    others: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+def write_trained(trained: Trained, context: Context) -> StageResult:
+    """Write a network; its ``model.onnx`` is proved equal to the module on validation samples.
+
+    Of several processes the main one does it.
+    """
+    module, contract, folder = trained.module, trained.contract, context.folder
+    compared: list[Agreement] = []
+    if processes.is_main():
+        context.progress.say(f"{context.stage}: exporting the graph and comparing it with torch")
+        load.save(module, folder, list(trained.history))
         export(module, contract, folder / GRAPH)
         compared = verify(module, folder / GRAPH, contract, context.dataset.validation.only(tuple(contract.modalities)))
-        (folder / CSV).write_text(csv_of(fitted.history))
-        write(folder)
-        meta |= {
-            "model": shown(model),
-            "params": params(module),
-            "macs": macs(module, contract),
-            "notes": [*notes, *fitted.notes],
-            "verification": [agreement.record() for agreement in compared],
-            **provenance(contract, context),
-            **(more or {}),
-        }
+        (folder / CSV).write_text(csv_of(trained.fitted.history))
+        for name, other in trained.others.items():
+            (folder / name).mkdir()
+            load.save(other, folder / name, [])
+    return StageResult(
+        **provenance(contract, context),
+        model=shown(trained.model),
+        params=params(module),
+        macs=macs(module, contract),
+        notes=list(trained.fitted.notes),
+        verification=[agreement.record() for agreement in compared],
+    )
 
-    return _by_main(target, fill, stage=stage, key=key, parent=parent)
 
-
-def write_unchanged(
-    parent: Artifact,
-    *,
-    context: Context,
-    stage: str,
-    target: Path,
-    key: str,
-    notes: tuple[str, ...],
-    more: dict[str, Any] | None = None,
-) -> Artifact:
-    """Write the parent again as a stage's artifact, where nothing better was found: the same weights and graph."""
-
-    def fill(folder: Path, meta: dict[str, Any]) -> None:
+def write_unchanged(parent: Artifact, context: Context) -> StageResult:
+    """Write the parent again, where nothing better was found: the same weights and graph, and nothing else."""
+    if processes.is_main():
+        shutil.rmtree(context.folder)
+        context.folder.mkdir()
         for name in (load.WEIGHTS, load.HISTORY, GRAPH, CSV):
             if parent.file(name).is_file():
-                shutil.copyfile(parent.file(name), folder / name)
-        meta |= {name: parent.meta[name] for name in ("model", "params", "macs", "verification") if name in parent.meta}
-        meta |= {
-            "notes": list(notes),
-            **provenance(load.contract_of(parent), context),
-            **(more or {}),
-        }
-
-    return _by_main(target, fill, stage=stage, key=key, parent=parent)
-
-
-def _by_main(
-    target: Path, fill: Callable[[Path, dict[str, Any]], None], *, stage: str, key: str, parent: Artifact | None
-) -> Artifact:
-    """The artifact that ``fill(folder, meta)`` makes: of several processes the main one writes it, and all read it."""
-    if processes.is_main():
-        with creating(target, stage=stage, key=key, parent=parent.sha256 if parent else None) as (folder, meta):
-            fill(folder, meta)
-    processes.wait()
-    return read(target)
+                shutil.copyfile(parent.file(name), context.folder / name)
+    same = {name: parent.meta[name] for name in ("model", "params", "macs", "verification") if name in parent.meta}
+    return StageResult(**same, **provenance(load.contract_of(parent), context), notes=[])
 
 
 def provenance(contract: Contract, context: Context) -> dict[str, Any]:

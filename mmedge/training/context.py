@@ -54,6 +54,11 @@ class Context:
         return self.out / ".work" / f"{self.stage}-{self.key[:16]}"
 
     @property
+    def folder(self) -> Path:
+        """Where the stage writes the files of its artifact."""
+        return self.work / "made"
+
+    @property
     def logs(self) -> Path:
         """Where TensorBoard's event files of this stage go, outside the work folder."""
         return self.out / "tensorboard" / self.stage

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ["NNCF_CI"] = "1"
@@ -35,6 +35,7 @@ from mmedge.measure.gain import loss_interval
 from mmedge.measure.latency import one_sample, ratios_to
 from mmedge.measure.quality import graph_predictor, score, subset_scores
 from mmedge.models.load import contract_of
+from mmedge.pipeline.fold import make
 from mmedge.progress import Progress
 from mmedge.recipe import Prune, Quantize
 from mmedge.spec import Contract
@@ -122,7 +123,7 @@ def compared(run: Path, stage: str, folder: Path, shown: Progress) -> None:
         return Context(resolved, dataset, folder, code, shown, teacher, name)
 
     def quantized(of: Artifact, name: str) -> Path:
-        return quantize(of, quantization, context(name), folder / name, "benchmark").file("model.onnx")
+        return make(quantize, of, quantization, replace(context(name), key="benchmark")).file("model.onnx")
 
     graph = parent.file("model.onnx")
     ways = [Way(PARENT, lambda: graph, (quantization,))]

@@ -13,6 +13,7 @@ from mmedge.pipeline.stages import STAGES, Stage, steps
 from mmedge.progress import Silent
 from mmedge.recipe.section import StageSection
 from mmedge.report.html import write_html
+from mmedge.stages.results import StageResult
 from mmedge.stages.trained import write_unchanged
 from tests.conftest import parsed
 
@@ -27,8 +28,8 @@ class Longer(recipes.Recipe):
     relay: Relay | None = None
 
 
-def relay(parent, config, context, target, key):
-    return write_unchanged(parent, context=context, stage="relay", target=target, key=key, notes=(config.word,))
+def relay(parent, config, context):
+    return StageResult.of(write_unchanged(parent, context), notes=[config.word])
 
 
 RELAY = Stage("relay", "relay", "smaller", str(Path(__file__).with_suffix("")), relay)

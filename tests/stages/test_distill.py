@@ -13,7 +13,7 @@ from mmedge.stages import distill
 from mmedge.training.loop.fit import Fitted
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
 from mmedge.training.teaching.students import Student, train_student
-from tests.conftest import parsed
+from tests.conftest import parsed, staged
 
 
 def section(context, **changes):
@@ -40,7 +40,7 @@ def test_the_better_student_on_validation_ships_and_the_notes_say_which(
         return real(contract, [ours], [theirs], validation, **options)
 
     monkeypatch.setattr(distill, "decide", decide)
-    made = distill.distill(finished.artifact("teacher"), section(context), context, tmp_path / "d", "k")
+    made = staged(distill.distill, finished.artifact("teacher"), section(context), context, tmp_path / "d")
     assert made.meta["decision"]["kept"] == kept
     said = "distillation kept" if kept == "distilled" else "do not distil: the student without a teacher is kept"
     assert any(note.startswith(said) for note in made.meta["notes"])
@@ -50,15 +50,15 @@ def test_the_better_student_on_validation_ships_and_the_notes_say_which(
 
 def test_without_the_control_nothing_is_decided_and_that_is_said(finished, context, tmp_path):
     config = section(context, controls=Controls(no_distillation=False, seeds=1))
-    made = distill.distill(finished.artifact("teacher"), config, context, tmp_path / "d", "k")
+    made = staged(distill.distill, finished.artifact("teacher"), config, context, tmp_path / "d")
     assert made.meta["students"] == ["distilled-0"] and made.meta["controls"] == {}
     assert any("was not measured" in note for note in made.meta["notes"])
 
 
 def test_a_student_alone_is_shown_one_subset_and_learns_nothing_of_the_rest(finished, context, tmp_path):
     controls = Controls(no_distillation=False, seeds=1, subset_students=True)
-    made = distill.distill(
-        finished.artifact("teacher"), section(context, controls=controls), context, tmp_path / "d", "k"
+    made = staged(
+        distill.distill, finished.artifact("teacher"), section(context, controls=controls), context, tmp_path / "d"
     )
     assert made.meta["students"] == ["alone-audio-0", "alone-image-0", "distilled-0"]
     assert made.meta["controls"]["alone-image"] == {
@@ -103,7 +103,7 @@ def test_a_control_that_cannot_be_had_and_one_that_broke_off_are_told(finished, 
     monkeypatch.setattr(distill, "train_student", training)
     controls = Controls(seeds=2, same_modality_teacher=True)
     config = section(context, controls=controls)
-    notes = distill.distill(finished.artifact("teacher"), config, context, tmp_path / "d", "k").meta["notes"]
+    notes = staged(distill.distill, finished.artifact("teacher"), config, context, tmp_path / "d").meta["notes"]
     assert any("same_modality_teacher left out" in note for note in notes)
     assert "control-1: training diverged in epoch 2" in notes or "training diverged in epoch 2" in notes
 

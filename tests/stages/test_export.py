@@ -27,6 +27,8 @@ from mmedge.recipe import Export, Measure
 from mmedge.runtime.stream import Stream
 from mmedge.stages import export
 from mmedge.stages.export import choice, parts
+from mmedge.training.context import Context
+from tests.conftest import staged
 from tests.small import CONTRACT, write_graph
 
 DESCRIBED = {
@@ -59,21 +61,13 @@ def context(tmp_path):
     ids = tuple(map(str, range(n)))
     test = Samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
     recipe = SimpleNamespace(export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5))
-    (tmp_path / ".work").mkdir()
-    return SimpleNamespace(
-        dataset=SimpleNamespace(test=test),
-        recipe=recipe,
-        progress=Silent(),
-        teacher=None,
-        part="",
-        work=tmp_path / ".work/stage",
-    )
+    return Context(recipe, SimpleNamespace(test=test), tmp_path, tmp_path, Silent())
 
 
 def exported(parent, context, name, tmp_path, **options):
-    context.part = name
+    context = replace(context, part=name)
     options = backends.find(name).options(**options)
-    return export.export(parent, options, context, tmp_path / f"export-{name}", "k")
+    return staged(export.export, parent, options, context, tmp_path / f"export-{name}")
 
 
 def bundled(*made: artifact.Artifact, path: Path) -> Path:

@@ -11,6 +11,7 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import MainTeacher
 from mmedge.stages import export, train, trained
 from mmedge.stages.export import verification
+from tests.conftest import staged
 
 
 def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finished, context):
@@ -55,12 +56,12 @@ def test_a_tensorrt_engine_is_really_built_in_the_precision_of_the_recipe(finish
 def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tmp_path, monkeypatch):
     # The classes of a hardly trained student flip at the least change; that a miss is refused is tested above.
     monkeypatch.setitem(verification.TOLERANCES, "int8", (0.5, 0.0))
-    made = export.export(
+    made = staged(
+        export.export,
         finished.artifact("quantize"),
         find("tensorrt-rtx").options(precision="int8"),
         replace(context, part="tensorrt-rtx"),
         tmp_path / "e",
-        "k",
     )
     assert made.meta["engine"]["weight_types"]["int8"] > 0
     assert any("symmetric int8" in note for note in made.meta["notes"])
@@ -69,8 +70,8 @@ def test_int8_for_tensorrt_is_rewritten_to_symmetric_codes(finished, context, tm
 def test_a_precision_that_was_not_made_is_told_with_its_key(finished, context, tmp_path):
     options = Options(precision="int8")
     with pytest.raises(MmedgeError, match=r"export\.targets\.onnxruntime-cpu\.precision"):
-        export.export(
-            finished.artifact("prune"), options, replace(context, part="onnxruntime-cpu"), tmp_path / "e", "k"
+        staged(
+            export.export, finished.artifact("prune"), options, replace(context, part="onnxruntime-cpu"), tmp_path / "e"
         )
     assert not (tmp_path / "e").exists()
 
@@ -90,7 +91,7 @@ def test_a_missing_tensorrt_is_exit_6_with_the_command_that_installs_it():
 def test_a_teacher_of_given_weights_is_taken_as_it_is(finished, context, tmp_path):
     weights = finished.out / "teacher" / "weights.safetensors"
     model = context.recipe.teacher.model.model_copy(update={"weights": weights})
-    made = train.train(None, MainTeacher(model=model, train=None), context, tmp_path / "t", "k")
+    made = staged(train.train, None, MainTeacher(model=model, train=None), context, tmp_path / "t")
     assert made.file("weights.safetensors").read_bytes() == weights.read_bytes()
     assert any("not trained here" in note for note in made.meta["notes"])
     with pytest.raises(ValueError, match=r"name model\.weights or onnx"):

@@ -17,6 +17,7 @@ from mmedge.training.losses import distillation
 from mmedge.training.losses.labels import label_loss
 from mmedge.training.objectives import Distillation, scheduled, supervised
 from mmedge.training.teaching.taught import teacher_for
+from tests.conftest import staged
 
 
 def one_batch(context, train, passed=0.0):
@@ -178,7 +179,7 @@ def test_a_student_that_imagines_a_modality_learns_its_features_and_is_never_giv
     config = Distill(model=model, train=train, loss=Loss(logits=0, labels=0, hints=(Hint(),)), controls=controls)
     (loss,) = config.losses
     assert [(h.teacher, h.student) for h in loss.hints] == [("fusion", "fusion"), ("encoders.audio", "imagine.audio")]
-    made_ = distill.distill(finished.artifact("teacher"), config, context, tmp_path / "d", "k")
+    made_ = staged(distill.distill, finished.artifact("teacher"), config, context, tmp_path / "d")
     names = [value.name for value in onnx.load(made_.file("model.onnx")).graph.input]
     assert sorted(names) == ["image", "present"]
     contract = contract_of(made_)
@@ -203,7 +204,7 @@ def test_of_several_losses_the_best_on_validation_teaches_every_seed(context, fi
     assert [(loss.logits, loss.schedule) for loss in config.losses] == list(
         zip((1, 4, 0.25, 1), itertools.chain(["constant"] * 3, ["linear"]))
     )
-    made_ = distill.distill(finished.artifact("teacher"), config, context, tmp_path / "d", "k")
+    made_ = staged(distill.distill, finished.artifact("teacher"), config, context, tmp_path / "d")
     rows = made_.meta["losses"]
     kept = [row for row in rows if row["kept"]]
     assert len(rows) == 4 and len(kept) == 1 and kept[0]["selection"] == max(row["selection"] for row in rows)

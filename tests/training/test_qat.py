@@ -18,12 +18,13 @@ from mmedge.progress import Silent
 from mmedge.recipe import Model, Prune, Quantize, Train
 from mmedge.stages import prune, quantize
 from mmedge.stages.quantize import calibration, candidates, ptq
-from mmedge.stages.trained import write_trained
+from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import supervised
 from mmedge.training.qat import train_quantized
 from mmedge.training.teaching.taught import teaching_of
+from tests.conftest import staged
 
 
 def rescaled(graph, path, factor=1024.0):
@@ -64,17 +65,8 @@ def longer(made, context, folder):
         progress=Silent(),
     )
     model = Model.model_validate(made.meta["model"])
-    return write_trained(
-        module,
-        contract,
-        fitted,
-        context=context,
-        model=model,
-        stage="teacher",
-        target=folder / "t",
-        key="k",
-        parent=None,
-    )
+    trained = Trained(module, contract, fitted, model)
+    return staged(lambda _, trained, context: write_trained(trained, context), None, trained, context, folder / "t")
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +153,7 @@ def test_a_student_that_does_better_without_the_teacher_is_not_taught_by_it_afte
     made = finished.artifact("distill")
     made = replace(made, meta=made.meta | kept)
     branches = {"image": 0, "audio": 0, "fusion": 0}  # nothing is cut
-    pruned = prune.prune(made, Prune(branches=branches, round_to=2, ratios=(0.5,)), context, tmp_path / "p", "k")
+    pruned = staged(prune.prune, made, Prune(branches=branches, round_to=2, ratios=(0.5,)), context, tmp_path / "p")
     assert "decision" not in pruned.meta
     theirs = context.recipe.teacher.model_copy(update={"classes": {"their name": "0"}})
     read = context.recipe.model_copy(update={"teacher": theirs})
@@ -197,7 +189,7 @@ def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_pa
     real = candidates.saturation
     monkeypatch.setattr(candidates, "_SATURATION", -1.0)  # all sums saturate by more than this
     monkeypatch.setattr(candidates, "saturation", lambda task, graph: looked_at.append(graph.stem) or real(task, graph))
-    made = quantize.quantize(parent, settings(qat="always"), context, tmp_path / "q", "k")
+    made = staged(quantize.quantize, parent, settings(qat="always"), context, tmp_path / "q")
     rows = {row["precision"]: row for row in made.meta["candidates"]}
     assert list(rows) == ["fp32", "int8", "int8-qat"]
     assert not rows["int8"]["kept"] and rows["int8-qat"]["kept"], [row["why"] for row in rows.values()]
@@ -214,20 +206,20 @@ def test_the_stage_judges_the_trained_graph_like_every_candidate(failing, tmp_pa
 def test_by_itself_it_trains_only_where_int8_is_faster_and_says_so_else(failing, tmp_path, monkeypatch):
     parent, context = failing
     monkeypatch.setattr("mmedge.stages.quantize.trained.NOISE", 1.0)  # no latency is below FP32's by so much
-    made = quantize.quantize(parent, settings(), context, tmp_path / "q", "k")
+    made = staged(quantize.quantize, parent, settings(), context, tmp_path / "q")
     assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8"]
     assert any(note.startswith("int8-qat was not trained: INT8 takes") for note in made.meta["notes"])
     # Weights in 8 bits with float arithmetic lose nothing, and are not the INT8 that is asked for.
     asking = settings(require="int8").model_copy(update={"candidates": ("fp32", "int8", "int8-weights")})
-    asked = quantize.quantize(parent, asking, context, tmp_path / "asked", "k")
+    asked = staged(quantize.quantize, parent, asking, context, tmp_path / "asked")
     assert {row["precision"]: row["kept"] for row in asked.meta["candidates"]}["int8-weights"]
     assert asked.meta["precision"] == "int8-qat" and "misses" not in asked.meta
 
 
 def test_it_does_not_train_where_calibration_was_enough_or_the_recipe_says_never(failing, finished, context, tmp_path):
-    enough = quantize.quantize(
-        finished.artifact("teacher"), settings(qat="auto", require="int8"), context, tmp_path / "a", "k"
+    enough = staged(
+        quantize.quantize, finished.artifact("teacher"), settings(qat="auto", require="int8"), context, tmp_path / "a"
     )
-    never = quantize.quantize(failing[0], settings(qat="never", require="int8"), failing[1], tmp_path / "b", "k")
+    never = staged(quantize.quantize, failing[0], settings(qat="never", require="int8"), failing[1], tmp_path / "b")
     assert not enough.file("int8-qat.onnx").exists() and not never.file("int8-qat.onnx").exists()
     assert enough.meta["candidates"][1]["kept"] and not never.meta["candidates"][1]["kept"]

@@ -12,75 +12,72 @@ from pathlib import Path
 from typing import Any
 
 from mmedge import bundle as bundles
-from mmedge.artifact import Artifact, creating, read
+from mmedge.artifact import Artifact
 from mmedge.backends import GRAPH_BACKEND, Options, Session, can_run, find, opened
 from mmedge.backends.engine import Engine
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
+from mmedge.measure.agreement import Agreement
 from mmedge.models.load import contract_of
 from mmedge.recipe import precision_of
 from mmedge.stages.export import choice, engines, parts
 from mmedge.stages.export.engines import Work
 from mmedge.stages.export.verification import GRAPH, reference, verify
+from mmedge.stages.results import ExportResult
 from mmedge.training.context import Context
 
 
-def export(parent: Artifact, config: Options, context: Context, target: Path, key: str) -> Artifact:
+def export(parent: Artifact, config: Options, context: Context) -> ExportResult:
     """Build the engine of the context's backend and compare it with the parent over every test sample and subset.
 
     Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from.
     """
-    name = context.part
+    name, folder = context.part, context.folder
     work = Work(find(name), config, contract_of(parent), context, [])
-    with (
-        creating(target, stage=f"export-{name}", key=key, parent=parent.sha256) as (folder, meta),
-        _told(parent, folder),
-    ):
+    with _told(parent, folder):
         context.progress.say(f"export: building for {name}")
-        meta |= {
-            **{field: parent.meta[field] for field in ("contract", "params", "macs", "recipe")},
-            "target": name,
-        }
         wanted: str | None = config.precision
-        runs = name != GRAPH_BACKEND and can_run(name)
+        latency, runs = None, name != GRAPH_BACKEND and can_run(name)
         if runs:
             wanted, latency = choice.measured(work, parent, folder)
-            meta["latency"] = latency.record()
         candidate = choice.choose(parent, wanted, work.backend, folder / GRAPH, work.notes, measured=runs)
         chosen = precision_of(candidate)
         engine = engines.build(work, folder / GRAPH, chosen)
         file = folder / (engine.file if engine else GRAPH)
         built_here = opened(file, name, host_code=True) if runs else None
-        _verified(work, meta, parent, folder, chosen, built_here)
-        meta |= {"precision": chosen, "candidate": candidate, "notes": work.notes}
-        engine = _cut(work, meta, folder, chosen, engine)
-        if engine is not None:
-            meta["engine"] = engine.record()
-    return read(target)
+        agreements = _verified(work, parent, chosen, built_here)
+        cuts = _cut(work, chosen, engine)
+    same = {field: parent.meta[field] for field in ("contract", "params", "macs", "recipe") if field in parent.meta}
+    return ExportResult(
+        **same,
+        target=name,
+        precision=chosen,
+        candidate=candidate,
+        notes=work.notes,
+        verification=[agreement.record() for agreement in agreements],
+        **({"latency": latency.record()} if latency else {}),
+        **cuts,
+    )
 
 
-def _verified(
-    work: Work, meta: dict[str, Any], parent: Artifact, folder: Path, chosen: str, engine: Session | None
-) -> None:
-    """Compare with the parent; the agreements become part of ``meta``."""
-    test = _test(work)
-    gpu = engine is not None and work.backend.gpu
-    agreements = verify(reference(parent), folder / GRAPH, work.contract, test, chosen, engine, gpu=gpu)
-    meta["verification"] = [agreement.record() for agreement in agreements]
+def _verified(work: Work, parent: Artifact, chosen: str, engine: Session | None) -> list[Agreement]:
+    """Compare with the parent; raises MismatchError beyond the precision's tolerance."""
+    graph, gpu = work.context.folder / GRAPH, engine is not None and work.backend.gpu
+    return verify(reference(parent), graph, work.contract, _test(work), chosen, engine, gpu=gpu)
 
 
-def _cut(work: Work, meta: dict[str, Any], folder: Path, chosen: str, engine: Engine | None) -> Engine | None:
-    """Engines of subsets and parts, as the recipe asks, into ``meta``; the whole engine with what is to be known of them."""
-    asked = work.context.recipe.export
-    if len(work.contract.modalities) == 1:
-        return engine
-    whole = engine.file if engine and not work.backend.runs_graphs else GRAPH
-    cuts = parts.Cuts(work, folder, whole, chosen, _test(work))
-    if asked.per_subset:
-        meta["subsets"] = {key: made.record() for key, made in parts.per_subset(cuts).items()}
-    if asked.split:
-        meta["split"] = parts.split(cuts)
-    return engine.model_copy(update={"parts": cuts.built}) if engine and cuts.built else engine
+def _cut(work: Work, chosen: str, engine: Engine | None) -> dict[str, Any]:
+    """The ``engine``, with what is to be known of those of ``subsets`` and parts (``split``), as the recipe asks for them."""
+    asked, found = work.context.recipe.export, dict[str, Any]()
+    if len(work.contract.modalities) > 1:
+        whole = engine.file if engine and not work.backend.runs_graphs else GRAPH
+        cuts = parts.Cuts(work, work.context.folder, whole, chosen, _test(work))
+        if asked.per_subset:
+            found["subsets"] = {key: made.record() for key, made in parts.per_subset(cuts).items()}
+        if asked.split:
+            found["split"] = parts.split(cuts)
+        engine = engine.model_copy(update={"parts": cuts.built}) if engine and cuts.built else engine
+    return found | ({"engine": engine} if engine else {})
 
 
 def _test(work: Work) -> Samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
 from mmedge.stages.prune.search import Plan, by_branch, latency_of, probe, uniform
 from mmedge.stages.prune.work import Judged, Work, work_on
-from mmedge.stages.trained import write_trained, write_unchanged
+from mmedge.stages.results import PruneResult, StageResult
+from mmedge.stages.trained import Trained, write_trained, write_unchanged
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.loop.fit import Fitted
@@ -48,24 +48,24 @@ class Attempt:
         return bool(self.row["passed"])
 
 
-def prune(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
+def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     """Narrow the branches until the budget is met, recover with the teacher, and keep what is faster and as accurate.
 
     Where nothing is, or nothing can be narrowed, the parent itself is returned, with notes of what was tried.
     """
     try:
-        return _pruned(parent, config, context, target, key)
+        return _pruned(parent, config, context)
     except (UsageError, MissingDependency, PeerEnded, OSError, MemoryError):
         raise
     except Exception as error:  # what torch-pruning and torch raise is why nothing is cut, never the run's end
         why = error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"
         context.progress.say(f"prune: {why}")
-        notes = (f"warning: the parent is returned, unpruned: {why}",)
-        more = {"misses": outcome.misses(config, [], None), **handed_on(parent)}
-        return write_unchanged(parent, context=context, stage="prune", target=target, key=key, notes=notes, more=more)
+        notes = [f"warning: the parent is returned, unpruned: {why}"]
+        misses = outcome.misses(config, [], None)
+        return PruneResult.of(write_unchanged(parent, context), misses=misses, notes=notes, **handed_on(parent))
 
 
-def _pruned(parent: Artifact, config: Prune, context: Context, target: Path, key: str) -> Artifact:
+def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     module = context.rebuild(parent)
     work = work_on(parent, module, config, context)
     before = work.judged(module)
@@ -116,26 +116,19 @@ def _pruned(parent: Artifact, config: Prune, context: Context, target: Path, key
         "attempts": rows,
         "kept": rows.index(kept.row) if kept else None,
     }
-    more = {"pruning": pruning, "misses": outcome.misses(config, rows, kept.row if kept else None)}
-    more |= handed_on(parent)
+    written = _written(kept, parent, work)
     notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None, round_to=round_to)
-    notes += work.teacher.notes if work.teacher else ()
+    notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
+    misses = outcome.misses(config, rows, kept.row if kept else None)
+    return PruneResult.of(written, pruning=pruning, misses=misses, notes=list(notes), **handed_on(parent))
+
+
+def _written(kept: Attempt | None, parent: Artifact, work: Work) -> StageResult:
+    """What was kept as the files of an artifact; the parent's where nothing was."""
     if kept is None or kept.fitted is None:
-        return write_unchanged(parent, context=context, stage="prune", target=target, key=key, notes=notes, more=more)
-    return write_trained(
-        kept.module,
-        work.contract,
-        kept.fitted,
-        context=context,
-        model=Model.model_validate(parent.meta["model"]),
-        stage="prune",
-        target=target,
-        key=key,
-        parent=parent,
-        history=kept.history,
-        notes=notes,
-        more=more,
-    )
+        return write_unchanged(parent, work.context)
+    model = Model.model_validate(parent.meta["model"])
+    return write_trained(Trained(kept.module, work.contract, kept.fitted, model, kept.history), work.context)
 
 
 def _powers(config: Prune) -> list[float]:

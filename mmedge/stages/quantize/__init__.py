@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import Artifact, creating, read
+from mmedge.artifact import Artifact
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.gate import ACCURACY_EXIT
@@ -32,46 +32,44 @@ from mmedge.stages.quantize.candidates import (
     timer,
 )
 from mmedge.stages.quantize.trained import add_trained
+from mmedge.stages.results import QuantizeResult
 from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
 
 
-def quantize(parent: Artifact, config: Quantize, context: Context, target: Path, key: str) -> Artifact:
+def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
     """Make every candidate, judge it on the validation split, and make the fastest one that is kept ``model.onnx``."""
     contract = contract_of(parent)
     train, validation = (
         split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
     )
-    with creating(target, stage="quantize", key=key, parent=parent.sha256) as (folder, meta):
-        notes: list[str] = []
-        try:
-            inputs, calibrated = calibrate(parent.file(GRAPH), train, contract, config, context, notes)
-        except (UsageError, OSError):
+    graph, folder, notes = parent.file(GRAPH), context.folder, list[str]()
+    try:
+        inputs, calibrated = calibrate(graph, train, contract, config, context, notes)
+    except (UsageError, OSError):
+        raise
+    except Exception as error:  # what ONNX Runtime raises on the graph with its inner tensors as outputs
+        if config.require == "int8":
             raise
-        except Exception as error:  # what ONNX Runtime raises on the graph with its inner tensors as outputs
-            if config.require == "int8":
-                raise
-            notes.append(f"warning: INT8 was not tried, since calibration fails: {reason(error)}")
-            config, inputs, calibrated = in_float(config), [], {}
-        trial = Trial(
-            graph=parent.file(GRAPH),
-            calibration=inputs,
-            evaluate=evaluator(contract, validation),
-            outputs=outputs_of(parent.file(GRAPH), contract, validation),
-            loss_ci95=loss_interval(contract, validation, context.recipe.seed),
-            time=timer(validation, context.recipe.measure, context.progress),
-            progress=context.progress,
-            work=context.work,
-            elsewhere=context.recipe.export.elsewhere,
-        )
-        table = make_and_judge(trial, config, folder)
-        add_trained(table, trial, config, parent, context, folder, notes)
-        meta |= {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe")}
-        meta |= concluded(table, config, folder, notes)
-        if calibrated:
-            meta["calibration"] = calibrated
-    return read(target)
+        notes.append(f"warning: INT8 was not tried, since calibration fails: {reason(error)}")
+        config, inputs, calibrated = in_float(config), [], {}
+    trial = Trial(
+        graph=graph,
+        calibration=inputs,
+        evaluate=evaluator(contract, validation),
+        outputs=outputs_of(graph, contract, validation),
+        loss_ci95=loss_interval(contract, validation, context.recipe.seed),
+        time=timer(validation, context.recipe.measure, context.progress),
+        progress=context.progress,
+        work=context.work,
+        elsewhere=context.recipe.export.elsewhere,
+    )
+    table = make_and_judge(trial, config, folder)
+    add_trained(table, trial, config, parent, context, folder, notes)
+    same = {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe") if name in parent.meta}
+    told = concluded(table, config, folder, notes) | ({"calibration": calibrated} if calibrated else {})
+    return QuantizeResult(**same, **told)
 
 
 def in_float(config: Quantize) -> Quantize:

@@ -20,7 +20,7 @@ from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import groups_of
 from mmedge.stages.prune.work import Work, work_on
-from tests.conftest import narrowed, write_recipe
+from tests.conftest import narrowed, staged, write_recipe
 from tests.training.loop.test_processes import in_processes
 
 SHORT = Train(epochs=1, max_steps=2, batch_size=32)
@@ -93,12 +93,12 @@ def test_a_branch_that_is_not_there_is_told_with_those_that_are(finished, contex
     with pytest.raises(
         UsageError, match=r"no branch 'imag' \(did you mean 'image'\?\); there are image, audio, fusion"
     ):
-        prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+        staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
 
 
 def test_a_branch_at_0_is_left_alone_and_the_others_pay(finished, context, tmp_path):
     config = Prune(macs=0.8, branches={"audio": 0.0}, allocation="uniform", train=SHORT, **ANY_LOSS)
-    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     before, after = context.rebuild(finished.artifact("distill")), context.rebuild(made)
     assert made.meta["pruning"]["branches"][1]["ratio"] == 0
     shapes = [{name: w.shape for name, w in m.encoders["audio"].named_parameters()} for m in (before, after)]
@@ -124,7 +124,7 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     monkeypatch.setattr(prune, "_ranked", lambda work, module: ranked.append(module) or real(work, module))
     parent = finished.artifact("distill")
     config = Prune(macs=0.4, allocation="uniform", round_to=2, train=SHORT, faster=False)
-    made = prune.prune(parent, config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, parent, config, context, tmp_path / "p")
     for name in ("weights.safetensors", "model.onnx"):
         assert made.file(name).read_bytes() == parent.file(name).read_bytes()
     assert torch.equal(*(outputs(context.rebuild(x), context.dataset.test) for x in (made, parent)))
@@ -139,7 +139,7 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
 
 def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finished, context, tmp_path):
     config = Prune(macs=0.02, allocation="uniform", train=SHORT, **ANY_LOSS)
-    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     (miss,) = made.meta["misses"]
     assert miss["exit"] == 4 and miss["limit"] == 0.02 < miss["value"] < 0.6
     assert made.meta["macs"] < finished.artifact("distill").meta["macs"]
@@ -151,7 +151,7 @@ def test_where_a_budget_out_of_reach_loses_too_much_smaller_cuts_are_tried_and_n
 ):
     losing(monkeypatch, 0.5, 0.0, 0.0)
     config = Prune(macs=0.001, allocation="uniform", round_to=2, train=SHORT, faster=False)
-    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
     assert len(left) == 2 and left[0] < 0.9 * left[1]
     assert made.meta["pruning"]["kept"] == 1 and made.meta["misses"][0]["value"] == left[1]
@@ -162,12 +162,12 @@ def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context
     same = lambda work, modules: {name: Ratio(0.99, 0.97, 1.01, 0.099, 0.1) for name in modules}  # noqa: E731
     monkeypatch.setattr(Work, "latencies", same)
     config = Prune(macs=0.6, allocation="uniform", round_to=2, train=SHORT, max_drop=1, max_subset_drop=1)
-    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     assert made.file("model.onnx").read_bytes() == finished.artifact("distill").file("model.onnx").read_bytes()
     assert "no faster than the parent" in made.meta["notes"][1]
     assert not made.meta["misses"]  # a smaller model is not what was missed
     missed = Prune(budget={"latency": 0.6}, allocation="uniform", round_to=2, train=SHORT)
-    made = prune.prune(finished.artifact("distill"), missed, replace(context, key="w"), tmp_path / "q", "k")
+    made = staged(prune.prune, finished.artifact("distill"), missed, replace(context, key="w"), tmp_path / "q")
     assert [miss["exit"] for miss in made.meta["misses"]] == [4]
 
 
@@ -176,7 +176,7 @@ def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(fini
     config = Prune(
         macs=0.36, steps=2, allocation="uniform", importance="taylor", train=SHORT, **ANY_LOSS | {"round_to": 1}
     )
-    whole = prune.prune(parent, config, context, tmp_path / "a", "k")
+    whole = staged(prune.prune, parent, config, context, tmp_path / "a")
     rows = whole.meta["pruning"]["attempts"]
     assert [row["step"] for row in rows] == [1, 2] and whole.meta["pruning"]["kept"] == 1
     assert rows[1]["left"]["macs"] <= 0.36 < rows[0]["left"]["macs"] <= 0.6
@@ -189,9 +189,9 @@ def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(fini
 
     again = replace(context, key="interrupted", progress=Killed())
     with pytest.raises(KeyboardInterrupt):
-        prune.prune(parent, config, again, tmp_path / "b", "k")
-    assert not (tmp_path / "b").exists() and (again.work / "recovery-0.safetensors").is_file()
-    resumed = prune.prune(parent, config, replace(again, progress=Silent()), tmp_path / "b", "k")
+        staged(prune.prune, parent, config, again, tmp_path / "b")
+    assert not (tmp_path / "b").exists() and (tmp_path / ".work" / "b-interrupted" / "recovery-0.safetensors").is_file()
+    resumed = staged(prune.prune, parent, config, replace(again, progress=Silent()), tmp_path / "b")
     for name in ("weights.safetensors", "pruning.json"):
         assert resumed.file(name).read_bytes() == whole.file(name).read_bytes()
 
@@ -199,7 +199,7 @@ def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(fini
 def test_steps_stop_at_the_last_that_lost_no_more_than_allowed(finished, context, tmp_path, monkeypatch):
     losing(monkeypatch, 0.0, 0.5)
     config = Prune(macs=0.4, steps=3, allocation="uniform", train=SHORT, round_to=2, max_drop=0.01, faster=False)
-    made = prune.prune(finished.artifact("distill"), config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     pruning = made.meta["pruning"]
     assert pruning["kept"] == 0 and [row["passed"] for row in pruning["attempts"]] == [True, False]
     assert made.meta["macs"] == round(
@@ -270,9 +270,9 @@ def test_a_users_transformer_loses_heads_and_widths_exports_and_is_rebuilt_bit_f
         model=Model(factory="their_fusion:Fusion"), train=SHORT, controls=Controls(no_distillation=False, seeds=1)
     )
     context = replace(context, recipe=context.recipe.model_copy(update={"distill": section}))
-    parent = distill.distill(finished.artifact("teacher"), section, context, tmp_path / "d", "k")
+    parent = staged(distill.distill, finished.artifact("teacher"), section, context, tmp_path / "d")
     config = Prune(macs=0.4, allocation="uniform", train=SHORT, max_drop=1, max_subset_drop=1, faster=False, round_to=8)
-    made = prune.prune(parent, config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, parent, config, context, tmp_path / "p")
     again = context.rebuild(made)
     attention = again.inner.trunk.layers[0].self_attn
     assert isinstance(attention, SplitAttention) and attention.q_proj.out_features % attention.head_dim == 0
@@ -280,7 +280,7 @@ def test_a_users_transformer_loses_heads_and_widths_exports_and_is_rebuilt_bit_f
     assert macs(again, contract_of(made)) == made.meta["macs"] <= 0.4 * parent.meta["macs"]
     assert {row["branch"] for row in made.meta["pruning"]["branches"]} == {"trunk"}
     assert all(row["top1"] == 1 for row in made.meta["verification"])  # the graph against the module that was saved
-    twice = prune.prune(made, config, replace(context, key="w2"), tmp_path / "pp", "k")
+    twice = staged(prune.prune, made, config, replace(context, key="w2"), tmp_path / "pp")
     assert twice.meta["macs"] < made.meta["macs"]
     assert torch.equal(saved[-1], outputs(context.rebuild(twice), context.dataset.test))
 
@@ -303,6 +303,8 @@ from pathlib import Path
 from mmedge import artifact, recipe
 from mmedge.data.store import samples
 from mmedge.progress import Silent
+from dataclasses import replace
+from mmedge.pipeline.fold import make
 from mmedge.stages import prune
 from mmedge.stages.prune.work import work_on
 from mmedge.training.loop import processes
@@ -321,7 +323,8 @@ found = {
     "again": work.remembered("a", 0, lambda: "not asked"),
 }
 untouched = recipe.Prune(branches={"image": 0, "audio": 0, "fusion": 0}, round_to=2, ratios=(0.5,))
-made = prune.prune(parent, untouched, context, folder / "made", f"by rank {os.environ['RANK']}")
+there = replace(context, out=folder, stage="made", key=f"by rank {os.environ['RANK']}")
+made = make(prune.prune, parent, untouched, there)
 (folder / f"rank{os.environ['RANK']}").write_text(json.dumps(found | {"key": made.key}))
 processes.finish()
 """
@@ -345,7 +348,7 @@ def test_what_torch_pruning_throws_leaves_the_parent_and_the_report_says_why(
 
     monkeypatch.setattr(load, "dependencies", broken)
     parent, config = finished.artifact("distill"), Prune(macs=0.7) if demanded else Prune()
-    made = prune.prune(parent, config, context, tmp_path / "p", "k")
+    made = staged(prune.prune, parent, config, context, tmp_path / "p")
     assert made.file("model.onnx").read_bytes() == parent.file("model.onnx").read_bytes()
     assert any("unpruned" in note and "shapes cannot be multiplied" in note for note in made.meta["notes"])
     assert bool(made.meta["misses"]) == demanded

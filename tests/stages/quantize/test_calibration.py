@@ -8,6 +8,7 @@ from mmedge.recipe import Quantize
 from mmedge.stages import quantize
 from mmedge.stages.quantize import calibration, ptq
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
+from tests.conftest import staged
 
 
 def test_calibration_takes_training_rows_spread_over_the_classes(dataset):
@@ -27,7 +28,7 @@ def test_quantize_calibrates_on_the_training_split_and_with_modalities_missing(
     )
     config = Quantize(candidates=("fp32", "int8"), calibration=40, require="int8")
     with pytest.raises(MismatchError, match="no 8-bit kernel"):  # the copy is FP32: told, not believed
-        quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+        staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     train = {x.tobytes() for x in np.asarray(context.dataset.train.inputs["image"])}
     assert len(seen) == 40 and all(sample["image"][0].tobytes() in train for sample in seen)
     assert {tuple(sample["present"][0]) for sample in seen} == {(True, True), (True, False), (False, True)}

@@ -11,8 +11,10 @@ from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import qdq
 from mmedge.pipeline.judging import missed
 from mmedge.recipe import Quantize
+from mmedge.report.schema import MissRecord
 from mmedge.stages import quantize
 from mmedge.stages.quantize import candidates
+from tests.conftest import staged
 
 
 def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finished):
@@ -58,7 +60,7 @@ def test_a_candidate_outside_the_budget_is_dropped(finished, context, tmp_path, 
 
     monkeypatch.setattr(candidates, "score", score)
     config = Quantize(candidates=("fp32", "fp16"), max_drop=0.01, max_subset_drop=1.0)
-    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     table = {row["precision"]: row for row in made.meta["candidates"]}
     assert not table["fp16"]["kept"] and table["fp16"]["why"].startswith("dropped: loses 0.5")
     assert made.meta["precision"] == "fp32"
@@ -67,7 +69,7 @@ def test_a_candidate_outside_the_budget_is_dropped(finished, context, tmp_path, 
 def test_an_ignored_layer_that_does_not_exist_is_told_with_the_close_ones(finished, context, tmp_path):
     config = Quantize(candidates=("fp32", "int8"), calibration=8, ignore=("encoders.audio.featurs.0",))
     with pytest.raises(UsageError, match=r"quantize\.ignore.*close ones are .*encoders\.audio\.features\.0") as raised:
-        quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+        staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     assert raised.value.exit_code == 2 and not (tmp_path / "q").exists()
 
 
@@ -75,7 +77,7 @@ def test_an_ignored_branch_stays_float_and_what_cannot_be_made_is_told(finished,
     config = Quantize(
         candidates=("fp32", "bf16", "int8"), calibration=300, ignore=("audio",), max_drop=1.0, max_subset_drop=1.0
     )
-    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     layers = qdq.layers(onnx.load(made.file("int8.onnx")))
     assert layers and {layer.branch for layer in layers} == {"image", "fusion"}
     notes = "\n".join(made.meta["notes"])
@@ -102,7 +104,7 @@ def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, t
         max_drop=1.0,
         max_subset_drop=1.0,
     )
-    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8", "int8-extremes"]
     assert not made.file("int8-percentile.onnx").exists()
 
@@ -121,7 +123,7 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
     meta = quantize.concluded(table, Quantize(candidates=("fp32", "int8"), require="int8"), tmp_path, notes)
     assert meta["precision"] == "int8-mixed" and (tmp_path / "model.onnx").read_text() == "int8-mixed"
     assert "the best that was found is int8-mixed" in meta["notes"][0]
-    ((gate, code),) = missed(meta["misses"])
+    ((gate, code),) = missed([MissRecord(**miss) for miss in meta["misses"]])
     assert gate["name"] == "max_drop of int8" and not gate["passed"] and code == 3
     with pytest.raises(ValueError, match="needs int8 among 'candidates'"):
         Quantize(candidates=("fp32", "fp16"), require="int8")
@@ -158,7 +160,7 @@ def test_int8_that_nobody_required_and_that_does_not_run_is_a_row_that_lost(fini
     monkeypatch.setattr(candidates.ptq, "int8", lambda graph, target, inputs, variant: shutil.copyfile(graph, target))
     monkeypatch.setattr(candidates.precision, "to_fp16", broken)
     config = Quantize(candidates=("fp32", "fp16", "int8"), fallbacks=(), calibration=8, qat="never")
-    made = quantize.quantize(finished.artifact("prune"), config, context, tmp_path / "q", "k")
+    made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     table = {row["precision"]: row for row in made.meta["candidates"]}
     assert made.meta["precision"] == "fp32" and list(table) == ["fp32", "int8"]
     assert not table["int8"]["kept"] and "no 8-bit kernel" in table["int8"]["why"]
@@ -179,8 +181,8 @@ def test_a_candidate_that_answers_infinity_lost(finished, context, tmp_path, mon
         onnx.save(model, target)
 
     monkeypatch.setattr(candidates.precision, "to_fp16", huge)
-    made = quantize.quantize(
-        finished.artifact("prune"), Quantize(candidates=("fp32", "fp16")), context, tmp_path / "q", "k"
+    made = staged(
+        quantize.quantize, finished.artifact("prune"), Quantize(candidates=("fp32", "fp16")), context, tmp_path / "q"
     )
     assert made.meta["precision"] == "fp32"
     assert any(note.startswith("fp16: not made: its output holds NaN or infinity") for note in made.meta["notes"])

@@ -1,0 +1,320 @@
+"""report.json: what stands in it, and so what a stage tells of itself. The published JSON Schema is drawn from here.
+
+A figure that could not be measured is absent, and ``notes`` says why. Shares and ratios are below 1 where something is
+smaller or faster. Fields may be added, none changes its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from mmedge.artifact import Record
+
+Interval = tuple[float, float]
+Figures = dict[str, float]
+
+
+class QualityRecord(Record):
+    """One measure of a model on a split: more is better."""
+
+    metric: str
+    value: float
+    ci95: Interval = Field(description="95 % interval over independent groups of samples.")
+    n: int = Field(description="Labelled samples.")
+    groups: int = Field(description="Independent groups among them.")
+    split: str
+    others: dict[str, JsonValue] = Field(description="Further measures of the same outputs.")
+
+
+class HeadRecord(Record):
+    """One of several outputs of a model, measured on the test split."""
+
+    quality: QualityRecord | None = None
+    subsets: Figures = Field({}, description="Subset of the modalities, joined by + -> quality.")
+
+
+class LatencyRecord(Record):
+    """Latency in milliseconds, of one interleaved run with all that it is compared with; ratios are of medians."""
+
+    target: str
+    batch: int
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    p99_9_ms: float
+    mean_ms: float
+    runs: int
+    cv: float = Field(description="Spread: the standard deviation over the mean.")
+    ratio_to_teacher: float | None = None
+    ratio_to_teacher_ci95: Interval | None = None
+    ratio_to_parent: float | None = None
+    ratio_to_parent_ci95: Interval | None = None
+
+
+class GateRecord(Record):
+    """A limit of the recipe, or a stage's own budget, judged; without a value it was not measured and does not pass."""
+
+    name: str
+    limit: float
+    value: float | None = None
+    passed: bool
+
+
+class MissRecord(Record):
+    """A budget that a stage could not meet, and the exit code that it asks for."""
+
+    name: str
+    limit: float
+    value: float
+    exit: int
+
+
+class LearningRecord(Record):
+    """A figure an epoch: the training loss, and quality and the weighed selection on validation."""
+
+    loss: list[float]
+    quality: list[float]
+    selection: list[float]
+
+
+class AgreementRecord(Record):
+    """How far a graph's output is from its parent's, over all samples of a subset of the modalities."""
+
+    subset: str
+    output: str
+    max_abs: float
+    mean_abs: float
+    top1: float | None = Field(None, description="Share of samples with the same largest output.")
+    n: int
+
+
+class DecisionRecord(Record):
+    """Whether the student that ships was distilled, by validation alone."""
+
+    kept: Literal["distilled", "control"]
+    said: str
+    gain: float | None = None
+    gain_ci95: Interval | None = None
+
+
+class TriedLossRecord(Record):
+    """A loss that was tried in one seed."""
+
+    loss: dict[str, JsonValue]
+    selection: float
+    kept: bool
+
+
+class CalibrationRecord(Record):
+    """What INT8 was calibrated on. ``curve``: how much the ranges changed each time that samples were added."""
+
+    samples: int
+    gaps: list[str] = Field(description="What these samples do not show of the data.")
+    curve: list[Figures] | None = None
+
+
+class FusionPointRecord(Record):
+    """A node where branches of several scales join in INT8."""
+
+    node: str
+    kind: str
+    branch: str
+    scale: float
+    own_scale: float
+    codes: float = Field(description="Share of the 256 codes that the branch uses under the common scale.")
+    clipped: float
+    apart: bool
+
+
+class LayersRecord(Record):
+    """The weighted layers that a graph has in INT8, and which of them ONNX Runtime computes in float, with the reason."""
+
+    asked: int
+    int8: int
+    float_layers: dict[str, str]
+    unexplained: list[str]
+
+
+class CandidateRecord(Record):
+    """A precision that was tried. Drops are against FP32 on the validation split."""
+
+    precision: str
+    quality_validation: float
+    subsets_validation: Figures = {}
+    n: int
+    drop: float
+    drop_ci95: Interval
+    ci95: Interval | None = None
+    p50_ms: float
+    ratio_to_fp32: float
+    size_bytes: int
+    kept: bool
+    why: str
+    int8_kernels: dict[str, int] | None = None
+    int8_layers: LayersRecord | None = None
+    saturation: float | None = None
+
+
+class LayerGroupRecord(Record):
+    """Layers that were judged together: the error of the outputs with these alone in INT8, 0 to 1."""
+
+    label: str
+    branch: str
+    kind: str
+    error: float
+    fp32: bool = Field(description="They were taken back to FP32.")
+
+
+class SensitivityRecord(Record):
+    """What each layer and each branch loses in INT8, and whether a mix of INT8 and FP32 was found."""
+
+    found: bool
+    said: str
+    groups: list[LayerGroupRecord]
+    branches: Figures
+    float_anyway: dict[str, str]
+    int8_layers: int
+    layers: int
+    evaluations: int
+    seconds: float
+    base: str
+
+
+class ScoreRecord(Record):
+    """A model on the validation split, with everything and with every subset of the modalities."""
+
+    quality: float
+    subsets: Figures
+
+
+class OptionRecord(Record):
+    """A branch narrowed alone by ``ratio``: the shares of the parent's costs that are left, and what it loses."""
+
+    branch: str
+    ratio: float
+    left: Figures
+    loss: float
+    quality: float
+    subsets: Figures
+
+
+class BranchRecord(Record):
+    """A branch, what was measured of it, and the share of it that was removed."""
+
+    branch: str
+    layers: list[str]
+    channels: int
+    options: list[OptionRecord]
+    ratio: float
+
+
+class AttemptRecord(Record):
+    """A cut; what it lost on validation only where it was recovered."""
+
+    step: int
+    ratios: Figures
+    predicted: Figures
+    in_budget: bool
+    left: Figures
+    latency_ci95: Interval
+    faster: bool
+    passed: bool
+    why: str
+    quality: float | None = None
+    subsets: Figures | None = None
+    drop: float | None = None
+    drop_ci95: Interval | None = None
+    worst_subset: str | None = None
+    worst_subset_drop: float | None = None
+
+
+class PruningRecord(Record):
+    """How the cut was chosen. ``kept``: the number of the attempt, null where the parent is returned."""
+
+    allocation: str
+    importance: str
+    limits: Figures
+    round_to: int
+    round_to_ms: Figures | None = None
+    probe_steps: int
+    parent: ScoreRecord
+    branches: list[BranchRecord]
+    not_prunable: dict[str, str]
+    attempts: list[AttemptRecord]
+    kept: int | None
+
+
+class StageRecord(Record):
+    """One stage of a run: what it made, what was measured of that, and how it was judged."""
+
+    stage: str
+    status: Literal["ran", "cached", "skipped"]
+    gates: list[GateRecord] = []
+    notes: list[str] = []
+    parent: str | None = Field(None, description="sha256 of the artifact that it was made of.")
+    artifact: str | None = Field(None, description="Its folder, relative to the report.")
+    sha256: str | None = None
+    size_bytes: int | None = None
+    seconds: float | None = None
+    params: int | None = None
+    macs: int | None = None
+    learning: LearningRecord | None = None
+    quality: QualityRecord | None = Field(None, description="On the test split.")
+    subsets: Figures | None = None
+    quality_validation: QualityRecord | None = None
+    subsets_validation: Figures | None = None
+    heads: dict[str, HeadRecord] | None = Field(None, description="Where the model has several outputs.")
+    latency: LatencyRecord | None = None
+    decision: DecisionRecord | None = None
+    losses: list[TriedLossRecord] | None = None
+    pruning: PruningRecord | None = None
+    precision: str | None = None
+    candidates: list[CandidateRecord] | None = None
+    calibration: CalibrationRecord | None = None
+    fusion_points: list[FusionPointRecord] | None = None
+    sensitivity: SensitivityRecord | None = None
+    verification: list[AgreementRecord] | None = None
+
+
+class ControlRecord(Record):
+    """What a control says on the test split: ``gain`` is what the other side has more than it, over all seeds."""
+
+    name: str
+    quality: QualityRecord
+    gain: float
+    gain_ci95: Interval
+    gain_median: float
+    seeds: int
+    distilled_by_seed: list[float]
+    control_by_seed: list[float]
+    notes: list[str]
+
+
+class DataRecord(Record):
+    """The data of a run; ``train``, ``validation`` and ``test`` count samples."""
+
+    sha256: str
+    source: str
+    train: int
+    validation: int
+    test: int
+    left_out: int | None = None
+    align: list[dict[str, JsonValue]] | None = None
+
+
+class Report(Record):
+    """report.json of a run."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    mmedge: str = Field(description="The version that wrote it.")
+    recipe: dict[str, JsonValue] = Field(description="The whole recipe, paths as names of files.")
+    seed: int
+    machine: dict[str, JsonValue]
+    data: DataRecord
+    stages: list[StageRecord]
+    controls: list[ControlRecord]
+    verdict: Literal["pass", "fail"]

@@ -1,0 +1,127 @@
+"""What each stage returns: its part of the manifest and of the report. The files it wrote lie in ``context.folder``."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import JsonValue
+from typing_extensions import Self
+
+from mmedge.artifact import Record
+from mmedge.backends import GRAPH_BACKEND
+from mmedge.backends.engine import Engine
+from mmedge.report.schema import (
+    AgreementRecord,
+    CalibrationRecord,
+    CandidateRecord,
+    DecisionRecord,
+    FusionPointRecord,
+    LatencyRecord,
+    MissRecord,
+    PruningRecord,
+    SensitivityRecord,
+    TriedLossRecord,
+)
+
+
+class ComparedRecord(Record):
+    """Which students a control compares, by their folders' names, and which modalities both are shown; null for all."""
+
+    students: str
+    against: str
+    shown: list[str] | None
+
+
+class StageResult(Record):
+    """What a stage says of its artifact: the manifest's ``meta``. ``misses``: budgets that it judged and could not meet.
+
+    ``model``: the recipe's section that the network is built from again, where there is one. ``target``: the backend that
+    the artifact runs on, by the ``engine`` that was built, else by its graph; ``latency``, where the stage took it there.
+    ``controls``: what it is compared with.
+    """
+
+    # What the report repeats.
+    reported: ClassVar[tuple[str, ...]] = ("params", "macs", "verification")
+
+    contract: dict[str, JsonValue]
+    recipe: dict[str, JsonValue]
+    notes: list[str]
+    model: dict[str, JsonValue] | None = None
+    params: int | None = None
+    macs: int | None = None
+    verification: list[AgreementRecord] | None = None
+    misses: list[MissRecord] = []
+    target: str = GRAPH_BACKEND
+    engine: Engine | None = None
+    latency: LatencyRecord | None = None
+    students: list[str] = []
+    controls: dict[str, ComparedRecord] = {}
+
+    @classmethod
+    def of(cls, written: StageResult, **more: Any) -> Self:
+        """This stage's result: what was written, and ``more``, of which None says nothing."""
+        same = {name: getattr(written, name) for name in written.model_fields_set}
+        return cls.model_validate({**same, **{name: value for name, value in more.items() if value is not None}})
+
+    def told(self) -> dict[str, Any]:
+        """What the report repeats."""
+        record = self.record()
+        return {name: record[name] for name in self.reported if name in record}
+
+
+class DistillResult(StageResult):
+    """The student that ships, and every other one that was trained beside it."""
+
+    reported = (*StageResult.reported, "decision", "losses")
+
+    decision: DecisionRecord | None = None
+    loss: dict[str, JsonValue] | None = None
+    losses: list[TriedLossRecord] | None = None
+
+
+class PruneResult(StageResult):
+    """The narrowed network, or its parent. ``taught``, ``loss``: how the student was taught, for stages that go on."""
+
+    reported = (*StageResult.reported, "pruning")
+
+    pruning: PruningRecord | None = None
+    taught: bool | None = None
+    loss: dict[str, JsonValue] | None = None
+
+
+class QuantizeResult(StageResult):
+    """The candidates that were made of one graph, and the one that is taken."""
+
+    reported = (*StageResult.reported, "precision", "candidates", "calibration", "fusion_points", "sensitivity")
+
+    precision: str = "fp32"
+    candidates: list[CandidateRecord] = []
+    calibration: CalibrationRecord | None = None
+    fusion_points: list[FusionPointRecord] | None = None
+    sensitivity: SensitivityRecord | None = None
+
+
+class SubsetRecord(Record):
+    """The engine of a subset of the modalities; latency only where the backend runs here."""
+
+    file: str
+    p50_ms: float | None = None
+    ratio_to_all: float | None = None
+
+
+class SplitRecord(Record):
+    """Encoders and fusion head apart."""
+
+    files: dict[str, str]
+    embeddings: dict[str, list[str]]
+
+
+class ExportResult(StageResult):
+    """One backend's engine. ``candidate``: which of the parent's it was built from."""
+
+    reported = (*StageResult.reported, "precision")
+
+    precision: str
+    candidate: str
+    subsets: dict[str, SubsetRecord] | None = None
+    split: SplitRecord | None = None
