@@ -64,7 +64,7 @@ def read(path: Path, *, require_signature: str | Path | bytes | None = None, any
 def _refuse_parts(path: Path) -> None:
     """A graph or manifest is no bundle; where it lies in one, that one was meant."""
     inside = next((folder for folder in path.parents if (folder / artifact.MANIFEST).is_file()), None)
-    if path.suffix == ".onnx" or (inside is not None and not zipfile.is_zipfile(path)):
+    if path.suffix.lower() == ".onnx" or (inside is not None and not zipfile.is_zipfile(path)):
         raise MmedgeError(
             "a bundle is a folder, or one zip file, and this is a file of it"
             if inside

@@ -14,6 +14,7 @@ class MmedgeError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | None = None, todo: str | None = None) -> None:
+        what, where, todo = _shortened(what), where and _shortened(where), todo and _shortened(todo)
         self.what, self.where, self.todo = what, where, todo
         super().__init__(
             "\n".join(line for line in (what, where and f"  at: {where}", todo and f"  do: {todo}") if line)
@@ -62,6 +63,16 @@ class PeerEnded(MmedgeError):
     exit_code = 75
 
 
+# Characters that a line of an error has at most: a cell that it quotes may have millions.
+_LINE = 1500
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LINE:
+        return text
+    return "\n".join(line if len(line) <= _LINE else f"{line[: _LINE - 1]}…" for line in text.split("\n"))
+
+
 def brief(value: object, most: int = 120, *, quoted: bool = True) -> str:
     """What a value is, on one line of at most ``most`` characters: a cell or a text may have millions."""
     if isinstance(value, (str, bytes)):
@@ -91,6 +102,11 @@ class Fault:
     column: str | None = None
     module: str | None = None
     todo: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("what", "file", "column", "module", "todo"):
+            if text := getattr(self, name):
+                object.__setattr__(self, name, _shortened(text))
 
     @classmethod
     def of(cls, error: MmedgeError, kind: str, **place: Any) -> Fault:

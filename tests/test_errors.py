@@ -48,3 +48,12 @@ def test_did_you_mean_offers_a_near_word_and_keeps_silent_about_far_ones():
 )
 def test_the_first_line_of_a_foreign_exception_is_never_empty(error, said):
     assert errors.first_line(error) == said
+
+
+def test_an_error_that_quotes_a_cell_of_megabytes_stays_short():
+    error = errors.MmedgeError(f"the cell {'x' * 5_000_000!r} is no number", where="m.csv", todo="y" * 5_000_000)
+    assert len(str(error)) < 4000 and error.what.startswith("the cell 'xxx") and error.what.endswith("…")
+    fault = errors.Fault("error", "number", f"the cell {'x' * 5_000_000!r} is no number", "m.csv")
+    assert len(fault.what) < 2000 and errors.Fault.of(error, "cell").file == "m.csv"
+    lines = "\n".join("a line of a list" for _ in range(1000))
+    assert errors.UsageError(lines).what == lines  # many lines are many faults

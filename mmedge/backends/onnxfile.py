@@ -82,7 +82,7 @@ def _encoded(value: int) -> bytes:
 def files_of(file: Path) -> list[Path]:
     """A model's file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
     beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
-    if file.suffix == ".onnx":
+    if file.suffix.lower() == ".onnx":
         try:
             beside = _external(memoryview(file.read_bytes()))
         except (IndexError, KeyError, ValueError):  # no graph: who opens it tells so

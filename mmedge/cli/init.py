@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    help="Write a recipe for a manifest of your own: a CSV, JSONL or Parquet table, a row a sample, of paths and values."
+    help="Write a recipe for a manifest of your own: a CSV, JSONL or Parquet table, a row a sample, of paths and values;"
+    " or for a folder of class folders, of which the table is written too."
     " It looks at every column, proposes modalities, target and preprocessing, and runs as it is. Rows with holes are kept."
-    "\n\n\b\nExample:\n  mmedge init data/manifest.csv --out my.yaml\n  mmedge init --keys distill"
+    "\n\n\b\nExample:\n  mmedge init data/manifest.csv --out my.yaml\n  mmedge init data/pictures --out my.yaml\n  mmedge init --keys distill"
 )
 @click.argument("manifest", type=click.Path(path_type=Path), required=False)
 @click.option("--target", help="The column to predict.  [default: the one that looks like it]")
@@ -81,10 +82,15 @@ def init(
 
     _check_task(task)
     module = _module_beside(out) if code else None
-    for file in (out, module):
+    table = out.with_suffix(".csv") if manifest.is_dir() else None
+    for file in (out, module, table):
         if file and file.exists() and not force:
             raise UsageError("the file is already there", where=str(file), todo="choose another --out, or say --force")
-    proposal = propose(manifest, Wishes(target, task, group, streams))
+    if table:
+        from mmedge.data.wizard.folders import write_table_of
+
+        click.echo(f"{write_table_of(manifest, table)} files in class folders: {table}", err=True)
+    proposal = propose(table or manifest, Wishes(target, task, group, streams))
     _write(proposal, out, module)
     for column in proposal.columns[:_SHOWN]:
         click.echo(f"{column.name}: {column.role}, {column.why}", err=True)

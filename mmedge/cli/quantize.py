@@ -80,7 +80,7 @@ def quantize(
     as_json: bool,
     **of_a_file: Any,
 ) -> int:
-    if recipe.suffix != ".onnx":
+    if recipe.suffix.lower() != ".onnx":
         _refuse_options_of_a_file(recipe)
         if devices > 1 and not processes.launched():
             return launch(devices)

@@ -52,11 +52,11 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
     found: list[tuple[str, dict[str, Any]]]
     if path.is_dir():
         found = _folder(path, infos)
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         found = [(str(path), _npz(path))]
-    elif path.suffix in (".csv", ".tsv"):
+    elif path.suffix.lower() in (".csv", ".tsv"):
         found = _table(path, infos)
-    elif path.suffix == ".npy":
+    elif path.suffix.lower() == ".npy":
         found = [(str(path), {_only(infos, path): _npy(path)})]
     elif ":" in source and not path.exists():
         found = _built(load_attribute(source, Path.cwd(), "dataset")(), source)
@@ -107,13 +107,13 @@ def _classes(values: list[Any], where: str) -> np.ndarray:
 
 
 def _label_file(path: Path) -> list[Any]:
-    if path.suffix in (".csv", ".tsv"):
+    if path.suffix.lower() in (".csv", ".tsv"):
         rows = _rows(path)
         name = next((name for name in LABELS if rows and name in rows[0]), None)
         if name is None:
             raise UsageError("the labels' table has no column 'label'", where=str(path))
         return [row[name] for row in rows]
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         arrays = _npz(path)
         name = next((name for name in LABELS if name in arrays), next(iter(arrays)))
         return list(arrays[name].reshape(-1).tolist())
@@ -167,7 +167,7 @@ def _only(infos: Mapping[str, TensorInfo], where: Path) -> str:
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
+            return list(csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MmedgeError(f"the table cannot be read: {error}", where=str(path)) from error
 

@@ -155,7 +155,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         state = (
             load_file(path)
-            if path.suffix == ".safetensors"
+            if path.suffix.lower() == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:

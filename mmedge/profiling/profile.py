@@ -71,7 +71,7 @@ class Subject:
 
 def subject(path: Path, target: str | None) -> Subject:
     """A bundle (folder or zip), another artifact with a graph in it, or a bare ONNX file."""
-    if path.is_dir() or path.suffix == ".zip":
+    if path.is_dir() or path.suffix.lower() == ".zip":
         read = bundles.read(path, any_stage=True)
         found = read.artifact
         contract = contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -98,22 +99,37 @@ def parse(
             )
             for line in _fault_lines(fault, where, tree, values, given)
         ]
-        rest = _without(values, told)
+        rest = _without(values, error.errors())
         raise InvalidRecipe(lines, _anchored(rest, folder) if rest and folder else rest) from None
     return _anchored(recipe, folder) if folder else recipe
 
 
-def _without(values: dict[str, Any], locations: list[tuple[int | str, ...]]) -> Recipe | None:
-    """The recipe of ``values`` without the keys that pydantic's ``locations`` name; None where that is no recipe either."""
+def _without(values: dict[str, Any], faults: Sequence[Any]) -> Recipe | None:
+    """The recipe of ``values`` without the keys that are faulty; None where the rest is no recipe either.
+
+    A word that was meant is taken in place of a misspelt one, so that all else is judged by it.
+    """
     values = copy.deepcopy(values)
-    for location in locations:
+    meant_at: dict[tuple[str, ...], str | None] = {}
+    for fault in faults:
         held: Any = values
-        deepest: tuple[dict[str, Any], str] | None = None
-        for step in location:
+        path: list[str] = []
+        meant = _meant(fault)
+        for step in fault["loc"]:  # some steps are no keys, but tags of a union
             if isinstance(held, dict) and step in held:
-                deepest, held = (held, str(step)), held[step]
-        if deepest:
-            deepest[0].pop(deepest[1])
+                path, held = [*path, str(step)], held[step]
+        if meant and isinstance(held, dict):  # a modality of an unknown kind
+            path, held = [*path, "kind"], held["kind"]
+        if path and not (meant_at.get(tuple(path)) and not meant):
+            meant_at[tuple(path)] = meant if isinstance(held, str) else None  # else an item of a list
+    for (*parents, key), meant in meant_at.items():
+        section = values
+        for parent in parents:
+            section = section.get(parent, {})
+        if meant:
+            section[key] = meant
+        else:
+            section.pop(key, None)
     try:
         return Recipe.model_validate(values)
     except ValidationError:
@@ -190,18 +206,21 @@ def _fault_lines(fault: Any, where: Path, tree: Any, values: Any, given: tuple[s
         case "value_error":
             messages = [(f"{key}: " if key else "") + text for text in str(fault["ctx"]["error"]).splitlines()]
         case _:
-            near = _nearest(fault)
+            meant = _meant(fault)
+            near = f" (did you mean {meant!r}?)" if meant else ""
             messages = [f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {brief(fault['input'])}{near}"]
     return [place + message for message in messages]
 
 
-def _nearest(fault: Any) -> str:
-    """`` (did you mean 'x'?)`` where a value is one of a few words, and near to one of them."""
-    known = re.findall(
-        r"'([^']*)'", str(fault.get("ctx", {}).get("expected_tags" if "tag" in fault["type"] else "expected"))
-    )
+def _meant(fault: Any) -> str | None:
+    """The word that was meant where a value is one of a few words, and near to one of them."""
+    if fault["type"] not in ("literal_error", "union_tag_invalid"):
+        return None
+    context = fault["ctx"]
+    known = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
     given = fault["input"].get("kind") if isinstance(fault["input"], Mapping) else fault["input"]
-    return did_you_mean(given, known) if isinstance(given, str) else ""
+    close = get_close_matches(given, known, n=1, cutoff=0.6) if isinstance(given, str) else []
+    return close[0] if close else None
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:

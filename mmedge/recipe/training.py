@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mmedge.recipe.section import StageSection
 from mmedge.spec import Frozen, ModalitySpec
@@ -162,7 +164,8 @@ class Train(Frozen):
         return self
 
 
-Class = Annotated[str, Field(coerce_numbers_to_str=True)]
+# A class's name, composed as those of the data are.
+Class = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 
 
 class TeacherConfig(Frozen):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from mmedge import recipe as recipes
 from mmedge.cli.main import cli
@@ -148,3 +149,34 @@ def test_a_fresh_manifest_of_five_kinds_with_holes_goes_all_the_way_with_no_edit
     answers = json.loads(done.stdout)
     assert all(set(answer["probabilities"]) == {"temple", "flower"} for answer in answers)
     assert all(np.isfinite(list(answer["probabilities"].values())).all() for answer in answers)
+
+
+@pytest.mark.parametrize("splits", [[], ["training", "val", "Test"]])
+def test_a_folder_of_class_folders_becomes_a_table_and_a_recipe(tmp_path, splits):
+    for split in splits or ["."]:
+        for number in range(40):
+            folder = tmp_path / "data" / split / ("cat", "dog")[number % 2] / ("", "inner")[number % 4 == 0]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((20, 20, 3), number + 50 * len(split), np.uint8)
+            pixels[:, :10] = 200 * (number % 2)
+            Image.fromarray(pixels).save(folder / f"{split.strip('.')}{number}.png")
+    (tmp_path / "data/.hidden").mkdir()
+    (tmp_path / "data/readme.txt").write_text("x")
+    assert run("init", tmp_path / "data", "--out", tmp_path / "r" / "my.yaml").return_value == 0
+    recipe = recipes.load(tmp_path / "r/my.yaml")
+    assert recipe.data.split == ("split" if splits else None) and recipe.data.modalities["image"].kind == "image"
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    assert card["errors"] == 0 and card["labels"] == ["cat", "dog"], card["faults"]
+    assert sum(split["samples"] for split in card["splits"].values()) == 40 * max(1, len(splits))
+
+
+def test_a_folder_without_class_folders_is_told(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a.png").write_bytes(b"x")
+    result = run("init", tmp_path, "--out", tmp_path / "my.yaml")
+    assert result.return_value == 2 and "no class folders" in result.stderr and not (tmp_path / "my.csv").exists()
+
+
+def test_a_task_that_is_misspelt_is_told_with_the_one_that_was_meant(manifest, tmp_path):
+    result = run("init", manifest, "--task", "regresion", "--out", tmp_path / "my.yaml")
+    assert result.return_value == 2 and "did you mean 'regression'" in result.stderr

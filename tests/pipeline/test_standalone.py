@@ -181,3 +181,9 @@ def test_what_does_not_fit_is_told_in_a_line(arguments, told, given, tmp_path, m
         tmp_path / "q",
     )
     assert said.code == 2 and told in said.err and not (tmp_path / "q").exists()
+
+
+def test_an_onnx_file_is_one_in_capitals_too(mmedge, tmp_path):
+    (tmp_path / "MODEL.ONNX").write_bytes(b"x")
+    said = mmedge("quantize", tmp_path / "MODEL.ONNX")
+    assert said.code == 2 and "an ONNX file is quantized with --data" in said.err

@@ -261,3 +261,55 @@ def test_a_table_in_place_of_a_recipe_is_told_of_init(tmp_path):
     (tmp_path / "m.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match=r"mmedge init .*m\.csv"):
         recipe.load(tmp_path / "m.csv")
+
+
+def test_what_a_misspelt_word_meant_is_what_the_rest_is_judged_by(tmp_path):
+    text = GOOD.replace("  manifest: m.csv", "  manifest: m.csv\n  task: regresion").replace(
+        "kind: audio", "kind: adio"
+    )
+    with pytest.raises(recipe.InvalidRecipe) as raised:
+        recipe.load(written(tmp_path, text))
+    assert len(raised.value.lines) == 2 and raised.value.rest is not None
+    assert raised.value.rest.data.task == "regression" and raised.value.rest.data.modalities["audio"].kind == "audio"
+
+
+def test_a_faulty_key_of_several_forms_leaves_its_section(tmp_path):
+    text = GOOD.replace("train: {epochs: 3}", "labels: some\n  train: {epochs: 3}")
+    with pytest.raises(recipe.InvalidRecipe) as raised:
+        recipe.load(written(tmp_path, text))
+    assert raised.value.rest is not None and raised.value.rest.distill.train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x: " + "[" * 3000 + "]" * 3000, "nests more than 50 deep"),
+        ("".join("  " * i + "a:\n" for i in range(300)), "nests more than 50 deep"),
+        ("a: &a [*a]", "faults"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
+            "unfolds to more than",
+        ),
+        (GOOD + "x: " + "a" * 3_000_000, "no recipe is so long"),
+        (GOOD.replace("name: t", 'name: "\\ud800"'), "half a surrogate pair"),
+        (GOOD.replace("m.csv", '"a\\0b"'), "data.manifest: .* NUL"),
+        (GOOD + "seed: " + "9" * 5000, "not valid YAML"),
+        (GOOD + "seed: 0x" + "f" * 50, "more than 64 bits"),
+        (GOOD + "x: 2020-13-45", "not valid YAML"),
+        (GOOD + "x: !!binary aGVsbG8=", "no bytes"),
+        (GOOD + "1: a\n'1': b", "stands twice"),
+    ],
+)
+def test_what_no_recipe_holds_is_refused_at_once(tmp_path, text, said):
+    import re
+    import time
+
+    began = time.monotonic()
+    assert re.search(said, faults(tmp_path, text))
+    assert time.monotonic() - began < 5
+
+
+def test_a_value_of_a_million_characters_is_told_in_a_line(tmp_path):
+    told = faults(tmp_path, GOOD.replace("{epochs: 3}", "{epochs: " + "a" * 1_000_000 + "}"))
+    assert "distill.train.epochs" in told and len(told) < 1000

@@ -10,6 +10,7 @@ import polars
 from mmedge.data.manifest.source import ROW, columns_of
 from mmedge.data.manifest.splits import SPELLINGS, SPLITS
 from mmedge.data.manifest.table import read_table
+from mmedge.data.wizard.glimpse import spelled_otherwise
 from mmedge.errors import Fault, MmedgeError, did_you_mean
 from mmedge.recipe import Data
 from mmedge.spec import ModalitySpec
@@ -114,16 +115,18 @@ def missing_files(table: polars.DataFrame, name: str, spec: ModalitySpec, folder
             file,
             row,
             column,
-            todo=_about_path(cell),
+            todo=_about_path(cell, folder),
         )
         for row, cell in table.select(ROW, column).drop_nulls().iter_rows()
         if not os.path.isfile(folder / cell)
     ]
 
 
-def _about_path(cell: str) -> str:
+def _about_path(cell: str, folder: Path) -> str:
     if "://" in cell:
         return "mmedge fetches nothing: download it, and name the file"
+    if meant := spelled_otherwise(cell, folder):
+        return f"write {meant[1]}: folders with / between them, upper and lower case as the file has it"
     if "\\" in cell:
         return "write folders with / between them"
     return "correct the path, or empty the cell: the modality is then missing for that sample"

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
         )
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
-    columns[target_column(data)] = polars.col(data.target)
+    # One label however its accents are composed; paths are left as the file system spells them.
+    columns[target_column(data)] = polars.col(data.target).str.normalize("NFC")
     if data.group:  # a row of no group is a group of its own
         columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
     out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
@@ -257,7 +259,7 @@ def _from_dataset(
         target = item.get(data.target)
         if isinstance(target, (list, tuple, set, frozenset)):
             target = json.dumps([str(label) for label in target], ensure_ascii=False)
-        row[target_column(data)] = None if target is None else str(target)
+        row[target_column(data)] = None if target is None else unicodedata.normalize("NFC", str(target))
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)

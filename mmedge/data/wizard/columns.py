@@ -74,7 +74,7 @@ def judged(cells: polars.Series, folder: Path) -> Column:
     if not len(known):
         return Column(name, "unused", "it is empty")
     seen = some(known)
-    file = look(seen, folder)
+    file = look(seen, folder, name)
     if isinstance(file, str):
         return Column(name, "unused", file)
     if file:

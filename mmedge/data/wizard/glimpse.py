@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.errors import UsageError
+
 # Names of a column of times.
 TIMES = ("t", "time", "times", "timestamp", "ts", "seconds", "datetime", "date", "when", "时间", "时间戳")
 # Files that are looked at; the rest of a large manifest is taken to be like them.
 _FILES = 40
-_EXTENSIONS = {
+EXTENSIONS = {
     "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"},
     "audio": {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus"},
     "array": {".npy"},
@@ -33,10 +36,13 @@ class Glimpse:
     count: int
 
 
-def look(seen: list[str], folder: Path) -> Glimpse | str | None:
-    """What cells that look like paths lead to; a sentence where a model could not take it, None where they are no paths."""
+def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | None:
+    """What cells that look like paths lead to; a sentence where a model could not take it, None where they are no paths.
+
+    Raises UsageError where the files are there under another spelling of their paths.
+    """
     kinds = Counter(
-        next((kind for kind, ends in _EXTENSIONS.items() if Path(cell).suffix.lower() in ends), "") for cell in seen
+        next((kind for kind, ends in EXTENSIONS.items() if Path(cell).suffix.lower() in ends), "") for cell in seen
     )
     paths = len(seen) - kinds[""]
     if paths < 0.8 * len(seen):
@@ -48,9 +54,36 @@ def look(seen: list[str], folder: Path) -> Glimpse | str | None:
     step = max(1, len(seen) // _FILES)
     there = [path for cell in seen[::step] if os.path.isfile(path := folder / cell)]
     if not there:
+        if meant := next((found for cell in seen[::step] if (found := spelled_otherwise(cell, folder))), None):
+            raise UsageError(
+                f"the paths of column {column!r} are not those of its files: {meant[0]!r} is {meant[1]!r}",
+                where=str(folder),
+                todo="write folders with / between them, and upper and lower case as the files have it",
+            )
         return f"its cells look like {kind} files, and none of them exists"
     looked = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind](there)
     return looked if isinstance(looked, str) else Glimpse(*looked, len(there))
+
+
+def spelled_otherwise(cell: str, folder: Path) -> tuple[str, str] | None:
+    """(the cell, the path of the file that it means) where one is there but for \\ in place of / or upper and lower case."""
+    path, parts = folder, cell.replace("\\", "/").split("/")
+    for number, part in enumerate(parts):
+        if part in ("", ".", "..") or (path / part).exists():
+            path = Path("/") if number == 0 and part == "" else path / part
+            continue
+        try:
+            alike = [name for name in os.listdir(path) if _folded(name) == _folded(part)]
+        except OSError:
+            return None
+        if not alike:
+            return None
+        path = path / alike[0]
+    return (cell, os.path.relpath(path, folder)) if path.is_file() and not os.path.isfile(folder / cell) else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:

@@ -154,3 +154,21 @@ def test_a_table_that_is_not_utf_8_is_told_with_what_to_do(tmp_path):
 def test_a_table_of_one_column_is_one(tmp_path):
     (tmp_path / "m.csv").write_text("label\na;b\n")
     assert read_table(tmp_path / "m.csv")["label"].to_list() == ["a;b"]
+
+
+def test_a_label_is_one_class_however_its_accents_are_composed(tmp_path):
+    rows = [["a", "y"], *([str(i), ("caf\u00e9", "cafe\u0301", "tea")[i % 3]] for i in range(60))]
+    recipe = data_of(write_table(tmp_path / "m.csv", rows))
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    assert card["labels"] == ["caf\u00e9", "tea"] and card["errors"] == 0, card["faults"]
+
+
+def test_a_missing_file_says_how_the_one_that_is_there_is_spelled(tmp_path):
+    (tmp_path / "Img").mkdir()
+    (tmp_path / "Img/A.npy").write_bytes(b"x")
+    rows = [["x", "y"], *([f"img\\a.npy{'' if i % 2 else ' '}", "ab"[i % 2]] for i in range(40))]
+    values = {"manifest": str(write_table(tmp_path / "m.csv", rows)), "target": "y"}
+    recipe = parsed({"schema": 1, "name": "t", "data": values | {"modalities": {"x": {"kind": "array", "shape": [2]}}}})
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=False)
+    todos = {fault["todo"].split(":")[0] for fault in card["faults"] if fault["kind"] == "missing-file"}
+    assert "write Img/A.npy" in todos

@@ -152,3 +152,13 @@ def test_nan_in_jsonl_and_in_parquet_is_a_missing_cell(tmp_path):
     for ending in ("jsonl", "parquet"):
         found = propose(tmp_path / f"m.{ending}")
         assert found.columns[0].role == "number" and found.holes == {"t": 1}
+
+
+@pytest.mark.parametrize("written", ["img\\{}.png", "IMG/{}.png", "img/{}.PNG", "img\\{}.Png"])
+def test_pictures_whose_paths_are_spelled_otherwise_are_told_and_not_dropped(tmp_path, written):
+    (tmp_path / "img").mkdir()
+    for i in range(40):
+        (tmp_path / f"img/p{i}.png").write_bytes(b"x")
+    rows = [[written.format(f"p{i}"), NUMBERS[i], "ab"[i % 2]] for i in range(40)]
+    with pytest.raises(UsageError, match=r"is 'img/p0\.png'"):
+        propose(write_table(tmp_path / "m.csv", [["photo", "t", "label"], *rows]))
