@@ -1,17 +1,23 @@
-"""Runs the README's commands, in order: ``python -m tests.readme_commands``. CI calls it after ``make demo``.
+"""Runs the README's commands: ``python -m tests.readme_commands``. CI calls it after ``make demo``.
 
-Commands of ``make`` are left out: CI has run them before.
+A process a core, each with one thread; a command waits for those before it that it shares a folder of ``runs/`` with,
+but for what only reads the demo. Controls are of one seed here, where the README's recipes have three: whether a
+command works does not hang on that. Commands of ``make`` are left out: CI has run them before.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ONE_SEED = "--set distill.controls.seeds=1"
+DEMO = "runs/demo"
 
 
 def commands(text: str) -> list[str]:
@@ -25,29 +31,63 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
+def shortened(command: str) -> str:
+    """The command with controls of one seed, where it trains them; the demo's own stages are there already."""
+    trains = command.startswith(("mmedge run ", "mmedge distill "))
+    return f"{command} {ONE_SEED}" if trains and f"--out {DEMO}" not in command else command
+
+
+def folders(command: str) -> set[str]:
+    """What a command shares with others: ``runs/NAME``, as file or folder; the demo only where it writes to it."""
+    named = set(re.findall(r"runs/[\w-]+", command))
+    return named if f"--out {DEMO}" in command or "report" in command else named - {DEMO}
+
+
+def run(command: str) -> str | None:
+    """Run one command and say how long it took; what it told where it failed."""
+    started = time.monotonic()
+    done = subprocess.run(
+        f"{Path(sys.executable).parent}/{command}",
+        shell=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    word = "FAILED" if done.returncode else "ok"
+    print(f"{word} ({time.monotonic() - started:.0f} s): {command}", flush=True)
+    return f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}" if done.returncode else None
+
+
+def run_all(lines: list[str], processes: int) -> list[str]:
+    """Run the commands, each as soon as none before it that shares a folder with it is left; what the failed ones told.
+
+    After the first failure no other is begun.
+    """
+    left, running, failures = list(lines), dict[Future[str | None], str](), list[str]()
+    with ThreadPoolExecutor(processes) as pool:
+        while running or (left and not failures):
+            for line in left if not failures else ():
+                before = [*running.values(), *left[: left.index(line)]]
+                if len(running) < processes and not any(folders(line) & folders(other) for other in before):
+                    running[pool.submit(run, line)] = line
+            left = [line for line in left if line not in running.values()]
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[done]
+                if told := done.result():
+                    failures.append(told)
+    return failures
+
+
 def main() -> int:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    bin_folder = Path(sys.executable).parent
-    for command in commands(text):
-        started = time.monotonic()
-        done = subprocess.run(
-            f"{bin_folder}/{command}",
-            shell=True,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        print(
-            f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s): {command}", flush=True
-        )
-        if done.returncode:
-            print(done.stdout[-3000:], done.stderr[-3000:], sep="\n")
-            return 1
-    for block in python_blocks(text):
+    failures = run_all([shortened(command) for command in commands(text)], os.cpu_count() or 1)
+    print(*failures, sep="\n")
+    for block in python_blocks(text) if not failures else ():
         subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
         print(f"ok: python, {len(block.splitlines())} lines", flush=True)
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
