@@ -46,6 +46,12 @@ def saved(context, monkeypatch):
     return answers
 
 
+@pytest.fixture
+def untimed(monkeypatch):
+    """Every cut is said to take .8 of the parent's time: what is not about latency need not export each to be timed."""
+    monkeypatch.setattr(Work, "latencies", lambda _, modules: dict.fromkeys(modules, Ratio(0.8, 0.7, 0.9, 0.08, 0.1)))
+
+
 def test_pruning_reaches_the_share_of_macs_that_was_asked_for(finished):
     assert finished.stage("prune")["macs"] <= 0.7 * finished.stage("distill")["macs"]
     assert finished.stage("prune")["params"] < finished.stage("distill")["params"]
@@ -96,7 +102,7 @@ def test_a_branch_that_is_not_there_is_told_with_those_that_are(finished, contex
         staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
 
 
-def test_a_branch_at_0_is_left_alone_and_the_others_pay(finished, context, tmp_path):
+def test_a_branch_at_0_is_left_alone_and_the_others_pay(finished, context, untimed, tmp_path):
     config = Prune(macs=0.8, branches={"audio": 0.0}, allocation="uniform", train=SHORT, **ANY_LOSS)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     before, after = context.rebuild(finished.artifact("distill")), context.rebuild(made)
@@ -117,7 +123,7 @@ def losing(monkeypatch, *drops):
 
 
 def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code_3(
-    finished, context, tmp_path, monkeypatch
+    finished, context, untimed, tmp_path, monkeypatch
 ):
     losing(monkeypatch, 0.5, 0.3, 0.1)
     ranked, real = [], prune._ranked
@@ -137,7 +143,7 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     assert len(ranked) == 1  # all of the same parent
 
 
-def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finished, context, tmp_path):
+def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finished, context, untimed, tmp_path):
     config = Prune(macs=0.02, allocation="uniform", train=SHORT, **ANY_LOSS)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     (miss,) = made.meta["misses"]
@@ -147,7 +153,7 @@ def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finishe
 
 
 def test_where_a_budget_out_of_reach_loses_too_much_smaller_cuts_are_tried_and_not_the_same_again(
-    finished, context, tmp_path, monkeypatch
+    finished, context, untimed, tmp_path, monkeypatch
 ):
     losing(monkeypatch, 0.5, 0.0, 0.0)
     config = Prune(macs=0.001, allocation="uniform", round_to=2, train=SHORT, faster=False)
@@ -171,7 +177,7 @@ def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context
     assert [miss["exit"] for miss in made.meta["misses"]] == [4]
 
 
-def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(finished, context, tmp_path, saved):
+def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(finished, context, untimed, tmp_path, saved):
     parent = finished.artifact("distill")
     config = Prune(
         macs=0.36, steps=2, allocation="uniform", importance="taylor", train=SHORT, **ANY_LOSS | {"round_to": 1}
@@ -196,7 +202,7 @@ def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(fini
         assert resumed.file(name).read_bytes() == whole.file(name).read_bytes()
 
 
-def test_steps_stop_at_the_last_that_lost_no_more_than_allowed(finished, context, tmp_path, monkeypatch):
+def test_steps_stop_at_the_last_that_lost_no_more_than_allowed(finished, context, untimed, tmp_path, monkeypatch):
     losing(monkeypatch, 0.0, 0.5)
     config = Prune(macs=0.4, steps=3, allocation="uniform", train=SHORT, round_to=2, max_drop=0.01, faster=False)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
@@ -263,7 +269,7 @@ class Fusion(nn.Module):
 
 
 def test_a_users_transformer_loses_heads_and_widths_exports_and_is_rebuilt_bit_for_bit(
-    finished, context, tmp_path, saved
+    finished, context, untimed, tmp_path, saved
 ):
     (tmp_path / "their_fusion.py").write_text(THEIR_TRANSFORMER)
     section = Distill(
