@@ -177,7 +177,9 @@ def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context
     assert [miss["exit"] for miss in made.meta["misses"]] == [4]
 
 
-def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(finished, context, untimed, tmp_path, saved):
+def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(
+    finished, context, untimed, tmp_path, saved
+):
     parent = finished.artifact("distill")
     config = Prune(
         macs=0.36, steps=2, allocation="uniform", importance="taylor", train=SHORT, **ANY_LOSS | {"round_to": 1}
