@@ -116,6 +116,7 @@ def _quantized(model: Path, out: Path, given: dict[str, Any]) -> dict[str, Any]:
             given["threads"],
             seed=given["seed"],
             max_latency_ratio=given["max_latency_ratio"],
+            asked=given["candidates"] is not None,
         )
         report = quantize_file(model, given["data"], out, options, shown)
     from mmedge.report.html import write_html

@@ -107,9 +107,16 @@ def _value(extractor: object, model: object, tensor: str, inputs: Mapping[str, n
 
 
 def relative(expected: np.ndarray, actual: np.ndarray) -> float:
-    """The largest difference over the largest expected value; infinite where the shapes differ."""
+    """The largest difference over the largest expected value, both where both are finite.
+
+    Infinite where the shapes differ, or one holds NaN or infinity where the other has something else.
+    """
     if expected.shape != actual.shape:
         return float("inf")
     expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(expected) & np.isfinite(actual)
+    if not np.array_equal(expected[~finite], actual[~finite], equal_nan=True):
+        return float("inf")
+    expected, actual = expected[finite], actual[finite]
     scale = float(np.abs(expected).max(initial=0)) or 1.0
     return float(np.abs(expected - actual).max(initial=0)) / scale

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, first_line
+from mmedge.graph.files import loaded
 from mmedge.graph.precision import optimized
 from mmedge.graph.qdq import WEIGHTED, graphs_of
 
@@ -30,7 +31,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
     """Write ``source`` as one file that quantization takes, and return notes on what was changed for it.
 
     Weights that lie beside it are taken in, nodes without a name get one, float16 becomes float32 inside (inputs and
-    outputs keep their types), an opset before 13 is converted, and what ONNX Runtime folds before anything else is
+    outputs keep their types), and float64 too where the answers stay the same, an opset before 13 is converted, and what ONNX Runtime folds before anything else is
     folded: constants, and a BatchNormalization into its Conv, which otherwise keeps the Conv from running in 8 bits.
     Conversion and folding are taken where they answer ``example``, {input: array}, as before. Raises UsageError for a
     graph that is quantized already, MmedgeError for one of more than 2 GB.
@@ -38,7 +39,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
     import onnx
     from onnx import inliner
 
-    model = onnx.load(source)
+    model = loaded(source)
     found = sorted({node.op_type for node in model.graph.node if _is_quantized(node.op_type)})
     if found:
         raise UsageError(
@@ -55,15 +56,25 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
     if model.functions:
         model = inliner.inline_local_functions(model)
     _inputs_without_weights(model)
-    notes = _widened(model)
+    model, notes = _in_float32(model, example)
     model, said = _modern(model, example)
     _named(model.graph)
     onnx.save(model, target)
     folded = _folded(target, model, example)
     if folded is not None:
+        onnx.save(model, unfolded(target))
         model = folded
         onnx.save(model, target)
     return notes + said + _inside(model.graph)
+
+
+def unfolded(target: Path) -> Path:
+    """Where ``tidied`` writes the graph as it was before it was folded, where that is another one.
+
+    Folding also takes operators apart that are functions of others, such as GroupNormalization, and a quantizer that
+    takes the whole may not take the parts.
+    """
+    return target.with_name(f"{target.stem}.unfolded.onnx")
 
 
 def _is_quantized(kind: str) -> bool:
@@ -129,6 +140,8 @@ def _modern(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, list[st
 def _folded(graph: Path, model: Any, example: Mapping[str, np.ndarray]) -> Any | None:
     """``model``, which is in the file ``graph``, as ONNX Runtime folds it; None where that needs operators of its own."""
     folded = optimized(graph, everything=False)
+    if _adds_branches(folded.graph):
+        folded = optimized(graph, everything=False, without=("MatMulAddFusion",))
     domains = {node.domain for node in folded.graph.node}
     if domains - {node.domain for node in model.graph.node} - {""} or not _alike(model, folded, example):
         return None
@@ -138,6 +151,13 @@ def _folded(graph: Path, model: Any, example: Mapping[str, np.ndarray]) -> Any |
     _named(folded.graph)
     _called_as_before(folded.graph)
     return folded
+
+
+def _adds_branches(graph: Any) -> bool:
+    """Whether a Gemm adds another branch instead of a stored bias: a sum that was folded into it, which NNCF does not take."""
+    stored = {tensor.name for tensor in graph.initializer}
+    stored |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return any(node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] not in stored for node in graph.node)
 
 
 def _called_as_before(graph: Any) -> None:
@@ -167,21 +187,68 @@ def _same(expected: np.ndarray, actual: np.ndarray) -> bool:
         return False
     if expected.dtype.kind != "f":
         return bool((expected == actual).all())
-    scale = float(np.nanmax(np.abs(expected), initial=0)) or 1.0
-    return bool(np.allclose(actual, expected, rtol=0, atol=_TOLERANCE * scale, equal_nan=True))
+    finite = np.isfinite(expected)
+    scale = float(np.abs(expected[finite]).max(initial=0)) or 1.0
+    return np.array_equal(actual[~finite], expected[~finite], equal_nan=True) and bool(
+        np.allclose(actual[finite], expected[finite], rtol=0, atol=_TOLERANCE * scale)
+    )
 
 
-def _widened(model: Any) -> list[str]:
-    """float16 inside the graph as float32, in place; its inputs and outputs are cast."""
+def _in_float32(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, list[str]]:
+    """(the model with float16 and float64 inside as float32, what is to be said of it)."""
+    from onnx import ModelProto, TensorProto, checker
+
+    notes: list[str] = []
+    for name, kind in (("float16", TensorProto.FLOAT16), ("float64", TensorProto.DOUBLE)):
+        if not _has(model, kind):
+            continue
+        if any(graphs_of(node) for node in model.graph.node):
+            notes.append(f"warning: the model is in {name} and has branches or loops, so that it stays as it is")
+            continue
+        other = ModelProto()
+        other.CopyFrom(model)
+        count = _converted(other, kind)
+        try:
+            checker.check_model(other)
+            # float16 is not run by every CPU; it loses nothing as float32, which float64 may.
+            same = kind == TensorProto.FLOAT16 or _alike(model, other, example)
+        except Exception as error:  # onnx's and ONNX Runtime's errors share no base class
+            notes.append(f"warning: the model is in {name} and stays so: {first_line(error)}")
+            continue
+        if not same:
+            notes.append(f"warning: the model is in {name} and stays so: in float32 the answers would differ")
+            continue
+        model = other
+        done = "widened" if kind == TensorProto.FLOAT16 else "rounded"
+        notes.append(
+            f"the model is in {name}: {count} stored tensors were {done} to float32, which fp32 and the other "
+            "candidates are made of; inputs and outputs stay as they are"
+        )
+    return model, notes
+
+
+def _has(model: Any, kind: int) -> bool:
+    """Whether a graph computes in floats of that type: stored, cast to, or given."""
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    return (
+        any(tensor.data_type == kind for tensor in graph.initializer)
+        or any(value.type.tensor_type.elem_type == kind for value in values)
+        or any(_names(attribute, kind) for node in graph.node for attribute in node.attribute)
+    )
+
+
+def _names(attribute: Any, kind: int) -> bool:
+    return (attribute.name in ("to", "dtype") and attribute.i == kind) or attribute.t.data_type == kind
+
+
+def _converted(model: Any, half: int) -> int:
+    """Floats of type ``half`` inside a graph as float32, in place, its inputs and outputs cast; how many were stored."""
     from onnx import TensorProto, numpy_helper
 
-    half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+    single = TensorProto.FLOAT
     graph = model.graph
     stored = [tensor for tensor in graph.initializer if tensor.data_type == half]
-    if not stored:
-        return []
-    if any(graphs_of(node) for node in graph.node):
-        return ["warning: the model is in float16 and has branches or loops, so that it stays as it is"]
     types = _types(model)
     for node in graph.node:
         to = next((each.i for each in node.attribute if each.name == "to"), None)
@@ -191,7 +258,7 @@ def _widened(model: Any) -> list[str]:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i == half:  # of Cast, EyeLike, random numbers
                 attribute.i = single
-            elif attribute.t.data_type == half:  # of ConstantOfShape
+            elif attribute.t.data_type == half:  # of ConstantOfShape and Constant
                 attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
     for tensor in stored:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
@@ -213,10 +280,7 @@ def _widened(model: Any) -> list[str]:
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    return [
-        f"the model is in float16: {len(stored)} stored tensors were widened to float32, which fp32 and the other "
-        "candidates are made of; inputs and outputs stay as they are"
-    ]
+    return len(stored)
 
 
 def _types(model: Any) -> dict[str, int]:

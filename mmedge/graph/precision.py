@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,10 @@ def _channel_axis(node: Any, index: int) -> int | None:
     return None
 
 
-def optimized(graph: Path, *, everything: bool = True) -> Any:
+def optimized(graph: Path, *, everything: bool = True, without: Sequence[str] = ()) -> Any:
     """The loaded model that ONNX Runtime makes of a graph on this CPU, with all of its fusions or those of any machine.
 
-    The latter are such as of constants and batch norms.
+    The latter are such as of constants and batch norms. ``without``: fusions that are left out, by name.
     """
     import onnx
     import onnxruntime
@@ -217,7 +218,9 @@ def optimized(graph: Path, *, everything: bool = True) -> Any:
         options.log_severity_level = 3
         if not everything:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+        )
         return onnx.load(written, load_external_data=False)
 
 

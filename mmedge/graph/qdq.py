@@ -363,6 +363,8 @@ def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:
     after = wiring.readers.get(node.output[0], [])
     clipped = len(after) == 1 and after[0].op_type == "Clip"
     while len(after) == 1 and after[0].op_type in (*_FOLDED, "Add" if node.op_type == "MatMul" else "Relu"):
+        if after[0].op_type == "Add" and not any(wiring.is_constant(name) for name in after[0].input):
+            return "another branch is added to its output before it is quantized"
         after = wiring.readers.get(after[0].output[0], [])
     if not after or any(reader.op_type != _Q for reader in after):
         return "its output stays float"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.data.arrays import Calls, read_calls
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT
-from mmedge.graph.foreign import tidied
+from mmedge.graph.foreign import tidied, unfolded
 from mmedge.machine import machine
+from mmedge.measure.calls import Judge, check_arrays, check_labels, column, judge_of, scores
 from mmedge.measure.latency import time_graphs
 from mmedge.measure.quality import interval
 from mmedge.profiling.timing import Timing
@@ -25,7 +26,6 @@ from mmedge.recipe import Measure, Quantize
 from mmedge.stages.quantize import calibration, concluded
 from mmedge.stages.quantize.candidates import Scored, Trial, make_and_judge
 
-Judge = Literal["accuracy", "agreement", "difference"]
 _SAYS = {
     "accuracy": "accuracy against the labels",
     "agreement": "share of calls whose largest output is the same as FP32's (no labels were given)",
@@ -41,6 +41,8 @@ class FileOptions:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
+    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and
+    not taken.
     """
 
     config: Quantize
@@ -50,6 +52,7 @@ class FileOptions:
     threads: int = 1
     seed: int = 0
     max_latency_ratio: float | None = None
+    asked: bool = False
 
 
 def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
     began = time.monotonic()
     expected = _answers(native, judging, lambda done: progress.step("answers of FP32", done, len(judging), "calls"))
     affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
+    check_arrays(expected, str(model))
     names = list(expected[0])
     chosen = settings.output or names[0]
     if chosen not in names:
@@ -86,9 +90,10 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
             f"the model has no output {chosen!r}{did_you_mean(chosen, names)}; it has {', '.join(names)}",
             where=str(model),
         )
-    kind = settings.judge or _judge_of(judging, expected, chosen)
+    kind = settings.judge or judge_of(expected, chosen, labels=judging.labels is not None)
     if kind == "accuracy":
-        _check_labels(judging, expected, chosen, source)
+        check_labels(judging.labels, expected, chosen, source)
+    notes += _not_finite(judging, expected)
     key = artifact.hash_json([artifact.sha256_of(model), source, settings])
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
         graph = folder / "whole.onnx"
@@ -111,6 +116,8 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
             progress=progress,
             work=folder / ".work",
             elsewhere=False,
+            asked=settings.asked or settings.config.require == "int8",
+            unfolded=unfolded(graph) if unfolded(graph).is_file() else None,
         )
         table = make_and_judge(trial, settings.config, folder)
         report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
@@ -138,6 +145,7 @@ def _tidy(folder: Path, graph: Path) -> None:
 
     shutil.rmtree(folder / ".work", ignore_errors=True)
     graph.unlink()
+    unfolded(graph).unlink(missing_ok=True)
 
 
 def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: None) -> list[dict[str, np.ndarray]]:
@@ -157,47 +165,24 @@ def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: 
     return answers
 
 
-def _judge_of(calls: Calls, expected: list[dict[str, np.ndarray]], output: str) -> Judge:
-    if calls.labels is not None:
-        return "accuracy"
-    shape = expected[0][output].shape
-    return "agreement" if len(shape) == 2 and shape[0] == 1 and shape[1] > 1 else "difference"
-
-
-def _check_labels(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, source: str) -> None:
-    if calls.labels is None:
-        raise UsageError(
-            "accuracy was asked for and the data has no labels",
-            where=source,
-            todo="give --labels, or judge by agreement",
-        )
-    size = expected[0][output].size
-    if any(answer[output].size != size for answer in expected) or size < 2:
-        raise UsageError(
-            f"the output {output!r} has no score a class: its shape is {list(expected[0][output].shape)}",
-            todo="name another with --output",
-        )
-    if calls.labels.max() >= size:
-        raise UsageError(f"a label is {calls.labels.max()}, and the output {output!r} has {size} classes", where=source)
+def _not_finite(calls: Calls, expected: list[dict[str, np.ndarray]]) -> list[str]:
+    """Warnings of inputs and outputs that hold NaN or infinity, which no figure tells."""
+    notes = []
+    for what, of in (("input", calls.inputs), ("output", expected)):
+        for name, first in of[0].items():
+            bad = sum(first.dtype.kind == "f" and not np.isfinite(each[name]).all() for each in of)
+            if bad:
+                notes.append(f"warning: the {what} {name!r} holds NaN or infinity in {bad} of {len(of)} calls")
+    return notes
 
 
 def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> Callable[[Path], Scored]:
     """``Trial.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
 
-    def values(answers: list[dict[str, np.ndarray]]) -> np.ndarray:
-        if kind == "accuracy":
-            assert calls.labels is not None
-            best = np.array([int(answer[output].argmax()) for answer in answers])
-            return (best == calls.labels).astype(np.float64)
-        pairs = list(zip(answers, expected))
-        if kind == "agreement":
-            return np.array([float((a[output].argmax(axis=-1) == e[output].argmax(axis=-1)).mean()) for a, e in pairs])
-        return np.array([1 - max(_relative(a[key], e[key]) for key in e) for a, e in pairs])
-
     def evaluate(graph: Path) -> Scored:
         # Of FP32 the answers are there.
         answers = expected if graph.stem == "fp32" else _answers(onnxruntime_cpu.session(graph), calls)
-        found = values(answers)
+        found = scores(kind, answers, expected, output, calls.labels)
         return Scored(float(found.mean()), {}, len(found), found)
 
     return evaluate
@@ -208,25 +193,13 @@ def _mean_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
     return interval(lambda rows: float(values[rows].mean()), np.arange(len(values)), resamples=2000, seed=seed)
 
 
-def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The norm of the difference over the norm of what was expected; at most 1, and 1 where it is not finite."""
-    if expected.dtype.kind != "f":
-        return float((actual != expected).mean())
-    norm = float(np.linalg.norm(expected.astype(np.float64))) or 1.0
-    value = (
-        float(np.linalg.norm(actual.astype(np.float64) - expected)) / norm if actual.shape == expected.shape else 1.0
-    )
-    return min(value, 1.0) if np.isfinite(value) else 1.0
-
-
 def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
-    """``Trial.outputs``: all floating outputs of the first calls as one column, since their shapes may differ."""
+    """``Trial.outputs``: the outputs of the first calls as one column, since their shapes may differ."""
     few = calls.take(np.arange(min(count, len(calls))))
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
         answers = _answers(onnxruntime_cpu.session(graph, optimize=optimize), few)
-        values = [value.reshape(-1) for answer in answers for value in answer.values() if value.dtype.kind == "f"]
-        return np.concatenate(values)[:, None].astype(np.float32)
+        return column(answers)
 
     return outputs
 

@@ -7,8 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import UsageError
-from mmedge.graph import precision
-from mmedge.graph.foreign import tidied
+from mmedge.graph import foreign, precision
+from mmedge.graph.foreign import tidied, unfolded
+from mmedge.stages.quantize import ptq
 
 CALL = {"x:0": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
 
@@ -119,3 +120,77 @@ def test_what_only_a_branch_reads_stays_in_the_graph_and_its_layers_are_told(tmp
     assert notes == ["warning: layers with weights inside If stay in float: 1"]
     assert precision.weights_only(tmp_path / "t.onnx", tmp_path / "w.onnx") == 1
     assert np.allclose(onnxruntime_cpu.session(tmp_path / "w.onnx")(call)["y"], 8)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_float64_graph_and_a_float64_part_compute_in_float32(tmp_path, part):
+    call = {"x": np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32 if part else np.float64)}
+    weights = [numpy_helper.from_array(np.random.default_rng(1).standard_normal((6, 4)), "w")]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if part:
+        nodes = [
+            helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.DOUBLE),
+            helper.make_node("MatMul", ["wide", "w"], ["product"]),
+            helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+        ]
+    kind = TensorProto.FLOAT if part else TensorProto.DOUBLE
+    given, out = (helper.make_tensor_value_info(name, kind, ["n", size]) for name, size in (("x", 6), ("y", 4)))
+    graph = helper.make_graph(nodes, "g", [given], [out], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    notes = tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", call)
+    assert any("float64" in note and "rounded to float32" in note for note in notes)
+    before, after = (onnxruntime_cpu.session(tmp_path / f"{name}.onnx")(call)["y"] for name in "mt")
+    assert before.dtype == after.dtype
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-6)
+    assert all(t.data_type != TensorProto.DOUBLE for t in onnx.load(tmp_path / "t.onnx").graph.initializer)
+
+
+def summed(path):
+    """Two branches, each a product, whose sum is the answer."""
+    random = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(random.standard_normal((6, 8)).astype(np.float32), name) for name in "ab"]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"]),
+        helper.make_node("MatMul", ["z", "b"], ["q"]),
+        helper.make_node("Add", ["p", "q"], ["y"]),
+    ]
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 6]) for name in "xz"]
+    graph = helper.make_graph(nodes, "g", given, [helper.make_tensor_value_info("y", 1, ["n", 8])], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_folding_leaves_a_sum_of_branches_as_nncf_takes_it(tmp_path):
+    call = {name: np.ones((1, 6), np.float32) for name in "xz"}
+    tidied(summed(tmp_path / "m.onnx"), tmp_path / "t.onnx", call)
+    ptq.int8(tmp_path / "t.onnx", tmp_path / "q.onnx", [call] * 4)
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(tmp_path / "q.onnx").graph.node)
+
+
+def test_what_folding_takes_apart_is_quantized_as_it_was_given(tmp_path):
+    random = np.random.default_rng(0)
+    weights = {"w": (8, 3, 3, 3), "scale": (8,), "shift": (8,), "v": (5, 8, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["x:0", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("GroupNormalization", ["c", "scale", "shift"], ["n"], num_groups=4),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x:0", 1, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", 1, ["n", 5, 8, 8])],
+        [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n) for n, s in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", CALL)
+    assert "GroupNormalization" in {node.op_type for node in onnx.load(unfolded(tmp_path / "t.onnx")).graph.node}
+    ptq.int8(unfolded(tmp_path / "t.onnx"), tmp_path / "q.onnx", [CALL] * 4)
+
+
+def test_infinite_outputs_do_not_make_any_two_graphs_alike():
+    x = np.array([1, -np.inf, 3], np.float32)
+    assert foreign._same(x, x) and not foreign._same(x, np.array([9, -np.inf, 3], np.float32))

@@ -64,6 +64,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         progress=context.progress,
         work=context.work,
         elsewhere=context.recipe.export.elsewhere,
+        asked=config.require == "int8",
     )
     table = make_and_judge(trial, config, folder)
     add_trained(table, trial, config, parent, context, folder, notes)

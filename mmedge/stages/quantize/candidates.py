@@ -58,6 +58,8 @@ class Trial:
     and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs``
     loses; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
     has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
+    ``unfolded``: the graph before it was folded, which is quantized where ``graph`` cannot be. ``asked``: whether
+    somebody asked for INT8 by name; that it does not run in 8 bits is then an error, else that it is dropped.
     """
 
     graph: Path
@@ -69,13 +71,15 @@ class Trial:
     progress: Progress
     work: Path
     elsewhere: bool = True
+    unfolded: Path | None = None
+    asked: bool = False
 
 
 @dataclass
 class Table:
     """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
-    Of each graph its ``scores``, and of those that compute in 8 bits ``facts``, what ``measured_facts`` gives; each
+    ``source``: what INT8 was made from, where that is not the trial's graph. Of each graph its ``scores``, and of those that compute in 8 bits ``facts``, what ``measured_facts`` gives; each
     once.
     """
 
@@ -87,6 +91,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     fusion_points: list[dict[str, Any]] = field(default_factory=list)
     sensitivity: dict[str, Any] | None = None
+    source: Path | None = None
 
     def over(self, name: str, config: Quantize) -> float:
         """By how much a candidate misses the budget: 0 or less is inside it."""
@@ -161,7 +166,7 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
     candidate is inside the budget; judge them all.
 
     One that cannot be made or run is told in ``absent``, with the reason. Raises UsageError for an ignored layer that
-    does not exist, MismatchError where INT8 kernels are not what is required.
+    does not exist, MismatchError where INT8 kernels are not what was asked for.
     """
     table = Table()
 
@@ -241,7 +246,7 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             table.sensitivity = mixed.search(
                 table.graphs[base],
                 target,
-                reference=trial.graph,
+                reference=table.source or trial.graph,
                 outputs=lambda graph: trial.outputs(graph, True),
                 overshoot=lambda graph: over(trial.evaluate(graph), table.scores["fp32"], config),
                 progress=trial.progress,
@@ -251,13 +256,21 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             if not table.sensitivity["found"]:
                 raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity['said']}")
         case _:
-            ptq.int8(trial.graph, target, trial.calibration, name)
+            source = table.source or trial.graph
+            try:
+                ptq.int8(source, target, trial.calibration, name)
+            except MmedgeError:
+                if trial.unfolded is None or source == trial.unfolded:
+                    raise
+                source = trial.unfolded
+                ptq.int8(source, target, trial.calibration, name)
+                table.source = source
             if config.ignore:
                 model = onnx.load(target)
                 names = qdq.named(config.ignore, qdq.layers(model), where="quantize.ignore")
-                onnx.save(qdq.restored(model, onnx.load(trial.graph), names), target)
-            fusion.widen_few(target, trial.graph, trial.calibration)
-            points = fusion.keep_apart(target, trial.graph, trial.calibration)
+                onnx.save(qdq.restored(model, onnx.load(source), names), target)
+            fusion.widen_few(target, source, trial.calibration)
+            points = fusion.keep_apart(target, source, trial.calibration)
             table.fusion_points = table.fusion_points or points
 
 
@@ -292,8 +305,8 @@ def _latencies(trial: Trial, graphs: Mapping[str, Path]) -> dict[str, tuple[floa
 def judge(table: Table, trial: Trial, config: Quantize) -> None:
     """Give the table one row a candidate: its quality, its latency (see ``_latencies``), whether it is kept and why.
 
-    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where INT8 is required and
-    ONNX Runtime runs no 8-bit kernel of it at all.
+    ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where INT8 was asked for
+    and ONNX Runtime runs no 8-bit kernel of it at all.
     """
     latencies, table.rows = _latencies(trial, table.graphs), []
     for name, graph in table.graphs.items():
@@ -315,20 +328,20 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
             try:
                 row |= measured_facts(name, table, trial)
             except Exception as error:  # ONNX Runtime's and onnx's share no base class
-                if config.require == "int8":
+                if trial.asked:
                     raise
                 row |= {"kept": False, "why": f"dropped: what runs in 8 bits cannot be proved: {reason(error)}"}
                 table.rows.append(row)
                 continue
             if not row["int8_kernels"]:
-                if name == config.require:
+                if name == "int8" and trial.asked:
                     raise MismatchError(
-                        "INT8 is required and ONNX Runtime runs no 8-bit kernel",
-                        where="quantize.require",
-                        todo="leave out quantize.require for this model",
+                        "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
+                        where="quantize.candidates",
+                        todo="leave int8 out of quantize.candidates and quantize.require for this model",
                     )
                 row |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
-            elif row["int8_layers"]["unexplained"] and config.require != "int8":
+            elif row["int8_layers"]["unexplained"] and not trial.asked:
                 floats = ", ".join(row["int8_layers"]["unexplained"])
                 row |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
         table.rows.append(row)

@@ -39,11 +39,22 @@ class LayerGroup:
 
 
 def distance(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Power of the difference over the power of the signal about its mean: 0 is equal, 1 is noise. [N, outputs] each."""
+    """Power of the difference over the power of the signal about its mean: 0 is equal, 1 is noise. [N, outputs] each.
+
+    Rows where either is not finite are left out where both are alike there; where they are not, or sizes differ, it is
+    at least noise.
+    """
+    if expected.shape != actual.shape:
+        return 1.0
     expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    finite = (np.isfinite(expected) & np.isfinite(actual)).all(axis=1)
+    alike = np.array_equal(expected[~finite], actual[~finite], equal_nan=True)
+    expected, actual = expected[finite], actual[finite]
+    if not len(expected):
+        return 0.0 if alike else 1.0
     power = float(((expected - expected.mean(axis=0)) ** 2).sum()) or 1.0
     value = float(((expected - actual) ** 2).sum()) / power
-    return value if np.isfinite(value) else 1e6
+    return value if alike else max(value, 1.0)
 
 
 def search(

@@ -40,8 +40,7 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
             shapes = f"; its {', '.join(data_dependent)} give shapes that depend on the data" if data_dependent else ""
             raise MmedgeError(
                 f"NNCF cannot quantize this graph ({variant}): {reason}{shapes}",
-                where=str(graph),
-                todo="leave the int8 candidates out of quantize.candidates, or name the layers in quantize.ignore",
+                todo="leave the int8 candidates out (quantize.candidates, --candidates), or do not require them",
             ) from error
     onnx.save(quantized, target)
     precision.to_one_type(target)
