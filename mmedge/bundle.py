@@ -6,20 +6,21 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from mmedge import artifact
-from mmedge.artifact import Artifact, not_understood
+from mmedge.artifact import Artifact, Record, not_understood
 from mmedge.backends.engine import Engine
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.spec import Contract
 
+STAGE = "bundle"
 SIGNATURE = "manifest.sig"
 GRAPH = "model.onnx"
 _MOST_FILES = 4096
@@ -78,7 +79,7 @@ def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_sta
     if key is not None:
         _verify_signature(folder, shown, key)
     found = artifact.read(folder)
-    if found.stage != "bundle" and not any_stage:
+    if found.stage != STAGE and not any_stage:
         raise UsageError(
             f"this is the artifact of stage {found.stage!r}, not a bundle",
             where=str(shown),
@@ -116,6 +117,26 @@ class Entry(BaseModel):
     def opened_file(self, backend: str) -> str:
         """The file that the backend opens."""
         return f"{backend}/{self.engine.file}" if self.engine else self.file
+
+
+class Contents(Record):
+    """What a bundle's manifest says of it. ``figures``: of each backend, as the report has them; ``data``: their source."""
+
+    name: str
+    contract: dict[str, JsonValue]
+    targets: dict[str, Entry]
+    figures: dict[str, dict[str, JsonValue]]
+    verdict: str
+    data: str
+
+
+def write(path: Path, contents: Contents, files: Mapping[str, Path], *, key: str, parent: str) -> None:
+    """Write a bundle of ``files``, {name in it: where it lies}; ``parent``: the sha256 of the artifact with its graph."""
+    with artifact.creating(path, stage=STAGE, key=key, parent=parent) as (folder, meta):
+        for name, file in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / name)
+        meta |= contents.record()
 
 
 def entry_of(found: Artifact, backend: str) -> Entry:

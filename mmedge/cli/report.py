@@ -7,14 +7,31 @@ from pathlib import Path
 import click
 
 from mmedge.cli.common import framed, print_json
+from mmedge.errors import UsageError
 
 
 @click.command(
     help="Draw report.html from the report.json of a run, or of a quantized ONNX file, and print its table.\n\n\b\nExample:\n  mmedge report runs/demo"
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--schema",
+    type=click.Choice(["report", "manifest"]),
+    is_flag=False,
+    flag_value="report",
+    metavar="[manifest]",
+    help="Print the JSON Schema of report.json, or of manifest.json; draw nothing.",
+)
 @framed
-def report(run: Path, as_json: bool) -> None:
+def report(run: Path | None, schema: str | None, as_json: bool) -> None:
+    if schema is not None:
+        from mmedge.report.schema import Report
+        from mmedge.stages.results import Manifest
+
+        print_json((Report if schema == "report" else Manifest).model_json_schema(by_alias=True))
+        return
+    if run is None:
+        raise UsageError("a run is missing: the folder with its report.json", todo="mmedge report runs/NAME")
     from mmedge.report.html import write_html
     from mmedge.report.record import read_report
     from mmedge.report.standalone import print_quantized

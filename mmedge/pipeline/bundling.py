@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from mmedge import artifact as artifacts
+from mmedge import bundle as bundles
 from mmedge.artifact import hash_json
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.pipeline.ran import Ran
@@ -31,18 +31,13 @@ def write_bundle(ran: list[Ran], report: dict[str, Any], context: Context) -> No
     path = context.out / "bundle"
     if artifacts.unchanged(path, key, context.progress.say):
         return
-    with artifacts.creating(path, stage="bundle", key=key, parent=first.sha256) as (folder, meta):
-        targets: dict[str, Any] = {}
-        for made in engines.values():
-            targets[made.meta["target"]] = export.entry(made).record()
-            for file, name in export.files(made):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(made.file(file), folder / name)
-        meta |= {
-            "name": report["recipe"]["name"],
-            "contract": first.meta["contract"],
-            "targets": targets,
-            "figures": measured,
-            "verdict": report["verdict"],
-            "data": report["data"]["source"],
-        }
+    contents = bundles.Contents(
+        name=report["recipe"]["name"],
+        contract=first.meta["contract"],
+        targets={made.meta["target"]: export.entry(made) for made in engines.values()},
+        figures=measured,
+        verdict=report["verdict"],
+        data=report["data"]["source"],
+    )
+    files = {name: made.file(file) for made in engines.values() for file, name in export.files(made)}
+    bundles.write(path, contents, files, key=key, parent=first.sha256)

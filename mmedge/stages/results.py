@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from typing_extensions import Self
 
 from mmedge.artifact import Record
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.backends.engine import Engine
+from mmedge.bundle import Contents
 from mmedge.report.schema import (
     AgreementRecord,
     CalibrationRecord,
@@ -125,3 +126,23 @@ class ExportResult(StageResult):
     candidate: str
     subsets: dict[str, SubsetRecord] | None = None
     split: SplitRecord | None = None
+
+
+class FileRecord(Record):
+    """A file of an artifact."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(Record):
+    """manifest.json of an artifact or a bundle. ``sha256``: of all that stands beside it; ``parent``: the parent's."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    mmedge: str = Field(description="The version that wrote it.")
+    stage: str
+    key: str = Field(description="Hash of all that the outcome depends on.")
+    parent: str | None
+    files: dict[str, FileRecord]
+    meta: Contents | ExportResult | QuantizeResult | PruneResult | DistillResult | StageResult
+    sha256: str
