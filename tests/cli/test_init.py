@@ -153,11 +153,11 @@ def test_a_fresh_manifest_of_five_kinds_with_holes_goes_all_the_way_with_no_edit
 
 @pytest.mark.parametrize("splits", [[], ["training", "val", "Test"]])
 def test_a_folder_of_class_folders_becomes_a_table_and_a_recipe(tmp_path, splits):
-    for split in splits or ["."]:
+    for place, split in enumerate(splits or ["."]):
         for number in range(40):
             folder = tmp_path / "data" / split / ("cat", "dog")[number % 2] / ("", "inner")[number % 4 == 0]
             folder.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((20, 20, 3), number + 50 * len(split), np.uint8)
+            pixels = np.full((20, 20, 3), number + 40 * place, np.uint8)
             pixels[:, :10] = 200 * (number % 2)
             Image.fromarray(pixels).save(folder / f"{split.strip('.')}{number}.png")
     (tmp_path / "data/.hidden").mkdir()
