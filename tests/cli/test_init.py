@@ -180,3 +180,16 @@ def test_a_folder_without_class_folders_is_told(tmp_path):
 def test_a_task_that_is_misspelt_is_told_with_the_one_that_was_meant(manifest, tmp_path):
     result = run("init", manifest, "--task", "regresion", "--out", tmp_path / "my.yaml")
     assert result.return_value == 2 and "did you mean 'regression'" in result.stderr
+
+
+def test_a_table_of_a_thousand_columns_is_told_in_some_lines_and_one_of_too_many_at_once(tmp_path):
+    def wide(count):
+        rows = [[f"{(r * i + r) % 97 / 7:.2f}" for i in range(count)] + ["ab"[r % 2]] for r in range(40)]
+        return write_table(tmp_path / f"{count}.csv", [[*(f"c{i}" for i in range(count)), "label"], *rows])
+
+    result = run("init", wide(1000), "--out", tmp_path / "my.yaml")
+    assert result.return_value == 0 and len(result.stderr) < 6000 and "more columns: 930 number" in result.stderr
+    assert len(recipes.load(tmp_path / "my.yaml").data.modalities["tabular"].columns) > 900
+    (tmp_path / "huge.csv").write_text(",".join(f"c{i}" for i in range(50_000)) + "\n" + ",".join("1" * 50_000) + "\n")
+    result = run("init", tmp_path / "huge.csv", "--out", tmp_path / "no.yaml")
+    assert result.return_value == 1 and "50000 columns" in result.stderr and ".npy" in result.stderr

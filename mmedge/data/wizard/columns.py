@@ -59,38 +59,54 @@ def some(cells: polars.Series) -> list[str]:
     return known.gather_every(max(1, len(known) // _CELLS)).to_list()
 
 
+def numeric(table: polars.DataFrame) -> dict[str, polars.Series]:
+    """{column: its cells as float64, without the empty ones} of columns that hold finite numbers and nothing else.
+
+    Digits with a leading zero name something and are no numbers. All columns at once: a table may have thousands.
+    """
+    stripped = table.select(polars.all().str.strip_chars())
+    numbers = stripped.select(polars.all().cast(polars.Float64, strict=False))
+    good = numbers.select(
+        (polars.all().is_finite().sum() > 0) & (polars.all().is_finite().sum() == polars.all().count())
+    )
+    same = (numbers.null_count().row(0), table.null_count().row(0))
+    named = stripped.select(polars.all().str.contains(r"^0\d").any()).row(0)
+    return {
+        name: numbers[name].drop_nulls()
+        for name, fine, missing, empty, code in zip(table.columns, good.row(0), *same, named)
+        if fine and missing == empty and not code
+    }
+
+
 def as_numbers(known: polars.Series) -> polars.Series | None:
-    """The cells as float64; None where one is no finite number, or where digits with a leading zero name something."""
-    stripped = known.str.strip_chars()
-    numbers = stripped.cast(polars.Float64, strict=False)
-    if not bool(numbers.is_finite().fill_null(False).all()) or bool(stripped.str.contains(r"^0\d").any()):
-        return None
-    return numbers
+    """The cells of one column as ``numeric`` gives them; None where they are no numbers."""
+    return numeric(known.to_frame()).get(known.name)
 
 
-def judged(cells: polars.Series, folder: Path) -> Column:
-    """What a column is. ``folder``: that of the manifest."""
+def judged(cells: polars.Series, numbers: polars.Series | None, folder: Path) -> Column:
+    """What a column is. ``numbers``: what ``numeric`` gives for it; ``folder``: that of the manifest."""
     name, known = cells.name, cells.drop_nulls()
     if not len(known):
         return Column(name, "unused", "it is empty")
+    distinct = known.n_unique()
+    if numbers is not None:
+        return _identifying(known, distinct, numbers, []) or _of_numbers(name, numbers, distinct)
     seen = some(known)
     file = look(seen, folder, name)
     if isinstance(file, str):
         return Column(name, "unused", file)
     if file:
         return Column(name, file.role, f"paths of {file.role} files ({file.count} looked at)", file.facts)
-    distinct = known.n_unique()
     if {str(cell).strip().lower() for cell in seen} <= SPELLINGS.keys() and distinct > 1:
         return Column(name, "split", f"it names splits: {', '.join(sorted(map(str, known.unique())))}")
-    numbers = as_numbers(known)
-    if numbers is None and all(_DATE.fullmatch(cell.strip()) for cell in seen):
+    if all(_DATE.fullmatch(cell.strip()) for cell in seen):
         return Column(name, "time", "dates or times: no feature as they are; data.align joins streams by them")
-    return _identifying(known, numbers, seen) or _of_values(known, numbers, seen)
+    return _identifying(known, distinct, None, seen) or _of_words(known, distinct, seen)
 
 
-def _identifying(known: polars.Series, numbers: polars.Series | None, seen: list[str]) -> Column | None:
+def _identifying(known: polars.Series, distinct: int, numbers: polars.Series | None, seen: list[str]) -> Column | None:
     """An id, a unit or a person: what tells samples apart and is no feature of them; None where it is none of these."""
-    name, distinct = known.name, known.n_unique()
+    name = known.name
     named = bool(ID.search(name))
     if distinct == len(known) > 2:
         plain = numbers is not None or all(re.fullmatch(r"\S+" if named else r"[\x21-\x7e]+", cell) for cell in seen)
@@ -119,17 +135,24 @@ def _counts_rows(numbers: polars.Series) -> bool:
     return bool((np.diff(values) == 1).all() and values[0] == round(values[0]))
 
 
-def _of_values(known: polars.Series, numbers: polars.Series | None, seen: list[str]) -> Column:
-    """A number, a category, a text, or why it is none of these."""
-    name, distinct = known.name, known.n_unique()
-    few = max(2, min(50, len(known) // 4))
+def _of_numbers(name: str, numbers: polars.Series, distinct: int) -> Column:
+    if distinct == 1:
+        return Column(name, "unused", f"it is constant: {numbers[0]:g}")
+    if (_CODES.search(name) or _UNNAMED.fullmatch(name)) and bool((numbers == numbers.round()).all()):
+        return _codes(name, distinct, _few(len(numbers)), "by its name they are codes")
+    return Column(name, "number", f"{distinct} different numbers", {"distinct": distinct})
+
+
+def _few(rows: int) -> int:
+    """How many different words a column of categories has at most."""
+    return max(2, min(50, rows // 4))
+
+
+def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
+    """A category, a text, or why it is neither."""
+    name, few = known.name, _few(len(known))
     if distinct == 1:
         return Column(name, "unused", f"it is constant: {brief(known[0])}")
-    if numbers is not None:
-        whole = bool((numbers == numbers.round()).all())
-        if whole and (_CODES.search(name) or _UNNAMED.fullmatch(name)):
-            return _codes(name, distinct, few, "by its name they are codes")
-        return Column(name, "number", f"{distinct} different numbers", {"distinct": distinct})
     mixed = _nearly_numbers(known)
     if mixed:
         return Column(name, "unused", mixed)

@@ -42,7 +42,8 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
     Raises UsageError where the files are there under another spelling of their paths.
     """
     kinds = Counter(
-        next((kind for kind, ends in EXTENSIONS.items() if Path(cell).suffix.lower() in ends), "") for cell in seen
+        next((kind for kind, ends in EXTENSIONS.items() if os.path.splitext(cell)[1].lower() in ends), "")
+        for cell in seen
     )
     paths = len(seen) - kinds[""]
     if paths < 0.8 * len(seen):

@@ -19,7 +19,7 @@ from mmedge.data.manifest import align
 from mmedge.data.manifest.labels import labels_in
 from mmedge.data.manifest.splits import UNITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.wizard.columns import ID, Column, as_numbers, judged, some
+from mmedge.data.wizard.columns import ID, Column, as_numbers, judged, numeric, some
 from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, brief, did_you_mean
 from mmedge.recipe import TimedTable
@@ -100,7 +100,8 @@ def propose(manifest: Path, wishes: Wishes = Wishes()) -> Proposal:  # frozen
                 f"the manifest has no column {named!r}{did_you_mean(named, table.columns)}; it has {there}",
                 where=str(manifest),
             )
-    columns = {name: judged(table[name], folder) for name in table.columns}
+    numbers = numeric(table)
+    columns = {name: judged(table[name], numbers.get(name), folder) for name in table.columns}
     for keys in aligned.values():
         columns[keys["on"]] = Column(keys["on"], "time", "streams are joined by it")
     if wishes.group:

@@ -4,7 +4,7 @@ import numpy as np
 import polars
 import pytest
 
-from mmedge.data.wizard.columns import judged
+from mmedge.data.wizard.columns import as_numbers, judged
 from mmedge.data.wizard.propose import Wishes, propose
 from mmedge.errors import MmedgeError, UsageError
 from tests.data.made import write_table
@@ -14,7 +14,8 @@ NUMBERS = [f"{36 + x:.2f}" for x in RNG.random(400)]
 
 
 def column(name, cells, folder):
-    return judged(polars.Series(name, cells, polars.String), folder)
+    given = polars.Series(name, cells, polars.String)
+    return judged(given, as_numbers(given), folder)
 
 
 def one_in(period, other, cells):
