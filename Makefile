@@ -16,10 +16,10 @@ test: lint
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
 
-# Whatever a bundle or a media file holds: FUZZ examples of each kind.
-FUZZ ?= 5000
+# Whatever a recipe, a bundle or a media file holds: FUZZ examples of each kind.
+FUZZ ?= 10000
 fuzz: $(INSTALLED)
-	MMEDGE_FUZZ=$(FUZZ) $(BIN)/pytest tests/runtime/test_fuzz.py
+	MMEDGE_FUZZ=$(FUZZ) $(BIN)/pytest tests/runtime/test_fuzz.py tests/recipe/test_fuzz.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check mmedge tests

@@ -16,6 +16,8 @@ from mmedge.spec import AudioSpec
 
 # A header that says less or more than this is damaged; resampling from it would fill the memory, or take for ever.
 _RATES = (100, 10_000_000)
+# Lengths from this on are those of writers into a pipe, who cannot know: 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000.
+_UNKNOWN = 0x7FFFF000
 
 
 def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
@@ -51,6 +53,7 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
                     rate, promised = sound.samplerate, sound.frames
                     samples = sound.read(dtype="float32")
                 short = missing_bytes(stream)
+                unsaid = 0 if len(samples) else _data_of_wav(stream)[1]
         except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
             why = str(error).partition(": ")[2]
             why = "it is damaged, or of an unknown format" if "regular file" in why or not why else why
@@ -65,6 +68,12 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
                 f"the {name} is truncated: {what} that its header promises are not there",
                 where=where(value),
                 todo="copy it again, or leave it out",
+            )
+        if unsaid:
+            raise MmedgeError(
+                f"the {name}'s header says that it has no samples, and {unsaid} bytes follow: its writer did not finish it",
+                where=where(value),
+                todo="write it again with its length: sox or ffmpeg do, from one file to another",
             )
         if spec.channel is None:
             return samples if samples.ndim == 1 else samples.mean(axis=1), rate
@@ -93,18 +102,27 @@ def missing_bytes(stream: BinaryIO) -> int:
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    head = stream.read(12)
-    if head[:4] == b"OggS":
+    if stream.read(4) == b"OggS":
         return _missing_of_page(stream, size)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+    promised, there = _data_of_wav(stream)
+    if promised >= _UNKNOWN or promised in (size, size - 8):  # some writers give the whole file's size
         return 0
+    return max(0, promised - there)
+
+
+def _data_of_wav(stream: BinaryIO) -> tuple[int, int]:
+    """The bytes of samples that a WAV file's header promises, and those that are there; (0, 0) of other formats."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return 0, 0
     while len(chunk := stream.read(8)) == 8:
         name, length = struct.unpack("<4sI", chunk)
         if name == b"data":
-            promised = 0 if length == 0xFFFFFFFF else length  # a stream's writer did not know
-            return max(0, stream.tell() + promised - size)
+            return length, size - stream.tell()
         stream.seek(length + length % 2, io.SEEK_CUR)
-    return 0
+    return 0, 0
 
 
 def _missing_of_page(stream: BinaryIO, size: int) -> int:

@@ -277,3 +277,23 @@ def test_a_wav_header_that_a_stream_left_open_is_not_truncated(tmp_path):
     (tmp_path / "cut.wav").write_bytes(head + b"data" + struct.pack("<I", 500) + b"\0" * 100)
     with (tmp_path / "open.wav").open("rb") as opened, (tmp_path / "cut.wav").open("rb") as cut:
         assert missing_bytes(opened) == 0 and missing_bytes(cut) == 400
+
+
+@pytest.mark.parametrize("promised", [0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000, 16044, 16036])
+def test_a_length_that_a_writer_into_a_pipe_made_up_is_no_promise(tmp_path, promised):
+    samples = (9000 * np.sin(np.arange(8000) / 6)).astype("<i2").tobytes()
+    head = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data"
+    (tmp_path / "a.wav").write_bytes(
+        b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + head + struct.pack("<I", promised) + samples
+    )
+    (tmp_path / "b.wav").write_bytes(b"RIFF" + struct.pack("<I", 16036) + head + struct.pack("<I", 16000) + samples)
+    spec = AudioSpec(kind="audio", frames=50)
+    taken, expected = (preprocess.raw_features(spec, str(tmp_path / name), "audio") for name in ("a.wav", "b.wav"))
+    np.testing.assert_array_equal(taken, expected)
+
+
+def test_a_length_of_nothing_before_samples_is_told_as_such(tmp_path):
+    head = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    (tmp_path / "a.wav").write_bytes(head + b"data\0\0\0\0" + b"\1\2" * 8000)
+    with pytest.raises(MmedgeError, match="says that it has no samples, and 16000 bytes follow"):
+        preprocess.raw_features(AudioSpec(kind="audio", frames=50), str(tmp_path / "a.wav"), "audio")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mmedge.cli.main import cli
 
-EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "40"))
+EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "15"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 # What a faulty recipe may take at most, in seconds, on a busy machine.
 _SLOWEST = 20.0
