@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,8 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
     an input; a .csv with a column of .npy paths an input; or ``module:build``, a function that returns {input: array},
     with its labels as a pair, or an iterable of such dicts. An array holds one call more on its first axis: of a
     graph's rank where that axis is the batch, of one rank more where each call is whole; one that has just the graph's
-    fixed shape is the same for every call. Labels are an array ``labels``, a column ``label``, or a file of their own.
+    fixed shape is the same for every call. Labels are an array ``labels``, a column ``label``, or a file of their own;
+    those of a folder's files are paired by a column that names the file, where the table of labels has one.
 
     Raises UsageError and MmedgeError with the input and the file where something does not fit.
     """
@@ -86,7 +89,7 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
                 raise UsageError(f"{len(flat)} labels for {len(parts)} calls", where=place)
             known += flat.tolist()
     if labels is not None:
-        known = _label_file(labels)
+        known = _label_file(labels, [Path(place).name for place in places] if path.is_dir() else [])
     if known and len(known) != len(calls):
         raise UsageError(f"{len(known)} labels for {len(calls)} calls", where=str(labels or source))
     return Calls(calls, _classes(known, str(labels or source)) if known else None, places)
@@ -106,18 +109,50 @@ def _classes(values: list[Any], where: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _label_file(path: Path) -> list[Any]:
+def _label_file(path: Path, files: list[str]) -> list[Any]:
+    """The labels of a file, in the order of the calls. ``files``: the name of each call's file, where it has one of its own."""
     if path.suffix.lower() in (".csv", ".tsv"):
         rows = _rows(path)
         name = next((name for name in LABELS if rows and name in rows[0]), None)
         if name is None:
             raise UsageError("the labels' table has no column 'label'", where=str(path))
+        by_file = _named_files(rows, files)
+        if by_file:
+            return [by_file[file][name] for file in files]
+        _check_order(files, path)
         return [row[name] for row in rows]
+    _check_order(files, path)
     if path.suffix.lower() == ".npz":
         arrays = _npz(path)
         name = next((name for name in LABELS if name in arrays), next(iter(arrays)))
         return list(arrays[name].reshape(-1).tolist())
     return list(_npy(path).reshape(-1).tolist())
+
+
+def _named_files(rows: list[dict[str, str]], files: list[str]) -> dict[str, dict[str, str]] | None:
+    """{file: its row} where a column names every one of the files, with or without its folder and ending; else None."""
+    for column in rows[0] if files and len(set(files)) == len(files) else ():
+        names = [PurePosixPath((row[column] or "").replace("\\", "/")).name for row in rows]
+        for key in (files, [Path(file).stem for file in files]):
+            if len(set(names)) == len(names) and set(key) <= set(names):
+                place = dict(zip(names, rows))
+                return {file: place[name] for file, name in zip(files, key)}
+    return None
+
+
+def _check_order(files: list[str], labels: Path) -> None:
+    """Raise UsageError where files with numbers in their names, sorted as text, are in another order than counted."""
+
+    def counted(name: str) -> list[Any]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+    before, after = next(((a, b) for a, b in pairwise(files) if counted(a) > counted(b)), (None, None))
+    if before is not None:
+        raise UsageError(
+            f"which label is which file's is not known: by name {before!r} comes before {after!r}, by number after it",
+            where=str(labels),
+            todo="give labels as a .csv with a column of file names and one called label",
+        )
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -114,3 +114,25 @@ def test_doubles_become_floats_and_nothing_is_unpickled(tmp_path):
         read_calls(str(tmp_path / "p.npz"), ONE)
     with pytest.raises(MmedgeError, match="does not exist"):
         read_calls(str(tmp_path / "none.npz"), ONE)
+
+
+@pytest.mark.parametrize("written", ["p{}.npy", "p{}", "old/p{}.npy", "old\\p{}.npy"])
+def test_labels_of_a_folders_files_are_paired_by_the_column_that_names_them(tmp_path, written):
+    (tmp_path / "calls").mkdir()
+    for number in (1, 2, 10):
+        np.save(tmp_path / f"calls/p{number}.npy", np.full(3, number, np.float32))
+    (tmp_path / "l.csv").write_text("file,label\n" + "".join(f"{written.format(n)},{n}\n" for n in (1, 2, 3, 10)))
+    calls = read_calls(str(tmp_path / "calls"), ONE, tmp_path / "l.csv")
+    assert [call["x"][0, 0] for call in calls.inputs] == calls.labels.tolist() == [1, 10, 2]
+
+
+def test_labels_in_an_order_that_names_and_numbers_do_not_agree_on_are_refused(tmp_path):
+    (tmp_path / "calls").mkdir()
+    for number in (1, 2, 10):
+        np.save(tmp_path / f"calls/p{number}.npy", array(3))
+    np.save(tmp_path / "l.npy", np.array([1, 2, 10]))
+    with pytest.raises(UsageError, match=r"'p10\.npy' comes before 'p2\.npy'"):
+        read_calls(str(tmp_path / "calls"), ONE, tmp_path / "l.npy")
+    for number in (1, 2, 10):
+        (tmp_path / f"calls/p{number}.npy").rename(tmp_path / f"calls/p{number:02}.npy")
+    assert read_calls(str(tmp_path / "calls"), ONE, tmp_path / "l.npy").labels.tolist() == [1, 2, 10]

@@ -160,7 +160,12 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
         return _codes(name, distinct, few, "digits with a leading zero are names")
     words = float(np.mean([len(cell.split()) for cell in seen]))
     if distinct <= few and words <= 4:
-        return Column(name, "category", f"{distinct} different words", {"distinct": distinct})
+        asked = (
+            "do its equal rows belong together, as those of one thing do? Then make it data.group"
+            if distinct >= 10
+            else None
+        )
+        return Column(name, "category", f"{distinct} different words", {"distinct": distinct}, asked)
     if words >= 1.5 or any(_CJK.search(cell) for cell in seen):
         tokens = [2 * len(cell.split()) + 2 * len(_CJK.findall(cell)) for cell in seen]
         vocabulary = len({word for cell in seen for word in cell.lower().split()} | set(_CJK.findall("".join(seen))))

@@ -112,6 +112,12 @@ def test_names_of_things_are_proposed_with_a_question_and_names_of_people_are_no
     assert person.role == "unused" and "people" in person.why
 
 
+def test_a_category_of_many_values_is_asked_of_whether_it_groups(tmp_path):
+    kin = column("kin", [f"kin-{i // 6}" for i in range(120)], tmp_path)
+    assert kin.role == "category" and "data.group" in (kin.question or "")
+    assert column("colour", ["red", "green", "blue"] * 40, tmp_path).question is None
+
+
 def test_a_group_that_is_named_groups_whatever_it_looks_like(tmp_path):
     rows = [[NUMBERS[i], f"{['red', 'blue', 'green'][i % 3]} kin", "ab"[i % 2]] for i in range(60)]
     table = write_table(tmp_path / "m.csv", [["t", "kin", "label"], *rows])
