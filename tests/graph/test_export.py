@@ -10,6 +10,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends.backend import Job
+from mmedge.backends.engine import profiles_of
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import precision
@@ -142,13 +144,10 @@ def test_symmetric_codes_are_int8_with_zero_point_0_and_tensorrt_takes_them(fini
         for path in (quantized / "int8.onnx", tmp_path / "s.onnx")
     )
     assert np.abs(a - b).max() < 0.1 * max(1, np.abs(a).max())
-    profiles = tensorrt.profiles_of(contract)
     pytest.importorskip("tensorrt_rtx")
-    built = tensorrt.build(
-        tmp_path / "s.onnx", tmp_path / "e.plan", target="tensorrt-rtx", profiles=profiles, options=tensorrt.Options()
-    )
-    assert (tmp_path / "e.plan").stat().st_size > 1000 and built["weight_types"]["int8"] > 0
-    tensorrt.check_precision(built, "int8", "tensorrt-rtx")
+    job = Job(tmp_path / "s.onnx", "engine", profiles_of(contract), tensorrt.Options(), precision="int8")
+    built = tensorrt.build("tensorrt-rtx", job)
+    assert (tmp_path / built.file).stat().st_size > 1000 and built.record()["weight_types"]["int8"] > 0
 
 
 def test_a_zero_point_other_than_0_has_no_symmetric_form(quantized, tmp_path):
@@ -177,9 +176,13 @@ def test_weights_alone_in_int8_are_smaller_and_answer_nearly_the_same(finished, 
     assert 0 < np.abs(a - b).max() < 0.05 * max(1, np.abs(a).max())
 
 
-def test_an_engine_of_another_precision_than_asked_for_is_a_mismatch():
-    with pytest.raises(MismatchError) as raised:
-        tensorrt.check_precision({"weight_types": {"float": 9}}, "fp16", "tensorrt-rtx")
+def test_an_engine_of_another_precision_than_asked_for_is_a_mismatch(finished, quantized, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    shutil.copy(quantized / "fp32.onnx", tmp_path / "m.onnx")
+    contract = contract_of(finished.artifact("quantize"))
+    job = Job(tmp_path / "m.onnx", "engine", profiles_of(contract), tensorrt.Options(), precision="int8")
+    with pytest.raises(MismatchError, match="int8 was asked for") as raised:
+        tensorrt.build("tensorrt-rtx", job)
     assert raised.value.exit_code == 5
 
 

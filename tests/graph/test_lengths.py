@@ -1,5 +1,7 @@
 """A declared dynamic length: one graph for texts of any length, with the answers of the padded ones it was trained with."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,8 @@ from torch import nn
 
 from mmedge import artifact, preprocess
 from mmedge.backends import onnxruntime_cpu, tensorrt
+from mmedge.backends.backend import Job
+from mmedge.backends.engine import profiles_of
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph import cut
@@ -160,9 +164,9 @@ def test_a_graph_of_a_fixed_length_is_not_taken_for_one_of_any(graph, tmp_path):
 
 def test_tensorrt_rtx_gets_a_profile_of_every_length(graph, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    profiles, options = tensorrt.profiles_of(CONTRACT, (1, 1, 4)), tensorrt.Options()
-    made = tensorrt.build(graph, tmp_path / "e.plan", target="tensorrt-rtx", profiles=profiles, options=options)
-    assert made["profiles"]["note"] == [[1, 2], [1, 24], [4, 24]]
+    shutil.copy(graph, tmp_path / "m.onnx")
+    job = Job(tmp_path / "m.onnx", "engine", profiles_of(CONTRACT, (1, 1, 4)), tensorrt.Options())
+    assert tensorrt.build("tensorrt-rtx", job).record()["profiles"]["note"] == [[1, 2], [1, 24], [4, 24]]
 
 
 def test_a_least_length_that_is_none_is_a_fault_of_the_recipe():

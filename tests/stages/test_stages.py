@@ -9,8 +9,10 @@ from mmedge.backends import Options, find, tensorrt
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import MainTeacher
-from mmedge.stages import export, train, trained
+from mmedge.stages import distill, export, prune, train, trained
 from mmedge.stages.export import verification
+from mmedge.stages.prune import work
+from mmedge.training.teaching import students
 from tests.conftest import staged
 
 
@@ -22,6 +24,34 @@ def test_an_export_that_differs_from_its_parent_is_a_mismatch_with_exit_5(finish
     with pytest.raises(MismatchError, match="differs from its parent") as raised:
         export.verify(graph, other, contract, test, "fp32")
     assert raised.value.exit_code == 5 and str(other) in str(raised.value)
+
+
+class Reached(BaseException):
+    """No Exception: a cut that fails with one has lost, and the next is tried."""
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student", "recovery"])
+def test_what_is_trained_learns_from_the_training_split_and_is_chosen_on_validation(
+    finished, context, monkeypatch, stage
+):
+    seen = []
+
+    def fit(module, objective, contract, samples, validation, *_, **__):
+        seen.append((samples.split, validation.split))
+        raise Reached
+
+    recipe = context.recipe
+    stages = {
+        "teacher": (train, lambda: train.train(None, recipe.teacher, context)),
+        "student": (students, lambda: distill.distill(finished.artifact("teacher"), recipe.distill, context)),
+        "recovery": (work, lambda: prune.prune(finished.artifact("distill"), config, context)),
+    }
+    config = recipe.prune.model_copy(update={"allocation": "uniform"})
+    module, run = stages[stage]
+    monkeypatch.setattr(module, "fit", fit)
+    with pytest.raises(Reached):
+        run()
+    assert seen == [("train", "validation")]
 
 
 def test_a_model_that_answers_nan_is_named_with_the_sample_and_the_export_is_not_blamed(finished, context):

@@ -19,7 +19,7 @@ from mmedge.recipe import Augment, Train
 from mmedge.spec import ArraySpec, Contract
 from mmedge.training.loop import precision
 from mmedge.training.loop.batches import Batch, batches
-from mmedge.training.loop.fit import fit
+from mmedge.training.loop.fit import _best, fit
 from mmedge.training.objectives import supervised
 from tests.conftest import child_environment
 
@@ -220,6 +220,12 @@ def test_a_model_that_answers_nan_from_the_start_is_not_blamed_on_the_learning_r
     with pytest.raises(MmedgeError, match="very first batch is not finite") as error:
         trained(tmp_path / "a", Diverging(0))
     assert "learning_rate" not in error.value.todo and "step 1 of 10" in error.value.where
+
+
+@pytest.mark.parametrize(("selections", "best"), [((0.2, 0.5, 0.4), 2), ((0.5, 0.5, 0.4), 2), ((0.1,), 1)])
+def test_the_best_epoch_is_that_of_the_weighed_selection_and_of_equals_the_last(selections, best):
+    rising = [{"selection": selection, "quality": 0.1 * epoch} for epoch, selection in enumerate(selections)]
+    assert _best(rising) == _best([record | {"quality": -record["quality"]} for record in rising]) == best
 
 
 def test_the_best_epoch_by_validation_is_kept_and_not_the_last(tmp_path):
