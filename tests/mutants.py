@@ -1,0 +1,176 @@
+"""Changes of meaning that tests must see: ``make mutants``. Each is made in a copy of the package, and its tests are run.
+
+A change that no test sees has survived. Exit code 1 where fewer than nine of ten are killed, or one cannot be made since
+the code is another by now: then put its row right. ``python -m tests.mutants WORD`` takes the files of that name alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARE, LONGEST_S = 0.9, 600
+
+
+@dataclass(frozen=True)
+class Change:
+    """``old``, which stands once in ``file``, becomes ``new``. ``tests``: files and folders of tests/, the quickest first.
+
+    ``accepted``: why it may survive.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: str
+    accepted: str = ""
+
+
+GATE, JUDGING, KEYS, FIT = (
+    "test_gate.py",
+    "pipeline/test_judging.py",
+    "pipeline/test_keys.py",
+    "training/loop/test_fit.py",
+)
+QUALITY, BATCHES, SPLITS = (
+    "measure/test_gain.py measure/test_quality.py",
+    "training/loop/test_batches.py",
+    "data/manifest/test_splits.py",
+)
+LOSSES, BUNDLE, VALUES = "training/losses", "test_artifact.py test_bundle.py", "preprocess"
+CHANGES = (
+    # Gates and judging.
+    Change("gate.py", "worst >= limit", "worst > limit", GATE),
+    Change("gate.py", "value is not None and worst is not None and (", "value is None or (", GATE),
+    Change("gate.py", "worst = low if is_minimum(name) else high", "worst = value", GATE),
+    Change("gate.py", "return min((FIGURES", "return max((FIGURES", GATE),
+    Change("gate.py", "return all(gate.passed", "return any(gate.passed", GATE),
+    Change("pipeline/judging.py", 'ours["value"] / theirs["value"]', 'theirs["value"] / ours["value"]', JUDGING),
+    Change("pipeline/judging.py", 'record["params"] / teacher["params"]', 'teacher["params"] / record["params"]', JUDGING),
+    Change("pipeline/judging.py", 'record["macs"] / parent["macs"]', 'record["macs"] / teacher["macs"]', JUDGING),
+    Change("pipeline/judging.py", 'unpruned["subsets"] if unpruned', 'parent["subsets"] if parent', JUDGING),
+    Change("pipeline/judging.py", "whole[name] - value for", "value - whole[name] for", JUDGING),
+    Change("pipeline/judging.py", 'self._of_role("student") or self', 'self', JUDGING),
+    Change("pipeline/judging.py", 'over["gain_ci95"][0]', 'over["gain_ci95"][1]', JUDGING),
+    Change("pipeline/measuring.py", "(compared.against, compared.students)", "(compared.students, compared.against)", JUDGING),
+    # What a figure is.
+    Change("measure/gain.py", " * units / max(1, units - 1)", "", QUALITY),
+    Change("measure/gain.py", "variance = max(of_seeds, of_samples) / seeds + shared", "variance = of_seeds / seeds + shared", QUALITY),
+    Change("measure/gain.py", "variance = max(of_seeds, of_samples) / seeds + shared", "variance = max(of_seeds, of_samples) / seeds", QUALITY),
+    Change("measure/gain.py", "0.975", "0.95", QUALITY),
+    Change("measure/gain.py", "return figure(ours, rows) - figure(theirs, rows)", "return figure(theirs, rows) - figure(ours, rows)", QUALITY),
+    Change("measure/gain.py", "if value > 0:", "if value >= 0:", QUALITY),
+    Change("measure/quality.py", "0.5 * quality + 0.5 *", "0.9 * quality + 0.1 *", QUALITY),
+    Change("measure/quality.py", "rng.integers(len(members), size=len(members))", "rng.permutation(len(members))", QUALITY),
+    Change("measure/quality.py", "float(min(low for", "float(max(low for", QUALITY),
+    Change("tasks/regression.py", "targets - targets.mean()", "targets", QUALITY + " models/test_regression.py"),
+    Change("tasks/classification.py", "output.argmax(axis=1) == targets", "output.argmin(axis=1) == targets", QUALITY),
+    # Training.
+    Change("training/loop/fit.py", 'history[index]["selection"], index', 'history[index]["quality"], index', FIT),
+    Change("training/loop/fit.py", 'history[index]["selection"], index', 'history[index]["selection"], -index', FIT),
+    Change("training/loop/fit.py", "learner(part.to(device)) * part.share", "learner(part.to(device))", FIT),
+    Change("training/loop/fit.py", "run.average.update()", "pass", FIT),
+    Change("training/loop/fit.py", "len(history) - _best(history) >=", "len(history) - _best(history) >", FIT),
+    Change("training/loop/batches.py", "rng.random(len(available)) < share", "rng.random(len(available)) >= share", BATCHES),
+    Change("training/loop/batches.py", "available & proper[", "proper[", BATCHES),
+    Change("training/loop/batches.py", "view = epoch % train.views", "view = 0", BATCHES),
+    Change("training/loop/batches.py", "np.stack([np.ones_like(chosen), chosen, ~chosen]", "np.stack([np.ones_like(chosen), chosen, chosen]", f"training/test_objectives.py {BATCHES}"),
+    Change("stages/train.py", "(context.dataset.train, context.dataset.validation)", "(context.dataset.train, context.dataset.test)", "stages/test_stages.py"),
+    Change("training/losses/classification.py", "return divergence * temperature**2", "return divergence * temperature", LOSSES),
+    Change("training/losses/classification.py", "of_target + beta * of_others", "beta * of_target + of_others", LOSSES),
+    Change("training/losses/classification.py", "ignore_index=-1, label_smoothing=smoothing, reduction=\"sum\"", "label_smoothing=smoothing, reduction=\"sum\"", LOSSES),
+    Change("training/losses/multilabel.py", "return divergence.mean() * temperature**2", "return divergence.sum() * temperature**2", LOSSES),
+    Change("training/losses/hints.py", "+ 2 * _angle_loss", "+ _angle_loss", LOSSES),
+    Change("training/losses/hints.py", "F.normalize(projected, dim=1) -", "projected -", LOSSES),
+    Change("stages/quantize/candidates.py", "*(drop - config.max_subset_drop for drop in drops),", "", "stages/quantize/test_candidates.py"),
+    Change("stages/quantize/candidates.py", "reference.quality - scored.quality - config.max_drop", "scored.quality - reference.quality - config.max_drop", "stages/quantize/test_candidates.py"),
+    Change("stages/prune/outcome.py", "worst = max(drops", "worst = min(drops", "stages/prune/test_outcome.py"),
+    Change("stages/prune/outcome.py", "drop <= config.max_drop + 1e-9 and", "drop <= config.max_drop + 1e-9 or", "stages/prune/test_outcome.py"),
+    # Cache keys.
+    Change("pipeline/keys.py", ", recipe.seed]", "]", KEYS),
+    Change("pipeline/keys.py", '"data": context.dataset.sha256,', '', KEYS),
+    Change("pipeline/keys.py", '"teacher": teacher.sha256 if', '"teacher": None if', KEYS),
+    Change("pipeline/keys.py", '"parent": parent and parent.sha256,', '', KEYS),
+    Change("pipeline/keys.py", "for section in sections for digest in _weights(section)", "for section in () for digest in _weights(section)", KEYS),
+    Change("pipeline/keys.py", "code_hash(*CODE, step.row.file)", "code_hash(*CODE)", KEYS),
+    Change("pipeline/keys.py", "[*map(_dumped, sections), ", "[", KEYS),
+    # Bundles and artifacts.
+    Change("artifact.py", "if sha256_of(file) != digest:", "if False:", BUNDLE),
+    Change("artifact.py", 'if hash_json(body) != record.get("sha256"):', "if False:", BUNDLE),
+    Change("artifact.py", 'relative.is_absolute() or ".." in relative.parts', "relative.is_absolute()", BUNDLE),
+    Change("bundle.py", "public.verify(signature, manifest)", "pass", BUNDLE),
+    Change("bundle.py", "if name not in found.files:", "if False:", f"{BUNDLE} runtime/test_subsets.py"),
+    Change("bundle.py", "found.stage != STAGE and not any_stage", "False", BUNDLE + " runtime/test_engine.py"),
+    Change("runtime/engine.py", "all(sample.keys() == names", "any(sample.keys() == names", "runtime/test_subsets.py"),
+    # Splits and preprocessing.
+    Change("data/manifest/splits.py", "shares * (number + 1) - counts", "shares * number - counts", SPLITS),
+    Change("data/manifest/splits.py", "test = parts == fold.index", "test = parts == 0", SPLITS),
+    Change("data/manifest/splits.py", "if faults < fewest:", "if faults > fewest:", SPLITS),
+    Change("data/manifest/splits.py", "seed + 1 + fold.index", "seed", SPLITS, accepted="another draw of as good a validation split"),
+    Change("preprocess/values.py", "max(0, length - wanted) // 2", "max(0, length - wanted) // 2 + 1", VALUES),
+    Change("preprocess/values.py", '"end": max(0, length - wanted)', '"end": max(0, length - wanted - 1)', VALUES),
+    Change("preprocess/sensor.py", "grid = seconds[0] + ", "grid = ", VALUES),
+    Change("preprocess/sensor.py", 'mode="edge"', 'mode="constant"', VALUES),
+    Change("preprocess/image.py", "(width - kept_width) // 2", "0", VALUES),
+    Change("preprocess/image.py", "(255, 255, 255, 255)", "(0, 0, 0, 255)", VALUES),
+    Change("preprocess/image.py", "ImageOps.exif_transpose(picture, in_place=True)", "pass", VALUES),
+    Change("preprocess/tabular.py", "values.index(str(cell)) + 1", "values.index(str(cell))", VALUES),
+    Change("preprocess/tabular.py", "[float(cell is None) for", "[float(cell is not None) for", VALUES),
+    Change("preprocess/mel.py", "32768", "32767", f"{VALUES} data/test_kinds_parity.py"),
+    Change("preprocess/audio.py", "samples.mean(axis=1)", "samples[:, 0]", VALUES),
+)  # fmt: skip
+
+
+def outcome(change: Change) -> tuple[str, float]:
+    """``killed``, ``survived``, or why the change could not be made; and the seconds that it took."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        tree = Path(name)
+        for part in ("mmedge", "tests"):
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("recipes", "deploy", "pyproject.toml", "README.md", "Makefile"):
+            (tree / part).symlink_to(ROOT / part)
+        file = tree / "mmedge" / change.file
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if text.count(change.old) != 1:
+            return f"the text stands {text.count(change.old)} times", 0.0
+        file.write_text(text.replace(change.old, change.new), encoding="utf-8")
+        tests = [f"tests/{test}" for test in change.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            return "killed", time.monotonic() - began
+    if done.returncode > 1:
+        return f"its tests do not run: {done.stdout[-500:]}{done.stderr[-500:]}", time.monotonic() - began
+    return "killed" if done.returncode else "survived", time.monotonic() - began
+
+
+def main(word: str = "") -> int:
+    chosen = [change for change in CHANGES if word in change.file]
+    counts = {"killed": 0, "survived": 0, "accepted": 0, "impossible": 0}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for change, (found, seconds) in zip(chosen, pool.map(outcome, chosen)):
+            kind = found if found in counts else "impossible"
+            kind = "accepted" if kind == "survived" and change.accepted else kind
+            counts[kind] += 1
+            reason = f" ({change.accepted})" if kind == "accepted" else f" ({found})" if kind == "impossible" else ""
+            print(
+                f"{kind}{reason} ({seconds:.0f} s) {change.file}: {change.old} -> {change.new or 'nothing'}", flush=True
+            )
+    made = len(chosen) - counts["impossible"]
+    print(f"{counts['killed']} of {made} killed; " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    return 1 if counts["impossible"] or counts["killed"] < SHARE * made else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))
