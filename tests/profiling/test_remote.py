@@ -24,7 +24,6 @@ from mmedge.profiling import remote
 from mmedge.profiling.profile import ProfileOptions
 
 QUICK = ProfileOptions(runs=20, idle_s=0.0, seconds=0.05)
-CACHE = Path.home() / ".cache/mmedge"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +37,7 @@ def sshd(tmp_path_factory):
         if got.returncode or not Path(program).is_file():
             pytest.skip("openssh-server is not installed and cannot be installed here")
     folder = tmp_path_factory.mktemp("sshd")
+    (folder / "home").mkdir()
     for name in ("host", "user", "stranger"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     (folder / "authorized").write_text((folder / "user.pub").read_text())
@@ -58,6 +58,7 @@ def sshd(tmp_path_factory):
         f"PidFile={folder / 'pid'}",
         "PasswordAuthentication=no",
         "PermitRootLogin=yes",
+        f"SetEnv=HOME={folder / 'home'}",  # what the device keeps is nobody else's
     ]
     command = [program, "-D", "-e", "-f", "/dev/null", *(word for line in settings for word in ("-o", line))]
     with (folder / "log").open("wb") as log:
@@ -85,6 +86,21 @@ def sshd(tmp_path_factory):
 
 
 @pytest.fixture
+def cache(sshd):
+    """Where the device keeps what was copied to it."""
+    return sshd[1] / "home/.cache/mmedge"
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """This test's own folder of temporary files: other processes of mmedge write to the machine's."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
 def python(tmp_path):
     """The device's Python: it has mmedge, and no torch and no onnx."""
     script = tmp_path / "python"
@@ -100,21 +116,21 @@ def device(sshd, python, *, key="user", target="onnxruntime-cpu"):
     return remote.device(address, options=[*known, "-i", str(folder / key)], python=python)
 
 
-def test_a_bundle_is_profiled_on_the_device_and_nothing_is_left_there(sshd, python, bundle):
+def test_a_bundle_is_profiled_on_the_device_and_nothing_is_left_there(sshd, python, bundle, cache):
     record = remote.measured([bundle], QUICK, device(sshd, python))
     model = record["models"][0]
     assert model["name"] == str(bundle)
     assert model["batches"][0]["compute"]["p50_ms"] > 0
     assert model["batches"][0]["end_to_end"]["p50_ms"] > model["batches"][0]["compute"]["p50_ms"]
     assert record["device"] == {"host": "127.0.0.1", "target": "onnxruntime-cpu"}
-    assert not list(CACHE.glob("*.zip"))
+    assert not list(cache.glob("*.zip"))
     assert not [line for line in record["warnings"] if ".cache" in line], "a warning names the user's own file"
 
 
-def test_a_broken_copy_is_gone_on_with(sshd, python, bundle, tmp_path):
+def test_a_broken_copy_is_gone_on_with(sshd, python, bundle, cache, tmp_path):
     archive = tmp_path / "b.zip"
     bundles.pack(bundle, archive)
-    whole, there = archive.read_bytes(), CACHE / f"{remote.sha256_of(archive)[:24]}.zip"
+    whole, there = archive.read_bytes(), cache / f"{remote.sha256_of(archive)[:24]}.zip"
     there.parent.mkdir(parents=True, exist_ok=True)
     said = []
 
@@ -154,7 +170,6 @@ def lost(sshd, slow, bundle, how):
     """Profile, and do ``how`` with the processes of sshd that serve the connection while the profile is running."""
     _, folder, _ = sshd
     python, begun = slow
-    before = set(Path(tempfile.gettempdir()).glob("mmedge-*"))
 
     def cut():
         for _ in range(600):
@@ -174,7 +189,6 @@ def lost(sshd, slow, bundle, how):
         for found in sessions_of(int((folder / "pid").read_text())):
             os.kill(found, signal.SIGKILL)
     assert caught.value.exit_code == 1 and len(str(caught.value).splitlines()) == 3
-    assert set(Path(tempfile.gettempdir()).glob("mmedge-*")) == before  # nothing is left here
 
 
 def sessions_of(server):
@@ -188,18 +202,20 @@ def sessions_of(server):
     return [*mine, *(pid for pid, (parent, name) in parents.items() if parent in mine and "sshd" in name)]
 
 
-def test_a_host_that_is_lost_during_the_profile_is_told_and_nothing_is_left(sshd, slow, bundle):
+def test_a_host_that_is_lost_during_the_profile_is_told_and_nothing_is_left(sshd, slow, bundle, cache, temporary):
     lost(sshd, slow, bundle, signal.SIGKILL)
-    assert not list(CACHE.glob("*.zip"))  # the host was there again for the end
+    assert not list(temporary.iterdir())
+    assert not list(cache.glob("*.zip"))  # the host was there again for the end
 
 
 @pytest.mark.slow
-def test_a_host_that_falls_silent_is_told_in_seconds(sshd, slow, bundle):
+def test_a_host_that_falls_silent_is_told_in_seconds(sshd, slow, bundle, temporary):
     lost(sshd, slow, bundle, signal.SIGSTOP)
+    assert not list(temporary.iterdir())
 
 
 def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(
-    sshd, python, bundle, tmp_path, monkeypatch
+    sshd, python, bundle, cache, monkeypatch
 ):
     """The device is lost in the middle of the copy: what has come stays, and the next command sends the rest."""
     real, sent = remote._run, []
@@ -213,9 +229,9 @@ def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(
     monkeypatch.setattr(remote, "_run", breaks)
     with pytest.raises(MmedgeError, match="lost during the copy"):
         remote.measured([bundle], QUICK, device(sshd, python))
-    assert len(list(CACHE.glob("*.zip"))) == 1
+    assert len(list(cache.glob("*.zip"))) == 1
     assert remote.measured([bundle], QUICK, device(sshd, python))["models"]
-    assert not list(CACHE.glob("*.zip"))
+    assert not list(cache.glob("*.zip"))
 
 
 def test_a_refused_key_is_told_with_the_command_that_helps(sshd, python, bundle):
