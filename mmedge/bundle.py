@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import shutil
 import stat
 import tempfile
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from mmedge import artifact
 from mmedge.artifact import Artifact, Record, not_understood
 from mmedge.backends.engine import Engine
+from mmedge.backends.onnxfile import beside
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.spec import Contract
 
@@ -164,6 +166,29 @@ def listed_file(found: Artifact, name: str) -> Path:
             todo="get it again from its source, or export it again",
         )
     return found.file(name)
+
+
+def verified_file(found: Artifact, name: str) -> Path:
+    """A file that is about to be opened, verified again: it may be opened long after the bundle was read.
+
+    The same holds for every file that it names and that is read with it. Raises MmedgeError where one of them is not
+    listed, or is not what the manifest lists any more.
+    """
+    file = listed_file(found, name)
+    for each in (name, *(posixpath.normpath(f"{PurePosixPath(name).parent}/{other}") for other in beside(file))):
+        if each != name and each.endswith(".bin") and name.endswith(".xml") and not found.file(each).exists():
+            continue  # an OpenVINO graph without weights has none beside it
+        try:
+            changed = artifact.sha256_of(listed_file(found, each)) != found.files[each]
+        except OSError:
+            changed = True
+        if changed:
+            raise MmedgeError(
+                "a file was changed or removed after the bundle was loaded",
+                where=str(found.file(each)),
+                todo="load the bundle again; where nobody should have changed it, get it again from its source",
+            )
+    return file
 
 
 def preprocessing_sha256(contract: Contract) -> str:

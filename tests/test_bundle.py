@@ -4,12 +4,16 @@ import json
 import struct
 import zipfile
 
+import numpy as np
+import onnx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from onnx import TensorProto, helper
 
 from mmedge import artifact, runtime
 from mmedge import bundle as bundles
+from mmedge.backends.onnxfile import beside
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.runtime import engine as engines
 from mmedge.runtime.stream import Stream
@@ -248,3 +252,82 @@ def test_a_manifest_that_is_none_is_told(bundle, content):
     with pytest.raises(MmedgeError, match="manifest") as raised:
         runtime.load(bundle)
     assert "\n  do: " in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_an_engine_that_was_exchanged_after_loading_does_not_answer(bundle, archive, keys, sample, kind):
+    (private, public), _ = keys
+    bundles.sign(bundle, private)
+    if kind == "zip":
+        bundles.pack(bundle, archive)
+    engine = runtime.load(bundle if kind == "folder" else archive, require_signature=public)
+    folder = engine._bundle.folder
+    before = engine.predict(image=sample["image"])  # opens the subset's engine
+    other = runtime.load(bundle if kind == "folder" else archive, require_signature=public)
+    for name in ("subsets/image.onnx", "split/image.onnx"):
+        (engine._bundle.folder / name).write_bytes((folder / "subsets/vitals.onnx").read_bytes())
+        (other._bundle.folder / name).write_bytes((folder / "subsets/vitals.onnx").read_bytes())
+    for ask in (lambda: other.predict(image=sample["image"]), lambda: other.parts("image"), other.warm_up):
+        with pytest.raises(MmedgeError, match="changed or removed after the bundle was loaded") as raised:
+            ask()
+        assert len(str(raised.value).splitlines()) == 3
+    assert engine.predict(image=sample["image"]) == before  # what was opened, and is held
+
+
+def with_weights_apart(folder, location):
+    """The bundle's graph with its weights in the file ``location``, named by an initializer."""
+    model = onnx.load(folder / "model.onnx")
+    tensor = model.graph.initializer[0]
+    (folder / "weights.bin").write_bytes(onnx.numpy_helper.to_array(tensor).tobytes())
+    onnx.external_data_helper.set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    (folder / "model.onnx").write_bytes(model.SerializeToString())  # onnx.save would write the weights itself
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/passwd"])
+def test_weights_in_a_file_that_the_manifest_does_not_list_are_not_loaded(bundle, keys, location):
+    """A signature over the manifest says nothing of a file that is not in it: whoever can write it would give the answers."""
+    with bundles.rewriting(artifact.read(bundle)) as (folder, _):
+        with_weights_apart(folder, location)
+        (folder / "weights.bin").replace(bundle.parent / "weights.bin")
+    if location == "weights.bin":
+        (bundle.parent / "weights.bin").rename(bundle / "weights.bin")
+    (private, public), _ = keys
+    bundles.sign(bundle, private)
+    with pytest.raises(MmedgeError, match="names a file that its manifest does not list"):
+        runtime.load(bundle, require_signature=public)
+
+
+def test_weights_in_a_listed_file_are_loaded_and_when_swapped_afterwards_are_not(bundle, sample):
+    before = runtime.load(bundle).predict(**sample)
+    with bundles.rewriting(artifact.read(bundle)) as (folder, _):
+        with_weights_apart(folder, "weights.bin")
+    assert runtime.load(bundle).predict(**sample).probabilities == pytest.approx(before.probabilities)
+    read = bundles.read(bundle)
+    (bundle / "weights.bin").write_bytes(bytes((bundle / "weights.bin").stat().st_size))
+    with pytest.raises(MmedgeError, match="changed or removed"):
+        bundles.verified_file(read.artifact, "model.onnx")
+
+
+def test_weights_that_a_branch_of_a_graph_names_are_found(tmp_path):
+
+    def tensor(name):
+        made = onnx.numpy_helper.from_array(np.ones(8, np.float32), name)
+        onnx.external_data_helper.set_external_data(made, f"{name}.bin")
+        return made
+
+    def branch(name):
+        node = helper.make_node("Constant", [], [name], value=tensor(f"constant_{name}"))
+        given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [8])]
+        return helper.make_graph([node], name, [], given, [tensor(f"initial_{name}")])
+
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b"))
+    taken = [helper.make_tensor_value_info("c", TensorProto.BOOL, [])]
+    given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])]
+    inside = helper.make_node("Constant", [], ["z"], value=tensor("function"))
+    opsets = [helper.make_opsetid("", 17)]
+    function = helper.make_function("d", "f", [], ["z"], [inside], opsets)
+    model = helper.make_model(helper.make_graph([node], "g", taken, given), opset_imports=opsets, functions=[function])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    expected = {f"{kind}_{name}.bin" for kind in ("constant", "initial") for name in "ab"} | {"function.bin"}
+    assert beside(tmp_path / "m.onnx") == expected

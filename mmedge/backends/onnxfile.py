@@ -81,46 +81,66 @@ def _encoded(value: int) -> bytes:
 
 def files_of(file: Path) -> list[Path]:
     """A model's file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
-    beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
-    if file.suffix.lower() == ".onnx":
-        try:
-            beside = _external(memoryview(file.read_bytes()))
-        except (IndexError, KeyError, ValueError):  # no graph: who opens it tells so
-            beside = set()
-    return [file, *(file.parent / name for name in sorted(beside))]
+    try:
+        names = beside(file)
+    except (MmedgeError, OSError):  # no graph, or not there: who opens it tells so
+        names = set()
+    return [file, *(file.parent / name for name in sorted(names))]
 
 
 def size_bytes(file: Path) -> int:
-    """Of a model: the file, and what it keeps its weights in beside itself (ONNX external data, OpenVINO's .bin)."""
-    return sum(one.stat().st_size for one in _files(file))
+    """Of a model, its weights in other files included."""
+    return sum(one.stat().st_size for one in files_of(file) if one.is_file())
 
 
 def content_sha256(file: Path) -> str:
-    """Of a model's file and what it keeps its weights in beside itself: of one hash, two models are the same."""
-    return hash_json([sha256_of(one) for one in _files(file)])
+    """Of a model, its weights in other files included: of one hash, two models are the same."""
+    return hash_json([sha256_of(one) for one in files_of(file) if one.is_file()])
 
 
-def _files(file: Path) -> list[Path]:
-    """A model's file, and those beside it that hold its weights and are there."""
-    beside = {file.with_suffix(".bin").name} if file.suffix == ".xml" else set()
-    if file.suffix == ".onnx":
-        try:
-            beside = _external(memoryview(file.read_bytes()))
-        except (IndexError, KeyError, ValueError):  # no graph: who opens it tells so
-            beside = set()
-    return [one for one in (file, *(file.parent / name for name in sorted(beside))) if one.is_file()]
+def beside(file: Path) -> set[str]:
+    """Names of the files that a model's file says its weights are in, relative to its folder: opening it reads them.
+
+    Raises MmedgeError for an .onnx file that is no graph.
+    """
+    if file.suffix == ".xml":
+        return {file.with_suffix(".bin").name}
+    if file.suffix.lower() != ".onnx":
+        return set()
+    found: set[str] = set()
+    try:
+        _collect(memoryview(file.read_bytes()), "model", found)
+    except (IndexError, KeyError, ValueError) as error:
+        raise MmedgeError("the file is not an ONNX graph", where=str(file)) from error
+    return found
 
 
-def _external(data: memoryview) -> set[str]:
-    """Names of the files that tensors say they are in. GraphProto.initializer = 5, TensorProto.external_data = 13, whose
-    entries have key = 1 and value = 2."""
-    found = set()
-    for graph in (body for field, body in _fields(data) if field == 7):
-        for tensor in (body for field, body in _fields(graph) if field == 5):
-            for entry in (dict(_fields(body)) for field, body in _fields(tensor) if field == 13):
+# Where a message of onnx.proto holds, however deep, tensors: {message: {field: the message in it}}. Graphs stand in
+# attributes of nodes too, and tensors in them, in functions and in what is for training.
+_HOLDS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+
+
+def _collect(data: memoryview, message: str, found: set[str]) -> None:
+    """Add the files that the tensors of a message say they are in: TensorProto.external_data = 13, of entries key = 1,
+    value = 2."""
+    todo = [(data, message)]
+    while todo:
+        data, message = todo.pop()
+        for field, body in _fields(data):
+            if message == "tensor" and field == 13:
+                entry = dict(_fields(body))
                 if bytes(entry.get(1, b"")) == b"location":
                     found.add(str(entry[2], "utf-8"))
-    return found
+            elif field in (holds := _HOLDS.get(message, {})):
+                todo.append((body, holds[field]))
 
 
 def _fields(data: memoryview, skipped: bytearray | None = None) -> Iterator[tuple[int, memoryview]]:

@@ -77,7 +77,7 @@ def subject(path: Path, target: str | None) -> Subject:
         contract = contract_of(found) if "contract" in found.meta or found.stage == "bundle" else None
         name = target or GRAPH_BACKEND
         if found.stage == "bundle":
-            file = bundles.listed_file(found, bundles.entry_of(found, name).opened_file(name))
+            file = bundles.verified_file(found, bundles.entry_of(found, name).opened_file(name))
             return Subject(str(path), file, name, contract, path, read)
         if not found.file("model.onnx").is_file():
             raise UsageError(

@@ -61,7 +61,7 @@ def load(
     check_belongs(found, entry.engine, backend, contract, Path(path), signed=signed)
 
     def open_file(name: str) -> Session:
-        file = bundles.listed_file(found, name)
+        file = bundles.verified_file(found, name)
         return opened(file, backend, threads=threads, providers=providers, host_code=signed)
 
     return Engine(contract, open_file, backend, entry, read)

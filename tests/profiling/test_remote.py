@@ -214,9 +214,7 @@ def test_a_host_that_falls_silent_is_told_in_seconds(sshd, slow, bundle, tempora
     assert not list(temporary.iterdir())
 
 
-def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(
-    sshd, python, bundle, cache, monkeypatch
-):
+def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(sshd, python, bundle, cache, monkeypatch):
     """The device is lost in the middle of the copy: what has come stays, and the next command sends the rest."""
     real, sent = remote._run, []
 
