@@ -1,6 +1,5 @@
 """The pipeline: a finished run, resumed, interrupted, started from an artifact, and judged."""
 
-import ast
 import copy
 import json
 import os
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,9 +16,6 @@ from mmedge import artifact, recipe
 from mmedge.backends import missing
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.pipeline import fold as pipeline
-from mmedge.pipeline import keys
-from mmedge.pipeline.ran import Ran, parent_of, teacher_of
-from mmedge.pipeline.stages import steps
 from mmedge.progress import Silent
 from tests.conftest import child_environment, parsed, tiny, write_recipe
 
@@ -96,65 +91,6 @@ def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, va
         alone = pipeline.run(other, tmp_path / "out", code=tmp_path, progress=Silent(), only=verb)
         assert [stage["stage"] for stage in alone.report["stages"]] == other.stages
         assert {stage["status"] for stage in alone.report["stages"]} == {"cached"}
-
-
-def key_of(stage, finished, context):
-    """The cache key of a stage behind those of the finished run."""
-    every = steps(context.recipe)
-    place = [step.name for step in every].index(stage)
-    done = [Ran(step, finished.artifact(step.name), "cached", 0.0) for step in every[:place]]
-    return keys.key_of(every[place], parent_of(done), teacher_of(done), context)
-
-
-def test_quantization_is_made_again_where_targets_that_it_follows_are_others(finished, values, context):
-    """Targets decide which fallbacks are worth their time, and whether INT8 is trained that is no faster here."""
-
-    def key(**targets):
-        recipe = changed(values, export={"targets": {"onnxruntime-cpu": {}} | targets})
-        return key_of("quantize", finished, replace(context, recipe=recipe))
-
-    alone, elsewhere = key(), key(tensorrt={})
-    assert len({alone, elsewhere, key(tensorrt={"precision": "int8"})}) == 3
-    assert elsewhere == key(tensorrt={"max_batch": 2}) == key(**{"openvino-cpu": {}})
-
-
-@pytest.mark.parametrize("stage", ["distill", "prune", "quantize"])
-@pytest.mark.parametrize("changing", ["net_of_a_key.py", "below_it.py", "table.bin", "other.onnx", "teaches.py"])
-def test_a_stage_is_made_again_where_a_users_network_or_what_it_needs_changed(
-    finished, values, context, stage, changing
-):
-    files = {"net_of_a_key.py": "import below_it\n", "below_it.py": "x = 1\n", "table.bin": "1"}
-    files |= {"other.onnx": "1", "teaches.py": "x = 1\n"}
-    for name, text in files.items():
-        (context.code / name).write_text(text)
-    values["distill"]["model"] = {"factory": "net_of_a_key:net", "args": {"table": str(context.code / "table.bin")}}
-    values["teacher"]["model"] = {"factory": "teaches:net"}
-    values["distill"]["teachers"] = [{"onnx": str(context.code / "other.onnx")}]
-    context = replace(context, recipe=parsed(values))
-    found = {key_of(stage, finished, context), key_of(stage, finished, context)}
-    with (context.code / changing).open("a") as file:
-        file.write("#")
-    found.add(key_of(stage, finished, context))
-    assert len(found) == 2
-
-
-def test_what_stages_take_of_the_runtime_is_in_the_hash_of_their_code():
-    root = Path(pipeline.__file__).parent.parent
-    folders = [
-        root / name for name in ("data", "models", "training", "graph", "measure", "stages/prune", "stages/quantize")
-    ]
-    taken = {
-        node.module.replace(".", "/").removeprefix("mmedge/")
-        for folder in folders
-        for file in folder.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ImportFrom)
-        and str(node.module).startswith(
-            ("mmedge.runtime", "mmedge.tasks", "mmedge.backends", "mmedge.profiling", "mmedge.preprocess")
-        )
-    }
-    assert "profiling/timing" in taken
-    assert not [name for name in taken if not name.startswith(tuple(n.removesuffix(".py") for n in keys.CODE))]
 
 
 def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tmp_path):
