@@ -5,10 +5,9 @@ from __future__ import annotations
 import posixpath
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +19,7 @@ from mmedge.artifact import Artifact, Record, not_understood
 from mmedge.backends.engine import Engine
 from mmedge.backends.onnxfile import beside
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
+from mmedge.leftovers import scratch
 from mmedge.spec import Contract
 
 STAGE = "bundle"
@@ -49,13 +49,13 @@ def read(path: Path, *, require_signature: str | Path | bytes | None = None, any
     """
     if path.is_file():
         _refuse_parts(path)
-        held = tempfile.TemporaryDirectory(prefix="mmedge-", ignore_cleanup_errors=True)
-        folder = Path(held.name)
+        held = ExitStack()
+        folder = held.enter_context(scratch())
         try:
             unpack(path, folder)
             return Bundle(_verified(folder, path, require_signature, any_stage), held)
         except BaseException:
-            held.cleanup()
+            held.close()
             raise
     if not path.is_dir():
         raise MmedgeError(

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 try:
@@ -42,7 +43,8 @@ def held(path: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for temporary files, removed at the end, or, where this process is killed, at the next start of mmedge."""
+    """A folder for temporary files, removed at the end, or, where this process is killed, by the next that wants one."""
+    _remove_scratch()
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as name, held(Path(name)):
         yield Path(name)
 
@@ -94,10 +96,16 @@ def remove_of_run(out: Path) -> None:
     inner = _folders(work)
     for folder in (out, *_folders(out), work, *inner, *(deep for one in inner for deep in _folders(one))):
         remove(_beside(folder))
+    _remove_scratch()
+
+
+@lru_cache(maxsize=1)  # once a process
+def _remove_scratch() -> None:
+    if fcntl is None:
+        return
     temporary = Path(tempfile.gettempdir())
     with suppress(OSError):
-        mine = [path for path in temporary.glob(f"{_SCRATCH}*") if path.lstat().st_uid == os.getuid()]
-        remove(mine)
+        remove([path for path in temporary.glob(f"{_SCRATCH}*") if path.lstat().st_uid == os.getuid()])
 
 
 def _beside(folder: Path) -> list[Path]:

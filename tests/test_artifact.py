@@ -1,5 +1,6 @@
 """Artifacts: what is read is what was written, or an error; what is there is whole."""
 
+import contextlib
 import errno
 import json
 import os
@@ -260,3 +261,17 @@ def test_a_damaged_cache_is_told_of_and_not_taken(tmp_path):
     (tmp_path / "a" / "weights.bin").write_text("spoilt")
     assert artifact.unchanged(tmp_path / "a", "k", said.append) is None
     assert "made again" in said[0] and str(tmp_path / "a") in said[0]
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "/".join("ab" * 3000), "a\0b", "half \ud800", ""])
+def test_a_file_name_that_no_file_can_have_is_refused_in_a_sentence(tmp_path, name):
+    made(tmp_path / "a")
+    record = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    record["files"] = {name: record["files"]["weights.bin"]}
+    body = {key: value for key, value in record.items() if key != "sha256"}
+    with contextlib.suppress(UnicodeEncodeError):
+        record["sha256"] = artifact.hash_json(body)
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(record, indent=2) + "\n")
+    with pytest.raises(MmedgeError) as told:
+        artifact.read(tmp_path / "a")
+    assert len(str(told.value)) < 800

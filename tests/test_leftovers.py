@@ -47,6 +47,7 @@ def temporary(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    leftovers._remove_scratch.cache_clear()
     return folder
 
 
@@ -84,9 +85,30 @@ def test_what_a_living_process_writes_and_what_others_hid_there_is_left_alone(tm
     finally:
         process.kill()
         process.wait()
+    leftovers._remove_scratch.cache_clear()  # as in the next process
     with samples.held(out):
         assert [Path(name).name for name in unfinished(out, temporary)] == ["mmedge-of-another"]
     assert (out / ".notes").read_text() == "a user's"
+
+
+def test_a_zipped_bundles_folder_is_there_while_the_bundle_is_held_and_goes_with_it(bundle, temporary):
+    from mmedge import bundle as bundles
+
+    bundles.pack(bundle, temporary / "b.zip")
+    held = bundles.read(temporary / "b.zip")
+    assert held.folder.parent == temporary and (held.folder / "manifest.json").is_file()
+    leftovers._remove_scratch.cache_clear()
+    with leftovers.scratch():
+        assert (held.folder / "manifest.json").is_file()
+    folder = held.folder
+    del held
+    assert not folder.exists()
+
+
+def test_the_folder_of_an_interrupted_zip_goes_at_the_next_start(temporary):
+    (temporary / "mmedge-scratch-dead").mkdir()
+    with leftovers.scratch() as folder:
+        assert [path.name for path in temporary.iterdir()] == [folder.name]
 
 
 def test_a_link_is_not_followed_to_what_it_leads_to(tmp_path, temporary):

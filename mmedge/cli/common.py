@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -66,55 +67,70 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
         try:
             with _document_alone() if as_json else nullcontext():
                 return command(*args, as_json=as_json, **kwargs) or 0
-        except KeyboardInterrupt:
-            error: MmedgeError = Interrupted(
-                "interrupted; the state is saved", todo="run the same command again to go on"
-            )
-        except MmedgeError as raised:
-            if debug:
-                raise
-            error = raised
         except BrokenPipeError:  # whoever read our output has enough, as in mmedge predict … | head -1
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except OSError as raised:
-            if debug:
+        except BaseException as raised:  # Ctrl-C, and what ends the process, too
+            if debug and not isinstance(raised, KeyboardInterrupt):
                 raise
-            error = MmedgeError(
-                f"{type(raised).__name__}: {raised.strerror or raised}", where=raised.filename and str(raised.filename)
-            )
-        except ModuleNotFoundError as raised:
-            if debug:
-                raise
-            package = (raised.name or "").partition(".")[0]
-            error = (
-                MissingDependency(
-                    f"this verb needs {package}, which is not installed", todo="pip install 'mmedge[toolchain]'"
-                )
-                if package in _TOOLCHAIN
-                else MmedgeError(f"a module cannot be imported: {raised}", todo="install it, or correct the recipe")
-            )
-        except SystemExit as raised:
-            if debug:
-                raise
-            error = MmedgeError(
-                f"a module that the recipe names ended the process: exit({raised.code})", todo="raise an error instead"
-            )
-        except MemoryError:
-            error = MmedgeError("out of memory", todo="lower the batch size")
-        except Exception as raised:
-            if debug:
-                raise
-            error = MmedgeError(
-                f"unexpected {type(raised).__name__}: {str(raised).splitlines()[0] if str(raised) else ''}",
-                todo="run again with --debug, and report what it shows",
-            )
+            error = _told(raised, kwargs.get("out"))
         if as_json:
             print_error(error.what, error.where, error.todo, error.exit_code)
         click.echo(f"error: {error}".encode("utf-8", "backslashreplace").decode(), err=True)
         return error.exit_code
 
     return wrapper
+
+
+def _told(raised: BaseException, out: Path | None) -> MmedgeError:
+    """Whatever a verb raised as an error of ours."""
+    causes = [raised]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if isinstance(raised, MmedgeError):
+        return raised
+    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):  # a library's import makes it an ImportError
+        return Interrupted("interrupted; the state is saved", todo="run the same command again to go on")
+    if any(_is_full(cause) for cause in causes):
+        named = next((cause.filename for cause in causes if isinstance(cause, OSError) and cause.filename), None)
+        return MmedgeError(
+            "the disk is full", where=str(named or _fullest(out)), todo="free some space or choose another --out"
+        )
+    match raised:
+        case ModuleNotFoundError():
+            package = (raised.name or "").partition(".")[0]
+            if package in _TOOLCHAIN:
+                what = f"this verb needs {package}, which is not installed"
+                return MissingDependency(what, todo="pip install 'mmedge[toolchain]'")
+            return MmedgeError(f"a module cannot be imported: {raised}", todo="install it, or correct the recipe")
+        case OSError():
+            what = f"{type(raised).__name__}: {raised.strerror or raised}"
+            return MmedgeError(what, where=raised.filename and str(raised.filename))
+        case SystemExit():
+            what = f"a module that the recipe names ended the process: exit({raised.code})"
+            return MmedgeError(what, todo="raise an error instead")
+        case MemoryError():
+            return MmedgeError("out of memory", todo="lower the batch size")
+    return MmedgeError(
+        f"unexpected {type(raised).__name__}: {next(iter(str(raised).splitlines()), '')}",
+        todo="run again with --debug, and report what it shows",
+    )
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a user's share of it, is full; libraries in Rust and C++ say so in words alone."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
+
+
+def _fullest(out: Path | None) -> Path:
+    """Of the folders that are written to the one with the least space left."""
+    import shutil
+    import tempfile
+
+    here = (out or Path()).resolve()
+    there = next(folder for folder in (here, *here.parents) if folder.exists())
+    return min((there, Path(tempfile.gettempdir())), key=lambda folder: shutil.disk_usage(folder).free)
 
 
 # Where the stdout of before ``_document_alone`` is kept in click's context.

@@ -66,7 +66,8 @@ def main() -> None:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.Abort:
+    except click.Abort:  # Ctrl-C before a verb began
+        click.echo("error: interrupted\n  do: run the same command again", err=True)
         sys.exit(130)
     except click.ClickException as error:
         from mmedge.cli.common import print_error

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.errors import MissingDependency, MmedgeError, first_line
 from mmedge.preprocess.values import existing
 from mmedge.spec import TextSpec
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 # A piece must occur this often to get an id of its own: no single person's word becomes part of the bundle.
 _LEAST_COUNT = 2
+# How many times as long a tokenizer's replacements may make a text.
+_MOST_GROWTH = 64
 
 
 def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
@@ -31,6 +33,8 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
         raise MmedgeError(
             f"{name} is not valid Unicode: it holds half a surrogate pair", todo="decode it with errors='replace'"
         ) from error
+    except BaseException as error:  # tokenizers raises bare Exception, and a panic of its own that is none
+        raise _failed(error) from error
     if not ids:
         raise MmedgeError(f"{name} has no token: it is empty or only blanks")
     out = np.full(spec.length, spec.pad, np.int64)
@@ -83,9 +87,13 @@ def _taken(spec: TextSpec) -> TextSpec:
     assert spec.tokenizer_file is not None
     path = existing(spec.tokenizer_file, "tokenizer")
     try:
+        _refuse_growth(json.loads(path.read_text(encoding="utf-8")))
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise MmedgeError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
+    except BaseException as error:  # as in ``features``
+        failed = _failed(error)
+        if not isinstance(failed, MmedgeError):
+            raise
+        raise MmedgeError(f"the tokenizer cannot be read: {first_line(error)}", where=str(path)) from error
     tokenizer.no_truncation()
     padding = tokenizer.padding
     tokenizer.no_padding()
@@ -147,9 +155,40 @@ def _tokenizer(fitted: str, length: int) -> Any:
     _check_installed()
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(fitted)
-    tokenizer.enable_truncation(length)
+    _refuse_growth(json.loads(fitted))
+    try:
+        tokenizer = Tokenizer.from_str(fitted)
+        tokenizer.enable_truncation(length)
+        tokenizer.no_padding()  # to whatever length: ours is done by ``features``
+    except BaseException as error:  # as in ``features``
+        raise _failed(error) from error
     return tokenizer
+
+
+def _failed(error: BaseException) -> BaseException:
+    if isinstance(error, (MmedgeError, KeyboardInterrupt, SystemExit, MemoryError)):
+        return error
+    return MmedgeError(f"the tokenizer fails: {first_line(error)}", todo="export the bundle again, or get it again")
+
+
+def _refuse_growth(tokenizer: Any) -> None:
+    """Raise MmedgeError for a tokenizer whose replacements make a text many times as long: it would fill the memory."""
+    growth = 1.0
+    waiting = [tokenizer.get("normalizer") if isinstance(tokenizer, dict) else None]
+    while waiting:
+        step = waiting.pop()
+        if not isinstance(step, dict):
+            continue
+        waiting += step.get("normalizers") or []
+        if step.get("type") == "Replace":
+            content, pattern = str(step.get("content")), step.get("pattern")
+            exact = pattern.get("String") if isinstance(pattern, dict) else None
+            # A regular expression may match between any two characters.
+            growth *= max(1.0, len(content) / len(exact) if exact else 1 + len(content))
+    if growth > _MOST_GROWTH:
+        raise MmedgeError(
+            f"the tokenizer makes a text up to {growth:.3g} times as long", todo="export the bundle again with another"
+        )
 
 
 def _check_installed() -> None:

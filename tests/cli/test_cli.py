@@ -1,8 +1,14 @@
 """The command line: help with an example, exact exit codes, one JSON document, no traceback."""
 
+import errno
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import namedtuple
 
 import click
 import pytest
@@ -12,6 +18,9 @@ from mmedge.cli.main import VERBS
 from mmedge.cli.predict import _cells
 from mmedge.errors import MmedgeError
 from mmedge.pipeline import fold as pipeline
+from tests.conftest import child_environment
+
+Usage = namedtuple("Usage", "total used free")
 
 
 def document(said):
@@ -114,6 +123,53 @@ def test_whatever_a_verb_raises_is_one_json_document_and_no_traceback(mmedge, fi
     said = mmedge("run", finished.recipe_file, "--out", finished.out, "--json")
     assert said.code == code and document(said)["error"]["exit_code"] == code
     assert "Traceback" not in said.err and "error: " in said.err
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_told_with_a_path_whoever_found_it(mmedge, finished, tmp_path, monkeypatch, raised):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda place: Usage(10, 10, 10 if str(place) == tempfile.gettempdir() else 0)
+    )
+    said = mmedge("run", finished.recipe_file, "--out", tmp_path / "not" / "there")
+    assert said.code == 1 and "the disk is full" in said.err and f"at: {tmp_path}\n" in said.err
+
+
+def test_an_interrupt_that_a_library_made_an_import_error_of_is_an_interrupt(mmedge, finished, monkeypatch):
+    def fail(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("C extensions failed") from error
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    assert mmedge("run", finished.recipe_file, "--out", finished.out).code == 130
+
+
+@pytest.mark.parametrize("module", ["click", "mmedge.cli.main", "mmedge.cli.common", "mmedge.cli.stages"])
+def test_an_interrupt_in_the_first_moment_is_no_traceback(module):
+    code = (
+        "import runpy, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "sys.argv = ['mmedge', 'run', 'nowhere.yaml']\n"
+        "runpy.run_module('mmedge', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "error: " in done.stderr
+    assert done.returncode == 130
 
 
 def test_debug_shows_the_traceback(mmedge, finished, monkeypatch):

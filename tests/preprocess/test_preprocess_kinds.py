@@ -1,6 +1,7 @@
 """Preprocessing of texts, tables, series, and of the odder images and sounds: known values, and errors that say what."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -73,6 +74,39 @@ def test_a_broken_tokenizer_file_is_an_error_with_its_path(tmp_path):
     (tmp_path / "t.json").write_text("{")
     with pytest.raises(MmedgeError, match=r"tokenizer.*\n.*t\.json"):
         preprocess.fit_vocabulary(TextSpec(kind="text", tokenizer_file=tmp_path / "t.json"), [])
+
+
+GROWS = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [GROWS] * 33}}, "8.59e.09 times as long"),
+        ({"normalizer": {"type": "Replace", "pattern": {"Regex": ""}, "content": "x" * 100}}, "times as long"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "the tokenizer fails"),  # a panic
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAP8="}}, "the tokenizer fails"),
+        ({"model": {"type": "Unigram", "unk_id": None, "vocab": []}}, "the tokenizer fails"),
+        ({"model": None}, "the tokenizer fails"),
+    ],
+)
+def test_a_bad_tokenizer_in_a_spec_is_an_error_that_takes_neither_the_process_nor_its_memory(tmp_path, change, said):
+    spec = preprocess.fit_vocabulary(TextSpec(kind="text", vocabulary=400), TEXTS)
+    bad = json.dumps({**json.loads(spec.fitted), **change})
+    with pytest.raises(MmedgeError, match=said):
+        preprocess.tensor(spec.model_copy(update={"fitted": bad}), "a banana", "words")
+    (tmp_path / "t.json").write_text(bad)
+    with pytest.raises(MmedgeError):
+        taken = preprocess.fit_vocabulary(TextSpec(kind="text", tokenizer_file=tmp_path / "t.json"), [])
+        preprocess.tensor(taken, "a banana", "words")
+
+
+def test_padding_that_a_tokenizer_brings_is_not_done_to_its_length():
+    spec = preprocess.fit_vocabulary(TextSpec(kind="text", vocabulary=400, length=8), TEXTS)
+    padding = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+    brought = json.dumps({**json.loads(spec.fitted), "padding": {**padding, "pad_type_id": 0, "pad_token": "x"}})
+    ids = preprocess.tensor(spec.model_copy(update={"fitted": brought}), "a red heart", "words")
+    np.testing.assert_array_equal(ids, preprocess.tensor(spec, "a red heart", "words"))
 
 
 def fitted_table(**keys):
