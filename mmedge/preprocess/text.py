@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def _taken(spec: TextSpec) -> TextSpec:
     assert spec.tokenizer_file is not None
     path = existing(spec.tokenizer_file, "tokenizer")
     try:
-        _refuse_growth(json.loads(path.read_text(encoding="utf-8")))
+        _refuse_growth(json.loads(Path(path).read_text(encoding="utf-8")))
         tokenizer = Tokenizer.from_file(str(path))
     except BaseException as error:  # as in ``features``
         failed = _failed(error)
