@@ -29,6 +29,8 @@ FIGURES: dict[str, tuple[bool, int]] = {
     "size_bytes": (False, COST_EXIT),
 }
 
+_BY_SUBSET = ("subset", "subset_drop")
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -84,8 +86,22 @@ def judge(
 
 
 def known(name: str) -> bool:
-    """Whether a gate of this name exists; ``subset.image+audio`` and ``subset_drop.audio`` belong to families."""
-    return _family(name) in FIGURES and (("." in name) == (_family(name) in ("subset", "subset_drop")))
+    """Whether a gate of this name exists; ``subset.image+audio`` and ``subset_drop.audio`` belong to families.
+
+    Of a head, ``heads.NAME.`` stands before ``quality`` and these two.
+    """
+    head, figure = head_of(name)
+    if head is not None and _family(name) not in ("quality", *_BY_SUBSET):
+        return False
+    return _family(name) in FIGURES and (("." in figure) == (_family(name) in _BY_SUBSET))
+
+
+def head_of(name: str) -> tuple[str | None, str]:
+    """(the head that a gate is of, the figure's name without it); None where it is of the whole model."""
+    if not name.startswith("heads."):
+        return None, name
+    _, head, figure = (*name.split(".", 2), "")[:3]
+    return head, figure
 
 
 def is_minimum(name: str) -> bool:
@@ -94,4 +110,4 @@ def is_minimum(name: str) -> bool:
 
 
 def _family(name: str) -> str:
-    return name.partition(".")[0]
+    return head_of(name)[1].partition(".")[0]

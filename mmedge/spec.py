@@ -11,13 +11,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-
-class Frozen(BaseModel):
-    """A typed value that is never written to and takes no unknown key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+from mmedge import tasks
+from mmedge.frozen import Frozen
+from mmedge.tasks import Head
 
 
 class ModalityBase(Frozen):
@@ -337,27 +335,34 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
 
 
-Task = Literal["classification", "multilabel", "regression"]
-
-
 class Contract(Frozen):
-    """What a model promises: its inputs in order, its output, its labels. ``present`` is bool [batch, modalities].
+    """What a model promises: its inputs in order, with ``present``, bool [batch, modalities], and its named outputs.
 
-    ``labels`` are the classes in the order of the output's columns; empty for regression, whose training targets have
-    the mean ``target_mean`` and the standard deviation ``target_std``: outputs are in the targets' own unit. With
-    ``multilabel`` every label has a logit of its own: it is there where the sigmoid is above 0.5.
+    An output of a number is in the targets' own unit.
     """
 
-    task: Task
-    modalities: dict[str, ModalitySpec]
-    labels: tuple[str, ...] = ()
-    output: str = "logits"
-    target_mean: float = 0.0
-    target_std: float = 1.0
+    modalities: dict[str, ModalitySpec] = Field(description="The inputs in the order of the columns of ``present``.")
+    heads: dict[str, Head] = Field(min_length=1, description="The outputs, by their names in the graph.")
 
-    @property
-    def outputs(self) -> int:
-        return len(self.labels) or 1
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_head(cls, values: Any) -> Any:
+        """Version 0.1 described its one output beside the modalities."""
+        if not isinstance(values, dict) or "heads" in values or "task" not in values:
+            return values
+        named = {"task": "task", "labels": "labels", "target_mean": "mean", "target_std": "std"}
+        head = {ours: values[theirs] for theirs, ours in named.items() if theirs in values}
+        rest = {name: value for name, value in values.items() if name not in (*named, "output")}
+        return {**rest, "heads": {values.get("output", "logits"): head}}
+
+    def width(self, head: str) -> int:
+        """The columns of a head's output."""
+        return tasks.of(self.heads[head]).width(self.heads[head])
+
+    def with_labels(self, labels: Sequence[str]) -> Contract:
+        """The contract of one head with other labels."""
+        ((name, head),) = self.heads.items()
+        return self.model_copy(update={"heads": {name: head.model_copy(update={"labels": tuple(labels)})}})
 
     def only(self, modalities: Sequence[str]) -> Contract:
         """The contract of a model that takes only some of the modalities, in this contract's order."""

@@ -1,4 +1,4 @@
-"""Exercises felt by a smartwatch: accelerometer and gyroscope, 10 people, 7 exercises. For recipes/watch.yaml.
+"""Exercises felt by a smartwatch: accelerometer and gyroscope, 10 people, 7 exercises. For recipes/watch*.yaml.
 
     python recipes/watch.py runs/watch.npz
 
@@ -21,12 +21,14 @@ PEOPLE = {"train": (1, 3, 5, 7, 9, 10), "validation": (2,), "test": (4, 6, 8)}
 
 
 class Windows:
-    """Map-style: a window of two seconds, ``motion`` [3, 100] in g and ``rotation`` [3, 100] in rad/s, and its exercise."""
+    """Map-style: a window of two seconds, ``motion`` [3, 100] in g and ``rotation`` [3, 100] in rad/s, its exercise and the arm."""
 
     def __init__(self, arrays: Path, split: str) -> None:
         with np.load(arrays) as stored:
             chosen = np.isin(stored["person"], PEOPLE[split])
-            self.series, self.label, self.recording = (stored[name][chosen] for name in ("series", "label", "recording"))
+            self.series, self.label, self.side, self.recording = (
+                stored[name][chosen] for name in ("series", "label", "side", "recording")
+            )
         self.split = split
 
     def __len__(self) -> int:
@@ -38,6 +40,7 @@ class Windows:
             "motion": self.series[index, :3],
             "rotation": self.series[index, 3:],
             "exercise": str(self.label[index]),
+            "arm": str(self.side[index]),
             "recording": str(self.recording[index]),
         }
 
@@ -62,15 +65,17 @@ def recordings() -> dict:
 
 def main(target: Path) -> None:
     watch = recordings()
-    series, label, person, recording = [], [], [], []
+    series, label, side, person, recording = [], [], [], [], []
     for number, signal in enumerate(watch["X"]):  # [time, 6]
         for start in range(0, len(signal) - LENGTH + 1, STEP):
             series.append(signal[start : start + LENGTH].T)
             label.append(watch["y_labels"][int(watch["y"][number])])
+            side.append(f"arm {int(watch['side'][number])}")  # as the recordings number the two arms
             person.append(int(watch["subject"][number]))
             recording.append(number)
     target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(target, series=np.array(series, np.float32), label=np.array(label), person=person, recording=recording)
+    arrays = {"series": np.array(series, np.float32), "label": label, "side": side, "person": person}
+    np.savez(target, **arrays, recording=recording)
     print(f"{target}: {len(label)} windows of {len(watch['X'])} recordings")
 
 

@@ -1,10 +1,10 @@
 // The page: a bundle's manifest and graph, its preprocessing, onnxruntime-web, an answer.
 import * as ort from "./ort.wasm.min.mjs";
-import { answered, audio, image, tabular } from "./preprocess.js";
+import { audio, headsOf, image, predicted, tabular } from "./preprocess.js";
 
 ort.env.wasm.numThreads = 1; // threads need cross-origin isolation, which a plain server does not give
 
-/** Load the bundle in a folder; the engine's predict({modality: Blob | cells}) -> {label | labels, probabilities} or {value}. */
+/** Load the bundle in a folder; the engine's predict({modality: Blob | cells}) -> {label | labels, probabilities}, {value}, or one of them a head. */
 export async function load(folder) {
   const { meta } = await (await fetch(`${folder}/manifest.json`)).json();
   const graph = await (await fetch(`${folder}/model.onnx`)).arrayBuffer();
@@ -26,7 +26,8 @@ async function predict(session, contract, given) {
     if (values.length !== size) throw new Error(`${name} has ${values.length} values, the model takes ${size}`);
     feed[name] = new ort.Tensor("float32", values, [1, ...shape]);
   }
-  return answered(contract, (await session.run(feed))[contract.output].data);
+  const outputs = await session.run(feed);
+  return predicted(contract, Object.fromEntries(Object.keys(headsOf(contract)).map((name) => [name, outputs[name].data])));
 }
 
 /** One input's tensor. What the Python runtime can do and this page cannot is refused, never done otherwise. */

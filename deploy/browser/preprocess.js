@@ -97,21 +97,38 @@ export function tabular(spec, cells) {
   return Float32Array.from(out);
 }
 
-/** One sample's output -> {label, probabilities}, {labels, probabilities} (those above 0.5, the likeliest first) or {value}. */
-export function answered(contract, output) {
+/** {output's name: {task, labels}} of a bundle's contract; version 0.1 described its one output beside the modalities. */
+export function headsOf(contract) {
+  return contract.heads ?? { [contract.output]: { task: contract.task, labels: contract.labels } };
+}
+
+/** {output's name: one sample's numbers} -> one head's prediction, or {head: its prediction} where there are several. */
+export function predicted(contract, outputs) {
+  const each = Object.entries(headsOf(contract)).map(([name, head]) => [name, ofHead(head, outputs[name])]);
+  return each.length === 1 ? each[0][1] : Object.fromEntries(each);
+}
+
+/** {label, probabilities}, {label, rank, probabilities}, {labels (those above 0.5, the likeliest first), probabilities} or {value}. */
+function ofHead(head, output) {
   const values = Array.from(output);
-  if (contract.task === "regression") return { value: values[0] };
-  const named = (numbers) => Object.fromEntries(contract.labels.map((label, index) => [label, numbers[index]]));
-  if (contract.task === "multilabel") {
+  if (head.task === "regression") return { value: values[0] };
+  const named = (numbers) => Object.fromEntries(head.labels.map((label, index) => [label, numbers[index]]));
+  if (head.task === "ordinal") {
+    const rank = values.filter((value) => value > 0).length;
+    let least = 1;
+    const passed = [1, ...values.map((value) => (least = Math.min(least, 0.5 * (1 + Math.tanh(value / 2))))), 0];
+    return { label: head.labels[rank], rank, probabilities: named(head.labels.map((_, k) => passed[k] - passed[k + 1])) };
+  }
+  if (head.task === "multilabel") {
     // No overflow, and float32 as in the runtime: of labels that are both certain the first in order stays the first.
     const probabilities = named(values.map((value) => 0.5 * Math.fround(1 + Math.tanh(value / 2))));
-    const found = contract.labels.filter((label) => probabilities[label] > 0.5);
+    const found = head.labels.filter((label) => probabilities[label] > 0.5);
     return { labels: found.sort((one, other) => probabilities[other] - probabilities[one]), probabilities };
   }
   const top = Math.max(...values);
   const shifted = values.map((value) => Math.exp(value - top));
   const sum = shifted.reduce((total, value) => total + value, 0);
-  return { label: contract.labels[values.indexOf(top)], probabilities: named(shifted.map((value) => value / sum)) };
+  return { label: head.labels[values.indexOf(top)], probabilities: named(shifted.map((value) => value / sum)) };
 }
 
 const EPSILON = 2 ** -23; // float32's, Kaldi's floor of an energy

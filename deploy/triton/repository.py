@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmedge.artifact import contract_of
-from mmedge.errors import MmedgeError, UsageError
 from mmedge import bundle as bundles
+from mmedge.artifact import contract_of
 from mmedge.backends.onnxruntime_cpu import native_session
+from mmedge.errors import MmedgeError, UsageError
 from mmedge.spec import Contract
 
 _MOST = 8
@@ -39,14 +39,14 @@ def write(bundle: Path, out: Path) -> Path:
     others = {
         output.name: (_OUTPUTS[output.type], tuple(size if isinstance(size, int) else -1 for size in output.shape[1:]))
         for output in native_session(read.folder / "model.onnx").get_outputs()
-        if output.name != contract.output
+        if output.name not in contract.heads
     }
     (model / "config.pbtxt").write_text(config(name, contract, others), encoding="utf-8")
     return model
 
 
 def config(name: str, contract: Contract, others: Mapping[str, tuple[str, tuple[int, ...]]] | None = None) -> str:
-    """The text of config.pbtxt. Dims are without the batch axis, which Triton adds. ``others``: outputs beside the answer."""
+    """The text of config.pbtxt. Dims are without the batch axis, which Triton adds. ``others``: outputs beside the heads."""
     inputs = [
         (name, _TYPES[spec.dtype], spec.shape if spec.shortest is None else (*spec.shape[:-1], -1))
         for name, spec in contract.modalities.items()
@@ -54,7 +54,7 @@ def config(name: str, contract: Contract, others: Mapping[str, tuple[str, tuple[
     inputs.append(("present", "TYPE_BOOL", (len(contract.modalities),)))
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {_MOST}"]
     lines += [_tensor("input", *one) for one in inputs]
-    lines.append(_tensor("output", contract.output, "TYPE_FP32", (contract.outputs,)))
+    lines += [_tensor("output", head, "TYPE_FP32", (contract.width(head),)) for head in contract.heads]
     lines += [_tensor("output", name, *each) for name, each in (others or {}).items()]
     lines.append(
         f"dynamic_batching {{ preferred_batch_size: [ {_MOST // 2}, {_MOST} ] max_queue_delay_microseconds: 1000 }}"

@@ -105,14 +105,11 @@ def init(
 
 
 def _check_task(task: str | None) -> None:
-    from typing import get_args
-
     from mmedge.errors import did_you_mean
-    from mmedge.spec import Task
+    from mmedge.tasks import TASKS
 
-    tasks = get_args(Task)
-    if task is not None and task not in tasks:
-        raise UsageError(f"there is no task {task!r}{did_you_mean(task, tasks)}", todo=f"use one of {', '.join(tasks)}")
+    if task is not None and task not in TASKS:
+        raise UsageError(f"there is no task {task!r}{did_you_mean(task, TASKS)}", todo=f"use one of {', '.join(TASKS)}")
 
 
 def _module_beside(out: Path) -> Path:

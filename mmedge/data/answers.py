@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import polars
 
+from mmedge import tasks
 from mmedge.data.manifest.table import read_columns
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.spec import Contract
+from mmedge.tasks import Head
 
 # The file of an artifact.
 ANSWERS = "answers.npz"
-# The smallest probability that is told apart from 0: where a file's float32 probabilities end.
-FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,17 @@ class Answers:
     labels: tuple[str, ...]
     logits: np.ndarray
 
+    def contract(self, ours: Contract) -> Contract:
+        """The contract of what gave them, where ``ours`` is the data's."""
+        return ours.with_labels(self.labels) if self.labels else ours
+
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """int64 [len(ids)]: the row of each sample; -1 where there is none."""
         known = {sample: row for row, sample in enumerate(self.ids)}
         return np.array([known.get(sample, -1) for sample in ids], np.int64)
 
 
-def read_answers(path: Path, values: str, task: str) -> Answers:
+def read_answers(path: Path, values: str, head: Head) -> Answers:
     """Read and check a file of outputs.
 
     A CSV, TSV, JSONL or Parquet table has the column ``id`` and one column a class, named by it (regression: one
@@ -47,14 +52,16 @@ def read_answers(path: Path, values: str, task: str) -> Answers:
     """
     if not path.is_file():
         raise MmedgeError("the file of the teacher's outputs does not exist", where=str(path))
+    task = tasks.of(head)
     if path.suffix.lower() == ".npz":
-        ids, labels, numbers, values = _of_npz(path, task)
+        ids, labels, numbers, values = _of_npz(path, task.FILE_KINDS)
     else:
         ids, labels, numbers = _of_table(path)
-    if task == "regression":
-        labels, values = (), "values"
-        if numbers.shape[1] != 1:
-            raise MmedgeError(f"regression has one output a sample, not {numbers.shape[1]}", where=str(path))
+        values = values if values in task.FILE_KINDS else task.FILE_KINDS[0]
+    labels = task.file_labels(labels)
+    if not task.file_labels(head.labels) and numbers.shape[1] != task.width(head):
+        expected = "one output" if task.width(head) == 1 else f"{task.width(head)} outputs"
+        raise MmedgeError(f"{head.task} has {expected} a sample, not {numbers.shape[1]}", where=str(path))
     if len(set(ids)) < len(ids):
         twice = next(sample for sample in ids if ids.count(sample) > 1)
         raise MmedgeError(f"the sample {twice!r} stands in the file twice", where=str(path))
@@ -65,7 +72,7 @@ def read_answers(path: Path, values: str, task: str) -> Answers:
             where=f"{path}, sample {ids[int(wrong.argmax())]}",
             todo="leave such samples out of the file: they are then not taught by this teacher",
         )
-    return Answers(ids, labels, _logits(numbers, values, ids, path, exclusive=task != "multilabel"))
+    return Answers(ids, labels, _outputs(numbers, values, ids, path, head))
 
 
 def no_common_sample(answers: Answers, ids: Sequence[str], split: str) -> MmedgeError:
@@ -89,30 +96,23 @@ def stored_answers(path: Path) -> Answers:
         return Answers(tuple(stored["ids"].tolist()), tuple(stored["labels"].tolist()), stored["logits"])
 
 
-def _logits(numbers: np.ndarray, values: str, ids: Sequence[str], path: Path, *, exclusive: bool) -> np.ndarray:
-    """Probabilities become their logarithms, whose softmax they are, or, of labels that do not exclude each other, their
-
-    log odds. What is declared wrongly is refused.
-    """
-    off = (numbers < -1e-3).any(axis=1) | (numbers > 1 + 1e-3).any(axis=1)
-    if exclusive:
-        off |= np.abs(numbers.sum(axis=1) - 1) > 1e-2
-    if values == "probabilities":
-        if off.any():
-            raise MmedgeError(
-                f"a sample's probabilities are below 0{' or do not add up to 1' if exclusive else ' or above 1'}",
-                where=f"{path}, sample {ids[int(off.argmax())]}",
-                todo="say 'values: logits' if that is what they are",
-            )
-        p = np.clip(numbers, FLOOR, 1.0 if exclusive else 1 - FLOOR)
-        numbers = np.log(p) if exclusive else np.log(p) - np.log1p(-p)
-    elif values == "logits" and not off.any():
+def _outputs(numbers: np.ndarray, values: str, ids: Sequence[str], path: Path, head: Head) -> np.ndarray:
+    """What a file holds as the head's outputs, float32. What is declared wrongly is refused."""
+    task = tasks.of(head)
+    off = task.improbable(numbers)
+    if values == "probabilities" and off.any():
+        raise MmedgeError(
+            f"a sample's probabilities are below 0{' or do not add up to 1' if task.EXCLUSIVE else ' or above 1'}",
+            where=f"{path}, sample {ids[int(off.argmax())]}",
+            todo="say 'values: logits' if that is what they are",
+        )
+    if values == "logits" and not off.any():
         raise UsageError(
             "these outputs are said to be logits, and every sample's are probabilities",
             where=str(path),
             todo="say 'values: probabilities'",
         )
-    return np.ascontiguousarray(numbers, np.float32)
+    return np.ascontiguousarray(task.from_file(numbers, values), np.float32)
 
 
 def _of_table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
@@ -131,8 +131,7 @@ def _of_table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]
     return ids, labels, numbers.to_numpy()
 
 
-def _of_npz(path: Path, task: str) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray, str]:
-    kinds = ("values",) if task == "regression" else ("logits", "probabilities")
+def _of_npz(path: Path, kinds: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray, str]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays: dict[str, Any] = {name: stored[name] for name in stored.files}

@@ -23,12 +23,12 @@ def adopt(
     target: Path,
     outputs: Sequence[str] = (),
 ) -> None:
-    """Write ``source`` as a graph with the contract's inputs, ``present`` and output.
+    """Write ``source`` as a graph with the contract's inputs, ``present`` and heads.
 
     ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input
     (one token and padding for that of a text) where the model has no input ``present`` of its own. An input of another type is cast,
     and one with the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``:
-    the first is the answer, where the model has several. Raises UsageError where inputs or shapes do not fit.
+    the heads' come first, in their order, where the model has several. Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -44,7 +44,7 @@ def adopt(
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
     last = _check_inputs(inputs, contract, names, source)
-    _keep_answer(model, outputs, contract, source)
+    _keep_heads(model, outputs, contract, source)
     added: list[Any] = []
     own_presence = "present" in inputs
     for index, (name, spec) in enumerate(contract.modalities.items()):
@@ -134,13 +134,14 @@ def check_width(graph: Path, contract: Contract, source: Path, where: str) -> No
         raise
     except Exception as error:  # ONNX Runtime raises many kinds of its own
         raise UsageError(f"the model fails on a batch of 2: {first_line(error)}", where=str(source)) from error
-    shape = answers[contract.output].shape
-    if shape != (2, contract.outputs):
-        raise UsageError(
-            f"the model's output has shape {list(shape)} for a batch of 2; the classes need {[2, contract.outputs]}",
-            where=str(source),
-            todo=f"list the model's classes in its own order: {where}.classes: {{its class: class of the data, or null}}",
-        )
+    for head in contract.heads:
+        shape, wanted = answers[head].shape, (2, contract.width(head))
+        if shape != wanted:
+            raise UsageError(
+                f"the model's output has shape {list(shape)} for a batch of 2; the classes need {list(wanted)}",
+                where=str(source),
+                todo=f"list the model's classes in its own order: {where}.classes: {{its class: class of the data, or null}}",
+            )
 
 
 def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path) -> set[str]:
@@ -180,22 +181,29 @@ def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
     return len(dims) == len(shape) + 1 and all(have in (None, want) for have, want in zip(dims[1:], shape))
 
 
-def _keep_answer(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> None:
-    """Leave one output, by the contract's name: a teacher's others teach nothing."""
+def _keep_heads(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> None:
+    """Leave the heads' outputs, by the contract's names: a teacher's others teach nothing."""
     given = {value.name: value for value in model.graph.output}
-    answer = outputs[0] if outputs else next(iter(given)) if len(given) == 1 else contract.output
-    if answer not in given:
-        raise UsageError(
-            f"the model has no output {answer!r}{did_you_mean(answer, given)}; it has {', '.join(given)}",
-            where=str(source),
-            todo="say which is the answer: teacher.model.outputs: [its name]",
-        )
+    heads = list(contract.heads)
+    theirs = list(outputs[: len(heads)]) or (list(given) if len(given) == len(heads) == 1 else heads)
+    for name in (*theirs, *heads[len(theirs) :]):
+        if name not in given:
+            raise UsageError(
+                f"the model has no output {name!r}{did_you_mean(name, given)}; it has {', '.join(given)}",
+                where=str(source),
+                todo=f"say which are those of {', '.join(heads)}, in this order: teacher.model.outputs: [their names]",
+            )
     del model.graph.output[:]
-    model.graph.output.append(given[answer])
+    model.graph.output.extend(given[name] for name in theirs)
     drop_unread(model)
-    if answer != contract.output:  # the name may be that of a tensor on the way to it
-        _rename(model.graph, contract.output, f"mmedge.{contract.output}")
-    _rename(model.graph, answer, contract.output)
+    # By way of names that nothing has: a head may be called as another tensor, or another head's output, is.
+    for number, (old, new) in enumerate(zip(theirs, heads)):
+        if old != new:
+            _rename(model.graph, new, f"mmedge.{new}")
+            theirs = [f"mmedge.{new}" if name == new else name for name in theirs]
+        _rename(model.graph, theirs[number], f"mmedge.head.{number}")
+    for number, new in enumerate(heads):
+        _rename(model.graph, f"mmedge.head.{number}", new)
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

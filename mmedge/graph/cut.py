@@ -148,7 +148,7 @@ def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
                 if only in own and len(sources) > 1 and name not in own[only]:
                     own[only].append(name)
     return {
-        name: [] if name not in worked or name in tensors or contract.output in tensors else tensors
+        name: [] if name not in worked or {name, *contract.heads} & {*tensors} else tensors
         for name, tensors in own.items()
     }
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mmedge import tasks
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import Run, answered
+from mmedge.spec import Contract
+from mmedge.tasks import Head
 
 # Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.
 SAME = 0.99
@@ -19,8 +22,8 @@ class Agreement:
     """One output of a model against its parent's, over ``n`` samples with ``subset`` present.
 
     ``max_abs``, ``mean_abs``: of the difference, NaN where either is NaN; ``largest``: the parent's largest absolute
-    value. ``same``: share of samples with the same class, of a [n, classes] answer; share of equal values where they
-    are whole numbers or booleans (``whole``); None elsewhere. ``worst``: the row that differs most.
+    value. ``same``: of a head the share of samples whose outputs mean the same; of others the share of equal values
+    where they are whole numbers or booleans (``whole``); None elsewhere. ``worst``: the row that differs most.
     """
 
     subset: str
@@ -45,8 +48,8 @@ class Agreement:
         told = {"subset": self.subset, "output": self.output, "max_abs": self.max_abs, "mean_abs": self.mean_abs}
         return told | ({} if self.same is None else {"top1": self.same}) | {"n": self.n}
 
-    def add(self, expected: np.ndarray, actual: np.ndarray, *, answer: bool) -> None:
-        """Take a batch [rows, ...] of both in. ``answer``: it is [rows, classes], or [rows, 1] of a regression."""
+    def add(self, expected: np.ndarray, actual: np.ndarray, head: Head | None) -> None:
+        """Take a batch [rows, ...] of both in. ``head``: whose output [rows, W] it is, where it is one's."""
         rows = len(expected)
         if expected.shape != actual.shape:
             difference = np.full((rows, 1), np.inf)
@@ -60,7 +63,7 @@ class Agreement:
         if self.whole:
             same = float((difference == 0).mean())
         else:
-            same = _same_class(expected, actual) if answer and np.isfinite(difference).all() else 0.0
+            same = tasks.of(head).same(expected, actual) if head and np.isfinite(difference).all() else 0.0
         worst = np.nan_to_num(difference, nan=np.inf).max(axis=1)
         if not self.n or not float(worst.max()) <= np.nan_to_num(self.max_abs, nan=np.inf):
             self.worst = self.n + int(worst.argmax())
@@ -68,27 +71,21 @@ class Agreement:
         self.max_abs = float(np.maximum(self.max_abs, difference.max()))  # np.maximum keeps NaN
         self.mean_abs += (float(difference.mean()) - self.mean_abs) * share
         self.largest = float(np.maximum(self.largest, np.abs(expected.astype(np.float64)).max(initial=0)))
-        if answer or self.whole:
+        if head or self.whole:
             self.same = same if self.same is None else self.same + (same - self.same) * share
         self.n += rows
 
 
-def _same_class(expected: np.ndarray, actual: np.ndarray) -> float:
-    if expected.ndim != 2 or expected.shape[1] < 2:
-        return 1.0
-    return float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean())
-
-
 def agreements(
-    subset: str, expect: Run, actual: Run, answer: str, samples: Samples, present: np.ndarray
+    subset: str, expect: Run, actual: Run, contract: Contract, samples: Samples, present: np.ndarray
 ) -> list[Agreement]:
-    """Compare every output of ``expect`` with the one of this name of ``actual``, over all samples; ``answer`` comes first.
+    """Compare every output of ``expect`` with the one of this name of ``actual``, over all samples; heads come first.
 
     ``present``: bool [n, M]. Batch by batch, since outputs may be large; what ``actual`` lacks differs by infinity.
     """
     found: dict[str, Agreement] = {}
     for ours, theirs in zip(answered(expect, samples, present), answered(actual, samples, present)):
-        for name in sorted(ours, key=lambda name: name != answer):
+        for name in sorted(ours, key=lambda name: name not in contract.heads):
             agreement = found.setdefault(name, Agreement(subset, name))
-            agreement.add(ours[name], theirs.get(name, np.empty(0)), answer=name == answer)
+            agreement.add(ours[name], theirs.get(name, np.empty(0)), contract.heads.get(name))
     return list(found.values())

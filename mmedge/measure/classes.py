@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmedge import tasks
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.spec import Contract
+from mmedge.tasks import Head
 
 # The logit of a class that the teacher does not know, where one must stand: a probability of 1e-13.
 UNKNOWN = -30.0
@@ -17,13 +20,15 @@ UNKNOWN = -30.0
 class ClassMap:
     """``to``: for each of the teacher's classes, the index of the data's class that it means; -1 where it means none.
 
-    ``exclusive``: a sample has one class; where it may have several labels, each logit is one of its own.
+    ``head``: the one whose classes they are. ``exclusive``: a sample has one class; where it may have several labels,
+    each logit is one of its own.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     to: tuple[int, ...]
     exclusive: bool = True
+    head: str = "logits"
 
     @property
     def columns(self) -> np.ndarray:
@@ -48,11 +53,9 @@ class ClassMap:
         safe = np.maximum(sums, 1e-12)
         return np.log(safe / safe.sum(axis=1, keepdims=True)).astype(np.float32), kept
 
-    def spread(self, logits: np.ndarray) -> np.ndarray:
-        """float32 [n, ours] to be judged by: the known classes' log probabilities, the others far below."""
-        out = np.full((len(logits), len(self.ours)), UNKNOWN, np.float32)
-        out[:, self.columns] = self.known(logits)[0]
-        return out
+    def spread(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """{head: float32 [n, ours]} to be judged by: the known classes' log probabilities, the others far below."""
+        return {self.head: spread_over(self.known(outputs[self.head])[0], self.columns, len(self.ours))}
 
     def said(self) -> str:
         """A note for the report."""
@@ -69,22 +72,71 @@ class ClassMap:
         return "; ".join(parts)
 
 
-def class_map(
-    theirs: Sequence[str],
-    ours: Sequence[str],
-    mapping: Mapping[str, str | None],
-    where: str,
-    *,
-    task: str = "classification",
-) -> ClassMap | None:
+def spread_over(logits: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    """float32 [n, width]: logits [n, len(columns)] in their columns, all others far below."""
+    out = np.full((len(logits), width), UNKNOWN, np.float32)
+    out[:, columns] = logits
+    return out
+
+
+def class_map(theirs: Contract, ours: Contract, mapping: Mapping[str, str | None], where: str) -> ClassMap | None:
     """How a teacher's classes mean the data's; None where they are the same in the same order.
 
     ``mapping``: {their class: our class, or None to drop it}; their classes that it leaves out mean ours of the same
     name. Without a mapping both must have the same names, in any order. ``where`` is the recipe's key. Raises
-    UsageError that names what does not fit.
+    UsageError that names what does not fit: tasks, heads or classes.
     """
-    if not mapping and tuple(theirs) == tuple(ours):
+    if len(ours.heads) > 1 or len(theirs.heads) > 1:
+        _check_heads(theirs, ours, mapping, where)
         return None
+    ((their_name, their_head),), ((name, head),) = theirs.heads.items(), ours.heads.items()
+    _check_task(their_head, head, where)
+    if their_name != name:
+        raise UsageError(
+            f"the teacher's head is called {their_name!r}, the data's {name!r}",
+            where=where,
+            todo=f"call it so: data.targets: {{{their_name}: …}}",
+        )
+    task = tasks.of(head)
+    if task.LABELS and not (task.EXCLUSIVE or task.SEVERAL) and (mapping or their_head.labels != head.labels):
+        raise UsageError(
+            f"a teacher of {', '.join(their_head.labels)} cannot teach {', '.join(head.labels)}: grades stand in one order, which both must share",
+            where=where,
+        )
+    if not mapping and their_head.labels == head.labels:
+        return None
+    return _mapped(their_head.labels, head.labels, mapping, where, name, exclusive=task.EXCLUSIVE)
+
+
+def _check_heads(theirs: Contract, ours: Contract, mapping: Mapping[str, str | None], where: str) -> None:
+    """Raise UsageError where a teacher does not have the heads of a model of several, each with its classes."""
+    if mapping:
+        raise UsageError("'classes' are those of a model with one head, and this one has several", where=where)
+    for name, head in ours.heads.items():
+        if name not in theirs.heads:
+            raise UsageError(
+                f"the teacher has no head {name!r}{did_you_mean(name, theirs.heads)}; it has {', '.join(theirs.heads)}",
+                where=where,
+            )
+        _check_task(theirs.heads[name], head, where)
+        if theirs.heads[name].labels != head.labels:
+            raise UsageError(f"the teacher's classes of the head {name!r} are not the data's", where=where)
+
+
+def _check_task(theirs: Head, ours: Head, where: str) -> None:
+    if theirs.task != ours.task:
+        raise UsageError(f"a teacher of a {theirs.task} cannot teach a {ours.task}", where=where)
+
+
+def _mapped(
+    theirs: Sequence[str],
+    ours: Sequence[str],
+    mapping: Mapping[str, str | None],
+    where: str,
+    head: str,
+    *,
+    exclusive: bool,
+) -> ClassMap:
     index = {label: number for number, label in enumerate(ours)}
     faults = [
         f"the teacher has no class {name!r}{did_you_mean(name, theirs)}" for name in mapping if name not in theirs
@@ -112,7 +164,8 @@ def class_map(
         tuple(theirs),
         tuple(ours),
         tuple(-1 if (to := mapping.get(name, name)) is None else index[to] for name in theirs),
-        exclusive=task != "multilabel",
+        exclusive,
+        head,
     )
     if len(made.columns) < (2 if made.exclusive else 1):
         raise UsageError("fewer than two of the data's classes are left to teach", where=where)

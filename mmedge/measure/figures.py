@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.data.answers import Answers
-from mmedge.data.store.samples import Dataset
+from mmedge.data.store.samples import Dataset, Samples
 from mmedge.measure.classes import ClassMap
-from mmedge.measure.quality import graph_predictor, quality, subset_scores
+from mmedge.measure.quality import Predict, graph_predictor, of_head, quality, subset_scores
 from mmedge.recipe import Measure
 from mmedge.spec import Contract
 
@@ -40,16 +40,31 @@ def figures(
         predict = graph_predictor(run, contract, samples)
         if classes:
             predict = _in_the_datas_classes(predict, classes)
-        out[field] = quality(
-            contract, predict(samples.present), samples, resamples=measure.bootstrap, seed=seed
-        ).record()
-        out["subsets" if field == "quality" else "subsets_validation"] = subset_scores(contract, samples, predict)
+        figures = _of_split(contract, samples, predict, measure, seed)
+        out[field] = figures["quality"]
+        out["subsets" if field == "quality" else "subsets_validation"] = figures["subsets"]
+        if field == "quality" and len(contract.heads) > 1:
+            out["heads"] = {
+                name: _of_split(of_head(contract, name), _labelled_by(samples, name), predict, measure, seed)
+                for name in contract.heads
+                if samples.known(name).any()
+            }
     return out
 
 
-def _in_the_datas_classes(
-    predict: Callable[[np.ndarray], np.ndarray], classes: ClassMap
-) -> Callable[[np.ndarray], np.ndarray]:
+def _of_split(contract: Contract, samples: Samples, predict: Predict, measure: Measure, seed: int) -> dict[str, Any]:
+    """``quality`` and ``subsets`` of the contract's heads."""
+    outputs = predict(samples.present)
+    figure = quality(contract, outputs, samples, resamples=measure.bootstrap, seed=seed)
+    return {"quality": figure.record(), "subsets": subset_scores(contract, samples, predict)}
+
+
+def _labelled_by(samples: Samples, head: str) -> Samples:
+    """The samples with the targets of one head alone."""
+    return replace(samples, targets={head: samples.targets[head]}, heads={head: samples.heads[head]})
+
+
+def _in_the_datas_classes(predict: Predict, classes: ClassMap) -> Predict:
     return lambda present: classes.spread(predict(present))
 
 
@@ -78,7 +93,8 @@ def figures_of_answers(
             out["absent"].append(
                 f"quality on the {samples.split} split is of the {len(there)} of {int(samples.labelled.sum())} samples that the file has"
             )
-        logits = answers.logits[rows[there]]
-        output = classes.spread(logits) if classes else logits
-        out[field] = quality(contract, output, samples.taken(there), resamples=measure.bootstrap, seed=seed).record()
+        (head,) = contract.heads  # a file has the outputs of one
+        outputs = {head: answers.logits[rows[there]]}
+        outputs = classes.spread(outputs) if classes else outputs
+        out[field] = quality(contract, outputs, samples.taken(there), resamples=measure.bootstrap, seed=seed).record()
     return out

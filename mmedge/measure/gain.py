@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import balanced, bootstrap_rows, interval, quality, score, scores_of
+from mmedge.measure.quality import (
+    Outputs,
+    Shown,
+    balanced,
+    bootstrap_rows,
+    interval,
+    quality,
+    rows_of,
+    score,
+    scores_of,
+)
 from mmedge.spec import Contract
 
 # A student may fall this far below one that was trained for the subset alone (the project's own limit).
@@ -18,15 +28,15 @@ _ONE_SEED = "; of one seed, so that what another would give is not in the interv
 
 def gain(
     contract: Contract,
-    ours: Sequence[np.ndarray],
-    theirs: Sequence[np.ndarray],
+    ours: Sequence[Outputs],
+    theirs: Sequence[Outputs],
     samples: Samples,
     *,
     name: str,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The record of a control. ``ours``, ``theirs``: one output [n, outputs] a seed, in the same order.
+    """The record of a control. ``ours``, ``theirs``: the outputs {head: [n, W]} of one seed each, in the same order.
 
     ``gain`` is the mean over seeds of the difference of the metric, ``gain_ci95`` its interval (see ``paired``), and
     ``gain_median`` the median over seeds, which one seed gone astray does not move.
@@ -34,12 +44,12 @@ def gain(
     pairs = list(zip(ours, theirs, strict=True))
 
     def difference(number: int, rows: np.ndarray) -> float:
-        distilled, control = pairs[number]
-        targets = samples.targets[rows]
-        return score(contract, distilled[rows], targets) - score(contract, control[rows], targets)
+        targets = rows_of(samples.targets, rows)
+        distilled, control = (score(contract, rows_of(outputs, rows), targets) for outputs in pairs[number])
+        return distilled - control
 
     low, high = paired(difference, len(pairs), samples, resamples=resamples, seed=seed)
-    with_teacher, without = ([score(contract, output, samples.targets) for output in side] for side in (ours, theirs))
+    with_teacher, without = ([score(contract, outputs, samples.targets) for outputs in side] for side in (ours, theirs))
     middle = int(np.argsort(without)[len(without) // 2])
     value = float(np.mean(with_teacher) - np.mean(without))
     return {
@@ -100,12 +110,13 @@ def paired(
 
 def loss_interval(
     contract: Contract, samples: Samples, seed: int, resamples: int = 500
-) -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:
-    """``(before, after) -> `` the 95 % interval of what the metric loses, of outputs [n, outputs] of the same ``samples``."""
+) -> Callable[[Outputs, Outputs], tuple[float, float]]:
+    """``(before, after) -> `` the 95 % interval of what the metric loses, of outputs {head: [n, W]} of the same ``samples``."""
 
-    def lost(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    def lost(before: Outputs, after: Outputs) -> tuple[float, float]:
         def loss(_: int, rows: np.ndarray) -> float:
-            first, second = (score(contract, output[rows], samples.targets[rows]) for output in (before, after))
+            targets = rows_of(samples.targets, rows)
+            first, second = (score(contract, rows_of(outputs, rows), targets) for outputs in (before, after))
             return first - second
 
         return paired(loss, 1, samples, resamples=resamples, seed=seed)
@@ -113,13 +124,10 @@ def loss_interval(
     return lost
 
 
-Answers = Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-
 def decide(
     contract: Contract,
-    distilled: Sequence[Answers],
-    control: Sequence[Answers],
+    distilled: Sequence[Shown],
+    control: Sequence[Shown],
     validation: Samples,
     *,
     resamples: int,
@@ -127,15 +135,15 @@ def decide(
 ) -> dict[str, Any]:
     """Which student ships: ``{"kept": "distilled" | "control", "gain", "gain_ci95", "said"}``, by validation alone.
 
-    ``distilled``, ``control``: ``subset_answers`` of a student a seed. The figure is the one that checkpoints are
+    ``distilled``, ``control``: ``subset_outputs`` of a student a seed. The figure is the one that checkpoints are
     chosen by (``balanced``), so that a teacher that helps the whole and harms the subsets is seen. Kept is whichever is
     better on average over the seeds; on a tie the student without a teacher.
     """
     pairs = list(zip(distilled, control, strict=True))
     whole = "+".join(contract.modalities)
 
-    def figure(answers: Answers, rows: np.ndarray) -> float:
-        scores = scores_of(contract, answers, validation.targets, rows)
+    def figure(shown: Shown, rows: np.ndarray) -> float:
+        scores = scores_of(contract, shown, validation.targets, rows)
         return balanced(scores.get(whole, float(np.mean(list(scores.values())))), scores.values())
 
     def difference(number: int, rows: np.ndarray) -> float:

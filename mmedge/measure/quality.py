@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge.data.manifest.labels import labelled
+from mmedge import tasks
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.spec import Contract, subsets
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+# {head: float [n, W]}.
+Outputs = Mapping[str, np.ndarray]
+# Outputs for every sample where only bool [n, M] is present.
+Predict = Callable[[np.ndarray], Outputs]
+# {subset: (rows that have all of it, outputs)}.
+Shown = Mapping[str, tuple[np.ndarray, Outputs]]
 _BATCH = 250
 
 
@@ -45,57 +51,60 @@ class Quality:
 
 
 def metric_of(contract: Contract) -> str:
-    """``accuracy``; the mean ``average_precision`` of several labels; for regression ``r2``: more is better everywhere."""
-    return {"classification": "accuracy", "multilabel": "average_precision", "regression": "r2"}[contract.task]
+    """The metric of the one head; of several heads the ``mean`` of theirs. More is better everywhere."""
+    heads = list(contract.heads.values())
+    return tasks.of(heads[0]).METRIC if len(heads) == 1 else "mean"
 
 
-def score(contract: Contract, output: np.ndarray, targets: np.ndarray) -> float:
-    """The metric over labelled samples. ``output``: float [n, outputs]; ``targets``: as in ``Samples``."""
-    known = labelled(targets)
-    output, targets = output[known], targets[known]
-    if contract.task == "classification":
-        return float((output.argmax(axis=1) == targets).mean())
-    if contract.task == "multilabel":
-        return average_precision(output, targets)
-    spread = float(((targets - targets.mean()) ** 2).sum())
-    return float(1 - ((output[:, 0] - targets) ** 2).sum() / spread) if spread else float("nan")
+def score(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray]) -> float:
+    """The metric over the rows whose target is known; of several heads the mean of their metrics, each over its own rows.
 
-
-def average_precision(output: np.ndarray, targets: np.ndarray) -> float:
-    """The macro mean over labels of the area under precision and recall; NaN where no label has a sample.
-
-    ``output``: float [n, labels]; ``targets``: 0 or 1, [n, labels]. A label that no sample has is left out. Equal
-    outputs share one threshold, as in scikit-learn's ``average_precision_score``.
+    ``outputs``: {head: float [n, W]}; ``targets``: as in ``Samples``. NaN where no head has a figure.
     """
-    found = []
-    for scores, has in zip(output.T, targets.T > 0.5):
-        if has.any():
-            right, everything = np.sort(scores[has]), np.sort(scores)
-            above = [len(all_) - np.searchsorted(all_, right) for all_ in (right, everything)]
-            found.append(float((above[0] / above[1]).mean()))
-    return float(np.mean(found)) if found else float("nan")
+    found = [
+        tasks.of(head).score(outputs[name][known], targets[name][known], head)
+        for name, head in contract.heads.items()
+        if (known := tasks.of(head).known(targets[name])).any()
+    ]
+    defined = [value for value in found if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
-def quality(contract: Contract, output: np.ndarray, samples: Samples, *, resamples: int, seed: int) -> Quality:
-    """The metric with its ``interval`` over ``samples.groups``.
+def rows_of(arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """{name: the rows (int64, or bool [n]) of its array}."""
+    return {name: x[rows] for name, x in arrays.items()}
 
-    Raises MmedgeError where the output is not finite.
+
+def of_head(contract: Contract, name: str) -> Contract:
+    """The contract with one head alone: what judges that head."""
+    return contract.model_copy(update={"heads": {name: contract.heads[name]}})
+
+
+def quality(contract: Contract, outputs: Outputs, samples: Samples, *, resamples: int, seed: int) -> Quality:
+    """The metric with its ``interval`` over ``samples.groups``. ``outputs``: {head: float [n, W]}.
+
+    Raises MmedgeError where an output is not finite.
     """
-    if not np.isfinite(output).all():
-        raise MmedgeError(
-            "the model's output holds NaN or infinity",
-            where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(output))[0][0])]}",
-        )
-    known = np.flatnonzero(samples.labelled)
-    output, targets, groups = output[known], samples.targets[known], samples.groups[known]
+    for name in contract.heads:
+        if not np.isfinite(outputs[name]).all():
+            raise MmedgeError(
+                "the model's output holds NaN or infinity",
+                where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(outputs[name]))[0][0])]}",
+            )
+    known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
+    outputs, targets, groups = rows_of(outputs, known), rows_of(samples.targets, known), samples.groups[known]
+
+    def drawn(rows: np.ndarray) -> float:
+        return score(contract, rows_of(outputs, rows), rows_of(targets, rows))
+
     return Quality(
         metric_of(contract),
-        score(contract, output, targets),
-        interval(lambda rows: score(contract, output[rows], targets[rows]), groups, resamples=resamples, seed=seed),
+        score(contract, outputs, targets),
+        interval(drawn, groups, resamples=resamples, seed=seed),
         len(known),
         len(np.unique(groups)),
         samples.split,
-        _others(contract, output, targets),
+        _others(contract, outputs, targets),
     )
 
 
@@ -135,16 +144,13 @@ def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.nda
     ]
 
 
-def subset_answers(
-    contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{subset: (scored rows, bool [n]; output, float [n, outputs])} for every non-empty subset that has such rows.
+def subset_outputs(contract: Contract, samples: Samples, predict: Predict) -> Shown:
+    """{subset: (rows that have all of its modalities, bool [n]; {head: float [n, W]})} for each that has labelled rows.
 
-    Scored are the labelled samples that have all of the subset's modalities. ``predict(present: bool [n, M]) -> float
-    [n, outputs]`` withholds what is not present.
+    ``predict(present: bool [n, M]) -> {head: float [n, W]}`` withholds what is not present.
     """
     names = tuple(contract.modalities)
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    found: dict[str, tuple[np.ndarray, Outputs]] = {}
     for chosen in subsets(names):
         shown = samples.shown(chosen)
         if shown.labelled.any():
@@ -152,25 +158,23 @@ def subset_answers(
     return found
 
 
-def subset_scores(
-    contract: Contract, samples: Samples, predict: Callable[[np.ndarray], np.ndarray]
-) -> dict[str, float]:
-    """The metric for every subset of ``subset_answers``."""
-    return scores_of(contract, subset_answers(contract, samples, predict), samples.targets, np.arange(len(samples)))
+def subset_scores(contract: Contract, samples: Samples, predict: Predict) -> dict[str, float]:
+    """The metric for every subset of ``subset_outputs``."""
+    return scores_of(contract, subset_outputs(contract, samples, predict), samples.targets, np.arange(len(samples)))
 
 
 def scores_of(
-    contract: Contract, answers: Mapping[str, tuple[np.ndarray, np.ndarray]], targets: np.ndarray, rows: np.ndarray
+    contract: Contract, shown: Shown, targets: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, float]:
-    """{subset: the metric} of ``subset_answers`` over ``rows`` (int64, any number of times each), of ``targets`` as in ``Samples``.
+    """{subset: the metric} of ``subset_outputs`` over ``rows`` (int64, any number of times each), of ``targets`` as in ``Samples``.
 
     Left out is a subset that has no figure there: none of the rows, equal targets alone (R2), or no row with any label.
     """
     scores = {}
-    for name, (scored, output) in answers.items():
+    for name, (scored, outputs) in shown.items():
         among = rows[scored[rows]]
         if len(among):
-            scores[name] = score(contract, output[among], targets[among])
+            scores[name] = score(contract, rows_of(outputs, among), rows_of(targets, among))
     return {name: value for name, value in scores.items() if not np.isnan(value)}
 
 
@@ -201,26 +205,29 @@ def module_run(module: nn.Module) -> Run:
     return run
 
 
-def predict_module(module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
-    """A torch model's answer [n, outputs] for every sample; ``present``: bool [n, M]."""
+def predict_module(
+    module: nn.Module, contract: Contract, samples: Samples, present: np.ndarray
+) -> dict[str, np.ndarray]:
+    """A torch model's outputs {head: [n, W]} for every sample; ``present``: bool [n, M]."""
     return predict_graph(module_run(module), contract, samples, present)
 
 
-def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.ndarray) -> np.ndarray:
+def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.ndarray) -> dict[str, np.ndarray]:
     """The same by an engine's ``run``."""
-    return np.concatenate([outputs[contract.output] for outputs in answered(run, samples, present)])
+    batches = list(answered(run, samples, present))
+    return {name: np.concatenate([outputs[name] for outputs in batches]) for name in contract.heads}
 
 
-def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Callable[[np.ndarray], np.ndarray]:
-    """``predict(present) -> output`` of an engine; the same ``present`` is not computed twice."""
+def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Predict:
+    """``predict(present) -> outputs`` of an engine; the same ``present`` is not computed twice."""
     return computed_once(lambda present: predict_graph(run, contract, samples, present))
 
 
-def computed_once(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """``predict(present)`` that remembers what it said to each ``present``."""
-    known: dict[bytes, np.ndarray] = {}
+def computed_once(predict: Predict) -> Predict:
+    """``predict(present)`` that remembers what it gave for each ``present``."""
+    known: dict[bytes, Outputs] = {}
 
-    def remembered(present: np.ndarray) -> np.ndarray:
+    def remembered(present: np.ndarray) -> Outputs:
         key = present.tobytes()
         if key not in known:
             known[key] = predict(present)
@@ -229,17 +236,17 @@ def computed_once(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.n
     return remembered
 
 
-def _others(contract: Contract, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    if contract.task == "regression":
-        errors = output[:, 0] - targets
-        return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
-    from sklearn.metrics import f1_score
-
-    if contract.task == "multilabel":
-        said, true = output > 0, targets > 0.5
-        return {
-            "f1_micro": float(f1_score(true, said, average="micro", zero_division=0)),
-            "f1": float(f1_score(true, said, average="macro", zero_division=0)),
-            "all_labels_right": float((said == true).all(axis=1).mean()),
-        }
-    return {"f1": float(f1_score(targets, output.argmax(axis=1), average="macro", zero_division=0))}
+def _others(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Further figures of the one head; of several heads the metric of each, by its name."""
+    found: dict[str, float] = {}
+    for name, head in contract.heads.items():
+        task = tasks.of(head)
+        known = task.known(targets[name])
+        if not known.any():
+            continue
+        output, wanted = outputs[name][known], targets[name][known]
+        if len(contract.heads) == 1:
+            found |= task.others(output, wanted, head)
+        elif not np.isnan(value := task.score(output, wanted, head)):
+            found[f"{name}.{task.METRIC}"] = value
+    return found

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 class FusionNet(nn.Module):
     """Late fusion with a missing-modality contract.
 
-    ``forward(**{modality: tensor}, present: bool [batch, modalities]) -> {output: [batch, outputs]}``. The columns of
+    ``forward(**{modality: tensor}, present: bool [batch, modalities]) -> {head: [batch, W]}``. The columns of
     ``present`` follow the order of ``encoders``. The tensor of an absent modality is read but has no influence.
     The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest
     form. In training ``present`` may be [batch, k, modalities]: the encoders run once for k answers a sample, [batch *
-    k, outputs].
+    k, W].
 
     ``imagined``: modalities that are no input. A branch a modality makes its embedding from the others' for the fusion
     (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has
-    convolutions of its own; here it stands on the encoders that are there, which costs two small matrices).
+    convolutions of its own; here it stands on the encoders that are there, which costs two small matrices). ``heads``:
+    the layers of each, from ``hidden`` features on.
     """
 
     def __init__(
@@ -27,20 +28,19 @@ class FusionNet(nn.Module):
         encoders: Mapping[str, nn.Module],
         embedding: int,
         hidden: int,
-        outputs: int,
-        output: str,
-        dropout: float,
+        heads: Mapping[str, Sequence[nn.Module]],
         imagined: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.modalities = tuple(encoders)
-        self.output = output
+        self.modalities, self.heads = tuple(encoders), tuple(heads)
         self.encoders = nn.ModuleDict(encoders)
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(embedding)) for name in encoders})
         given = embedding * len(self.modalities)
         self.imagine = nn.ModuleDict({name: _imagining(given, embedding) for name in imagined})
         self.fusion = nn.Sequential(nn.Linear(given + embedding * len(imagined), hidden), nn.ReLU())
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, outputs))
+        # One head is not under its name, as artifacts of version 0.1 have it.
+        each = {name: nn.Sequential(*layers) for name, layers in heads.items()}
+        self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         encoded = [self.encoders[name](inputs[name]) for name in self.modalities]
@@ -54,7 +54,10 @@ class FusionNet(nn.Module):
         joint = torch.cat(embeddings, dim=1)
         if self.imagine:
             joint = torch.cat([joint, *(branch(joint) for branch in self.imagine.values())], dim=1)
-        return {self.output: self.head(self.fusion(joint))}
+        fused = self.fusion(joint)
+        if isinstance(self.head, nn.ModuleDict):
+            return {name: head(fused) for name, head in self.head.items()}
+        return {self.heads[0]: self.head(fused)}
 
 
 def repeated(x: Tensor, times: int) -> Tensor:

@@ -27,13 +27,13 @@ class Rescale(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A user's module behind ``forward(present, **inputs) -> {output: tensor}``, the answer first.
+    """A user's module behind ``forward(present, **inputs) -> {output: tensor}``, the heads first.
 
     A module whose ``forward`` has no ``present`` gets the training mean in place of an absent modality, and one token
-    in place of an absent text. ``names`` maps
-    modalities to the parameters of its ``forward``; ``means``: {modality: [*shape]}, of the input's dtype. ``unit``
-    comes after its answer: ``Rescale`` where a regression's targets are learned in standard units. ``outputs``: those
-    to give of the module's, the answer first; all, where none are named.
+    in place of an absent text. ``names`` maps modalities to the parameters of its ``forward``; ``means``: {modality:
+    [*shape]}, of the input's dtype. ``heads``: {head: what comes after the module's output for it}, ``Rescale`` where
+    targets are learned in standard units, else nothing. ``outputs``: those to give of the module's, the heads' in their
+    order first; all, where none are named.
     """
 
     def __init__(
@@ -41,15 +41,16 @@ class Wrapped(nn.Module):
         inner: nn.Module,
         names: Mapping[str, str],
         means: Mapping[str, Tensor],
-        output: str,
-        unit: Rescale | None = None,
+        heads: Mapping[str, Rescale | None],
         outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.inner = inner
-        self.unit = unit if unit is not None else nn.Identity()
+        units = {name: unit if unit is not None else nn.Identity() for name, unit in heads.items()}
+        # One head is not under its name, as artifacts of version 0.1 have it.
+        self.unit = nn.ModuleDict(units) if len(units) > 1 else next(iter(units.values()))
         self.names = dict(names)
-        self.output, self.outputs = output, tuple(outputs)
+        self.heads, self.outputs = tuple(heads), tuple(outputs)
         self.takes_present = _takes(inner, "present")
         for name, mean in means.items():
             self.register_buffer(f"mean_{name}", mean.clone())
@@ -75,17 +76,21 @@ class Wrapped(nn.Module):
                 f"the module must return a tensor, or several by name, not {type(result).__name__}",
                 where=type(self.inner).__qualname__,
             )
-        answer, *others = self.outputs or self._all_of(named)
-        missing = [name for name in (answer, *others) if name not in named]
-        if missing or self.output in others:
+        given = self.outputs or self._all_of(named)
+        theirs, others = given[: len(self.heads)], given[len(self.heads) :]
+        missing = [name for name in given if name not in named]
+        taken = [name for name in others if name in self.heads]
+        if missing or taken:
             raise UsageError(
                 f"the module gives no tensor {missing[0]!r}{did_you_mean(missing[0], named)}; it gives {', '.join(named)}"
                 if missing
-                else f"the answer {answer!r} is called {self.output!r} in graphs, and another output has this name",
+                else f"the head {taken[0]!r} is called so in graphs, and another output of the module has this name",
                 where=type(self.inner).__qualname__,
                 todo="look at model.outputs in the recipe",
             )
-        return {self.output: self.unit(named[answer]), **{name: named[name] for name in others}}
+        units = self.unit if isinstance(self.unit, nn.ModuleDict) else {self.heads[0]: self.unit}
+        of_heads = {head: units[head](named[name]) for head, name in zip(self.heads, theirs)}
+        return of_heads | {name: named[name] for name in others}
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
         """Version 0.1 wrote one token for an absent text of any length."""
@@ -96,15 +101,17 @@ class Wrapped(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _all_of(self, named: Mapping[str, Tensor]) -> list[str]:
-        """The names of all outputs, the answer first."""
-        if self.output not in named and len(named) != 1:
+        """The names of all outputs, the heads' first."""
+        if len(self.heads) == len(named) == 1:
+            return list(named)
+        lacking = [name for name in self.heads if name not in named]
+        if lacking:
             raise UsageError(
-                f"the module gives {', '.join(named)}, and none of them is called {self.output!r}",
+                f"the module gives {', '.join(named)}, and none of them is called {lacking[0]!r}",
                 where=type(self.inner).__qualname__,
-                todo=f"say which is the answer, and what else to keep: model.outputs: [{', '.join(named)}], the answer first",
+                todo=f"say which are the heads', in the order {', '.join(self.heads)}, and what else to keep: model.outputs: [{', '.join(named)}]",
             )
-        answer = self.output if self.output in named else next(iter(named))
-        return [answer, *(name for name in named if name != answer)]
+        return [*self.heads, *(name for name in named if name not in self.heads)]
 
 
 def entries(result: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmedge import tasks
 from mmedge.artifact import Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, outputs_of
@@ -22,6 +23,7 @@ from mmedge.models.recurrent import RECURRENT, in_one_piece, width
 from mmedge.preprocess import text
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
+from mmedge.tasks import Head
 
 WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
@@ -47,21 +49,18 @@ def build(
     in for absent inputs of a module that knows no presence.
     """
     module: Any
-    unit = Rescale(contract.target_mean, contract.target_std) if contract.task == "regression" else None
     if model.factory is None:
         if model.outputs:
             raise UsageError(
-                f"model.outputs names {', '.join(model.outputs)}, and the built-in network has one output",
+                f"model.outputs names {', '.join(model.outputs)}, and the built-in network has its heads alone",
                 todo="leave it out, or name a network of your own: model.factory",
             )
         encoders = {
             name: _encoder(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
-        sizes = (model.embedding, model.hidden, contract.outputs)
-        module = FusionNet(encoders, *sizes, contract.output, model.dropout, model.hallucinate)
-        if unit:
-            module.head.append(unit)
+        heads = {name: _head(model, head) for name, head in contract.heads.items()}
+        module = FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate)
     else:
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):
@@ -71,11 +70,23 @@ def build(
             for name, spec in contract.modalities.items()
         }
         names = {name: model.inputs.get(name, name) for name in contract.modalities}
-        unit = unit if model.weights is None else None
-        module = Wrapped(inner, names, stand_in, contract.output, unit, model.outputs)
+        units = {name: _unit(head) if model.weights is None else None for name, head in contract.heads.items()}
+        module = Wrapped(inner, names, stand_in, units, model.outputs)
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
+
+
+def _unit(head: Head) -> Rescale | None:
+    """What brings a fresh network's standard units to the targets' own."""
+    return Rescale(head.mean, head.std) if tasks.of(head).UNIT else None
+
+
+def _head(model: Model, head: Head) -> list[nn.Module]:
+    """The layers of a head of the built-in network."""
+    layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
+    unit = _unit(head)
+    return [*layers, unit] if unit else layers
 
 
 def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
@@ -94,12 +105,14 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
                 where=where,
                 todo=f"it is called with {shapes}",
             ) from error
-        shape = tuple(result[contract.output].shape)
-        if shape != (batch, contract.outputs):
-            raise UsageError(
-                f"the model's output has shape {list(shape)} for a batch of {batch}; it must be {[batch, contract.outputs]}",
-                where=where,
-            )
+        for head in contract.heads:
+            shape, wanted = tuple(result[head].shape), (batch, contract.width(head))
+            if shape != wanted:
+                name = "output" if len(contract.heads) == 1 else f"output {head!r}"
+                raise UsageError(
+                    f"the model's {name} has shape {list(shape)} for a batch of {batch}; it must be {list(wanted)}",
+                    where=where,
+                )
     left = outputs_of(module, contract)[1]
     if isinstance(module, Wrapped) and (unfit := [name for name in module.outputs if name in left]):
         raise UsageError(
@@ -125,7 +138,10 @@ def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSp
     todo = f"take lengths from x.shape and look at no padding (token {spec.pad}), or leave out data.modalities.{name}.min_length"
     try:
         with torch.no_grad():
-            long, short = (module(**inputs | {name: x})[contract.output] for x in (padded, padded[:, :shortest]))
+            long, short = (
+                torch.cat([outputs[head] for head in contract.heads], dim=1)
+                for outputs in (module(**inputs | {name: x}) for x in (padded, padded[:, :shortest]))
+            )
     except Exception as error:
         raise UsageError(
             f"the model fails on a {name} of {shortest} tokens, its min_length: {first_line(error)}",

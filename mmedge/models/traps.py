@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -171,22 +171,23 @@ def _slow_pooling(module: nn.Module, where: str) -> list[Fault]:
 
 def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
     """Runs the module at batch 2 twice, and at batch 1, and names the first submodule whose answers do not agree."""
-    inputs = generated(contract, 2)
+    inputs, heads = generated(contract, 2), tuple(contract.heads)
     single = {name: x[:1] for name, x in inputs.items()}
     torch.manual_seed(2)
     before: dict[str, Tensor] = {}
     after: dict[str, Tensor] = {}
     alone: dict[str, Tensor] = {}
-    first = _recorded(module, inputs, where, before)
+    first = _recorded(module, inputs, where, before, heads)
     torch.manual_seed(3)
-    second = _recorded(module, inputs, where, after)
+    second = _recorded(module, inputs, where, after, heads)
     faults: list[Fault] = []
-    if tuple(first.shape) != (2, contract.outputs):
+    wanted = (2, sum(contract.width(head) for head in contract.heads))
+    if tuple(first.shape) != wanted:
         faults.append(
             Fault(
                 "error",
                 "output",
-                f"the output of a batch of 2 has shape {list(first.shape)}; it must be {[2, contract.outputs]}",
+                f"the output of a batch of 2 has shape {list(first.shape)}; it must be {list(wanted)}",
                 module=where,
                 todo="one row a sample, one column a class",
             )
@@ -224,7 +225,7 @@ def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
             )
         )
     try:
-        one = _recorded(module, single, where, alone)
+        one = _recorded(module, single, where, alone, heads)
     except MmedgeError:
         raise
     except Exception as error:  # a user's forward may raise anything
@@ -291,14 +292,15 @@ def _other_outputs(module: nn.Module, contract: Contract, where: str) -> list[Fa
             todo="nothing, where only training needs it; model.outputs names those to keep, and ends this warning",
         )
         for name, why in left.items()
-        if name != contract.output
+        if name not in contract.heads
     ]
-    if kept[1:] and not module.outputs:
+    others_kept = [name for name in kept if name not in contract.heads]
+    if others_kept and not module.outputs:
         faults.append(
             Fault(
                 "warning",
                 "other-outputs",
-                f"graphs will also hold {', '.join(kept[1:])}, which is verified and no loss teaches; each costs time at every run",
+                f"graphs will also hold {', '.join(others_kept)}, which is verified and no loss teaches; each costs time at every run",
                 module=where,
                 todo=f"keep those that an app needs: model.outputs: [{', '.join(kept)}], the answer first",
             )
@@ -316,8 +318,10 @@ def _lost_batch(before: dict[str, Tensor], alone: dict[str, Tensor]) -> str | No
     return None
 
 
-def _recorded(module: nn.Module, inputs: dict[str, Tensor], where: str, seen: dict[str, Tensor]) -> Tensor:
-    """The output; ``seen`` gets each submodule's by name, in the order in which they finished: the innermost first."""
+def _recorded(
+    module: nn.Module, inputs: dict[str, Tensor], where: str, seen: dict[str, Tensor], heads: Sequence[str]
+) -> Tensor:
+    """The output, of several heads one beside the other; ``seen`` gets each submodule's by name, in the order in which they finished: the innermost first."""
 
     def keep(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:  # what a hook returns would replace the output
@@ -332,7 +336,7 @@ def _recorded(module: nn.Module, inputs: dict[str, Tensor], where: str, seen: di
     finally:
         for hook in hooks:
             hook.remove()
-    return next(iter(result.values()))
+    return result[heads[0]] if len(heads) == 1 else torch.cat([result[head] for head in heads], dim=-1)
 
 
 def _reached(module: nn.Module, inputs: dict[str, Tensor], where: str) -> str:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars
 
+from mmedge import tasks
 from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.checks.splits import forgotten_groups
-from mmedge.data.manifest.labels import named_in, telling_splits
-from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, target_column, with_something
+from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, with_something
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.store.samples import Samples, held, manifests, private
+from mmedge.data.manifest.targets import cells_of, labelled
+from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Model, Recipe, TeacherConfig, computes_int8
+from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
+from mmedge.tasks import Head
 from mmedge.training.faults import own_contract, teaching_faults
+
+Cells = dict[str, dict[str, list[str | None]]]
 
 
 def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:
@@ -40,6 +43,8 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     found: list[Fault] = []
     card: dict[str, Any] = {"recipe": recipe.name, "source": _source(recipe)}
     specs: dict[str, ModalitySpec] = dict(recipe.data.modalities)
+    # Where the data does not tell the classes, some stand in for them.
+    heads = {name: tasks.of(target).stand_in() for name, target in recipe.data.heads.items()}
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
         card |= {"align": notes} if notes else {}
@@ -60,11 +65,15 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
             found += more
             specs |= fitted
             card["media"] = facts
-        card |= {"labels": _labels(recipe, table), "splits": {split: _card(split, table, recipe) for split in SPLITS}}
+        tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
+        cells = cells_of(recipe.data, tables)
+        heads = {name: head if _wide(head) else heads[name] for name, head in heads_of(recipe.data, cells).items()}
+        card |= {"labels": _labels(recipe, cells)}
+        card |= {"splits": {split: _card(split, tables[split], cells, recipe.data) for split in SPLITS}}
         found += _calibration(recipe, table, found, file)
     card["modalities"] = {name: list(spec.shape) for name, spec in specs.items()}
     progress.say("check: building the models")
-    whole = _contract(recipe, specs, card.get("labels") or [])
+    whole = Contract(modalities=specs, heads=heads)
     found += _model_faults(recipe, whole, code)
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
     labelled = card["splits"]["train"]["labelled"] if table is not None else None
@@ -114,37 +123,29 @@ def _table(
     return None, str(data.manifest), data.manifest.parent, []
 
 
-def _labels(recipe: Recipe, table: polars.DataFrame) -> list[str]:
-    if recipe.data.task == "regression":
-        return []
-    column = target_column(recipe.data)
-    cells = {split: table.filter(polars.col(SPLIT) == split)[column] for split in SPLITS}
-    telling = polars.concat(cells[split] for split in telling_splits(cells))
-    return sorted({name for names in named_in(recipe.data, telling) for name in names or ()})
+def _wide(head: Head) -> bool:
+    """Whether the data told enough of a head for a model to have it."""
+    return not tasks.of(head).LABELS or len(head.labels) > 1
 
 
-def _card(split: str, table: polars.DataFrame, recipe: Recipe) -> dict[str, Any]:
-    data, part = recipe.data, table.filter(polars.col(SPLIT) == split)
+def _labels(recipe: Recipe, cells: Cells) -> Any:
+    """The labels in their order, of the one head; of several {head: its labels}."""
+    found = {name: list(head.labels) for name, head in heads_of(recipe.data, cells).items()}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _card(split: str, part: polars.DataFrame, cells: Cells, data: Data) -> dict[str, Any]:
     there = {}
     for name, spec in data.modalities.items():
         there[name] = int(part.select(present(name, spec).sum()).item() or 0)
     card: dict[str, Any] = {
         "samples": part.height,
-        "labelled": part.height - part[target_column(data)].null_count(),
+        "labelled": int(part.select(labelled(data).sum()).item() or 0),
         "groups": part["group"].n_unique() if "group" in part.columns else part.height,
         "present": there,
     }
-    if data.task != "regression":
-        named = named_in(data, part[target_column(data)])
-        card["classes"] = dict(sorted(Counter(name for names in named for name in names or ()).items()))
-    elif part.height:
-        values = part[target_column(data)].cast(polars.Float64, strict=False).drop_nulls()
-        values = values.filter(values.is_finite())
-        if len(values):
-            low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-            mean = float(f"{float(values.mean()):.4g}")  # type: ignore[arg-type]
-            card["target"] = {"min": low, "mean": mean, "max": high}
-    return card
+    each = {name: tasks.of(target).card(cells[name][split], target) for name, target in data.heads.items()}
+    return card | ({"heads": each} if len(each) > 1 else next(iter(each.values())))
 
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:
@@ -157,15 +158,15 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
     if not shared:
         return []
     train = table.filter(polars.col(SPLIT) == "train")
-    labels = _labels(recipe, table)
-    if recipe.data.task == "classification":
-        known = {label: index for index, label in enumerate(labels)}
-        targets = np.array([known.get(label, -1) for label in train[target_column(recipe.data)]], np.int64)
-    else:
-        targets = np.zeros(train.height, np.float32)
+    cells = cells_of(recipe.data, {"train": train})
+    heads = heads_of(recipe.data, cells)
+    targets = {
+        name: tasks.of(head).targets(cells[name]["train"], head, recipe.data.heads[name])
+        for name, head in heads.items()
+    }
     rows = np.arange(train.height)
     drawn = calibration_rows(
-        Samples("train", tuple(train["id"]), {}, np.ones((train.height, 0), bool), targets, rows),
+        Samples("train", tuple(train["id"]), {}, np.ones((train.height, 0), bool), targets, rows, heads),
         recipe.quantize.calibration or MOST,
         recipe.seed,
     )
@@ -181,13 +182,6 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
         )
         for row in overlap
     ]
-
-
-def _contract(recipe: Recipe, specs: dict[str, ModalitySpec], labels: list[str]) -> Contract:
-    """The data's contract; where the data did not tell the classes, two stand in for them."""
-    regression = recipe.data.task == "regression"
-    names = () if regression else tuple(labels) if len(labels) > 1 else ("first", "second")
-    return Contract(task=recipe.data.task, modalities=specs, labels=names, output="value" if regression else "logits")
 
 
 def _factory(section: Model, code: Path) -> Any:

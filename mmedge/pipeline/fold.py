@@ -23,6 +23,7 @@ from mmedge.pipeline.stages import Step, steps
 from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, remember
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
+from mmedge.spec import Contract
 from mmedge.stages.results import StageResult
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
@@ -242,16 +243,20 @@ def _check_same_data(given: Artifact, every: list[Step], context: Context) -> No
         raise UsageError(f"an artifact of stage {given.stage!r} cannot be gone on from", where=str(given.path))
     theirs, ours, place = contract_of(given), context.dataset.contract, _place(every, given.stage)
     teaches = place >= 0 and every[place].row.role == "teacher" and any(step.row.role == "student" for step in every)
-    if teaches and theirs.task == ours.task:
-        where = f"teacher.classes, of {given.path}"
-        class_map(theirs.labels, ours.labels, every[place].config.classes, where, task=ours.task)
+    if teaches:
+        class_map(theirs, ours, every[place].config.classes, f"teacher.classes, of {given.path}")
         samples.check_read(ours.modalities, theirs.modalities)
         return
     differing = [name for name, spec in theirs.modalities.items() if ours.modalities.get(name) != spec]
-    if theirs.task != ours.task or theirs.labels != ours.labels or differing:
+    if _meaning(theirs) != _meaning(ours) or differing:
         what = f"the modality {differing[0]!r}" if differing else "the classes"
         raise UsageError(
             f"the artifact is of another recipe: {what} in it is not that of this recipe's data",
             where=str(given.path),
             todo="use its own recipe, or run the earlier stages again",
         )
+
+
+def _meaning(contract: Contract) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """{head: its task and labels}: a regression's mean and deviation may be another split's."""
+    return {name: (head.task, head.labels) for name, head in contract.heads.items()}

@@ -71,6 +71,8 @@ class Judging:
         whole = unpruned["subsets"] if unpruned else {}
         drops = {name: whole[name] - value for name, value in record["subsets"].items() if name in whole}
         out |= {f"subset_drop.{name}": drop for name, drop in drops.items()}
+        for head, of_head in record.get("heads", {}).items():
+            out |= _of_head(head, of_head, (unpruned or {}).get("heads", {}).get(head, {}).get("subsets", {}))
         for name, value in record.get("latency", {}).items():
             if (name.startswith("ratio") and not name.endswith("_ci95")) or name.endswith("_ms"):
                 out[f"latency_{name}"] = value
@@ -82,3 +84,13 @@ class Judging:
     def _of_role(self, role: str) -> dict[str, Any] | None:
         found = zip(self.ran, self.records)
         return next((record for done, record in found if done.artifact and done.step.row.role == role), None)
+
+
+def _of_head(name: str, figures: Mapping[str, Any], unpruned: Mapping[str, float]) -> dict[str, float]:
+    """The figures of one head of several, as gates name them. ``unpruned``: the unpruned student's subsets."""
+    subsets = figures["subsets"]
+    drops = {subset: unpruned[subset] - value for subset, value in subsets.items() if subset in unpruned}
+    found = {"quality": figures["quality"]["value"]}
+    found |= {f"subset.{subset}": value for subset, value in subsets.items()}
+    found |= {f"subset_drop.{subset}": drop for subset, drop in drops.items()}
+    return {f"heads.{name}.{figure}": value for figure, value in found.items()}

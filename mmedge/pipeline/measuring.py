@@ -58,8 +58,7 @@ def _classes(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None
     """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
     if done.step.row.role != "teacher":
         return None
-    theirs, ours = contract_of(artifact), context.dataset.contract
-    return class_map(theirs.labels, ours.labels, done.step.config.classes, "teacher.classes", task=ours.task)
+    return class_map(contract_of(artifact), context.dataset.contract, done.step.config.classes, "teacher.classes")
 
 
 def _remembered(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from keyword import iskeyword
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mmedge import tasks
 from mmedge.errors import brief, did_you_mean
-from mmedge.spec import Frozen, ModalitySpec, Task
+from mmedge.spec import Frozen, ModalitySpec
+from mmedge.tasks.head import Target, TaskName
 
 # Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,
 # and the attributes of torch's ModuleDict, which holds the encoders by name.
@@ -160,12 +162,20 @@ class Data(Frozen):
     )
     recordings: Path | None = Field(None, description="Of avdigits: the folder of recordings.")
     modalities: dict[str, ModalitySpec] = Field(description="Name -> kind and preprocessing of each input.")
-    task: Task = Field(
+    task: TaskName = Field(
         "classification",
         description="What the target means. multilabel: a sample has any number of labels, a list in its cell (JSONL,"
-        " Parquet) or names with separator between them (the separator alone: none of them; an empty cell: unlabelled).",
+        " Parquet) or names with separator between them (the separator alone: none of them; an empty cell: unlabelled)."
+        " ordinal: one of several grades that stand in an order.",
     )
     target: str = Field("label", description="The column to predict.")
+    order: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(
+        (), description="For ordinal: the grades, lowest first; of numbers their own order where none is given."
+    )
+    targets: dict[str, Target] = Field(
+        {},
+        description="Several heads instead of the one target: name -> its task and column. A row may lack some of them.",
+    )
     separator: str = Field(";", min_length=1, max_length=3, description="What stands between the labels of one cell.")
     label_columns: tuple[str, ...] = Field((), description="For multilabel: columns of 0 and 1, one a label, instead.")
     id: str | None = Field(None, description="The column that names a sample in errors and outputs.")
@@ -214,17 +224,58 @@ class Data(Frozen):
             raise ValueError("name either 'split' or 'fold'")
         if len(set(self.label_columns)) < len(self.label_columns):
             raise ValueError("'label_columns' names a column twice")
-        if self.label_columns and (self.task != "multilabel" or self.manifest is None or len(self.label_columns) < 2):
+        if self.label_columns and (self.targets or self.manifest is None or len(self.label_columns) < 2):
             raise ValueError("'label_columns' are two or more columns of a 'manifest', for 'task: multilabel'")
+        if self.label_columns and not tasks.TASKS[self.task].SEVERAL:
+            raise ValueError(
+                f"'label_columns' are the labels of 'task: multilabel'; of {self.task} a sample has one target"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_name_targets(self) -> Data:
+        plain = {name: type(self).model_fields[name].default for name in ("task", "target", "order", "separator")}
+        if self.targets and any(getattr(self, name) != default for name, default in plain.items()):
+            raise ValueError("with 'targets', each head has its own task, column, order and separator")
+        for head in self.targets:
+            if not head.isidentifier() or head in ("present", *self.modalities):
+                raise ValueError(
+                    f"a head's name must be a Python identifier, and no modality's nor 'present': {head!r}"
+                )
+        columns = [target.column or head for head, target in self.targets.items()]
+        if len(set(columns)) < len(columns):
+            raise ValueError("two heads of 'targets' read one column")
+        for head, target in self.heads.items():
+            if len(set(target.order)) < len(target.order) or len(target.order) == 1:
+                raise ValueError(f"the 'order' of {head!r} must list two or more grades, each once")
+        return self
+
+    @property
+    def heads(self) -> dict[str, Target]:
+        """The heads by name; the one of a single ``target`` is called as its task's output is."""
+        if self.targets:
+            return dict(self.targets)
+        told = {"task": self.task, "column": self.target, "separator": self.separator, "order": self.order}
+        return {tasks.TASKS[self.task].OUTPUT: Target.model_validate(told)}
+
+    def columns_named(self) -> dict[str, str | None]:
+        """{recipe key: the column that it names} of targets, ids, groups and splits."""
+        targets = {f"data.targets.{head}": target.column or head for head, target in self.targets.items()}
+        return {
+            **(targets or {"data.target": self.target}),
+            "data.id": self.id,
+            "data.group": self.group,
+            "data.split": self.split,
+        }
 
     @model_validator(mode="after")
     def _columns_agree(self) -> Data:
         read = {column for name, spec in self.modalities.items() for column in spec.columns_read or (name,)}
         for label in set(self.label_columns) & read:
             raise ValueError(f"the label column {label!r} is also the input of a modality")
-        if self.target in read:
-            raise ValueError(f"the target {self.target!r} is also the input of a modality")
+        targets = {target.column or head for head, target in self.heads.items()}
+        for target in sorted(targets & read):
+            raise ValueError(f"the target {target!r} is also the input of a modality")
         taken = {"id": self.id, "group": self.group} if self.manifest else {}
         for name, column in taken.items():
             if name in read and column != name:
@@ -234,7 +285,7 @@ class Data(Frozen):
             if column in files:
                 raise ValueError(f"redact.hash: the column {column!r} holds paths; hash the files' names themselves")
         for column in self.redact.drop if self.redact else ():
-            if column in (read | {self.target, self.id, self.group, self.split, *self.label_columns}):
+            if column in read | targets | {self.id, self.group, self.split, *self.label_columns}:
                 raise ValueError(f"redact.drop: the column {column!r} is used by this recipe")
         if (
             set(self.ratios) != {"train", "validation", "test"}

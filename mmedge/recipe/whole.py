@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from mmedge import gate
+from mmedge import gate, tasks
 from mmedge.errors import brief, did_you_mean
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
@@ -90,20 +90,27 @@ class Recipe(Frozen):
         return faults
 
     def _task_faults(self) -> list[str]:
-        """Settings that belong to samples of one class each."""
-        task = self.data.task
-        if task == "classification":
-            return []
+        """Settings that no head's task has a use for, and heads that do not exist."""
+        heads = self.data.heads
+        named = ", ".join(sorted({target.task for target in heads.values()}))
         faults = []
         for loss in self.distill.losses if self.distill else ():
-            if loss.kind != "kd":
+            if loss.kind != "kd" and not any(tasks.of(target).EXCLUSIVE for target in heads.values()):
                 faults.append(
-                    f"distill.loss.kind: {loss.kind!r} compares classes that exclude each other; for {task} use 'kd'"
+                    f"distill.loss.kind: {loss.kind!r} compares classes that exclude each other; for {named} use 'kd'"
                 )
         for stage, train in self._schedules():
             for key, off in (("class_weights", "none"), ("sampling", "uniform"), ("focal_gamma", 0.0)):
-                if train and getattr(train, key) != off:
-                    faults.append(f"{stage}.train.{key}: is for classification, and the task is {task}")
+                if train and getattr(train, key) != off and not any(tasks.of(t).BALANCED for t in heads.values()):
+                    faults.append(f"{stage}.train.{key}: is for classification, and the task is {named}")
+            weights = train.head_weights if train else {}
+            if weights == "uncertainty" and len(heads) == 1:
+                faults.append(f"{stage}.train.head_weights: there is one head, so that nothing is to be weighed")
+            for name in weights if isinstance(weights, dict) else ():
+                if name not in heads:
+                    faults.append(
+                        f"{stage}.train.head_weights: the data has no head {name!r}{did_you_mean(name, heads)}; it has {', '.join(heads)}"
+                    )
         return faults
 
     def _givens(self) -> list[tuple[str, TeacherConfig]]:
@@ -117,10 +124,13 @@ class Recipe(Frozen):
         for key in ("outputs", "classes", "preprocessing"):
             if getattr(teacher, key) and self.distill is None:
                 faults.append(f"teacher.{key}: such a teacher can only teach; add a section distill")
-        if self.data.task == "regression":
+        heads = [tasks.of(target) for target in self.data.heads.values()]
+        if not any(task.LABELS for task in heads):
             faults += [f"{where}.classes: a regression has none" for where, given in self._givens() if given.classes]
-            if self.distill and self.distill.combine == "confidence":
-                faults.append("distill.combine: a regression's outputs tell no confidence; use average")
+        elif len(heads) > 1:
+            faults += [f"{where}.classes: are of one head" for where, given in self._givens() if given.classes]
+        if self.distill and self.distill.combine == "confidence" and not all(task.CONFIDENCE for task in heads):
+            faults.append("distill.combine: a regression's outputs tell no confidence; use average")
         return faults
 
     def _schedules(self) -> list[tuple[str, Train | None]]:
@@ -144,7 +154,13 @@ class Recipe(Frozen):
             ]
             names = ["+".join(chosen) for chosen in subsets(tuple(self.data.modalities))]
             for name in limits:
-                family, _, subset = name.partition(".")
+                head, figure = gate.head_of(name)
+                family, _, subset = figure.partition(".")
+                if head is not None and head not in self.data.targets:
+                    has = ", ".join(self.data.targets) or "one head, whose figures have no name before them"
+                    faults.append(
+                        f"gates.{stage}: no head {head!r}{did_you_mean(head, self.data.targets)}; the data has {has}"
+                    )
                 if gate.known(name) and subset and subset not in names:
                     faults.append(
                         f"gates.{stage}: no subset of modalities {subset!r}{did_you_mean(subset, names)}; there are {', '.join(names)}"

@@ -6,6 +6,6 @@ engine.predict(image="digit.png", audio="digit.wav").label
 """
 
 from mmedge.runtime.engine import Engine, load
-from mmedge.runtime.prediction import Prediction
+from mmedge.tasks import Prediction
 
 __all__ = ["Engine", "Prediction", "load"]

@@ -19,9 +19,10 @@ from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.backends.session import Run, Session
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime.fits import check_belongs, check_takes
-from mmedge.runtime.prediction import Prediction, predictions
+from mmedge.runtime.prediction import predictions
 from mmedge.runtime.warming import warm_up
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
+from mmedge.tasks import Prediction
 
 _BOOL = np.dtype(bool)
 
@@ -107,7 +108,10 @@ class Engine:
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
-        gives = f"{len(self.contract.labels)} labels" if self.contract.labels else "a value"
+        heads = self.contract.heads
+        gives = ", ".join(
+            f"{name}: {f'{len(h.labels)} labels' if h.labels else 'a value'}" for name, h in heads.items()
+        )
         return f"<mmedge engine on {self.target}: {takes} -> {gives}>"
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 from mmedge import preprocess
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.runtime.engine import Engine
-from mmedge.runtime.prediction import Prediction
+from mmedge.tasks import Prediction
 
 # Values that are kept of a modality, for late answers and values that overtake each other, and their most memory.
 _KEPT, _KEPT_BYTES = 256, 16 << 20

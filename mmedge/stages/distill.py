@@ -16,7 +16,7 @@ from mmedge.spec import Contract, subsets
 from mmedge.stages.results import ComparedRecord, DistillResult
 from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context
-from mmedge.training.objectives import Distillation, supervised
+from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
 from mmedge.training.teaching.students import Student, Variant, train_student
 from mmedge.training.teaching.taught import taught_samples, teacher_for
@@ -153,7 +153,7 @@ def _variants(lesson: _Lesson, context: Context, contract: Contract) -> dict[str
                 distilled,
                 name="control",
                 says="control without a teacher",
-                objective=lambda _: supervised(contract, config.train),
+                objective=lambda _: Supervised(contract, config.train),
                 usable=np.flatnonzero(distilled.samples.labelled),
             )
         )
@@ -232,7 +232,7 @@ def _decision(
         }
     context.progress.say("distill: comparing with the control on validation")
     distilled, control = (
-        [student.answers(contract, variant.validation) for student in students[name]]
+        [student.outputs(contract, variant.validation) for student in students[name]]
         for name in ("distilled", "control")
     )
     return decide(contract, distilled, control, variant.validation, resamples=_RESAMPLES, seed=context.recipe.seed)

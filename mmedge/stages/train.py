@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
@@ -16,7 +17,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.measure.classes import JUDGED, check_order
-from mmedge.measure.quality import predict_graph, predict_module
+from mmedge.measure.quality import Outputs, predict_graph, predict_module
 from mmedge.recipe import MainTeacher
 from mmedge.spec import Contract
 from mmedge.stages.results import StageResult
@@ -24,8 +25,9 @@ from mmedge.stages.trained import GRAPH, Trained, provenance, write_trained
 from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.loop import processes
+from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, fit
-from mmedge.training.objectives import supervised
+from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.taught import read_teacher_answers
 
 
@@ -37,13 +39,14 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
         context = context.shown_to(config)
     contract = context.contract(config.model)
     if config.classes and not config.trained_here:
-        contract = contract.model_copy(update={"labels": tuple(config.classes)})
+        contract = contract.with_labels(tuple(config.classes))
     if config.onnx is not None:
         return _adopted(config, contract, config.onnx, context)
     samples, validation = (
         split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
     )
-    torch.manual_seed(context.recipe.seed)
+    seed = context.recipe.seed
+    torch.manual_seed(seed)
     module = context.build(config.model, contract)
     if config.train is None:
         _check_order(config, context, samples, lambda part: predict_module(module.eval(), contract, part, part.present))
@@ -53,14 +56,8 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
             raise UsageError(UNTAUGHT, where="teacher", todo=TEACHERS)
         fitted = fit(
             module,
-            supervised(contract, config.train),
-            contract,
-            samples,
-            validation,
-            config.train,
-            seed=context.recipe.seed,
-            view_seed=context.recipe.seed,
-            usable=np.flatnonzero(samples.labelled),
+            Supervised(contract, config.train),
+            Training(contract, samples, validation, config.train, np.flatnonzero(samples.labelled), seed, seed),
             state=context.work / "teacher.safetensors",
             task="training the teacher",
             progress=context.progress,
@@ -89,11 +86,13 @@ def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult
     kept = [row for row, sample in enumerate(answers.ids) if sample in everybody]
     if not kept:
         raise no_common_sample(answers, context.dataset.train.ids, "train")
-    contract = context.dataset.contract.model_copy(update={"modalities": {}, "labels": answers.labels})
+    ours = context.dataset.contract
+    ((name, head),) = ours.heads.items()
+    contract = answers.contract(ours).model_copy(update={"modalities": {}})
     train = context.dataset.train
-    if answers.labels == context.dataset.contract.labels:
+    if answers.labels == head.labels:
         answered = train.taken(np.flatnonzero(answers.rows(train.ids) >= 0))
-        _check_order(config, context, answered, lambda part: answers.logits[answers.rows(part.ids)])
+        _check_order(config, context, answered, lambda part: {name: answers.logits[answers.rows(part.ids)]})
     known = replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept])
     write_answers(known, context.folder / ANSWERS)
     notes = [
@@ -103,15 +102,13 @@ def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult
     return StageResult(**provenance(contract, context), notes=notes)
 
 
-def _check_order(
-    config: MainTeacher, context: Context, samples: Samples, answer: Callable[[Samples], np.ndarray]
-) -> None:
-    """Raise UsageError where a ready-made teacher answers the training labels in another order of classes.
+def _check_order(config: MainTeacher, context: Context, samples: Samples, answer: Callable[[Samples], Outputs]) -> None:
+    """Raise UsageError where a ready-made teacher gives the training labels in another order of classes.
 
-    ``answer``: its outputs [n, classes] to some of the ``samples``. An order that the recipe gives is believed.
+    ``answer``: its outputs to some of the ``samples``. An order that the recipe gives is believed.
     """
-    contract, known = context.dataset.contract, np.flatnonzero(samples.labelled)
-    if contract.task != "classification" or config.classes or not len(known):
-        return
-    part = samples.taken(known[:: -(-len(known) // JUDGED)])
-    check_order(answer(part), part.targets, contract.labels, "teacher.classes")
+    for name, head in context.dataset.contract.heads.items():
+        known = np.flatnonzero(samples.known(name))
+        if tasks.of(head).EXCLUSIVE and not config.classes and len(known):
+            part = samples.taken(known[:: -(-len(known) // JUDGED)])
+            check_order(answer(part)[name], part.targets[name], head.labels, "teacher.classes")

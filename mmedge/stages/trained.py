@@ -114,7 +114,7 @@ def verify(
 
     for chosen in subsets(tuple(contract.modalities)):
         present = samples.present_of(chosen)
-        for agreement in agreements("+".join(chosen), kept, run, contract.output, samples, present):
+        for agreement in agreements("+".join(chosen), kept, run, contract, samples, present):
             if not np.isfinite(agreement.largest):
                 raise MmedgeError(
                     f"the model's own output {agreement.output!r} holds NaN or infinity with {agreement.subset}",

@@ -79,10 +79,9 @@ def _try(section: Model, context: Context, where: str) -> None:
 def random_samples(contract: Contract) -> Samples:
     """Samples of random numbers and token ids, everything present and unlabelled."""
     inputs = {name: x.numpy() for name, x in generated(contract, _ROWS).items() if name != "present"}
-    targets = np.full(_ROWS, -1, np.int64)
     rows = np.arange(_ROWS)
     ids = tuple(f"random {row}" for row in rows)
-    return Samples("random", ids, inputs, np.ones((_ROWS, len(inputs)), bool), targets, rows)
+    return Samples("random", ids, inputs, np.ones((_ROWS, len(inputs)), bool), {}, rows, {})
 
 
 def _odd_type(module: nn.Module, contract: Contract) -> tuple[str, str] | None:

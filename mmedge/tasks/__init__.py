@@ -1,0 +1,109 @@
+"""What an output of a model means: one file a task, and the one table of them.
+
+A task is a module that has what ``Task`` lists, torch-free; its losses stand in ``training/losses`` under the same
+name. No other file compares a task's name: whoever has a head asks ``of(head)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmedge.tasks import classification, multilabel, ordinal, regression
+from mmedge.tasks.cells import Cells, Finding
+from mmedge.tasks.head import Head, Target
+from mmedge.tasks.prediction import Prediction
+
+
+class Task(Protocol):
+    """What a task's module has. N rows, W outputs a row; a cell is what the table says of a row, None where nothing.
+
+    ``OUTPUT`` is the graph's output where a model has one head, ``METRIC`` the figure that it is judged by (more is
+    better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
+    logits of a softmax, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
+    set), ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
+    ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold.
+    """
+
+    OUTPUT: str
+    METRIC: str
+    LABELS: bool
+    SEVERAL: bool
+    EXCLUSIVE: bool
+    BALANCED: bool
+    UNIT: bool
+    CONFIDENCE: bool
+    FILE_KINDS: tuple[str, ...]
+
+    def width(self, head: Head) -> int:
+        """W, the columns of an output."""
+
+    def named(self, cells: Cells, target: Target) -> list[frozenset[str] | None]:
+        """The labels that each cell names; None where it says nothing, or the task has no labels."""
+
+    def head(self, telling: Cells, target: Target) -> Head:
+        """The head that the telling cells describe, as far as they do: what is wrong with them, ``faults`` tells."""
+
+    def stand_in(self) -> Head:
+        """A head of the least width, for looking at models where the data could not be read."""
+
+    def faults(self, cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
+        """All that is wrong with the targets of the splits: {split: its cells}. What is found may be an error or a warning."""
+
+    def targets(self, cells: Cells, head: Head, target: Target) -> np.ndarray:
+        """[N] or [N, W], as ``known`` and ``score`` take them. ``faults`` has no error of the cells."""
+
+    def known(self, targets: np.ndarray) -> np.ndarray:
+        """bool [N]: whose target is known."""
+
+    def hidden(self, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The targets with those of some rows (indices, or bool [N]) unknown."""
+
+    def strata(self, cells: Cells, target: Target) -> list[str]:
+        """What splits are stratified by, one a row; "" where the row has no label."""
+
+    def spread(self, targets: np.ndarray) -> np.ndarray | None:
+        """int64 [N]: what labels are spread evenly over; None where there is nothing of the kind."""
+
+    def weights(self, targets: np.ndarray) -> np.ndarray:
+        """float32 [N]: what each row counts where classes are balanced; 1 for the unlabelled."""
+
+    def score(self, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+        """The metric over known rows, NaN where it is not defined. ``output``: float [N, W]."""
+
+    def others(self, output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
+        """Further figures over known rows, beside the metric."""
+
+    def same(self, expected: np.ndarray, actual: np.ndarray) -> float:
+        """The share of rows whose two outputs, float [N, W], mean the same."""
+
+    def predictions(self, output: np.ndarray, head: Head) -> list[Prediction]:
+        """One a row of finite outputs, float [N, W]."""
+
+    def card(self, cells: Cells, target: Target) -> dict[str, Any]:
+        """What ``mmedge check`` tells of a split's targets."""
+
+    def from_file(self, numbers: np.ndarray, kind: str) -> np.ndarray:
+        """Outputs float [N, W] of what a file of a teacher's outputs holds, one of ``FILE_KINDS``."""
+
+    def improbable(self, numbers: np.ndarray) -> np.ndarray:
+        """bool [N]: the rows of such a file that cannot be probabilities."""
+
+    def file_labels(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The labels that such a file has a column each of: those that it names, none where columns are no labels."""
+
+
+# THE table: a new task is its file here, its file in training/losses, and a row.
+TASKS: dict[str, Task] = {
+    "classification": classification,
+    "multilabel": multilabel,
+    "regression": regression,
+    "ordinal": ordinal,
+}
+
+
+def of(described: Head | Target) -> Task:
+    """The task of a head, or of a recipe's target."""
+    return TASKS[described.task]

@@ -90,11 +90,11 @@ def _of_given(
         if isinstance(given, FurtherTeacher) and given.artifact:
             theirs = teaching_contract(artifacts.read(given.artifact), contract, where)
             check_read(contract.modalities, theirs.modalities)
-            class_map(theirs.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
+            class_map(theirs, contract, given.classes, f"{where}.classes")
             return []
         own = own_contract(given, contract)
-        if own.labels != contract.labels:
-            class_map(own.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
+        if own.heads != contract.heads:
+            class_map(own, contract, given.classes, f"{where}.classes")
         if given.onnx:
             with scratch() as folder:
                 graph = folder / "adopted.onnx"
@@ -132,7 +132,7 @@ def own_contract(given: TeacherConfig, contract: Contract) -> Contract:
     }
     own = own.model_copy(update={"modalities": known})
     trained_here = getattr(given, "trained_here", False)  # then it has the data's classes
-    return own.model_copy(update={"labels": tuple(given.classes)}) if given.classes and not trained_here else own
+    return own.with_labels(tuple(given.classes)) if given.classes and not trained_here else own
 
 
 def _answer_faults(

@@ -1,8 +1,9 @@
-"""What the training loop minimises: labels alone, or labels and a teacher."""
+"""What the training loop minimises: labels alone, or labels and a teacher. Every head has its loss, and they add up."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,26 +12,59 @@ from mmedge.graph.trace import example
 from mmedge.models.fusion import repeated
 from mmedge.recipe import Hint, Loss, Schedule, Train
 from mmedge.spec import Contract
+from mmedge.training import losses
 from mmedge.training.loop.batches import Batch
-from mmedge.training.losses import distillation
-from mmedge.training.losses.labels import label_loss
+from mmedge.training.losses import hints
 from mmedge.training.teaching.layers import Layer, check_pair
 from mmedge.training.teaching.teachers import Taught, Teacher
 
 _SHARED = 128
 
 
-def supervised(contract: Contract, train: Train):
-    """Loss over the labelled samples of a batch."""
+class Weighing(nn.Module):
+    """The sum of the heads' losses, by given weights or by what each one's uncertainty makes of them.
 
-    def objective(module: nn.Module, batch: Batch) -> Tensor:
-        return _labels(module(present=batch.present, **batch.inputs)[contract.output], batch, contract, train)
+    ``uncertainty``: Kendall, Gal & Cipolla 2018, "Multi-task learning using uncertainty to weigh losses": a learned
+    log variance s a head makes its loss exp(-s) * loss + s / 2 (their equation 10, with the factor of a regression in
+    the weight).
+    """
 
-    return objective
+    def __init__(self, contract: Contract, train: Train) -> None:
+        super().__init__()
+        given = train.head_weights
+        learned = given == "uncertainty" and len(contract.heads) > 1
+        self._given = {name: given.get(name, 1.0) if isinstance(given, dict) else 1.0 for name in contract.heads}
+        self.log_variances = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(())) for name in contract.heads} if learned else {}
+        )
+
+    def forward(self, each: Mapping[str, Tensor]) -> Tensor:
+        """``each``: {head: its loss, a scalar}."""
+        total = torch.zeros((), device=next(iter(each.values())).device)
+        for name, loss in each.items():
+            if name in self.log_variances:
+                s = self.log_variances[name]
+                total = total + self._given[name] * (torch.exp(-s) * loss + s / 2)
+            else:
+                total = total + self._given[name] * loss
+        return total
+
+
+class Supervised(nn.Module):
+    """The label losses of all heads over a batch."""
+
+    def __init__(self, contract: Contract, train: Train) -> None:
+        super().__init__()
+        self._contract, self._train = contract, train
+        self.weighing = Weighing(contract, train)
+
+    def forward(self, module: nn.Module, batch: Batch) -> Tensor:
+        outputs = module(present=batch.present, **batch.inputs)
+        return self.weighing(_label_losses(outputs, batch, self._contract, self._train))
 
 
 class Distillation(nn.Module):
-    """Labels where there are any, the teacher's logits, and its hints, each through what its kind needs.
+    """Labels where there are any, the teacher's logits of every head, and its hints, each through what its kind needs.
 
     The teacher answers for the full input whatever the student is shown or takes: the full teacher teaches the subsets.
     Projections are parameters of the objective; they are trained along and left behind.
@@ -39,65 +73,52 @@ class Distillation(nn.Module):
     def __init__(self, student: nn.Module, teacher: Teacher, contract: Contract, loss: Loss, train: Train) -> None:
         super().__init__()
         self._teacher, self._contract, self._loss, self._train = teacher, contract, loss, train
+        self.weighing = Weighing(contract, train)
         self._layers = [Layer(student, hint.student, hint.kind, "student") for hint in loss.hints]
         if self._layers:
             with torch.no_grad():
                 student.eval()(**example(contract, 1))
         widths = zip(self._layers, teacher.widths, loss.hints)
-        self._columns = None if teacher.columns is None else torch.from_numpy(teacher.columns)
-        # The place of each of the student's classes among the teacher's; -1 where the teacher does not know it.
-        self._places = torch.full((contract.outputs,), -1)
-        if self._columns is not None:
-            self._places[self._columns] = torch.arange(len(self._columns))
         self.project = nn.ModuleList(_Projection(hint, layer.take(1).shape[1], width) for layer, width, hint in widths)
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
-        output = student(present=batch.present, **batch.inputs)[self._contract.output]
-        answer = self._teacher.outputs(batch, output.device)
+        outputs = student(present=batch.present, **batch.inputs)
+        taught = self._teacher.outputs(batch, batch.present.device)
         loss = self._loss
-        total = loss.labels * _labels(output, batch, self._contract, self._train)
+        each = _label_losses(outputs, batch, self._contract, self._train)
+        each = {name: loss.labels * value for name, value in each.items()}
         if loss.logits:
-            of_logits = self._of_logits(output, answer.repeated(batch.answers), repeated(batch.targets, batch.answers))
-            total = total + loss.logits * scheduled(loss.schedule, batch.passed) * of_logits
-        for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, answer.hints):
+            factor = loss.logits * scheduled(loss.schedule, batch.passed)
+            for name in each.keys() & taught.heads.keys():
+                targets = repeated(batch.targets[name], batch.answers)
+                each[name] = each[name] + factor * self._of_logits(
+                    name, outputs[name], taught.heads[name].repeated(batch.answers), targets
+                )
+        total = self.weighing(each)
+        for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, taught.hints):
             weight = hint.weight * scheduled(hint.schedule or loss.schedule, batch.passed)
-            ours = layer.take(len(output), len(batch.index))
-            # The answers to one sample are no samples of their own: contrasts and relations are within one of its k.
-            each = range(len(ours) // len(theirs))
-            total = total + weight * sum(_hint_loss(hint, *project(ours[k :: len(each)], theirs)) for k in each) / len(
-                each
+            ours = layer.take(len(batch.index) * batch.answers, len(batch.index))
+            # The outputs for one sample are no samples of their own: contrasts and relations are within one of its k.
+            count = len(ours) // len(theirs)
+            total = (
+                total + weight * sum(_hint_loss(hint, *project(ours[k::count], theirs)) for k in range(count)) / count
             )
         return total
 
-    def _of_logits(self, output: Tensor, answer: Taught, targets: Tensor) -> Tensor:
-        """The logit loss over the samples and the classes that the teacher knows, divided by the whole batch.
-
-        Student and teacher are compared given that the class is one of the teacher's: a softmax over those alone, which
-        moves no probability from or to the others. A sample whose label is another class is not taught.
-        """
-        rows = answer.rows
-        if self._columns is not None:
-            output = output.index_select(1, self._columns.to(output.device))
-        if self._columns is not None and targets.dim() == 1:  # of several labels, none excludes the teacher's
-            places = self._places.to(targets.device)[targets.clamp(min=0)]
-            foreign = (targets >= 0) & (places < 0)
-            rows = ~foreign if rows is None else rows & ~foreign
-            targets = torch.where(targets >= 0, places, targets)
-        output, logits, share = _standard(output, self._contract), _standard(answer.logits, self._contract), 1.0
+    def _of_logits(self, name: str, output: Tensor, taught: Taught, targets: Tensor) -> Tensor:
+        """The teacher's loss over the samples and the columns that it knows, divided by the whole batch."""
+        head, rows = self._contract.heads[name], taught.rows
+        of_task = losses.of(head)
+        if taught.columns is not None:
+            output = output.index_select(1, taught.columns)
+            targets, may = of_task.known_to(taught.columns, targets, head)
+            rows = rows if may is None else may if rows is None else rows & may
+        logits, share = taught.logits, 1.0
         if rows is not None:
             if not rows.any():
                 return output.sum() * 0
             output, logits, targets, share = output[rows], logits[rows], targets[rows], float(rows.float().mean())
-        loss = self._loss
-        return share * distillation.logit_loss(
-            output,
-            logits,
-            targets,
-            kind=loss.kind,
-            temperature=loss.temperature,
-            beta=loss.beta,
-            task=self._contract.task,
-        )
+        return share * of_task.teacher_loss(output, logits, targets, head, self._loss)
 
 
 def scheduled(schedule: Schedule, passed: float) -> float:
@@ -112,17 +133,14 @@ def scheduled(schedule: Schedule, passed: float) -> float:
     return 1.0
 
 
-def _standard(x: Tensor, contract: Contract) -> Tensor:
-    """A regression's values in standard units, so that the loss's parts weigh the same whatever the target's unit."""
-    return (x - contract.target_mean) / contract.target_std if contract.task == "regression" else x
-
-
-def _labels(output: Tensor, batch: Batch, contract: Contract, train: Train) -> Tensor:
-    targets = repeated(batch.targets, batch.answers)
-    weights = None if batch.weights is None else repeated(batch.weights, batch.answers)
-    if contract.task == "regression":
-        output, targets = _standard(output, contract), _standard(targets, contract)
-    return label_loss(output, targets, train.label_smoothing, weights, train.focal_gamma)
+def _label_losses(outputs: Mapping[str, Tensor], batch: Batch, contract: Contract, train: Train) -> dict[str, Tensor]:
+    """{head: its label loss}, of a batch whose samples may each have several outputs."""
+    found = {}
+    for name, head in contract.heads.items():
+        targets = repeated(batch.targets[name], batch.answers)
+        weights = repeated(batch.weights[name], batch.answers) if name in batch.weights else None
+        found[name] = losses.of(head).label_loss(outputs[name], targets, head, train, weights)
+    return found
 
 
 class _Projection(nn.Module):
@@ -151,10 +169,10 @@ class _Projection(nn.Module):
 def _hint_loss(hint: Hint, student: Tensor, teacher: Tensor) -> Tensor:
     match hint.kind:
         case "features":
-            return distillation.features(student, teacher)
+            return hints.features(student, teacher)
         case "attention":
-            return distillation.attention(student, teacher)
+            return hints.attention(student, teacher)
         case "relations":
-            return distillation.relations(student, teacher)
+            return hints.relations(student, teacher)
         case "contrastive":
-            return distillation.contrastive(student, teacher)
+            return hints.contrastive(student, teacher)

@@ -14,6 +14,7 @@ from mmedge.leftovers import scratch
 from mmedge.models.load import contract_of
 from mmedge.recipe import Train
 from mmedge.training.context import Context
+from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Distillation
 from mmedge.training.teaching.taught import taught_samples, teacher_for, teaching_of
@@ -41,16 +42,11 @@ def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, c
         symmetric = folder / "symmetric.onnx"
         to_symmetric(graph, symmetric)
         module = TrainableGraph(symmetric)
+    validation, seed = context.dataset.validation.only(tuple(contract.modalities)), context.recipe.seed
     fitted = fit(
         module,
         Distillation(module, teacher, contract, loss, train),
-        contract,
-        samples,
-        context.dataset.validation.only(tuple(contract.modalities)),
-        train,
-        seed=context.recipe.seed,
-        view_seed=context.recipe.seed,
-        usable=np.arange(len(samples)),
+        Training(contract, samples, validation, train, np.arange(len(samples)), seed, seed),
         state=context.work / "qat.safetensors",
         task="quantization-aware training",
         progress=context.progress,

@@ -26,7 +26,7 @@ from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.recipe import Hint, Loss
 from mmedge.training.context import Context
-from mmedge.training.objectives import Distillation, supervised
+from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.teaching.students import Variant, train_student
 from mmedge.training.teaching.taught import taught_samples, teacher_for
 
@@ -93,7 +93,7 @@ def _measured(context: Context, seeds: int) -> Iterator[tuple[str, dict]]:
     control = Variant(
         f"control-{context.recipe.name}",
         "",
-        lambda _: supervised(contract, config.train),
+        lambda _: Supervised(contract, config.train),
         train,
         validation,
         np.flatnonzero(train.labelled),

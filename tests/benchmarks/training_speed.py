@@ -26,7 +26,7 @@ from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Recipe, Train
 from mmedge.spec import Contract
-from mmedge.training.loop.batches import Batch, batches, every_side, view_of
+from mmedge.training.loop.batches import Batch, Training, batches, every_side, view_of
 from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate
 from mmedge.training.objectives import Distillation
@@ -50,8 +50,8 @@ def noise(folder: Path, demo: Recipe, name: str, count: int) -> tuple[Contract, 
         np.save(folder / f"{modality}.{name}.npy", rng.normal(size=(count, *spec.shape)).astype(np.float32))
         inputs[modality] = np.load(folder / f"{modality}.{name}.npy", mmap_mode="r")
     present = np.ones((count, len(inputs)), bool)
-    samples = Samples(name, tuple(map(str, range(count))), inputs, present, np.arange(count) % 10, np.arange(count))
-    return contract, samples
+    ids, targets = tuple(map(str, range(count))), {"logits": np.arange(count) % 10}
+    return contract, Samples(name, ids, inputs, present, targets, np.arange(count), contract.heads)
 
 
 class Bare:
@@ -100,7 +100,7 @@ class Bare:
             inputs = view_of(self.samples, index, self.train.augment, view_seed=0, view=0)
             have = self.samples.present[index]
             sides = torch.from_numpy(every_side(have, rng))
-            targets = torch.from_numpy(self.samples.targets[index])
+            targets = torch.from_numpy(self.samples.targets["logits"][index])
             set_rate(optimizer, self.train, step, _STEPS)
             loss = self.loss_of(inputs, torch.from_numpy(have), sides, targets)
             optimizer.zero_grad(set_to_none=True)
@@ -144,7 +144,7 @@ def measured(folder: Path) -> dict[str, Any]:
         mode: Teacher(source, len(samples), 1, asked=of, hints=loss.hints, folder=folder / "answers", progress=Silent())
         for mode, of in asked.items()
     }
-    batch = _first(samples, train)
+    batch = _first(contract, samples, train)
     teachers["always"].outputs(batch, torch.device("cpu"))  # fills the cache
     bare = Bare(build(demo.distill.model), teacher, samples, train, demo)
     _check_same_arithmetic(bare, Distillation(bare.student, teachers["never"], contract, loss, train), batch)
@@ -158,13 +158,7 @@ def measured(folder: Path) -> dict[str, Any]:
             fit(
                 student,
                 objective,
-                contract,
-                samples,
-                validation,
-                train,
-                seed=0,
-                view_seed=0,
-                usable=np.arange(len(samples)),
+                Training(contract, samples, validation, train, np.arange(len(samples)), 0, 0),
                 state=folder / f"{mode}-{time.monotonic_ns()}",
                 task="t",
                 progress=Silent(),
@@ -211,12 +205,12 @@ def _check_same_arithmetic(bare: Bare, ours: Distillation, batch: Batch) -> None
     """The two loops must compute the same loss, or their speeds say nothing of each other."""
     ours.project[0].student.load_state_dict(bare.project.state_dict())
     have = torch.from_numpy(bare.samples.present[batch.index])
-    by_hand = bare.loss_of(batch.inputs, have, batch.present, batch.targets)
+    by_hand = bare.loss_of(batch.inputs, have, batch.present, batch.targets["logits"])
     torch.testing.assert_close(ours(bare.student, batch), by_hand)
 
 
-def _first(samples: Samples, train: Train) -> Batch:
-    return next(batches(samples, train, seed=0, view_seed=0, epoch=0, usable=np.arange(len(samples))))
+def _first(contract: Contract, samples: Samples, train: Train) -> Batch:
+    return next(batches(Training(contract, samples, samples, train, np.arange(len(samples)), 0, 0), epoch=0))
 
 
 def _views(samples: Samples, batch: int, augment: Any) -> float:

@@ -47,7 +47,7 @@ def user_dataset(tmp_path, name, attribute="build", text=DATASET):
 
 def test_a_users_dataset_of_arrays_is_written_as_files_and_read_back(tmp_path):
     made = user_dataset(tmp_path, "arrays_a")
-    assert len(made.train) == 12 and made.contract.labels == ("a", "b")
+    assert len(made.train) == 12 and made.contract.heads["logits"].labels == ("a", "b")
     assert {name: x.shape[1:] for name, x in made.train.inputs.items()} == {
         "image": (1, 8, 8),
         "sound": (1, 8, 8),
@@ -103,7 +103,7 @@ def labels_of(tmp_path, name, args):
     modalities = {"vitals": {"kind": "tabular", "columns": ["a"]}}
     values = {"name": "t", "data": {"dataset": f"{name}:build", "args": args, "modalities": modalities}}
     made = samples.prepare(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent())
-    return [made.contract.labels[target] for target in made.train.targets], made.sha256
+    return [made.contract.heads["logits"].labels[target] for target in made.train.targets["logits"]], made.sha256
 
 
 @pytest.mark.parametrize("name", ["named_by_an_argument", "named_by_nobody"])

@@ -10,19 +10,20 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmedge import preprocess, runtime
+from mmedge import preprocess
 from mmedge.spec import AudioSpec, ImageSpec, TabularSpec
+from mmedge.tasks import TASKS, runtime
 
 SOURCE = Path(__file__).parents[2] / "deploy/browser/preprocess.js"
 DRIVER = """
 import { readFileSync, writeFileSync } from "node:fs";
-import { answered, audio, pixels, tabular } from "./preprocess.mjs";
+import { audio, pixels, predicted, tabular } from "./preprocess.mjs";
 const out = [];
 for (const { kind, spec, value } of JSON.parse(readFileSync("work.json"))) {
   try {
     if (kind === "image") out.push(Array.from(pixels(spec, value)));
     else if (kind === "audio") out.push(Array.from(await audio(spec, new Blob([readFileSync(value)]))));
-    else if (kind === "answer") out.push(answered(spec, value));
+    else if (kind === "answer") out.push(predicted(spec, value));
     else out.push(Array.from(tabular(spec, value)));
   } catch (error) {
     out.push(error.message);
@@ -110,15 +111,18 @@ def test_tables_with_holes_and_words_are_those_of_the_runtime(in_node):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("task", TASKS)
 def test_answers_of_every_task_are_those_of_the_runtime(in_node, made_bundle, task):
-    engine = runtime.load(made_bundle)
-    labels = () if task == "regression" else engine.contract.labels
-    engine.contract = engine.contract.model_copy(update={"task": task, "labels": labels})
+    engine, name = runtime.load(made_bundle), "logits"
+    head = TASKS[task].stand_in()
+    head = head.model_copy(update={"labels": ("x", "y", "z") if head.labels else ()})
+    engine.contract = engine.contract.model_copy(update={"heads": {name: head}})
     rows = np.array([[2, 0.5, -3], [-1, -2, -1], [0, 1, 4], [20, 30, -900], [900, -900, 800]], np.float32)
-    rows = rows[:, : engine.contract.outputs]
-    expected = [answer.record() for answer in engine.answers({engine.contract.output: rows})]
-    for got, wanted in zip(in_node([("answer", engine.contract, row.tolist()) for row in rows]), expected, strict=True):
+    rows = rows[:, : engine.contract.width(name)]
+    expected = [answer.record() for answer in engine.answers({name: rows})]
+    for got, wanted in zip(
+        in_node([("answer", engine.contract, {name: row.tolist()}) for row in rows]), expected, strict=True
+    ):
         assert got.keys() == wanted.keys()
         for name, value in wanted.items():
             assert got[name] == (pytest.approx(value, abs=1e-6) if name == "probabilities" else value)

@@ -12,13 +12,13 @@ from torch import nn
 from mmedge.backends import onnxruntime_cpu, tensorrt
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import precision
 from mmedge.graph.export import export
 from mmedge.models.load import contract_of
 from mmedge.spec import ArraySpec, Contract, subsets
 from mmedge.stages import trained
+from tests.heads import samples as made_samples
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_graph_that_differs_from_its_module_names_the_first_layer(tmp_path, be
     module = Changing(between).eval()
     export(module, SMALL, tmp_path / "model.onnx")
     x = {"x": np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)}
-    samples = Samples("test", tuple("abcde"), x, np.ones((5, 1), bool), np.zeros(5, np.int64), np.arange(5))
+    samples = made_samples("test", tuple("abcde"), x, np.ones((5, 1), bool), np.zeros(5, np.int64), np.arange(5))
     with pytest.raises(MismatchError, match=said) as raised:
         trained.verify(module, tmp_path / "model.onnx", SMALL, samples)
     assert raised.value.exit_code == 5

@@ -12,7 +12,6 @@ from mmedge import artifact, preprocess
 from mmedge.backends import onnxruntime_cpu, tensorrt
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph import cut
 from mmedge.graph.export import export
@@ -22,6 +21,7 @@ from mmedge.recipe import Model
 from mmedge.runtime import engine
 from mmedge.runtime.fits import check_takes
 from mmedge.spec import ArraySpec, Contract, TextSpec
+from tests.heads import samples as made_samples
 
 TEXTS = ["a red box on the shelf", "a red box", "the shelf", "red red red box on a shelf of the shelf"] * 4
 
@@ -56,7 +56,7 @@ def samples():
     present = np.ones((len(ids), 2), bool)
     present[1] = [False, True]
     names = [str(number) for number in range(len(ids))]
-    return Samples("test", names, given, present, np.zeros(len(ids), np.int64), np.arange(len(ids)))
+    return made_samples("test", names, given, present, np.zeros(len(ids), np.int64), np.arange(len(ids)))
 
 
 def built(own):

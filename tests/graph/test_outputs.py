@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mmedge import artifact, runtime
 from mmedge.backends import onnxruntime_cpu
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import cut
 from mmedge.graph.adopt import adopt
@@ -22,6 +21,7 @@ from mmedge.recipe import Model, Prune
 from mmedge.stages import trained
 from mmedge.stages.export import verify
 from mmedge.stages.prune.groups import groups_of
+from tests.heads import samples as made_samples
 from tests.small import CONTRACT
 
 
@@ -69,7 +69,7 @@ def samples(n=7):
     }
     present = np.ones((n, 2), bool)
     present[1] = [False, True]
-    return Samples("test", tuple(map(str, range(n))), inputs, present, np.zeros(n, np.int64), np.arange(n))
+    return made_samples("test", tuple(map(str, range(n))), inputs, present, np.zeros(n, np.int64), np.arange(n))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_tensor_a_dict_a_tuple_and_a_dataclass_are_taken(give, outputs, names)
     [
         (None, ("logits", "boxs"), "gives no tensor 'boxs'.*did you mean 'boxes'"),
         (None, ("logits", "loss"), "'loss' cannot be in a graph: it has no row a sample"),
-        (None, ("top", "logits"), "the answer 'top' is called 'logits' in graphs"),
+        (None, ("top", "logits"), "the head 'logits' is called so in graphs, and another"),
         (lambda logits, joint: {"logits": logits, "image": joint}, ("logits", "image"), "an input has the same name"),
     ],
 )

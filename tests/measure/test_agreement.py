@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from mmedge.data.store.samples import Samples
 from mmedge.measure import quality
 from mmedge.measure.agreement import agreements
+from mmedge.spec import ArraySpec, Contract
+from mmedge.tasks import Head
+from tests.heads import samples as made_samples
 
 N = 5
-SAMPLES = Samples(
+SAMPLES = made_samples(
     "test",
     tuple("abcde"),
     {"x": np.arange(N, dtype=np.float32)[:, None]},
@@ -30,7 +32,10 @@ def compared(ours, theirs):
     def run(outputs):
         return lambda inputs: {name: x[inputs["x"][:, 0].astype(int)] for name, x in outputs.items()}
 
-    return {each.output: each for each in agreements("x", run(ours), run(theirs), "logits", SAMPLES, SAMPLES.present)}
+    width = ours["logits"].shape[1]
+    head = Head(task="classification", labels=tuple("abc"[:width])) if width > 1 else Head(task="regression")
+    contract = Contract(modalities={"x": ArraySpec(kind="array", shape=(1,))}, heads={"logits": head})
+    return {each.output: each for each in agreements("x", run(ours), run(theirs), contract, SAMPLES, SAMPLES.present)}
 
 
 def test_every_output_is_compared_over_all_batches():

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.measure.gain import decide, gain, paired
-from mmedge.measure.quality import average_precision, bootstrap_rows, interval, quality, score, subset_scores
+from mmedge.measure.quality import bootstrap_rows, interval, quality, score, subset_scores
 from mmedge.spec import ArraySpec, Contract
+from mmedge.tasks import Head, multilabel
+from tests.heads import samples
 
 SPEC = ArraySpec(kind="array", shape=(1,))
 CONTRACT = Contract(task="classification", modalities={"a": SPEC, "b": SPEC}, labels=("x", "y"))
@@ -18,27 +19,30 @@ def made(targets, groups=None, present=None):
     n = len(targets)
     present = np.ones((n, 2), bool) if present is None else np.array(present)
     groups = np.arange(n) if groups is None else np.array(groups)
-    return Samples(
+    head = Head(task="regression") if np.asarray(targets).dtype.kind == "f" else CONTRACT.heads["logits"]
+    return samples(
         "test",
         tuple(f"s{i}" for i in range(n)),
         {"a": np.zeros((n, 1)), "b": np.zeros((n, 1))},
         present,
         np.array(targets),
         groups,
+        head=head,
+        name="value" if head.task == "regression" else "logits",
     )
 
 
 def logits(classes):
-    return np.eye(2, dtype=np.float32)[np.array(classes)]
+    return {"logits": np.eye(2, dtype=np.float32)[np.array(classes)]}
 
 
 def test_accuracy_is_over_the_labelled_samples():
-    assert score(CONTRACT, logits([0, 1, 1, 0]), np.array([0, 1, 0, -1])) == pytest.approx(2 / 3)
+    assert score(CONTRACT, logits([0, 1, 1, 0]), {"logits": np.array([0, 1, 0, -1])}) == pytest.approx(2 / 3)
 
 
 def test_r2_is_one_minus_the_unexplained_share():
     targets, output = np.array([1.0, 2.0, 3.0, np.nan]), np.array([[1.5], [2.0], [2.0], [9.0]])
-    assert score(VALUE, output, targets) == pytest.approx(1 - (0.25 + 0 + 1) / 2)
+    assert score(VALUE, {"value": output}, {"value": targets}) == pytest.approx(1 - (0.25 + 0 + 1) / 2)
 
 
 def test_the_bootstrap_draws_whole_groups():
@@ -61,8 +65,8 @@ def test_an_intervals_of_one_group_is_that_of_its_samples_and_not_of_no_width():
     low, high = interval(lambda rows: right[rows].mean(), np.zeros(100, int), resamples=500, seed=0)
     assert low == pytest.approx(0.67, abs=0.03) and high == pytest.approx(0.83, abs=0.03)
     alone = made(np.arange(100) % 2)
-    answers = logits(np.where(right, alone.targets, 1 - alone.targets))
-    one = made(alone.targets, groups=np.zeros(100, int))
+    answers = logits(np.where(right, alone.targets["logits"], 1 - alone.targets["logits"]))
+    one = made(alone.targets["logits"], groups=np.zeros(100, int))
     assert quality(CONTRACT, answers, one, resamples=100, seed=0).ci95[0] < 0.75
     for seeds in (1, 3):
         low, high = paired(lambda _, rows: right[rows].mean(), seeds, one, resamples=100, seed=0)
@@ -107,7 +111,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_an_output_with_nan_is_told_with_its_sample():
     output = logits([0, 1, 0])
-    output[1, 0] = np.nan
+    output["logits"][1, 0] = np.nan
     with pytest.raises(MmedgeError, match="sample s1"):
         quality(CONTRACT, output, made([0, 1, 0]), resamples=100, seed=0)
 
@@ -120,7 +124,7 @@ def test_a_subset_is_scored_over_the_samples_that_have_it_and_shown_only_it():
     def predict(present):
         seen.append(present.copy())
         # Right where a is present, wrong elsewhere.
-        return logits(np.where(present[:, 0], samples.targets, 1 - samples.targets))
+        return logits(np.where(present[:, 0], samples.targets["logits"], 1 - samples.targets["logits"]))
 
     assert subset_scores(CONTRACT, samples, predict) == {"a": 1.0, "b": 0.0, "a+b": 1.0}
     alone_a, alone_b, both = seen
@@ -138,7 +142,7 @@ def test_a_subset_that_no_labelled_sample_has_is_left_out():
 def test_a_subset_whose_regression_targets_are_all_equal_is_left_out_and_not_nan():
     contract = VALUE.model_copy(update={"modalities": {"a": SPEC, "b": SPEC}})
     samples = made([1.0, 2.0, 5.0], present=[[True, True], [True, False], [True, False]])
-    scores = subset_scores(contract, samples, lambda present: np.array([[1.0], [2.0], [5.0]]))
+    scores = subset_scores(contract, samples, lambda present: {"value": np.array([[1.0], [2.0], [5.0]])})
     assert scores == {"a": 1.0}
 
 
@@ -237,12 +241,12 @@ def test_a_student_no_better_than_the_one_without_a_teacher_is_not_kept():
 
 
 def test_the_decision_leaves_a_subset_without_a_figure_out_and_is_made_by_the_others():
-    contract = Contract(modalities=CONTRACT.modalities, task="regression")
+    contract = VALUE.model_copy(update={"modalities": CONTRACT.modalities})
     targets = np.array([1, 1, 2, 3, 4, 5], np.float32)
     equal, everything = np.arange(6) < 2, np.ones(6, bool)  # of the subset b, all targets are equal: no R2
 
     def answers(error):
-        output = (targets + error * np.array([1, -1] * 3))[:, None]
+        output = {"value": (targets + error * np.array([1, -1] * 3))[:, None]}
         return {"a": (everything, output), "b": (equal, output), "a+b": (everything, output)}
 
     said = decide(contract, [answers(0.1)], [answers(0.5)], made(targets), resamples=50, seed=0)
@@ -267,8 +271,8 @@ def test_average_precision_is_scikit_learns_with_and_without_ties():
     targets = (rng.random((50, 4)) < 0.3).astype(np.float32)
     for output in (rng.standard_normal((50, 4)), rng.integers(0, 4, (50, 4)).astype(float)):
         expected = average_precision_score(targets, output, average="macro")
-        assert average_precision(output, targets) == pytest.approx(expected)
+        assert multilabel.score(output, targets, Head(task="multilabel")) == pytest.approx(expected)
     targets[:, 1] = 0  # a label that no sample has is left out
     expected = average_precision_score(targets[:, [0, 2, 3]], output[:, [0, 2, 3]], average="macro")
-    assert average_precision(output, targets) == pytest.approx(expected)
-    assert np.isnan(average_precision(output, np.zeros_like(targets)))
+    assert multilabel.score(output, targets, Head(task="multilabel")) == pytest.approx(expected)
+    assert np.isnan(multilabel.score(output, np.zeros_like(targets), Head(task="multilabel")))

@@ -12,8 +12,9 @@ from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Model
 from mmedge.spec import Contract, TabularSpec
+from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
-from mmedge.training.objectives import supervised
+from mmedge.training.objectives import Supervised
 from tests.data.made import parsed, write_table
 
 
@@ -50,20 +51,14 @@ def test_targets_in_the_hundred_thousands_are_learned_in_their_own_unit(tmp_path
     recipe = parsed(values)
     dataset = samples.prepare(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
     contract, train = dataset.contract, recipe.teacher.train
-    assert abs(contract.target_mean - np.mean(dataset.train.targets)) < 1
+    assert abs(contract.heads["value"].mean - np.mean(dataset.train.targets["value"])) < 1
     torch.manual_seed(0)
     section = recipe.teacher.model.model_copy(update={"factory": factory and "own:Own"})
     module = load.build(section, contract, factory=factory)
     fit(
         module,
-        supervised(contract, train),
-        contract,
-        dataset.train,
-        dataset.validation,
-        train,
-        seed=0,
-        view_seed=0,
-        usable=np.arange(len(dataset.train)),
+        Supervised(contract, train),
+        Training(contract, dataset.train, dataset.validation, train, np.arange(len(dataset.train)), 0, 0),
         state=tmp_path / "state.safetensors",
         task="t",
         progress=Silent(),

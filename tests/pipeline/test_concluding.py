@@ -155,7 +155,7 @@ def test_the_bundle_holds_the_graph_of_the_cpu_export_and_all_that_an_app_needs(
     assert bundle.parent == export.sha256
     assert bundle.file("model.onnx").read_bytes() == export.file("model.onnx").read_bytes()
     assert set(bundle.meta["targets"]) == {"onnxruntime-cpu", "tensorrt-rtx"}
-    assert bundle.meta["contract"]["labels"] == [str(digit) for digit in range(10)]
+    assert bundle.meta["contract"]["heads"]["logits"]["labels"] == [str(digit) for digit in range(10)]
     modalities = bundle.meta["contract"]["modalities"]
     assert len(modalities["image"]["mean"]) == 1 and len(modalities["audio"]["std"]) == 16
     figures = bundle.meta["figures"]["onnxruntime-cpu"]

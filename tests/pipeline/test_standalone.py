@@ -25,7 +25,7 @@ def given(finished, dataset, tmp_path_factory):
     shutil.copy(finished.artifact("teacher").file("model.onnx"), folder / "model.onnx")
     train = dataset.train
     inputs = {name: np.asarray(x[:80]) for name, x in train.inputs.items()} | {"present": np.ones((80, 2), bool)}
-    np.savez(folder / "data.npz", **inputs, labels=train.targets[:80])
+    np.savez(folder / "data.npz", **inputs, labels=train.targets["logits"][:80])
     np.savez(folder / "inputs.npz", **inputs)
     return folder
 

@@ -40,7 +40,7 @@ def answers(finished, dataset, tmp_path_factory):
     run = onnxruntime_cpu.session(made.file("model.onnx"))
     out = {}
     for split in (dataset.train, dataset.validation, dataset.test):
-        logits = graph_predictor(run, dataset.contract, split)(split.present)
+        logits = graph_predictor(run, dataset.contract, split)(split.present)["logits"]
         out |= dict(zip(split.ids, logits))
     return out
 
@@ -59,7 +59,7 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     """Some training samples and half of the test split are not in the file; the classes stand in another order."""
     lacking = {*dataset.train.ids[:40], *dataset.test.ids[:30]}
     kept = {sample: row[::-1] for sample, row in answers.items() if sample not in lacking}
-    labels = dataset.contract.labels[::-1]
+    labels = dataset.contract.heads["logits"].labels[::-1]
     small["teacher"] = {"outputs": str(write_csv(tmp_path / "o.csv", kept, labels))}
     outcome = run(small, finished.copied(tmp_path / "out"))
     by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
@@ -78,7 +78,7 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     assert "not measured" in capfd.readouterr().err
     engine = load(tmp_path / "out" / "bundle")
     row = polars.read_csv(tmp_path / "out" / "data" / "test.csv").row(0, named=True)
-    assert engine.predict(image=row["image"], audio=row["audio"]).label in dataset.contract.labels
+    assert engine.predict(image=row["image"], audio=row["audio"]).label in dataset.contract.heads["logits"].labels
     again = run(small, tmp_path / "out")
     assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
 
@@ -104,7 +104,7 @@ def test_what_is_wrong_with_the_student_is_told_before_a_teacher_is_trained_for_
 
 
 def test_distill_takes_a_ready_made_teacher_without_an_earlier_command(small, answers, dataset, tmp_path):
-    file = write_csv(tmp_path / "o.csv", answers, dataset.contract.labels)
+    file = write_csv(tmp_path / "o.csv", answers, dataset.contract.heads["logits"].labels)
     small["teacher"] = {"outputs": str(file)}
     outcome = run(small, tmp_path / "out", only="distill")
     assert [(stage["stage"], stage["status"]) for stage in outcome.report["stages"]] == [
@@ -116,7 +116,7 @@ def test_distill_takes_a_ready_made_teacher_without_an_earlier_command(small, an
 def test_outputs_without_a_sample_in_common_or_with_other_classes_are_refused(
     finished, small, answers, dataset, tmp_path
 ):
-    file, labels = tmp_path / "o.csv", dataset.contract.labels
+    file, labels = tmp_path / "o.csv", dataset.contract.heads["logits"].labels
     small["teacher"] = {"outputs": str(file)}
     write_csv(file, {f"x{sample}": row for sample, row in answers.items()}, labels)
     out = finished.copied(tmp_path / "out")
@@ -189,7 +189,7 @@ def test_an_onnx_teacher_with_classes_of_its_own_teaches_those_that_it_shares(fi
 def test_several_teachers_of_different_kinds_teach_together(finished, small, answers, dataset, context, tmp_path):
     """The run's own, the same by its weights, as an ONNX file and as probabilities by id: their mean is what each of them says."""
     p = {sample: np.exp(row) / np.exp(row).sum() for sample, row in answers.items()}
-    labels = dataset.contract.labels
+    labels = dataset.contract.heads["logits"].labels
     weights = {"weights": str(finished.out / "teacher" / "weights.safetensors")}
     small["distill"]["teachers"] = [
         {"model": small["teacher"]["model"] | weights},
@@ -201,7 +201,7 @@ def test_several_teachers_of_different_kinds_teach_together(finished, small, ans
     small["distill"]["train"] = SHORT | {"augment": {}, "views": 1}
     recipe = parsed(small)
     made = teacher_for(recipe.distill, context, recipe.distill.train)
-    (logits, _taught) = made._compute(0)
+    (_taught, logits) = made._compute(0)
     theirs = np.stack([p[sample] for sample in dataset.train.ids])
     ours = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(ours / ours.sum(axis=1, keepdims=True), theirs, atol=1e-4)
@@ -223,7 +223,9 @@ def test_the_kept_answers_of_several_teachers_are_found_by_all_of_them(finished,
 def test_a_teacher_that_answers_nan_is_told_with_its_place_and_the_sample(finished, small, answers, dataset, tmp_path):
     bad = {sample: row.copy() for sample, row in answers.items()}
     bad[dataset.train.ids[5]][3] = np.nan
-    small["distill"]["teachers"] = [{"outputs": str(write_csv(tmp_path / "o.csv", bad, dataset.contract.labels))}]
+    small["distill"]["teachers"] = [
+        {"outputs": str(write_csv(tmp_path / "o.csv", bad, dataset.contract.heads["logits"].labels))}
+    ]
     with pytest.raises(MmedgeError, match=f"sample {dataset.train.ids[5]}"):
         run(small, finished.copied(tmp_path / "out", "teacher"), start=finished.out / "teacher", only="distill")
 
@@ -268,14 +270,17 @@ def test_a_ready_made_teacher_of_another_order_of_classes_is_refused_before_it_t
 ):
     """Outputs without names, right for every sample, but class 1 comes first: nothing would look wrong but the student."""
     splits = (dataset.train, dataset.validation, dataset.test)
-    ids, targets = [name for split in splits for name in split.ids], np.concatenate([split.targets for split in splits])
+    ids, targets = (
+        [name for split in splits for name in split.ids],
+        np.concatenate([split.targets["logits"] for split in splits]),
+    )
     logits = np.roll(10 * np.eye(10, dtype=np.float32)[targets], -1, axis=1)
     np.savez(tmp_path / "o.npz", ids=np.array(ids), logits=logits)
     small["teacher"] = {"outputs": str(tmp_path / "o.npz")}
     out = finished.copied(tmp_path / "out")
     with pytest.raises(UsageError, match=r"another order(?s:.*)in 100%") as raised:
         run(small, out, only="teacher")
-    order = [*dataset.contract.labels[1:], dataset.contract.labels[0]]
+    order = [*dataset.contract.heads["logits"].labels[1:], dataset.contract.heads["logits"].labels[0]]
     assert f"classes: {{{', '.join(f'{name}: {name}' for name in order)}}}" in str(raised.value)
     small["teacher"]["classes"] = {name: name for name in order}
     (teacher,) = run(small, out, only="teacher").report["stages"]

@@ -31,12 +31,16 @@ def test_the_better_student_on_validation_ships_and_the_notes_say_which(
     def decide(contract, distilled, control, validation, **options):
         assert validation.split == "validation"  # never the test split
         # The students themselves are hardly trained: give one side the true answers of a share of the rows.
-        ours, theirs = ({n: (m, o.copy()) for n, (m, o) in side[0].items()} for side in (distilled, control))
+        ours, theirs = (
+            {n: (m, {head: x.copy() for head, x in o.items()}) for n, (m, o) in side[0].items()}
+            for side in (distilled, control)
+        )
         better, worse = (ours, theirs) if gain >= 0 else (theirs, ours)
-        for name, (_, output) in better.items():
-            worse[name] = (worse[name][0], output.copy())
+        for name, (_, outputs) in better.items():
+            output = outputs["logits"]
+            worse[name] = (worse[name][0], {"logits": output.copy()})
             if gain:
-                output[range(len(output)), validation.targets] = 100.0
+                output[range(len(output)), validation.targets["logits"]] = 100.0
         return real(contract, [ours], [theirs], validation, **options)
 
     monkeypatch.setattr(distill, "decide", decide)

@@ -17,7 +17,6 @@ from mmedge.backends import onnxruntime_cpu, tensorrt, tensorrt_rtx
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
 from mmedge.backends.onnxfile import read_nodes
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph import precision
 from mmedge.profiling import rebuild as rebuilding
@@ -29,6 +28,7 @@ from mmedge.stages import export
 from mmedge.stages.export import choice, parts
 from mmedge.training.context import Context
 from tests.conftest import staged
+from tests.heads import samples as made_samples
 from tests.small import CONTRACT, write_graph
 
 DESCRIBED = {
@@ -59,7 +59,7 @@ def context(tmp_path):
         name: random.standard_normal((n, *spec.shape)).astype(np.float32) for name, spec in CONTRACT.modalities.items()
     }
     ids = tuple(map(str, range(n)))
-    test = Samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
+    test = made_samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
     recipe = SimpleNamespace(export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5))
     return Context(recipe, SimpleNamespace(test=test), tmp_path, tmp_path, Silent())
 

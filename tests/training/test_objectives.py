@@ -12,17 +12,21 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Hint, Loss, Model, Train
 from mmedge.spec import ArraySpec, Contract
 from mmedge.stages import distill
-from mmedge.training.loop.batches import Batch, batches, every_side
-from mmedge.training.losses import distillation
-from mmedge.training.losses.labels import label_loss
-from mmedge.training.objectives import Distillation, scheduled, supervised
+from mmedge.tasks import Head
+from mmedge.training.loop.batches import Batch, Training, batches, every_side
+from mmedge.training.losses import classification, regression
+from mmedge.training.objectives import Distillation, Supervised, scheduled
 from mmedge.training.teaching.taught import teacher_for
 from tests.conftest import staged
 
 
-def one_batch(context, train, passed=0.0):
+def all_of(context, train):
     samples = context.dataset.train
-    batch = next(batches(samples, train, seed=0, view_seed=0, epoch=0, usable=np.arange(len(samples))))
+    return Training(context.dataset.contract, samples, samples, train, np.arange(len(samples)), 0, 0)
+
+
+def one_batch(context, train, passed=0.0):
+    batch = next(batches(all_of(context, train), epoch=0))
     return Batch(batch.index, batch.view, batch.inputs, batch.present, batch.targets, batch.weights, passed)
 
 
@@ -113,18 +117,18 @@ def test_answers_to_every_side_are_those_of_three_calls(context):
         alone = student(present=batch.present[:, side], **batch.inputs)["logits"]
         torch.testing.assert_close(together[:, side], alone)
     each = [
-        supervised(contract, train)(student, Batch(batch.index, 0, batch.inputs, batch.present[:, k], batch.targets))
+        Supervised(contract, train)(student, Batch(batch.index, 0, batch.inputs, batch.present[:, k], batch.targets))
         for k in range(3)
     ]
-    torch.testing.assert_close(supervised(contract, train)(student, batch), sum(each) / 3)
+    torch.testing.assert_close(Supervised(contract, train)(student, batch), sum(each) / 3)
 
 
 def test_a_split_batch_of_every_side_has_the_same_loss(context):
     train = TRAIN.model_copy(update={"modality_dropout": "every"})
     student, objective, _ = made(context, Loss(hints=(Hint(),)), train)
     batch = one_batch(context, train)
-    samples, halves = context.dataset.train, train.model_copy(update={"accumulate": 2})
-    drawn = batches(samples, halves, seed=0, view_seed=0, epoch=0, usable=np.arange(len(samples)))
+    halves = train.model_copy(update={"accumulate": 2})
+    drawn = batches(all_of(context, halves), epoch=0)
     parts = [next(drawn), next(drawn)]
     assert np.array_equal(np.concatenate([part.index for part in parts]), batch.index)
     whole = objective(student.eval(), batch)
@@ -157,11 +161,13 @@ def test_regressions_losses_weigh_the_same_in_any_unit():
 
     def loss(scale):
         contract = Contract(task="regression", modalities={"x": spec}, output="value", target_std=scale)
-        batch = Batch(np.arange(8), 0, {"x": torch.zeros(8, 3)}, torch.ones(8, 1, dtype=torch.bool), targets * scale)
-        return supervised(contract, TRAIN)(lambda present, x: {"value": output * scale}, batch)
+        present, labels = torch.ones(8, 1, dtype=torch.bool), {"value": targets * scale}
+        batch = Batch(np.arange(8), 0, {"x": torch.zeros(8, 3)}, present, labels)
+        return Supervised(contract, TRAIN)(lambda present, x: {"value": output * scale}, batch)
 
     torch.testing.assert_close(loss(1e5), loss(1.0))
-    torch.testing.assert_close(loss(1.0), label_loss(output, targets))
+    expected = regression.label_loss(output, targets, Head(task="regression"), TRAIN, None)
+    torch.testing.assert_close(loss(1.0), expected)
 
 
 def test_a_student_that_imagines_a_modality_learns_its_features_and_is_never_given_it(context, finished, tmp_path):
@@ -217,7 +223,7 @@ def test_kd_of_a_softened_teacher_has_the_gradient_of_matched_logits_at_high_tem
     rng = np.random.default_rng(0)
     student, teacher = (torch.from_numpy(x - x.mean(1, keepdims=True)) for x in rng.normal(size=(2, 6, 5)))
     student.requires_grad_()
-    distillation.kd(student, teacher, 1000.0).backward()
+    classification.kd(student, teacher, 1000.0).backward()
     torch.testing.assert_close(student.grad, (student.detach() - teacher) / 5 / 6, rtol=0.01, atol=1e-4)
 
 

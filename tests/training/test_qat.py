@@ -22,8 +22,9 @@ from mmedge.stages import prune, quantize
 from mmedge.stages.quantize import calibration, candidates, ptq
 from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context
+from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
-from mmedge.training.objectives import supervised
+from mmedge.training.objectives import Supervised
 from mmedge.training.qat import train_quantized
 from mmedge.training.teaching.taught import teaching_of
 from tests.conftest import staged
@@ -54,14 +55,8 @@ def longer(made, context, folder):
     train = Train(epochs=10, learning_rate=4e-3, batch_size=16, modality_dropout=0.3)
     fitted = fit(
         module,
-        supervised(contract, train),
-        contract,
-        samples,
-        validation,
-        train,
-        seed=0,
-        view_seed=0,
-        usable=np.arange(len(samples)),
+        Supervised(contract, train),
+        Training(contract, samples, validation, train, np.arange(len(samples)), 0, 0),
         state=folder / "state.safetensors",
         task="longer",
         progress=Silent(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars
 
 from mmedge.data.checks import cells, splits
+from mmedge.data.checks.targets import target_faults
 from mmedge.errors import Fault
 from mmedge.recipe import Data
 from mmedge.spec import ImageSpec, TabularSpec
@@ -16,8 +17,8 @@ def table_faults(table: polars.DataFrame, data: Data, file: str, *, learns_label
     ``learns_labels``: whether the training split needs a label.
     """
     found = [
-        *splits.split_faults(table, data, file, learns_labels),
-        *(splits.value_faults if data.task == "regression" else splits.class_faults)(table, data, file),
+        *splits.empty_splits(table, data, file),
+        *target_faults(table, data, file, learns_labels=learns_labels),
         *splits.group_faults(table, data, file),
         *cells.presence_faults(table, data, file),
     ]

@@ -46,11 +46,9 @@ def _column_faults(table: polars.DataFrame, data: Data) -> list[Fault]:
         except MmedgeError as error:
             faults.append(Fault.of(error, "manifest", module=f"data.align.{name}"))
     known = [*table.columns, *streams]
-    named: list[tuple[str, str | None]] = [(f"data.{key}", getattr(data, key)) for key in ("id", "group", "split")]
+    named = list(data.columns_named().items())
     if data.label_columns:  # the target is put together from them
-        named += [("data.label_columns", column) for column in data.label_columns]
-    else:
-        named = [("data.target", data.target), *named]
+        named = [*named[1:], *(("data.label_columns", column) for column in data.label_columns)]
     for name, spec in data.modalities.items():
         named += [(f"data.modalities.{name}", column) for column in columns_of(name, spec)]
     return faults + [

@@ -1,156 +1,20 @@
-"""Faults of splits and targets: what is empty, alone, unseen or on both sides."""
+"""Faults of splits: what is empty, few, or on both sides."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars
 
-from mmedge.data.manifest.labels import named_in, telling_splits, unlabelled_split
-from mmedge.data.manifest.source import ROW, SPLIT, empty_split, target_column
+from mmedge.data.manifest.source import ROW, SPLIT, empty_split
 from mmedge.data.manifest.splits import SPLITS, UNITS
 from mmedge.errors import Fault
 from mmedge.recipe import Data
 
-# Fewer training samples of a class than this are told of.
-TINY = 5
 
-
-def split_faults(table: polars.DataFrame, data: Data, file: str, learns_labels: bool) -> list[Fault]:
-    """``learns_labels``: whether the training split needs a label."""
-    faults = []
-    for split in SPLITS:
-        part = table.filter(polars.col(SPLIT) == split)
-        if part.is_empty():
-            what, todo = empty_split(split, [table], data)
-            faults.append(Fault("error", "empty-split", what, file, todo=todo))
-        elif part[target_column(data)].null_count() == part.height:
-            if split != "train" or learns_labels:
-                what, todo = unlabelled_split(split)
-                faults.append(Fault("error", "unlabelled-split", what, file, column=data.target, todo=todo))
-        elif split != "train" and part[target_column(data)].null_count():
-            count = part[target_column(data)].null_count()
-            faults.append(
-                Fault(
-                    "warning",
-                    "unlabelled",
-                    f"{count} samples of the {split} split have no label and cannot be scored",
-                    file,
-                    column=data.target,
-                    todo="move them to the training split, where distillation uses them",
-                )
-            )
-    return faults
-
-
-def class_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    faults: list[Fault] = []
-    target = target_column(data)
-    named = [None if names is None else sorted(names) for names in named_in(data, table[target])]
-    known = table.with_columns(polars.Series(target, named, dtype=polars.List(polars.String))).explode(target)
-    known = known.filter(polars.col(target).is_not_null())
-    counts = {
-        split: dict(known.filter(polars.col(SPLIT) == split)[target].value_counts().iter_rows()) for split in SPLITS
-    }
-    cells = {split: table.filter(polars.col(SPLIT) == split)[target] for split in SPLITS}
-    told = {label for split in telling_splits(cells) for label in counts[split]}
-    for split in ("validation", "test"):
-        for label in sorted(counts[split].keys() - told):
-            rows = known.filter((polars.col(SPLIT) == split) & (polars.col(target) == label))[ROW]
-            faults.append(
-                Fault(
-                    "error",
-                    "unseen-label",
-                    f"the label {label!r} of {len(rows)} {split} samples is not in the training split",
-                    file,
-                    rows[0],
-                    target,
-                    todo="correct the label or the split",
-                )
-            )
-    for split in SPLITS:
-        if len(counts[split]) == 1:
-            only = next(iter(counts[split]))
-            severity: Literal["error", "warning"] = "error" if split == "train" else "warning"
-            faults.append(
-                Fault(
-                    severity,
-                    "one-class",
-                    f"the {split} split has one class only: {only!r}",
-                    file,
-                    column=target,
-                    todo="classification needs two: correct the split, or add rows",
-                )
-            )
-    spellings: dict[str, str] = {}
-    for label in sorted(known[target].unique()):
-        other = spellings.setdefault(" ".join(label.lower().split()), label)
-        if other != label:
-            faults.append(
-                Fault(
-                    "warning",
-                    "alike-labels",
-                    f"the labels {other!r} and {label!r} differ in blanks or case only, and are two classes",
-                    file,
-                    known.filter(polars.col(target) == label)[ROW][0],
-                    target,
-                    todo="spell them alike",
-                )
-            )
-    for label, count in sorted(counts["train"].items()):
-        if count < TINY:
-            faults.append(
-                Fault(
-                    "warning",
-                    "tiny-class",
-                    f"the class {label!r} has {count} training sample{'s' if count > 1 else ''}",
-                    file,
-                    column=target,
-                    todo="add samples, join classes, or set train.class_weights: balanced",
-                )
-            )
-        for split in ("validation", "test"):
-            if counts[split] and label not in counts[split]:
-                faults.append(
-                    Fault(
-                        "warning",
-                        "empty-class",
-                        f"the class {label!r} has no {split} sample: nothing tells how well it is known",
-                        file,
-                        column=target,
-                        todo="add samples, or change data.ratios or data.split",
-                    )
-                )
-    return faults
-
-
-def value_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    values = table[target_column(data)].cast(polars.Float64, strict=False)
-    wrong = (table[target_column(data)].is_not_null() & ~values.is_finite().fill_null(False)).arg_true().to_list()
-    faults = [
-        Fault(
-            "error",
-            "target",
-            f"the target {table[target_column(data)][row]!r} is not a finite number",
-            file,
-            table[ROW][row],
-            data.target,
-            todo="correct it, or empty the cell: the sample is then unlabelled",
-        )
-        for row in wrong
-    ]
-    if not wrong and values.drop_nulls().n_unique() == 1:
-        faults.append(
-            Fault(
-                "error",
-                "constant",
-                "the target has one value only",
-                file,
-                column=data.target,
-                todo="there is nothing to learn",
-            )
-        )
-    return faults
+def empty_splits(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """The splits that hold no row."""
+    found = table[SPLIT].unique().to_list()
+    each = [empty_split(split, [table], data) for split in SPLITS if split not in found]
+    return [Fault("error", "empty-split", what, file, todo=todo) for what, todo in each]
 
 
 def forgotten_groups(given: polars.DataFrame, table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
@@ -163,7 +27,7 @@ def forgotten_groups(given: polars.DataFrame, table: polars.DataFrame, data: Dat
     given = given.with_columns(polars.int_range(1, given.height + 1).alias(ROW)).join(
         table.select(ROW, SPLIT), on=ROW, how="inner"
     )
-    used = {data.target, data.id, data.split, *(c for spec in data.modalities.values() for c in spec.columns_read)}
+    used = {*data.columns_named().values(), *(c for spec in data.modalities.values() for c in spec.columns_read)}
     faults = []
     for name in given.columns:
         if name in used or not UNITS.search(name):

@@ -17,9 +17,9 @@ import polars
 from mmedge.artifact import replacing
 from mmedge.data.builtin import avdigits
 from mmedge.data.manifest import align, splits
-from mmedge.data.manifest.labels import joined, named_in, rarest
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
+from mmedge.data.manifest.targets import joined, strata, target_columns
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
@@ -28,8 +28,6 @@ from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularS
 
 # Columns of an arranged manifest that no user's column can be mistaken for.
 ROW, SPLIT = "__row", "__split"
-# Columns of the written manifests that are mmedge's own.
-_OWN_COLUMNS = ("id", "group", "source")
 
 
 def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> dict[str, Any]:
@@ -93,8 +91,7 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
         _require_column(table, label, "data.label_columns", data.manifest)
     if data.label_columns:
         table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target))
-    needed = {"data.target": data.target, "data.id": data.id, "data.group": data.group, "data.split": data.split}
-    for key, column in needed.items():
+    for key, column in data.columns_named().items():
         _require_column(table, column, key, data.manifest)
     for name, spec in data.modalities.items():
         for column in columns_of(name, spec):
@@ -109,13 +106,16 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
     # One label however its accents are composed; paths are left as the file system spells them.
-    columns[target_column(data)] = polars.col(data.target).str.normalize("NFC")
+    targets = target_columns(data)
+    columns |= {
+        targets[head]: polars.col(target.column or head).str.normalize("NFC") for head, target in data.heads.items()
+    }
     if data.group:  # a row of no group is a group of its own
         columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
     out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
     out = out.with_columns(_split(table, out, data, seed).alias(SPLIT))
     if not data.split and not data.group:  # the same sample twice is one unit: it must not teach and judge
-        together = out.with_columns(polars.col(SPLIT).first().over([c for c in columns if c != target_column(data)]))
+        together = out.with_columns(polars.col(SPLIT).first().over([c for c in columns if c not in targets.values()]))
         if together[SPLIT].n_unique() == out[SPLIT].n_unique():
             out = together
     return out, alignments
@@ -189,31 +189,24 @@ def place(data: Data, seed: int, sample: str, column: str | None) -> str:
     return ", ".join(parts)
 
 
-def target_column(data: Data) -> str:
-    """The column of the written manifests that holds the target; a name that mmedge uses itself gets an underscore."""
-    return f"{data.target}_" if data.target in _OWN_COLUMNS else data.target
-
-
 def empty_split(split: str, tables: Iterable[polars.DataFrame], data: Data) -> tuple[str, str]:
     """Why a split holds nothing, and what to do. ``tables``: all rows that there are."""
-    column = target_column(data)
-    if any(column not in table.columns or table[column].null_count() < table.height for table in tables):
+    columns = target_columns(data).values()
+    if any(
+        column not in table.columns or table[column].null_count() < table.height
+        for table in tables
+        for column in columns
+    ):
         return f"the {split} split is empty", "correct data.split or data.ratios, or add rows"
     return (
         f"no row has a label, and the {split} split is of labelled rows: what is kept is judged by them",
-        f"label some rows in column {data.target!r}; the training split may stay without any (distill.labels: none)",
+        f"label some rows in column {', '.join(map(repr, columns))}; the training split may stay without any (distill.labels: none)",
     )
 
 
 def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int) -> polars.Series:
     """The split of each row: by column, fold or ratios. Where the column knows no validation, it is drawn from training."""
-    target = out[target_column(data)].fill_null("")
-    match data.task:
-        case "multilabel":
-            target = polars.Series(rarest(named_in(data, out[target_column(data)])))
-        case "regression":
-            target = polars.Series(["" if t == "" else "x" for t in target])
-    labels = target.to_numpy()
+    labels = np.array(strata(data, out), dtype=object).astype(str)
     groups = out["group"].to_numpy() if data.group else None
     shares = [data.ratios[split] for split in SPLITS]  # type: ignore[index]
     validation = shares[1] / (shares[0] + shares[1])
@@ -256,15 +249,20 @@ def _from_dataset(
         row: dict[str, str | None] = {"id": name}
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
-        target = item.get(data.target)
-        if isinstance(target, (list, tuple, set, frozenset)):
-            target = json.dumps([str(label) for label in target], ensure_ascii=False)
-        row[target_column(data)] = None if target is None else unicodedata.normalize("NFC", str(target))
+        for head, column in target_columns(data).items():
+            row[column] = _target_cell(item.get(data.heads[head].column or head))
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)
         progress.step(f"writing {split}", index + 1, len(dataset))
     return polars.DataFrame(rows, infer_schema_length=None)
+
+
+def _target_cell(target: Any) -> str | None:
+    """A dataset's target as a cell; several labels as a JSON list."""
+    if isinstance(target, (list, tuple, set, frozenset)):
+        return json.dumps([str(label) for label in target], ensure_ascii=False)
+    return None if target is None else unicodedata.normalize("NFC", str(target))
 
 
 def _cells(

@@ -14,19 +14,13 @@ from typing import Any
 import numpy as np
 import polars
 
+from mmedge import tasks
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
-from mmedge.data.manifest.labels import (
-    hidden,
-    labelled,
-    named_in,
-    one_hot,
-    spread_over,
-    telling_splits,
-    unlabelled_split,
-)
-from mmedge.data.manifest.source import columns_of, place, present, target_column, write_manifests
+from mmedge.data.checks.targets import refuse_faulty_targets
+from mmedge.data.manifest.source import columns_of, place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
+from mmedge.data.manifest.targets import cells_of
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.leftovers import remove_of_run
@@ -34,31 +28,47 @@ from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
 from mmedge.spec import Contract, ModalitySpec, TabularSpec
+from mmedge.tasks import Head
+from mmedge.tasks.cells import Cells, telling_splits
 
 
 @dataclass(frozen=True)
 class Samples:
     """One split. N samples, M modalities in the contract's order.
 
-    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: int64 [N] (class, -1
-    where unlabelled), float32 [N] (NaN where unlabelled), or float32 [N, labels] of 0 and 1 for several labels a
-    sample; ``groups``: int64 [N], the independent unit of each sample.
+    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: {head: its task's
+    targets, N rows}; ``groups``: int64 [N], the independent unit of each sample; ``heads``: what the targets mean.
     """
 
     split: str
     ids: tuple[str, ...]
     inputs: dict[str, np.ndarray]
     present: np.ndarray
-    targets: np.ndarray
+    targets: dict[str, np.ndarray]
     groups: np.ndarray
+    heads: Mapping[str, Head]
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def known(self, head: str) -> np.ndarray:
+        """bool [N]: whose target of this head is known."""
+        return tasks.of(self.heads[head]).known(self.targets[head])
+
     @property
     def labelled(self) -> np.ndarray:
-        """bool [N]."""
-        return labelled(self.targets)
+        """bool [N]: whose target is known, of any head."""
+        return np.any([self.known(head) for head in self.heads], axis=0)
+
+    def hidden(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The targets with those of some rows (indices, or bool [N]) unknown."""
+        return {head: tasks.of(self.heads[head]).hidden(x, rows) for head, x in self.targets.items()}
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """int64 [N]: what labels are spread evenly over, by the first head that has it; None where none has."""
+        each = (tasks.of(self.heads[head]).spread(x) for head, x in self.targets.items())
+        return next((found for found in each if found is not None), None)
 
     def only(self, modalities: Sequence[str]) -> Samples:
         """The same samples with some of the modalities, for a model that takes fewer."""
@@ -71,13 +81,13 @@ class Samples:
 
     def taken(self, rows: np.ndarray) -> Samples:
         """The samples of some rows (int64), in that order."""
-        return Samples(
-            self.split,
-            tuple(self.ids[row] for row in rows),
-            {name: x[rows] for name, x in self.inputs.items()},
-            self.present[rows],
-            self.targets[rows],
-            self.groups[rows],
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            inputs={name: x[rows] for name, x in self.inputs.items()},
+            present=self.present[rows],
+            targets={head: x[rows] for head, x in self.targets.items()},
+            groups=self.groups[rows],
         )
 
     def shown(self, modalities: Sequence[str]) -> Samples:
@@ -88,7 +98,7 @@ class Samples:
         mask = np.array([name in modalities for name in self.inputs])
         having = np.asarray(self.present[:, mask].all(axis=1))
         present = np.where(having[:, None], mask, self.present)
-        return replace(self, present=present, targets=hidden(self.targets, ~having))
+        return replace(self, present=present, targets=self.hidden(~having))
 
     def present_of(self, modalities: Sequence[str]) -> np.ndarray:
         """bool [N, M]: of ``modalities`` what each sample has; one that has nothing of them keeps what it has."""
@@ -104,14 +114,14 @@ class Samples:
                 f"{count} labels are asked for, the training split has {len(known)}", where="distill.labels"
             )
         rng = np.random.default_rng(seed)
-        classes = spread_over(self.targets)
+        classes = self.spread
         if classes is not None and len(known):
             of_class = [rng.permutation(known[classes[known] == label]) for label in np.unique(classes[known])]
             rank = np.concatenate([np.arange(len(rows)) for rows in of_class])
             known = np.concatenate(of_class)[np.argsort(rank, kind="stable")]
         else:
             known = rng.permutation(known)
-        return replace(self, targets=hidden(self.targets, known[count:]))
+        return replace(self, targets=self.hidden(known[count:]))
 
 
 @dataclass(frozen=True)
@@ -193,8 +203,9 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     key, facts = manifests(recipe, folder, code=code, progress=progress)
     tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
     found = partial(place, data, recipe.seed)
-    contract = _contract(recipe, tables, found)
-    targets = {split: _targets(split, table, contract, data, found) for split, table in tables.items()}
+    cells = cells_of(data, tables)
+    refuse_faulty_targets(data, tables, cells, found, learns_labels=recipe.learns_labels)
+    heads = heads_of(data, cells)
     all_decoded = {}
     for name, spec in data.modalities.items():
         all_decoded[name] = decoded(name, spec, tables, folder, cache, data.workers, progress)
@@ -203,15 +214,16 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     for name, one in all_decoded.items():
         fitted[name], inputs[name] = tensors(one, tables)
     forget_others(cache, list(all_decoded.values()))
-    contract = contract.model_copy(update={"modalities": fitted})
+    contract = Contract(modalities=fitted, heads=heads)
     splits = {
         split: Samples(
             split,
             tuple(table["id"]),
             {name: of_split[split] for name, of_split in inputs.items()},
             table.select(present(name, spec).alias(name) for name, spec in fitted.items()).to_numpy().astype(bool),
-            targets[split],
+            {name: tasks.of(head).targets(cells[name][split], head, data.heads[name]) for name, head in heads.items()},
             _groups(table),
+            heads,
         )
         for split, table in tables.items()
     }
@@ -299,46 +311,13 @@ def _source_state(data: Data, code: Path, progress: Progress) -> str:
     return code_state(data.dataset, data.args, code, progress.say) if data.dataset else ""
 
 
-def _contract(recipe: Recipe, tables: dict[str, polars.DataFrame], found: Place) -> Contract:
-    data = recipe.data
-    cells = {split: table[target_column(data)] for split, table in tables.items()}
-    for split, column in cells.items():
-        if column.null_count() == len(column) and (split != "train" or recipe.learns_labels):
-            what, todo = unlabelled_split(split)
-            raise MmedgeError(what, where=f"data/{split}.csv, column {data.target}", todo=todo)
-    splits = telling_splits(cells)
-    telling = polars.concat(cells[split] for split in splits)
-    if data.task == "regression":
-        mean, std = _mean_and_std(telling)
-        return Contract(task="regression", modalities=data.modalities, output="value", target_mean=mean, target_std=std)
-    labels = sorted({label for names in named_in(data, telling) if names for label in names})
-    if len(labels) < 2:
-        raise MmedgeError(
-            f"the {' and '.join(splits)} split has one class only: {labels[0]!r}"
-            if labels
-            else "no sample has any label",
-            where=f"data/{splits[0]}.csv, column {data.target}",
-            todo=f"{data.task} needs two",
-        )
-    for split in ("validation", "test"):
-        for sample, names in zip(tables[split]["id"], named_in(data, cells[split])):
-            for label in sorted((names or frozenset()) - set(labels)):
-                raise MmedgeError(
-                    f"label {label!r} of a {split} sample is not in the training split",
-                    where=found(sample, data.target),
-                    todo="correct the label or the split",
-                )
-    return Contract(task=data.task, modalities=data.modalities, labels=tuple(labels))
-
-
-def _mean_and_std(targets: polars.Series) -> tuple[float, float]:
-    """Of the finite numbers among the cells; a standard deviation of 0 becomes 1."""
-    values = targets.cast(polars.Float64, strict=False).drop_nulls()
-    values = values.filter(values.is_finite())
-    if not len(values):
-        return 0.0, 1.0  # what is wrong is told where the targets are read
-    array = values.to_numpy()
-    return float(array.mean()), float(array.std()) or 1.0
+def heads_of(data: Data, cells: Mapping[str, Mapping[str, Cells]]) -> dict[str, Head]:
+    """The heads as the cells of the telling splits describe them. ``cells``: as of ``cells_of``."""
+    found = {}
+    for name, target in data.heads.items():
+        telling = [cell for split in telling_splits(cells[name]) for cell in cells[name][split]]
+        found[name] = tasks.of(target).head(telling, target)
+    return found
 
 
 def _refuse_unreadable(
@@ -357,33 +336,6 @@ def _refuse_unreadable(
         where=found(tables[split]["id"][row], column) + cell,
         todo="mend it, or empty the cell: the modality is then missing for that sample",
     )
-
-
-def _targets(split: str, table: polars.DataFrame, contract: Contract, data: Data, found: Place) -> np.ndarray:
-    """As ``Samples.targets``."""
-    target = target_column(data)
-    if contract.task == "multilabel":
-        return one_hot(named_in(data, table[target]), contract.labels)
-    if contract.task == "classification":
-        classes = {label: index for index, label in enumerate(contract.labels)}
-        return np.array([-1 if label is None else classes[label] for label in table[target]], np.int64)
-    values = table[target].cast(polars.Float32, strict=False)
-    wrong = (values.is_null() | ~values.is_finite().fill_null(False)) & table[target].is_not_null()
-    if wrong.any():
-        row = int(wrong.arg_max() or 0)
-        raise MmedgeError(
-            f"the target {table[target][row]!r} is not a finite number",
-            where=found(table["id"][row], data.target),
-            todo="correct it, or empty the cell: the sample is then unlabelled",
-        )
-    targets: np.ndarray = values.fill_null(float("nan")).to_numpy().astype(np.float32)
-    if split != "train" and np.ptp(targets[~np.isnan(targets)]) == 0:
-        raise MmedgeError(
-            f"the targets of the {split} split are all the same: nothing can be judged by them",
-            where=f"data/{split}.csv, column {target}",
-            todo="correct data.split or data.ratios",
-        )
-    return targets
 
 
 def _groups(table: polars.DataFrame) -> np.ndarray:

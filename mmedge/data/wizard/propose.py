@@ -16,7 +16,6 @@ import numpy as np
 import polars
 
 from mmedge.data.manifest import align
-from mmedge.data.manifest.labels import labels_in
 from mmedge.data.manifest.splits import UNITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.wizard.columns import ID, Column, as_numbers, judged, numeric, some
@@ -24,6 +23,7 @@ from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, brief, did_you_mean
 from mmedge.recipe import TimedTable
 from mmedge.recipe.data import RESERVED
+from mmedge.tasks.multilabel import labels_in
 
 _TARGETS = [
     "label",

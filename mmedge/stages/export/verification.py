@@ -52,7 +52,7 @@ def verify(
     found: list[Agreement] = []
     for subset in subsets(tuple(contract.modalities)):
         present = samples.present_of(subset)
-        for agreement in agreements("+".join(subset), expect, run, contract.output, samples, present):
+        for agreement in agreements("+".join(subset), expect, run, contract, samples, present):
             if not agreement.within(relative, least):
                 alike = "" if agreement.same is None else f", the same for {agreement.same:.1%}"
                 raise MismatchError(
@@ -99,8 +99,8 @@ def agree(
         names.update(answered)
         return answered
 
-    for agreement in agreements(what, whole, noted, contract.output, samples, present):
-        compared = agreement.output in names or agreement.output == contract.output
+    for agreement in agreements(what, whole, noted, contract, samples, present):
+        compared = agreement.output in names or agreement.output in contract.heads
         if compared and not agreement.within(relative, SAME if agreement.whole else 0):
             raise MismatchError(
                 f"{what} differs from the whole graph by {agreement.max_abs:.3g} in {agreement.output!r}",

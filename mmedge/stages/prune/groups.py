@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -239,7 +240,7 @@ def _importance(config: Prune, module: nn.Module) -> Any:
 
 
 def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
-    """The layers that stay as they are: those that the recipe names, and the last one, whose width is the contract's."""
+    """The layers that stay as they are: those that the recipe names, and the last ones of the heads' widths."""
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, PRUNABLE)}
     known = {name.removeprefix("inner."): name for name in layers}
     for name in config.ignore:
@@ -247,10 +248,11 @@ def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
             raise UsageError(
                 f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
             )
-    order: list[str] = []
+    widths = Counter(contract.width(head) for head in contract.heads)
+    order: dict[int, list[str]] = {width: [] for width in widths}
     hooks = [
         layer.register_forward_hook(
-            lambda _m, _i, output, name=name: order.append(name) if _width(output) == contract.outputs else None
+            lambda _m, _i, output, name=name: order[_width(output)].append(name) if _width(output) in order else None
         )
         for name, layer in layers.items()
     ]
@@ -258,7 +260,8 @@ def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
         module.eval()(**example(contract))
     for hook in hooks:
         hook.remove()
-    return [*(known.get(name, name) for name in config.ignore), *order[-1:]]
+    last = [name for width, layers_of in order.items() for name in layers_of[-widths[width] :]]
+    return [*(known.get(name, name) for name in config.ignore), *last]
 
 
 def _width(output: Tensor) -> int:

@@ -121,12 +121,18 @@ def _proved(
         for owner, key, each in counts:
             setattr(without.get_submodule(owner), key, each * (len(units) - 1))
         with torch.no_grad():
-            before, expected, actual = (each.eval()(**inputs)[contract.output] for each in (module, silenced, without))
+            before, expected, actual = (_outputs(each, contract, inputs) for each in (module, silenced, without))
     except Exception:  # a guess may break whatever a forward of the user's own relies on
         return False
     scale = float(expected.abs().max()) or 1.0
     alike = [bool(torch.allclose(expected, other, rtol=0, atol=_TOLERANCE * scale)) for other in (before, actual)]
     return alike == [False, True]  # a head that says nothing proves nothing
+
+
+def _outputs(module: nn.Module, contract: Contract, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The outputs of all heads beside each other."""
+    given = module.eval()(**inputs)
+    return torch.cat([given[head] for head in contract.heads], dim=1)
 
 
 def _group(graph: Any, layer: nn.Module, channels: list[int]) -> Any:

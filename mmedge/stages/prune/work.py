@@ -19,16 +19,16 @@ from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
 from mmedge.measure.gain import loss_interval
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
-from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
+from mmedge.measure.quality import Outputs, balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
 from mmedge.spec import Contract
 from mmedge.stages.prune.groups import ChannelGroup, cut, working_together
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
-from mmedge.training.loop.batches import batches
+from mmedge.training.loop.batches import Training, batches
 from mmedge.training.loop.fit import Fitted, fit
-from mmedge.training.objectives import Distillation, supervised
+from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.teaching.taught import taught_samples, teacher_for, teaching_of
 from mmedge.training.teaching.teachers import Teacher
 
@@ -39,13 +39,13 @@ _TAYLOR_STEPS = 16
 class Judged:
     """Scores on the validation split: all modalities, every subset, and the one figure to choose by.
 
-    ``outputs``: float [n, outputs], to draw samples again from; None where the scores were remembered.
+    ``outputs``: {head: float [n, W]}, to draw samples again from; None where the scores were remembered.
     """
 
     quality: float
     subsets: dict[str, float]
     overall: float
-    outputs: np.ndarray | None = field(default=None, repr=False, compare=False)
+    outputs: Outputs | None = field(default=None, repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
         return {"quality": self.quality, "subsets": self.subsets, "overall": self.overall}
@@ -113,13 +113,7 @@ class Work:
         fitted = fit(
             student,
             self.objective(student, train),
-            self.contract,
-            self.train,
-            self.validation,
-            train,
-            seed=self.context.recipe.seed,
-            view_seed=self.context.recipe.seed,
-            usable=self.usable,
+            self.training(train),
             state=self.context.work / f"{name}.safetensors",
             task=task,
             progress=self.context.progress,
@@ -129,22 +123,22 @@ class Work:
         module.eval()
         return fitted
 
-    @property
-    def usable(self) -> np.ndarray:
-        """int64 rows that may be drawn: all with a teacher, else the labelled ones."""
-        return np.arange(len(self.train)) if self.teacher is not None else np.flatnonzero(self.train.labelled)
+    def training(self, train: Train) -> Training:
+        """What recovery trains on: all samples with a teacher, else the labelled ones."""
+        usable = np.arange(len(self.train)) if self.teacher is not None else np.flatnonzero(self.train.labelled)
+        seed = self.context.recipe.seed
+        return Training(self.contract, self.train, self.validation, train, usable, seed, seed)
 
     def objective(self, student: nn.Module, train: Train) -> Any:
         if self.teacher is None:
-            return supervised(self.contract, train)
+            return Supervised(self.contract, train)
         return Distillation(student, self.teacher, self.contract, self.teaching.loss, train)
 
     def fill_gradients(self, module: nn.Module) -> None:
         """Mean gradients of the run's own loss over training batches, on ``module``'s parameters: what ``taylor`` needs."""
         student = copy.deepcopy(module).eval()
-        objective, config = self.objective(student, self.config.train), self.config.train
-        seed = self.context.recipe.seed
-        drawn = batches(self.train, config, seed=seed, view_seed=seed, epoch=0, usable=self.usable)
+        objective = self.objective(student, self.config.train)
+        drawn = batches(self.training(self.config.train), epoch=0)
         student.zero_grad()
         for _, batch in zip(range(_TAYLOR_STEPS), drawn):
             objective(student, batch).backward()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmedge import tasks
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.store.samples import Samples
 from mmedge.graph.qdq import WEIGHTED
@@ -25,11 +26,12 @@ def calibration_rows(train: Samples, count: int, seed: int) -> np.ndarray:
     """int64 rows of the training split, spread evenly over the classes. Fewer rows are the first of more."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(train))
-    if train.targets.dtype.kind == "i":
-        targets = train.targets[order]
+    labels = train.spread
+    if labels is not None:
         rank = np.zeros(len(order), np.int64)
-        for label in np.unique(targets):
-            rank[targets == label] = np.arange((targets == label).sum())
+        for label in np.unique(labels):
+            of_label = labels[order] == label
+            rank[of_label] = np.arange(of_label.sum())
         order = order[np.argsort(rank, kind="stable")]
     return order[:count]
 
@@ -136,9 +138,11 @@ def gaps(
 ) -> list[str]:
     """What the calibration samples do not show of the data: classes, and modalities present and absent."""
     found = []
-    if contract.task == "classification":
-        shown = {int(label) for label in samples.targets[rows] if label >= 0}
-        missing = [label for index, label in enumerate(contract.labels) if index not in shown]
+    for name, head in contract.heads.items():
+        if not tasks.of(head).BALANCED:
+            continue
+        shown = {int(label) for label in samples.targets[name][rows] if label >= 0}
+        missing = [label for index, label in enumerate(head.labels) if index not in shown]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             found.append(f"no sample of the classes {', '.join(missing[:5])}{more}")

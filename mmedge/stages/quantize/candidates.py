@@ -19,7 +19,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.latency import one_sample, time_graphs
-from mmedge.measure.quality import graph_predictor, predict_graph, score, subset_scores
+from mmedge.measure.quality import Outputs, Predict, graph_predictor, predict_graph, score, subset_scores
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Candidate, Measure, Quantize, computes_int8
@@ -39,14 +39,14 @@ _SATURATION = 0.01
 class Scored:
     """A graph's figures on the split that decides: ``quality`` (more is better) over ``n`` labelled samples.
 
-    ``subsets``: the same of every subset of the inputs, where there are any. ``outputs``: what the figure is of,
-    [rows, ...], to draw rows again from.
+    ``subsets``: the same of every subset of the inputs, where there are any. ``outputs``: what the figure is of, as
+    ``loss_ci95`` takes it.
     """
 
     quality: float
     subsets: dict[str, float]
     n: int
-    outputs: np.ndarray = field(repr=False, compare=False)
+    outputs: Any = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Trial:
     calibration: list[dict[str, np.ndarray]]
     evaluate: Callable[[Path], Scored]
     outputs: Callable[[Path, bool], np.ndarray]
-    loss_ci95: Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+    loss_ci95: Callable[[Any, Any], tuple[float, float]]
     time: Callable[[Mapping[str, Path]], dict[str, Timing]]
     progress: Progress
     work: Path
@@ -114,16 +114,15 @@ def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
     return evaluate
 
 
-def _finite(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+def _finite(predict: Predict) -> Predict:
     """``predict``, which raises MmedgeError for outputs that no figure can be made of."""
 
-    def checked(present: np.ndarray) -> np.ndarray:
-        output = predict(present)
-        if not np.isfinite(output).all():
-            raise MmedgeError(
-                f"its output holds NaN or infinity for {(~np.isfinite(output)).any(axis=-1).sum()} samples"
-            )
-        return output
+    def checked(present: np.ndarray) -> Outputs:
+        outputs = predict(present)
+        wrong = np.any([~np.isfinite(output).all(axis=-1) for output in outputs.values()], axis=0)
+        if wrong.any():
+            raise MmedgeError(f"its output holds NaN or infinity for {wrong.sum()} samples")
+        return outputs
 
     return checked
 
@@ -145,7 +144,8 @@ def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[P
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
         run = onnxruntime_cpu.session(graph, optimize=optimize)
-        return np.concatenate([predict_graph(run, contract, few, present) for present in presents])
+        each = [predict_graph(run, contract, few, present) for present in presents]
+        return np.concatenate([np.concatenate(list(given.values()), axis=1) for given in each])
 
     return outputs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -11,17 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmedge import tasks
 from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment, Train
+from mmedge.spec import Contract
 
 
 @dataclass(frozen=True)
 class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
-    ``weights``: float32 [batch], what each label counts; None where all count the same. ``passed``: the share of the
+    ``targets``: {head: [batch, ...]}; ``weights``: {head: float32 [batch]}, what each label counts, empty where all count
+
+    the same. ``passed``: the share of the
     schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
-    answered k times, and a module's output is [batch * k, outputs]. ``share``: what part of its batch this is, by
+    answered k times, and a module's outputs are [batch * k, W]. ``share``: what part of its batch this is, by
     samples; 1 is the whole.
     """
 
@@ -29,8 +33,8 @@ class Batch:
     view: int
     inputs: dict[str, Tensor]
     present: Tensor
-    targets: Tensor
-    weights: Tensor | None = None
+    targets: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(default_factory=dict)
     passed: float = 0.0
     share: float = 1.0
 
@@ -41,10 +45,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""
-        inputs = {name: x.to(device) for name, x in self.inputs.items()}
-        weights = None if self.weights is None else self.weights.to(device)
-        moved = replace(self, inputs=inputs, present=self.present.to(device), targets=self.targets.to(device))
-        return replace(moved, weights=weights)
+        inputs, targets, weights = (
+            {name: x.to(device) for name, x in tensors.items()} for tensors in (self.inputs, self.targets, self.weights)
+        )
+        return replace(self, inputs=inputs, present=self.present.to(device), targets=targets, weights=weights)
 
 
 def steps_per_epoch(samples: Samples, train: Train) -> int:
@@ -53,31 +57,39 @@ def steps_per_epoch(samples: Samples, train: Train) -> int:
     return whole if train.max_steps is None else min(whole, train.max_steps)
 
 
-def batches(
-    samples: Samples,
-    train: Train,
-    *,
-    seed: int,
-    view_seed: int,
-    epoch: int,
-    usable: np.ndarray,
-    rank: int = 0,
-    count: int = 1,
-) -> Iterator[Batch]:
-    """The batches of one epoch over the rows ``usable`` (int64), each row as often as any other, unless ``sampling`` is balanced.
+@dataclass(frozen=True)
+class Training:
+    """What a model is trained on, how, and by which chance.
+
+    ``usable``: int64, the rows of ``samples`` that may be drawn; ``seed``: of their order and of what is dropped;
+    ``view_seed``: of the augmented views, which teacher and student share.
+    """
+
+    contract: Contract
+    samples: Samples
+    validation: Samples
+    schedule: Train
+    usable: np.ndarray
+    seed: int
+    view_seed: int
+
+
+def batches(training: Training, epoch: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
+    """The batches of one epoch over the usable rows, each row as often as any other, unless ``sampling`` is balanced.
 
     Each comes in ``train.accumulate`` parts, one after another, and of each part come the rows of process ``rank`` of
     ``count``: batch norm over all processes sees the same samples together as in one process.
     """
-    rng = np.random.default_rng([seed, epoch])
+    samples, train, usable = training.samples, training.schedule, training.usable
+    rng = np.random.default_rng([training.seed, epoch])
     size = min(train.batch_size, len(samples))
     steps = steps_per_epoch(samples, train)
     rounds = -(-steps * size // len(usable))
     if train.sampling == "balanced":
-        order = rng.choice(usable, steps * size, p=_shares(samples.targets[usable]))
+        order = rng.choice(usable, steps * size, p=_shares(samples, usable))
     else:
         order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
-    weights = class_weights(samples.targets) if train.class_weights == "balanced" else None
+    weights = class_weights(samples) if train.class_weights == "balanced" else {}
     view = epoch % train.views
     own = [
         _part(part, count, rank)
@@ -91,14 +103,14 @@ def batches(
             present = drop_modalities(available, train.modality_dropout, rng)
         for rows in own:
             index = whole[rows]
-            inputs = view_of(samples, index, train.augment, view_seed=view_seed, view=view)
+            inputs = view_of(samples, index, train.augment, view_seed=training.view_seed, view=view)
             yield Batch(
                 index,
                 view,
                 inputs,
                 torch.from_numpy(present[rows]),
-                torch.from_numpy(samples.targets[index]),
-                None if weights is None else torch.from_numpy(weights[index]),
+                {head: torch.from_numpy(x[index]) for head, x in samples.targets.items()},
+                {head: torch.from_numpy(x[index]) for head, x in weights.items()},
                 epoch / train.epochs,
                 len(index) / size,
             )
@@ -110,24 +122,22 @@ def _part(rows: slice, parts: int, number: int) -> slice:
     return slice(bounds[number], bounds[number + 1])
 
 
-def class_weights(targets: np.ndarray) -> np.ndarray:
-    """float32 [N]: labelled samples over (classes times samples of the class), 1 on average; 1 for the unlabelled.
+def class_weights(samples: Samples) -> dict[str, np.ndarray]:
+    """{head: float32 [N]}: what each row's label counts where classes are balanced; of heads that can be."""
+    each = {name: tasks.of(head) for name, head in samples.heads.items()}
+    return {name: task.weights(samples.targets[name]) for name, task in each.items() if task.BALANCED}
 
-    King & Zeng 2001, "Logistic regression in rare events data", as scikit-learn's ``class_weight="balanced"``.
-    ``targets``: int64 [N], -1 unlabelled; a regression's targets all weigh 1.
+
+def _shares(samples: Samples, rows: np.ndarray) -> np.ndarray:
+    """float64 [n], adding up to 1: every class of the first head that has them is drawn as often as any other.
+
+    The unlabelled come as often as in the data.
     """
-    weights = np.ones(len(targets), np.float32)
-    if targets.dtype.kind == "i" and (targets >= 0).any():
-        known = np.flatnonzero(targets >= 0)
-        counts = np.bincount(targets[known])
-        weights[known] = len(known) / ((counts > 0).sum() * counts[targets[known]])
-    return weights
-
-
-def _shares(targets: np.ndarray) -> np.ndarray:
-    """float64 [n], adding up to 1: every class is drawn as often as any other; the unlabelled as often as in the data."""
-    weights = class_weights(targets).astype(np.float64)
-    return weights / weights.sum()
+    for name, head in samples.heads.items():
+        if tasks.of(head).BALANCED:
+            weights = tasks.of(head).weights(samples.targets[name][rows]).astype(np.float64)
+            return weights / weights.sum()
+    return np.full(len(rows), 1 / len(rows))
 
 
 def view_of(

@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.quality import balanced, predict_module, score, subset_scores
 from mmedge.progress import Progress
 from mmedge.recipe import Train
-from mmedge.spec import Contract
 from mmedge.training.loop import processes
-from mmedge.training.loop.batches import Batch, batches, steps_per_epoch
+from mmedge.training.loop.batches import Batch, Training, batches, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.device import training_device
 from mmedge.training.loop.log import logging_to
@@ -50,14 +48,8 @@ class Fitted:
 def fit(
     module: nn.Module,
     objective: Objective,
-    contract: Contract,
-    train_samples: Samples,
-    validation: Samples,
-    train: Train,
+    training: Training,
     *,
-    seed: int,
-    view_seed: int,
-    usable: np.ndarray,
     state: Path,
     task: str,
     progress: Progress,
@@ -67,17 +59,17 @@ def fit(
 
     ``objective(module, batch)`` is the loss, a scalar; where it is itself an ``nn.Module`` (a projection, say) its
     parameters are trained along. Where several processes train, each works on its part of every batch and all leave
-    with the same weights; the main one validates and writes. ``usable``: int64 rows that may be drawn. ``state`` is
+    with the same weights; the main one validates and writes. ``state`` is
     written at each epoch's end: the same call after a kill goes on from there and ends with the same weights, since
-    every random choice is a function of ``seed`` and the epoch. ``logs``: where TensorBoard's files go if the recipe
+    every random choice is a function of the seed and the epoch. ``logs``: where TensorBoard's files go if the recipe
     asks for them, by default beside ``state``. Raises MmedgeError where the loss is not finite before a first good
     epoch, UsageError where batch norm would get a batch of one, and MissingDependency where the machine lacks what
     ``train`` asks for.
     """
-    device = training_device()
+    train, device = training.schedule, training_device()
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
     parts.to(device)
-    _check_batch_norm(parts, min(train.batch_size, len(train_samples)), train)
+    _check_batch_norm(parts, min(train.batch_size, len(training.samples)), train)
     call = caller(module, train, device)
     # Before the average is made: it gives the weights new memory where there are several processes.
     learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
@@ -85,7 +77,7 @@ def fit(
     average = Average(module, train.ema) if train.ema else None
     run = State(parts, optimizer_of(parts, train), scaler, average)
     run.restore(state)
-    steps = steps_per_epoch(train_samples, train)
+    steps = steps_per_epoch(training.samples, train)
     total = steps * train.epochs
     notes: tuple[str, ...] = ()
     diverged = False
@@ -97,19 +89,10 @@ def fit(
                     f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",
                 )
                 break
-            torch.manual_seed(_mixed(seed, epoch, processes.rank()))  # dropout's generator
+            torch.manual_seed(_mixed(training.seed, epoch, processes.rank()))  # dropout's generator
             module.train()
             started, losses, rate = time.monotonic(), [], 0.0
-            drawn = batches(
-                train_samples,
-                train,
-                seed=seed,
-                view_seed=view_seed,
-                epoch=epoch,
-                usable=usable,
-                rank=processes.rank(),
-                count=processes.count(),
-            )
+            drawn = batches(training, epoch, processes.rank(), processes.count())
             for step in range(epoch * steps, (epoch + 1) * steps):
                 rate = set_rate(run.optimizer, train, step, total)
                 losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
@@ -120,9 +103,7 @@ def fit(
             loss = float(each.mean())
             with average.shown() if average else nullcontext():
                 # The last step's loss may be finite, and what the weights after it answer not.
-                figures = (
-                    processes.of_main(lambda: _validate(module, contract, validation)) if math.isfinite(loss) else None
-                )
+                figures = processes.of_main(lambda: _validate(module, training)) if math.isfinite(loss) else None
                 if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
                     run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
             if figures is None:
@@ -229,20 +210,20 @@ def _shown(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
     return f"epoch {epoch + 1}/{train.epochs}{last}"
 
 
-def _validate(module: nn.Module, contract: Contract, validation: Samples) -> dict[str, float] | None:
+def _validate(module: nn.Module, training: Training) -> dict[str, float] | None:
     """Validation figures of one epoch; None where the outputs are not finite.
 
     ``selection`` weighs all modalities present as much as the mean of the subsets, so that the best checkpoint is not
     one that forgot a modality.
     """
     module.eval()
-    finite = True
+    finite, contract, validation = True, training.contract, training.validation
 
-    def predict(present: np.ndarray) -> np.ndarray:
+    def predict(present: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal finite
-        output = predict_module(module, contract, validation, present)
-        finite = finite and bool(np.isfinite(output).all())
-        return output
+        outputs = predict_module(module, contract, validation, present)
+        finite = finite and all(np.isfinite(output).all() for output in outputs.values())
+        return outputs
 
     scores = subset_scores(contract, validation, predict)
     quality = scores.get("+".join(contract.modalities))

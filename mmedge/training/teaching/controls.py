@@ -12,7 +12,7 @@ from mmedge.recipe import Distill, Hint, Loss
 from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
-from mmedge.training.objectives import supervised
+from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.layers import layer_of
 from mmedge.training.teaching.sources import ModuleSource
 from mmedge.training.teaching.students import Variant, train_student
@@ -54,7 +54,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
     variant = Variant(
         "same-modality-teacher",
         "control: a teacher of the student's modalities",
-        lambda _: supervised(contract, schedule),
+        lambda _: Supervised(contract, schedule),
         train,
         validation,
         np.flatnonzero(train.labelled),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.models.heads import Wrapped
 from mmedge.recipe import Hint
-from mmedge.training.losses.distillation import attention_map
+from mmedge.training.losses.hints import attention_map
 
 # Numbers of a map that are compared, at most: what is larger is pooled onto a coarser grid.
 MOST_FEATURES = 512

@@ -26,13 +26,14 @@ from mmedge.training.teaching.layers import Layer
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher says of some samples.
+    """What a teacher gives for some samples.
 
-    ``logits``: float32 [batch, classes], over the source's ``columns``; ``taught``: bool [batch], whether it has an
-    answer (the logits of the others are 0 and mean nothing); ``hints``: one float32 [batch, f] for each hint.
+    ``logits``: {head: float32 [batch, W]}, over the source's ``columns``; ``taught``: bool [batch], whether it has
+    outputs for the sample (those of the others are 0 and mean nothing); ``hints``: one float32 [batch, f] for each
+    hint.
     """
 
-    logits: np.ndarray
+    logits: dict[str, np.ndarray]
     taught: np.ndarray
     hints: list[np.ndarray] = field(default_factory=list)
 
@@ -40,13 +41,15 @@ class Answer:
 class Source(Protocol):
     """``answer``: what is said of the rows ``index`` (int64 [batch]) of the training split, as augmented view ``view`` shows them.
 
-    ``key`` names all that the answers depend on. ``fixed``: every view gets the same answer. ``columns``: the outputs
-    of the student that the logits stand for, int64 [classes]; None: all of them. ``notes``: what a reader must know.
+    ``key`` names all that the answers depend on, ``heads`` whose outputs they are. ``fixed``: every view gets the same answer. ``columns``: {head: the
+    columns of the student's output that the logits stand for, int64}, of heads of which they are not all. ``notes``:
+    what a reader must know.
     """
 
     key: str
+    heads: tuple[str, ...]
     fixed: bool
-    columns: np.ndarray | None
+    columns: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
 
     def answer(self, index: np.ndarray, view: int) -> Answer: ...
@@ -90,14 +93,14 @@ class ModuleSource:
     """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data."""
 
     fixed = False
-    columns: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = {}
     notes: tuple[str, ...] = ()
 
     def __init__(
         self, module: nn.Module, contract: Contract, shown: Shown, hints: Sequence[Hint], *, key: str, who: str
     ) -> None:
         self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
-        self._contract, self._shown, self._who = contract, shown, who
+        self.heads, self._shown, self._who = tuple(contract.heads), shown, who
         self._module, self._device = module.eval(), training_device()
         self._layers = [Layer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
         module.to(self._device)
@@ -105,17 +108,18 @@ class ModuleSource:
     def answer(self, index: np.ndarray, view: int) -> Answer:
         with torch.no_grad():
             moved = {name: x.to(self._device) for name, x in self._shown.inputs(index, view).items()}
-            logits = self._module(present=self._shown.present(index).to(self._device), **moved)[self._contract.output]
-        parts = [x.float().cpu().numpy() for x in (logits, *(layer.take(len(index)) for layer in self._layers))]
-        self._shown.finite(parts, index, self._who)
-        return Answer(parts[0], np.ones(len(index), bool), parts[1:])
+            outputs = self._module(present=self._shown.present(index).to(self._device), **moved)
+        logits = {name: outputs[name].float().cpu().numpy() for name in self.heads}
+        hints = [layer.take(len(index)).float().cpu().numpy() for layer in self._layers]
+        self._shown.finite([*logits.values(), *hints], index, self._who)
+        return Answer(logits, np.ones(len(index), bool), hints)
 
 
 class GraphSource:
     """An ONNX graph that keeps the contract as a teacher, run by ONNX Runtime. It has no layers to hint at."""
 
     fixed = False
-    columns: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = {}
     notes: tuple[str, ...] = ()
 
     def __init__(
@@ -123,14 +127,15 @@ class GraphSource:
     ) -> None:
         no_hints(hints, "an ONNX teacher")
         self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
-        self._contract, self._shown, self._who = contract, shown, who
+        self.heads, self._shown, self._who = tuple(contract.heads), shown, who
         self._run = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
 
     def answer(self, index: np.ndarray, view: int) -> Answer:
         feed = {name: x.numpy() for name, x in self._shown.inputs(index, view).items()}
-        logits = self._run({**feed, "present": self._shown.present(index).numpy()})[self._contract.output]
-        self._shown.finite([logits], index, self._who)
-        return Answer(logits.astype(np.float32), np.ones(len(index), bool))
+        outputs = self._run({**feed, "present": self._shown.present(index).numpy()})
+        logits = {name: outputs[name].astype(np.float32) for name in self.heads}
+        self._shown.finite(list(logits.values()), index, self._who)
+        return Answer(logits, np.ones(len(index), bool))
 
 
 def without_answer(alone: bool) -> str:
@@ -142,13 +147,13 @@ class AnswersSource:
     """Outputs that were computed elsewhere, found by the sample's id: the same for every augmented view."""
 
     fixed = True
-    columns: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = {}
 
     def __init__(
-        self, answers: Answers, ids: Sequence[str], hints: Sequence[Hint], *, key: str, split: str, alone: bool = True
+        self, answers: Answers, head: str, ids: Sequence[str], *, key: str, split: str, alone: bool = True
     ) -> None:
-        no_hints(hints, "a file of outputs")
         self.key = key
+        self.heads: tuple[str, ...] = (head,)
         self._logits, self._rows = answers.logits, answers.rows(ids)
         answered = int((self._rows >= 0).sum())
         if not answered:
@@ -163,7 +168,7 @@ class AnswersSource:
 
     def answer(self, index: np.ndarray, view: int) -> Answer:
         rows = self._rows[index]
-        return Answer(np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0)), rows >= 0)
+        return Answer({self.heads[0]: np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0))}, rows >= 0)
 
 
 class MappedSource:
@@ -174,15 +179,16 @@ class MappedSource:
 
     def __init__(self, source: Source, classes: ClassMap) -> None:
         self._source, self._classes = source, classes
+        self.heads: tuple[str, ...] = (classes.head,)
         self.key = hash_json([source.key, classes.theirs, classes.ours, classes.to])
         self.fixed, self.notes = source.fixed, (*source.notes, classes.said())
         whole = len(classes.columns) == len(classes.ours)
-        self.columns: np.ndarray | None = None if whole else classes.columns
+        self.columns: Mapping[str, np.ndarray] = {} if whole else {classes.head: classes.columns}
 
     def answer(self, index: np.ndarray, view: int) -> Answer:
         theirs = self._source.answer(index, view)
-        logits, kept = self._classes.known(theirs.logits)
-        return replace(theirs, logits=logits, taught=theirs.taught & (kept >= 0.5))
+        logits, kept = self._classes.known(theirs.logits[self._classes.head])
+        return replace(theirs, logits={self._classes.head: logits}, taught=theirs.taught & (kept >= 0.5))
 
 
 def no_hints(hints: Sequence[Hint], who: str) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import predict_module, subset_answers
+from mmedge.measure.quality import Shown, predict_module, subset_outputs
 from mmedge.recipe import Model, Train
 from mmedge.spec import Contract
 from mmedge.training.context import Context
+from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, Objective, fit
 
 
@@ -62,9 +63,9 @@ class Student:
         """The best epoch's figure on validation."""
         return max(epoch["selection"] for epoch in self.fitted.history)
 
-    def answers(self, contract: Contract, samples: Samples) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What it says to every subset of modalities: see ``subset_answers``."""
-        return subset_answers(
+    def outputs(self, contract: Contract, samples: Samples) -> Shown:
+        """What it gives for every subset of modalities: see ``subset_outputs``."""
+        return subset_outputs(
             contract, samples, lambda present: predict_module(self.module, contract, samples, present)
         )
 
@@ -77,13 +78,9 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
     fitted = fit(
         module,
         variant.objective(module),
-        contract,
-        variant.samples,
-        variant.validation,
-        variant.train,
-        seed=seed,
-        view_seed=context.recipe.seed,
-        usable=variant.usable,
+        Training(
+            contract, variant.samples, variant.validation, variant.train, variant.usable, seed, context.recipe.seed
+        ),
         state=context.work / f"{variant.name}-{number}.safetensors",
         task=f"{variant.says}, seed {number + 1}",
         progress=context.progress,

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from mmedge import artifact as artifacts
+from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width
-from mmedge.measure.classes import UNKNOWN, class_map
-from mmedge.measure.quality import metric_of, score
+from mmedge.measure.classes import class_map, spread_over
+from mmedge.measure.quality import metric_of, rows_of, score
 from mmedge.models.load import contract_of
 from mmedge.recipe import Augment, Distill, FurtherTeacher, Hint, Loss, TeacherConfig, Train
 from mmedge.recipe.dependencies import code_state, file_state
@@ -24,7 +25,15 @@ from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.teaching.caching import Asked
 from mmedge.training.teaching.combined import Combined
-from mmedge.training.teaching.sources import AnswersSource, GraphSource, MappedSource, ModuleSource, Shown, Source
+from mmedge.training.teaching.sources import (
+    AnswersSource,
+    GraphSource,
+    MappedSource,
+    ModuleSource,
+    Shown,
+    Source,
+    no_hints,
+)
 from mmedge.training.teaching.teachers import Teacher
 
 
@@ -89,7 +98,7 @@ def _together(config: Distill, context: Context, train: Train) -> Source:
     weights = [1.0, *(given.weight for given in config.teachers)]
 
     def combined(sources: Sequence[Source]) -> Combined:
-        return Combined(sources, weights, combine=config.combine, outputs=contract.outputs, task=contract.task)
+        return Combined(sources, weights, combine=config.combine, contract=contract)
 
     # How good they are, alone and together, on the validation split.
     judged = _sources(_without_hints(config), context, train.model_copy(update={"augment": {}}), "validation")
@@ -112,14 +121,13 @@ def _without_hints(config: Distill) -> Distill:
 def _quality(source: Source, contract: Contract, samples: Samples) -> str:
     """The metric over the samples that the source has an answer to, as text; with their number where it is not all."""
     parts = [source.answer(np.arange(s, min(s + 128, len(samples))), 0) for s in range(0, len(samples), 128)]
-    logits, taught = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "taught"))
-    output = logits
-    if source.columns is not None:
-        output = np.full((len(logits), contract.outputs), UNKNOWN, np.float32)
-        output[:, source.columns] = logits
+    taught = np.concatenate([part.taught for part in parts])
+    outputs = {name: np.concatenate([part.logits[name] for part in parts]) for name in contract.heads}
+    for name, columns in source.columns.items():
+        outputs[name] = spread_over(outputs[name], columns, contract.width(name))
     if not (taught & samples.labelled).any():
         return "not measured"
-    figure = f"{score(contract, output[taught], samples.targets[taught]):.3f}"
+    figure = f"{score(contract, rows_of(outputs, taught), rows_of(samples.targets, taught)):.3f}"
     return figure if taught.all() else f"{figure} of {int(taught.sum())} samples"
 
 
@@ -158,14 +166,15 @@ def _of_artifact(
     if (artifact.path / ANSWERS).is_file():
         ids = getattr(context.dataset, split).ids
         answers = stored_answers(artifact.file(ANSWERS))
-        source = AnswersSource(answers, ids, hints, key=key, split=split, alone=alone)
+        no_hints(hints, "a file of outputs")
+        source = AnswersSource(answers, next(iter(contract.heads)), ids, key=key, split=split, alone=alone)
     else:
         shown = shown_split(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
         if "model" in artifact.meta:
             source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who=where)
         else:
             source = GraphSource(artifact.file("model.onnx"), contract, shown, hints, key=key, who=where)
-    return _mapped(source, contract.labels, given, context, where)
+    return _mapped(source, contract, given, context, where)
 
 
 def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, split: str) -> Source:
@@ -176,14 +185,15 @@ def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, 
     code = code_state(model.factory, model.args, context.code) if model.factory else ""
     key = f"{file_state(file) if file.is_file() else file} {code} {given.model_dump_json()} {data} {split}"
     if given.outputs:
-        answers = read_teacher_answers(given, context.dataset.contract, where)
+        ours = context.dataset.contract
+        answers = read_teacher_answers(given, ours, where)
         ids = getattr(context.dataset, split).ids
-        source = AnswersSource(answers, ids, (), key=key, split=split, alone=False)
-        return _mapped(source, answers.labels, given, context, where)
+        source = AnswersSource(answers, next(iter(ours.heads)), ids, key=key, split=split, alone=False)
+        return _mapped(source, answers.contract(ours), given, context, where)
     own = context.shown_to(given)
     contract = own.contract(given.model)
     if given.classes:
-        contract = contract.model_copy(update={"labels": tuple(given.classes)})
+        contract = contract.with_labels(tuple(given.classes))
     shown = shown_split(own.dataset, context, train, split, tuple(contract.modalities))
     if given.onnx:
         graph = context.work / f"{where}.onnx"
@@ -193,7 +203,7 @@ def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, 
         source = GraphSource(graph, contract, shown, (), key=key, who=where)
     else:
         source = ModuleSource(own.build(given.model, contract), contract, shown, (), key=key, who=where)
-    return _mapped(source, contract.labels, given, context, where)
+    return _mapped(source, contract, given, context, where)
 
 
 def shown_split(
@@ -234,9 +244,17 @@ def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augmen
 def read_teacher_answers(given: TeacherConfig, contract: Contract, where: str) -> Answers:
     """The file of a teacher's outputs, its columns named: by itself, by ``classes``, or by the data's classes."""
     assert given.outputs is not None
-    answers = read_answers(given.outputs, given.values, contract.task)
-    if contract.task != "regression" and not answers.labels:
-        labels = tuple(given.classes) or contract.labels
+    if len(contract.heads) > 1:
+        raise UsageError(
+            "a file of outputs is of one head, and the data has several",
+            where=f"{where}: {given.outputs}",
+            todo="teach with a model that has all heads",
+        )
+    (head,) = contract.heads.values()
+    answers = read_answers(given.outputs, given.values, head)
+    named = tasks.of(head).file_labels(head.labels)
+    if named and not answers.labels:
+        labels = tuple(given.classes) or named
         if len(labels) != answers.logits.shape[1]:
             raise UsageError(
                 f"the file has {answers.logits.shape[1]} outputs a sample for {len(labels)} classes",
@@ -244,7 +262,7 @@ def read_teacher_answers(given: TeacherConfig, contract: Contract, where: str) -
                 todo="name its columns in an array 'labels', or list its classes in order under 'classes'",
             )
         answers = replace(answers, labels=labels)
-    class_map(answers.labels, contract.labels, given.classes, f"{where}.classes", task=contract.task)
+    class_map(answers.contract(contract), contract, given.classes, f"{where}.classes")
     return answers
 
 
@@ -252,13 +270,9 @@ def teaching_contract(artifact: Artifact, ours: Contract, where: str) -> Contrac
     """The contract of an artifact that is to teach for ``ours``; raises UsageError where it cannot."""
     if "contract" not in artifact.meta:
         raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
-    contract = contract_of(artifact)
-    if contract.task != ours.task:
-        raise UsageError(f"a teacher of a {contract.task} cannot teach a {ours.task}", where=where)
-    return contract
+    return contract_of(artifact)
 
 
-def _mapped(source: Source, labels: tuple[str, ...], given: TeacherConfig, context: Context, where: str) -> Source:
-    ours = context.dataset.contract
-    classes = class_map(labels, ours.labels, given.classes, f"{where}.classes", task=ours.task)
+def _mapped(source: Source, contract: Contract, given: TeacherConfig, context: Context, where: str) -> Source:
+    classes = class_map(contract, context.dataset.contract, given.classes, f"{where}.classes")
     return MappedSource(source, classes) if classes else source

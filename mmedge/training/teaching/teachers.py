@@ -24,20 +24,28 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Taught:
-    """The teacher's answers to a batch, on the student's device: ``logits`` float [batch, classes] over the teacher's
+    """The teacher's outputs of one head for a batch, on the student's device.
 
-    ``columns``, ``hints`` one float [batch, f] each, and ``rows``: bool [batch], the samples that the logits teach;
-    None where all are.
+    ``logits``: float [batch, len(columns)]; ``columns``: int64, those of the student's output that they stand for, None
+    for all; ``rows``: bool [batch], the samples that they teach, None for all.
     """
 
     logits: Tensor
-    hints: list[Tensor]
+    columns: Tensor | None = None
     rows: Tensor | None = None
 
     def repeated(self, times: int) -> Taught:
-        """The logits and rows for a batch whose samples are each answered ``times`` in a row; hints as they are."""
+        """The same for a batch whose samples each have ``times`` outputs in a row."""
         rows = None if self.rows is None else repeated(self.rows, times)
         return replace(self, logits=repeated(self.logits, times), rows=rows)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher gives for a batch: ``heads``, by name, and ``hints``, one float [batch, f] each."""
+
+    heads: dict[str, Taught]
+    hints: list[Tensor]
 
 
 class Teacher:
@@ -69,11 +77,6 @@ class Teacher:
         self._views: dict[int, list[np.ndarray]] = {}
 
     @property
-    def columns(self) -> np.ndarray | None:
-        """int64: the student's outputs that the logits stand for; None for all."""
-        return self._source.columns
-
-    @property
     def notes(self) -> tuple[str, ...]:
         return (*self._source.notes, self.decision.said)
 
@@ -93,28 +96,35 @@ class Teacher:
             self._progress.say(self._decision.said)
         return self._decision
 
-    def outputs(self, batch: Batch, device: torch.device) -> Taught:
-        """The teacher's answers for the samples of a batch, as the batch's view shows them, on ``device``."""
+    def outputs(self, batch: Batch, device: torch.device) -> Lesson:
+        """The teacher's outputs for the samples of a batch, as the batch's view shows them, on ``device``."""
         parts = self._kept(batch) if self.decision.kept else self._parts(batch.index, batch.view)
-        logits, taught, *features = parts
+        taught, rest = parts[0], [torch.from_numpy(part).to(device) for part in parts[1:]]
         rows = None if taught.all() else torch.from_numpy(taught).to(device)
-        return Taught(torch.from_numpy(logits).to(device), [torch.from_numpy(f).to(device) for f in features], rows)
+        heads = {}
+        for name, logits in zip(self._source.heads, rest):
+            columns = self._source.columns.get(name)
+            heads[name] = Taught(logits, None if columns is None else torch.from_numpy(columns).to(device), rows)
+        return Lesson(heads, rest[len(heads) :])
 
     @property
     def widths(self) -> list[int]:
         """The width of each hint."""
-        return [part.shape[1] for part in self._parts(np.zeros(1, np.int64), 0)[2:]] if self._hints else []
+        if not self._hints:
+            return []
+        return [part.shape[1] for part in self._parts(np.zeros(1, np.int64), 0)[1 + len(self._source.heads) :]]
 
     def _parts(self, index: np.ndarray, view: int) -> list[np.ndarray]:
-        """What the source answers, as the arrays that files keep: logits, taught, and one a hint."""
+        """What the source gives, as the arrays that files keep: taught, the logits of each head, and one a hint."""
         answer = self._source.answer(index, view)
-        return [answer.logits, answer.taught, *answer.hints]
+        return [answer.taught, *(answer.logits[name] for name in self._source.heads), *answer.hints]
 
     def _kept(self, batch: Batch) -> list[np.ndarray]:
         return [part[batch.index] for part in self._view(batch.view)]
 
     def _paths(self, view: int) -> list[Path]:
-        names = ["logits", "taught", *(f"hint{number}" for number in range(len(self._hints)))]
+        heads = [f"logits-{name}" for name in self._source.heads]
+        names = ["taught", *heads, *(f"hint{number}" for number in range(len(self._hints)))]
         return [self._folder / f"{self._key}-{view}-{name}.npy" for name in names]
 
     def _view(self, view: int) -> list[np.ndarray]:

@@ -127,7 +127,9 @@ def test_the_example_of_a_users_own_dataset_gives_its_own_values(own):
     expected = (digits.images[1450 + row][:, :4] * 15.9).astype(np.uint8).astype(np.float32) / 255
     back = np.asarray(dataset.test.inputs["left"][row, 0]) * spec.std[0] + spec.mean[0]
     np.testing.assert_allclose(back, expected, atol=1e-5)
-    assert dataset.contract.labels[dataset.test.targets[row]] == str(digits.target[1450 + row])
+    assert dataset.contract.heads["logits"].labels[dataset.test.targets["logits"][row]] == str(
+        digits.target[1450 + row]
+    )
     assert 0.05 < 1 - dataset.train.present[:, :2].mean() < 0.15
 
 

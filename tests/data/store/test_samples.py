@@ -67,8 +67,8 @@ def test_inputs_are_normalised_by_the_training_split(dataset):
 
 
 def test_targets_follow_the_sorted_labels_and_ids_their_rows(dataset):
-    assert dataset.contract.labels == tuple(str(digit) for digit in range(10))
-    for name, target in zip(dataset.test.ids, dataset.test.targets):
+    assert dataset.contract.heads["logits"].labels == tuple(str(digit) for digit in range(10))
+    for name, target in zip(dataset.test.ids, dataset.test.targets["logits"]):
         assert name.startswith(f"test-{target}-")
 
 
@@ -76,9 +76,9 @@ def test_targets_follow_the_sorted_labels_and_ids_their_rows(dataset):
 def test_with_labels_spreads_the_labels_over_the_classes(dataset, count):
     few = dataset.train.with_labels(count, seed=0)
     assert few.labelled.sum() == count
-    kept = np.bincount(few.targets[few.labelled], minlength=10)
+    kept = np.bincount(few.targets["logits"][few.labelled], minlength=10)
     assert kept.max() - kept.min() <= 1
-    np.testing.assert_array_equal(few.targets[few.labelled], dataset.train.targets[few.labelled])
+    np.testing.assert_array_equal(few.targets["logits"][few.labelled], dataset.train.targets["logits"][few.labelled])
 
 
 def test_with_labels_is_drawn_by_its_seed_and_nested(dataset):
@@ -117,7 +117,7 @@ def test_a_split_by_group_keeps_groups_whole_and_near_the_ratios(tmp_path):
 def test_a_split_without_groups_is_stratified_and_drawn_by_the_seed(tmp_path):
     made = numbers(tmp_path, rows(200, label=lambda i: "rare" if i % 10 == 0 else "often"))
     for split, rare, often in ((made.train, 14, 126), (made.validation, 3, 27), (made.test, 3, 27)):
-        counts = np.bincount(split.targets)
+        counts = np.bincount(split.targets["logits"])
         assert abs(counts[1] - rare) <= 1 and abs(counts[0] - often) <= 1
 
 
@@ -149,13 +149,13 @@ def test_a_hole_in_the_manifest_is_a_missing_modality(tmp_path):
 def test_unlabelled_rows_are_kept_as_such(tmp_path):
     made = numbers(tmp_path, rows(label=lambda i: "" if i % 6 == 0 else "yn"[i % 2]), id="id", split="split")
     unlabelled = np.array([int(name[1:]) % 6 == 0 for name in made.train.ids])
-    np.testing.assert_array_equal(made.train.targets == -1, unlabelled)
+    np.testing.assert_array_equal(made.train.targets["logits"] == -1, unlabelled)
 
 
 def test_regression_targets_are_numbers_and_unlabelled_is_nan(tmp_path):
     table = rows(label=lambda i: "" if i % 6 == 0 else i / 4)
     made = numbers(tmp_path, table, id="id", split="split", task="regression")
-    for name, target in zip(made.test.ids, made.test.targets):
+    for name, target in zip(made.test.ids, made.test.targets["value"]):
         number = int(name[1:])
         assert np.isnan(target) if number % 6 == 0 else target == pytest.approx(number / 4)
 
@@ -164,8 +164,8 @@ def test_regression_targets_are_numbers_and_unlabelled_is_nan(tmp_path):
 def test_a_target_column_may_have_any_name(tmp_path, column):
     columns = ("name", "a", "b", column, "split", "who")
     made = numbers(tmp_path, rows(), columns=columns, id="name", split="split", target=column)
-    assert made.contract.labels == ("n", "y")
-    assert [made.contract.labels[target] for target in made.test.targets] == [
+    assert made.contract.heads["logits"].labels == ("n", "y")
+    assert [made.contract.heads["logits"].labels[target] for target in made.test.targets["logits"]] == [
         "yn"[int(name[1:]) % 2] for name in made.test.ids
     ]
 
@@ -173,7 +173,7 @@ def test_a_target_column_may_have_any_name(tmp_path, column):
 @pytest.mark.parametrize(
     ("table", "data", "said"),
     [
-        (rows(label=lambda i: "zz" if i == 6 else "yn"[i % 2]), {}, "label 'zz' of a test sample.*\n.*s6"),
+        (rows(label=lambda i: "zz" if i == 6 else "yn"[i % 2]), {}, "label 'zz' of 1 test samples.*\n.*s6"),
         (rows(label=lambda i: "y"), {}, "one class only: 'y'"),
         (rows(split=lambda i: "train"), {}, "split is empty"),
         (rows(split=lambda i: "tarin"), {}, "unknown split 'tarin'"),
@@ -212,11 +212,11 @@ def test_a_training_split_without_labels_is_enough_where_the_student_sees_none(t
     assert not made.train.labelled.any() and made.validation.labelled.all() and made.test.labelled.all()
     assert not made.train.with_labels(0, seed=0).labelled.any()
     if task == "classification":
-        assert made.contract.labels == ("n", "y")
+        assert made.contract.heads["logits"].labels == ("n", "y")
     else:
-        known = np.concatenate([made.validation.targets, made.test.targets])
-        assert made.contract.target_mean == pytest.approx(known.mean())
-        assert made.contract.target_std == pytest.approx(known.std())
+        known = np.concatenate([made.validation.targets["value"], made.test.targets["value"]])
+        assert made.contract.heads["value"].mean == pytest.approx(known.mean())
+        assert made.contract.heads["value"].std == pytest.approx(known.std())
 
 
 def test_a_regression_whose_test_targets_are_all_equal_is_told_before_training(tmp_path):
@@ -292,7 +292,10 @@ def test_the_same_samples_can_be_had_with_another_preprocessing_decoded_once(tmp
     spec = whole.contract.modalities["vitals"]
     other = TabularSpec(kind="tabular", columns=("b",), missing_indicator=True)
     seen = whole.preprocessed({"vitals": other}, Silent())
-    assert seen.train.ids == whole.train.ids and seen.contract.labels == whole.contract.labels
+    assert (
+        seen.train.ids == whole.train.ids
+        and seen.contract.heads["logits"].labels == whole.contract.heads["logits"].labels
+    )
     assert seen.train.inputs["vitals"].shape == whole.train.inputs["vitals"].shape == (32, 2)
     np.testing.assert_array_equal(seen.test.inputs["vitals"][:, 0], whole.test.inputs["vitals"][:, 1])
     fitted = seen.contract.modalities["vitals"]

@@ -13,7 +13,7 @@ from tests.conftest import staged
 
 def test_calibration_takes_training_rows_spread_over_the_classes(dataset):
     rows = calibration_rows(dataset.train, 40, seed=0)
-    assert len(set(rows)) == 40 and (np.bincount(dataset.train.targets[rows], minlength=10) == 4).all()
+    assert len(set(rows)) == 40 and (np.bincount(dataset.train.targets["logits"][rows], minlength=10) == 4).all()
     assert set(calibration_rows(dataset.train, 10_000, seed=0)) == set(range(240))
 
 
@@ -48,7 +48,7 @@ def test_calibration_grows_until_the_ranges_rest(graphs, context):
 
 def test_a_missing_class_and_a_modality_that_is_never_absent_or_never_there_are_told(context):
     train, contract = context.dataset.train, context.dataset.contract
-    rows = np.flatnonzero(train.targets != 7)
+    rows = np.flatnonzero(train.targets["logits"] != 7)
     inputs = calibration_inputs(train, rows, 0)
     assert calibration.gaps(train, rows, inputs, contract) == ["no sample of the classes 7"]
     whole = [{**sample, "present": np.array([[True, False]])} for sample in inputs]

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment, Train
-from mmedge.training.loop.batches import batches, drop_modalities, steps_per_epoch, view_of
+from mmedge.spec import ArraySpec, Contract
+from mmedge.training.loop.batches import Training, batches, drop_modalities, steps_per_epoch, view_of
+from tests.heads import CLASSES
+from tests.heads import samples as made_samples
 
 RNG = np.random.default_rng(0)
+CONTRACT = Contract(
+    modalities={name: ArraySpec(kind="array", shape=(1,)) for name in ("image", "series", "numbers")},
+    heads={"logits": CLASSES},
+)
 
 
 def made(n=50):
@@ -17,7 +23,7 @@ def made(n=50):
         "series": RNG.normal(size=(n, 3, 10)).astype(np.float32),
         "numbers": RNG.normal(size=(n, 4)).astype(np.float32),
     }
-    return Samples(
+    return made_samples(
         "train",
         tuple(map(str, range(n))),
         inputs,
@@ -32,7 +38,7 @@ ALL = {name: Augment(shift=2, shift_rows=1, mask=3, mask_rows=2, noise=0.1) for 
 
 def drawn(samples, train, *, seed=0, epoch=0, usable=None):
     usable = np.arange(len(samples)) if usable is None else usable
-    return list(batches(samples, train, seed=seed, view_seed=5, epoch=epoch, usable=usable))
+    return list(batches(Training(CONTRACT, samples, samples, train, usable, seed, 5), epoch))
 
 
 def test_a_rows_view_is_the_same_whatever_the_batch():
@@ -117,7 +123,7 @@ def test_an_epochs_view_repeats_after_the_number_of_views():
 def test_targets_are_those_of_the_rows():
     samples = made()
     for batch in drawn(samples, Train(batch_size=10)):
-        np.testing.assert_array_equal(batch.targets.numpy(), samples.targets[batch.index])
+        np.testing.assert_array_equal(batch.targets["logits"].numpy(), samples.targets["logits"][batch.index])
 
 
 @pytest.mark.parametrize("modalities", [2, 3])

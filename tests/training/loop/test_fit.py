@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.measure.quality import predict_module, score
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Train
 from mmedge.spec import ArraySpec, Contract
 from mmedge.training.loop import precision
-from mmedge.training.loop.batches import Batch, batches
+from mmedge.training.loop.batches import Batch, Training, batches
 from mmedge.training.loop.fit import _best, fit
-from mmedge.training.objectives import supervised
+from mmedge.training.objectives import Supervised
 from tests.conftest import child_environment
+from tests.heads import samples as made_samples
 
 CONTRACT = Contract(
     task="classification", modalities={"series": ArraySpec(kind="array", shape=(2, 6))}, labels=("a", "b", "c")
@@ -58,7 +58,7 @@ def split(name, n, seed):
     rng = np.random.default_rng(seed)
     targets = np.arange(n) % 3
     x = (rng.normal(size=(n, 2, 6)) + targets[:, None, None]).astype(np.float32)
-    return Samples(name, tuple(map(str, range(n))), {"series": x}, np.ones((n, 1), bool), targets, np.arange(n))
+    return made_samples(name, tuple(map(str, range(n))), {"series": x}, np.ones((n, 1), bool), targets, np.arange(n))
 
 
 def trained(state, objective=None, train=TRAIN, seed=0, module=None, progress=None):
@@ -67,14 +67,8 @@ def trained(state, objective=None, train=TRAIN, seed=0, module=None, progress=No
     samples = split("train", 160, 0)
     fitted = fit(
         module,
-        objective or supervised(CONTRACT, train),
-        CONTRACT,
-        samples,
-        split("validation", 60, 1),
-        train,
-        seed=seed,
-        view_seed=0,
-        usable=np.arange(len(samples)),
+        objective or Supervised(CONTRACT, train),
+        Training(CONTRACT, samples, split("validation", 60, 1), train, np.arange(len(samples)), seed, 0),
         state=state,
         task="training",
         progress=progress or Silent(),
@@ -100,7 +94,7 @@ class StoppedIn(nn.Module):
 
     def __init__(self, epoch):
         super().__init__()
-        self.left, self.inner = epoch * 10 + 5, supervised(CONTRACT, TRAIN)
+        self.left, self.inner = epoch * 10 + 5, Supervised(CONTRACT, TRAIN)
 
     def forward(self, module, batch):
         self.left -= 1
@@ -139,7 +133,7 @@ def test_a_killed_process_goes_on_with_the_same_weights_bit_for_bit(tmp_path, op
     code = (
         "import sys, time, pathlib\n"
         "from tests.training.loop import test_fit as t\n"
-        "inner = t.supervised(t.CONTRACT, t.TRAIN)\n"
+        "inner = t.Supervised(t.CONTRACT, t.TRAIN)\n"
         "def slow(module, batch):\n"
         "    time.sleep(0.02)\n"
         "    return inner(module, batch)\n"
@@ -178,7 +172,7 @@ def test_it_learns_and_ends_in_evaluation_mode(tmp_path):
 class Diverging(nn.Module):
     def __init__(self, steps):
         super().__init__()
-        self.left, self.inner = steps, supervised(CONTRACT, TRAIN)
+        self.left, self.inner = steps, Supervised(CONTRACT, TRAIN)
 
     def forward(self, module, batch):
         self.left -= 1
@@ -197,7 +191,7 @@ def test_divergence_in_the_last_step_of_an_epoch_does_not_keep_broken_weights(tm
     class Breaking(nn.Module):
         def __init__(self):
             super().__init__()
-            self.step, self.inner = 0, supervised(CONTRACT, TRAIN)
+            self.step, self.inner = 0, Supervised(CONTRACT, TRAIN)
 
         def forward(self, module, batch):
             self.step += 1
@@ -234,11 +228,11 @@ def test_the_best_epoch_by_validation_is_kept_and_not_the_last(tmp_path):
 
         def __init__(self):
             super().__init__()
-            self.step, self.inner = 0, supervised(CONTRACT, TRAIN)
+            self.step, self.inner = 0, Supervised(CONTRACT, TRAIN)
 
         def forward(self, module, batch):
             self.step += 1
-            moved = (batch.targets + (self.step > 30)) % 3
+            moved = {"logits": (batch.targets["logits"] + (self.step > 30)) % 3}
             return self.inner(module, Batch(batch.index, batch.view, batch.inputs, batch.present, moved))
 
     module, fitted = trained(tmp_path / "a", Spoiling(), TRAIN.model_copy(update={"learning_rate": 0.05}))
@@ -279,26 +273,24 @@ def test_a_batch_in_parts_teaches_what_the_whole_batch_does(tmp_path, parts):
 
 def test_parts_with_unlike_numbers_of_labels_weigh_as_in_the_whole_batch():
     samples = split("train", 16, 0)
-    samples.targets[:9] = -1
+    samples.targets["logits"][:9] = -1
     drawn = [
         list(
             batches(
-                samples,
-                TRAIN.model_copy(update={"accumulate": number}),
-                seed=0,
-                view_seed=0,
+                Training(
+                    CONTRACT, samples, samples, TRAIN.model_copy(update={"accumulate": number}), np.arange(16), 0, 0
+                ),
                 epoch=0,
-                usable=np.arange(16),
             )
         )
         for number in (1, 5)
     ]
     (batch,), parts = drawn
-    module, objective = dense(), supervised(CONTRACT, TRAIN)
+    module, objective = dense(), Supervised(CONTRACT, TRAIN)
     assert [len(part.index) for part in parts] == [3, 3, 4, 3, 3] and sum(
         part.share for part in parts
     ) == pytest.approx(1)
-    assert len({int((part.targets >= 0).sum()) for part in parts}) > 1
+    assert len({int((part.targets["logits"] >= 0).sum()) for part in parts}) > 1
     summed = sum(objective(module, part) * part.share for part in parts)
     torch.testing.assert_close(summed, objective(module, batch))
 
@@ -317,11 +309,12 @@ def test_training_ends_when_no_epoch_was_better_for_as_long_as_the_patience_and_
     class Spoiling(nn.Module):
         def __init__(self):
             super().__init__()
-            self.step, self.inner = 0, supervised(CONTRACT, TRAIN)
+            self.step, self.inner = 0, Supervised(CONTRACT, TRAIN)
 
         def forward(self, module, batch):
             self.step += 1
-            return self.inner(module, replace(batch, targets=(batch.targets + (self.step > 20)) % 3))
+            moved = {"logits": (batch.targets["logits"] + (self.step > 20)) % 3}
+            return self.inner(module, replace(batch, targets=moved))
 
     train = TRAIN.model_copy(update={"learning_rate": 0.05, "early_stopping": 2, "epochs": 30})
     module, fitted = trained(tmp_path / "a", Spoiling(), train)
@@ -341,14 +334,8 @@ def test_a_batch_of_one_with_batch_norm_is_refused_and_named(tmp_path):
     with pytest.raises(UsageError, match="a batch of 1 samples"):
         fit(
             Net(),
-            supervised(CONTRACT, TRAIN),
-            CONTRACT,
-            one,
-            one,
-            TRAIN,
-            seed=0,
-            view_seed=0,
-            usable=np.arange(1),
+            Supervised(CONTRACT, TRAIN),
+            Training(CONTRACT, one, one, TRAIN, np.arange(1), 0, 0),
             state=tmp_path / "c",
             task="t",
             progress=Silent(),

@@ -16,7 +16,7 @@ from torch import nn
 from mmedge.cli.launch import _free_port
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Hint, Loss, Train
-from mmedge.training.loop.batches import batches
+from mmedge.training.loop.batches import Training, batches
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Distillation
 from mmedge.training.teaching.caching import Asked
@@ -69,7 +69,7 @@ class Seen(nn.Module):
 def half_labelled():
     """The labels lie unevenly: a process's part of a batch may have none."""
     samples = split("train", ROWS, 0)
-    return replace(samples, targets=np.where(np.arange(ROWS) < 45, samples.targets, -1))
+    return replace(samples, targets=samples.hidden(np.arange(ROWS) >= 45))
 
 
 def distilled(folder: Path):
@@ -83,13 +83,7 @@ def distilled(folder: Path):
     fitted = fit(
         student,
         objective,
-        CONTRACT,
-        samples,
-        split("validation", 60, 1),
-        TRAIN,
-        seed=0,
-        view_seed=0,
-        usable=np.arange(ROWS),
+        Training(CONTRACT, samples, split("validation", 60, 1), TRAIN, np.arange(ROWS), 0, 0),
         state=folder / "state",
         task="t",
         progress=Silent(),
@@ -177,7 +171,7 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(count, accumulate):
     train = Train(batch_size=16, modality_dropout=0.0, accumulate=accumulate)
 
     def drawn(**own):
-        return list(batches(samples, train, seed=0, view_seed=0, epoch=1, usable=np.arange(40), **own))
+        return list(batches(Training(CONTRACT, samples, samples, train, np.arange(40), 0, 0), epoch=1, **own))
 
     for whole, *parts in zip(drawn(), *(drawn(rank=rank, count=count) for rank in range(count)), strict=True):
         assert np.concatenate([part.index for part in parts]).tolist() == whole.index.tolist()

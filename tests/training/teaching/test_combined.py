@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from mmedge.errors import UsageError
-from mmedge.training.losses import distillation
+from mmedge.spec import Contract
+from mmedge.tasks import Head
+from mmedge.training.losses import classification
 from mmedge.training.teaching.combined import Combined
 from mmedge.training.teaching.sources import Answer
 
@@ -16,16 +18,16 @@ ROWS = np.arange(6)
 class Says:
     """A source with the given probabilities [6, classes], over some columns, and no answer to some rows."""
 
-    fixed, notes = False, ()
+    fixed, notes, heads = False, (), ("logits",)
 
     def __init__(self, p, columns=None, silent=()):
-        self.key, self.columns = str(p), None if columns is None else np.array(columns)
+        self.key, self.columns = str(p), {} if columns is None else {"logits": np.array(columns)}
         self._logits = np.log(p).astype(np.float32) + 3
         self._taught = ~np.isin(ROWS, silent)
 
     def answer(self, index, view):
         taught = self._taught[index]
-        return Answer(np.where(taught[:, None], self._logits[index], 0), taught, [self._logits[index]])
+        return Answer({"logits": np.where(taught[:, None], self._logits[index], 0)}, taught, [self._logits[index]])
 
 
 def probabilities(classes=4):
@@ -34,20 +36,22 @@ def probabilities(classes=4):
 
 
 def together(*sources, weights=None, combine="average", outputs=4, task="classification"):
-    made = Combined(sources, weights or [1.0] * len(sources), combine=combine, outputs=outputs, task=task)
+    labels = () if task == "regression" else tuple("abcd"[:outputs])
+    contract = Contract(modalities={}, heads={"logits": Head(task=task, labels=labels)})
+    made = Combined(sources, weights or [1.0] * len(sources), combine=combine, contract=contract)
     return made, made.answer(ROWS, 0)
 
 
 def said(answer):
-    return torch.from_numpy(answer.logits).double().softmax(dim=1).numpy()
+    return torch.from_numpy(answer.logits["logits"]).double().softmax(dim=1).numpy()
 
 
 def test_an_average_is_the_weighted_mean_of_probabilities_and_the_hints_are_the_firsts():
     a, b = probabilities(), probabilities()
     made, answer = together(Says(a), Says(b), weights=[1.0, 3.0])
     np.testing.assert_allclose(said(answer), 0.25 * a + 0.75 * b, rtol=1e-5)
-    assert answer.taught.all() and made.columns is None
-    np.testing.assert_array_equal(answer.hints[0], Says(a).answer(ROWS, 0).logits)
+    assert answer.taught.all() and made.columns == {}
+    np.testing.assert_array_equal(answer.hints[0], Says(a).answer(ROWS, 0).logits["logits"])
 
 
 def test_the_gradient_of_hintons_loss_to_the_average_is_the_mean_of_those_to_each_teacher():
@@ -55,7 +59,7 @@ def test_the_gradient_of_hintons_loss_to_the_average_is_the_mean_of_those_to_eac
     student = torch.from_numpy(RNG.normal(size=(6, 4))).requires_grad_()
 
     def grad(p):
-        return torch.autograd.grad(distillation.kd(student, torch.from_numpy(np.log(p)), 1.0), student)[0]
+        return torch.autograd.grad(classification.kd(student, torch.from_numpy(np.log(p)), 1.0), student)[0]
 
     mean = said(together(Says(a), Says(b))[1])
     torch.testing.assert_close(grad(mean), (grad(a) + grad(b)) / 2, rtol=1e-4, atol=1e-6)
@@ -89,7 +93,7 @@ def test_a_specialist_splits_what_the_others_give_to_its_classes_and_moves_nothi
 
 def test_teachers_who_know_the_same_few_classes_teach_those_and_strangers_are_refused():
     made, answer = together(Says(probabilities(2), columns=[0, 2]), Says(probabilities(2), columns=[0, 2]))
-    assert made.columns.tolist() == [0, 2] and answer.logits.shape == (6, 2)
+    assert made.columns["logits"].tolist() == [0, 2] and answer.logits["logits"].shape == (6, 2)
     with pytest.raises(UsageError, match="no teacher knows all classes"):
         together(Says(probabilities(2), columns=[0, 1]), Says(probabilities(2), columns=[2, 3]))
 
@@ -101,7 +105,7 @@ def test_values_of_a_regression_are_averaged():
             self._logits = np.asarray(values, np.float32)[:, None]
 
     _, answer = together(Value(ROWS, silent=[0]), Value(ROWS + 4.0), weights=[1.0, 3.0], outputs=1, task="regression")
-    assert answer.logits[:, 0].tolist() == [4.0, 4.0, 5.0, 6.0, 7.0, 8.0] and answer.taught.all()
+    assert answer.logits["logits"][:, 0].tolist() == [4.0, 4.0, 5.0, 6.0, 7.0, 8.0] and answer.taught.all()
 
 
 def test_each_of_several_labels_is_the_mean_over_the_teachers_that_know_it():
@@ -115,10 +119,10 @@ def test_each_of_several_labels_is_the_mean_over_the_teachers_that_know_it():
     expected = a.copy()
     expected[:, [0, 2]] = (a[:, [0, 2]] + b) / 2
     expected[1] = a[1]
-    assert made.columns is None and answer.taught.all()
-    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits)), expected, rtol=1e-4)
+    assert made.columns == {} and answer.taught.all()
+    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits["logits"])), expected, rtol=1e-4)
     # Strangers are welcome, since labels do not share a softmax; a sample of which one label has no answer is not taught.
     left, right = Labels(a[:, :1], columns=[0], silent=[3]), Labels(b, columns=[1, 2])
     _, answer = together(left, right, outputs=3, task="multilabel", combine="confidence")
     assert answer.taught.tolist() == [True, True, True, False, True, True]
-    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits[0])), [*a[0, :1], *b[0]], rtol=1e-4)
+    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits["logits"][0])), [*a[0, :1], *b[0]], rtol=1e-4)

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmedge.errors import UsageError
 from mmedge.recipe import Hint
-from mmedge.training.losses import distillation
+from mmedge.training.losses import hints as distillation
 from mmedge.training.teaching.layers import MOST_FEATURES, Layer, check_pair, pooled
 
 

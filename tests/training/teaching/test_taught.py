@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment
 from mmedge.spec import AudioSpec, ImageSpec
 from mmedge.training.loop.batches import view_of
 from mmedge.training.teaching.taught import scaled
+from tests.heads import samples as made_samples
 
 OURS = AudioSpec(kind="audio", mels=16, frames=24, hop_ms=32)
 FINER = AudioSpec(kind="audio", mels=32, frames=60, hop_ms=16)
@@ -27,7 +27,7 @@ def test_teacher_and_student_see_the_same_shift_to_within_a_step_of_the_finer_on
     places = [np.tile(np.arange(spec.frames, dtype=np.float32), (n, 1, spec.bands, 1)) for spec in (OURS, FINER)]
     shifts = []
     for spec, x in zip((OURS, FINER), places):
-        data = Samples(
+        data = made_samples(
             "train", tuple(map(str, range(n))), {"audio": x}, np.ones((n, 1), bool), np.zeros(n, np.int64), np.arange(n)
         )
         seen = view_of(data, np.arange(n), {"audio": scaled(augment, OURS, spec)}, view_seed=3, view=view)["audio"]

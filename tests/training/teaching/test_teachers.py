@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Distill, Hint, Loss, Train
 from mmedge.spec import ArraySpec, Contract
-from mmedge.training.loop.batches import Batch, batches
+from mmedge.training.loop.batches import Batch, Training, batches
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Distillation
 from mmedge.training.teaching import caching
@@ -21,6 +20,7 @@ from mmedge.training.teaching.caching import Asked
 from mmedge.training.teaching.sources import Answer, ModuleSource, Shown
 from mmedge.training.teaching.taught import answering
 from mmedge.training.teaching.teachers import Teacher
+from tests.heads import samples as made_samples
 
 CONTRACT = Contract(
     task="classification", modalities={"series": ArraySpec(kind="array", shape=(2, 6))}, labels=("a", "b", "c")
@@ -43,7 +43,7 @@ class Net(nn.Module):
 
 def samples(n=200):
     x = np.random.default_rng(0).normal(size=(n, 2, 6)).astype(np.float32)
-    return Samples(
+    return made_samples(
         "train", tuple(map(str, range(n))), {"series": x}, np.ones((n, 1), bool), np.arange(n) % 3, np.arange(n)
     )
 
@@ -57,7 +57,7 @@ def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode
 
 
 def shuffled(epoch):
-    return list(batches(samples(), TRAIN, seed=7, view_seed=3, epoch=epoch, usable=np.arange(200)))
+    return list(batches(Training(CONTRACT, samples(), samples(), TRAIN, np.arange(200), 7, 3), epoch))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_cached_answer_is_the_teachers_answer_to_that_very_view_of_that_very_s
     for epoch in (0, 1, 2):
         for batch in shuffled(epoch):
             answer = cached.outputs(batch, CPU)
-            logits, (features,) = answer.logits, answer.hints
+            logits, (features,) = answer.heads["logits"].logits, answer.hints
             with torch.no_grad():
                 expected = module(present=batch.present, **batch.inputs)["logits"]
                 hint = module.fusion(batch.inputs["series"])
@@ -96,11 +96,11 @@ def test_the_teacher_is_asked_once_a_view_and_not_again_by_the_next_process(modu
 @pytest.mark.parametrize("other", [{"key": "u"}, {"train": TRAIN.model_copy(update={"augment": {}})}])
 def test_another_teacher_or_augmentation_does_not_find_these_answers(module, tmp_path, other):
     batch = shuffled(0)[0]
-    first = teacher(module, tmp_path).outputs(batch, CPU).logits
+    first = teacher(module, tmp_path).outputs(batch, CPU).heads["logits"].logits
     asked = module.calls
     torch.manual_seed(1)
     stranger = Net().eval()
-    second = teacher(stranger, tmp_path, **other).outputs(batch, CPU).logits
+    second = teacher(stranger, tmp_path, **other).outputs(batch, CPU).heads["logits"].logits
     assert stranger.calls and module.calls == asked and not torch.equal(first, second)
 
 
@@ -108,7 +108,8 @@ def test_the_teacher_sees_all_that_a_sample_has_whatever_the_student_is_shown(mo
     batch = shuffled(0)[0]
     blind = Batch(batch.index, batch.view, batch.inputs, torch.zeros_like(batch.present), batch.targets)
     cached = teacher(module, tmp_path)
-    assert torch.equal(cached.outputs(blind, CPU).logits, cached.outputs(batch, CPU).logits)
+    shown_nothing, shown_all = (cached.outputs(each, CPU).heads["logits"].logits for each in (blind, batch))
+    assert torch.equal(shown_nothing, shown_all)
 
 
 def test_a_teacher_that_answers_nan_is_told_with_the_sample(module, tmp_path):
@@ -135,12 +136,12 @@ def test_no_more_views_count_as_shown_than_one_training_has_epochs(module, tmp_p
 class Fixed:
     """A source with an answer for the even rows, over two of three classes."""
 
-    key, fixed, notes = "fixed", True, ()
-    columns = np.array([0, 2])
+    key, fixed, notes, heads = "fixed", True, (), ("logits",)
+    columns = {"logits": np.array([0, 2])}
 
     def answer(self, index, view):
         logits = np.stack([index, -index], axis=1).astype(np.float32)
-        return Answer(np.where(index[:, None] % 2 == 0, logits, 0), index % 2 == 0)
+        return Answer({"logits": np.where(index[:, None] % 2 == 0, logits, 0)}, index % 2 == 0)
 
 
 def test_samples_without_an_answer_and_classes_that_the_teacher_does_not_know_are_left_to_the_labels(tmp_path):
@@ -151,7 +152,7 @@ def test_samples_without_an_answer_and_classes_that_the_teacher_does_not_know_ar
     batch = shuffled(0)[0]
     output = torch.randn(len(batch.index), 3, requires_grad=True)
     objective(lambda **_: {"logits": output}, batch).backward()
-    taught = (batch.index % 2 == 0) & (batch.targets.numpy() != 1)
+    taught = (batch.index % 2 == 0) & (batch.targets["logits"].numpy() != 1)
     assert 0 < taught.sum() < (batch.index % 2 == 0).sum() < len(taught)
     assert torch.all(output.grad[~taught] == 0) and torch.all(output.grad[:, 1] == 0)
     rows = torch.from_numpy(batch.index[taught]).float()
@@ -169,13 +170,7 @@ def distilled(module, folder, mode):
     fitted = fit(
         student,
         Distillation(student, teaches, CONTRACT, loss, train),
-        CONTRACT,
-        samples(),
-        samples(60),
-        train,
-        seed=0,
-        view_seed=3,
-        usable=np.arange(200),
+        Training(CONTRACT, samples(), samples(60), train, np.arange(200), 0, 3),
         state=folder / "state",
         task="t",
         progress=Silent(),

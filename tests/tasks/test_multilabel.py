@@ -8,14 +8,19 @@ import polars
 import pytest
 
 from mmedge import runtime
-from mmedge.data.manifest.labels import joined, labelled, labels_in, one_hot, rarest, spread_over
-from mmedge.data.store.samples import Samples
+from mmedge.data.manifest.targets import joined
 from mmedge.data.wizard.propose import Wishes, propose
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.pipeline import fold as pipeline
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
+from mmedge.tasks import Head, multilabel
+from mmedge.tasks.head import Target
+from mmedge.tasks.multilabel import labels_in
 from tests.conftest import parsed, tiny
+from tests.heads import samples
+
+TARGET, HEAD = Target(task="multilabel"), Head(task="multilabel", labels=("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +40,9 @@ def test_a_cell_names_any_number_of_labels_and_an_empty_one_is_unlabelled(cell, 
 
 
 def test_targets_are_ones_and_zeros_and_nan_where_unlabelled():
-    targets = one_hot([frozenset("ab"), None, frozenset()], ["a", "b", "c"])
+    targets = multilabel.targets(["a;b", None, ";"], HEAD, TARGET)
     np.testing.assert_array_equal(targets, np.array([[1, 1, 0], [np.nan] * 3, [0, 0, 0]], np.float32))
-    assert labelled(targets).tolist() == [True, False, True]
+    assert multilabel.known(targets).tolist() == [True, False, True]
 
 
 def test_columns_of_zero_and_one_become_one_cell_and_a_half_filled_row_is_told():
@@ -49,17 +54,19 @@ def test_columns_of_zero_and_one_become_one_cell_and_a_half_filled_row_is_told()
 
 
 def test_rows_are_spread_by_their_rarest_label():
-    rows = [frozenset("a"), frozenset("ab"), None, frozenset(), frozenset("a")]
-    assert rarest(rows) == ["a", "b", "", "(none)", "a"]
-    assert spread_over(one_hot(rows, ["a", "b"]))[[0, 1, 4]].tolist() == [0, 1, 0]
+    rows = ["a", "a;b", None, ";", "a"]
+    assert multilabel.strata(rows, TARGET) == ["a", "b", "", "(none)", "a"]
+    assert multilabel.spread(multilabel.targets(rows, HEAD, TARGET))[[0, 1, 4]].tolist() == [0, 1, 0]
 
 
 def test_a_few_labels_are_spread_over_the_labels():
-    targets = one_hot([frozenset("a")] * 90 + [frozenset("ab")] * 10, ["a", "b"])
+    targets = multilabel.targets(["a"] * 90 + ["a;b"] * 10, HEAD, TARGET)
     ids = tuple(map(str, range(100)))
-    samples = Samples("train", ids, {"x": np.zeros((100, 1))}, np.ones((100, 1), bool), targets, np.arange(100))
-    kept = samples.with_labels(8, seed=0)
-    assert kept.labelled.sum() == 8 and np.nansum(kept.targets[:, 1]) == 4
+    given = samples(
+        "train", ids, {"x": np.zeros((100, 1))}, np.ones((100, 1), bool), targets, np.arange(100), head=HEAD
+    )
+    kept = given.with_labels(8, seed=0)
+    assert kept.labelled.sum() == 8 and np.nansum(kept.targets["logits"][:, 1]) == 4
 
 
 LABELS = {"even": "02468", "large": "56789", "round": "0689"}
@@ -120,7 +127,7 @@ def test_a_label_that_training_never_saw_is_an_error(table, tmp_path):
     next(row for row in rows if row["split"] == "test")["label"] = ["odd"]
     file = tmp_path / "m.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(MmedgeError, match="label 'odd' of a test sample is not in the training split"):
+    with pytest.raises(MmedgeError, match="the label 'odd' of 1 test samples is not in the training split"):
         pipeline.run(parsed(recipe_values(file)), tmp_path / "out", code=tmp_path, progress=Silent(), only="teacher")
     card = check(parsed(recipe_values(file)), tmp_path, code=tmp_path, progress=Silent(), media=False)
     assert any(fault["kind"] == "unseen-label" and "'odd'" in fault["what"] for fault in card["faults"])

@@ -1,0 +1,99 @@
+"""The columns of targets: where a head's cells stand, what is wrong with them, and what rows are stratified by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+import polars
+
+from mmedge import tasks
+from mmedge.errors import MmedgeError
+from mmedge.recipe import Data
+from mmedge.tasks import Finding
+from mmedge.tasks.cells import Cells
+
+_YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
+# Columns of the written manifests that are mmedge's own.
+OWN_COLUMNS = ("id", "group", "source")
+
+
+def target_columns(data: Data) -> dict[str, str]:
+    """{head: the column of the written manifests that holds its target}; a name that mmedge uses itself gets an underscore."""
+    named = {head: target.column or head for head, target in data.heads.items()}
+    return {head: f"{column}_" if column in OWN_COLUMNS else column for head, column in named.items()}
+
+
+def cells_of(data: Data, tables: Mapping[str, polars.DataFrame]) -> dict[str, dict[str, list[str | None]]]:
+    """{head: {split: its cells}}. ``tables``: {split: its rows}."""
+    return {
+        head: {split: table[column].to_list() for split, table in tables.items()}
+        for head, column in target_columns(data).items()
+    }
+
+
+def labelled(data: Data) -> polars.Expr:
+    """Whether a row has the target of any head."""
+    return polars.any_horizontal(polars.col(column).is_not_null() for column in target_columns(data).values())
+
+
+def target_findings(
+    data: Data, cells: Mapping[str, Mapping[str, Cells]], *, learns_labels: bool
+) -> Iterator[tuple[str, Finding]]:
+    """(head, what is wrong with its targets), for all heads: what ``check`` lists, and a run stops at the first error of.
+
+    ``cells``: as of ``cells_of``; ``learns_labels``: whether the training split needs a label.
+    """
+    for head, target in data.heads.items():
+        for split, of_split in cells[head].items():
+            unknown = sum(cell is None for cell in of_split)
+            if unknown == len(of_split) > 0 and (split != "train" or learns_labels):
+                yield head, Finding("error", "unlabelled-split", *_unlabelled(split), split)
+            elif unknown and split != "train" and len(data.heads) == 1:
+                what = f"{unknown} samples of the {split} split have no label and cannot be scored"
+                todo = "move them to the training split, where distillation uses them"
+                yield head, Finding("warning", "unlabelled", what, todo, split)
+        if any(cell is not None for of_split in cells[head].values() for cell in of_split):
+            for finding in tasks.of(target).faults(cells[head], target):
+                yield head, finding
+
+
+def _unlabelled(split: str) -> tuple[str, str]:
+    """What is wrong with a split without a label, and what to do."""
+    if split == "train":
+        todo = "label some; or, where a teacher that has learnt elsewhere teaches alone, set distill.labels: none"
+    else:
+        todo = "label some of its rows: what is kept is judged by them"
+    return f"no sample of the {split} split has a label", todo
+
+
+def strata(data: Data, table: polars.DataFrame) -> list[str]:
+    """What rows are stratified by, "" where no head has a target: the first head's strata, where it has one."""
+    found = [""] * table.height
+    for head, column in target_columns(data).items():
+        target = data.heads[head]
+        for row, stratum in enumerate(tasks.of(target).strata(table[column].to_list(), target)):
+            found[row] = found[row] or stratum
+    return found
+
+
+def joined(table: polars.DataFrame, columns: Sequence[str], where: str) -> polars.Series:
+    """One cell of labels from several columns of 0 and 1, named by the labels. A row without any cell is unlabelled.
+
+    Raises MmedgeError for another value, and for a row of which only some cells are filled.
+    """
+    cells: list[str | None] = []
+    for number, row in enumerate(table.select(columns).iter_rows(), 1):
+        words = [None if cell is None else cell.strip().lower() for cell in row]
+        if all(word is None for word in words):
+            cells.append(None)
+            continue
+        wrong = next((name for name, word in zip(columns, words) if word not in _YES | _NO), None)
+        if wrong is not None:
+            raise MmedgeError(
+                f"a label's column must hold 0 or 1, not {row[list(columns).index(wrong)]!r}",
+                where=f"{where}, row {number}, column {wrong}",
+                todo="fill it, or empty all label columns of the row: the sample is then unlabelled",
+            )
+        cells.append(json.dumps([name for name, word in zip(columns, words) if word in _YES], ensure_ascii=False))
+    return polars.Series(cells, dtype=polars.String)

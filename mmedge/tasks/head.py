@@ -1,0 +1,45 @@
+"""A named output of a model, as its contract describes it, and the target that it learns, as a recipe does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from mmedge.errors import did_you_mean
+from mmedge.frozen import Frozen
+
+
+def _known(task: str) -> str:
+    from mmedge.tasks import TASKS  # the table imports the tasks, which import this
+
+    if task not in TASKS:
+        raise ValueError(
+            f"this version knows no task {task!r}{did_you_mean(task, TASKS)}; it knows {', '.join(map(repr, TASKS))}"
+        )
+    return task
+
+
+TaskName = Annotated[str, AfterValidator(_known)]
+
+
+class Head(Frozen):
+    """An output of a model: what it means and what its columns are."""
+
+    task: TaskName = Field(description="What the output means and how it is judged: a row of the table of tasks.")
+    labels: tuple[str, ...] = Field((), description="Classes, labels or grades, in the order that the task gives them.")
+    mean: float = Field(0.0, description="Of the training targets, in their own unit, where they are numbers.")
+    std: float = Field(1.0, description="Their standard deviation, in the same unit.")
+
+
+class Target(Frozen):
+    """The target that a head learns: a column of the data, and how its cells are read."""
+
+    task: TaskName = Field("classification", description="What its cells are.")
+    column: str | None = Field(None, description="The column of the data; the head's own name where none is given.")
+    separator: str = Field(
+        ";", min_length=1, max_length=3, description="What stands between the labels of a cell that may hold several."
+    )
+    order: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(
+        (), description="The grades of an ordinal target, lowest first; of numbers their own order where none is given."
+    )

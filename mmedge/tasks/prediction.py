@@ -1,0 +1,34 @@
+"""What a model predicts of one sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One sample's prediction by a head, or by all heads of a model.
+
+    ``label`` and ``probabilities`` {label: p}: one of several classes or grades. ``rank``: of a grade, from 0.
+    ``labels``: those with a probability above 0.5, the likeliest first, where a sample has any number. ``value``: a
+    number, in the targets' own unit. ``heads``: a prediction a head, where the model has several; the other fields are
+    then empty.
+    """
+
+    label: str | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    value: float | None = None
+    labels: tuple[str, ...] | None = None
+    rank: int | None = None
+    heads: dict[str, Prediction] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """JSON values of the fields that are set."""
+        if self.heads:
+            return {name: prediction.record() for name, prediction in self.heads.items()}
+        if self.value is not None:
+            return {"value": self.value}
+        named: dict[str, Any] = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
+        ranked = {} if self.rank is None else {"rank": self.rank}
+        return {**named, **ranked, "probabilities": self.probabilities}

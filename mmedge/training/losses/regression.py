@@ -1,0 +1,51 @@
+"""Losses of a number: squared errors in standard units of the training targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmedge.recipe import Loss, Train
+from mmedge.tasks import Head
+from mmedge.training.losses.several import Part, mean_of
+
+
+def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
+    """The squared error over the labelled rows, divided by all.
+
+    ``output``: float [batch, 1], ``targets``: float [batch], both in the targets' own unit, NaN unlabelled; standard
+    units make the loss's parts weigh the same whatever that unit is.
+    """
+    known = ~torch.isnan(targets)
+    errors = (_standard(output[:, 0], head) - _standard(torch.where(known, targets, 0.0), head)) ** 2
+    return (errors * known).sum() / len(targets)
+
+
+def teacher_loss(output: Tensor, teacher: Tensor, targets: Tensor, head: Head, loss: Loss) -> Tensor:
+    """The squared error to the teacher's value. ``output``, ``teacher``: float [batch, 1]."""
+    return F.mse_loss(_standard(output, head), _standard(teacher, head))
+
+
+def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
+    return targets, None
+
+
+def together(
+    parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+) -> tuple[np.ndarray, np.ndarray]:
+    """(values float32 [batch, 1], taught bool [batch]): the weighted mean of the teachers' values."""
+    taught = np.stack([part.taught for part in parts])
+    values = np.stack([part.logits[:, 0] for part in parts])
+    return mean_of(values, weights[:, None] * taught)[:, None].astype(np.float32), np.asarray(taught.any(axis=0))
+
+
+def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
+    """Any teachers go together: each gives the one value."""
+
+
+def _standard(x: Tensor, head: Head) -> Tensor:
+    return (x - head.mean) / head.std
