@@ -128,11 +128,6 @@ class Train(Frozen):
         description="What the loss of each head counts where a model has several, 1 where none is given; or uncertainty,"
         " which learns it (Kendall, Gal & Cipolla 2018).",
     )
-    head_weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["uncertainty"] = Field(
-        {},
-        description="What the loss of each head counts where a model has several, 1 where none is given; or uncertainty,"
-        " which learns it (Kendall, Gal & Cipolla 2018).",
-    )
     augment: dict[str, Augment] = Field({}, description="Modality -> random changes of its tensor.")
     views: int = Field(
         1, ge=1, le=1_000_000, description="Augmented views that a sample has; epoch e sees view e modulo views."
