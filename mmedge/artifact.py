@@ -117,6 +117,15 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(_as_json(value), encoding="utf-8")
 
 
+def remembered(path: Path, compute: Callable[[], Any]) -> Any:
+    """A JSON value that is computed once and kept in ``path``; where it cannot be read it is computed again."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        write_json(path, compute())
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -56,7 +56,7 @@ def run_stages(
         outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only)
         if not processes.is_main():
             return outcome.exit_code, out
-        write_html(outcome.report, out / "report.html")
+        write_html(outcome.report, out / "report.html", out / ".work" / "pictures")
     from mmedge.report.table import print_report
 
     print_report(outcome.report)

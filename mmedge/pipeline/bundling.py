@@ -9,7 +9,6 @@ from mmedge import bundle as bundles
 from mmedge.artifact import hash_json
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.pipeline.ran import Ran
-from mmedge.stages import export
 from mmedge.training.context import Context
 
 # What a bundle tells of each of its engines.
@@ -31,6 +30,8 @@ def write_bundle(ran: list[Ran], report: dict[str, Any], context: Context) -> No
     path = context.out / "bundle"
     if artifacts.unchanged(path, key, context.progress.say):
         return
+    from mmedge.stages import export
+
     contents = bundles.Contents(
         name=report["recipe"]["name"],
         contract=first.meta["contract"],

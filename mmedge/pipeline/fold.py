@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmedge import artifact as artifacts
-from mmedge.artifact import Artifact
+from mmedge.artifact import Artifact, contract_of
 from mmedge.data.store import samples
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
-from mmedge.models.load import contract_of
 from mmedge.pipeline.concluding import Outcome, conclude
 from mmedge.pipeline.keys import key_of
 from mmedge.pipeline.ran import Ran, parent_of, teacher_of

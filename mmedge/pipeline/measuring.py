@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from mmedge.artifact import Artifact, code_hash, hash_json, write_json
+from mmedge.artifact import Artifact, code_hash, contract_of, hash_json, remembered
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.data.answers import ANSWERS, stored_answers
 from mmedge.machine import machine
@@ -17,9 +15,7 @@ from mmedge.measure.figures import figures, figures_of_answers
 from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import predict_module
-from mmedge.models.load import WEIGHTS, contract_of
 from mmedge.pipeline.ran import Ran
-from mmedge.stages import export
 from mmedge.stages.results import ComparedRecord
 from mmedge.training.context import Context
 
@@ -44,6 +40,8 @@ def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) ->
     if is_outputs(artifact):
         answers = stored_answers(artifact.file(ANSWERS))
         return figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
+    from mmedge.stages import export
+
     engine, on = export.measured_file(artifact)
     seen = dataset.preprocessed(contract.modalities, context.progress)
     return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes)
@@ -63,13 +61,13 @@ def _classes(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None
 
 def _remembered(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
     """A measurement that was taken before of the same things is not taken again."""
-    path = context.out / ".work" / "measured" / f"{what}-{hash_json([key, code_hash(*_CODE)])[:24]}.json"
-    with suppress(OSError, ValueError):  # not there, or damaged: then it is taken again
-        return json.loads(path.read_text())
-    context.progress.say(saying)
-    value = compute()
-    write_json(path, value)
-    return value
+
+    def told() -> Any:
+        context.progress.say(saying)
+        return compute()
+
+    name = f"{what}-{hash_json([key, code_hash(*_CODE)])[:24]}.json"
+    return remembered(context.out / ".work" / "measured" / name, told)
 
 
 def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context) -> None:
@@ -158,7 +156,7 @@ def _compare(
     test = test.shown(compared.shown) if compared.shown else test
     ours, theirs = (
         [
-            predict_module(context.rebuild(artifact, f"{student}/{WEIGHTS}"), contract, test, test.present)
+            predict_module(context.rebuild(artifact, student), contract, test, test.present)
             for student in students
             if student.rpartition("-")[0] == side
         ]

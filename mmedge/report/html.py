@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import replacing
+from mmedge.artifact import code_hash, hash_json, remembered, replacing
 from mmedge.errors import MissingDependency
 from mmedge.report import plots, pruned, quantized
 from mmedge.report.record import modality_subsets
 from mmedge.report.table import short
 
 
-def write_html(report: dict[str, Any], path: Path) -> None:
+def write_html(report: dict[str, Any], path: Path, kept: Path | None = None) -> None:
     """Write the page of a run, or of a quantized file, beside its report.
 
-    Raises MissingDependency where jinja2 or matplotlib is not installed.
+    ``kept``: a folder where pictures are kept, which are not drawn again of the same figures. Raises MissingDependency
+    where jinja2 or matplotlib is not installed.
     """
     template = _template("page.html.j2" if "stages" in report else "file.html.j2")
-    page = _page(report, template) if "stages" in report else _file_page(report, template)
+    page = _page(report, template, kept) if "stages" in report else _file_page(report, template)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -49,25 +51,36 @@ def _file_page(report: dict[str, Any], template: Any) -> str:
     return str(template.render(report=report, name=Path(report["model"]).name, picture=picture))
 
 
-def _page(report: dict[str, Any], template: Any) -> str:
+# What no picture shows, and what differs where the same run computes nothing again.
+_NOT_DRAWN = ("status", "seconds", "notes", "gates")
+
+
+def _page(report: dict[str, Any], template: Any, kept: Path | None) -> str:
     from markupsafe import Markup
 
-    timed = [stage for stage in report["stages"] if "latency" in stage]
+    def picture(draw: Callable[[Any], str], shown: Any) -> str:
+        if kept is None:
+            return Markup(draw(shown))
+        key = hash_json([draw.__module__, draw.__name__, shown, code_hash("report")])
+        return Markup(remembered(kept / f"{key[:24]}.json", lambda: draw(shown)))
+
+    stages = [{name: stage[name] for name in stage if name not in _NOT_DRAWN} for stage in report["stages"]]
+    drawn = {"stages": stages, "controls": report["controls"]}
     page = template.render(
         report=report,
         subsets=modality_subsets(report),
-        picture=Markup(plots.accuracy_against_latency(report)) if timed else "",
-        matrix=Markup(plots.subset_matrix(report)) if modality_subsets(report) else "",
-        learning=Markup(plots.learning_curves(report)) if any("learning" in s for s in report["stages"]) else "",
-        gains=Markup(plots.gains(report)) if report["controls"] else "",
+        picture=picture(plots.accuracy_against_latency, drawn) if any("latency" in s for s in stages) else "",
+        matrix=picture(plots.subset_matrix, drawn) if modality_subsets(report) else "",
+        learning=picture(plots.learning_curves, drawn) if any("learning" in s for s in stages) else "",
+        gains=picture(plots.gains, drawn) if report["controls"] else "",
         sensitivities={
-            stage["stage"]: Markup(quantized.sensitivity(stage["sensitivity"]))
-            for stage in report["stages"]
+            stage["stage"]: picture(quantized.sensitivity, stage["sensitivity"])
+            for stage in stages
             if "sensitivity" in stage
         },
         prunings={
-            stage["stage"]: {"rows": rows, "picture": Markup(pruned.curves(stage["pruning"])) if rows else ""}
-            for stage in report["stages"]
+            stage["stage"]: {"rows": rows, "picture": picture(pruned.curves, stage["pruning"]) if rows else ""}
+            for stage in stages
             if "pruning" in stage
             for rows in [pruned.rows(stage["pruning"])]
         },

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from mmedge.artifact import Artifact
 from mmedge.data.store.samples import Dataset
-from mmedge.models import load
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, load_attribute, refuse_foreign
 from mmedge.spec import Contract
+
+if TYPE_CHECKING:  # a run that computes nothing does not wait for torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,22 @@ class Context:
 
     def build(self, section: Model, contract: Contract) -> nn.Module:
         """A fresh model of a recipe's section, checked against the contract."""
+        from mmedge.models import load
+
         module = load.build(section, contract, factory=self.factory(section), means=self.means(contract))
         load.check_forward(module, contract, section.factory or "the built-in network")
         return module
 
-    def rebuild(self, artifact: Artifact, weights: str = load.WEIGHTS) -> nn.Module:
-        """The model of an artifact, in evaluation mode."""
+    def rebuild(self, artifact: Artifact, folder: str = "") -> nn.Module:
+        """The model of an artifact, or of one of its folders, in evaluation mode."""
+        from mmedge.models import load
+
         refuse_foreign(code_of_artifact(artifact, self.recipe), str(artifact.path))
-        return load.rebuild(artifact, self.factory(Model.model_validate(artifact.meta.get("model", {}))), weights)
+        return load.rebuild(
+            artifact,
+            self.factory(Model.model_validate(artifact.meta.get("model", {}))),
+            f"{folder}/{load.WEIGHTS}".lstrip("/"),
+        )
 
     @property
     def work(self) -> Path:

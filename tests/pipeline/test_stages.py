@@ -3,6 +3,8 @@
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from mmedge.recipe.section import StageSection
 from mmedge.report.html import write_html
 from mmedge.stages.results import StageResult
 from mmedge.stages.trained import write_unchanged
-from tests.conftest import parsed
+from tests.conftest import child_environment, parsed
 
 
 class Relay(StageSection):
@@ -85,3 +87,24 @@ def test_a_recipe_has_the_stages_of_its_sections_and_an_engine_for_every_target(
     assert names == ["teacher", "distill", "quantize", "export-onnxruntime-cpu", "export-tensorrt-rtx"]
     assert names == parsed(values).stages
     assert [step.part for step in steps(parsed(values))][-2:] == ["onnxruntime-cpu", "tensorrt-rtx"]
+
+
+HEAVY = ("torch", "nncf", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy")
+
+
+def test_a_run_that_computes_nothing_waits_for_no_library_that_computes(finished, mmedge, tmp_path):
+    out = finished.whole_copy(tmp_path / "out")
+    command = ("run", finished.recipe_file, "--out", out)
+    assert mmedge(*command).code == 0  # draws the pictures, which are kept
+    page = (out / "report.html").read_text()
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('imported', *(name for name in {HEAVY} if name in sys.modules)))\n"
+        "from mmedge.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], env=child_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.split("\n")[0] == "imported", done.stderr
+    assert (out / "report.html").read_text() == page
