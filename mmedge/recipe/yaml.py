@@ -11,6 +11,8 @@ from mmedge.errors import UsageError, brief
 
 # No recipe comes near these: a text of some characters can unfold to millions of values by aliases, or nest thousands deep.
 _LONGEST, _MOST_VALUES, _DEEPEST = 2_000_000, 100_000, 50
+# What nests: brackets, and what stands before a line; texts in quotes and comments are passed over.
+_MARKS = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|(?:^|(?<=\s))\#[^\n]*|[\[{\]}]|^(?:[ \t]|[-?][ ])+""", re.MULTILINE)
 _NOT_WRITABLE = re.compile(r"[\ud800-\udfff\x00]")
 
 
@@ -98,15 +100,15 @@ def _text(text: str, path: tuple[str, ...], where: str) -> str:
 
 
 def _depth(text: str) -> int:
-    """How deep a text nests at most, by its brackets, indentation and dashes; those in texts count too."""
+    """How deep a text nests at most, by its brackets, indentation and dashes, but for those in quotes and comments."""
     deepest = open_brackets = 0
-    for mark in re.finditer(r"[\[{\]}]|^(?:[ \t]|[-?] )+", text, re.MULTILINE):
+    for mark in _MARKS.finditer(text):
         found = mark.group()
         if found in "[{":
             open_brackets += 1
         elif found in "]}":
             open_brackets = max(0, open_brackets - 1)
-        else:  # a step in is one blank or dash at least
+        elif found[0] in " \t-?":  # a step in is one blank or dash at least
             deepest = max(deepest, found.count("-") + found.count("?") + found.count(" ") // 4)
         deepest = max(deepest, open_brackets)
     return deepest

@@ -313,3 +313,8 @@ def test_what_no_recipe_holds_is_refused_at_once(tmp_path, text, said):
 def test_a_value_of_a_million_characters_is_told_in_a_line(tmp_path):
     told = faults(tmp_path, GOOD.replace("{epochs: 3}", "{epochs: " + "a" * 1_000_000 + "}"))
     assert "distill.train.epochs" in told and len(told) < 1000
+
+
+def test_brackets_in_comments_and_quotes_do_not_nest(tmp_path):
+    text = f"# {'[' * 200}\n" + GOOD.replace("name: t", f"name: t # {'{' * 200}") + f'seed: 1 # it\'s "{"[" * 90}"\n'
+    assert recipe.load(written(tmp_path, text)).seed == 1

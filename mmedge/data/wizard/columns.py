@@ -101,6 +101,9 @@ def judged(cells: polars.Series, numbers: polars.Series | None, folder: Path) ->
         return Column(name, "split", f"it names splits: {', '.join(sorted(map(str, known.unique())))}")
     if all(_DATE.fullmatch(cell.strip()) for cell in seen):
         return Column(name, "time", "dates or times: no feature as they are; data.align joins streams by them")
+    mixed = None if ID.search(name) or distinct == 1 else _nearly_numbers(known)
+    if mixed:
+        return Column(name, "unused", mixed)
     return _identifying(known, distinct, None, seen) or _of_words(known, distinct, seen)
 
 
@@ -153,9 +156,6 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
     name, few = known.name, _few(len(known))
     if distinct == 1:
         return Column(name, "unused", f"it is constant: {brief(known[0])}")
-    mixed = _nearly_numbers(known)
-    if mixed:
-        return Column(name, "unused", mixed)
     if all(cell.strip().isdigit() for cell in seen):
         return _codes(name, distinct, few, "digits with a leading zero are names")
     words = float(np.mean([len(cell.split()) for cell in seen]))

@@ -169,3 +169,16 @@ def test_pictures_whose_paths_are_spelled_otherwise_are_told_and_not_dropped(tmp
     rows = [[written.format(f"p{i}"), NUMBERS[i], "ab"[i % 2]] for i in range(40)]
     with pytest.raises(UsageError, match=r"is 'img/p0\.png'"):
         propose(write_table(tmp_path / "m.csv", [["photo", "t", "label"], *rows]))
+
+
+def test_one_cell_of_a_megabyte_among_numbers_is_told_in_a_line(tmp_path):
+    found = column("t", [*NUMBERS[:59], "z" * 1_000_000], tmp_path)
+    assert "59 of 60 cells are numbers" in found.why and len(found.why) < 200
+
+
+def test_json_that_nests_without_end_is_told_with_its_row_at_once(tmp_path):
+    for opened, closed in (("[" * 300, "]" * 300), ('{"a": ' * 300, "}" * 300)):
+        lines = [f'{{"t": {NUMBERS[i]}, "x": {f"{opened}1{closed}" if i == 7 else 1}}}' for i in range(40)]
+        (tmp_path / "m.jsonl").write_text("\n".join(lines))
+        with pytest.raises(MmedgeError, match=r"nests too deep.*\n.*row 8"):
+            propose(tmp_path / "m.jsonl")
