@@ -27,6 +27,7 @@ def test_exit_codes_tell_accuracy_from_cost_and_accuracy_wins():
     assert gate.judge({"quality": 1.0}, {"quality": 0.5}).exit_code == 0
     assert gate.judge({"params": 9}, {"params": 5}).exit_code == 4
     assert gate.judge({"params": 9, "subset.image": 0.1}, {"params": 5, "subset.image": 0.5}).exit_code == 3
+    assert not gate.judge({"params": 9, "quality": 1.0}, {"params": 5, "quality": 0.5})  # one that passed is not enough
 
 
 def test_every_figure_of_the_table_is_judged_in_its_direction():
