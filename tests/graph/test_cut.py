@@ -73,12 +73,13 @@ class Masked(Own):
         return self.head(torch.cat([self.seen(image) * shown[:, :1], self.feel(vitals) * shown[:, 1:]], 1))
 
 
-@pytest.fixture(params=[Own, Masked])
-def own_graph(request, tmp_path):
+@pytest.fixture(scope="module", params=[Own, Masked])
+def own_graph(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
     means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
     wrapped = Wrapped(request.param(), {name: name for name in means}, means, "logits", None)
-    export(wrapped, CONTRACT, tmp_path / "model.onnx")
-    return tmp_path / "model.onnx"
+    export(wrapped, CONTRACT, folder / "model.onnx")
+    return folder / "model.onnx"
 
 
 def test_an_absent_encoder_of_a_users_own_network_is_left_out(own_graph, tmp_path):
