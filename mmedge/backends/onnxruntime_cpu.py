@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from mmedge.backends import missing
 from mmedge.backends.backend import Backend, LayerTime, LayerTimes, Opening
 from mmedge.backends.branches import branch_of_nodes
-from mmedge.backends.onnxfile import named, read_nodes
+from mmedge.backends.onnxfile import files_of, named, read_nodes
 from mmedge.backends.session import Run, Session, TensorInfo
 from mmedge.errors import MissingDependency, MmedgeError, first_line
 from mmedge.leftovers import scratch
@@ -135,6 +136,21 @@ def _open(file: Path, opening: Opening) -> Session:
     return session(file, threads=opening.threads, providers=opening.providers)
 
 
+def _beside(graph: Path, folder: Path) -> Path:
+    """Where the files of weights that a graph names lie: with it, or copied to ``folder`` where they are links.
+
+    ONNX Runtime reads nothing that a link leads to outside the folder that it is told.
+    """
+    files = [file for file in files_of(graph) if file != graph]
+    if not any(file.is_symlink() for file in files):
+        return graph.parent.absolute()
+    for file in files:
+        copy = folder / file.relative_to(graph.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return folder.absolute()
+
+
 def layer_times(
     graph: Path,
     inputs: Mapping[str, np.ndarray],
@@ -154,9 +170,8 @@ def layer_times(
         options.optimized_model_filepath = str(folder / "optimized.onnx")
         content = named(graph)
         if content is not None:  # read from memory: where weights in other files lie must then be said
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(graph.parent.absolute())
-            )
+            beside = _beside(graph, folder)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(beside))
         native = onnxruntime.InferenceSession(content or str(graph), options, providers=list(providers))
         for _ in range(warmup + runs):
             native.run(None, dict(inputs))

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmedge import tasks
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
-from mmedge.graph.qdq import drop_unread
+from mmedge.graph.files import loaded
+from mmedge.graph.foreign import without_weight_inputs
+from mmedge.graph.qdq import drop_unread, graphs_of
 from mmedge.preprocess import text
-from mmedge.spec import Contract, TextSpec
+from mmedge.spec import ArraySpec, Contract, ImageSpec, ModalitySpec, SensorSpec, TextSpec
+
+_THEIRS = "mmedge.theirs."
+_OPSET = 13
+# ONNX's numbers of the types of whole numbers and booleans.
+_WHOLE = (2, 3, 4, 5, 6, 7, 9, 12, 13)
+_SAME = ("Identity", "Cast", "Reshape", "Squeeze", "Flatten")
 
 
 def adopt(
@@ -22,76 +32,195 @@ def adopt(
     means: Mapping[str, np.ndarray],
     target: Path,
     outputs: Sequence[str] = (),
-) -> None:
-    """Write ``source`` as a graph with the contract's inputs, ``present`` and heads.
+) -> list[str]:
+    """Write ``source`` as a graph with the contract's inputs, ``present`` and heads; notes on what was added to it.
 
     ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input
-    (one token and padding for that of a text) where the model has no input ``present`` of its own. An input of another type is cast,
-    and one with the channels last ([batch, height, width, channels], [batch, time, channels]) transposed. ``outputs``:
-    the heads' come first, in their order, where the model has several. Raises UsageError where inputs or shapes do not fit.
+    (one token and padding for that of a text) where the model has no input ``present`` of its own. An input of another
+    type is cast, one of whole numbers given the raw values, and one with the channels last ([batch, height, width,
+    channels], [batch, time, channels]) transposed. ``outputs``: the heads' come first, in their order, where the model
+    has several.
+    Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
-    if not source.is_file():
-        raise MmedgeError("the ONNX file does not exist", where=str(source))
-    try:
-        model = onnx.load(source)
-        onnx.checker.check_model(model)
-    except Exception as error:  # onnx raises protobuf's, its own and OS errors
-        raise MmedgeError(f"the ONNX file cannot be read: {first_line(error)}", where=str(source)) from error
+    model = _recent(loaded(source), source)
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    inputs = {value.name: value for value in graph.input}
     last = _check_inputs(inputs, contract, names, source)
-    _keep_heads(model, outputs, contract, source)
+    heads = _heads(model, outputs, contract, source)
+    own_presence = "present" in inputs and "present" not in (names.get(name, name) for name in contract.modalities)
+    types = {name: inputs[names.get(name, name)].type.tensor_type.elem_type for name in contract.modalities}
+    # Two worlds of names meet in one graph: all of theirs, those inside branches and loops too, get a prefix.
+    prefix_names(graph, _THEIRS)
+    del graph.input[:], graph.output[:], graph.value_info[:]
     added: list[Any] = []
-    own_presence = "present" in inputs
+    notes: list[str] = []
     for index, (name, spec) in enumerate(contract.modalities.items()):
-        theirs, rank = names.get(name, name), len(spec.shape)
-        ours, wanted = (
-            helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)),
-            inputs[theirs].type.tensor_type.elem_type,
-        )
-        _rename(graph, theirs, f"mmedge.{name}.taken")
-        graph.input.remove(next(value for value in graph.input if value.name == f"mmedge.{name}.taken"))
-        graph.input.append(helper.make_tensor_value_info(name, ours, ["batch", *spec.shape]))
-        chain = []  # (operator, attributes) from the data's tensor to the model's input
+        ours = helper_type(spec.dtype)
+        graph.input.append(onnx.helper.make_tensor_value_info(name, ours, ["batch", *spec.shape]))
+        before = name
         if not own_presence:
             stand_in = text.stand_in(spec) if isinstance(spec, TextSpec) else np.asarray(means[name])
-            constants = {
-                "mean": stand_in.astype(spec.dtype)[None],
-                "at": np.array([index], np.int64),
-                "to": np.array([-1] + [1] * rank, np.int64),
-            }
-            for part, value in constants.items():
-                graph.initializer.append(numpy_helper.from_array(value, f"mmedge.{name}.{part}"))
-            added += [
-                helper.make_node("Gather", ["present", f"mmedge.{name}.at"], [f"mmedge.{name}.given"], axis=1),
-                helper.make_node("Reshape", [f"mmedge.{name}.given", f"mmedge.{name}.to"], [f"mmedge.{name}.there"]),
-                helper.make_node(
-                    "Where", [f"mmedge.{name}.there", name, f"mmedge.{name}.mean"], [f"mmedge.{name}.filled"]
-                ),
-            ]
+            before = _filled(graph, added, name, index, stand_in.astype(spec.dtype))
+        if types[name] in _WHOLE and not isinstance(spec, TextSpec):
+            before = _raw(graph, added, name, spec, before, source)
+            notes.append(f"{name} is given in whole numbers, as the model takes it: before it was normalised")
+        steps: list[
+            tuple[str, dict[str, Any]]
+        ] = []  # (operator, attributes) from the data's tensor to the model's input
         if name in last:
-            chain.append(("Transpose", {"perm": [0, *range(2, rank + 1), 1]}))
-        if ours != wanted:
-            chain.append(("Cast", {"to": wanted}))
-        before = name if own_presence else f"mmedge.{name}.filled"
-        for number, (operator, attributes) in enumerate(chain or [("Identity", {})]):
-            after = f"mmedge.{name}.{number}" if number < len(chain) - 1 else f"mmedge.{name}.taken"
-            added.append(helper.make_node(operator, [before], [after], **attributes))
+            steps.append(("Transpose", {"perm": [0, *range(2, len(spec.shape) + 1), 1]}))
+        if ours != types[name]:
+            steps.append(("Cast", {"to": types[name]}))
+        for number, (operator, attributes) in enumerate(steps):
+            after = f"mmedge.{name}.{number}"
+            added.append(onnx.helper.make_node(operator, [before], [after], **attributes))
             before = after
-    if not own_presence:
-        graph.input.append(
-            helper.make_tensor_value_info("present", TensorProto.BOOL, ["batch", len(contract.modalities)])
-        )
+        added.append(onnx.helper.make_node("Identity", [before], [f"{_THEIRS}{names.get(name, name)}"]))
+    presence = ["batch", len(contract.modalities)]
+    graph.input.append(onnx.helper.make_tensor_value_info("present", onnx.TensorProto.BOOL, presence))
+    if own_presence:
+        added.append(onnx.helper.make_node("Identity", ["present"], [f"{_THEIRS}present"]))
     nodes = [*added, *graph.node]
+    for head, output in heads.items():
+        nodes.append(onnx.helper.make_node("Identity", [_THEIRS + output.name], [head]))
+        output.name = head
+        graph.output.append(output)
     del graph.node[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]
+    drop_unread(model)
+    notes += [note for head in contract.heads for note in _as_logits(model, contract, head)]
     onnx.checker.check_model(model)
     onnx.save(model, target)
+    return notes
+
+
+def _recent(model: Any, source: Path) -> Any:
+    """The model in a form that nodes can be added to: IR 4 or later, whose weights are no inputs, and opset 13 where it goes."""
+    import onnx
+
+    without_weight_inputs(model)
+    try:
+        onnx.checker.check_model(model)
+        opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+        if opset >= _OPSET:
+            return model
+        with suppress(Exception):  # the converter raises RuntimeError of its own; Where and Gather are there from 9 on
+            newer = onnx.version_converter.convert_version(model, _OPSET)
+            onnx.checker.check_model(newer)
+            return newer
+        return model
+    except Exception as error:  # onnx raises protobuf's, its own and OS errors
+        raise MmedgeError(f"the ONNX file cannot be read: {first_line(error)}", where=str(source)) from error
+
+
+def prefix_names(graph: Any, prefix: str) -> None:
+    """Give every tensor of a graph, and of the branches and bodies inside it, a name that begins with ``prefix``."""
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        value.name = prefix + value.name
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = prefix + sparse.values.name
+    del graph.quantization_annotation[:]
+    for node in graph.node:
+        for taken in (node.input, node.output):
+            taken[:] = [name and prefix + name for name in taken]
+        for inner in graphs_of(node):
+            prefix_names(inner, prefix)
+
+
+def helper_type(dtype: str) -> int:
+    """ONNX's number of a NumPy type."""
+    from onnx import helper
+
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def _filled(graph: Any, added: list[Any], name: str, index: int, stand_in: np.ndarray) -> str:
+    """Add what puts ``stand_in`` in place of an absent input; the name of the result."""
+    from onnx import helper, numpy_helper
+
+    constants = {
+        "mean": stand_in[None],
+        "at": np.array([index], np.int64),
+        "to": np.array([-1] + [1] * stand_in.ndim, np.int64),
+    }
+    for part, value in constants.items():
+        graph.initializer.append(numpy_helper.from_array(value, f"mmedge.{name}.{part}"))
+    added += [
+        helper.make_node("Gather", ["present", f"mmedge.{name}.at"], [f"mmedge.{name}.given"], axis=1),
+        helper.make_node("Reshape", [f"mmedge.{name}.given", f"mmedge.{name}.to"], [f"mmedge.{name}.there"]),
+        helper.make_node("Where", [f"mmedge.{name}.there", name, f"mmedge.{name}.mean"], [f"mmedge.{name}.filled"]),
+    ]
+    return f"mmedge.{name}.filled"
+
+
+def _raw(graph: Any, added: list[Any], name: str, spec: ModalitySpec, before: str, source: Path) -> str:
+    """Add what undoes a normalisation, so that a cast to whole numbers keeps the values; the name of the result.
+
+    Pixels become 0 to 255 again. Raises UsageError for a kind whose values are no whole numbers before.
+    """
+    from onnx import helper, numpy_helper
+
+    if not isinstance(spec, (ImageSpec, SensorSpec, ArraySpec)):
+        raise UsageError(
+            f"the model takes {name} in whole numbers, and the data gives {spec.kind} features, which are none",
+            where=str(source),
+            todo=f"give it as an array under teacher.preprocessing.{name}, or the model's answers as teacher.outputs",
+        )
+    along = [-1 if len(spec.mean or ()) > 1 else 1, *(1 for _ in spec.shape[1:])]
+    scale = 255.0 if isinstance(spec, ImageSpec) else 1.0
+    std, mean = (np.array(values or (default,), np.float32) for values, default in ((spec.std, 1), (spec.mean, 0)))
+    for part, value in (("std", std * scale), ("shift", mean * scale)):
+        graph.initializer.append(numpy_helper.from_array(value.reshape(along)[None], f"mmedge.{name}.{part}"))
+    steps = [("Mul", ["std"]), ("Add", ["shift"]), ("Round", [])]
+    if isinstance(spec, ImageSpec):
+        for part, value in (("least", 0.0), ("most", scale)):
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"mmedge.{name}.{part}"))
+        steps.append(("Clip", ["least", "most"]))
+    for operator, parts in steps:
+        after = f"mmedge.{name}.{operator.lower()}"
+        added.append(helper.make_node(operator, [before, *(f"mmedge.{name}.{part}" for part in parts)], [after]))
+        before = after
+    return before
+
+
+def _as_logits(model: Any, contract: Contract, head: str) -> list[str]:
+    """Take logarithms of a head's output that is probabilities, in place, since what teaches is taken for logits; a note on it.
+
+    By its last operator, a Softmax over the classes or a Sigmoid a label.
+    """
+    from onnx import helper, numpy_helper
+
+    task = tasks.of(contract.heads[head])
+    wanted = "Softmax" if task.EXCLUSIVE else "Sigmoid" if task.SEVERAL else None
+    made = {name: node for node in model.graph.node for name in node.output}
+    last = end = made[head]
+    while last.op_type in _SAME and last.input[0] in made:
+        last = made[last.input[0]]
+    if last.op_type != wanted:
+        return []
+    of = f"mmedge.{head}."
+    for part, value in (("least", 1e-30), ("one", 1.0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), of + part))
+    chain = [
+        helper.make_node("Cast", [end.input[0]], [f"{of}p"], to=1),
+        helper.make_node("Max", [f"{of}p", f"{of}least"], [f"{of}max"]),
+        helper.make_node("Log", [f"{of}max"], [f"{of}log"]),
+    ]
+    if wanted == "Sigmoid":
+        chain += [
+            helper.make_node("Sub", [f"{of}one", f"{of}p"], [f"{of}not"]),
+            helper.make_node("Max", [f"{of}not", f"{of}least"], [f"{of}notmax"]),
+            helper.make_node("Log", [f"{of}notmax"], [f"{of}lognot"]),
+            helper.make_node("Sub", [f"{of}log", f"{of}lognot"], [head]),
+        ]
+    else:
+        chain.append(helper.make_node("Identity", [f"{of}log"], [head]))
+    model.graph.node.remove(end)
+    model.graph.node.extend(chain)
+    next(value for value in model.graph.output if value.name == head).type.tensor_type.elem_type = 1
+    return [f"the model ends in a {wanted}: its probabilities are taken as logits, by their logarithms"]
 
 
 def count(graph: Path) -> tuple[int, int]:
@@ -181,37 +310,27 @@ def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
     return len(dims) == len(shape) + 1 and all(have in (None, want) for have, want in zip(dims[1:], shape))
 
 
-def _keep_heads(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> None:
-    """Leave the heads' outputs, by the contract's names: a teacher's others teach nothing."""
+def _heads(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> dict[str, Any]:
+    """{head: a copy of the model's output for it}; a teacher's others teach nothing."""
+    import onnx
+
     given = {value.name: value for value in model.graph.output}
     heads = list(contract.heads)
     theirs = list(outputs[: len(heads)]) or (list(given) if len(given) == len(heads) == 1 else heads)
-    for name in (*theirs, *heads[len(theirs) :]):
+    found = {}
+    for head, name in zip(heads, [*theirs, *heads[len(theirs) :]]):
         if name not in given:
             raise UsageError(
                 f"the model has no output {name!r}{did_you_mean(name, given)}; it has {', '.join(given)}",
                 where=str(source),
                 todo=f"say which are those of {', '.join(heads)}, in this order: teacher.model.outputs: [their names]",
             )
-    del model.graph.output[:]
-    model.graph.output.extend(given[name] for name in theirs)
-    drop_unread(model)
-    # By way of names that nothing has: a head may be called as another tensor, or another head's output, is.
-    for number, (old, new) in enumerate(zip(theirs, heads)):
-        if old != new:
-            _rename(model.graph, new, f"mmedge.{new}")
-            theirs = [f"mmedge.{new}" if name == new else name for name in theirs]
-        _rename(model.graph, theirs[number], f"mmedge.head.{number}")
-    for number, new in enumerate(heads):
-        _rename(model.graph, f"mmedge.head.{number}", new)
-
-
-def _rename(graph: Any, old: str, new: str) -> None:
-    for value in [*graph.input, *graph.output]:
-        if value.name == old:
-            value.name = new
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old:
-                    names[index] = new
+        if not given[name].type.HasField("tensor_type"):
+            raise UsageError(
+                f"the output {name!r} is a sequence, not a tensor",
+                where=str(source),
+                todo="convert it with zipmap=False, or name another output: teacher.model.outputs",
+            )
+        found[head] = onnx.ValueInfoProto()
+        found[head].CopyFrom(given[name])
+    return found

@@ -55,7 +55,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
         )
     if model.functions:
         model = inliner.inline_local_functions(model)
-    _inputs_without_weights(model)
+    without_weight_inputs(model)
     model, notes = _in_float32(model, example)
     model, said = _modern(model, example)
     _named(model.graph)
@@ -95,7 +95,7 @@ def _weighted(graph: Any) -> int:
     return own + sum(_weighted(each) for node in graph.node for each in graphs_of(node))
 
 
-def _inputs_without_weights(model: Any) -> None:
+def without_weight_inputs(model: Any) -> None:
     """Before IR version 4 every initializer was an input too, which a caller could replace; no quantizer's is."""
     stored = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in stored]
@@ -170,8 +170,15 @@ def _called_as_before(graph: Any) -> None:
             names[tensor.name] = old
             tensor.name = old
             taken.add(old)
+    _renamed(graph, names)
+
+
+def _renamed(graph: Any, names: Mapping[str, str]) -> None:
+    """Read other tensors, {old: new}, in a graph and in the branches and bodies inside it, which see what is around them."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
+        for inner in graphs_of(node):
+            _renamed(inner, names)
 
 
 def _alike(model: Any, other: Any, example: Mapping[str, np.ndarray]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmedge import tasks
 from mmedge.artifact import Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError, first_line
-from mmedge.graph.trace import example, outputs_of
+from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.attention import split_attention
 from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
 from mmedge.models.fusion import FusionNet
@@ -121,6 +121,32 @@ def check_forward(module: nn.Module, contract: Contract, where: str) -> None:
             todo="leave it out of model.outputs",
         )
     check_lengths(module, contract, where)
+
+
+def probabilities(outputs: Mapping[str, Tensor], contract: Contract) -> list[str]:
+    """The heads whose rows [batch, classes] are each between 0 and 1 and add up to 1, as logits do not by chance."""
+    return [
+        name
+        for name, head in contract.heads.items()
+        if tasks.of(head).EXCLUSIVE
+        and outputs[name].dim() == 2
+        and outputs[name].shape[1] > 1
+        and bool((outputs[name] >= 0).all())
+        and torch.allclose(outputs[name].float().sum(1), torch.ones(len(outputs[name])), atol=1e-4)
+    ]
+
+
+def refuse_probabilities(module: nn.Module, contract: Contract, where: str) -> None:
+    """Raise UsageError where a network that teaches as it is ends in a softmax: what teaches is taken for logits."""
+    module.eval()
+    with torch.no_grad():
+        outputs = module(**generated(contract, 8))
+    if probabilities(outputs, contract):
+        raise UsageError(
+            "the network's outputs are probabilities, and what teaches is taken for logits: little would be taught",
+            where=where,
+            todo="leave out its last softmax, or give its logarithms",
+        )
 
 
 def check_lengths(module: nn.Module, contract: Contract, where: str) -> None:

@@ -46,6 +46,7 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     try:
         with torch.no_grad():
             faults += behaviour(module, contract, where)
+            faults += _probabilities(module, contract, where)
             faults += _other_outputs(module, contract, where)
             load.check_lengths(module, contract, where)
     except MmedgeError as error:
@@ -270,6 +271,21 @@ def _alike(alone: Tensor, pair: Tensor) -> bool:
         return True
     scale = max(1.0, float(pair.abs().max()) if pair.numel() else 0.0)
     return bool(torch.allclose(alone[0], pair[0], rtol=0, atol=1e-3 * scale))
+
+
+def _probabilities(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
+    """A warning of a last softmax."""
+    if not load.probabilities(module(**generated(contract, 2)), contract):
+        return []
+    return [
+        Fault(
+            "warning",
+            "probabilities",
+            "the answers are probabilities, and losses, teachers and temperatures take them for logits",
+            module=where,
+            todo="leave out the last softmax",
+        )
+    ]
 
 
 def _other_outputs(module: nn.Module, contract: Contract, where: str) -> list[Fault]:

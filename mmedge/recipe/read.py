@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -137,7 +138,7 @@ def _without(values: dict[str, Any], faults: Sequence[Any]) -> Recipe | None:
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    anchored: Recipe = each_path(recipe, lambda path: (folder / path.expanduser()).resolve())
+    anchored: Recipe = each_path(recipe, lambda path: Path(os.path.abspath(folder / path.expanduser())))
     return anchored
 
 
@@ -165,7 +166,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     except UsageError as error:
         raise UsageError(f"--set {dotted}: the value is not valid YAML: {brief(text)}") from error
     if any(fnmatchcase(dotted, key) for key in _PATH_KEYS) and isinstance(value, str):
-        value = str(Path(value).expanduser().resolve())  # typed in a shell: relative to where it was typed
+        value = str(Path(os.path.abspath(Path(value).expanduser())))  # typed in a shell: relative to where it was typed
     for parent in parents:
         values = (
             values.setdefault(parent, {})

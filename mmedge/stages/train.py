@@ -18,6 +18,7 @@ from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
+from mmedge.models.load import refuse_probabilities
 from mmedge.recipe import MainTeacher
 from mmedge.spec import Contract
 from mmedge.stages.results import StageResult
@@ -49,6 +50,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
     torch.manual_seed(seed)
     module = context.build(config.model, contract)
     if config.train is None:
+        refuse_probabilities(module, contract, "teacher.model")
         _check_order(config, context, samples, lambda part: predict_module(module.eval(), contract, part, part.present))
         fitted = Fitted([], 0, ("taken from its weights, not trained here",))
     else:
@@ -69,13 +71,13 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
 def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:
     """An ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     graph = context.folder / GRAPH
-    adopt(source, contract, config.model.inputs, context.means(contract), graph, config.model.outputs)
+    notes = adopt(source, contract, config.model.inputs, context.means(contract), graph, config.model.outputs)
     check_width(graph, contract, source, "teacher")
     session = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
     samples = context.dataset.train.only(tuple(contract.modalities))
     _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
     parameters, multiplied = count(graph)
-    notes = [f"an ONNX file, taken as it is: {source.name}"]
+    notes = [f"an ONNX file, taken as it is: {source.name}", *notes]
     return StageResult(**provenance(contract, context), params=parameters, macs=multiplied, notes=notes)
 
 

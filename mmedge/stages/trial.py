@@ -60,7 +60,9 @@ def try_teacher(context: Context) -> None:
     """``trial`` of the recipe's teacher, where it is a network of the user's own; hours of training are not lost then."""
     config = context.recipe.teacher
     if config.model.factory and not config.onnx and not config.outputs:
-        _try(config.model, context.shown_to(config), "teacher.model")
+        module, contract = _try(config.model, context.shown_to(config), "teacher.model")
+        if config.train is None:
+            load.refuse_probabilities(module, contract, "teacher.model")
 
 
 def try_student(context: Context) -> None:
@@ -70,10 +72,12 @@ def try_student(context: Context) -> None:
         _try(context.recipe.distill.model, context, "distill.model")
 
 
-def _try(section: Model, context: Context, where: str) -> None:
+def _try(section: Model, context: Context, where: str) -> tuple[nn.Module, Contract]:
     contract = context.contract(section)
     context.progress.say(f"{where}: trying to export the untrained network")
-    trial(context.build(section, contract), contract, where, context.dataset.validation)
+    module = context.build(section, contract)
+    trial(module, contract, where, context.dataset.validation)
+    return module, contract
 
 
 def random_samples(contract: Contract) -> Samples:

@@ -102,7 +102,9 @@ def _of_given(
                 adopt(given.onnx, own, given.model.inputs, means, graph, given.model.outputs)
                 check_width(graph, own, given.onnx, where)
         elif isinstance(given, FurtherTeacher):  # the run's own teacher is looked at as a model
-            load.check_forward(load.build(given.model, own, factory=factory(given.model)), own, where)
+            module = load.build(given.model, own, factory=factory(given.model))
+            load.check_forward(module, own, where)
+            load.refuse_probabilities(module, own, where)
     except MmedgeError as error:
         return [Fault.of(error, "teacher", module=where)]
     return []

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from mmedge.errors import UsageError
+from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
 from mmedge.recipe.code import load_attribute
@@ -220,3 +222,20 @@ def test_a_model_that_answers_nan_is_told_as_such():
 def test_a_forward_that_fails_is_told_with_the_shapes_that_it_was_given(tmp_path):
     (fault,) = found(tmp_path, LINEAR + "def forward(self, x):\n    return self.layer(x.transpose(1, 2))\n")
     assert "forward fails" in fault.what and "it is called with x [2, " in fault.todo
+
+
+def test_a_network_that_ends_in_a_softmax_is_told_and_does_not_teach_as_it_is(tmp_path):
+    class Sure(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(9, 4), nn.Linear(8, 3)
+
+        def forward(self, x, t):
+            return self.out(torch.cat([x, self.words(t).mean(1)], 1)).softmax(1)
+
+    (fault,) = traps(Model(factory="own:net"), CONTRACT, Sure, "distill.model")
+    assert (fault.severity, fault.kind) == ("warning", "probabilities")
+    with pytest.raises(UsageError, match="probabilities, and what teaches is taken for logits"):
+        load.refuse_probabilities(
+            load.build(Model(factory="own:net"), CONTRACT, factory=Sure), CONTRACT, "teacher.model"
+        )

@@ -17,7 +17,7 @@ from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.measure.classes import class_map, spread_over
 from mmedge.measure.quality import metric_of, rows_of, score
-from mmedge.models.load import contract_of
+from mmedge.models.load import contract_of, refuse_probabilities
 from mmedge.recipe import Augment, Distill, FurtherTeacher, Hint, Loss, TeacherConfig, Train
 from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Contract, ModalitySpec
@@ -202,7 +202,9 @@ def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, 
         check_width(graph, contract, given.onnx, where)
         source = GraphSource(graph, contract, shown, (), key=key, who=where)
     else:
-        source = ModuleSource(own.build(given.model, contract), contract, shown, (), key=key, who=where)
+        module = own.build(given.model, contract)
+        refuse_probabilities(module, contract, where)
+        source = ModuleSource(module, contract, shown, (), key=key, who=where)
     return _mapped(source, contract, given, context, where)
 
 
