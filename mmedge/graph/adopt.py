@@ -175,8 +175,8 @@ def _raw(graph: Any, added: list[Any], name: str, spec: ModalitySpec, before: st
         graph.initializer.append(numpy_helper.from_array(value.reshape(along)[None], f"mmedge.{name}.{part}"))
     steps = [("Mul", ["std"]), ("Add", ["shift"]), ("Round", [])]
     if isinstance(spec, ImageSpec):
-        for part, value in (("least", 0.0), ("most", scale)):
-            graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"mmedge.{name}.{part}"))
+        for part, limit in (("least", 0.0), ("most", scale)):
+            graph.initializer.append(numpy_helper.from_array(np.array(limit, np.float32), f"mmedge.{name}.{part}"))
         steps.append(("Clip", ["least", "most"]))
     for operator, parts in steps:
         after = f"mmedge.{name}.{operator.lower()}"
