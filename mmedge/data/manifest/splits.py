@@ -22,15 +22,15 @@ UNITS = re.compile(
     r"|客户|患者|病人|受试者|用户|说话人|设备",
     re.IGNORECASE,
 )
-# How many orders of the groups are tried for one in which the training split has every class.
-_ATTEMPTS = 50
+# How many orders of the groups are tried, and how many groups are dealt in all of them together.
+_ATTEMPTS, _DEALT = 50, 20_000
 
 
 def by_ratio(labels: np.ndarray | None, groups: np.ndarray | None, shares: Sequence[float], seed: int) -> np.ndarray:
     """int64 [N]: the part (0, 1, …) of each row, parts of the sizes ``shares`` (which add up to 1).
 
-    ``groups`` (str [N]) are never torn apart; the order of groups is drawn again, up to 50 times, until the first part
-    has every class. Without groups, rows are stratified by ``labels`` (str [N], "" unlabelled, None for regression);
+    ``groups`` (str [N]) are never torn apart; of the parts that whole groups can make, those are taken that come nearest
+    to the shares of rows and of every class, and the first part has every class that it can have. Without groups, rows are stratified by ``labels`` (str [N], "" unlabelled, None for regression);
     rows without a label all go to the first part, since only training can use them.
     """
     if groups is not None:
@@ -74,25 +74,33 @@ def _dealt(count: int, shares: np.ndarray) -> np.ndarray:
 
 
 def _whole_groups(labels: np.ndarray | None, groups: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+    """The part of each row, no group torn apart, sizes and classes as near to ``shares`` as some tries bring them.
+
+    Large groups are dealt first, each to the part that lacks most of what it holds.
+    """
     rng = np.random.default_rng(seed)
     names, place = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(place)
-    codes = None if labels is None else np.unique(labels, return_inverse=True)[1]
-    real = None if labels is None else labels != ""
-    best, fewest = np.zeros(len(groups), np.int64), np.inf
-    for _ in range(_ATTEMPTS):
-        part, counts = np.empty(len(names), np.int64), np.zeros(len(shares))
-        for unit in rng.permutation(len(names)):
-            part[unit] = chosen = int(np.argmax(shares * (counts.sum() + sizes[unit]) - counts))
-            counts[chosen] += sizes[unit]
-        assigned = part[place]
-        faults = 1000.0 * (counts == 0).sum()
-        if codes is not None and real is not None and real.any():
-            classes = np.unique(codes[real])
-            absent = [len(np.setdiff1d(classes, codes[real & (assigned == p)])) for p in range(len(shares))]
-            faults += absent[0] + 0.01 * sum(absent[1:])
-        if faults < fewest:
-            best, fewest = assigned, faults
-        if faults == 0:
-            break
-    return best
+    classes = np.unique(labels[labels != ""]) if labels is not None else np.empty(0, str)
+    # Of each group [1 + classes]: its rows, and those of each class; as shares of all, so that a rare class counts as much.
+    held = np.zeros((len(names), 1 + len(classes)))
+    held[:, 0] = np.bincount(place)
+    for column, label in enumerate(classes, 1):
+        held[:, column] = np.bincount(place[labels == label], minlength=len(names))
+    held /= held.sum(axis=0)
+    best, least = np.zeros(len(names), np.int64), np.inf
+    for _ in range(int(np.clip(_DEALT // len(names), 3, _ATTEMPTS))):
+        part, got = np.empty(len(names), np.int64), np.zeros((len(shares), held.shape[1]))
+        for unit in np.argsort(-held[:, 0] * rng.uniform(0.5, 1.5, len(names))):
+            lacking = got - shares[:, None]
+            part[unit] = chosen = int(np.argmin(((lacking + held[unit]) ** 2 - lacking**2).sum(axis=1)))
+            got[chosen] += held[unit]
+        absent = (got[:, 1:] == 0).sum(axis=1)
+        faults = (
+            1e6 * (got[:, 0] == 0).sum()
+            + 1e3 * absent[0]
+            + 10 * absent[1:].sum()
+            + ((got - shares[:, None]) ** 2).sum()
+        )
+        if faults < least:
+            best, least = part, faults
+    return best[place]

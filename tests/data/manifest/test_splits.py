@@ -47,3 +47,44 @@ def test_over_all_folds_every_row_is_tested_once(grouped):
         tested += parts == 2
         assert set(parts) == {0, 1, 2}
     assert (tested == 1).all()
+
+
+def test_whole_groups_bring_every_class_to_every_split_where_they_can():
+    """Ten people say two words each, some rarely: a draw by size alone left a class of 192 with one sample in the test split."""
+    rng = np.random.default_rng(0)
+    people = [
+        (f"p{number}", word, count) for number in range(20) for word, count in (("yes", 12), (f"w{number % 4}", 10))
+    ]
+    groups = np.repeat([who for who, _, _ in people], [count for *_, count in people])
+    labels = np.repeat([word for _, word, _ in people], [count for *_, count in people])
+    order = rng.permutation(len(groups))
+    groups, labels = groups[order], labels[order]
+    for seed in range(10):
+        parts = by_ratio(labels, groups, [0.6, 0.2, 0.2], seed)
+        for label in np.unique(labels):
+            np.testing.assert_allclose(
+                np.bincount(parts[labels == label], minlength=3) / (labels == label).sum(), [0.6, 0.2, 0.2], atol=0.011
+            )
+
+
+def test_groups_of_very_different_sizes_come_near_their_shares():
+    sizes = [200, 100, 60, 40, 30, 20, 15, 10, 10, 5, 5, 5]
+    groups = np.repeat([f"g{number}" for number in range(len(sizes))], sizes)
+    labels = np.array(["a", "b"] * (len(groups) // 2))
+    for seed in range(5):
+        np.testing.assert_allclose(np.bincount(by_ratio(labels, groups, SHARES, seed)) / len(groups), SHARES, atol=0.03)
+
+
+def test_another_seed_gives_other_groups():
+    groups = np.repeat([f"g{number}" for number in range(40)], 5)
+    labels = np.array(["a", "b"] * 100)
+    assert (by_ratio(labels, groups, SHARES, 0) != by_ratio(labels, groups, SHARES, 1)).any()
+
+
+def test_ten_thousand_groups_are_dealt_in_seconds():
+    import time
+
+    groups = np.repeat([f"g{number}" for number in range(10_000)], 2)
+    began = time.process_time()
+    by_ratio(np.array(["a", "b"] * 10_000), groups, SHARES, 0)
+    assert time.process_time() - began < 10
