@@ -11,7 +11,7 @@ import numpy as np
 from mmedge.errors import UsageError
 
 Judge = Literal["accuracy", "agreement", "difference"]
-Answer = Mapping[str, np.ndarray]
+CallOutputs = Mapping[str, np.ndarray]
 
 
 def check_arrays(answers: Sequence[Mapping[str, Any]], model: str) -> None:
@@ -28,7 +28,7 @@ def check_arrays(answers: Sequence[Mapping[str, Any]], model: str) -> None:
             )
 
 
-def judge_of(answers: Sequence[Answer], output: str, *, labels: bool) -> Judge:
+def judge_of(answers: Sequence[CallOutputs], output: str, *, labels: bool) -> Judge:
     """What can be judged by: labels where there are some, else agreement for one row of scores, else difference."""
     if labels:
         return "accuracy"
@@ -37,7 +37,7 @@ def judge_of(answers: Sequence[Answer], output: str, *, labels: bool) -> Judge:
     return "agreement" if scores else "difference"
 
 
-def check_labels(labels: np.ndarray | None, answers: Sequence[Answer], output: str, source: str) -> None:
+def check_labels(labels: np.ndarray | None, answers: Sequence[CallOutputs], output: str, source: str) -> None:
     """Raise UsageError where there are no labels, or the output has not one score a class for each call."""
     if labels is None:
         raise UsageError(
@@ -65,7 +65,7 @@ def _one_row(shape: tuple[int, ...]) -> bool:
 
 
 def scores(
-    kind: Judge, answers: Sequence[Answer], expected: Sequence[Answer], output: str, labels: np.ndarray | None
+    kind: Judge, answers: Sequence[CallOutputs], expected: Sequence[CallOutputs], output: str, labels: np.ndarray | None
 ) -> np.ndarray:
     """float [calls] of which more is better: 1 is right, or the same as ``expected``."""
     if kind == "accuracy":
@@ -105,7 +105,7 @@ def relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return max(min(difference, 1.0), float(unlike.mean()))
 
 
-def column(answers: Sequence[Answer]) -> np.ndarray:
+def column(answers: Sequence[CallOutputs]) -> np.ndarray:
     """float32 [values, 1] of all the outputs, which may be of any shape, to measure a distance on.
 
     Floats as they are, where there are any; else what stands for each value on a circle, so that any two values that

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import GRAPH_BACKEND, opened
-from mmedge.data.answers import Answers
+from mmedge.data.outputs import StoredOutputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.measure.classes import ClassMap
 from mmedge.measure.quality import Predict, graph_predictor, of_head, quality, subset_scores
@@ -69,7 +69,7 @@ def _in_the_datas_classes(predict: Predict, classes: ClassMap) -> Predict:
 
 
 def figures_of_answers(
-    answers: Answers,
+    answers: StoredOutputs,
     contract: Contract,
     dataset: Dataset,
     measure: Measure,

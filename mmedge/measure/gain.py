@@ -10,7 +10,7 @@ import numpy as np
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import (
     Outputs,
-    Shown,
+    SubsetOutputs,
     balanced,
     bootstrap_rows,
     interval,
@@ -126,8 +126,8 @@ def loss_interval(
 
 def decide(
     contract: Contract,
-    distilled: Sequence[Shown],
-    control: Sequence[Shown],
+    distilled: Sequence[SubsetOutputs],
+    control: Sequence[SubsetOutputs],
     validation: Samples,
     *,
     resamples: int,
@@ -142,7 +142,7 @@ def decide(
     pairs = list(zip(distilled, control, strict=True))
     whole = "+".join(contract.modalities)
 
-    def figure(shown: Shown, rows: np.ndarray) -> float:
+    def figure(shown: SubsetOutputs, rows: np.ndarray) -> float:
         scores = scores_of(contract, shown, validation.targets, rows)
         return balanced(scores.get(whole, float(np.mean(list(scores.values())))), scores.values())
 

@@ -22,7 +22,7 @@ Outputs = Mapping[str, np.ndarray]
 # Outputs for every sample where only bool [n, M] is present.
 Predict = Callable[[np.ndarray], Outputs]
 # {subset: (rows that have all of it, outputs)}.
-Shown = Mapping[str, tuple[np.ndarray, Outputs]]
+SubsetOutputs = Mapping[str, tuple[np.ndarray, Outputs]]
 _BATCH = 250
 
 
@@ -144,7 +144,7 @@ def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.nda
     ]
 
 
-def subset_outputs(contract: Contract, samples: Samples, predict: Predict) -> Shown:
+def subset_outputs(contract: Contract, samples: Samples, predict: Predict) -> SubsetOutputs:
     """{subset: (rows that have all of its modalities, bool [n]; {head: float [n, W]})} for each that has labelled rows.
 
     ``predict(present: bool [n, M]) -> {head: float [n, W]}`` withholds what is not present.
@@ -164,7 +164,7 @@ def subset_scores(contract: Contract, samples: Samples, predict: Predict) -> dic
 
 
 def scores_of(
-    contract: Contract, shown: Shown, targets: Mapping[str, np.ndarray], rows: np.ndarray
+    contract: Contract, shown: SubsetOutputs, targets: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, float]:
     """{subset: the metric} of ``subset_outputs`` over ``rows`` (int64, any number of times each), of ``targets`` as in ``Samples``.
 

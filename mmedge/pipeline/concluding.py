@@ -8,7 +8,7 @@ from typing import Any
 
 import mmedge
 from mmedge.artifact import write_json
-from mmedge.data.answers import ANSWERS
+from mmedge.data.outputs import ANSWERS
 from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.judging import Judging

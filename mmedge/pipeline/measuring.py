@@ -8,7 +8,7 @@ from typing import Any
 
 from mmedge.artifact import Artifact, code_hash, contract_of, hash_json, remembered
 from mmedge.backends import GRAPH_BACKEND
-from mmedge.data.answers import ANSWERS, stored_answers
+from mmedge.data.outputs import ANSWERS, stored_answers
 from mmedge.machine import machine
 from mmedge.measure.classes import ClassMap, class_map
 from mmedge.measure.figures import figures, figures_of_answers

@@ -12,7 +12,7 @@ import torch
 from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
-from mmedge.data.answers import ANSWERS, no_common_sample, write_answers
+from mmedge.data.outputs import ANSWERS, no_common_sample, write_answers
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width, count
@@ -29,7 +29,7 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Supervised
-from mmedge.training.teaching.taught import read_teacher_answers
+from mmedge.training.teaching.taught import read_teacher_outputs
 
 
 def train(parent: Artifact | None, config: MainTeacher, context: Context) -> StageResult:
@@ -83,7 +83,7 @@ def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Con
 
 def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult:
     """A teacher that is a file of outputs: it has no graph, and can only teach."""
-    answers = read_teacher_answers(config, context.dataset.contract, "teacher")
+    answers = read_teacher_outputs(config, context.dataset.contract, "teacher")
     everybody = {sample for split in ("train", "validation", "test") for sample in getattr(context.dataset, split).ids}
     kept = [row for row, sample in enumerate(answers.ids) if sample in everybody]
     if not kept:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mmedge import artifact as artifacts
-from mmedge.data.answers import no_common_sample
 from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.outputs import no_common_sample
 from mmedge.data.store.samples import check_read
 from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, check_width
@@ -23,9 +23,9 @@ from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.spec import Contract
 from mmedge.training.context import Context
-from mmedge.training.teaching.layers import Layer, check_pair
+from mmedge.training.teaching.layers import HintedLayer, check_pair
 from mmedge.training.teaching.sources import no_hints, without_answer
-from mmedge.training.teaching.taught import read_teacher_answers, teaching_contract
+from mmedge.training.teaching.taught import read_teacher_outputs, teaching_contract
 
 UNTAUGHT = "no training sample has a label, so the teacher cannot be trained here"
 TEACHERS = "name one that has learnt elsewhere: --from, teacher.onnx, teacher.outputs, or model.weights without train"
@@ -140,7 +140,7 @@ def own_contract(given: TeacherConfig, contract: Contract) -> Contract:
 def _answer_faults(
     given: TeacherConfig, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], alone: bool
 ) -> list[Fault]:
-    answers = read_teacher_answers(given, contract, where)
+    answers = read_teacher_outputs(given, contract, where)
     faults = []
     for split, samples in ids.items():
         found = int((answers.rows(samples) >= 0).sum())
@@ -174,11 +174,11 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
             module = load.build(section, own, factory=factory(section), fresh=True).eval() if wanted else None
         except Exception:  # what is wrong with a model is told where the models are looked at
             continue
-        layers: dict[tuple[str, str, str], Layer] = {}
+        layers: dict[tuple[str, str, str], HintedLayer] = {}
         for name, kind in wanted:
             assert module is not None
             try:
-                layers[who, name, kind] = Layer(module, name, kind, who)
+                layers[who, name, kind] = HintedLayer(module, name, kind, who)
             except UsageError as error:
                 faults.append(Fault.of(error, "hint"))
         if layers and module is not None and _runs(module, own):

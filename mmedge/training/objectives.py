@@ -15,8 +15,8 @@ from mmedge.spec import Contract
 from mmedge.training import losses
 from mmedge.training.loop.batches import Batch
 from mmedge.training.losses import hints
-from mmedge.training.teaching.layers import Layer, check_pair
-from mmedge.training.teaching.teachers import Taught, Teacher
+from mmedge.training.teaching.layers import HintedLayer, check_pair
+from mmedge.training.teaching.teachers import BatchOutputs, Teacher
 
 _SHARED = 128
 
@@ -74,7 +74,7 @@ class Distillation(nn.Module):
         super().__init__()
         self._teacher, self._contract, self._loss, self._train = teacher, contract, loss, train
         self.weighing = Weighing(contract, train)
-        self._layers = [Layer(student, hint.student, hint.kind, "student") for hint in loss.hints]
+        self._layers = [HintedLayer(student, hint.student, hint.kind, "student") for hint in loss.hints]
         if self._layers:
             with torch.no_grad():
                 student.eval()(**example(contract, 1))
@@ -105,7 +105,7 @@ class Distillation(nn.Module):
             )
         return total
 
-    def _of_logits(self, name: str, output: Tensor, taught: Taught, targets: Tensor) -> Tensor:
+    def _of_logits(self, name: str, output: Tensor, taught: BatchOutputs, targets: Tensor) -> Tensor:
         """The teacher's loss over the samples and the columns that it knows, divided by the whole batch."""
         head, rows = self._contract.heads[name], taught.rows
         of_task = losses.of(head)

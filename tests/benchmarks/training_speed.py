@@ -30,8 +30,8 @@ from mmedge.training.loop.batches import Batch, Training, batches, every_side, v
 from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate
 from mmedge.training.objectives import Distillation
-from mmedge.training.teaching.caching import Asked
-from mmedge.training.teaching.sources import ModuleSource, Shown
+from mmedge.training.teaching.caching import Demand
+from mmedge.training.teaching.sources import ModuleSource, TrainingViews
 from mmedge.training.teaching.teachers import Teacher
 
 _STEPS, _ROUNDS = 30, 7
@@ -138,8 +138,10 @@ def measured(folder: Path) -> dict[str, Any]:
 
     teacher = build(demo.teacher.model).eval()
     loss = demo.distill.loss
-    asked = {mode: Asked(1, train.batch_size, mode) for mode in ("never", "always")}
-    source = ModuleSource(teacher, contract, Shown(samples, train.augment, 0), loss.hints, key="t", who="the teacher")
+    asked = {mode: Demand(1, train.batch_size, mode) for mode in ("never", "always")}
+    source = ModuleSource(
+        teacher, contract, TrainingViews(samples, train.augment, 0), loss.hints, key="t", who="the teacher"
+    )
     teachers = {
         mode: Teacher(source, len(samples), 1, asked=of, hints=loss.hints, folder=folder / "answers", progress=Silent())
         for mode, of in asked.items()

@@ -24,7 +24,7 @@ _DISK = 0.5
 
 
 @dataclass(frozen=True)
-class Asked:
+class Demand:
     """How often a teacher will be asked: ``passes`` over the training split in all, ``batch_size`` samples at a time."""
 
     passes: int
@@ -32,7 +32,7 @@ class Asked:
     mode: Mode = "measured"
 
     @classmethod
-    def by(cls, train: Train, fits: int, mode: Mode) -> Asked:
+    def by(cls, train: Train, fits: int, mode: Mode) -> Demand:
         """Of ``fits`` trainings on one schedule (one a seed)."""
         return cls(train.epochs * fits, train.batch_size, mode)
 
@@ -47,7 +47,7 @@ class Decision:
 
 def decided(
     path: Path,
-    asked: Asked,
+    asked: Demand,
     *,
     missing: int,
     views: int,
@@ -74,7 +74,7 @@ def decided(
 
 
 def _measured(
-    folder: Path, asked: Asked, missing: int, views: int, count: int, answer: Callable[[np.ndarray], list[np.ndarray]]
+    folder: Path, asked: Demand, missing: int, views: int, count: int, answer: Callable[[np.ndarray], list[np.ndarray]]
 ) -> Decision:
     index = np.random.default_rng(0).permutation(count)[: asked.batch_size]
     parts = answer(index)  # also warms the teacher up

@@ -10,7 +10,7 @@ from mmedge.artifact import hash_json
 from mmedge.spec import Contract
 from mmedge.training import losses
 from mmedge.training.losses.several import Part
-from mmedge.training.teaching.sources import Answer, Source
+from mmedge.training.teaching.sources import Source, TeacherOutputs
 
 
 class Combined:
@@ -42,7 +42,7 @@ class Combined:
             name: union for name, union in self._union.items() if len(union) < contract.width(name)
         }
 
-    def answer(self, index: np.ndarray, view: int) -> Answer:
+    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
         answers = [source.answer(index, view) for source in self._sources]
         logits, taught = {}, np.ones(len(index), bool)
         for name, head in self._heads.items():
@@ -53,4 +53,4 @@ class Combined:
                 parts, self._weights, confidence=self._confidence, columns=self._union[name], head=head
             )
             taught &= of_head
-        return Answer(logits, taught, answers[0].hints)
+        return TeacherOutputs(logits, taught, answers[0].hints)

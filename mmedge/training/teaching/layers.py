@@ -48,7 +48,7 @@ def layer_of(module: nn.Module, name: str) -> nn.Module | None:
     return layers.get(name, layers.get(name.removeprefix("inner.")))
 
 
-class Layer:
+class HintedLayer:
     """Keeps the output of one named layer of a module: [batch, features], or its attention map for that kind of hint.
 
     Where a layer returns several things, the first tensor counts. Its batch may be the first or the second axis (as in
@@ -200,6 +200,6 @@ def _channel_axis(layer: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def _some(layers: Mapping[str, nn.Module], most: int = 24) -> str:
-    """Layer names, the outermost first: a large model has hundreds."""
+    """Names of layers, the outermost first: a large model has hundreds."""
     names = sorted(layers, key=lambda name: name.count("."))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmedge.artifact import hash_json
 from mmedge.backends import onnxruntime_cpu
-from mmedge.data.answers import Answers, no_common_sample
+from mmedge.data.outputs import StoredOutputs, no_common_sample
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.classes import ClassMap
@@ -21,11 +21,11 @@ from mmedge.recipe import Augment, Hint
 from mmedge.spec import Contract
 from mmedge.training.loop.batches import view_of
 from mmedge.training.loop.device import training_device
-from mmedge.training.teaching.layers import Layer
+from mmedge.training.teaching.layers import HintedLayer
 
 
 @dataclass(frozen=True)
-class Answer:
+class TeacherOutputs:
     """What a teacher gives for some samples.
 
     ``logits``: {head: float32 [batch, W]}, over the source's ``columns``; ``taught``: bool [batch], whether it has
@@ -52,11 +52,11 @@ class Source(Protocol):
     columns: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
 
-    def answer(self, index: np.ndarray, view: int) -> Answer: ...
+    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs: ...
 
 
 @dataclass(frozen=True)
-class Shown:
+class TrainingViews:
     """The training split as one teacher is shown it: its modalities, its preprocessing, augmented by ``view_seed``."""
 
     samples: Samples
@@ -97,22 +97,22 @@ class ModuleSource:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, module: nn.Module, contract: Contract, shown: Shown, hints: Sequence[Hint], *, key: str, who: str
+        self, module: nn.Module, contract: Contract, shown: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
     ) -> None:
         self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
         self.heads, self._shown, self._who = tuple(contract.heads), shown, who
         self._module, self._device = module.eval(), training_device()
-        self._layers = [Layer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
+        self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
         module.to(self._device)
 
-    def answer(self, index: np.ndarray, view: int) -> Answer:
+    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
         with torch.no_grad():
             moved = {name: x.to(self._device) for name, x in self._shown.inputs(index, view).items()}
             outputs = self._module(present=self._shown.present(index).to(self._device), **moved)
         logits = {name: outputs[name].float().cpu().numpy() for name in self.heads}
         hints = [layer.take(len(index)).float().cpu().numpy() for layer in self._layers]
         self._shown.finite([*logits.values(), *hints], index, self._who)
-        return Answer(logits, np.ones(len(index), bool), hints)
+        return TeacherOutputs(logits, np.ones(len(index), bool), hints)
 
 
 class GraphSource:
@@ -123,19 +123,19 @@ class GraphSource:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, graph: Path, contract: Contract, shown: Shown, hints: Sequence[Hint], *, key: str, who: str
+        self, graph: Path, contract: Contract, shown: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
     ) -> None:
         no_hints(hints, "an ONNX teacher")
         self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
         self.heads, self._shown, self._who = tuple(contract.heads), shown, who
         self._run = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
 
-    def answer(self, index: np.ndarray, view: int) -> Answer:
+    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
         feed = {name: x.numpy() for name, x in self._shown.inputs(index, view).items()}
         outputs = self._run({**feed, "present": self._shown.present(index).numpy()})
         logits = {name: outputs[name].astype(np.float32) for name in self.heads}
         self._shown.finite(list(logits.values()), index, self._who)
-        return Answer(logits, np.ones(len(index), bool))
+        return TeacherOutputs(logits, np.ones(len(index), bool))
 
 
 def without_answer(alone: bool) -> str:
@@ -143,14 +143,14 @@ def without_answer(alone: bool) -> str:
     return "learn from their labels alone" if alone else "are left to the other teachers"
 
 
-class AnswersSource:
+class OutputsSource:
     """Outputs that were computed elsewhere, found by the sample's id: the same for every augmented view."""
 
     fixed = True
     columns: Mapping[str, np.ndarray] = {}
 
     def __init__(
-        self, answers: Answers, head: str, ids: Sequence[str], *, key: str, split: str, alone: bool = True
+        self, answers: StoredOutputs, head: str, ids: Sequence[str], *, key: str, split: str, alone: bool = True
     ) -> None:
         self.key = key
         self.heads: tuple[str, ...] = (head,)
@@ -166,9 +166,11 @@ class AnswersSource:
                 f"the file has {answered} of the {len(ids)} {split} samples; the others {without_answer(alone)}",
             )
 
-    def answer(self, index: np.ndarray, view: int) -> Answer:
+    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
         rows = self._rows[index]
-        return Answer({self.heads[0]: np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0))}, rows >= 0)
+        return TeacherOutputs(
+            {self.heads[0]: np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0))}, rows >= 0
+        )
 
 
 class MappedSource:
@@ -185,7 +187,7 @@ class MappedSource:
         whole = len(classes.columns) == len(classes.ours)
         self.columns: Mapping[str, np.ndarray] = {} if whole else {classes.head: classes.columns}
 
-    def answer(self, index: np.ndarray, view: int) -> Answer:
+    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
         theirs = self._source.answer(index, view)
         logits, kept = self._classes.known(theirs.logits[self._classes.head])
         return replace(theirs, logits={self._classes.head: logits}, taught=theirs.taught & (kept >= 0.5))

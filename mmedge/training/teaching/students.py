@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import Shown, predict_module, subset_outputs
+from mmedge.measure.quality import SubsetOutputs, predict_module, subset_outputs
 from mmedge.recipe import Model, Train
 from mmedge.spec import Contract
 from mmedge.training.context import Context
@@ -63,7 +63,7 @@ class Student:
         """The best epoch's figure on validation."""
         return max(epoch["selection"] for epoch in self.fitted.history)
 
-    def outputs(self, contract: Contract, samples: Samples) -> Shown:
+    def outputs(self, contract: Contract, samples: Samples) -> SubsetOutputs:
         """What it gives for every subset of modalities: see ``subset_outputs``."""
         return subset_outputs(
             contract, samples, lambda present: predict_module(self.module, contract, samples, present)

@@ -11,7 +11,7 @@ import numpy as np
 from mmedge import artifact as artifacts
 from mmedge import tasks
 from mmedge.artifact import Artifact
-from mmedge.data.answers import ANSWERS, Answers, read_answers, stored_answers
+from mmedge.data.outputs import ANSWERS, StoredOutputs, read_answers, stored_answers
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width
@@ -23,15 +23,15 @@ from mmedge.recipe.dependencies import code_state, file_state
 from mmedge.spec import Contract, ModalitySpec
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
-from mmedge.training.teaching.caching import Asked
+from mmedge.training.teaching.caching import Demand
 from mmedge.training.teaching.combined import Combined
 from mmedge.training.teaching.sources import (
-    AnswersSource,
     GraphSource,
     MappedSource,
     ModuleSource,
-    Shown,
+    OutputsSource,
     Source,
+    TrainingViews,
     no_hints,
 )
 from mmedge.training.teaching.teachers import Teacher
@@ -82,7 +82,7 @@ def answering(source: Source, config: Distill, context: Context, train: Train, f
         source,
         len(context.dataset.train),
         min(train.views, train.epochs),  # each fit begins with the first view again
-        asked=Asked.by(train, fits, config.cache),
+        asked=Demand.by(train, fits, config.cache),
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
@@ -167,7 +167,7 @@ def _of_artifact(
         ids = getattr(context.dataset, split).ids
         answers = stored_answers(artifact.file(ANSWERS))
         no_hints(hints, "a file of outputs")
-        source = AnswersSource(answers, next(iter(contract.heads)), ids, key=key, split=split, alone=alone)
+        source = OutputsSource(answers, next(iter(contract.heads)), ids, key=key, split=split, alone=alone)
     else:
         shown = shown_split(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
         if "model" in artifact.meta:
@@ -186,9 +186,9 @@ def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, 
     key = f"{file_state(file) if file.is_file() else file} {code} {given.model_dump_json()} {data} {split}"
     if given.outputs:
         ours = context.dataset.contract
-        answers = read_teacher_answers(given, ours, where)
+        answers = read_teacher_outputs(given, ours, where)
         ids = getattr(context.dataset, split).ids
-        source = AnswersSource(answers, next(iter(ours.heads)), ids, key=key, split=split, alone=False)
+        source = OutputsSource(answers, next(iter(ours.heads)), ids, key=key, split=split, alone=False)
         return _mapped(source, answers.contract(ours), given, context, where)
     own = context.shown_to(given)
     contract = own.contract(given.model)
@@ -210,7 +210,7 @@ def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, 
 
 def shown_split(
     dataset: Dataset, context: Context, train: Train, split: str, modalities: Sequence[str] | None = None
-) -> Shown:
+) -> TrainingViews:
     """A split of ``dataset`` as a teacher sees it, ``modalities`` of it or all, augmented in its own sizes as the student's samples are in theirs."""
     samples: Samples = getattr(dataset, split)
     if modalities is not None:
@@ -220,7 +220,7 @@ def shown_split(
         for name, augment in train.augment.items()
         if name in samples.inputs
     }
-    return Shown(samples, augment, context.recipe.seed)
+    return TrainingViews(samples, augment, context.recipe.seed)
 
 
 def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augment:
@@ -243,7 +243,7 @@ def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augmen
     )
 
 
-def read_teacher_answers(given: TeacherConfig, contract: Contract, where: str) -> Answers:
+def read_teacher_outputs(given: TeacherConfig, contract: Contract, where: str) -> StoredOutputs:
     """The file of a teacher's outputs, its columns named: by itself, by ``classes``, or by the data's classes."""
     assert given.outputs is not None
     if len(contract.heads) > 1:

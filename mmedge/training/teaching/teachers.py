@@ -16,14 +16,14 @@ from mmedge.progress import Progress
 from mmedge.recipe import Hint
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
-from mmedge.training.teaching.caching import Asked, Decision, decided
+from mmedge.training.teaching.caching import Decision, Demand, decided
 from mmedge.training.teaching.sources import Source
 
 _BATCH = 128
 
 
 @dataclass(frozen=True)
-class Taught:
+class BatchOutputs:
     """The teacher's outputs of one head for a batch, on the student's device.
 
     ``logits``: float [batch, len(columns)]; ``columns``: int64, those of the student's output that they stand for, None
@@ -34,7 +34,7 @@ class Taught:
     columns: Tensor | None = None
     rows: Tensor | None = None
 
-    def repeated(self, times: int) -> Taught:
+    def repeated(self, times: int) -> BatchOutputs:
         """The same for a batch whose samples each have ``times`` outputs in a row."""
         rows = None if self.rows is None else repeated(self.rows, times)
         return replace(self, logits=repeated(self.logits, times), rows=rows)
@@ -44,12 +44,12 @@ class Taught:
 class Lesson:
     """What a teacher gives for a batch: ``heads``, by name, and ``hints``, one float [batch, f] each."""
 
-    heads: dict[str, Taught]
+    heads: dict[str, BatchOutputs]
     hints: list[Tensor]
 
 
 class Teacher:
-    """Answers for (sample, view) pairs of a source.
+    """A teacher's outputs for (sample, view) pairs of a source.
 
     The teacher sees every modality a sample has, whatever the student is shown. Where its answers are kept, a view is
     computed for the whole split when it is first asked for; files are keyed by the source (its weights, data,
@@ -63,7 +63,7 @@ class Teacher:
         count: int,
         views: int,
         *,
-        asked: Asked,
+        asked: Demand,
         hints: Sequence[Hint],
         folder: Path,
         progress: Progress,
@@ -104,7 +104,7 @@ class Teacher:
         heads = {}
         for name, logits in zip(self._source.heads, rest):
             columns = self._source.columns.get(name)
-            heads[name] = Taught(logits, None if columns is None else torch.from_numpy(columns).to(device), rows)
+            heads[name] = BatchOutputs(logits, None if columns is None else torch.from_numpy(columns).to(device), rows)
         return Lesson(heads, rest[len(heads) :])
 
     @property

@@ -19,8 +19,8 @@ from mmedge.recipe import Augment, Hint, Loss, Train
 from mmedge.training.loop.batches import Training, batches
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Distillation
-from mmedge.training.teaching.caching import Asked
-from mmedge.training.teaching.sources import ModuleSource, Shown
+from mmedge.training.teaching.caching import Demand
+from mmedge.training.teaching.sources import ModuleSource, TrainingViews
 from mmedge.training.teaching.teachers import Teacher
 from tests.conftest import child_environment
 from tests.training.loop.test_fit import CONTRACT, split
@@ -76,8 +76,10 @@ def distilled(folder: Path):
     """The student's weights, the rows shown, the losses, and how often the teacher was asked."""
     torch.manual_seed(0)
     teacher, student, samples, hints = Net(), Net(), half_labelled(), [Hint()]
-    source = ModuleSource(teacher, CONTRACT, Shown(samples, TRAIN.augment, 0), hints, key="t", who="the teacher")
-    asked = Asked(3, 18, "always")
+    source = ModuleSource(
+        teacher, CONTRACT, TrainingViews(samples, TRAIN.augment, 0), hints, key="t", who="the teacher"
+    )
+    asked = Demand(3, 18, "always")
     teaches = Teacher(source, ROWS, 2, asked=asked, hints=hints, folder=folder / "answers", progress=Silent())
     objective = Seen(Distillation(student, teaches, CONTRACT, Loss(hints=(Hint(),)), TRAIN))
     fitted = fit(

@@ -9,7 +9,7 @@ from mmedge.spec import Contract
 from mmedge.tasks import Head
 from mmedge.training.losses import classification
 from mmedge.training.teaching.combined import Combined
-from mmedge.training.teaching.sources import Answer
+from mmedge.training.teaching.sources import TeacherOutputs
 
 RNG = np.random.default_rng(0)
 ROWS = np.arange(6)
@@ -27,7 +27,9 @@ class Says:
 
     def answer(self, index, view):
         taught = self._taught[index]
-        return Answer({"logits": np.where(taught[:, None], self._logits[index], 0)}, taught, [self._logits[index]])
+        return TeacherOutputs(
+            {"logits": np.where(taught[:, None], self._logits[index], 0)}, taught, [self._logits[index]]
+        )
 
 
 def probabilities(classes=4):

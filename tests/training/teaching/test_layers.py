@@ -7,12 +7,12 @@ from torch import nn
 from mmedge.errors import UsageError
 from mmedge.recipe import Hint
 from mmedge.training.losses import hints as distillation
-from mmedge.training.teaching.layers import MOST_FEATURES, Layer, check_pair, pooled
+from mmedge.training.teaching.layers import MOST_FEATURES, HintedLayer, check_pair, pooled
 
 
 def taken(module, layer, *inputs, kind="features", first=None):
     """What the hint is of, after a pass of one sample (which settles where the batch is) and the one that counts."""
-    hint = Layer(module, layer, kind, "student")
+    hint = HintedLayer(module, layer, kind, "student")
     with torch.no_grad():
         module.eval()(*(first or [x[:1] for x in inputs]))
         hint.take(1)

@@ -16,8 +16,8 @@ from mmedge.training.loop.batches import Batch, Training, batches
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Distillation
 from mmedge.training.teaching import caching
-from mmedge.training.teaching.caching import Asked
-from mmedge.training.teaching.sources import Answer, ModuleSource, Shown
+from mmedge.training.teaching.caching import Demand
+from mmedge.training.teaching.sources import ModuleSource, TeacherOutputs, TrainingViews
 from mmedge.training.teaching.taught import answering
 from mmedge.training.teaching.teachers import Teacher
 from tests.heads import samples as made_samples
@@ -51,8 +51,8 @@ def samples(n=200):
 def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode="always", fits=1):
     hints = [Hint(teacher=hint)]
     data = data or samples()
-    source = ModuleSource(module, CONTRACT, Shown(data, train.augment, 3), hints, key=key, who="the teacher")
-    asked = Asked.by(train, fits, mode)
+    source = ModuleSource(module, CONTRACT, TrainingViews(data, train.augment, 3), hints, key=key, who="the teacher")
+    asked = Demand.by(train, fits, mode)
     return Teacher(source, len(data), train.views, asked=asked, hints=hints, folder=folder, progress=Silent())
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_hint_is_told_with_the_layer_that_was_meant(module, tmp_path)
 
 
 def test_no_more_views_count_as_shown_than_one_training_has_epochs(module, tmp_path):
-    train, shown = TRAIN.model_copy(update={"views": 5, "epochs": 2}), Shown(samples(), TRAIN.augment, 3)
+    train, shown = TRAIN.model_copy(update={"views": 5, "epochs": 2}), TrainingViews(samples(), TRAIN.augment, 3)
     source = ModuleSource(module, CONTRACT, shown, [], key="t", who="the teacher")
     context = SimpleNamespace(dataset=SimpleNamespace(train=samples()), work=tmp_path / "work", progress=Silent())
     said = answering(source, Distill(), context, train, fits=3).decision.said
@@ -141,12 +141,12 @@ class Fixed:
 
     def answer(self, index, view):
         logits = np.stack([index, -index], axis=1).astype(np.float32)
-        return Answer({"logits": np.where(index[:, None] % 2 == 0, logits, 0)}, index % 2 == 0)
+        return TeacherOutputs({"logits": np.where(index[:, None] % 2 == 0, logits, 0)}, index % 2 == 0)
 
 
 def test_samples_without_an_answer_and_classes_that_the_teacher_does_not_know_are_left_to_the_labels(tmp_path):
     """The gradient of the logit loss is zero there, and elsewhere that of the softmax over the known classes."""
-    teacher = Teacher(Fixed(), 200, 2, asked=Asked(2, 16, "always"), hints=[], folder=tmp_path, progress=Silent())
+    teacher = Teacher(Fixed(), 200, 2, asked=Demand(2, 16, "always"), hints=[], folder=tmp_path, progress=Silent())
     student = Net()
     objective = Distillation(student, teacher, CONTRACT, Loss(labels=0, kind="kd", temperature=1.0), TRAIN)
     batch = shuffled(0)[0]

@@ -4,7 +4,7 @@ import numpy as np
 import polars
 import pytest
 
-from mmedge.data.answers import read_answers, stored_answers, write_answers
+from mmedge.data.outputs import read_answers, stored_answers, write_answers
 from mmedge.errors import MmedgeError
 from mmedge.tasks import Head
 from tests.heads import CLASSES

@@ -22,7 +22,7 @@ ANSWERS = "answers.npz"
 
 
 @dataclass(frozen=True)
-class Answers:
+class StoredOutputs:
     """``logits``: float32 [N, classes] (regression: [N, 1] values) of the samples ``ids``.
 
     ``labels``: the classes of the columns; empty where the file does not name them, and for regression.
@@ -42,7 +42,7 @@ class Answers:
         return np.array([known.get(sample, -1) for sample in ids], np.int64)
 
 
-def read_answers(path: Path, values: str, head: Head) -> Answers:
+def read_answers(path: Path, values: str, head: Head) -> StoredOutputs:
     """Read and check a file of outputs.
 
     A CSV, TSV, JSONL or Parquet table has the column ``id`` and one column a class, named by it (regression: one
@@ -72,10 +72,10 @@ def read_answers(path: Path, values: str, head: Head) -> Answers:
             where=f"{path}, sample {ids[int(wrong.argmax())]}",
             todo="leave such samples out of the file: they are then not taught by this teacher",
         )
-    return Answers(ids, labels, _outputs(numbers, values, ids, path, head))
+    return StoredOutputs(ids, labels, _outputs(numbers, values, ids, path, head))
 
 
-def no_common_sample(answers: Answers, ids: Sequence[str], split: str) -> MmedgeError:
+def no_common_sample(answers: StoredOutputs, ids: Sequence[str], split: str) -> MmedgeError:
     """The error of a file that answers for none of a split's samples."""
     return MmedgeError(
         f"the file of the teacher's outputs and the {split} split have no sample in common",
@@ -84,16 +84,16 @@ def no_common_sample(answers: Answers, ids: Sequence[str], split: str) -> Mmedge
     )
 
 
-def write_answers(answers: Answers, path: Path) -> None:
+def write_answers(answers: StoredOutputs, path: Path) -> None:
     """Write them into an artifact."""
     text = {"ids": np.array(answers.ids, np.str_), "labels": np.array(answers.labels, np.str_)}
     np.savez(path, logits=answers.logits, **text)  # type: ignore[arg-type]  # numpy's stub takes no mapping
 
 
-def stored_answers(path: Path) -> Answers:
+def stored_answers(path: Path) -> StoredOutputs:
     """What ``write_answers`` wrote."""
     with np.load(path, allow_pickle=False) as stored:
-        return Answers(tuple(stored["ids"].tolist()), tuple(stored["labels"].tolist()), stored["logits"])
+        return StoredOutputs(tuple(stored["ids"].tolist()), tuple(stored["labels"].tolist()), stored["logits"])
 
 
 def _outputs(numbers: np.ndarray, values: str, ids: Sequence[str], path: Path, head: Head) -> np.ndarray:
