@@ -28,8 +28,8 @@ from mmedge.spec import Contract
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-# A tokenizer of 200,000 tokens stands in a manifest and takes some 20 MB.
-_MOST_BYTES = 256 << 20
+# A tokenizer of 200,000 tokens stands in a manifest and takes some 20 MB; beside it there are some thousand lines.
+_MOST_BYTES, _MOST_LINES, _MOST_VALUES = 64 << 20, 300_000, 3_000_000
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def read(path: Path) -> Artifact:
     manifest = path / MANIFEST
     try:
         text = plain_text(manifest)
-        record = json.loads(text)
+        record = _parsed(text)
         body = {name: value for name, value in record.items() if name != "sha256"} if isinstance(record, dict) else {}
         digest = hash_json(body)  # a half of a surrogate pair, which JSON can hold, has no bytes to hash
     except FileNotFoundError:
@@ -269,6 +269,23 @@ def read(path: Path) -> Artifact:
     if _as_json(record) != text:  # keys given twice, or other blanks: other readers may understand it otherwise
         raise _tampered("the manifest is not, byte for byte, what was written", manifest)
     return found
+
+
+def _parsed(text: str) -> Any:
+    """A manifest's JSON. ValueError for what would take long to read, and for numbers that JSON does not have."""
+    values = sum(map(text.count, ",[{"))
+    if text.count("\n") > _MOST_LINES or values > _MOST_VALUES:
+        raise ValueError("it holds more than any model's")
+    return json.loads(text, parse_constant=_refused, parse_float=_finite)
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON's")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if abs(value) != float("inf") else _refused(text)
 
 
 def _verify_file(folder: Path, name: str, digest: str) -> None:

@@ -6,6 +6,7 @@ of training is, word for word, the preprocessing of the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +17,13 @@ from pydantic import ConfigDict, Field, model_validator
 from mmedge import tasks
 from mmedge.frozen import Frozen
 from mmedge.tasks import Head
+
+# Samples of a sound, at its own rate and at the model's: an hour at 16 kHz. Beyond it decoding fills the memory.
+MOST_SAMPLES = 60_000_000
+# Samples that the windows of a sound look at, all together: seconds of computing.
+_MOST_LOOKED_AT = 100_000_000
+# Numbers of a modality's tensor: 1 GB of them.
+_MOST_NUMBERS = 1 << 28
 
 
 class ModalityBase(Frozen):
@@ -62,6 +70,17 @@ class ModalityBase(Frozen):
             if min(self.std, default=1) <= 0:
                 raise ValueError("every value of 'std' must be above 0")
         return self
+
+    @model_validator(mode="after")
+    def _of_a_size_that_is_one(self) -> ModalityBase:
+        if min(self.shape, default=1) < 1 or math.prod(self.shape) > _MOST_NUMBERS:
+            raise ValueError(f"a tensor of shape {list(self.shape)} is empty, or larger than {_MOST_NUMBERS} numbers")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's, without the batch."""
+        raise NotImplementedError
 
     @property
     def dtype(self) -> str:
@@ -127,8 +146,8 @@ class AudioSpec(ModalityBase):
     frames: int = Field(
         100, ge=4, le=10000, description="Frames of the tensor; longer sounds are cut, shorter ones padded."
     )
-    hop_ms: float = Field(10.0, gt=0, description="Milliseconds from one frame to the next.")
-    window_ms: float = Field(25.0, gt=0, description="Milliseconds that a frame looks at.")
+    hop_ms: float = Field(10.0, gt=0, le=60_000, description="Milliseconds from one frame to the next.")
+    window_ms: float = Field(25.0, gt=0, le=10_000, description="Milliseconds that a frame looks at.")
     channel: int | None = Field(
         None, ge=0, description="The channel that is heard, from 0; the mean of all where null."
     )
@@ -138,6 +157,20 @@ class AudioSpec(ModalityBase):
     def _fewer_coefficients(self) -> AudioSpec:
         if self.features == "mfcc" and self.coefficients > self.mels:
             raise ValueError(f"'coefficients' ({self.coefficients}) cannot be more than 'mels' ({self.mels})")
+        return self
+
+    @model_validator(mode="after")
+    def _no_endless_sound(self) -> AudioSpec:
+        if self.samples > MOST_SAMPLES:
+            raise ValueError(
+                f"{self.frames} frames every {self.hop_ms:g} ms at {self.sample_rate} Hz are {self.samples} samples, more"
+                f" than {MOST_SAMPLES}: lower 'frames', 'hop_ms' or 'sample_rate'"
+            )
+        if self.frames * self.window_ms * self.sample_rate / 1000 > _MOST_LOOKED_AT:
+            raise ValueError(
+                f"{self.frames} windows of {self.window_ms:g} ms at {self.sample_rate} Hz take too long to compute:"
+                " lower 'frames' or 'window_ms'"
+            )
         return self
 
     @property

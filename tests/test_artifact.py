@@ -275,3 +275,23 @@ def test_a_file_name_that_no_file_can_have_is_refused_in_a_sentence(tmp_path, na
     with pytest.raises(MmedgeError) as told:
         artifact.read(tmp_path / "a")
     assert len(str(told.value)) < 800
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_have_are_told(tmp_path, number):
+    manifest = made(tmp_path / "a", n=1.5).path / artifact.MANIFEST
+    manifest.write_text(manifest.read_text().replace("1.5", number))
+    with pytest.raises(MmedgeError, match="the manifest cannot be read"):
+        artifact.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"a": [' + b"[]," * 4_000_000 + b"[]]}", b'{"a": [\n' + b"1,\n" * 400_000 + b"1]}"]
+)
+def test_a_manifest_of_very_many_values_is_refused_before_it_is_parsed(tmp_path, content):
+    made(tmp_path / "a")
+    (tmp_path / "a" / artifact.MANIFEST).write_bytes(content)
+    start = time.perf_counter()
+    with pytest.raises(MmedgeError, match="more than any model's"):
+        artifact.read(tmp_path / "a")
+    assert time.perf_counter() - start < 1

@@ -331,3 +331,14 @@ def test_weights_that_a_branch_of_a_graph_names_are_found(tmp_path):
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     expected = {f"{kind}_{name}.bin" for kind in ("constant", "initial") for name in "ab"} | {"function.bin"}
     assert beside(tmp_path / "m.onnx") == expected
+
+
+def test_a_graph_that_gives_no_row_is_told(bundle, sample):
+    with bundles.rewriting(artifact.read(bundle)) as (folder, meta):
+        meta["targets"]["onnxruntime-cpu"] = {"precision": "fp32", "file": "model.onnx"}
+        model = onnx.load(folder / "model.onnx")
+        model.graph.node[-1].output[0] = "all"
+        model.graph.node.append(helper.make_node("Slice", ["all", "zero", "zero", "zero"], ["logits"]))
+        onnx.save(model, folder / "model.onnx")
+    with pytest.raises(MmedgeError, match="gives 0 answers for 1 samples"):
+        runtime.load(bundle).predict(**sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,12 +13,14 @@ import numpy as np
 from mmedge.errors import MmedgeError
 from mmedge.preprocess import mel
 from mmedge.preprocess.values import opened, where, window
-from mmedge.spec import AudioSpec
+from mmedge.spec import MOST_SAMPLES, AudioSpec
 
 # A header that says less or more than this is damaged; resampling from it would fill the memory, or take for ever.
 _RATES = (100, 10_000_000)
 # Lengths from this on are those of writers into a pipe, who cannot know: 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000.
 _UNKNOWN = 0x7FFFF000
+# The first and the third four bytes of WAV and AIFF files.
+_CHUNKED = ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"))
 
 
 def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
@@ -33,6 +36,7 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
             where=where(value),
             todo="give it with its true rate",
         )
+    _check_length(len(waveform) / rate * max(rate, spec.sample_rate), rate, value, name)
     if rate != spec.sample_rate:
         import soxr
 
@@ -47,11 +51,15 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
 
         try:
             with opened(value, name) as stream:
+                _check_format(stream)
                 # A file by its number: libsndfile then reads it itself, not through calls of Python.
                 place = stream if isinstance(stream, io.BytesIO) else stream.fileno()
+                if isinstance(place, int):
+                    os.lseek(place, 0, os.SEEK_SET)  # what was looked at has been read ahead of it
                 with soundfile.SoundFile(place, closefd=False) as sound:
                     rate, promised = sound.samplerate, sound.frames
-                    samples = sound.read(dtype="float32")
+                    _check_length(promised, rate, value, name)
+                    samples = _read(sound, spec.channel, value, name)
                 short = missing_bytes(stream)
                 unsaid = 0 if len(samples) else _data_of_wav(stream)[1]
         except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
@@ -60,7 +68,7 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
             raise MmedgeError(
                 f"the {name} is not a sound that can be read: {why}",
                 where=where(value),
-                todo="give a WAV, FLAC, OGG or MP3 file",
+                todo="give a WAV, FLAC, OGG, MP3 or AIFF file",
             ) from error
         if short or len(samples) < promised:
             what = f"{short} of the bytes" if short else f"{promised - len(samples)} of the {promised} samples"
@@ -75,15 +83,7 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
                 where=where(value),
                 todo="write it again with its length: sox or ffmpeg do, from one file to another",
             )
-        if spec.channel is None:
-            return samples if samples.ndim == 1 else samples.mean(axis=1), rate
-        channels = samples.reshape(len(samples), -1)
-        if spec.channel >= channels.shape[1]:
-            raise MmedgeError(
-                f"the {name} has {channels.shape[1]} channels, and channel {spec.channel} is asked for",
-                where=where(value),
-            )
-        return np.ascontiguousarray(channels[:, spec.channel]), rate
+        return samples, rate
     pair = value if isinstance(value, tuple) else (value, spec.sample_rate)
     if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)):
         raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz")
@@ -95,15 +95,52 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
     return samples.astype(np.float32), float(rate)
 
 
+def _check_format(stream: BinaryIO) -> None:
+    """Raise OSError for what is none of the formats that are told when truncated; libsndfile would read many more."""
+    head = stream.read(12)
+    stream.seek(0)
+    named = head[:4] in (b"fLaC", b"OggS") or (head[:4], head[8:]) in _CHUNKED
+    mp3 = head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2)
+    if not named and not mp3:
+        raise OSError("format: it is of an unknown format")
+
+
+def _check_length(samples: float, rate: float, value: Any, name: str) -> None:
+    if samples > MOST_SAMPLES:
+        raise MmedgeError(
+            f"the {name} has {samples:.3g} samples, more than {MOST_SAMPLES}: its rate of {rate:g} Hz is wrong, or it is too long",
+            where=where(value),
+            todo="give it with its true rate, or cut it into pieces",
+        )
+
+
+def _read(sound: Any, channel: int | None, value: Any, name: str) -> np.ndarray:
+    """float32 [n] of a channel, or of the mean of all; a block at a time, so that many channels do not fill the memory."""
+    if channel is not None and channel >= sound.channels:
+        raise MmedgeError(
+            f"the {name} has {sound.channels} channels, and channel {channel} is asked for", where=where(value)
+        )
+    if sound.channels == 1:
+        return np.asarray(sound.read(dtype="float32"))
+    blocks = []
+    while len(block := sound.read(1 << 18, dtype="float32", always_2d=True)):
+        blocks.append(block.mean(axis=1) if channel is None else block[:, channel].copy())
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
 def missing_bytes(stream: BinaryIO) -> int:
-    """How many bytes a WAV file's header, or an Ogg file's last page, promises that are not there.
+    """How many bytes a WAV or AIFF file's header, or an Ogg file's last page, promises that are not there.
 
     libsndfile reads these, truncated, without a word. 0 for other formats, which say so on decoding.
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    if stream.read(4) == b"OggS":
+    head = stream.read(8)
+    if head[:4] == b"OggS":
         return _missing_of_page(stream, size)
+    if head[:4] == b"FORM":  # AIFF: the whole file's size but for these 8 bytes
+        promised = struct.unpack(">I", head[4:])[0] + 8 if len(head) == 8 else 0
+        return 0 if promised >= _UNKNOWN else max(0, promised - size)
     promised, there = _data_of_wav(stream)
     if promised >= _UNKNOWN or promised in (size, size - 8):  # some writers give the whole file's size
         return 0

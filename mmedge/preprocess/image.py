@@ -12,7 +12,9 @@ from mmedge.preprocess.values import opened, where
 from mmedge.spec import ImageSpec
 
 # A picture of more pixels than this is taken for a decompression bomb, not for an input of an edge model.
-_MAX_PIXELS = 100_000_000
+_MAX_PIXELS = 50_000_000
+# What is opened: Pillow knows more, some of it by programs of others that it starts.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
 
 def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
@@ -39,7 +41,7 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
         raise MmedgeError(
             f"the {name} is not an image that can be read",
             where=where(value),
-            todo="give a PNG, JPEG, WebP, TIFF or BMP file",
+            todo="give a PNG, JPEG, WebP, TIFF, BMP, GIF or PPM file",
         ) from error
     except Image.DecompressionBombError as error:
         raise MmedgeError(
@@ -58,7 +60,7 @@ def _decoded(value: Any, name: str) -> Any:
 
     if isinstance(value, (str, Path, bytes, bytearray)):
         with opened(value, name) as stream:
-            picture = Image.open(stream)
+            picture = Image.open(stream, formats=_FORMATS)
             if picture.width * picture.height > _MAX_PIXELS:
                 raise MmedgeError(
                     f"{name} has {picture.width} x {picture.height} pixels, more than {_MAX_PIXELS}",

@@ -20,6 +20,8 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 _LEAST_COUNT = 2
 # How many times as long a tokenizer's replacements may make a text.
 _MOST_GROWTH = 64
+# Characters that are looked at of a text, at least, and by each token that is kept.
+_FEWEST_READ, _READ_A_TOKEN = 1 << 16, 64
 
 
 def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
@@ -29,7 +31,7 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
     if spec.fitted is None:
         raise MmedgeError(f"{name} has no tokenizer yet: it is fitted on the training split")
     try:
-        ids = _tokenizer(spec.fitted, spec.length).encode(value).ids
+        ids = _tokenizer(spec.fitted, spec.length).encode(value[: _read(spec)]).ids
     except (UnicodeEncodeError, TypeError) as error:  # which one, depends on the version of tokenizers
         raise MmedgeError(
             f"{name} is not valid Unicode: it holds half a surrogate pair", todo="decode it with errors='replace'"
@@ -41,6 +43,11 @@ def features(spec: TextSpec, value: Any, name: str) -> np.ndarray:
     out = np.full(spec.length, spec.pad, np.int64)
     out[: len(ids)] = ids[: spec.length]
     return out
+
+
+def _read(spec: TextSpec) -> int:
+    """Characters that are looked at: what follows has no place among ``length`` tokens, and would take seconds and memory."""
+    return max(_FEWEST_READ, _READ_A_TOKEN * spec.length)
 
 
 def stand_in(spec: TextSpec) -> np.ndarray:

@@ -297,8 +297,15 @@ class Engine:
     def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
         names, tensors = frozenset(samples[0]), self.preprocess(samples)
         if names in self._subset_files and all(sample.keys() == names for sample in samples):
-            return self.answers(self._run_subset({name: tensors[name] for name in names}))
-        return self.answers(_executed(self._run, tensors))
+            found = self.answers(self._run_subset({name: tensors[name] for name in names}))
+        else:
+            found = self.answers(_executed(self._run, tensors))
+        if len(found) != len(samples):
+            raise MmedgeError(
+                f"the engine gives {len(found)} answers for {len(samples)} samples",
+                todo="the bundle's graph and manifest do not belong together: export it again",
+            )
+        return found
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
         """What ``run`` returns, as Predictions; see ``predictions``."""
