@@ -31,7 +31,7 @@ def report(run: Path | None, schema: str | None, as_json: bool) -> None:
         print_json((Report if schema == "report" else Manifest).model_json_schema(by_alias=True))
         return
     if run is None:
-        raise UsageError("a run is missing: the folder with its report.json", todo="mmedge report runs/NAME")
+        raise UsageError("a run is missing: the folder with its report.json", todo="mmedge report --help")
     from mmedge.report.html import write_html
     from mmedge.report.record import read_report
     from mmedge.report.standalone import print_quantized

@@ -10,6 +10,7 @@ import click
 
 from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
 from mmedge.cli.launch import devices_option, launch
+from mmedge.errors import UsageError
 from mmedge.progress import Silent
 from mmedge.training.loop import processes
 
@@ -39,6 +40,69 @@ def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.C
         return run_stages(recipe, out, start, overrides, only, as_json)[0]
 
     return command
+
+
+@click.command(
+    help="Run every stage of a recipe: teacher, distill, prune, quantize, export, measure, judge. What is unchanged is taken from OUT."
+    "\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used."
+    "\n\n\b\nExamples:\n  mmedge run recipes/avdigits.yaml --out runs/demo\n  mmedge run recipe.yaml --set 'data.fold={k: 5, index: 0}' --folds all"
+)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@out_option()
+@start_option
+@set_option
+@code_option
+@devices_option
+@click.option(
+    "--folds",
+    type=click.Choice(["all"]),
+    help="Run every fold of data.fold, each into OUT/fold-N, and tell means with intervals.",
+)
+@framed
+def run(
+    recipe: Path,
+    out: Path | None,
+    start: Path | None,
+    overrides: tuple[str, ...],
+    devices: int,
+    folds: str | None,
+    as_json: bool,
+) -> int:
+    if devices > 1 and not processes.launched():
+        return launch(devices)
+    if folds is None:
+        return run_stages(recipe, out, start, overrides, None, as_json)[0]
+    if start:
+        raise UsageError("each fold has data of its own: --from and --folds exclude each other")
+    return _run_folds(recipe, out, overrides, as_json)
+
+
+def _run_folds(path: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Run a recipe's folds and show their means; returns the exit code of the first that failed."""
+    import json
+
+    recipe, code, start = _recipe(path, overrides, None)
+    if start:
+        raise UsageError("--folds takes a recipe file, not an artifact", where=str(path))
+    out = out or Path("runs") / recipe.name
+    with progress() if processes.is_main() else nullcontext(Silent()) as shown:
+        shown.say(f"mmedge: {recipe.name} into {out}")
+        from mmedge.pipeline import folds
+        from mmedge.report.folded import print_folds
+        from mmedge.report.html import write_html
+
+        outcomes = folds.run_folds(recipe, out, code=code, progress=shown)
+        if not processes.is_main():
+            return outcomes[0].exit_code
+        for index, outcome in enumerate(outcomes):
+            folder = folds.folder_of(out, index)
+            write_html(outcome.report, folder / "report.html", folder / ".work" / "pictures")
+    summary = json.loads((out / folds.REPORT).read_text(encoding="utf-8"))
+    print_folds(summary)
+    click.echo(f"written: {out / folds.REPORT}, and a report a fold", err=True)
+    if as_json:
+        print_json(summary)
+    return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
 
 
 def run_stages(
@@ -81,12 +145,6 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     return recipe, folder, start or path
 
 
-run = _stage(
-    "run",
-    None,
-    "Run every stage of a recipe: teacher, distill, prune, quantize, export, measure, judge. What is unchanged is taken from OUT.",
-    "mmedge run recipes/avdigits.yaml --out runs/demo",
-)
 train = _stage("train", "teacher", "Train the teacher.", "mmedge train recipes/avdigits.yaml --out runs/demo")
 distill = _stage(
     "distill",

@@ -1,0 +1,63 @@
+"""``mmedge run --folds all``: every fold in a folder of its own, then means with intervals."""
+
+import json
+
+import pytest
+
+from mmedge.data.manifest.table import read_table
+from mmedge.pipeline.folds import summary
+from tests.conftest import write_recipe
+
+
+def report(quality, ratio=None, verdict="pass"):
+    latency = {"latency": {"ratio_to_teacher": ratio}} if ratio else {}
+    stage = {"stage": "teacher", "quality": {"metric": "accuracy", "value": quality}, "params": 10, **latency}
+    return {"stages": [stage], "verdict": verdict}
+
+
+def test_means_and_intervals_are_students_t_over_the_folds():
+    told = summary("r", [report(0.5, 0.3), report(0.7, verdict="fail")])
+    (teacher,) = told["stages"]
+    assert teacher["quality"]["values"] == [0.5, 0.7] and teacher["quality"]["mean"] == pytest.approx(0.6)
+    assert teacher["quality"]["ci95"] == pytest.approx([0.6 - 12.7062 * 0.1, 0.6 + 12.7062 * 0.1], abs=1e-4)
+    assert teacher["latency_ratio_to_teacher"] == {"mean": 0.3, "values": [0.3, None]}  # of one fold: no interval
+    assert told["verdict"] == "fail" and [fold["verdict"] for fold in told["folds"]] == ["pass", "fail"]
+
+
+def test_every_fold_is_run_once_and_the_second_call_recomputes_nothing(values, tmp_path, mmedge):
+    values["data"].pop("split")
+    values["data"]["fold"] = {"k": 2, "index": 0}
+    values |= {"distill": None, "prune": None, "quantize": None}
+    values["teacher"]["train"] |= {"epochs": 1, "augment": {}}
+    values["measure"] = {"runs": 20, "warmup": 1, "bootstrap": 20}
+    values["export"] = {"targets": {"onnxruntime-cpu": {}}}
+    arguments = (
+        "run",
+        write_recipe(values, tmp_path / "r.yaml"),
+        "--out",
+        tmp_path / "out",
+        "--folds",
+        "all",
+        "--json",
+    )
+    said = mmedge(*arguments)
+    assert said.code == 0, said.err
+    told = json.loads(said.out)
+    assert told == json.loads((tmp_path / "out" / "folds.json").read_text())
+    reports = [json.loads((tmp_path / "out" / fold["report"]).read_text()) for fold in told["folds"]]
+    for stage in told["stages"]:
+        of_folds = [next(s for s in one["stages"] if s["stage"] == stage["stage"]) for one in reports]
+        assert stage["quality"]["values"] == [one["quality"]["value"] for one in of_folds]
+    tested = [set(read_table(tmp_path / "out" / f"fold-{n}" / "data" / "test.csv")["id"]) for n in range(2)]
+    assert len(tested[0] | tested[1]) == 350 and not tested[0] & tested[1]
+    assert (tmp_path / "out" / "fold-1" / "report.html").is_file() and "[" in said.err
+    again = mmedge(*arguments)
+    assert again.code == 0 and "training the teacher" not in again.err
+
+
+def test_folds_without_their_number_or_from_an_artifact_are_told(values, finished, tmp_path, mmedge):
+    recipe = write_recipe(values, tmp_path / "r.yaml")
+    said = mmedge("run", recipe, "--out", tmp_path / "out", "--folds", "all")
+    assert said.code == 2 and "fold: {k: 5, index: 0}" in said.err
+    assert mmedge("run", recipe, "--folds", "all", "--from", finished.out / "teacher").code == 2
+    assert mmedge("run", finished.out / "teacher", "--folds", "all").code == 2
