@@ -54,7 +54,9 @@ def summary(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """What ``folds.json`` holds: each stage's quality, size and latency to the teacher as mean, interval and values a fold."""
     stages = []
     for stage in dict.fromkeys(stage["stage"] for report in reports for stage in report["stages"]):
-        of_folds: list[dict[str, Any]] = [next((s for s in report["stages"] if s["stage"] == stage), {}) for report in reports]
+        of_folds: list[dict[str, Any]] = [
+            next((s for s in report["stages"] if s["stage"] == stage), {}) for report in reports
+        ]
         figures = {
             "quality": [one.get("quality", {}).get("value") for one in of_folds],
             "params": [one.get("params") for one in of_folds],
