@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmedge.artifact import Artifact, hash_json, write_json
+from mmedge.artifact import Artifact, hash_json, remembered
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
@@ -76,17 +75,8 @@ class Work:
         Of several processes all call ``compute``, which may train, or none does; the main one's value is everybody's.
         """
         path = self.context.work / f"{what}-{hash_json(key)[:16]}.json"
-        found = processes.of_main(lambda: json.loads(path.read_text()) if path.is_file() else None)
-        if found is None:
-            made = compute()
-
-            def stored() -> Any:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, made)
-                return json.loads(path.read_text())
-
-            found = processes.of_main(stored)
-        return found
+        made = None if processes.of_main(path.is_file) else compute()
+        return processes.of_main(lambda: remembered(path, lambda: made))
 
     def shares(self, module: nn.Module) -> dict[str, float]:
         """What is left of the parent's MACs and parameters."""

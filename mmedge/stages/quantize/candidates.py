@@ -243,16 +243,16 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             base = table.best_static(config)
             if base is None:
                 raise MmedgeError("it starts from an int8 candidate, and there is none")
-            table.sensitivity = mixed.search(
+            given = mixed.Search(
                 table.graphs[base],
-                target,
-                reference=table.source or trial.graph,
+                table.source or trial.graph,
                 outputs=lambda graph: trial.outputs(graph, True),
                 overshoot=lambda graph: over(trial.evaluate(graph), table.scores["fp32"], config),
                 progress=trial.progress,
                 seconds=config.search_seconds,
-                cache=trial.work / "sensitivity.json",
-            ) | {"base": base}
+                cache=trial.work / "sensitivity",
+            )
+            table.sensitivity = mixed.search(given, target) | {"base": base}
             if not table.sensitivity["found"]:
                 raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity['said']}")
         case _:

@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.artifact import hash_json, sha256_of, write_json
+from mmedge.artifact import hash_json, remembered, sha256_of
 from mmedge.graph import precision, qdq
 from mmedge.graph.qdq import QuantizedLayer
 from mmedge.leftovers import scratch
@@ -57,107 +56,142 @@ def distance(expected: np.ndarray, actual: np.ndarray) -> float:
     return value if alike else max(value, 1.0)
 
 
-def search(
-    quantized: Path,
-    target: Path,
-    *,
-    reference: Path,
-    outputs: Callable[[Path], np.ndarray],
-    overshoot: Callable[[Path], float],
-    progress: Progress,
-    seconds: float,
-    cache: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Search:
+    """What is searched: a Q/DQ graph and its FP32, ``outputs(graph)``, and the budget, which ``overshoot(graph) <= 0`` holds.
+
+    ``seconds``: the most that it may take. What was measured stands in the folder ``cache``, and is not measured again.
+    """
+
+    quantized: Path
+    reference: Path
+    outputs: Callable[[Path], np.ndarray]
+    overshoot: Callable[[Path], float]
+    progress: Progress
+    seconds: float
+    cache: Path
+
+
+def search(given: Search, target: Path) -> dict[str, Any]:
     """Write the Q/DQ graph with the fewest sensitive layers in FP32 that is inside the budget; returns the measurements.
 
     First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back
-    to FP32 from the worst on, and bisection finds how many must: ``overshoot(graph) <= 0`` is inside the budget. Layers
-    that the runtime computes in float anyway go back first, since they gain nothing. ``found`` is False, and nothing
-    written, where only FP32 holds the budget, the graph holds it as it is, or the time ended first. What was measured
-    stands in ``cache`` and is not measured again by the next call.
+    to FP32 from the worst on, and bisection finds how many must. Layers that the runtime computes in float anyway go
+    back first, since they gain nothing. ``found`` is False, and nothing written, where only FP32 holds the budget, the
+    graph holds it as it is, or the time ended first.
     """
-    import onnx
-
-    began = time.monotonic()
-    model, float_model = onnx.load(quantized), onnx.load(reference)
-    expected = outputs(reference)
-    known = _Known(cache, [sha256_of(quantized), sha256_of(reference), str(expected.shape)])
-    layers = qdq.layers(model)
-    floating = qdq.prove(quantized, precision.optimized(quantized)).float_layers
-    free = [layer.name for layer in layers if layer.label in floating]
-    judged = [layer for layer in layers if layer.name not in free]
-
-    def measured(kind: str, back: Collection[str], function: Callable[[Path], float]) -> float:
-        def compute() -> float:
-            with scratch() as folder:
-                onnx.save(qdq.restored(model, float_model, back), folder / "part.onnx")
-                return function(folder / "part.onnx")
-
-        return known.get([kind, sorted(back)], compute)
-
-    every = [layer.name for layer in layers]
-
-    def error(names: Collection[str]) -> float:
-        """Of the outputs, where only these layers are quantized."""
-        return measured(
-            "error", [name for name in every if name not in names], lambda graph: distance(expected, outputs(graph))
-        )
-
-    one = time.monotonic()
-    if judged:
-        error([judged[0].name])
-    one = max(time.monotonic() - one, 1e-3)
-    groups = grouped(judged, max(2, int(_SENSITIVITY_SHARE * seconds / one)))
-    branches = {}
-    for branch in dict.fromkeys(layer.branch for layer in layers):
-        branches[branch] = error([layer.name for layer in layers if layer.branch == branch])
-    errors = []
-    for number, group in enumerate(groups):
-        progress.step("sensitivity of layers", number, len(groups), group.label)
-        errors.append(error(group.names))
-        if time.monotonic() - began > seconds:
-            break
-    # Groups that the time did not suffice for count as the least sensitive.
-    errors += [0.0] * (len(groups) - len(errors))
+    parts = _Parts(given)
+    groups, errors = _sensitivity(parts, given)
     order = sorted(range(len(groups)), key=lambda index: -errors[index])
 
     def back(count: int) -> list[str]:
-        return [*free, *(name for index in order[:count] for name in groups[index].names)]
+        return [*parts.free, *(name for index in order[:count] for name in groups[index].names)]
 
-    low, high, tried = -1, len(groups), 0  # low misses the budget; high holds it: all in FP32
-    while high - low > 1 and time.monotonic() - began <= seconds:
-        middle = (low + high) // 2 if low >= 0 else 0
-        progress.step("mixed precision", tried, max(1, len(groups).bit_length() + 1), f"{middle} groups in FP32")
-        tried += 1
-        if measured("overshoot", back(middle), overshoot) <= 0:
-            high = middle
-        else:
-            low = middle
-    ended = high - low > 1
+    high, ended = _fewest(parts, given, len(groups), back)
     found = high < len(groups) and bool(back(high))
     if found:
-        onnx.save(qdq.restored(model, float_model, back(high)), target)
+        parts.write(back(high), target)
     taken = set(back(high)) if found else set()
     return {
         "found": found,
-        "said": _said(ended, found, high, seconds),
+        "said": _said(ended, found, high, given.seconds),
         "groups": [
             {
                 "label": group.label,
                 "branch": group.branch,
                 "kind": group.layers[0].kind if len(group.layers) == 1 else f"{len(group.layers)} layers",
-                "error": error_,
+                "error": error,
                 "fp32": set(group.names) <= taken,
             }
-            for group, error_ in zip(groups, errors)
+            for group, error in zip(groups, errors)
         ],
-        "branches": branches,
-        "float_anyway": floating,
-        "int8_layers": len(layers) - len(taken) if found else 0,
-        "layers": len(layers),
-        "evaluations": known.computed,
-        "seconds": round(time.monotonic() - began, 1),
+        "branches": parts.branches(),
+        "float_anyway": parts.floating,
+        "int8_layers": len(parts.layers) - len(taken) if found else 0,
+        "layers": len(parts.layers),
+        "evaluations": parts.computed,
+        "seconds": round(parts.spent(), 1),
     }
+
+
+class _Parts:
+    """The graph with some layers in FP32, measured; each once, in this run or in one that was interrupted."""
+
+    def __init__(self, given: Search) -> None:
+        import onnx
+
+        self.given, self.began, self.computed = given, time.monotonic(), 0
+        self.model, self.float_model = onnx.load(given.quantized), onnx.load(given.reference)
+        self.expected = given.outputs(given.reference)
+        self.about = [sha256_of(given.quantized), sha256_of(given.reference), str(self.expected.shape)]
+        self.layers = qdq.layers(self.model)
+        self.floating = qdq.prove(given.quantized, precision.optimized(given.quantized)).float_layers
+        self.free = [layer.name for layer in self.layers if layer.label in self.floating]
+
+    def spent(self) -> float:
+        return time.monotonic() - self.began
+
+    def write(self, back: Collection[str], target: Path) -> None:
+        """Write the graph with the layers ``back`` in FP32."""
+        import onnx
+
+        onnx.save(qdq.restored(self.model, self.float_model, back), target)
+
+    def error(self, names: Collection[str]) -> float:
+        """Of the outputs, where only these layers are quantized."""
+        back = [layer.name for layer in self.layers if layer.name not in names]
+        return self._measured("error", back, lambda graph: distance(self.expected, self.given.outputs(graph)))
+
+    def branches(self) -> dict[str, float]:
+        """{branch: the error with it alone quantized}."""
+        names = dict.fromkeys(layer.branch for layer in self.layers)
+        return {name: self.error([layer.name for layer in self.layers if layer.branch == name]) for name in names}
+
+    def overshoot(self, back: Collection[str]) -> float:
+        """By how much the budget is missed with the layers ``back`` in FP32."""
+        return self._measured("overshoot", back, self.given.overshoot)
+
+    def _measured(self, kind: str, back: Collection[str], function: Callable[[Path], float]) -> float:
+        def compute() -> float:
+            self.computed += 1
+            with scratch() as folder:
+                self.write(back, folder / "part.onnx")
+                return function(folder / "part.onnx")
+
+        name = f"{hash_json([self.about, [kind, sorted(back)]])[:24]}.json"
+        return float(remembered(self.given.cache / name, compute))
+
+
+def _sensitivity(parts: _Parts, given: Search) -> tuple[list[LayerGroup], list[float]]:
+    """The groups of layers and the error that each alone causes; 0 for those that the time did not suffice for."""
+    judged = [layer for layer in parts.layers if layer.name not in parts.free]
+    began = parts.spent()
+    if judged:
+        parts.error([judged[0].name])
+    one = max(parts.spent() - began, 1e-3)
+    groups = grouped(judged, max(2, int(_SENSITIVITY_SHARE * given.seconds / one)))
+    parts.branches()
+    errors = []
+    for number, group in enumerate(groups):
+        given.progress.step("sensitivity of layers", number, len(groups), group.label)
+        errors.append(parts.error(group.names))
+        if parts.spent() > given.seconds:
+            break
+    return groups, errors + [0.0] * (len(groups) - len(errors))
+
+
+def _fewest(parts: _Parts, given: Search, count: int, back: Callable[[int], list[str]]) -> tuple[int, bool]:
+    """How many groups must go ``back`` to FP32, by bisection, and whether the time ended before that was known."""
+    low, high, tried = -1, count, 0  # low misses the budget; high holds it: all in FP32
+    while high - low > 1 and parts.spent() <= given.seconds:
+        middle = (low + high) // 2 if low >= 0 else 0
+        given.progress.step("mixed precision", tried, max(1, count.bit_length() + 1), f"{middle} groups in FP32")
+        tried += 1
+        if parts.overshoot(back(middle)) <= 0:
+            high = middle
+        else:
+            low = middle
+    return high, high - low > 1
 
 
 def _said(ended: bool, found: bool, back: int, seconds: float) -> str:
@@ -179,19 +213,3 @@ def grouped(layers: Sequence[QuantizedLayer], most: int) -> list[LayerGroup]:
             label = part[0].label if len(part) == 1 else f"{part[0].label} … {part[-1].label}"
             groups.append(LayerGroup(label, branch, part))
     return groups
-
-
-class _Known:
-    """Numbers that were measured before, in a file that is written after each."""
-
-    def __init__(self, path: Path, about: list[str]) -> None:
-        self.path, self.about, self.computed = path, about, 0
-        self.values: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def get(self, key: list[Any], compute: Callable[[], float]) -> float:
-        name = hash_json([self.about, key])[:24]
-        if name not in self.values:
-            self.values[name] = compute()
-            self.computed += 1
-            write_json(self.path, self.values)
-        return self.values[name]

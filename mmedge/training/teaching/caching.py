@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from mmedge.artifact import write_json
+from mmedge.artifact import remembered
 from mmedge.leftovers import BESIDE
 from mmedge.recipe import Train
 
@@ -61,16 +60,15 @@ def decided(
     ``views`` that will be shown are not in files yet; ``count``: samples of the split; ``answer(index)``: what the
     teacher says of these rows, one array a part.
     """
-    if path.is_file():
-        return Decision(**json.loads(path.read_text(encoding="utf-8")))
-    if asked.mode == "measured":
-        decision = _measured(path.parent, asked, missing, views, count, answer)
-    elif asked.mode == "always":
-        decision = Decision(True, "teacher's answers kept in files, as distill.cache asks")
-    else:
-        decision = Decision(False, "the teacher is asked at every step, as distill.cache asks")
-    write_json(path, asdict(decision))
-    return decision
+
+    def decide() -> dict[str, Any]:
+        if asked.mode == "measured":
+            return asdict(_measured(path.parent, asked, missing, views, count, answer))
+        if asked.mode == "always":
+            return asdict(Decision(True, "teacher's answers kept in files, as distill.cache asks"))
+        return asdict(Decision(False, "the teacher is asked at every step, as distill.cache asks"))
+
+    return Decision(**remembered(path, decide))
 
 
 def _measured(

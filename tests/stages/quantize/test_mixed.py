@@ -11,16 +11,16 @@ from tests.stages.quantize.scaled import scaled
 def searched(graph, reference, outputs, tmp_path, *, most=0.02, seconds=60.0):
     """A search whose budget is on the outputs' error, which leaves nothing to chance."""
     expected = outputs(reference)
-    return mixed.search(
+    given = mixed.Search(
         graph,
-        tmp_path / "mixed.onnx",
-        reference=reference,
+        reference,
         outputs=outputs,
         overshoot=lambda part: mixed.distance(expected, outputs(part)) - most,
         progress=Silent(),
         seconds=seconds,
-        cache=tmp_path / "work" / "known.json",
+        cache=tmp_path / "work" / "known",
     )
+    return mixed.search(given, tmp_path / "mixed.onnx")
 
 
 def test_the_layer_that_quantization_breaks_goes_back_to_fp32_and_the_others_stay(graphs, outputs, tmp_path):
