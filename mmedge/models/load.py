@@ -40,9 +40,9 @@ def build(
     means: Mapping[str, np.ndarray] | None = None,
     fresh: bool = False,
 ) -> nn.Module:
-    """The network of a recipe's ``model`` section, with fresh weights unless ``model.weights`` names some. ``fresh``: even
+    """The network of a recipe's ``model`` section, with fresh weights unless ``model.weights`` names some.
 
-    then, for weights that are loaded later. For regression every output is in the target's own unit: a network of fresh
+    ``fresh``: even then, for weights that are loaded later. For regression every output is in the target's own unit: a network of fresh
     weights learns in standard units and is rescaled; weights of the user's own have learned the unit already.
 
     ``factory`` is what ``model.factory`` names, already imported; ``means`` are the training means [*shape] that stand
@@ -184,9 +184,9 @@ def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSp
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts: a state_dict, or one under ``state_dict``,
+    """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts.
 
-    ``model_state_dict`` or ``model``. Every name must match, but for one prefix of all (DataParallel's ``module.``, a
+    That is a state_dict, or one under ``state_dict``, ``model_state_dict`` or ``model``. Every name must match, but for one prefix of all (DataParallel's ``module.``, a
     wrapper).
     """
     from safetensors import SafetensorError

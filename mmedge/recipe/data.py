@@ -14,87 +14,22 @@ from mmedge.spec import Frozen, ModalitySpec
 from mmedge.tasks.head import Target, TaskName
 
 # Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,
-# and the attributes of torch's ModuleDict, which holds the encoders by name.
-RESERVED = frozenset(
-    [
-        "present",
-        "logits",
-        "fusion",
-        "head",
-        "imagine",
-        "encoders",
-        "inner",
-        "inputs",
-        "outputs",
-        "target",
-        "threads",
-        "json",
-        "debug",
-        "help",
-        "require_signature",
-        "self",
-        "T_destination",
-        "add_module",
-        "apply",
-        "bfloat16",
-        "buffers",
-        "call_super_init",
-        "children",
-        "clear",
-        "compile",
-        "cpu",
-        "cuda",
-        "double",
-        "dump_patches",
-        "eval",
-        "extra_repr",
-        "float",
-        "forward",
-        "get_buffer",
-        "get_extra_state",
-        "get_parameter",
-        "get_submodule",
-        "half",
-        "ipu",
-        "items",
-        "keys",
-        "load_state_dict",
-        "modules",
-        "mtia",
-        "named_buffers",
-        "named_children",
-        "named_modules",
-        "named_parameters",
-        "parameters",
-        "pop",
-        "register_backward_hook",
-        "register_buffer",
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-        "register_load_state_dict_post_hook",
-        "register_load_state_dict_pre_hook",
-        "register_module",
-        "register_parameter",
-        "register_state_dict_post_hook",
-        "register_state_dict_pre_hook",
-        "requires_grad_",
-        "set_extra_state",
-        "set_submodule",
-        "share_memory",
-        "state_dict",
-        "to",
-        "to_empty",
-        "train",
-        "training",
-        "type",
-        "update",
-        "values",
-        "xpu",
-        "zero_grad",
-    ]
+_OWN = (
+    "present logits fusion head imagine encoders inner inputs outputs target threads json debug help "
+    "require_signature self"
 )
+# and the attributes of torch's ModuleDict, which holds the encoders by name.
+_OF_TORCH = (
+    "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
+    "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu "
+    "items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters "
+    "parameters pop register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
+    "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
+    "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
+    "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
+    "to_empty train training type update values xpu zero_grad"
+)
+RESERVED = frozenset(f"{_OWN} {_OF_TORCH}".split())
 
 
 class Fold(Frozen):
@@ -242,6 +177,8 @@ class Data(Frozen):
                 raise ValueError(
                     f"a head's name must be a Python identifier, and no modality's nor 'present': {head!r}"
                 )
+            if head in _OF_TORCH.split():
+                raise ValueError(f"a head cannot be called {head!r}: the name is taken; call it {head}_head, say")
         columns = [target.column or head for head, target in self.targets.items()]
         if len(set(columns)) < len(columns):
             raise ValueError("two heads of 'targets' read one column")

@@ -38,9 +38,10 @@ def telling_splits(cells: Mapping[str, Cells]) -> tuple[str, ...]:
 def label_faults(
     named: Mapping[str, Sequence[frozenset[str] | None]], telling: Sequence[str], *, needs: int
 ) -> Iterator[Finding]:
-    """What is wrong with labels. ``named``: {split: the labels of each row}; ``telling``: the splits that say which there
+    """What is wrong with labels.
 
-    are; ``needs``: the least number of different ones.
+    ``named``: {split: the labels of each row}; ``telling``: the splits that say which there are; ``needs``: the least
+    number of different ones.
     """
     counts = {split: Counter(name for names in rows for name in names or ()) for split, rows in named.items()}
     known = {name for split in telling for name in counts[split]}

@@ -54,6 +54,11 @@ GOOD: dict[str, Any] = {
     "measure": {"runs": 50, "threads": 1},
     "gates": {"distill": {"quality": 0.5, "subset.note": 0.1}},
 }
+SEVERAL = copy.deepcopy(GOOD) | {"gates": {}}
+for key in ("task", "target"):
+    del SEVERAL["data"][key]
+SEVERAL["data"]["targets"] = {"label": {}, "weight": {"task": "regression", "column": "mass"}}
+SEVERAL["teacher"]["train"] = TRAIN | {"head_weights": {"label": 1.0, "weight": 0.5}}
 # Names that mean something elsewhere, or are hard to print, to write or to import.
 NAMES = [
     *("fusion", "logits", "target", "json", "threads", "present", "self", "inputs", "id", "split", "label", "age"),
@@ -74,10 +79,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("fuzz") / "m.csv"
     with file.open("w", newline="") as stream:
         write = csv.writer(stream)
-        write.writerow(["row", "who", "note", "age", "pulse", "colour", "email", "label"])
+        write.writerow(["row", "who", "note", "age", "pulse", "colour", "email", "mass", "label"])
         for i in range(60):
             words = " ".join(["red", "blue", "green", "cold", "warm"][j] for j in (i % 5, i % 3, i % 2))
-            write.writerow([i, f"p{i % 12}", words, 20 + i, 60 + i % 9, "rgb"[i % 3], f"m{i}@x", "ab"[i % 2]])
+            write.writerow([i, f"p{i % 12}", words, 20 + i, 60 + i % 9, "rgb"[i % 3], f"m{i}@x", i * 1.5, "ab"[i % 2]])
     return str(file)
 
 
@@ -107,7 +112,7 @@ def mutated(recipe: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
     return recipe
 
 
-def checked(text: str, table: str) -> None:
+def checked(text: str, table: str) -> dict[str, Any]:
     """Run ``check --json`` over a recipe's text; what it answers is one document of faults, or of one of our errors."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "m.csv").write_bytes(Path(table).read_bytes())
@@ -120,12 +125,18 @@ def checked(text: str, table: str) -> None:
     document = json.loads(result.stdout)
     assert "unexpected" not in str(document.get("error", "")), document
     json.dumps(document, allow_nan=False).encode()  # half a surrogate pair is written as an escape
+    return document
+
+
+@pytest.mark.parametrize("recipe", [GOOD, SEVERAL])
+def test_the_recipes_that_are_changed_have_no_fault(table, recipe):
+    assert checked(json.dumps(recipe), table)["errors"] == 0
 
 
 @fuzzed
 @given(data=st.data())
 def test_a_recipe_with_anything_changed_is_checked_or_told_of(table, data):
-    recipe = mutated(GOOD, data)
+    recipe = mutated(data.draw(st.sampled_from((GOOD, SEVERAL))), data)
     checked(json.dumps(recipe), table)
 
 

@@ -73,6 +73,7 @@ def test_the_good_recipe_has_its_values_and_the_defaults(tmp_path):
         ("  manifest: m.csv", "  manifest: m.csv\n  ratios: {train: 1, validation: 0, test: 0}", ["'ratios'"]),
         ("    audio:", "    present:", ["cannot be called 'present'"]),
         ("    audio:", "    fusion:", ["cannot be called 'fusion'", "fusion_input"]),
+        ("  manifest: m.csv", "  manifest: m.csv\n  targets: {type: {}, label: {}}", ["head cannot be called 'type'"]),
         ("    audio:", "    class:", ["Python identifier, no keyword"]),
         ("name: t", "name: ../elsewhere", ["name: must be plain words", "not '../elsewhere'"]),
         ("name: t", "name: /tmp/elsewhere", ["name: must be plain words"]),
@@ -318,3 +319,11 @@ def test_a_value_of_a_million_characters_is_told_in_a_line(tmp_path):
 def test_brackets_in_comments_and_quotes_do_not_nest(tmp_path):
     text = f"# {'[' * 200}\n" + GOOD.replace("name: t", f"name: t # {'{' * 200}") + f'seed: 1 # it\'s "{"[" * 90}"\n'
     assert recipe.load(written(tmp_path, text)).seed == 1
+
+
+def test_no_modality_is_called_what_the_network_that_holds_it_has_already():
+    from torch import nn
+
+    from mmedge.recipe.data import RESERVED
+
+    assert {name for name in dir(nn.ModuleDict()) if not name.startswith("_")} <= RESERVED

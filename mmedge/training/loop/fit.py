@@ -34,9 +34,9 @@ Objective = Callable[[Any, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit ended with. ``history``: one record an epoch; ``notes``: what a reader of the report must know;
+    """What a fit ended with.
 
-    ``diverged``: it ended with the best epoch before its loss was no number.
+    ``history``: one record an epoch; ``notes``: what a reader of the report must know; ``diverged``: it ended with the best epoch before its loss was no number.
     """
 
     history: list[dict[str, float]]

@@ -15,9 +15,10 @@ from mmedge.training.loop.optimizer import Average
 
 @dataclass
 class State:
-    """All that changes from epoch to epoch. ``parts``: the module and what is trained along; ``best``: the weights of the
+    """All that changes from epoch to epoch.
 
-    best epoch; ``history``: one record an epoch. Everything else is a function of the recipe, the seed and the epoch.
+    ``parts``: the module and what is trained along; ``best``: the weights of the best epoch; ``history``: one record an
+    epoch. Everything else is a function of the recipe, the seed and the epoch.
     """
 
     parts: nn.Module

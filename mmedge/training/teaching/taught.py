@@ -38,9 +38,9 @@ from mmedge.training.teaching.teachers import Teacher
 
 
 def teaching_of(parent: Artifact, context: Context) -> tuple[Distill, bool]:
-    """How the student in ``parent`` was taught, and so goes on to be: the section, with the loss that distillation settled
+    """How the student in ``parent`` was taught, and so goes on to be.
 
-    on, and whether the run's teacher teaches it. A student that does better without one has no further ones either.
+    Given are the section, with the loss that distillation settled on, and whether the run's teacher teaches it. A student that does better without one has no further ones either.
     """
     teaching, helped = context.recipe.distill or Distill(), handed_on(parent)["taught"]
     if "loss" in parent.meta:
@@ -65,9 +65,9 @@ def taught_samples(config: Distill, context: Context, contract: Contract) -> Sam
 
 
 def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) -> Teacher:
-    """The run's teacher, or all teachers together, answering for the training split under ``train``'s augmentation,
+    """The run's teacher, or all teachers together, on the training split under ``train``'s augmentation.
 
-    in ``fits`` trainings.
+    ``fits``: the trainings that it teaches in.
     """
     if context.teacher is None:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
