@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmedge.data.store.samples import Samples
 from mmedge.measure.gain import paired
+from tests.heads import samples
 
 
 def test_the_interval_of_two_seeds_that_agree_is_students_over_the_samples():
@@ -13,7 +13,7 @@ def test_the_interval_of_two_seeds_that_agree_is_students_over_the_samples():
     Resampled means vary by (n - 1) / n of that: without the correction the interval would be 1 -+ 2.03. Of three units
     Student's t has two degrees of freedom, 4.303 at 97.5 %.
     """
-    samples = Samples("test", ("a", "b", "c"), {}, np.ones((3, 1), bool), np.zeros(3, int), np.arange(3))
-    low, high = paired(lambda _, rows: float(rows.mean()), 2, samples, resamples=20_000, seed=0)
+    three = samples("test", ("a", "b", "c"), {}, np.ones((3, 1), bool), np.zeros(3, int), np.arange(3))
+    low, high = paired(lambda _, rows: float(rows.mean()), 2, three, resamples=20_000, seed=0)
     assert (low + high) / 2 == pytest.approx(1)
     assert high - low == pytest.approx(2 * 4.303 / 3**0.5, rel=0.03)
