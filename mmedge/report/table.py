@@ -24,6 +24,12 @@ def print_report(report: dict[str, Any]) -> None:
             print_pruning(console, stage["pruning"])
         if "decision" in stage:
             console.print(f"{stage['stage']}: {stage['decision']['said']}")
+        for name, head in stage.get("heads", {}).items():
+            quality = head["quality"]
+            low, high = quality["ci95"]
+            console.print(
+                f"{stage['stage']}: {name} {quality['metric']} {quality['value']:.3f} [{low:.3f}, {high:.3f}], n = {quality['n']}"
+            )
     for control in report["controls"]:
         low, high = control["gain_ci95"]
         seeds = "seed" if control["seeds"] == 1 else f"seeds (median {control['gain_median']:+.3f})"

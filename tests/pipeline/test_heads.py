@@ -14,6 +14,8 @@ from mmedge.pipeline import fold
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from mmedge.recipe import Train
+from mmedge.report.html import write_html
+from mmedge.report.table import print_report
 from mmedge.spec import ArraySpec, Contract
 from mmedge.tasks import Head
 from mmedge.training.objectives import Weighing
@@ -87,6 +89,17 @@ def test_a_model_of_two_heads_has_a_figure_of_each_and_of_both(ran):
         assert number["quality"]["n"] != grade["quality"]["n"] < record["quality"]["n"]
     assert stages["teacher"]["heads"]["progress"]["quality"]["value"] > 0.2
     assert stages["teacher"]["heads"]["pace"]["quality"]["value"] > 0.45
+
+
+def test_page_and_table_show_each_head(ran, tmp_path, capfd):
+    _, report = ran
+    write_html(report, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    quality = next(s for s in report["stages"] if s["stage"] == "distill")["heads"]["pace"]["quality"]
+    assert "<h2>Heads</h2>" in page and f"{quality['value']:.3f} <span" in page
+    assert f"kappa {quality['others']['kappa']:.3f}" in page
+    print_report(report)
+    assert f"distill: pace accuracy {quality['value']:.3f}" in capfd.readouterr().err
 
 
 def test_gates_may_name_a_head(ran):
