@@ -215,6 +215,9 @@ def _fault_lines(fault: Any, where: Path, tree: Any, values: Any, given: tuple[s
 
 def _meant(fault: Any) -> str | None:
     """The word that was meant where a value is one of a few words, and near to one of them."""
+    if fault["type"] == "value_error" and isinstance(fault["input"], str):  # a word that one of our tables lacks
+        told = re.search(r"\(did you mean '([^']*)'\?\)", str(fault["ctx"]["error"]))
+        return told[1] if told else None
     if fault["type"] not in ("literal_error", "union_tag_invalid"):
         return None
     context = fault["ctx"]
