@@ -12,7 +12,7 @@ from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.data.outputs import StoredOutputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.measure.classes import ClassMap
-from mmedge.measure.quality import Predict, graph_predictor, of_head, quality, subset_scores
+from mmedge.measure.quality import Predict, Run, graph_predictor, of_head, quality, subset_scores
 from mmedge.recipe import Measure
 from mmedge.spec import Contract
 
@@ -20,7 +20,7 @@ _THREADS = 2
 
 
 def figures(
-    graph: Path,
+    graph: Path | Run,
     contract: Contract,
     dataset: Dataset,
     measure: Measure,
@@ -31,9 +31,10 @@ def figures(
 ) -> dict[str, Any]:
     """``quality_validation``, ``quality`` and every subset of an exported graph or engine, as the target computes it.
 
+    ``graph``: its file, or what already runs it.
     ``classes``: what the graph's classes mean, where they are not the data's; it is judged by the data's.
     """
-    run = opened(graph, target, threads=_THREADS)
+    run = opened(graph, target, threads=_THREADS) if isinstance(graph, Path) else graph
     out: dict[str, Any] = {}
     for field, split in (("quality_validation", dataset.validation), ("quality", dataset.test)):
         samples = split.only(tuple(contract.modalities))

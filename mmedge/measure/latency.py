@@ -76,10 +76,11 @@ def time_graphs(
     measure: Measure,
     progress: Progress,
     own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    others: Mapping[str, Opener] | None = None,
 ) -> Latencies:
     """Time each graph on ONNX Runtime CPU; see ``time_sessions``. Graphs that are one file are timed once.
 
-    ``own``: {name: its inputs} of those that take others.
+    ``own``: {name: its inputs} of those that take others; ``others``: models that are no graphs, in the same run.
     """
     first: dict[tuple[str, int], str] = {}  # {content and inputs: the name that stands for all of them}
     stands = {
@@ -87,8 +88,8 @@ def time_graphs(
         for name, graph in graphs.items()
     }
     openers = {name: partial(onnxruntime_cpu.session, graphs[name], threads=measure.threads) for name in first.values()}
-    taken = time_sessions(openers, inputs, measure, progress, own).spans
-    return Latencies({name: taken[stands[name]] for name in graphs})
+    taken = time_sessions({**openers, **(others or {})}, inputs, measure, progress, own).spans
+    return Latencies({name: taken[stands.get(name, name)] for name in [*graphs, *(others or {})]})
 
 
 def time_sessions(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge import tasks
-from mmedge.artifact import Artifact, contract_of
+from mmedge.artifact import WEIGHTS, Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.attention import split_attention
@@ -25,7 +25,6 @@ from mmedge.recipe import Encoder, Model
 from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
 from mmedge.tasks import Head
 
-WEIGHTS = "weights.safetensors"
 HISTORY = "pruning.json"
 SPLIT = "split attention"
 COUNT = "count of heads"

@@ -192,14 +192,20 @@ def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:
     """The traps of both models."""
     faults: list[Fault] = []
     if not recipe.teacher.onnx and not recipe.teacher.outputs:
-        faults += _traps(recipe.teacher.model, own_contract(recipe.teacher, whole), "teacher.model", code)
+        faults += _traps(
+            recipe.teacher.model,
+            own_contract(recipe.teacher, whole),
+            "teacher.model",
+            code,
+            exported=recipe.teacher.export,
+        )
     if recipe.distill:
         student = TeacherConfig(model=recipe.distill.model)
         faults += _traps(student.model, own_contract(student, whole), "distill.model", code)
     return faults
 
 
-def _traps(section: Model, contract: Contract, where: str, code: Path) -> list[Fault]:
+def _traps(section: Model, contract: Contract, where: str, code: Path, *, exported: bool = True) -> list[Fault]:
     try:
         factory = _factory(section, code)
     except MmedgeError as error:
@@ -211,9 +217,10 @@ def _traps(section: Model, contract: Contract, where: str, code: Path) -> list[F
             )
         ]
     found = traps(section, contract, factory, where)
-    if factory is not None and all(fault.severity != "error" for fault in found):
+    if exported and factory is not None and all(fault.severity != "error" for fault in found):
         try:
             trial(load.build(section, contract, factory=factory, fresh=True), contract, where)
         except MmedgeError as error:
-            found.append(Fault.of(error, "export", module=error.where, file=None))
+            way_out = "" if where != "teacher.model" else ", or do not export it: teacher.export: false"
+            found.append(Fault.of(error, "export", module=error.where, file=None, todo=f"{error.todo}{way_out}"))
     return found

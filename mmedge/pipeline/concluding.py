@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mmedge
-from mmedge.artifact import write_json
+from mmedge.artifact import WEIGHTS, write_json
 from mmedge.data.outputs import ANSWERS
 from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
@@ -16,6 +16,7 @@ from mmedge.pipeline.measuring import GRAPH, add_latency, controls_of, is_output
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.recipe import shown
 from mmedge.report.schema import DataRecord, Report
+from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
 from mmedge.training.loop.log import CSV, csv_read
 
@@ -56,9 +57,8 @@ def _record(done: Ran, context: Context) -> dict[str, Any]:
         return {"stage": done.stage, "status": "skipped", "gates": [], "notes": [done.note]}
     artifact, result = done.artifact, done.result
     assert result is not None, "an artifact has one"
-    shipped = (
-        result.engine.files if result.engine and result.engine.files else [ANSWERS if is_outputs(artifact) else GRAPH]
-    )
+    own = WEIGHTS if result.target == TORCH else ANSWERS if is_outputs(artifact) else GRAPH
+    shipped = result.engine.files if result.engine and result.engine.files else [own]
     record: dict[str, Any] = {
         "stage": done.stage,
         "parent": artifact.parent,

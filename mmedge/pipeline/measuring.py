@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from mmedge.artifact import Artifact, code_hash, contract_of, hash_json, remembered
-from mmedge.backends import GRAPH_BACKEND
+from mmedge.backends import GRAPH_BACKEND, Session
+from mmedge.backends.session import TensorInfo
 from mmedge.data.outputs import ANSWERS, stored_answers
 from mmedge.machine import machine
 from mmedge.measure.classes import ClassMap, class_map
 from mmedge.measure.figures import figures, figures_of_answers
 from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, time_graphs
-from mmedge.measure.quality import predict_module
+from mmedge.measure.quality import module_run, predict_module
 from mmedge.pipeline.ran import Ran
-from mmedge.stages.results import ComparedRecord
+from mmedge.stages.results import TORCH, ComparedRecord
 from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
@@ -42,8 +45,11 @@ def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) ->
         return figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
     from mmedge.stages import export
 
-    engine, on = export.measured_file(artifact)
     seen = dataset.preprocessed(contract.modalities, context.progress)
+    if artifact.meta.get("target") == TORCH:
+        run = module_run(context.rebuild(artifact))
+        return figures(run, contract, seen, recipe.measure, recipe.seed, classes=classes)
+    engine, on = export.measured_file(artifact)
     return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes)
 
 
@@ -78,7 +84,7 @@ def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context)
             record["latency"] = done.result.latency.record()
         elif latency := latencies.get(done.stage):
             record["latency"] = {
-                "target": GRAPH_BACKEND,
+                "target": done.result.target if done.result else GRAPH_BACKEND,
                 "batch": measure.batch,
                 "threads": measure.threads,
                 **latency,
@@ -94,11 +100,14 @@ def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context)
 
 
 def _latencies(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
-    """{stage: its timing and ratios}: all that ONNX Runtime runs on the CPU, in one interleaved run."""
+    """{stage: its timing and ratios}: all that ONNX Runtime or PyTorch runs on the CPU, in one interleaved run."""
     timed = {
         done.stage: done.artifact
         for done in ran
-        if done.artifact and done.result and done.result.target == GRAPH_BACKEND and not is_outputs(done.artifact)
+        if done.artifact
+        and done.result
+        and done.result.target in (GRAPH_BACKEND, TORCH)
+        and not is_outputs(done.artifact)
     }
     if not timed:  # of a file of outputs alone
         return {}
@@ -118,8 +127,11 @@ def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context)
         modalities = contract_of(artifact).modalities
         if any(spec != dataset.contract.modalities[name] for name, spec in modalities.items()):
             own[stage] = one_sample(dataset.preprocessed(modalities, context.progress).test, measure.batch)
-    graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items()}
-    found = time_graphs(graphs, one_sample(dataset.test, measure.batch), measure, context.progress, own)
+    modules = {stage: artifact for stage, artifact in timed.items() if artifact.meta.get("target") == TORCH}
+    graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items() if stage not in modules}
+    inputs = one_sample(dataset.test, measure.batch)
+    others = {stage: partial(_in_torch, artifact, context) for stage, artifact in modules.items()}
+    found = time_graphs(graphs, inputs, measure, context.progress, own, others)
     by_sha256 = {artifact.sha256: stage for stage, artifact in timed.items()}
     latencies = {}
     for stage, artifact in timed.items():
@@ -129,6 +141,25 @@ def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context)
                 ratio = found.ratio(stage, str(other))
                 latencies[stage] |= {f"ratio_to_{name}": ratio.value, f"ratio_to_{name}_ci95": [ratio.low, ratio.high]}
     return latencies
+
+
+def _in_torch(artifact: Artifact, context: Context) -> Session:
+    """A network that was not exported, to be timed beside graphs, by as many threads."""
+    import torch
+
+    contract, run = contract_of(artifact), module_run(context.rebuild(artifact))
+    present = {"present": TensorInfo(np.dtype(bool), (None, len(contract.modalities)))}
+    infos = {name: TensorInfo(np.dtype(spec.dtype), (None, *spec.shape)) for name, spec in contract.modalities.items()}
+
+    def timed(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(context.recipe.measure.threads)
+        try:
+            return dict(run(inputs))
+        finally:
+            torch.set_num_threads(before)
+
+    return Session(timed, infos | present, run)
 
 
 def controls_of(ran: list[Ran], context: Context) -> list[dict[str, Any]]:

@@ -216,6 +216,11 @@ class MainTeacher(StageSection, TeacherConfig):
         description="Its schedule. Left out, it is the default one where no file is named, else null: taken as it is. With"
         " model.weights too, training goes on from those weights.",
     )
+    export: bool = Field(
+        True,
+        description="Whether the teacher is exported to ONNX and measured there. False: it only teaches, and is measured in"
+        " PyTorch, for a network that cannot be exported.",
+    )
 
     @model_validator(mode="before")
     @classmethod

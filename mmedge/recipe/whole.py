@@ -124,6 +124,8 @@ class Recipe(Frozen):
         for key in ("outputs", "classes", "preprocessing"):
             if getattr(teacher, key) and self.distill is None:
                 faults.append(f"teacher.{key}: such a teacher can only teach; add a section distill")
+        if not teacher.export and self.distill is None:
+            faults.append("teacher.export: a teacher that is not exported can only teach; add a section distill")
         heads = [tasks.of(target) for target in self.data.heads.values()]
         if not any(task.LABELS for task in heads):
             faults += [f"{where}.classes: a regression has none" for where, given in self._givens() if given.classes]

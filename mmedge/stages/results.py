@@ -24,6 +24,9 @@ from mmedge.report.schema import (
     TriedLossRecord,
 )
 
+# The target of a teacher that is not exported.
+TORCH = "pytorch"
+
 
 class ComparedRecord(Record):
     """Which students a control compares, by their folders' names, and which modalities both are shown; null for all."""

@@ -65,7 +65,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
             progress=context.progress,
             logs=context.logs / "teacher",
         )
-    return write_trained(Trained(module, contract, fitted, config.model), context)
+    return write_trained(Trained(module, contract, fitted, config.model, exported=config.export), context)
 
 
 def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:
