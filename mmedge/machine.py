@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,21 +68,35 @@ def nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def nvidia_gpus() -> list[dict[str, Any]]:
-    """{"name", "memory_bytes", "compute_capability", "driver"} of every GPU, asked of the driver; none without one."""
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as its driver describes it; None where it does not tell."""
+
+    name: str
+    driver: str
+    compute_capability: str | None = None
+    memory_bytes: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in the doctor's answer."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def nvidia_gpus() -> list[Gpu]:
+    """Every GPU, asked of the driver; none without one."""
     import pynvml
 
-    found: list[dict[str, Any]] = []
+    found: list[Gpu] = []
     with suppress(pynvml.NVMLError), nvml():
         driver = pynvml.nvmlSystemGetDriverVersion()
         for index in range(pynvml.nvmlDeviceGetCount()):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found.append({"name": pynvml.nvmlDeviceGetName(device), "driver": driver})
+            capability = memory = None
             with suppress(pynvml.NVMLError):
-                major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
-                found[-1]["compute_capability"] = f"{major}.{minor}"
+                capability = "{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(device))
             with suppress(pynvml.NVMLError):  # a Jetson shares the host's memory and does not tell
-                found[-1]["memory_bytes"] = pynvml.nvmlDeviceGetMemoryInfo(device).total
+                memory = pynvml.nvmlDeviceGetMemoryInfo(device).total
+            found.append(Gpu(pynvml.nvmlDeviceGetName(device), driver, capability, memory))
     return found
 
 

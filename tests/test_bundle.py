@@ -213,8 +213,11 @@ CPU = ("targets", "onnxruntime-cpu")
         (_set("contract", "modalities", "image", "height", value=10**9), r"image\.height"),
         (_set("contract", "modalities", "image", "kind", value="video"), r"modalities\.image"),
         (_set("contract", "modalities", "image", "height", value=7), "input image is"),
-        (_set("contract", "labels", value=["yes", "no"]), "its contract says"),
-        (_set("contract", "output", value="nothing"), "its contract says nothing"),
+        (_set("contract", "heads", "logits", "labels", value=["yes", "no"]), "its contract says"),
+        (
+            lambda meta: meta["contract"].update(heads={"nothing": meta["contract"]["heads"]["logits"]}),
+            "its contract says nothing",
+        ),
         (lambda meta: meta.pop("targets"), "no engine for"),
         (_set("targets", value=[]), "no engine for"),
         (_set(*CPU, value=5), r"targets\.onnxruntime-cpu"),

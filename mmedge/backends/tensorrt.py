@@ -213,7 +213,7 @@ def _keep(cache: Any, timings: Path | None) -> None:
 def compute_capability() -> str | None:
     """Of the first GPU, as "8.7"; None where there is none."""
     gpus = nvidia_gpus()
-    return gpus[0].get("compute_capability") if gpus else None
+    return gpus[0].compute_capability if gpus else None
 
 
 def belongs(name: str, engine: Engine) -> str | None:

@@ -30,7 +30,7 @@ def examine() -> dict[str, Any]:
         "cpu_features": cpu_features(),
         "int8": _int8_advice(cpu_features()),
         "governor": governor(),
-        "gpus": nvidia_gpus(),
+        "gpus": [gpu.record() for gpu in nvidia_gpus()],
         "jetson": jetson(),
         "energy": {"cpu": _energy(gpu=False), "gpu": _energy(gpu=True)},
         "packages": {name: version(name) for name in _PACKAGES},

@@ -34,15 +34,20 @@ def meter(*, gpu: bool = False) -> Meter | str:
     return "; ".join(reasons)
 
 
-def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool = False) -> dict[str, Any]:
-    """Energy of one sample while ``call`` (which computes ``samples`` of them) is repeated for ``seconds``.
+@dataclass(frozen=True)
+class Energy:
+    """Of one sample, and the mean power meanwhile: of the whole package or board, idle power and others' work included."""
 
-    {"source", "mj_per_inference", "mean_watts"}, or {"not_available": why}. The whole package or board is metered, idle
-    power and other processes included.
-    """
+    source: str
+    mj_per_inference: float
+    mean_watts: float
+
+
+def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool = False) -> Energy | str:
+    """The energy of one sample while ``call``, which computes ``samples`` of them, is repeated for ``seconds``; or why not."""
     found = meter(gpu=gpu)
     if isinstance(found, str):
-        return {"not_available": found}
+        return found
     try:
         count, start, before = 0, time.perf_counter(), found.joules()
         while (elapsed := time.perf_counter() - start) < seconds:
@@ -52,12 +57,8 @@ def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool 
     finally:
         found.close()
     if used <= 0:
-        return {"not_available": f"{found.source} did not change in {seconds:g} s"}
-    return {
-        "source": found.source,
-        "mj_per_inference": used * 1000 / (count * samples),
-        "mean_watts": used / elapsed,
-    }
+        return f"{found.source} did not change in {seconds:g} s"
+    return Energy(found.source, used * 1000 / (count * samples), used / elapsed)
 
 
 def _nvml() -> Meter | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,10 +201,11 @@ def _once(each: Subject, session: Session, settings: ProfileOptions) -> dict[str
     batch = settings.batches[0]
     feed = feeds.tensors(session.inputs, batch, each.shapes(settings.shapes))
     call = _call(session, feed)
+    used = energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None)
     record: dict[str, Any] = {
         "after_idle_ms": _after_idle_ms(call, settings.idle_s),
         "throughput": _throughput(call, settings, batch),
-        "energy": energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None),
+        "energy": {"not_available": used} if isinstance(used, str) else asdict(used),
     }
     rows, basis = layers.by_layer(each.file, each.target, feed, settings.threads)
     if rows:

@@ -109,9 +109,8 @@ class Engine:
     def __repr__(self) -> str:
         takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
         heads = self.contract.heads
-        gives = ", ".join(
-            f"{name}: {f'{len(h.labels)} labels' if h.labels else 'a value'}" for name, h in heads.items()
-        )
+        told = {name: f"{len(head.labels)} labels" if head.labels else "a value" for name, head in heads.items()}
+        gives = ", ".join(f"{name}: {what}" for name, what in told.items()) if len(told) > 1 else "".join(told.values())
         return f"<mmedge engine on {self.target}: {takes} -> {gives}>"
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from mmedge.backends.session import Session
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.graph.bisect import first_difference
-from mmedge.measure.agreement import SAME, Agreement, agreements
+from mmedge.measure.agreement import Agreement, agreements
 from mmedge.measure.lengths import check_alone, check_trimmed
-from mmedge.measure.quality import Run
 from mmedge.spec import Contract, subsets
 
 GRAPH = "model.onnx"
@@ -75,35 +73,3 @@ def _first_node(
     inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
     found = first_difference(reference, graph, inputs, tolerance=tolerance, output=agreement.output)
     return f"; {found}" if found else "; node by node the graphs agree: the engine that was built of it does not"
-
-
-def agree(
-    what: str,
-    whole: Run,
-    part: Run,
-    contract: Contract,
-    samples: Samples,
-    present: np.ndarray,
-    chosen: str,
-    where: Path,
-) -> None:
-    """Raise MismatchError where a cut graph does not answer as the whole one does, which it was cut from.
-
-    Compared are the outputs that both have.
-    """
-    relative = 1e-4 if chosen != "fp16" else TOLERANCES["fp16"][0]
-    names: set[str] = set()
-
-    def noted(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        answered = part(inputs)
-        names.update(answered)
-        return answered
-
-    for agreement in agreements(what, whole, noted, contract, samples, present):
-        compared = agreement.output in names or agreement.output in contract.heads
-        if compared and not agreement.within(relative, SAME if agreement.whole else 0):
-            raise MismatchError(
-                f"{what} differs from the whole graph by {agreement.max_abs:.3g} in {agreement.output!r}",
-                where=str(where),
-                todo="turn off export.per_subset and export.split for this model, and report its graph",
-            )
