@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from mmedge.data.wizard.propose import Proposal
+from mmedge.tasks import TASKS
 
 # Widths of the encoders' stages by kind: (teacher, student).
 _WIDTHS = {
@@ -152,7 +153,7 @@ def _schedule(proposal: Proposal) -> _Schedule:
     validation_rows = max(1, int(0.15 * proposal.rows))
     batch = 64 if train_rows >= 1000 else 32 if train_rows >= 128 else max(2, train_rows // 4)
     epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
-    if proposal.task == "regression":  # the metric is no share of samples
+    if not TASKS[proposal.task].LABELS:  # the metric is no share of samples
         return _Schedule(epochs, batch, 0.02, "on validation")
     why = f"two standard errors of some {validation_rows} validation samples: less cannot be told"
     return _Schedule(epochs, batch, max(0.02, validation_rows**-0.5), why)
@@ -165,7 +166,7 @@ def _data(proposal: Proposal, folder: Path) -> list[str]:
         return Path(os.path.relpath(file, folder)).as_posix()
 
     lines = ["data:", f"  manifest: {_plain(beside(proposal.manifest.resolve()))}", f"  task: {proposal.task}"]
-    if proposal.task == "multilabel":
+    if TASKS[proposal.task].SEVERAL:
         lines.append('  separator: ";"  # between the labels of one cell')
     why = "an empty cell is an unlabelled sample: distillation learns from it too"
     lines.append(f"  target: {_plain(proposal.target)}  # {why}")
@@ -214,7 +215,7 @@ def _teacher_and_student(proposal: Proposal, kinds: dict[str, str], schedule: _S
         "    learning_rate: 0.002",
         *_sides(kinds),
     ]
-    if proposal.task == "classification":
+    if TASKS[proposal.task].BALANCED:
         why = "balanced: rare classes weigh more; also sampling: balanced, focal_gamma: 2"
         train.append(f"    class_weights: none  # {why}")
     shifts = {name: _SHIFTS[kind] for name, kind in kinds.items() if kind in _SHIFTS}
@@ -280,7 +281,7 @@ def code_text(proposal: Proposal, path: Path) -> str:
         inputs=", ".join(f'"{name}": {name}' for name in names),
         cells=", ".join(f'"{name}": row["{name}"]' for name in names),
         target=repr(proposal.target),
-        outputs=1 if proposal.task == "regression" else proposal.classes,
+        outputs=proposal.classes if TASKS[proposal.task].LABELS else 1,
     )
 
 

@@ -23,6 +23,7 @@ from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, brief, did_you_mean
 from mmedge.recipe import TimedTable
 from mmedge.recipe.data import RESERVED
+from mmedge.tasks import TASKS
 from mmedge.tasks.multilabel import labels_in
 
 _TARGETS = [
@@ -245,11 +246,12 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
     if distinct < 2:
         raise UsageError(f"the target {target!r} has {distinct} different values", where=str(manifest), todo=other)
     numbers = as_numbers(known)
-    if wished == "regression" and numbers is None:
+    task = TASKS[wished] if wished else None
+    if task and not task.LABELS and numbers is None:
         raise UsageError(f"the target {target!r} holds no numbers", where=str(manifest), todo=other)
-    if wished not in (None, "multilabel", "regression"):
-        return str(wished), distinct, ""
-    if numbers is not None and wished != "multilabel":
+    if wished and task and task.LABELS and not task.SEVERAL:
+        return wished, distinct, ""
+    if numbers is not None and not (task and task.SEVERAL):
         whole = bool((numbers == numbers.round()).all())
         if wished or distinct > (20 if whole else 10):
             return "regression", distinct, "; for classes say --task classification" if whole and not wished else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmedge.recipe import Train
 
@@ -69,7 +70,7 @@ class Average:
         """Take the module's present weights in."""
         self.updates += 1
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._mine, self._theirs, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self._mine, self._theirs, self.updates)
         for mine, theirs in self._counts:
             mine.copy_(theirs)
 
