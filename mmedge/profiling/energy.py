@@ -66,11 +66,12 @@ def _nvml() -> Meter | str:
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
-    except pynvml.NVMLError as error:  # as on a Jetson, whose GPU has no counter
+        with nvml():  # as on a Jetson, whose GPU has no counter
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except pynvml.NVMLError as error:
         return f"NVML: {error}"
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
     return Meter("NVML, GPU 0", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1000, pynvml.nvmlShutdown)
 
 
