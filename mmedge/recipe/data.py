@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from keyword import iskeyword
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mmedge import tasks
 from mmedge.errors import brief, did_you_mean
 from mmedge.spec import Frozen, ModalitySpec
-from mmedge.tasks.head import Target, TaskName
+from mmedge.tasks.head import Label, Target, TaskName
 
 # Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,
 _OWN = (
@@ -104,8 +104,13 @@ class Data(Frozen):
         " ordinal: one of several grades that stand in an order.",
     )
     target: str = Field("label", description="The column to predict.")
-    order: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(
+    order: tuple[Label, ...] = Field(
         (), description="For ordinal: the grades, lowest first; of numbers their own order where none is given."
+    )
+    classes: tuple[Label, ...] = Field(
+        (),
+        description="All classes or labels, in the order of the output, where the data at hand may lack some: weights that"
+        " know more of them. Left out: those of the training split, sorted.",
     )
     targets: dict[str, Target] = Field(
         {},
@@ -169,7 +174,9 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _one_way_to_name_targets(self) -> Data:
-        plain = {name: type(self).model_fields[name].default for name in ("task", "target", "order", "separator")}
+        plain = {
+            name: type(self).model_fields[name].default for name in ("task", "target", "order", "classes", "separator")
+        }
         if self.targets and any(getattr(self, name) != default for name, default in plain.items()):
             raise ValueError("with 'targets', each head has its own task, column, order and separator")
         for head in self.targets:
@@ -185,6 +192,11 @@ class Data(Frozen):
         for head, target in self.heads.items():
             if len(set(target.order)) < len(target.order) or len(target.order) == 1:
                 raise ValueError(f"the 'order' of {head!r} must list two or more grades, each once")
+            if len(set(target.classes)) < len(target.classes) or len(target.classes) == 1:
+                raise ValueError(f"the 'classes' of {head!r} must list two or more, each once")
+            task = tasks.TASKS[target.task]
+            if target.classes and not (task.EXCLUSIVE or task.SEVERAL):
+                raise ValueError(f"'classes' are those of classification and multilabel, and {head!r} is {target.task}")
         return self
 
     @property
@@ -192,8 +204,8 @@ class Data(Frozen):
         """The heads by name; the one of a single ``target`` is called as its task's output is."""
         if self.targets:
             return dict(self.targets)
-        told = {"task": self.task, "column": self.target, "separator": self.separator, "order": self.order}
-        return {tasks.TASKS[self.task].OUTPUT: Target.model_validate(told)}
+        same = {name: getattr(self, name) for name in ("task", "separator", "order", "classes")}
+        return {tasks.TASKS[self.task].OUTPUT: Target(column=self.target, **same)}
 
     def columns_named(self) -> dict[str, str | None]:
         """{recipe key: the column that it names} of targets, ids, groups and splits."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmedge.recipe.section import StageSection
 from mmedge.spec import Frozen, ModalitySpec
+from mmedge.tasks.head import Label
 
 
 class Encoder(Frozen):
@@ -169,10 +168,6 @@ class Train(Frozen):
         return self
 
 
-# A class's name, composed as those of the data are.
-Class = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(partial(unicodedata.normalize, "NFC"))]
-
-
 class TeacherConfig(Frozen):
     """A teacher of any origin: the built-in network, a module of one's own with weights, or one file."""
 
@@ -185,7 +180,7 @@ class TeacherConfig(Frozen):
         " Samples that it lacks learn from their labels alone; all augmented views of a sample share its row.",
     )
     values: Literal["logits", "probabilities"] = Field("logits", description="What the table of outputs holds.")
-    classes: dict[Class, Class | None] = Field(
+    classes: dict[Label, Label | None] = Field(
         {},
         description="The teacher's class -> class of the data, or null for none, where they differ; in the order of the"
         " model's outputs where it does not name them itself.",

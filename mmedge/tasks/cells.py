@@ -36,21 +36,26 @@ def telling_splits(cells: Mapping[str, Cells]) -> tuple[str, ...]:
 
 
 def label_faults(
-    named: Mapping[str, Sequence[frozenset[str] | None]], telling: Sequence[str], *, needs: int
+    named: Mapping[str, Sequence[frozenset[str] | None]],
+    telling: Sequence[str],
+    *,
+    needs: int,
+    classes: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """What is wrong with labels.
 
     ``named``: {split: the labels of each row}; ``telling``: the splits that say which there are; ``needs``: the least
-    number of different ones.
+    number of different ones; ``classes``: all that there may be, where the recipe lists them.
     """
     counts = {split: Counter(name for names in rows for name in names or ()) for split, rows in named.items()}
     known = {name for split in telling for name in counts[split]}
     for split, rows in named.items():
-        if split in telling:
+        if split in telling and not classes:
             continue
-        for label in sorted(counts[split].keys() - known):
+        lacking = "not among 'classes'" if classes else "not in the training split"
+        for label in sorted(counts[split].keys() - (set(classes) or known)):
             first = next(row for row, names in enumerate(rows) if names and label in names)
-            what = f"the label {label!r} of {counts[split][label]} {split} samples is not in the training split"
+            what = f"the label {label!r} of {counts[split][label]} {split} samples is {lacking}"
             yield Finding("error", "unseen-label", what, "correct the label or the split", split, first)
     if telling and len(known) < needs:
         what = f"one class only: {next(iter(known))!r}" if known else "no sample with any label"

@@ -28,7 +28,8 @@ def named(cells: Cells, target: Target) -> list[frozenset[str] | None]:
 
 
 def head(telling: Cells, target: Target) -> Head:
-    return Head(task=target.task, labels=tuple(sorted({cell for cell in telling if cell is not None})))
+    found = tuple(sorted({cell for cell in telling if cell is not None}))
+    return Head(task=target.task, labels=target.classes or found)
 
 
 def stand_in() -> Head:
@@ -37,7 +38,7 @@ def stand_in() -> Head:
 
 def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
     found = {split: named(of_split, target) for split, of_split in cells.items()}
-    yield from label_faults(found, telling_splits(cells), needs=2)
+    yield from label_faults(found, telling_splits(cells), needs=2, classes=target.classes)
 
 
 def targets(cells: Cells, head: Head, target: Target) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -21,6 +23,8 @@ def _known(task: str) -> str:
 
 
 TaskName = Annotated[str, AfterValidator(_known)]
+# A class's name, its accents composed as those of the data's labels are; a recipe may write it as a number.
+Label = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 
 
 class Head(Frozen):
@@ -40,6 +44,11 @@ class Target(Frozen):
     separator: str = Field(
         ";", min_length=1, max_length=3, description="What stands between the labels of a cell that may hold several."
     )
-    order: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(
+    order: tuple[Label, ...] = Field(
         (), description="The grades of an ordinal target, lowest first; of numbers their own order where none is given."
+    )
+    classes: tuple[Label, ...] = Field(
+        (),
+        description="All classes or labels, in the order of the output, where the data at hand may lack some: weights that"
+        " know more of them. Left out: those of the training split, sorted.",
     )

@@ -44,9 +44,8 @@ def named(cells: Cells, target: Target) -> list[frozenset[str] | None]:
 
 
 def head(telling: Cells, target: Target) -> Head:
-    return Head(
-        task=target.task, labels=tuple(sorted({name for names in named(telling, target) for name in names or ()}))
-    )
+    found = tuple(sorted({name for names in named(telling, target) for name in names or ()}))
+    return Head(task=target.task, labels=target.classes or found)
 
 
 def stand_in() -> Head:
@@ -55,7 +54,7 @@ def stand_in() -> Head:
 
 def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
     found = {split: named(of_split, target) for split, of_split in cells.items()}
-    yield from label_faults(found, telling_splits(cells), needs=2)
+    yield from label_faults(found, telling_splits(cells), needs=2, classes=target.classes)
     for split in ("validation", "test"):
         labelled = [names for names in found.get(split, ()) if names is not None]
         if labelled and not any(labelled):
