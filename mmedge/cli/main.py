@@ -22,6 +22,7 @@ VERBS = {
     "profile": ("profile", "Time bundles and ONNX graphs, interleaved."),
     "report": ("report", "Draw report.html from report.json."),
     "predict": ("predict", "Predict from raw files with a bundle."),
+    "evaluate": ("evaluate", "Judge a bundle by a table of labelled samples."),
     "doctor": ("doctor", "Tell what this machine can do."),
 }
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mmedge.cli.common import framed, print_json
-from mmedge.errors import UsageError
+from mmedge.cli.common import framed, print_json, progress
+from mmedge.errors import MmedgeError, UsageError
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     help="Predict from raw files with a bundle. Each modality of the bundle is an option; one that is left out is missing.\n\n"
-    "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female; or by column: --vitals temperature=36.6,sex=female.\n\n\b\nExample:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav",
+    "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female; or by column: --vitals temperature=36.6,sex=female.\n\n"
+    "A table, .csv, .tsv, .jsonl or .parquet, is answered row by row: its columns are those that the bundle was trained on, paths in it"
+    " are relative to its folder, and an empty cell is missing. A row that cannot be answered says why; the exit code is then 1."
+    "\n\n\b\nExamples:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav\n  mmedge predict runs/demo/bundle rows.csv --out answers.csv",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="For a table: the file to write, .csv or .jsonl.  [default: CSV on stdout]",
+)
 @click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
@@ -28,11 +43,23 @@ from mmedge.errors import UsageError
 @click.pass_context
 @framed
 def predict(
-    ctx: click.Context, bundle: Path, target: str | None, threads: int, require_signature: Path | None, as_json: bool
-) -> None:
+    ctx: click.Context,
+    bundle: Path,
+    out: Path | None,
+    target: str | None,
+    threads: int,
+    require_signature: Path | None,
+    as_json: bool,
+) -> int:
     from mmedge import runtime
 
     engine = runtime.load(bundle, target, threads, require_signature=require_signature)
+    if ctx.args and not ctx.args[0].startswith("-") and Path(ctx.args[0]).suffix.lower() in TABLES:
+        if len(ctx.args) > 1:
+            raise UsageError(f"unexpected argument {ctx.args[1]!r}", todo="give one table, or files by modality")
+        return _predict_table(engine, Path(ctx.args[0]), out, as_json)
+    if out is not None:
+        raise UsageError("--out belongs to a table", todo="mmedge predict BUNDLE rows.csv --out answers.csv")
     prediction = engine.predict(**_values(ctx.args, engine))
     record = prediction.record()
     if as_json:
@@ -42,6 +69,67 @@ def predict(
     else:
         for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:
             click.echo(f"{label}\t{p:.4f}")
+    return 0
+
+
+def _predict_table(engine: Any, path: Path, out: Path | None, as_json: bool) -> int:
+    """Answer a table row by row; 1 where a row could not be answered."""
+    from mmedge.data.rows import read_rows
+    from mmedge.runtime import rows
+
+    records: list[dict[str, Any]] = []
+    folder, wrong, total, has_id = path.resolve().parent, 0, 0, False
+    for row in read_rows(path):  # a table that cannot be read to its end is told before anything is written
+        total, has_id = total + 1, "id" in row.cells
+    names = ["row", *(["id"] if has_id else []), *rows.cell_names(engine.contract), "error"]
+    with progress() as shown, _writer(out, as_json, names) as write:
+        for row in read_rows(path):
+            if row.number == 1:
+                for name in rows.absent_from(engine.contract, row.cells):
+                    shown.say(f"predict: the table has no column of {name}, which is missing in every row")
+            found = rows.predicted(engine, row, folder)
+            known = {"row": row.number} | ({"id": row.cells["id"]} if "id" in row.cells else {})
+            if isinstance(found, MmedgeError):
+                wrong += 1
+                record = known | {"error": " ".join(str(found).split())}
+                write(record, record)
+                shown.say(f"predict: {row.where}: {found.what}")
+            else:
+                record = known | found.record()
+                write(record, known | rows.as_cells(found))
+            records += [record] if as_json else []
+            shown.step("predict", row.number, total)
+    if as_json:
+        print_json({"rows": records, "wrong": wrong})
+    if wrong:
+        click.echo(f"error: {wrong} of {total} rows could not be answered", err=True)
+    elif out:
+        click.echo(f"written: {out}", err=True)
+    return 1 if wrong else 0
+
+
+@contextmanager
+def _writer(
+    out: Path | None, as_json: bool, names: list[str]
+) -> Iterator[Callable[[dict[str, Any], dict[str, Any]], None]]:
+    """``write(record, cells)`` of each row, as JSONL or CSV: into ``out``, else on stdout, which --json has for itself."""
+    from mmedge import artifact
+
+    with ExitStack() as held:
+        if out is not None:
+            place = held.enter_context(artifact.replacing(out))
+            stream: Any = held.enter_context(place.open("w", encoding="utf-8", newline=""))
+        elif as_json:
+            yield lambda record, cells: None
+            return
+        else:
+            stream = sys.stdout
+        if out is not None and out.suffix.lower() in (".jsonl", ".ndjson"):
+            yield lambda record, cells: print(json.dumps(record, ensure_ascii=False), file=stream)
+            return
+        table = csv.DictWriter(stream, names)
+        table.writeheader()
+        yield lambda record, cells: table.writerow(cells)
 
 
 def _values(arguments: list[str], engine: Any) -> dict[str, Any]:

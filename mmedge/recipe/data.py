@@ -15,7 +15,7 @@ from mmedge.tasks.head import Label, Target, TaskName
 
 # Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,
 _OWN = (
-    "present logits fusion head imagine encoders inner inputs outputs target threads json debug help "
+    "present logits fusion head imagine encoders inner inputs outputs target out threads json debug help "
     "require_signature self"
 )
 # and the attributes of torch's ModuleDict, which holds the encoders by name.

@@ -16,8 +16,9 @@ import numpy as np
 from mmedge import preprocess
 from mmedge.errors import MmedgeError
 from mmedge.machine import cores
+from mmedge.preprocess.cells import value_of
 from mmedge.progress import Progress
-from mmedge.spec import ImageSpec, ModalitySpec, TabularSpec, TextSpec
+from mmedge.spec import ModalitySpec, TabularSpec
 
 # Rows that are timed in this process before it is decided whether other processes pay for their start (about a second).
 _TRIED = 32
@@ -28,17 +29,6 @@ _CHUNK = 64
 Job = tuple[int, tuple[Any, ...]]
 # (index of the row, what is wrong with it)
 Fault = tuple[int, str]
-
-
-def value_of(spec: ModalitySpec, cells: Sequence[Any], folder: Path) -> Any:
-    """What ``preprocess`` takes, from a manifest's cells; relative paths are in ``folder``."""
-    if isinstance(spec, TabularSpec):
-        return list(cells)
-    if isinstance(spec, TextSpec):
-        return cells[0]
-    if isinstance(spec, ImageSpec) and spec.box and any(cell is not None for cell in cells[1:]):
-        return folder / cells[0], tuple(cells[1:])
-    return folder / cells[0]
 
 
 def decode(

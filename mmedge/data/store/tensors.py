@@ -16,7 +16,8 @@ import polars
 from mmedge import preprocess
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.source import columns_of, present
-from mmedge.data.store.decode import Job, created, decode, value_of
+from mmedge.data.store.decode import Job, created, decode
+from mmedge.preprocess.cells import value_of
 from mmedge.progress import Progress
 from mmedge.spec import ModalitySpec, SensorSpec, TabularSpec, TextSpec
 

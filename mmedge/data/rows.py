@@ -1,0 +1,71 @@
+"""A table read row by row, CSV and JSONL without any library: what ``predict`` answers on a device too."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmedge.errors import MissingDependency, MmedgeError
+from mmedge.runtime.rows import Row
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a CSV, TSV, JSONL or Parquet table, one at a time. Raises MmedgeError where it cannot be read."""
+    try:
+        match path.suffix.lower():
+            case ".jsonl" | ".ndjson":
+                records = _lines(path)
+            case ".parquet":
+                records = _parquet(path)
+            case ending:
+                records = _csv(path, "\t" if ending == ".tsv" else ",")
+        for number, record in enumerate(records, 1):
+            yield Row(number, f"{path}, row {number}", {str(name): _text(cell) for name, cell in record.items()})
+    except FileNotFoundError:
+        raise MmedgeError("the table does not exist", where=str(path), todo="correct the path") from None
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise MmedgeError(
+            f"the table cannot be read: {error}", where=str(path), todo="save it as CSV, JSONL or Parquet, in UTF-8"
+        ) from error
+
+
+def _csv(path: Path, separator: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.reader(stream, delimiter=separator, strict=True)
+        header = next(rows, [])
+        for number, row in enumerate(filter(None, rows), 1):
+            if len(row) != len(header):
+                raise ValueError(f"row {number} has {len(row)} cells, and the header {len(header)}")
+            yield dict(zip(header, row))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as stream:
+        for line in filter(str.strip, stream):
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("a line is no JSON object")
+            yield record
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        import polars
+    except ImportError as error:
+        raise MissingDependency(
+            "Parquet needs polars, which is not installed", todo="pip install polars, or save it as CSV"
+        ) from error
+    table = polars.read_parquet(path)
+    yield from table.iter_rows(named=True)
+
+
+def _text(cell: Any) -> str | None:
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)

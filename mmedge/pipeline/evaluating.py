@@ -1,0 +1,211 @@
+"""How good a bundle is on a table of labelled samples: one at a time, as an app asks, with every subset of modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmedge import tasks
+from mmedge.data.rows import read_rows
+from mmedge.data.store.samples import Samples
+from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.measure.quality import interval, quality, rows_of, score
+from mmedge.progress import Progress
+from mmedge.runtime.engine import Engine
+from mmedge.runtime.rows import Row, absent_from, sample_of
+from mmedge.spec import Contract, subsets
+from mmedge.tasks.head import Target
+
+# A recipe's column of the target where it names none.
+_LABEL, _GROUP = "label", "group"
+
+
+@dataclass
+class _Seen:
+    """What was seen of the rows that were answered: N of them, M modalities."""
+
+    ids: list[str] = field(default_factory=list)
+    present: list[list[bool]] = field(default_factory=list)
+    cells: dict[str, list[str | None]] = field(default_factory=dict)
+    groups: list[str] = field(default_factory=list)
+    # {subset: [outputs of each row, {head: float [W]}, None where the row lacks a part of it]}.
+    outputs: dict[tuple[str, ...], list[dict[str, np.ndarray] | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``columns``: {head: the column that holds its target}; ``group``: that of the independent unit, None for each row alone."""
+
+    columns: Mapping[str, str]
+    group: str | None = None
+    separator: str = ";"
+    resamples: int = 1000
+    seed: int = 0
+
+
+def asked(contract: Contract, truths: tuple[str, ...], group: str | None, columns: Mapping[str, Any]) -> Evaluation:
+    """What to judge by. ``truths``: ``COLUMN`` or ``HEAD=COLUMN``, as typed; ``columns``: the table's. Raises UsageError."""
+    heads = list(contract.heads)
+    found = {heads[0]: _LABEL} if len(heads) == 1 else {head: head for head in heads}
+    for truth in truths:
+        head, _, column = truth.rpartition("=")
+        head = head or (heads[0] if len(heads) == 1 else "")
+        if head not in found:
+            raise UsageError(
+                f"--truth {truth}: the bundle has no head {head!r}{did_you_mean(head, heads)}; it has {', '.join(heads)}",
+                todo="write --truth HEAD=COLUMN",
+            )
+        found[head] = column
+    for head, column in found.items():
+        if column not in columns:
+            raise UsageError(
+                f"the table has no column {column!r}{did_you_mean(column, columns)} for what {head} should be",
+                todo=f"name it: --truth {'' if len(heads) == 1 else f'{head}='}COLUMN; there are {', '.join(list(columns)[:20])}",
+            )
+    if group is not None and group not in columns:
+        raise UsageError(f"the table has no column {group!r}{did_you_mean(group, columns)}", todo="correct --group")
+    return Evaluation(found, group or (_GROUP if _GROUP in columns else None))
+
+
+def evaluate(
+    engine: Engine, table: Path, truths: tuple[str, ...], group: str | None, progress: Progress
+) -> dict[str, Any]:
+    """The document of ``mmedge evaluate``: quality with its interval, that of each head and of each subset, and notes.
+
+    Rows that cannot be answered are counted under ``wrong`` and told in the notes. Raises MmedgeError where nothing can
+    be judged.
+    """
+    total, evaluation, notes = 0, None, []
+    for row in read_rows(table):
+        if evaluation is None:
+            notes += [f"the table has no column of {name}" for name in absent_from(engine.contract, row.cells)]
+            evaluation = asked(engine.contract, truths, group, row.cells)
+        total += 1
+    if evaluation is None:
+        raise MmedgeError("the table has no rows", where=str(table), todo="write a row a sample below the header")
+    seen, wrong = _Seen(), 0
+    for row in read_rows(table):
+        try:
+            _see(engine, row, table.resolve().parent, evaluation, seen)
+        except MmedgeError as error:
+            wrong += 1
+            progress.say(f"evaluate: {row.where}: {error.what}")
+        progress.step("evaluate", row.number, total)
+    if wrong:
+        notes.append(f"{wrong} of {total} rows could not be answered and are not judged")
+    return {
+        "schema": 1,
+        "table": table.name,
+        "rows": total,
+        "wrong": wrong,
+        **_judged(engine.contract, seen, evaluation, table),
+        "notes": notes,
+    }
+
+
+def _see(engine: Engine, row: Row, folder: Path, evaluation: Evaluation, seen: _Seen) -> None:
+    """Answer a row with all that it has, and with every subset of that; raises MmedgeError where it cannot be answered."""
+    contract, sample = engine.contract, sample_of(engine.contract, row.cells, folder)
+    tensors = engine.preprocess([sample])
+    having = tuple(name for name in contract.modalities if name in sample)
+    answers = {chosen: _outputs(engine, tensors, chosen) for chosen in {*_subsets(having), having}}
+    seen.ids.append(row.cells.get("id") or str(row.number))
+    seen.present.append([name in sample for name in contract.modalities])
+    for head, column in evaluation.columns.items():
+        seen.cells.setdefault(head, []).append(row.cells.get(column))
+    seen.groups.append((row.cells.get(evaluation.group) if evaluation.group else None) or f"row {row.number}")
+    for chosen in _subsets(tuple(contract.modalities)):
+        seen.outputs.setdefault(chosen, []).append(answers.get(chosen))
+    seen.outputs.setdefault((), []).append(answers[having])  # as the row is
+
+
+def _subsets(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield from (tuple(chosen) for chosen in subsets(names))
+
+
+def _outputs(engine: Engine, tensors: Mapping[str, np.ndarray], chosen: tuple[str, ...]) -> dict[str, np.ndarray]:
+    present = np.array([[name in chosen for name in engine.contract.modalities]])
+    shown = {
+        name: x if name in chosen else np.zeros_like(x)
+        for name, x in tensors.items()
+        if name in engine.contract.modalities
+    }
+    outputs = engine.run({**shown, "present": present})
+    return {name: outputs[name][0] for name in engine.contract.heads}
+
+
+def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path) -> dict[str, Any]:
+    """Figures over the rows that were answered and whose target is known."""
+    if not seen.ids:
+        raise MmedgeError("no row could be answered", where=str(table), todo="mmedge predict tells why of each")
+    targets = {name: _targets(contract, name, seen.cells[name], evaluation, table) for name in contract.heads}
+    groups = np.unique(np.array(seen.groups), return_inverse=True)[1].astype(np.int64)
+    samples = Samples("table", tuple(seen.ids), {}, np.array(seen.present), targets, groups, contract.heads)
+    if not samples.labelled.any():
+        columns = ", ".join(evaluation.columns.values())
+        raise MmedgeError("no row says what is right", where=f"{table}, column {columns}", todo="fill it in")
+    whole = _stacked(contract, seen.outputs[()])
+    found: dict[str, Any] = {
+        "quality": quality(contract, whole, samples, resamples=evaluation.resamples, seed=evaluation.seed).record()
+    }
+    if len(contract.heads) > 1:
+        found["heads"] = {
+            name: _figure(contract.model_copy(update={"heads": {name: head}}), whole, samples, evaluation)
+            for name, head in contract.heads.items()
+            if samples.known(name).any()
+        }
+    found["subsets"] = {}
+    for chosen in _subsets(tuple(contract.modalities)):
+        rows = np.flatnonzero([given is not None for given in seen.outputs[chosen]] & samples.labelled)
+        if len(rows):
+            outputs = _stacked(contract, [seen.outputs[chosen][row] for row in rows])
+            found["subsets"]["+".join(chosen)] = _figure(contract, outputs, samples.taken(rows), evaluation)
+    return found
+
+
+def _figure(
+    contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples, evaluation: Evaluation
+) -> dict[str, Any]:
+    """The metric with its interval, over the rows whose target is known."""
+    known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
+    outputs, targets = rows_of(outputs, known), rows_of(samples.targets, known)
+
+    def drawn(rows: np.ndarray) -> float:
+        return score(contract, rows_of(outputs, rows), rows_of(targets, rows))
+
+    value = drawn(np.arange(len(known)))
+    if np.isnan(value):
+        return {"n": len(known)}
+    bounds = interval(drawn, samples.groups[known], resamples=evaluation.resamples, seed=evaluation.seed)
+    return {"value": value, **({} if np.isnan(bounds).any() else {"ci95": list(bounds)}), "n": len(known)}
+
+
+def _stacked(contract: Contract, outputs: list[dict[str, np.ndarray] | None]) -> dict[str, np.ndarray]:
+    return {name: np.stack([given[name] for given in outputs if given is not None]) for name in contract.heads}
+
+
+def _targets(contract: Contract, name: str, cells: list[str | None], evaluation: Evaluation, table: Path) -> np.ndarray:
+    """A head's targets of the table's cells; raises MmedgeError for a cell that it cannot mean."""
+    head = contract.heads[name]
+    task, target = tasks.of(head), Target(task=head.task, separator=evaluation.separator)
+    where = f"{table}, column {evaluation.columns[name]}"
+    for names in task.named(cells, target):
+        for label in sorted((names or frozenset()) - set(head.labels)):
+            raise MmedgeError(
+                f"the bundle does not know {label!r}{did_you_mean(label, head.labels)}",
+                where=where,
+                todo="correct it, or empty the cell: the row is then not judged",
+            )
+    targets = task.targets(cells, head, target)
+    unread = np.flatnonzero(~task.known(targets) & np.array([cell is not None for cell in cells]))
+    if len(unread):
+        raise MmedgeError(
+            f"{cells[int(unread[0])]!r} is nothing that {name} can be",
+            where=where,
+            todo="correct it, or empty the cell: the row is then not judged",
+        )
+    return targets
