@@ -6,18 +6,34 @@ the code is another by now: then put its row right. ``python -m tests.mutants WO
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import multiprocessing
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARE, LONGEST_S = 0.9, 600
+PRELOADED = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "polars",
+    "pydantic",
+    "sklearn.metrics",
+    "scipy.special",
+    "PIL.Image",
+    "rich",
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +146,7 @@ CHANGES = (
 
 
 def outcome(change: Change) -> tuple[str, float]:
-    """``killed``, ``survived``, or why the change could not be made; and the seconds that it took."""
+    """``killed``, ``survived``, or why the change could not be made; and the seconds that it took. In a process of its own."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         tree = Path(name)
@@ -143,23 +159,42 @@ def outcome(change: Change) -> tuple[str, float]:
         if text.count(change.old) != 1:
             return f"the text stands {text.count(change.old)} times", 0.0
         file.write_text(text.replace(change.old, change.new), encoding="utf-8")
-        tests = [f"tests/{test}" for test in change.tests.split()]
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]
-        environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
+        code, told = _tested(tree, [f"tests/{test}" for test in change.tests.split()])
+    found = "killed" if code == 1 else "survived" if code == 0 else f"its tests do not run: {told[-500:]}"
+    return found, time.monotonic() - began
+
+
+def _tested(tree: Path, tests: list[str]) -> tuple[int, str]:
+    """pytest's exit code over the tests of a tree, and what it printed; 1 where they take too long."""
+    os.chdir(tree)
+    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(tree))
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mmedge", "tests")]:
+        del sys.modules[name]
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(LONGEST_S)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LONGEST_S)
-        except subprocess.TimeoutExpired:
-            return "killed", time.monotonic() - began
-    if done.returncode > 1:
-        return f"its tests do not run: {done.stdout[-500:]}{done.stderr[-500:]}", time.monotonic() - began
-    return "killed" if done.returncode else "survived", time.monotonic() - began
+            code = int(pytest.main(["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]))
+        except TimeoutError:
+            code = 1
+    signal.alarm(0)
+    return code, said.getvalue()
 
 
 def main(word: str = "") -> int:
     chosen = [change for change in CHANGES if word in change.file]
     counts = {"killed": 0, "survived": 0, "accepted": 0, "impossible": 0}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for change, (found, seconds) in zip(chosen, pool.map(outcome, chosen)):
+    for package in PRELOADED:  # imported once; a process of each change is forked from this one
+        importlib.import_module(package)
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+        for change, (found, seconds) in zip(chosen, pool.imap(outcome, chosen)):
             kind = found if found in counts else "impossible"
             kind = "accepted" if kind == "survived" and change.accepted else kind
             counts[kind] += 1
