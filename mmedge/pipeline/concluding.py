@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import mmedge
-from mmedge.artifact import WEIGHTS, write_json
+from mmedge.artifact import WEIGHTS, Artifact, write_json
 from mmedge.data.outputs import ANSWERS
 from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.judging import Judging
-from mmedge.pipeline.measuring import GRAPH, add_latency, controls_of, is_outputs, measured
+from mmedge.pipeline.measuring import GRAPH, controls_of, is_outputs, latencies_of, measured, with_latency
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.recipe import shown
-from mmedge.report.schema import DataRecord, Report
+from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
 from mmedge.training.loop.log import CSV, csv_read
@@ -24,11 +23,14 @@ from mmedge.training.loop.log import CSV, csv_read
 def conclude(ran: list[Ran], context: Context) -> Outcome:
     """Measure every stage, judge it, write the bundle and the report."""
     recipe, dataset = context.recipe, context.dataset
-    records = [_record(done, context) for done in ran]
-    add_latency(ran, records, context)
+    found = [_record(done, context) for done in ran]
+    latencies = latencies_of(ran, context)
+    records = [with_latency(done, record, latencies) for done, record in zip(ran, found)]
     controls = controls_of(ran, context)
     judging = Judging(ran, records, controls, recipe.gates)
-    exit_codes = [judging.judge(done, record) for done, record in zip(ran, records) if not done.given]
+    # What was given was judged by the run that made it, which has its parents to compare with.
+    verdicts = [([], 0) if done.given else judging.judge(done, record) for done, record in zip(ran, records)]
+    exit_codes = [code for _, code in verdicts]
     report = Report(
         schema=1,
         mmedge=mmedge.__version__,
@@ -43,33 +45,44 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
             test=len(dataset.test),
             **dataset.facts,
         ),
-        stages=records,
+        stages=[record.model_copy(update={"gates": gates}) for record, (gates, _) in zip(records, verdicts)],
         controls=controls,
         verdict="fail" if any(exit_codes) else "pass",
-    ).record()
+    )
     write_bundle(ran, report, context)
-    write_json(context.out / "report.json", report)
-    return Outcome(report, min((code for code in exit_codes if code), default=0))
+    write_json(context.out / "report.json", report.record())
+    return Outcome(report.record(), min((code for code in exit_codes if code), default=0))
 
 
-def _record(done: Ran, context: Context) -> dict[str, Any]:
-    if done.artifact is None:
-        return {"stage": done.stage, "status": "skipped", "gates": [], "notes": [done.note]}
+def _record(done: Ran, context: Context) -> StageRecord:
+    """What a stage made, and its figures; latency is all stages' together."""
     artifact, result = done.artifact, done.result
-    assert result is not None, "an artifact has one"
+    if artifact is None or result is None:
+        return StageRecord(stage=done.stage, status="skipped", gates=[], notes=[done.note or ""])
     own = WEIGHTS if result.target == TORCH else ANSWERS if is_outputs(artifact) else GRAPH
     shipped = result.engine.files if result.engine and result.engine.files else [own]
-    record: dict[str, Any] = {
-        "stage": done.stage,
-        "parent": artifact.parent,
-        "artifact": Path(os.path.relpath(artifact.path, context.out)).as_posix(),
-        "sha256": artifact.sha256,
-        "size_bytes": sum(artifact.file(name).stat().st_size for name in shipped),
-        "seconds": round(done.seconds, 2),
-    }
-    record |= result.told()
-    if artifact.file(CSV).is_file() and (history := csv_read(artifact.file(CSV))):
-        columns = ("loss", "quality", "selection")  # a figure an epoch, on validation but for the loss
-        record["learning"] = {name: [float(f"{row[name]:.4g}") for row in history] for name in columns}
     found, notes = measured(done, artifact, context)
-    return record | found | {"gates": [], "status": done.status, "notes": [*result.notes, *notes]}
+    return StageRecord(
+        stage=done.stage,
+        parent=artifact.parent,
+        artifact=Path(os.path.relpath(artifact.path, context.out)).as_posix(),
+        sha256=artifact.sha256,
+        size_bytes=sum(artifact.file(name).stat().st_size for name in shipped),
+        seconds=round(done.seconds, 2),
+        **result.told(),
+        **_learning(artifact),
+        **{name: value for name, value in found.record().items() if name != "absent"},
+        gates=[],
+        status=done.status,
+        notes=[*result.notes, *notes],
+    )
+
+
+def _learning(artifact: Artifact) -> dict[str, LearningRecord]:
+    """A figure an epoch, on validation but for the loss, of what was trained."""
+    history = csv_read(artifact.file(CSV)) if artifact.file(CSV).is_file() else []
+    if not history:
+        return {}
+    columns = ("loss", "quality", "selection")
+    figures = {name: [float(f"{row[name]:.4g}") for row in history] for name in columns}
+    return {"learning": LearningRecord(**figures)}

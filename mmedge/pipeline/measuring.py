@@ -19,6 +19,7 @@ from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import module_run, predict_module
 from mmedge.pipeline.ran import Ran
+from mmedge.report.schema import ControlRecord, FiguresRecord, LatencyRecord, StageRecord
 from mmedge.stages.results import TORCH, ComparedRecord
 from mmedge.training.context import Context
 
@@ -27,18 +28,17 @@ GRAPH = "model.onnx"
 _CODE = ("measure", "profiling/timing.py", "backends")
 
 
-def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[dict[str, Any], list[str]]:
+def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRecord, list[str]]:
     """Quality and subsets, with notes; of a teacher that is a file of outputs, quality where the file has the split's samples."""
     recipe, classes = context.recipe, _classes(done, artifact, context)
     key = [artifact.sha256, context.dataset.sha256, recipe.seed, recipe.measure.bootstrap]
     key += [classes.to] if classes else []
     compute = partial(_measured, artifact, classes, context)
-    found = _remembered("figures", key, context, f"measuring {done.stage}", compute)
-    absent = found.pop("absent", [])
-    return found, [*([classes.said()] if classes else []), *absent]
+    found = FiguresRecord.model_validate(_remembered("figures", key, context, f"measuring {done.stage}", compute))
+    return found, [*([classes.said()] if classes else []), *found.absent]
 
 
-def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) -> dict[str, Any]:
+def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) -> Any:
     contract, dataset, recipe = contract_of(artifact), context.dataset, context.recipe
     if is_outputs(artifact):
         answers = stored_answers(artifact.file(ANSWERS))
@@ -76,31 +76,24 @@ def _remembered(what: str, key: list[Any], context: Context, saying: str, comput
     return remembered(context.out / ".work" / "measured" / name, told)
 
 
-def add_latency(ran: list[Ran], records: list[dict[str, Any]], context: Context) -> None:
-    """Give each record its latency, with its ratios to the teacher and the parent, or a note why there is none."""
-    measure, latencies = context.recipe.measure, _latencies(ran, context)
-    for done, record in zip(ran, records):
-        if done.result and done.result.latency:  # taken by the stage itself, on its own target
-            record["latency"] = done.result.latency.record()
-        elif latency := latencies.get(done.stage):
-            record["latency"] = {
-                "target": done.result.target if done.result else GRAPH_BACKEND,
-                "batch": measure.batch,
-                "threads": measure.threads,
-                **latency,
-            }
-            if latency["cv"] > 0.3:
-                record["notes"].append(
-                    f"latency spread is wide (cv {latency['cv']:.2f}): the machine was busy; ratios hold, single figures may not"
-                )
-        elif done.artifact and not is_outputs(done.artifact):
-            record["notes"].append(
-                "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"
-            )
+def with_latency(done: Ran, record: StageRecord, latencies: Mapping[str, LatencyRecord]) -> StageRecord:
+    """The record with its latency, or with a note why there is none."""
+    own = done.result.latency if done.result else None  # taken by the stage itself, on its own target
+    latency = own or latencies.get(done.stage)
+    if latency is not None:
+        wide = (
+            f"latency spread is wide (cv {latency.cv:.2f}): the machine was busy; ratios hold, single figures may not"
+        )
+        notes = [*record.notes, *([wide] if latency.cv > 0.3 and own is None else [])]
+        return record.model_copy(update={"latency": latency, "notes": notes})
+    if done.artifact and not is_outputs(done.artifact):
+        why = "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"
+        return record.model_copy(update={"notes": [*record.notes, why]})
+    return record
 
 
-def _latencies(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
-    """{stage: its timing and ratios}: all that ONNX Runtime or PyTorch runs on the CPU, in one interleaved run."""
+def latencies_of(ran: list[Ran], context: Context) -> dict[str, LatencyRecord]:
+    """{stage: its latency}: all that ONNX Runtime or PyTorch runs on the CPU, in one interleaved run."""
     timed = {
         done.stage: done.artifact
         for done in ran
@@ -111,17 +104,18 @@ def _latencies(ran: list[Ran], context: Context) -> dict[str, dict[str, Any]]:
     }
     if not timed:  # of a file of outputs alone
         return {}
+    measure = context.recipe.measure
     teacher = next((done.stage for done in ran if done.step.row.role == "teacher"), None)
     key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, teacher]
-    key += [context.recipe.measure.model_dump(mode="json"), machine()]
+    key += [measure.model_dump(mode="json"), machine()]
     compute = partial(_timed, timed, teacher, context)
-    found: dict[str, dict[str, Any]] = _remembered(
-        "latency", key, context, "measuring latency, all stages in turn", compute
-    )
-    return found
+    found = _remembered("latency", key, context, "measuring latency, all stages in turn", compute)
+    how = {"batch": measure.batch, "threads": measure.threads}
+    targets = {done.stage: done.result.target for done in ran if done.result}
+    return {stage: LatencyRecord(target=targets[stage], **how, **figures) for stage, figures in found.items()}
 
 
-def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context) -> dict[str, dict[str, Any]]:
+def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context) -> Any:
     dataset, measure, own = context.dataset, context.recipe.measure, {}
     for stage, artifact in timed.items():
         modalities = contract_of(artifact).modalities
@@ -162,15 +156,17 @@ def _in_torch(artifact: Artifact, context: Context) -> Session:
     return Session(timed, infos | present, run)
 
 
-def controls_of(ran: list[Ran], context: Context) -> list[dict[str, Any]]:
+def controls_of(ran: list[Ran], context: Context) -> list[ControlRecord]:
     """What each control says on the test split, read here for the first time."""
     return [
-        _remembered(
-            "gain",
-            [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap, name],
-            context,
-            f"measuring the gain over the control {name}",
-            partial(_compare, artifact, result.students, name, compared, context),
+        ControlRecord.model_validate(
+            _remembered(
+                "gain",
+                [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap, name],
+                context,
+                f"measuring the gain over the control {name}",
+                partial(_compare, artifact, result.students, name, compared, context),
+            )
         )
         for artifact, result in ((done.artifact, done.result) for done in ran)
         if artifact and result
@@ -178,9 +174,7 @@ def controls_of(ran: list[Ran], context: Context) -> list[dict[str, Any]]:
     ]
 
 
-def _compare(
-    artifact: Artifact, students: list[str], name: str, compared: ComparedRecord, context: Context
-) -> dict[str, Any]:
+def _compare(artifact: Artifact, students: list[str], name: str, compared: ComparedRecord, context: Context) -> Any:
     """One control's record: the students of both sides, rebuilt, shown what the control is about."""
     contract = contract_of(artifact)
     test = context.dataset.test.only(tuple(contract.modalities))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from mmedge.artifact import Artifact
 from mmedge.pipeline.stages import Step
@@ -21,7 +21,7 @@ class Ran:
 
     step: Step
     artifact: Artifact | None
-    status: str
+    status: Literal["ran", "cached", "skipped"]
     seconds: float
     note: str | None = None
     given: bool = False

@@ -35,6 +35,17 @@ class HeadRecord(Record):
     subsets: Figures = Field({}, description="Subset of the modalities, joined by + -> quality.")
 
 
+class FiguresRecord(Record):
+    """What was measured of a model, apart from latency. ``absent``: what was not, and why."""
+
+    quality: QualityRecord | None = None
+    subsets: Figures = {}
+    quality_validation: QualityRecord | None = None
+    subsets_validation: Figures = {}
+    heads: dict[str, HeadRecord] | None = None
+    absent: list[str] = []
+
+
 class LatencyRecord(Record):
     """Latency in milliseconds, of one interleaved run with all that it is compared with; ratios are of medians."""
 

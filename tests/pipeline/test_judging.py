@@ -6,6 +6,7 @@ import pytest
 
 from mmedge.pipeline import measuring
 from mmedge.pipeline.judging import Judging
+from mmedge.report.schema import ControlRecord, LatencyRecord, StageRecord
 from mmedge.stages.results import ComparedRecord
 
 
@@ -20,24 +21,31 @@ def stage(role, *, controls=()):
 
 
 def record(sha256, parent, quality, subsets, *, params, macs, **more):
-    of = {"value": quality, "n": 100}
-    return {
-        "sha256": sha256,
-        "parent": parent,
-        "quality": of,
-        "subsets": subsets,
-        "params": params,
-        "macs": macs,
-        "size_bytes": 4 * params,
+    figures = {"metric": "accuracy", "value": quality, "ci95": (0, 1), "n": 100, "groups": 100, "split": "test"}
+    return StageRecord(
+        stage=sha256,
+        status="ran",
+        sha256=sha256,
+        parent=parent,
+        quality=figures | {"others": {}},
+        subsets=subsets,
+        params=params,
+        macs=macs,
+        size_bytes=4 * params,
         **more,
-    }
+    )
+
+
+def control(name, gain, gain_ci95):
+    return ControlRecord.model_construct(name=name, gain=gain, gain_ci95=gain_ci95)
 
 
 @pytest.fixture
 def judging():
     """A teacher, its student, the student pruned, and that one quantized."""
     ran = [stage("teacher"), stage("student", controls=["no-distillation"]), stage("smaller"), stage("smaller")]
-    latency = {"p50_ms": 0.5, "p95_ms": 0.7, "ratio_to_teacher": 0.1, "ratio_to_parent": 0.4}
+    ratios = {"ratio_to_teacher": 0.1, "ratio_to_parent": 0.4}
+    latency = LatencyRecord.model_construct(p50_ms=0.5, p95_ms=0.7, **ratios)
     records = [
         record("T", None, 0.8, {"a": 0.5, "a+b": 0.8}, params=1000, macs=8000),
         record("S", "T", 0.9, {"a": 0.6, "a+b": 0.9}, params=100, macs=400),
@@ -45,8 +53,8 @@ def judging():
         record("Q", "P", 0.72, {"a": 0.4, "a+b": 0.72}, params=40, macs=50, latency=latency),
     ]
     controls = [
-        {"name": "alone-a", "gain": 0.5, "gain_ci95": [0.4, 0.6]},
-        {"name": "no-distillation", "gain": 0.03, "gain_ci95": [-0.01, 0.07]},
+        control("alone-a", 0.5, (0.4, 0.6)),
+        control("no-distillation", 0.03, (-0.01, 0.07)),
     ]
     return Judging(ran, records, controls, {})
 
@@ -80,7 +88,9 @@ def test_the_gain_is_that_over_no_distillation_and_of_the_stage_that_it_is_about
 
 
 def test_a_teacher_measured_on_other_samples_gives_no_ratio_of_quality(judging):
-    judging.records[0]["quality"]["n"] = 99
+    teacher = judging.records[0]
+    fewer = teacher.quality.model_copy(update={"n": 99})
+    judging.records[0] = teacher.model_copy(update={"quality": fewer})
     assert "quality_ratio_to_teacher" not in judging.figures(judging.ran[3], judging.records[3])
 
 

@@ -70,4 +70,4 @@ def test_the_schemas_are_published_and_hold_of_a_run(finished, mmedge, asked, fi
 
 def test_without_a_run_the_report_says_what_it_wants(mmedge):
     said = mmedge("report")
-    assert said.code == 2 and "mmedge report runs/NAME" in said.err
+    assert said.code == 2 and "a run is missing" in said.err

@@ -124,7 +124,7 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
     assert meta["precision"] == "int8-mixed" and (tmp_path / "model.onnx").read_text() == "int8-mixed"
     assert "the best that was found is int8-mixed" in meta["notes"][0]
     ((gate, code),) = missed([MissRecord(**miss) for miss in meta["misses"]])
-    assert gate["name"] == "max_drop of int8" and not gate["passed"] and code == 3
+    assert gate.name == "max_drop of int8" and not gate.passed and code == 3
     with pytest.raises(ValueError, match="needs int8 among 'candidates'"):
         Quantize(candidates=("fp32", "fp16"), require="int8")
 
