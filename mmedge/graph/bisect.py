@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.graph.qdq import drop_unread, read_by
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,11 @@ def first_difference(
         for name in node.output
         if name in leading and name in by_output[1] and all(name in t for t in typed)
     ]
-    extractors = [onnx.utils.Extractor(model) for model in models]
     known: dict[str, float] = {}
 
     def differs(tensor: str) -> bool:
         if tensor not in known:
-            values = [_value(extractor, model, tensor, inputs) for extractor, model in zip(extractors, models)]
+            values = [_value(model, tensor, inputs) for model in models]
             known[tensor] = relative(*values)
         return not known[tensor] <= tolerance  # written so that NaN differs
 
@@ -80,13 +80,13 @@ def _leading_to(by_output: Mapping[str, Any], output: str) -> set[str]:
         name = open_.pop()
         if name in by_output and name not in found:
             found.add(name)
-            open_ += by_output[name].input
+            open_ += read_by(by_output[name])
     return found
 
 
 def _sources(by_output: Mapping[str, Any], common: set[str], tensor: str) -> list[str]:
     """The nearest tensors of ``common`` that ``tensor`` is computed from."""
-    found, open_, seen = [], list(by_output[tensor].input), set()
+    found, open_, seen = [], list(read_by(by_output[tensor])), set()
     while open_:
         name = open_.pop()
         if name in seen or name not in by_output:
@@ -95,13 +95,19 @@ def _sources(by_output: Mapping[str, Any], common: set[str], tensor: str) -> lis
         if name in common:
             found.append(name)
         else:
-            open_ += by_output[name].input
+            open_ += read_by(by_output[name])
     return found
 
 
-def _value(extractor: object, model: object, tensor: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    taken = [value.name for value in model.graph.input]  # type: ignore[attr-defined]
-    part = extractor.extract_model(taken, [tensor])  # type: ignore[attr-defined]
+def _value(model: Any, tensor: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a graph computes for one of its tensors."""
+    import onnx
+
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:]
+    part.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    drop_unread(part)
     session = onnxruntime_cpu.session(part.SerializeToString(), optimize=False)
     return session({name: inputs[name] for name in session.inputs})[tensor]
 

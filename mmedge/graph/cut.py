@@ -13,7 +13,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError
-from mmedge.graph.qdq import drop_unread
+from mmedge.graph.qdq import drop_unread, graphs_of, read_by
 from mmedge.spec import Contract
 
 # What a graph may do with an input before anything is computed of it.
@@ -76,6 +76,13 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
     import onnx
 
     whole = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    inner = sorted({node.op_type for node in whole.graph.node if graphs_of(node)})
+    if inner:
+        raise MmedgeError(
+            f"the graph cannot be split: it has branches or loops ({', '.join(inner)})",
+            where=str(graph),
+            todo="leave out export.split",
+        )
     stood_in = [name for name, tensors in _embeddings(whole, contract).items() if not tensors]
     model = _without_stand_ins(whole, stood_in)
     own = _embeddings(model, contract)
@@ -111,7 +118,7 @@ def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
     for node in model.graph.node:
         if node.output[0] in sizes:
             continue
-        sources = frozenset().union(*(reached.get(name, frozenset()) for name in node.input))
+        sources = frozenset().union(*(reached.get(name, frozenset()) for name in read_by(node)))
         reached |= dict.fromkeys(node.output, sources)
     return reached
 
@@ -239,10 +246,11 @@ def _decided(model: Any, row: np.ndarray) -> list[tuple[Any, bool]]:
     constant = {tensor.name for tensor in model.graph.initializer}
     known, nodes = {"present"}, []
     for node in model.graph.node:
-        if node.input and all(name in known or name in constant or not name for name in node.input):
-            (known if any(name in known for name in node.input) else constant).update(node.output)
+        read = read_by(node)
+        if read and all(name in known or name in constant or not name for name in read):
+            (known if read & known else constant).update(node.output)
             nodes.append(node)
-        elif not node.input:
+        elif not read:
             constant.update(node.output)
             nodes.append(node)
     wheres = [node for node in model.graph.node if node.op_type == "Where" and node.input[0] in known]
@@ -294,12 +302,12 @@ def _fold(model: Any, anchor: str, size: Sequence[int], shapes: dict[str, list[i
         node.input[0] = anchor
         idle.add(node.output[0])
     for node in model.graph.node:
-        if all(name in constant or name in idle for name in node.input):
+        if all(name in constant or name in idle for name in read_by(node)):
             idle.update(node.output)
     read = {value.name for value in model.graph.output}
     for node in model.graph.node:
         if not idle.issuperset(node.output):
-            read.update(node.input)
+            read.update(read_by(node))
     ends = sorted((read & idle) - {"mmedge.batch", ""})
     alike = {
         name: values[0] for name, values in zip(ends, _at_batches(model, anchor, size, ends)) if _rows_alike(values)

@@ -53,7 +53,7 @@ class Wiring:
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.readers: dict[str, list[Any]] = {}
         for node in self.nodes:
-            for name in node.input:
+            for name in [*node.input, *(read_by(node) - set(node.input))]:
                 self.readers.setdefault(name, []).append(node)
 
     def value(self, name: str) -> np.ndarray:
@@ -286,12 +286,13 @@ def graphs_of(node: Any) -> list[Any]:
     ]
 
 
-def _read_by(node: Any) -> set[str]:
-    """The tensors that a node reads, those of the branches and bodies in it too: these see what is around them."""
+def read_by(node: Any) -> set[str]:
+    """The tensors around a node that it reads, by the branches and bodies in it too: these see what is around them."""
     found = set(node.input)
     for graph in graphs_of(node):
-        found.update(value.name for value in graph.output)
-        found.update(*(_read_by(each) for each in graph.node))
+        inner = {value.name for value in graph.output}.union(*(read_by(each) for each in graph.node))
+        own = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
+        found |= inner.difference(own, *(each.output for each in graph.node))
     return found
 
 
@@ -301,7 +302,7 @@ def drop_unread(model: Any) -> None:
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed.update(_read_by(node))
+            needed.update(read_by(node))
     stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(reversed(kept))
