@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from mmedge.cli.common import framed, print_json, progress
 from mmedge.errors import MmedgeError, UsageError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+if TYPE_CHECKING:
+    from mmedge.tasks import Prediction
 
 
 @click.command(
@@ -64,11 +67,8 @@ def predict(
     record = prediction.record()
     if as_json:
         print_json(record)
-    elif prediction.value is not None:
-        click.echo(f"{prediction.value:g}")
     else:
-        for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:
-            click.echo(f"{label}\t{p:.4f}")
+        _show(prediction)
     return 0
 
 
@@ -130,6 +130,16 @@ def _writer(
         table = csv.DictWriter(stream, names)
         table.writeheader()
         yield lambda record, cells: table.writerow(cells)
+
+
+def _show(prediction: Prediction, before: str = "") -> None:
+    """The likeliest labels or the value, a line each; of several heads with their names before them."""
+    for name, of_head in prediction.heads.items():
+        _show(of_head, f"{name}\t")
+    if prediction.value is not None:
+        click.echo(f"{before}{prediction.value:g}")
+    for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:
+        click.echo(f"{before}{label}\t{p:.4f}")
 
 
 def _values(arguments: list[str], engine: Any) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from mmedge import runtime
 from mmedge.artifact import Artifact
+from mmedge.cli.predict import predict
 from mmedge.errors import UsageError
 from mmedge.pipeline import fold
 from mmedge.pipeline.check import check
@@ -124,6 +126,15 @@ def test_one_engine_gives_all_outputs_and_a_prediction_has_a_prediction_a_head(r
     assert record["pace"]["rank"] == GRADES.index(record["pace"]["label"]) and "value" in record["progress"]
     alone = engine.predict(blood=given["blood"])
     assert alone.heads["progress"].value != prediction.heads["progress"].value
+
+
+def test_the_command_line_tells_every_heads_prediction(ran):
+    out, _ = ran
+    cells = ["--body", "50,1,25,90", "--blood", "180,100,50,4,4.6,88"]
+    told = CliRunner().invoke(predict, [str(out / "bundle"), *cells])
+    lines = [line.split("\t") for line in told.output.splitlines()]
+    assert told.exit_code == 0 and [line[0] for line in lines] == ["progress", "pace", "pace", "pace"]
+    assert float(lines[0][1]) > 0 and {line[1] for line in lines[1:]} == set(GRADES)
 
 
 def test_check_tells_each_heads_targets(manifest, tmp_path):
