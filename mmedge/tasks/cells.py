@@ -77,6 +77,10 @@ def label_faults(
                 what = f"the class {label!r} has no {split} sample: nothing tells how well it is known"
                 todo = "add samples, or change data.ratios or data.split"
                 yield Finding("warning", "empty-class", what, todo, split)
+            elif counts.get(split) and counts[split][label] == 1:
+                what = f"the class {label!r} has one {split} sample, which alone decides how well it seems known"
+                todo = "add samples, or change data.ratios, data.split or the seed"
+                yield Finding("warning", "single-sample", what, todo, split)
 
 
 def _alike(named: Mapping[str, Sequence[frozenset[str] | None]]) -> Iterator[Finding]:
