@@ -72,6 +72,7 @@ class GateRecord(Record):
     name: str
     limit: float
     value: float | None = None
+    ci95: Interval | None = Field(None, description="What it was judged by, where the figure has noise: all of it.")
     passed: bool
 
 
