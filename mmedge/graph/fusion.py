@@ -10,6 +10,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.graph.qdq import Wiring
+from mmedge.report.schema import FusionPointRecord
 
 # A shared scale this many times a modality's own costs it one bit: then the modality keeps its own.
 WASTE = 2.0
@@ -60,14 +61,12 @@ def widen_few(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np
     return changed
 
 
-def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[FusionPointRecord]:
     """Give a modality its own scale where the one that it shares in a Concat wastes its codes; returns one row an input.
 
-    Quantizers unify the scales of a Concat's inputs, so that codes can be joined without computing. Each row: the
-    joining ``node`` and its ``kind``, the ``branch`` that comes in, its ``scale`` and the ``own_scale`` that its values
-    ask for (the largest of them), the share of the 256 codes between its extremes (``codes``), the share of its values
-    beyond the range (``clipped``), and whether it was kept ``apart``. ``quantized`` is rewritten only then. ``inputs``:
-    {input: [1, *shape]} of calibration samples, of which 64 are looked at.
+    Quantizers unify the scales of a Concat's inputs, so that codes can be joined without computing. ``quantized`` is
+    rewritten only where an input is kept apart. ``inputs``: {input: [1, *shape]} of calibration samples, of which 64 are
+    looked at.
     """
     import onnx
     from onnx import numpy_helper
@@ -94,16 +93,16 @@ def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, n
         used = np.concatenate([sample.ravel() for sample in values[source]]) / (own if apart else float(scale))
         codes = np.clip(np.round(used), lowest, highest)
         rows.append(
-            {
-                "node": node.name,
-                "kind": node.op_type,
-                "branch": branch,
-                "scale": float(scale),
-                "own_scale": own,
-                "codes": float((codes.max() - codes.min() + 1) / 256),
-                "clipped": float(((used > highest) | (used < lowest)).mean()),
-                "apart": bool(apart),
-            }
+            FusionPointRecord(
+                node=node.name,
+                kind=node.op_type,
+                branch=branch,
+                scale=float(scale),
+                own_scale=own,
+                codes=float((codes.max() - codes.min() + 1) / 256),
+                clipped=float(((used > highest) | (used < lowest)).mean()),
+                apart=bool(apart),
+            )
         )
     if rewritten:
         onnx.checker.check_model(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import Node
 from mmedge.errors import UsageError
+from mmedge.report.schema import LayersRecord
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -309,26 +310,11 @@ def drop_unread(model: Any) -> None:
     model.graph.initializer.extend(stored)
 
 
-@dataclass(frozen=True)
-class Proof:
-    """What ONNX Runtime made of a Q/DQ graph's weighted layers.
-
-    ``int8`` of ``asked`` run in 8 bits; ``float_layers``: {label: why} of the others, ``unexplained`` those without a
-    reason.
-    """
-
-    asked: int
-    int8: int
-    float_layers: dict[str, str]
-    unexplained: tuple[str, ...]
-
-    def record(self) -> dict[str, Any]:
-        return {**asdict(self), "unexplained": list(self.unexplained)}
-
-
-def prove(graph: Path, optimized: Any) -> Proof:
+def prove(graph: Path, optimized: Any) -> LayersRecord:
     """Compare a Q/DQ graph with the graph that ONNX Runtime optimised it to, a loaded model.
 
+    ``int8`` of ``asked`` layers run in 8 bits; ``float_layers``: {label: why} of the others, ``unexplained`` those
+    without a reason.
     A layer runs in float where its weights are still dequantized in the optimised graph.
     """
     import onnx
@@ -347,7 +333,9 @@ def prove(graph: Path, optimized: Any) -> Proof:
             floating[layer.label] = reason or "no reason is known"
             if reason is None:
                 unexplained.append(layer.label)
-    return Proof(len(asked), len(asked) - len(floating), floating, tuple(unexplained))
+    return LayersRecord(
+        asked=len(asked), int8=len(asked) - len(floating), float_layers=floating, unexplained=unexplained
+    )
 
 
 def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:

@@ -173,11 +173,9 @@ def _slow_pooling(module: nn.Module, where: str) -> list[Fault]:
 def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
     """Runs the module at batch 2 twice, and at batch 1, and names the first submodule whose answers do not agree."""
     inputs, heads = generated(contract, 2), tuple(contract.heads)
-    single = {name: x[:1] for name, x in inputs.items()}
-    torch.manual_seed(2)
     before: dict[str, Tensor] = {}
     after: dict[str, Tensor] = {}
-    alone: dict[str, Tensor] = {}
+    torch.manual_seed(2)
     first = _recorded(module, inputs, where, before, heads)
     torch.manual_seed(3)
     second = _recorded(module, inputs, where, after, heads)
@@ -195,27 +193,18 @@ def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
         )
     if not torch.isfinite(first).all():
         named = next((n for n, x in before.items() if x.is_floating_point() and not torch.isfinite(x).all()), where)
-        return [
-            *faults,
-            Fault(
-                "error",
-                "not-finite",
-                "the model answers NaN or infinity to random numbers of mean 0 and deviation 1",
-                module=named,
-                todo="look for divisions, logarithms, roots or exponentials that can overflow there",
-            ),
-        ]
-    if first.shape == second.shape and not torch.equal(first, second):
-        named = next(
-            (
-                name
-                for name in before
-                if name in after
-                and before[name].shape == after[name].shape
-                and not torch.equal(before[name], after[name])
-            ),
-            where,
+        fault = Fault(
+            "error",
+            "not-finite",
+            "the model answers NaN or infinity to random numbers of mean 0 and deviation 1",
+            module=named,
+            todo="look for divisions, logarithms, roots or exponentials that can overflow there",
         )
+        return [*faults, fault]
+    steady = torch.equal(first, second)
+    if first.shape == second.shape and not steady:
+        pairs = {name: (x, after[name]) for name, x in before.items() if name in after}
+        named = next((n for n, (x, y) in pairs.items() if x.shape == y.shape and not torch.equal(x, y)), where)
         faults.append(
             Fault(
                 "error",
@@ -225,44 +214,39 @@ def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
                 todo="use nn.Dropout, or F.dropout(…, training=self.training)",
             )
         )
+    alone = _batch_of_one(module, {name: x[:1] for name, x in inputs.items()}, where, before, heads, first, steady)
+    return [*faults, *alone]
+
+
+def _batch_of_one(
+    module: nn.Module,
+    single: dict[str, Tensor],
+    where: str,
+    before: dict[str, Tensor],
+    heads: Sequence[str],
+    first: Tensor,
+    steady: bool,
+) -> list[Fault]:
+    """At most one fault, of a batch of 1: ``first`` and ``before`` are what a batch of 2 gave, twice the same where ``steady``."""
+    alone: dict[str, Tensor] = {}
     try:
         one = _recorded(module, single, where, alone, heads)
     except MmedgeError:
         raise
     except Exception as error:  # a user's forward may raise anything
-        reached = _lost_batch(before, alone) or _reached(module, single, where)
-        faults.append(
-            Fault(
-                "error",
-                "batch-1",
-                f"the model fails on a batch of 1: {first_line(error)}",
-                module=reached,
-                todo="look for .squeeze() without an axis, or statistics over the batch",
-            )
-        )
-        return faults
+        what, named = f"the model fails on a batch of 1: {first_line(error)}", _lost_batch(before, alone)
+        todo = "look for .squeeze() without an axis, or statistics over the batch"
+        return [Fault("error", "batch-1", what, module=named or _reached(module, single, where), todo=todo)]
     if one.shape != (1, *first.shape[1:]):
-        faults.append(
-            Fault(
-                "error",
-                "batch-1",
-                "the batch axis is lost at batch 1",
-                module=_lost_batch(before, alone) or where,
-                todo="name the axis of squeeze(), as in squeeze(-1)",
-            )
-        )
-    elif torch.equal(first, second) and not _alike(one, first):
+        what, named = "the batch axis is lost at batch 1", _lost_batch(before, alone)
+        return [
+            Fault("error", "batch-1", what, module=named or where, todo="name the axis of squeeze(), as in squeeze(-1)")
+        ]
+    if steady and not _alike(one, first):
+        what = "a sample's answer depends on the rest of its batch"
         named = next((name for name, pair in before.items() if name in alone and not _alike(alone[name], pair)), where)
-        faults.append(
-            Fault(
-                "error",
-                "batch-1",
-                "a sample's answer depends on the rest of its batch",
-                module=named,
-                todo="compute nothing over the batch axis in forward",
-            )
-        )
-    return faults
+        return [Fault("error", "batch-1", what, module=named, todo="compute nothing over the batch axis in forward")]
+    return []
 
 
 def _alike(alone: Tensor, pair: Tensor) -> bool:

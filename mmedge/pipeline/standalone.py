@@ -24,7 +24,8 @@ from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize
 from mmedge.stages.quantize import calibration, concluded
-from mmedge.stages.quantize.candidates import Scored, Trial, make_and_judge
+from mmedge.stages.quantize.candidates import make_and_judge
+from mmedge.stages.quantize.evaluation import Scored, Trial
 
 _SAYS = {
     "accuracy": "accuracy against the labels",
@@ -120,9 +121,8 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
             unfolded=unfolded(graph) if unfolded(graph).is_file() else None,
         )
         table = make_and_judge(trial, settings.config, folder)
-        report = _report(model, source, calls, half, kind, chosen, settings) | concluded(
-            table, settings.config, folder, notes
-        )
+        choice = concluded(table, settings.config, folder, notes)
+        report = _report(model, source, calls, half, kind, chosen, settings) | choice.record()
         for row in report["candidates"]:
             row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
         report |= _verdict(report, settings)

@@ -121,25 +121,32 @@ class TriedLossRecord(Record):
     kept: bool
 
 
+class CurveRecord(Record):
+    """The change of the ranges when samples were added, to so many."""
+
+    samples: int
+    change: float
+
+
 class CalibrationRecord(Record):
     """What INT8 was calibrated on. ``curve``: how much the ranges changed each time that samples were added."""
 
     samples: int
     gaps: list[str] = Field(description="What these samples do not show of the data.")
-    curve: list[Figures] | None = None
+    curve: list[CurveRecord] | None = None
 
 
 class FusionPointRecord(Record):
-    """A node where branches of several scales join in INT8."""
+    """A node where branches of several scales join in INT8, and one of the branches."""
 
     node: str
     kind: str
     branch: str
     scale: float
-    own_scale: float
-    codes: float = Field(description="Share of the 256 codes that the branch uses under the common scale.")
-    clipped: float
-    apart: bool
+    own_scale: float = Field(description="What the largest of its values ask for.")
+    codes: float = Field(description="Share of the 256 codes between its extremes.")
+    clipped: float = Field(description="Share of its values beyond the range.")
+    apart: bool = Field(description="It was given its own scale.")
 
 
 class LayersRecord(Record):
@@ -194,6 +201,17 @@ class SensitivityRecord(Record):
     evaluations: int
     seconds: float
     base: str
+
+
+class ChoiceRecord(Record):
+    """What came of the candidates, and the one that is taken."""
+
+    candidates: list[CandidateRecord]
+    precision: str
+    notes: list[str]
+    misses: list[MissRecord] = []
+    fusion_points: list[FusionPointRecord] | None = None
+    sensitivity: SensitivityRecord | None = None
 
 
 class ScoreRecord(Record):

@@ -42,7 +42,8 @@ from mmedge.spec import Contract
 from mmedge.stages.prune.work import work_on
 from mmedge.stages.quantize import quantize
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
-from mmedge.stages.quantize.candidates import evaluator, over
+from mmedge.stages.quantize.candidates import over
+from mmedge.stages.quantize.evaluation import evaluator
 from mmedge.training.context import Context
 
 PARENT = "FP32, as it is (timed twice)"

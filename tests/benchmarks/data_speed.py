@@ -85,7 +85,7 @@ def decoding(folder: Path, rows: int = 2000, photographs: int = 1500) -> dict[st
     from sklearn.datasets import load_sample_images
 
     from mmedge.data.manifest.source import arranged
-    from mmedge.data.store.decode import decode
+    from mmedge.data.store.decode import Modality, decode
     from mmedge.data.store.tensors import fit_vocabulary, jobs_of
     from mmedge.spec import ImageSpec
 
@@ -95,7 +95,9 @@ def decoding(folder: Path, rows: int = 2000, photographs: int = 1500) -> dict[st
 
     def timed(said: str, spec: Any, name: str, jobs: Any, workers: int) -> None:
         began = time.monotonic()
-        decode(spec, name, jobs, len(jobs), folder, folder / "decoded.npy", workers=workers, progress=Silent())
+        decode(
+            Modality(name, spec, folder), jobs, len(jobs), folder / "decoded.npy", workers=workers, progress=Silent()
+        )
         out[said] = round(len(jobs) / (time.monotonic() - began))
 
     for name, spec in data.modalities.items():

@@ -15,6 +15,7 @@ from mmedge.pipeline.standalone import FileOptions, quantize_file
 from mmedge.profiling.timing import summary
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
+from mmedge.report.schema import LayersRecord
 from mmedge.stages.quantize import candidates
 
 
@@ -107,8 +108,8 @@ def test_a_fast_graph_with_a_layer_that_runs_in_float_is_not_taken_but_an_error_
 ):
     """Which layers run in float and how fast is up to the machine, so that both are said here."""
     real = candidates.proved
-    floats = {"asked": 2, "int8": 1, "float_layers": {"fusion.0": "no reason is known"}, "unexplained": ["fusion.0"]}
-    monkeypatch.setattr(candidates, "proved", lambda graph: real(graph) | {"int8_layers": floats})
+    floats = LayersRecord(asked=2, int8=1, float_layers={"fusion.0": "no reason is known"}, unexplained=["fusion.0"])
+    monkeypatch.setattr(candidates, "proved", lambda graph: (real(graph)[0], floats))
 
     def timer(feed, settings, progress):
         nanoseconds = {"fp32": 2_000_000, "int8": 1_000_000}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,19 @@ Job = tuple[int, tuple[Any, ...]]
 Fault = tuple[int, str]
 
 
+@dataclass(frozen=True)
+class Modality:
+    """A modality of a table; relative paths in its cells are in ``folder``."""
+
+    name: str
+    spec: ModalitySpec
+    folder: Path
+
+
 def decode(
-    spec: ModalitySpec,
-    name: str,
+    modality: Modality,
     jobs: list[Job],
     rows: int,
-    folder: Path,
     target: Path,
     *,
     workers: int | None,
@@ -51,14 +59,15 @@ def decode(
     # parent's file; it ends here instead, and the parent goes on alone. multiprocessing marks that phase so.
     if getattr(current_process(), "_inheriting", False):
         raise MmedgeError("a worker process ran the whole script again", todo="guard it: if __name__ == '__main__':")
+    spec = modality.spec
     if not rows:
         np.save(target, np.zeros((0, *spec.shape), spec.dtype))
         return []
     created(target, np.dtype(spec.dtype), (rows, *spec.shape))
     began = time.monotonic()
-    faults, done = decode_rows(spec, name, jobs[:_TRIED], folder, target), min(_TRIED, len(jobs))
+    faults, done = decode_rows(modality, jobs[:_TRIED], target), min(_TRIED, len(jobs))
     rest = jobs[_TRIED:]
-    task = f"preprocessing {name}"
+    task = f"preprocessing {modality.name}"
     progress.step(task, done, len(jobs))
     expected = (time.monotonic() - began) / max(1, done) * len(rest)
     count = workers or (cores() if expected > _WORTH_SECONDS else 1)
@@ -68,7 +77,7 @@ def decode(
             # Forked from a server that holds no threads: torch, which the caller has imported, does not survive a fork.
             with ProcessPoolExecutor(min(count, len(chunks)), get_context("forkserver")) as pool:
                 for found, size in zip(
-                    pool.map(decode_rows, *zip(*((spec, name, chunk, folder, target) for chunk in chunks))),
+                    pool.map(decode_rows, *zip(*((modality, chunk, target) for chunk in chunks))),
                     map(len, chunks),
                 ):
                     faults += found
@@ -80,19 +89,20 @@ def decode(
             done = min(_TRIED, len(jobs))
             faults = [fault for fault in faults if fault[0] in {index for index, _ in jobs[:_TRIED]}]
     for chunk in chunks:
-        faults += decode_rows(spec, name, chunk, folder, target)
+        faults += decode_rows(modality, chunk, target)
         done += len(chunk)
         progress.step(task, done, len(jobs))
     return faults
 
 
-def decode_rows(spec: ModalitySpec, name: str, jobs: Sequence[Job], folder: Path, target: Path) -> list[Fault]:
+def decode_rows(modality: Modality, jobs: Sequence[Job], target: Path) -> list[Fault]:
     """Decode some rows into the array that stands in ``target``; returns those that could not be."""
     out = np.lib.format.open_memmap(target, "r+")
+    name, spec = modality.name, modality.spec
     faults: list[Fault] = []
     for index, cells in jobs:
         try:
-            features = preprocess.raw_features(spec, value_of(spec, cells, folder), name)
+            features = preprocess.raw_features(spec, value_of(spec, cells, modality.folder), name)
             # A number that is missing in a table is NaN until it is normalised; elsewhere NaN is a fault of the file.
             if not isinstance(spec, TabularSpec) and not np.isfinite(features).all():
                 raise MmedgeError(f"the {name} holds NaN or infinite values, or such that float32 cannot hold")

@@ -16,7 +16,7 @@ import polars
 from mmedge import preprocess
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.source import columns_of, present
-from mmedge.data.store.decode import Job, created, decode
+from mmedge.data.store.decode import Fault, Job, Modality, created, decode
 from mmedge.preprocess.cells import value_of
 from mmedge.progress import Progress
 from mmedge.spec import ModalitySpec, SensorSpec, TabularSpec, TextSpec
@@ -76,17 +76,17 @@ def decoded(
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         seen = [
-            _decode_split(name, fitted, split, table, folder, place, workers, progress)
+            _decode_split(Modality(name, fitted, folder), table, _raw(place, split), workers, progress)
             for split, table in tables.items()
         ]
         record = {
             "code": code,
             "data": hash_json(contents),
             "spec": fitted.model_dump(mode="json", by_alias=True),
-            "faults": {split: one["faults"] for split, one in zip(tables, seen)},
-            "blank": {split: one["blank"] for split, one in zip(tables, seen)},
-            "tokens": [count for one in seen for count in one["tokens"]],
-            "constant": _constant([one["range"] for one in seen if one["range"]]),
+            "faults": {split: one.faults for split, one in zip(tables, seen)},
+            "blank": {split: one.blank for split, one in zip(tables, seen)},
+            "tokens": [count for one in seen for count in one.tokens],
+            "constant": _constant([one.limits for one in seen if one.limits]),
         }
         write_json(stamp, record)
     record = json.loads(stamp.read_text(encoding="utf-8"))
@@ -176,22 +176,26 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
     return out
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What can be seen in a split: the lists of ``Decoded``, and a sensor's channels' (lowest, highest) values."""
+
+    faults: list[Fault]
+    blank: list[int]
+    tokens: list[int]
+    limits: tuple[list[float], list[float]] | None
+
+
 def _decode_split(
-    name: str,
-    spec: ModalitySpec,
-    split: str,
-    table: polars.DataFrame,
-    folder: Path,
-    place: Path,
-    workers: int | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write the split's array, and say what can be seen in it: the lists of ``Decoded``, and a sensor's channels' range."""
-    jobs = jobs_of(name, spec, table)
-    faults = decode(spec, name, jobs, table.height, folder, _raw(place, split), workers=workers, progress=progress)
+    modality: Modality, table: polars.DataFrame, target: Path, workers: int | None, progress: Progress
+) -> _Seen:
+    """Write the split's array to ``target``, and look at it."""
+    spec = modality.spec
+    jobs = jobs_of(modality.name, spec, table)
+    faults = decode(modality, jobs, table.height, target, workers=workers, progress=progress)
     bad = {row for row, _ in faults}
     good = [row for row, _ in jobs if row not in bad]
-    values = np.load(_raw(place, split), mmap_mode="r")
+    values = np.load(target, mmap_mode="r")
     files = not isinstance(spec, (TextSpec, TabularSpec))
     blank = [row for row in good if np.ptp(values[row]) == 0] if files else []
     told = [row for row in good if row not in set(blank)]
@@ -200,7 +204,7 @@ def _decode_split(
         lowest = np.min([values[row].min(axis=1) for row in told], axis=0)
         limits = (lowest.tolist(), np.max([values[row].max(axis=1) for row in told], axis=0).tolist())
     tokens = [int((values[row] != spec.pad).sum()) for row in good] if isinstance(spec, TextSpec) else []
-    return {"faults": faults, "blank": blank, "tokens": tokens, "range": limits}
+    return _Seen(faults, blank, tokens, limits)
 
 
 def _constant(ranges: list[tuple[list[float], list[float]]]) -> list[int]:

@@ -1,7 +1,7 @@
 """Quantization: candidate precisions of one graph, judged on validation and timed in turn; the best are kept.
 
-``candidates.py`` makes and judges them from a graph, calibration inputs and a few functions; ``calibration.py`` chooses
-what they are calibrated on; ``mixed.py`` searches for what must stay in float; ``ptq.py`` is NNCF. This file ties them
+``candidates.py`` makes and judges them, from what ``evaluation.py`` gives: a graph, calibration inputs and a few functions;
+``calibration.py`` chooses what they are calibrated on; ``mixed.py`` searches for what must stay in float; ``ptq.py`` is NNCF. This file ties them
 to a run's artifacts.
 """
 
@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmedge.artifact import Artifact
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
@@ -18,19 +20,17 @@ from mmedge.gate import ACCURACY_EXIT
 from mmedge.measure.gain import loss_interval
 from mmedge.models.load import contract_of
 from mmedge.recipe import Quantize, computes_int8
+from mmedge.report.schema import CalibrationRecord, ChoiceRecord, MissRecord
 from mmedge.spec import Contract
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
-    Trial,
     check_proof,
-    evaluator,
     fastest_kept,
     make_and_judge,
-    outputs_of,
     reason,
-    timer,
 )
+from mmedge.stages.quantize.evaluation import Trial, evaluator, outputs_of, timer
 from mmedge.stages.quantize.trained import add_trained
 from mmedge.stages.results import QuantizeResult
 from mmedge.training.context import Context
@@ -53,7 +53,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         if config.require == "int8":
             raise
         notes.append(f"warning: INT8 was not tried, since calibration fails: {reason(error)}")
-        config, inputs, calibrated = in_float(config), [], {}
+        config, inputs, calibrated = in_float(config), [], None
     trial = Trial(
         graph=graph,
         calibration=inputs,
@@ -69,8 +69,9 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
     table = make_and_judge(trial, config, folder)
     add_trained(table, trial, config, parent, context, folder, notes)
     same = {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe") if name in parent.meta}
-    told = concluded(table, config, folder, notes) | ({"calibration": calibrated} if calibrated else {})
-    return QuantizeResult(**same, **told)
+    choice = concluded(table, config, folder, notes)
+    told = {"calibration": calibrated} if calibrated else {}
+    return QuantizeResult(**same, **told, **{name: getattr(choice, name) for name in choice.model_fields_set})
 
 
 def in_float(config: Quantize) -> Quantize:
@@ -81,7 +82,7 @@ def in_float(config: Quantize) -> Quantize:
 
 def calibrate(
     graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[dict[str, np.ndarray]], CalibrationRecord | None]:
     """(calibration inputs, what is said of them); none where no candidate is INT8."""
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
     inputs, curve = calibration.calibrated(
@@ -93,58 +94,47 @@ def calibrate(
         of=f"{len(train)} training samples",
     )
     if not inputs:
-        return [], {}
+        return [], None
     missing = calibration.gaps(train, rows[: len(inputs)], inputs, contract)
     notes += [f"warning: in calibration, {gap}" for gap in missing]
-    said: dict[str, Any] = {} if config.calibration else {"curve": curve}
-    return inputs, said | {"samples": len(inputs), "gaps": missing}
+    said = {} if config.calibration else {"curve": curve}
+    return inputs, CalibrationRecord(samples=len(inputs), gaps=missing, **said)
 
 
 def _is_of(candidate: str, required: str) -> bool:
     return computes_int8(candidate) if required == "int8" else candidate == required
 
 
-def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> dict[str, Any]:
+def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> ChoiceRecord:
     """Write ``model.onnx`` and return what the artifact says of the candidates.
 
     Raises MismatchError where the taken graph's INT8 layers run in float. Where a precision is required and none of it
     is inside the budget, the one that loses least is taken, and ``misses`` holds the gate that it failed.
     """
+    told: dict[str, Any] = {}
     fastest = fastest_kept(table.rows)
-    misses: list[dict[str, Any]] = []
     if config.require is not None:
-        of_it = [row for row in table.rows if _is_of(row["precision"], config.require)]
-        kept = [row for row in of_it if row["kept"]]
+        of_it = [row for row in table.rows if _is_of(row.precision, config.require)]
+        kept = [row for row in of_it if row.kept]
         fastest = (
-            min(kept, key=lambda row: row["ratio_to_fp32"])
-            if kept
-            else max(of_it, key=lambda r: r["quality_validation"])
+            min(kept, key=lambda row: row.ratio_to_fp32) if kept else max(of_it, key=lambda row: row.quality_validation)
         )
         if not kept:
-            reference = next(row for row in table.rows if row["precision"] == "fp32")
-            loss = reference["quality_validation"] - fastest["quality_validation"]
-            misses.append(
-                {
-                    "name": f"max_drop of {config.require}",
-                    "limit": config.max_drop,
-                    "value": loss,
-                    "exit": ACCURACY_EXIT,
-                }
-            )
+            reference = next(row for row in table.rows if row.precision == "fp32")
+            loss = reference.quality_validation - fastest.quality_validation
+            name = f"max_drop of {config.require}"
+            told["misses"] = [MissRecord(name=name, limit=config.max_drop, value=loss, exit=ACCURACY_EXIT)]
             notes.append(
-                f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest['precision']}"
+                f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest.precision}"
             )
     check_proof(fastest)
-    shutil.copyfile(folder / f"{fastest['precision']}.onnx", folder / GRAPH)
-    if fastest["precision"] == "fp32":
+    shutil.copyfile(folder / f"{fastest.precision}.onnx", folder / GRAPH)
+    if fastest.precision == "fp32":
         notes.append("fp32, the parent's precision, is kept: no candidate is faster inside the budget")
-    notes += [f"{row['precision']}: {row['why']}" for row in table.rows]
+    notes += [f"{row.precision}: {row.why}" for row in table.rows]
     notes += [f"{name}: not made: {why}" for name, why in table.absent.items()]
-    out: dict[str, Any] = {"candidates": table.rows, "precision": fastest["precision"], "notes": notes + table.notes}
-    if misses:
-        out["misses"] = misses
     if table.fusion_points:
-        out["fusion_points"] = table.fusion_points
+        told["fusion_points"] = table.fusion_points
     if table.sensitivity:
-        out["sensitivity"] = table.sensitivity
-    return out
+        told["sensitivity"] = table.sensitivity
+    return ChoiceRecord(candidates=table.rows, precision=fastest.precision, notes=notes + table.notes, **told)

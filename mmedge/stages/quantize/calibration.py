@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.data.store.samples import Samples
 from mmedge.graph.qdq import WEIGHTED
 from mmedge.recipe import Quantize, computes_int8
+from mmedge.report.schema import CurveRecord
 from mmedge.spec import Contract, subsets
 
 # The number of samples is doubled from the first to at most the last, until ranges change by less than the tolerance.
@@ -55,15 +55,15 @@ def calibration_inputs(train: Samples, rows: np.ndarray, seed: int) -> list[dict
 
 def converged(
     graph: Path, inputs: Sequence[Mapping[str, np.ndarray]], step: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[int, list[dict[str, Any]]]:
+) -> tuple[int, list[CurveRecord]]:
     """(how many of the samples suffice, the curve that shows it).
 
     A range is the mean of each sample's extremes, as the quantizer takes it. The number is doubled until nine tenths of
-    the inputs of convolutions and products have ranges that change by less than 2 %; the curve has {"samples", "change"},
-    the change from half as many. All samples are needed where that never comes.
+    the inputs of convolutions and products have ranges that change by less than 2 %; the curve holds the
+    change from half as many. All samples are needed where that never comes.
     """
     extremes = _Extremes(graph)
-    curve: list[dict[str, Any]] = []
+    curve: list[CurveRecord] = []
     if not extremes.tensors:
         return min(_FEWEST, len(inputs)), curve
     count, before = min(_FEWEST, len(inputs)), None
@@ -73,8 +73,8 @@ def converged(
         ranges = np.mean(extremes.found, axis=0)  # [tensors, 2]
         if before is not None:
             change = np.abs(ranges - before).max(axis=1) / np.maximum(np.ptp(ranges, axis=1), 1e-12)
-            curve.append({"samples": count, "change": float(np.quantile(change, _SHARE))})
-            if curve[-1]["change"] < _TOLERANCE:
+            curve.append(CurveRecord(samples=count, change=float(np.quantile(change, _SHARE))))
+            if curve[-1].change < _TOLERANCE:
                 return count, curve
         if count == len(inputs):
             return count, curve
@@ -89,7 +89,7 @@ def calibrated(
     step: Callable[[int, int], None],
     *,
     of: str,
-) -> tuple[list[dict[str, np.ndarray]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, np.ndarray]], list[CurveRecord]]:
     """(the first of ``inputs`` that calibrate, ``converged``'s curve), with a note on how many; ``of`` names all there are.
 
     As many as the recipe says, else as suffice. None, and none are read, where no candidate computes in 8 bits.
@@ -102,7 +102,7 @@ def calibrated(
             notes.append(f"calibrated on {len(found)} samples, all there are; {config.calibration} were asked for")
         return found[: config.calibration], []
     count, curve = converged(graph, found, step)
-    change = f": the ranges changed by {curve[-1]['change']:.1%} from half as many" if curve else ""
+    change = f": the ranges changed by {curve[-1].change:.1%} from half as many" if curve else ""
     notes.append(f"calibrated on {count} of {of}{change}")
     return found[:count], curve
 

@@ -6,91 +6,51 @@ Nothing here knows of training: a graph, calibration inputs, a function that eva
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mmedge.backends import onnxruntime_cpu
-from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.graph import fusion, precision, qdq
-from mmedge.measure.latency import one_sample, time_graphs
-from mmedge.measure.quality import Outputs, Predict, graph_predictor, predict_graph, score, subset_scores
-from mmedge.profiling.timing import Timing
-from mmedge.progress import Progress
-from mmedge.recipe import Candidate, Measure, Quantize, computes_int8
-from mmedge.spec import Contract
+from mmedge.recipe import Candidate, Quantize, computes_int8
+from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
 from mmedge.stages.quantize import mixed, ptq
+from mmedge.stages.quantize.evaluation import Scored, Trial
 
 # A candidate must beat FP32's median latency by this share to take its place.
 NOISE = 0.05
-# Rows that sensitivity is measured on, for each set of inputs, and the seconds that they may take: a large network gets
-# fewer, but never less than the second figure.
-_ROWS, _FEWEST_ROWS, _PASS_SECONDS = 200, 24, 4.0
 # Share of the outputs' power that fused kernels may differ by from the same graph run node by node.
 _SATURATION = 0.01
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A graph's figures on the split that decides: ``quality`` (more is better) over ``n`` labelled samples.
+class Facts:
+    """What ONNX Runtime makes of a graph that computes in 8 bits.
 
-    ``subsets``: the same of every subset of the inputs, where there are any. ``outputs``: what the figure is of, as
-    ``loss_ci95`` takes it.
+    ``kernels``: how many 8-bit ones it runs, by type; ``saturation``: see the function of that name.
     """
 
-    quality: float
-    subsets: dict[str, float]
-    n: int
-    outputs: Any = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What candidates are made from and judged by.
-
-    ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
-    scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
-    and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs``
-    loses; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
-    has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
-    ``unfolded``: the graph before it was folded, which is quantized where ``graph`` cannot be. ``asked``: whether
-    somebody asked for INT8 by name; that it does not run in 8 bits is then an error, else that it is dropped.
-    """
-
-    graph: Path
-    calibration: list[dict[str, np.ndarray]]
-    evaluate: Callable[[Path], Scored]
-    outputs: Callable[[Path, bool], np.ndarray]
-    loss_ci95: Callable[[Any, Any], tuple[float, float]]
-    time: Callable[[Mapping[str, Path]], dict[str, Timing]]
-    progress: Progress
-    work: Path
-    elsewhere: bool = True
-    unfolded: Path | None = None
-    asked: bool = False
+    kernels: dict[str, int]
+    layers: LayersRecord
+    saturation: float
 
 
 @dataclass
 class Table:
     """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
-    ``source``: what INT8 was made from, where that is not the trial's graph. Of each graph its ``scores``, and of those that compute in 8 bits ``facts``, what ``measured_facts`` gives; each
-    once.
+    ``source``: what INT8 was made from, where that is not the trial's graph. Of each graph its ``scores``, and of those
+    that compute in 8 bits ``facts``, what ``measured_facts`` gives; each once.
     """
 
     graphs: dict[str, Path] = field(default_factory=dict)
     scores: dict[str, Scored] = field(default_factory=dict)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Facts] = field(default_factory=dict)
+    rows: list[CandidateRecord] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    fusion_points: list[dict[str, Any]] = field(default_factory=list)
-    sensitivity: dict[str, Any] | None = None
+    fusion_points: list[FusionPointRecord] = field(default_factory=list)
+    sensitivity: SensitivityRecord | None = None
     source: Path | None = None
 
     def over(self, name: str, config: Quantize) -> float:
@@ -100,65 +60,6 @@ class Table:
     def best_static(self, config: Quantize) -> str | None:
         """The candidate with quantized activations everywhere that loses least; None where there is none."""
         return min(filter(is_static, self.graphs), key=lambda name: self.over(name, config), default=None)
-
-
-def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
-    """``Trial.evaluate`` over labelled samples, on ONNX Runtime as it will run: with its fusions."""
-
-    def evaluate(graph: Path) -> Scored:
-        predict = _finite(graph_predictor(onnxruntime_cpu.session(graph), contract, samples))
-        output = predict(samples.present)
-        quality = score(contract, output, samples.targets)
-        return Scored(quality, subset_scores(contract, samples, predict), int(samples.labelled.sum()), output)
-
-    return evaluate
-
-
-def _finite(predict: Predict) -> Predict:
-    """``predict``, which raises MmedgeError for outputs that no figure can be made of."""
-
-    def checked(present: np.ndarray) -> Outputs:
-        outputs = predict(present)
-        wrong = np.any([~np.isfinite(output).all(axis=-1) for output in outputs.values()], axis=0)
-        if wrong.any():
-            raise MmedgeError(f"its output holds NaN or infinity for {wrong.sum()} samples")
-        return outputs
-
-    return checked
-
-
-def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[Path, bool], np.ndarray]:
-    """``Trial.outputs``: up to 200 rows with what they have, and the same rows with each modality alone.
-
-    ``graph`` (FP32) is timed: a network that takes 0.1 s a sample would take minutes for each of its layers.
-    """
-    run, sample = onnxruntime_cpu.session(graph), one_sample(samples, 1)
-    run(sample)
-    began = time.monotonic()
-    run(sample)
-    affordable = int(_PASS_SECONDS / max(time.monotonic() - began, 1e-6) / (1 + len(contract.modalities)))
-    count = min(max(affordable, _FEWEST_ROWS), _ROWS, len(samples))
-    few = samples.taken(np.linspace(0, len(samples) - 1, count).astype(np.int64))
-    alone = contract.modalities if len(contract.modalities) > 1 else ()
-    presents = [few.present, *(few.present_of([name]) for name in alone)]
-
-    def outputs(graph: Path, optimize: bool) -> np.ndarray:
-        run = onnxruntime_cpu.session(graph, optimize=optimize)
-        each = [predict_graph(run, contract, few, present) for present in presents]
-        return np.concatenate([np.concatenate(list(given.values()), axis=1) for given in each])
-
-    return outputs
-
-
-def timer(samples: Samples, measure: Measure, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:
-    """``Trial.time`` on the first of the samples; it is asked twice, for half of the runs each."""
-    half = measure.model_copy(update={"runs": -(-measure.runs // 2)})
-
-    def timed(graphs: Mapping[str, Path]) -> dict[str, Timing]:
-        taken = time_graphs(graphs, one_sample(samples, half.batch), half, progress)
-        return {name: taken.timing(name) for name in graphs}
-
-    return timed
 
 
 def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
@@ -205,7 +106,7 @@ def _fallbacks(trial: Trial, config: Quantize, table: Table) -> tuple[Candidate,
     import onnx
 
     fallbacks = list(config.fallbacks)
-    if measured_facts("int8", table, trial)["saturation"] <= _SATURATION and "int8-narrow" in fallbacks:
+    if measured_facts("int8", table, trial).saturation <= _SATURATION and "int8-narrow" in fallbacks:
         fallbacks.remove("int8-narrow")
     kinds = {node.op_type for node in onnx.load(trial.graph, load_external_data=False).graph.node}
     if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
@@ -252,9 +153,9 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
                 seconds=config.search_seconds,
                 cache=trial.work / "sensitivity",
             )
-            table.sensitivity = mixed.search(given, target) | {"base": base}
-            if not table.sensitivity["found"]:
-                raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity['said']}")
+            table.sensitivity = mixed.search(given, target)
+            if not table.sensitivity.found:
+                raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity.said}")
         case _:
             source = table.source or trial.graph
             try:
@@ -308,48 +209,48 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
     ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where INT8 was asked for
     and ONNX Runtime runs no 8-bit kernel of it at all.
     """
-    latencies, table.rows = _latencies(trial, table.graphs), []
+    latencies, reference, table.rows = _latencies(trial, table.graphs), table.scores["fp32"], []
     for name, graph in table.graphs.items():
-        scored, reference = table.scores[name], table.scores["fp32"]
-        row: dict[str, Any] = {
-            "precision": name,
-            "quality_validation": scored.quality,
-            "subsets_validation": scored.subsets,
-            "n": scored.n,
-            "drop": reference.quality - scored.quality,
-            "drop_ci95": list(trial.loss_ci95(reference.outputs, scored.outputs)),
-            "p50_ms": latencies[name][1],
-            "ratio_to_fp32": latencies[name][0],
-            "size_bytes": graph.stat().st_size,
-            "kept": table.over(name, config) <= 0,
-        }
-        row["why"] = _why(row, reference)
-        if computes_int8(name):
-            try:
-                row |= measured_facts(name, table, trial)
-            except Exception as error:  # ONNX Runtime's and onnx's share no base class
-                if trial.asked:
-                    raise
-                row |= {"kept": False, "why": f"dropped: what runs in 8 bits cannot be proved: {reason(error)}"}
-                table.rows.append(row)
-                continue
-            if not row["int8_kernels"]:
-                if name == "int8" and trial.asked:
-                    raise MismatchError(
-                        "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
-                        where="quantize.candidates",
-                        todo="leave int8 out of quantize.candidates and quantize.require for this model",
-                    )
-                row |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
-            elif row["int8_layers"]["unexplained"] and not trial.asked:
-                floats = ", ".join(row["int8_layers"]["unexplained"])
-                row |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
-        table.rows.append(row)
+        scored, (ratio, p50_ms) = table.scores[name], latencies[name]
+        row = CandidateRecord(
+            precision=name,
+            quality_validation=scored.quality,
+            subsets_validation=scored.subsets,
+            n=scored.n,
+            drop=reference.quality - scored.quality,
+            drop_ci95=trial.loss_ci95(reference.outputs, scored.outputs),
+            p50_ms=p50_ms,
+            ratio_to_fp32=ratio,
+            size_bytes=graph.stat().st_size,
+            kept=table.over(name, config) <= 0,
+            why="",
+        )
+        row = row.model_copy(update={"why": _why(row, reference)})
+        table.rows.append(_with_facts(row, table, trial) if computes_int8(name) else row)
 
 
-def reason(error: Exception) -> str:
-    """Why a candidate was not made, in one line."""
-    return error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"
+def _with_facts(row: CandidateRecord, table: Table, trial: Trial) -> CandidateRecord:
+    """The row of a candidate that computes in 8 bits, with what that comes to; dropped where it comes to nothing."""
+    try:
+        facts = measured_facts(row.precision, table, trial)
+    except Exception as error:  # ONNX Runtime's and onnx's share no base class
+        if trial.asked:
+            raise
+        why = f"dropped: what runs in 8 bits cannot be proved: {reason(error)}"
+        return row.model_copy(update={"kept": False, "why": why})
+    told = {"int8_kernels": facts.kernels, "int8_layers": facts.layers, "saturation": facts.saturation}
+    if not facts.kernels:
+        if row.precision == "int8" and trial.asked:
+            raise MismatchError(
+                "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
+                where="quantize.candidates",
+                todo="leave int8 out of quantize.candidates and quantize.require for this model",
+            )
+        told |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
+    elif facts.layers.unexplained and not trial.asked:
+        floats = ", ".join(facts.layers.unexplained)
+        told |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
+    return row.model_copy(update=told)
 
 
 def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Quantize) -> None:
@@ -358,55 +259,55 @@ def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Qu
     judge(table, trial, config)
 
 
-def measured_facts(name: str, table: Table, trial: Trial) -> dict[str, Any]:
-    """What ONNX Runtime makes of a candidate that computes in 8 bits: ``int8_kernels``, ``int8_layers``, ``saturation``.
-
-    The table keeps it, and gets a note where sums saturate.
-    """
+def measured_facts(name: str, table: Table, trial: Trial) -> Facts:
+    """What ONNX Runtime makes of a candidate that computes in 8 bits; the table keeps it, with a note where sums saturate."""
     if name not in table.facts:
         graph = table.graphs[name]
-        found = table.facts[name] = proved(graph) | {"saturation": saturation(trial, graph)}
-        if found["saturation"] > _SATURATION:
+        kernels, layers = proved(graph)
+        found = table.facts[name] = Facts(kernels, layers, saturation(trial, graph))
+        if found.saturation > _SATURATION:
             table.notes.append(
-                f"{name}: ONNX Runtime's fused kernels differ from the graph run node by node by {found['saturation']:.1%} "
+                f"{name}: ONNX Runtime's fused kernels differ from the graph run node by node by {found.saturation:.1%} "
                 "of the outputs' power: sums saturate on a CPU without VNNI; other targets' need not"
             )
     return table.facts[name]
 
 
-def proved(graph: Path) -> dict[str, Any]:
-    """``int8_kernels`` and ``int8_layers`` of a Q/DQ graph, from the graph that ONNX Runtime really runs."""
+def proved(graph: Path) -> tuple[dict[str, int], LayersRecord]:
+    """(8-bit kernels by type, what became of the layers) of a Q/DQ graph, from the graph that ONNX Runtime really runs."""
     optimized = precision.optimized(graph)
-    return {
-        "int8_kernels": precision.int8_kernels(optimized),
-        "int8_layers": qdq.prove(graph, optimized).record(),
-    }
+    return precision.int8_kernels(optimized), qdq.prove(graph, optimized)
 
 
-def check_proof(row: dict[str, Any]) -> None:
+def check_proof(row: CandidateRecord) -> None:
     """Raise MismatchError where a candidate that is taken has INT8 layers that run in float for no known reason."""
-    unexplained = row.get("int8_layers", {}).get("unexplained", [])
+    unexplained = row.int8_layers.unexplained if row.int8_layers else []
     if unexplained:
         raise MismatchError(
-            f"{row['precision']}: quantized layers run in float on ONNX Runtime: {', '.join(unexplained)}",
+            f"{row.precision}: quantized layers run in float on ONNX Runtime: {', '.join(unexplained)}",
             where="quantize.candidates",
             todo=f"declare them: quantize.ignore: [{', '.join(unexplained)}]",
         )
 
 
-def _why(row: dict[str, Any], reference: Scored) -> str:
-    drop, (low, high) = row["drop"], row["drop_ci95"]
-    drops = {name: reference.subsets[name] - value for name, value in row["subsets_validation"].items()}
+def _why(row: CandidateRecord, reference: Scored) -> str:
+    drop, (low, high) = row.drop, row.drop_ci95
+    drops = {name: reference.subsets[name] - value for name, value in row.subsets_validation.items()}
     worst = max(drops, key=lambda name: drops[name], default="")
-    speed = f"{row['ratio_to_fp32']:.2f} x the latency of fp32"
-    if not row["kept"]:
+    speed = f"{row.ratio_to_fp32:.2f} x the latency of fp32"
+    if not row.kept:
         of_worst = f" (worst subset {worst}: {drops[worst]:.3f})" if worst else ""
         return f"dropped: loses {drop:.3f} [{low:.3f}, {high:.3f}] on validation{of_worst}, {speed}"
-    lost = f"loses {max(drop, 0):.3f} [{low:.3f}, {high:.3f}] on validation, " if row["precision"] != "fp32" else ""
+    lost = f"loses {max(drop, 0):.3f} [{low:.3f}, {high:.3f}] on validation, " if row.precision != "fp32" else ""
     return f"kept: {lost}{speed}"
 
 
-def fastest_kept(table: list[dict[str, Any]]) -> dict[str, Any]:
+def fastest_kept(table: Sequence[CandidateRecord]) -> CandidateRecord:
     """The fastest candidate inside the budget; FP32 stays unless another is faster by more than timing noise."""
-    best = min((row for row in table if row["kept"]), key=lambda row: row["ratio_to_fp32"])
-    return best if best["ratio_to_fp32"] < 1 - NOISE else next(row for row in table if row["precision"] == "fp32")
+    best = min((row for row in table if row.kept), key=lambda row: row.ratio_to_fp32)
+    return best if best.ratio_to_fp32 < 1 - NOISE else next(row for row in table if row.precision == "fp32")
+
+
+def reason(error: Exception) -> str:
+    """Why a candidate was not made, in one line."""
+    return error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"

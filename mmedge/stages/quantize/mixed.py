@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mmedge.graph import precision, qdq
 from mmedge.graph.qdq import QuantizedLayer
 from mmedge.leftovers import scratch
 from mmedge.progress import Progress
+from mmedge.report.schema import LayerGroupRecord, SensitivityRecord
 
 # Of the time that a search may take, the most that is spent on measuring one group after the other.
 _SENSITIVITY_SHARE = 0.6
@@ -72,7 +72,7 @@ class Search:
     cache: Path
 
 
-def search(given: Search, target: Path) -> dict[str, Any]:
+def search(given: Search, target: Path) -> SensitivityRecord:
     """Write the Q/DQ graph with the fewest sensitive layers in FP32 that is inside the budget; returns the measurements.
 
     First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back
@@ -92,26 +92,27 @@ def search(given: Search, target: Path) -> dict[str, Any]:
     if found:
         parts.write(back(high), target)
     taken = set(back(high)) if found else set()
-    return {
-        "found": found,
-        "said": _said(ended, found, high, given.seconds),
-        "groups": [
-            {
-                "label": group.label,
-                "branch": group.branch,
-                "kind": group.layers[0].kind if len(group.layers) == 1 else f"{len(group.layers)} layers",
-                "error": error,
-                "fp32": set(group.names) <= taken,
-            }
+    return SensitivityRecord(
+        found=found,
+        said=_said(ended, found, high, given.seconds),
+        groups=[
+            LayerGroupRecord(
+                label=group.label,
+                branch=group.branch,
+                kind=group.layers[0].kind if len(group.layers) == 1 else f"{len(group.layers)} layers",
+                error=error,
+                fp32=set(group.names) <= taken,
+            )
             for group, error in zip(groups, errors)
         ],
-        "branches": parts.branches(),
-        "float_anyway": parts.floating,
-        "int8_layers": len(parts.layers) - len(taken) if found else 0,
-        "layers": len(parts.layers),
-        "evaluations": parts.computed,
-        "seconds": round(parts.spent(), 1),
-    }
+        branches=parts.branches(),
+        float_anyway=parts.floating,
+        int8_layers=len(parts.layers) - len(taken) if found else 0,
+        layers=len(parts.layers),
+        evaluations=parts.computed,
+        seconds=round(parts.spent(), 1),
+        base=given.quantized.stem,
+    )
 
 
 class _Parts:

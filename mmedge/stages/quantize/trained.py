@@ -7,7 +7,8 @@ from pathlib import Path
 from mmedge.artifact import Artifact
 from mmedge.errors import PeerEnded, UsageError
 from mmedge.recipe import Quantize, computes_int8
-from mmedge.stages.quantize.candidates import NOISE, Table, Trial, add_candidate, is_static, reason
+from mmedge.stages.quantize.candidates import NOISE, Table, add_candidate, is_static, reason
+from mmedge.stages.quantize.evaluation import Trial
 from mmedge.training.context import Context
 from mmedge.training.qat import train_quantized
 
@@ -26,9 +27,9 @@ def add_trained(
     if config.qat == "never" or base is None:
         return
     if config.qat == "auto":
-        if any(row["kept"] for row in table.rows if computes_int8(row["precision"])):
+        if any(row.kept for row in table.rows if computes_int8(row.precision)):
             return
-        ratio = min(row["ratio_to_fp32"] for row in table.rows if is_static(row["precision"]))
+        ratio = min(row.ratio_to_fp32 for row in table.rows if is_static(row.precision))
         asked = config.require == "int8" or context.recipe.export.asks_int8
         if ratio > 1 - NOISE and not asked:
             notes.append(f"{NAME} was not trained: INT8 takes {ratio:.2f} x the time of fp32 here, trained or not")

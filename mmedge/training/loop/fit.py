@@ -77,8 +77,7 @@ def fit(
     average = Average(module, train.ema) if train.ema else None
     run = State(parts, optimizer_of(parts, train), scaler, average)
     run.restore(state)
-    steps = steps_per_epoch(training.samples, train)
-    total = steps * train.epochs
+    total = steps_per_epoch(training.samples, train) * train.epochs
     notes: tuple[str, ...] = ()
     diverged = False
     kind = train.log if processes.is_main() else "csv"
@@ -89,17 +88,9 @@ def fit(
                     f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",
                 )
                 break
-            torch.manual_seed(_mixed(training.seed, epoch, processes.rank()))  # dropout's generator
+            started = time.monotonic()
             module.train()
-            started, losses, rate = time.monotonic(), [], 0.0
-            drawn = batches(training, epoch, processes.rank(), processes.count())
-            for step in range(epoch * steps, (epoch + 1) * steps):
-                rate = set_rate(run.optimizer, train, step, total)
-                losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
-                if step % 10 == 0:
-                    progress.step(task, step, total, _shown(epoch, train, run.history))
-            # Read once an epoch: a GPU is not waited for at every step.
-            each = processes.total(torch.stack(losses).double())
+            each, rate = _epoch(run, learner, training, epoch, task, progress)
             loss = float(each.mean())
             with average.shown() if average else nullcontext():
                 # The last step's loss may be finite, and what the weights after it answer not.
@@ -134,6 +125,23 @@ class _Learner(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self._loss(batch)
+
+
+def _epoch(
+    run: State, learner: Any, training: Training, epoch: int, task: str, progress: Progress
+) -> tuple[Tensor, float]:
+    """Train for an epoch: (the loss of each step, float64 [steps], the last learning rate)."""
+    train, device, steps = training.schedule, training_device(), steps_per_epoch(training.samples, training.schedule)
+    torch.manual_seed(_mixed(training.seed, epoch, processes.rank()))  # dropout's generator
+    losses, rate = [], 0.0
+    drawn = batches(training, epoch, processes.rank(), processes.count())
+    for step in range(epoch * steps, (epoch + 1) * steps):
+        rate = set_rate(run.optimizer, train, step, steps * train.epochs)
+        losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
+        if step % 10 == 0:
+            progress.step(task, step, steps * train.epochs, _shown(epoch, train, run.history))
+    # Read once an epoch: a GPU is not waited for at every step.
+    return processes.total(torch.stack(losses).double()), rate
 
 
 def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device: torch.device) -> Tensor:

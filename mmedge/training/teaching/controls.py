@@ -16,7 +16,7 @@ from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.layers import layer_of
 from mmedge.training.teaching.sources import ModuleSource
 from mmedge.training.teaching.students import Variant, train_student
-from mmedge.training.teaching.taught import answering, shown_split
+from mmedge.training.teaching.taught import Lesson, answering
 from mmedge.training.teaching.teachers import Teacher
 
 
@@ -63,7 +63,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
     module = train_student(variant, section.model, contract, own, 0).module
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if layer_of(module, hint.teacher) is not None)
     loss = config.loss.model_copy(update={"hints": hints})
-    seen = shown_split(own.dataset, context, config.train, "train", tuple(contract.modalities))
+    seen = Lesson(context, config.train, "train").shown(own.dataset, tuple(contract.modalities))
     source = ModuleSource(
         module,
         contract,

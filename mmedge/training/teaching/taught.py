@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def answering(source: Source, config: Distill, context: Context, train: Train, f
 def _together(config: Distill, context: Context, train: Train) -> Source:
     """The run's teacher, or its and the further ones' answers made into one, with a note of how good that is."""
     contract = context.dataset.contract
-    own = _sources(config, context, train, "train")
+    own = _sources(config, Lesson(context, train, "train"))
     if len(own) == 1:
         return own[0]
     weights = [1.0, *(given.weight for given in config.teachers)]
@@ -101,7 +101,8 @@ def _together(config: Distill, context: Context, train: Train) -> Source:
         return Combined(sources, weights, combine=config.combine, contract=contract)
 
     # How good they are, alone and together, on the validation split.
-    judged = _sources(_without_hints(config), context, train.model_copy(update={"augment": {}}), "validation")
+    plain = train.model_copy(update={"augment": {}})
+    judged = _sources(_without_hints(config), Lesson(context, plain, "validation"))
     validation = context.dataset.validation
     figures = [_quality(source, contract, validation) for source in [*judged, combined(judged)]]
     told = ", ".join(f"teacher {number} {figure}" for number, figure in enumerate(figures[:-1], 1))
@@ -131,45 +132,68 @@ def _quality(source: Source, contract: Contract, samples: Samples) -> str:
     return figure if taught.all() else f"{figure} of {int(taught.sum())} samples"
 
 
-def _sources(config: Distill, context: Context, train: Train, split: str) -> list[Source]:
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher is asked: the samples of a split, under ``train``'s augmentation."""
+
+    context: Context
+    train: Train
+    split: str
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        samples: Samples = getattr(self.context.dataset, self.split)
+        return samples.ids
+
+    def shown(self, dataset: Dataset, modalities: Sequence[str] | None = None) -> TrainingViews:
+        """The split of ``dataset``, ``modalities`` of it or all, augmented in its own sizes as the student's samples are in theirs."""
+        samples: Samples = getattr(dataset, self.split)
+        if modalities is not None:
+            samples = samples.only(modalities)
+        ours, theirs = self.context.dataset.contract.modalities, dataset.contract.modalities
+        augment = {
+            name: scaled(augment, ours[name], theirs[name])
+            for name, augment in self.train.augment.items()
+            if name in samples.inputs
+        }
+        return TrainingViews(samples, augment, self.context.recipe.seed)
+
+
+def _sources(config: Distill, lesson: Lesson) -> list[Source]:
     """The run's teacher first, then the others, each with its classes mapped onto the data's."""
+    context = lesson.context
     assert context.teacher is not None
     hints = config.loss.hints
     # A student that teaches itself has the data's classes, whatever the recipe's teacher has.
     given = context.recipe.teacher if context.teacher.stage == "teacher" else TeacherConfig()
     alone = not config.teachers
-    sources = [_of_artifact(context.teacher, given, "teacher", hints, context, train, split, alone)]
+    sources = [_of_artifact(context.teacher, given, "teacher", hints, lesson, alone)]
     for number, given in enumerate(config.teachers):
         where = f"distill.teachers.{number}"
         if given.artifact:
             artifact = artifacts.read(given.artifact)
-            sources.append(_of_artifact(artifact, given, where, (), context, train, split, alone))
+            sources.append(_of_artifact(artifact, given, where, (), lesson, alone))
         else:
-            sources.append(_of_file(given, where, context, train, split))
+            sources.append(_of_file(given, where, lesson))
     return sources
 
 
 def _of_artifact(
-    artifact: Artifact,
-    given: TeacherConfig,
-    where: str,
-    hints: Sequence[Hint],
-    context: Context,
-    train: Train,
-    split: str,
-    alone: bool,
+    artifact: Artifact, given: TeacherConfig, where: str, hints: Sequence[Hint], lesson: Lesson, alone: bool
 ) -> Source:
     """An artifact as a source: its module, its graph, or its file of answers. ``alone``: no other teaches."""
+    context = lesson.context
     contract = teaching_contract(artifact, context.dataset.contract, where)
-    key = f"{artifact.sha256} {context.dataset.sha256} {split}"
+    key = f"{artifact.sha256} {context.dataset.sha256} {lesson.split}"
     source: Source
     if (artifact.path / ANSWERS).is_file():
-        ids = getattr(context.dataset, split).ids
         answers = stored_answers(artifact.file(ANSWERS))
         no_hints(hints, "a file of outputs")
-        source = OutputsSource(answers, next(iter(contract.heads)), ids, key=key, split=split, alone=alone)
+        source = OutputsSource(
+            answers, next(iter(contract.heads)), lesson.ids, key=key, split=lesson.split, alone=alone
+        )
     else:
-        shown = shown_split(context.dataset.preprocessed(contract.modalities, context.progress), context, train, split)
+        shown = lesson.shown(context.dataset.preprocessed(contract.modalities, context.progress))
         if "model" in artifact.meta:
             source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who=where)
         else:
@@ -177,24 +201,25 @@ def _of_artifact(
     return _mapped(source, contract, given, context, where)
 
 
-def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, split: str) -> Source:
+def _of_file(given: FurtherTeacher, where: str, lesson: Lesson) -> Source:
     """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
     source: Source
+    context = lesson.context
     (file,) = given.files
     model, data = given.model, context.dataset.sha256
     code = code_state(model.factory, model.args, context.code) if model.factory else ""
-    key = f"{file_state(file) if file.is_file() else file} {code} {given.model_dump_json()} {data} {split}"
+    key = f"{file_state(file) if file.is_file() else file} {code} {given.model_dump_json()} {data} {lesson.split}"
     if given.outputs:
         ours = context.dataset.contract
         answers = read_teacher_outputs(given, ours, where)
-        ids = getattr(context.dataset, split).ids
-        source = OutputsSource(answers, next(iter(ours.heads)), ids, key=key, split=split, alone=False)
+        head = next(iter(ours.heads))
+        source = OutputsSource(answers, head, lesson.ids, key=key, split=lesson.split, alone=False)
         return _mapped(source, answers.contract(ours), given, context, where)
     own = context.shown_to(given)
     contract = own.contract(given.model)
     if given.classes:
         contract = contract.with_labels(tuple(given.classes))
-    shown = shown_split(own.dataset, context, train, split, tuple(contract.modalities))
+    shown = lesson.shown(own.dataset, tuple(contract.modalities))
     if given.onnx:
         graph = context.work / f"{where}.onnx"
         graph.parent.mkdir(parents=True, exist_ok=True)
@@ -206,21 +231,6 @@ def _of_file(given: FurtherTeacher, where: str, context: Context, train: Train, 
         refuse_probabilities(module, contract, where)
         source = ModuleSource(module, contract, shown, (), key=key, who=where)
     return _mapped(source, contract, given, context, where)
-
-
-def shown_split(
-    dataset: Dataset, context: Context, train: Train, split: str, modalities: Sequence[str] | None = None
-) -> TrainingViews:
-    """A split of ``dataset`` as a teacher sees it, ``modalities`` of it or all, augmented in its own sizes as the student's samples are in theirs."""
-    samples: Samples = getattr(dataset, split)
-    if modalities is not None:
-        samples = samples.only(modalities)
-    augment = {
-        name: scaled(augment, context.dataset.contract.modalities[name], dataset.contract.modalities[name])
-        for name, augment in train.augment.items()
-        if name in samples.inputs
-    }
-    return TrainingViews(samples, augment, context.recipe.seed)
 
 
 def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augment:

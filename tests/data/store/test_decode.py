@@ -31,7 +31,9 @@ def pictures(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_faults_come_with_their_rows_and_the_other_rows_with_their_pixels(pictures, workers):
     folder, jobs = pictures
-    faults = decode.decode(SPEC, "image", jobs, 200, folder, folder / "x.npy", workers=workers, progress=Silent())
+    faults = decode.decode(
+        decode.Modality("image", SPEC, folder), jobs, 200, folder / "x.npy", workers=workers, progress=Silent()
+    )
     assert [row for row, _ in faults] == [3, 150, 199] and all("image" in what for _, what in faults)
     x = np.load(folder / "x.npy")
     assert not x[[3, 7, 150, 199]].any()
@@ -42,11 +44,11 @@ def test_a_script_without_a_main_guard_gets_its_samples_all_the_same(pictures):
     folder, _ = pictures
     script = folder / "script.py"
     script.write_text(
-        "from pathlib import Path\nimport numpy as np\nfrom mmedge.data.store.decode import decode\n"
+        "from pathlib import Path\nimport numpy as np\nfrom mmedge.data.store.decode import Modality, decode\n"
         "from mmedge.progress import Silent\nfrom mmedge.spec import ImageSpec\n"
         "folder = Path(__file__).parent\nspec = ImageSpec(kind='image', height=6, width=6, channels=1)\n"
         "jobs = [(row, (f'{row}.png',)) for row in range(200)]\n"
-        "faults = decode(spec, 'image', jobs, 200, folder, folder / 'x.npy', workers=2, progress=Silent())\n"
+        "faults = decode(Modality('image', spec, folder), jobs, 200, folder / 'x.npy', workers=2, progress=Silent())\n"
         "print([row for row, _ in faults], int(np.load(folder / 'x.npy').any(axis=(1, 2, 3)).sum()))\n"
     )
     done = subprocess.run(
@@ -67,5 +69,5 @@ def test_a_full_disk_is_an_error_of_one_sentence(pictures, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(MmedgeError, match="No space left"):
-        decode.decode(SPEC, "image", jobs, 200, folder, folder / "x.npy", workers=1, progress=Silent())
+        decode.decode(decode.Modality("image", SPEC, folder), jobs, 200, folder / "x.npy", workers=1, progress=Silent())
     assert not (folder / "x.npy").exists()

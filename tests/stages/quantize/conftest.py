@@ -3,7 +3,7 @@
 import pytest
 
 from mmedge.models.load import contract_of
-from mmedge.stages.quantize import candidates
+from mmedge.stages.quantize import evaluation
 
 
 @pytest.fixture
@@ -15,5 +15,5 @@ def graphs(finished):
 @pytest.fixture
 def outputs(finished, context):
     made = finished.artifact("prune")
-    made = candidates.outputs_of(made.file("model.onnx"), contract_of(made), context.dataset.validation)
+    made = evaluation.outputs_of(made.file("model.onnx"), contract_of(made), context.dataset.validation)
     return lambda graph: made(graph, True)

@@ -5,6 +5,7 @@ import pytest
 
 from mmedge.errors import MismatchError
 from mmedge.recipe import Quantize
+from mmedge.report.schema import CurveRecord
 from mmedge.stages import quantize
 from mmedge.stages.quantize import calibration, ptq
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
@@ -39,11 +40,11 @@ def test_calibration_grows_until_the_ranges_rest(graphs, context):
     """The same sample again and again rests at once; samples that grow never do."""
     sample = calibration_inputs(context.dataset.train, np.arange(1), 0)[0]
     count, curve = calibration.converged(graphs[1], [sample] * 200)
-    assert (count, curve) == (64, [{"samples": 64, "change": 0.0}])
+    assert (count, curve) == (64, [CurveRecord(samples=64, change=0.0)])
     growing = [{**sample, "image": sample["image"] * np.float32(1 + n)} for n in range(130)]
     count, curve = calibration.converged(graphs[1], growing)
-    assert count == 130 and [point["samples"] for point in curve] == [64, 128, 130]
-    assert curve[0]["change"] > 0.3
+    assert count == 130 and [point.samples for point in curve] == [64, 128, 130]
+    assert curve[0].change > 0.3
 
 
 def test_a_missing_class_and_a_modality_that_is_never_absent_or_never_there_are_told(context):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mmedge.recipe import Quantize
-from mmedge.stages.quantize.candidates import Scored, over
+from mmedge.stages.quantize.candidates import over
+from mmedge.stages.quantize.evaluation import Scored
 
 
 def scored(quality, **subsets):

@@ -33,21 +33,21 @@ def test_the_layer_that_quantization_breaks_goes_back_to_fp32_and_the_others_sta
     assert hurt > 1.5 * whole
     most = whole + 0.3 * (hurt - whole)
     found = searched(broken, fp32, outputs, tmp_path, most=most)
-    assert found["found"] and [group["label"] for group in found["groups"] if group["fp32"]] == [first.label]
-    assert max(found["groups"], key=lambda group: group["error"])["label"] == first.label
-    assert found["branches"]["audio"] > found["branches"]["image"]
+    assert found.found and [group.label for group in found.groups if group.fp32] == [first.label]
+    assert max(found.groups, key=lambda group: group.error).label == first.label
+    assert found.branches["audio"] > found.branches["image"]
     assert mixed.distance(expected, outputs(tmp_path / "mixed.onnx")) <= most
     again = searched(broken, fp32, outputs, tmp_path, most=most)
-    assert again["evaluations"] == 0 and again["groups"] == found["groups"]
+    assert again.evaluations == 0 and again.groups == found.groups
 
 
 def test_a_search_that_finds_nothing_writes_nothing_and_says_why(graphs, outputs, tmp_path):
     found = searched(*graphs, outputs, tmp_path, most=-1.0)
     assert (
-        not found["found"] and found["said"] == "only FP32 holds the budget" and not (tmp_path / "mixed.onnx").exists()
+        not found.found and found.said == "only FP32 holds the budget" and not (tmp_path / "mixed.onnx").exists()
     )
     late = searched(*graphs, outputs, tmp_path / "late", seconds=1e-9)
-    assert not late["found"] and "the time of 1e-09 s ended first" in late["said"]
+    assert not late.found and "the time of 1e-09 s ended first" in late.said
 
 
 def test_many_layers_are_judged_in_groups_of_one_branch(graphs):

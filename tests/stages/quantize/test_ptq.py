@@ -42,8 +42,8 @@ def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tm
     assert calibration.converged(path, inputs)[0] == 9
     ptq.int8(path, tmp_path / "q.onnx", inputs, "int8-extremes")
     assert {layer.label for layer in qdq.layers(onnx.load(tmp_path / "q.onnx"))} >= {"w", "v"}
-    kernels = candidates.proved(tmp_path / "q.onnx")
-    assert kernels["int8_layers"]["float_layers"] == {"v": "its input is not quantized, or not as a whole"}
+    _, layers = candidates.proved(tmp_path / "q.onnx")
+    assert layers.float_layers == {"v": "its input is not quantized, or not as a whole"}
     compared = 0
     for sample in inputs:
         a, b = (onnxruntime_cpu.session(file)(sample)["y"] for file in (path, tmp_path / "q.onnx"))
@@ -83,9 +83,9 @@ def test_depthwise_and_linear_convolutions_all_run_in_8_bits_and_tensorrt_takes_
         verbose=False,
     )
     ptq.int8(tmp_path / "m.onnx", tmp_path / "q.onnx", inputs, "int8")
-    proof = candidates.proved(tmp_path / "q.onnx")["int8_layers"]
-    assert proof["asked"] == 5 and set(proof["float_layers"].values()) <= {"its output stays float"}
-    assert proof["int8"] >= 4
+    _, proof = candidates.proved(tmp_path / "q.onnx")
+    assert proof.asked == 5 and set(proof.float_layers.values()) <= {"its output stays float"}
+    assert proof.int8 >= 4
     assert precision.to_symmetric(tmp_path / "q.onnx", tmp_path / "s.onnx") > 0
     a, b = (onnxruntime_cpu.session(tmp_path / name, optimize=False)(inputs[0])["y"] for name in ("q.onnx", "s.onnx"))
     assert np.abs(a - b).max() < 0.05 * np.abs(a).max()

@@ -11,9 +11,9 @@ from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import qdq
 from mmedge.pipeline.judging import missed
 from mmedge.recipe import Quantize
-from mmedge.report.schema import MissRecord
+from mmedge.report.schema import CandidateRecord
 from mmedge.stages import quantize
-from mmedge.stages.quantize import candidates
+from mmedge.stages.quantize import candidates, evaluation
 from tests.conftest import staged
 
 
@@ -32,8 +32,20 @@ def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finis
     assert made.file("model.onnx").read_bytes() == made.file(f"{made.meta['precision']}.onnx").read_bytes()
 
 
-def row(precision, p50, kept=True):
-    return {"precision": precision, "p50_ms": p50, "ratio_to_fp32": p50, "kept": kept}
+def row(precision, p50, kept=True, quality=0.9, layers=None):
+    return CandidateRecord(
+        precision=precision,
+        quality_validation=quality,
+        n=50,
+        drop=0.9 - quality,
+        drop_ci95=(0.0, 1.0),
+        p50_ms=p50,
+        ratio_to_fp32=p50,
+        size_bytes=1,
+        kept=kept,
+        why="",
+        int8_layers=layers,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,19 +58,19 @@ def row(precision, p50, kept=True):
     ],
 )
 def test_the_fastest_candidate_inside_the_budget_is_chosen(table, chosen):
-    assert candidates.fastest_kept(table)["precision"] == chosen
+    assert candidates.fastest_kept(table).precision == chosen
 
 
 def test_a_candidate_outside_the_budget_is_dropped(finished, context, tmp_path, monkeypatch):
     """FP32's figures are raised, so that the other candidate loses."""
-    real = candidates.score
+    real = evaluation.score
     asked = []
 
     def score(contract, output, targets):
         asked.append(real(contract, output, targets))
         return asked[-1] + (0.5 if len(asked) == 1 else 0)
 
-    monkeypatch.setattr(candidates, "score", score)
+    monkeypatch.setattr(evaluation, "score", score)
     config = Quantize(candidates=("fp32", "fp16"), max_drop=0.01, max_subset_drop=1.0)
     made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     table = {row["precision"]: row for row in made.meta["candidates"]}
@@ -88,7 +100,7 @@ def test_an_ignored_branch_stays_float_and_what_cannot_be_made_is_told(finished,
 
 def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, tmp_path, monkeypatch):
     """Every score is real but those of plain INT8, which are lowered."""
-    real = candidates.evaluator
+    real = evaluation.evaluator
 
     def lowered(contract, samples):
         evaluate = real(contract, samples)
@@ -112,18 +124,18 @@ def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, t
 def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_and_named(tmp_path):
     table = candidates.Table(
         rows=[
-            row("fp32", 1.0) | {"quality_validation": 0.9, "why": ""},
-            row("int8", 0.5, kept=False) | {"quality_validation": 0.6, "why": ""},
-            row("int8-mixed", 0.7, kept=False) | {"quality_validation": 0.8, "why": ""},
+            row("fp32", 1.0),
+            row("int8", 0.5, kept=False, quality=0.6),
+            row("int8-mixed", 0.7, kept=False, quality=0.8),
         ]
     )
     for name in ("fp32", "int8", "int8-mixed"):
         (tmp_path / f"{name}.onnx").write_text(name)
     notes: list[str] = []
-    meta = quantize.concluded(table, Quantize(candidates=("fp32", "int8"), require="int8"), tmp_path, notes)
-    assert meta["precision"] == "int8-mixed" and (tmp_path / "model.onnx").read_text() == "int8-mixed"
-    assert "the best that was found is int8-mixed" in meta["notes"][0]
-    ((gate, code),) = missed([MissRecord(**miss) for miss in meta["misses"]])
+    choice = quantize.concluded(table, Quantize(candidates=("fp32", "int8"), require="int8"), tmp_path, notes)
+    assert choice.precision == "int8-mixed" and (tmp_path / "model.onnx").read_text() == "int8-mixed"
+    assert "the best that was found is int8-mixed" in choice.notes[0]
+    ((gate, code),) = missed(choice.misses)
     assert gate.name == "max_drop of int8" and not gate.passed and code == 3
     with pytest.raises(ValueError, match="needs int8 among 'candidates'"):
         Quantize(candidates=("fp32", "fp16"), require="int8")
@@ -131,24 +143,22 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
 
 def test_weights_in_8_bits_with_float_arithmetic_are_not_the_int8_that_is_required(tmp_path):
     rows = [row("fp32", 1.0), row("int8", 0.5, kept=False), row("int8-weights", 0.9)]
-    table = candidates.Table(rows=[it | {"quality_validation": 0.9, "why": ""} for it in rows])
+    table = candidates.Table(rows=rows)
     (tmp_path / "int8.onnx").write_text("int8")
-    meta = quantize.concluded(
-        table, Quantize(candidates=("fp32", "int8", "int8-weights"), require="int8"), tmp_path, []
-    )
-    assert meta["precision"] == "int8" and [miss["exit"] for miss in meta["misses"]] == [3]
+    config = Quantize(candidates=("fp32", "int8", "int8-weights"), require="int8")
+    choice = quantize.concluded(table, config, tmp_path, [])
+    assert choice.precision == "int8" and [miss.exit for miss in choice.misses] == [3]
 
 
 def test_a_taken_graph_with_a_layer_that_runs_in_float_for_no_reason_is_a_mismatch_with_exit_5(graphs, tmp_path):
     proof = qdq.prove(graphs[0], onnx.load(graphs[0]))  # as if the runtime fused nothing
-    taken = row("int8", 0.5) | {"quality_validation": 0.9, "why": "", "int8_layers": proof.record()}
-    table = candidates.Table(rows=[row("fp32", 1.0) | {"quality_validation": 0.9, "why": ""}, taken])
+    table = candidates.Table(rows=[row("fp32", 1.0), row("int8", 0.5, layers=proof)])
     with pytest.raises(MismatchError, match=r"ignore: \[encoders\.image\.features\.0") as raised:
         quantize.concluded(table, Quantize(), tmp_path, [])
     assert raised.value.exit_code == 5
-    table.rows[1]["kept"] = False  # what is not taken need not be what it says
+    table.rows[1] = row("int8", 0.5, kept=False, layers=proof)  # what is not taken need not be what it says
     (tmp_path / "fp32.onnx").write_text("fp32")
-    assert quantize.concluded(table, Quantize(), tmp_path, [])["precision"] == "fp32"
+    assert quantize.concluded(table, Quantize(), tmp_path, []).precision == "fp32"
 
 
 def test_int8_that_nobody_required_and_that_does_not_run_is_a_row_that_lost(finished, context, tmp_path, monkeypatch):
