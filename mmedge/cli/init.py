@@ -134,6 +134,8 @@ def _write(proposal: Proposal, out: Path, module: Path | None) -> None:
 
 
 def _record(proposal: Proposal, out: Path, module: Path | None) -> dict[str, Any]:
+    from mmedge.data.wizard.propose import keys_of
+
     return {
         "recipe": str(out),
         "code": module and str(module),
@@ -141,7 +143,7 @@ def _record(proposal: Proposal, out: Path, module: Path | None) -> dict[str, Any
         "target": proposal.target,
         "task": proposal.task,
         "columns": {column.name: {"role": column.role, "why": column.why} for column in proposal.columns},
-        "modalities": proposal.modalities,
+        "modalities": {name: keys_of(spec) for name, spec in proposal.modalities.items()},
     }
 
 

@@ -52,7 +52,7 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
     Raises UsageError and MmedgeError with the input and the file where something does not fit.
     """
     path = Path(source)
-    found: list[tuple[str, dict[str, Any]]]
+    found: list[tuple[str, dict[str, np.ndarray]]]
     if path.is_dir():
         found = _folder(path, infos)
     elif path.suffix.lower() == ".npz":
@@ -84,7 +84,7 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
         calls += parts
         places += [f"{place}, call {at}" if len(parts) > 1 else place for at in range(len(parts))]
         if own is not None:
-            flat = np.asarray(own).reshape(-1)
+            flat = own.reshape(-1)
             if len(flat) != len(parts):
                 raise UsageError(f"{len(flat)} labels for {len(parts)} calls", where=place)
             known += flat.tolist()
@@ -155,7 +155,7 @@ def _check_order(files: list[str], labels: Path) -> None:
         )
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -176,7 +176,7 @@ def _npy(path: Path) -> np.ndarray:
         ) from error
 
 
-def _folder(folder: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, Any]]]:
+def _folder(folder: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, np.ndarray]]]:
     several = sorted(folder.glob("*.npz"))
     if several:
         return [(str(path), _npz(path)) for path in several]
@@ -207,7 +207,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise MmedgeError(f"the table cannot be read: {error}", where=str(path)) from error
 
 
-def _table(path: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, Any]]]:
+def _table(path: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, np.ndarray]]]:
     rows = _rows(path)
     if not rows:
         raise MmedgeError("the table has no rows", where=str(path))
@@ -219,7 +219,7 @@ def _table(path: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[
         )
     found = []
     for number, row in enumerate(rows, 2):
-        arrays: dict[str, Any] = {}
+        arrays: dict[str, np.ndarray] = {}
         for name in infos:
             cell = row[name] or ""
             if cell.endswith(".npy"):
@@ -240,15 +240,15 @@ def _table(path: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[
     return found
 
 
-def _built(result: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
+def _built(result: Any, where: str) -> list[tuple[str, dict[str, np.ndarray]]]:
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Mapping):
-        return [(where, {**result[0], "labels": np.asarray(result[1])})]
+        return [(where, {**_as_arrays(result[0]), "labels": np.asarray(result[1])})]
     if isinstance(result, Mapping):
-        return [(where, dict(result))]
+        return [(where, _as_arrays(result))]
     if isinstance(result, Iterable):
         parts = list(result)
         if parts and all(isinstance(part, Mapping) for part in parts):
-            return [(f"{where}, item {at}", dict(part)) for at, part in enumerate(parts)]
+            return [(f"{where}, item {at}", _as_arrays(part)) for at, part in enumerate(parts)]
     raise UsageError(
         f"the function returned {type(result).__name__}",
         where=where,
@@ -256,7 +256,13 @@ def _built(result: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
     )
 
 
-def _split(arrays: Mapping[str, Any], infos: Mapping[str, TensorInfo], place: str) -> list[dict[str, np.ndarray]]:
+def _as_arrays(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in given.items()}
+
+
+def _split(
+    arrays: Mapping[str, np.ndarray], infos: Mapping[str, TensorInfo], place: str
+) -> list[dict[str, np.ndarray]]:
     """One set of arrays as calls; see ``read_calls``."""
     missing = [name for name in infos if name not in arrays]
     if missing:
@@ -270,7 +276,7 @@ def _split(arrays: Mapping[str, Any], infos: Mapping[str, TensorInfo], place: st
             f"the model has no input {unknown[0]!r}{did_you_mean(unknown[0], infos)}; it takes {', '.join(infos)}",
             where=place,
         )
-    ready = {name: _typed(name, np.asarray(arrays[name]), info, place) for name, info in infos.items()}
+    ready = {name: _typed(name, arrays[name], info, place) for name, info in infos.items()}
     counts: dict[str, int] = {}
     for name, info in infos.items():
         value, rank = ready[name], len(info.shape)

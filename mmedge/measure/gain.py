@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mmedge.measure.quality import (
     score,
     scores_of,
 )
+from mmedge.report.schema import ControlRecord, DecisionRecord
 from mmedge.spec import Contract
 
 # A student may fall this far below one that was trained for the subset alone (the project's own limit).
@@ -35,7 +35,7 @@ def gain(
     name: str,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
+) -> ControlRecord:
     """The record of a control. ``ours``, ``theirs``: the outputs {head: [n, W]} of one seed each, in the same order.
 
     ``gain`` is the mean over seeds of the difference of the metric, ``gain_ci95`` its interval (see ``paired``), and
@@ -52,17 +52,17 @@ def gain(
     with_teacher, without = ([score(contract, outputs, samples.targets) for outputs in side] for side in (ours, theirs))
     middle = int(np.argsort(without)[len(without) // 2])
     value = float(np.mean(with_teacher) - np.mean(without))
-    return {
-        "name": name,
-        "quality": quality(contract, theirs[middle], samples, resamples=resamples, seed=seed).record(),
-        "gain": value,
-        "gain_ci95": [low, high],
-        "gain_median": float(np.median(np.subtract(with_teacher, without))),
-        "seeds": len(pairs),
-        "distilled_by_seed": with_teacher,
-        "control_by_seed": without,
-        "notes": [_said(name, value, low, high) + ("" if len(pairs) > 1 else _ONE_SEED)],
-    }
+    return ControlRecord(
+        name=name,
+        quality=quality(contract, theirs[middle], samples, resamples=resamples, seed=seed),
+        gain=value,
+        gain_ci95=(low, high),
+        gain_median=float(np.median(np.subtract(with_teacher, without))),
+        seeds=len(pairs),
+        distilled_by_seed=with_teacher,
+        control_by_seed=without,
+        notes=[_said(name, value, low, high) + ("" if len(pairs) > 1 else _ONE_SEED)],
+    )
 
 
 def paired(
@@ -132,8 +132,8 @@ def decide(
     *,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
-    """Which student ships: ``{"kept": "distilled" | "control", "gain", "gain_ci95", "said"}``, by validation alone.
+) -> DecisionRecord:
+    """Which student ships, by validation alone.
 
     ``distilled``, ``control``: ``subset_outputs`` of a student a seed. The figure is the one that checkpoints are
     chosen by (``balanced``), so that a teacher that helps the whole and harms the subsets is seen. Kept is whichever is
@@ -156,11 +156,11 @@ def decide(
     measured = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] on validation, all subsets weighed"
     if value > 0:
         doubt = "; not proven, but not worse" if low <= 0 else _ONE_SEED if len(pairs) == 1 else ""
-        kept, said = "distilled", f"distillation kept: {measured}{doubt}"
-    else:
-        kept = "control"
-        said = f"do not distil: the student without a teacher is kept; with one {measured}"
-    return {"kept": kept, "gain": value, "gain_ci95": [low, high], "said": said}
+        return DecisionRecord(
+            kept="distilled", said=f"distillation kept: {measured}{doubt}", gain=value, gain_ci95=(low, high)
+        )
+    said = f"do not distil: the student without a teacher is kept; with one {measured}"
+    return DecisionRecord(kept="control", said=said, gain=value, gain_ci95=(low, high))
 
 
 def _said(name: str, value: float, low: float, high: float) -> str:

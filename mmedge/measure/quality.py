@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmedge import tasks
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
+from mmedge.report.schema import QualityRecord
 from mmedge.spec import Contract, subsets
 
 if TYPE_CHECKING:
@@ -24,30 +24,6 @@ Predict = Callable[[np.ndarray], Outputs]
 # {subset: (rows that have all of it, outputs)}.
 SubsetOutputs = Mapping[str, tuple[np.ndarray, Outputs]]
 _BATCH = 250
-
-
-@dataclass(frozen=True)
-class Quality:
-    """``value`` of ``metric`` with its 95 % interval; ``n`` samples in ``groups`` independent units."""
-
-    metric: str
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    groups: int
-    split: str
-    others: dict[str, float]
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "metric": self.metric,
-            "value": self.value,
-            "ci95": list(self.ci95),
-            "n": self.n,
-            "groups": self.groups,
-            "split": self.split,
-            "others": self.others,
-        }
 
 
 def metric_of(contract: Contract) -> str:
@@ -80,7 +56,7 @@ def of_head(contract: Contract, name: str) -> Contract:
     return contract.model_copy(update={"heads": {name: contract.heads[name]}})
 
 
-def quality(contract: Contract, outputs: Outputs, samples: Samples, *, resamples: int, seed: int) -> Quality:
+def quality(contract: Contract, outputs: Outputs, samples: Samples, *, resamples: int, seed: int) -> QualityRecord:
     """The metric with its ``interval`` over ``samples.groups``. ``outputs``: {head: float [n, W]}.
 
     Raises MmedgeError where an output is not finite.
@@ -97,14 +73,14 @@ def quality(contract: Contract, outputs: Outputs, samples: Samples, *, resamples
     def drawn(rows: np.ndarray) -> float:
         return score(contract, rows_of(outputs, rows), rows_of(targets, rows))
 
-    return Quality(
-        metric_of(contract),
-        score(contract, outputs, targets),
-        interval(drawn, groups, resamples=resamples, seed=seed),
-        len(known),
-        len(np.unique(groups)),
-        samples.split,
-        _others(contract, outputs, targets),
+    return QualityRecord(
+        metric=metric_of(contract),
+        value=score(contract, outputs, targets),
+        ci95=interval(drawn, groups, resamples=resamples, seed=seed),
+        n=len(known),
+        groups=len(np.unique(groups)),
+        split=samples.split,
+        others=dict(_others(contract, outputs, targets)),
     )
 
 

@@ -64,7 +64,7 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
                 more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
             found += more
             specs |= fitted
-            card["media"] = facts
+            card["media"] = {name: of_modality.record() for name, of_modality in facts.items()}
         tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
         cells = cells_of(recipe.data, tables)
         heads = {name: head if _wide(head) else heads[name] for name, head in heads_of(recipe.data, cells).items()}

@@ -42,15 +42,16 @@ def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) ->
     contract, dataset, recipe = contract_of(artifact), context.dataset, context.recipe
     if is_outputs(artifact):
         answers = stored_answers(artifact.file(ANSWERS))
-        return figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
+        found = figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
+        return found.record()
     from mmedge.stages import export
 
     seen = dataset.preprocessed(contract.modalities, context.progress)
     if artifact.meta.get("target") == TORCH:
         run = module_run(context.rebuild(artifact))
-        return figures(run, contract, seen, recipe.measure, recipe.seed, classes=classes)
+        return figures(run, contract, seen, recipe.measure, recipe.seed, classes=classes).record()
     engine, on = export.measured_file(artifact)
-    return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes)
+    return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes).record()
 
 
 def is_outputs(artifact: Artifact) -> bool:
@@ -188,4 +189,4 @@ def _compare(artifact: Artifact, students: list[str], name: str, compared: Compa
         for side in (compared.against, compared.students)
     )
     resamples = context.recipe.measure.bootstrap
-    return gain(contract, ours, theirs, test, name=name, resamples=resamples, seed=context.recipe.seed)
+    return gain(contract, ours, theirs, test, name=name, resamples=resamples, seed=context.recipe.seed).record()

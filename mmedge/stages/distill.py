@@ -11,7 +11,7 @@ from mmedge.artifact import Artifact
 from mmedge.measure.gain import decide
 from mmedge.models import load
 from mmedge.recipe import Distill, Loss
-from mmedge.report.schema import TriedLossRecord
+from mmedge.report.schema import DecisionRecord, TriedLossRecord
 from mmedge.spec import Contract, subsets
 from mmedge.stages.results import ComparedRecord, DistillResult
 from mmedge.stages.trained import Trained, write_trained
@@ -50,7 +50,7 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     for variant in variants.values():
         train(variant)
     decision = _decision(students, lesson.variant, contract, context)
-    kept, compared = variants[decision["kept"]], _compared(variants)
+    kept, compared = variants[decision.kept], _compared(variants)
     for alone in _alone(kept, config, contract):
         train(alone)
         compared[alone.name] = ComparedRecord(students=alone.name, against=kept.name, shown=list(alone.shown or ()))
@@ -64,7 +64,7 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
         f"{lesson.variant.samples.labelled.sum()} of {len(lesson.variant.samples)} training samples have a label that the student may see",
         *lesson.teacher.notes,
         *([_said(losses)] if losses else []),
-        decision["said"],
+        decision.said,
         *_unfinished(students["distilled"]),
         f"seed {number} of {config.controls.seeds} kept, by validation",
         *_untaken(config, context, contract),
@@ -223,13 +223,11 @@ def _compared(variants: dict[str, Variant]) -> dict[str, ComparedRecord]:
 
 def _decision(
     students: dict[str, list[Student]], variant: Variant, contract: Contract, context: Context
-) -> dict[str, Any]:
+) -> DecisionRecord:
     """Whether the distilled student ships, or the one without a teacher; see ``measure.gain.decide``."""
     if "control" not in students:
-        return {
-            "kept": "distilled",
-            "said": "no control without a teacher: whether distillation helps was not measured",
-        }
+        said = "no control without a teacher: whether distillation helps was not measured"
+        return DecisionRecord(kept="distilled", said=said)
     context.progress.say("distill: comparing with the control on validation")
     distilled, control = (
         [student.outputs(contract, variant.validation) for student in students[name]]

@@ -25,6 +25,7 @@ from mmedge.measure.quality import predict_module
 from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.recipe import Hint, Loss
+from mmedge.report.schema import ControlRecord
 from mmedge.training.context import Context
 from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.teaching.students import Variant, train_student
@@ -62,12 +63,10 @@ def main() -> None:
             taught_by = out / "teacher"
         context = Context(made, dataset, out / "bench", RECIPES, Silent(), artifact.read(taught_by))
         for name, record in _measured(context, seeds):
-            low, high = record["gain_ci95"]
-            rows[name][student] = (
-                f"{record['gain']:+.3f} [{low:+.3f}, {high:+.3f}], median {record['gain_median']:+.3f}"
-            )
+            low, high = record.gain_ci95
+            rows[name][student] = f"{record.gain:+.3f} [{low:+.3f}, {high:+.3f}], median {record.gain_median:+.3f}"
             print(student, name, rows[name][student], file=sys.stderr, flush=True)
-            rows.setdefault("accuracy without a teacher", {})[student] = f"{np.mean(record['control_by_seed']):.3f}"
+            rows.setdefault("accuracy without a teacher", {})[student] = f"{np.mean(record.control_by_seed):.3f}"
     lines = [f"| loss ({seeds} seeds, {epochs} epochs, {made.distill.labels} labels) | {' | '.join(STUDENTS)} |"]
     lines += ["| --- |" + " --- |" * len(STUDENTS)]
     lines += [
@@ -77,7 +76,7 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def _measured(context: Context, seeds: int) -> Iterator[tuple[str, dict]]:
+def _measured(context: Context, seeds: int) -> Iterator[tuple[str, ControlRecord]]:
     """(loss, the record of its gain on the test split), one after the other; a call after a kill goes on where it was."""
     config = context.recipe.distill
     contract = context.contract(config.model)

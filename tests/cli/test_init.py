@@ -17,6 +17,7 @@ from mmedge.data.wizard.propose import Wishes, propose
 from mmedge.errors import UsageError
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
+from mmedge.spec import TabularSpec
 from tests.data.made import five_kinds, write_table
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def test_every_column_is_seen_for_what_it_is(manifest):
         "kind": "target",
     }
     assert (proposal.task, proposal.target, proposal.group, proposal.rows) == ("classification", "kind", "who", 60)
-    assert proposal.modalities["sound"]["sample_rate"] == 8000 and proposal.modalities["motion"]["channels"] == 2
+    assert proposal.modalities["sound"].sample_rate == 8000 and proposal.modalities["motion"].channels == 2
 
 
 def test_the_recipe_has_no_fault_and_keeps_every_row(manifest, tmp_path):
@@ -99,7 +100,7 @@ def test_a_split_column_is_used_and_a_constant_one_is_not(tmp_path):
     rows = [["a", "b", "part", "y"]]
     rows += [[i * i % 11, 5, ("train", "val", "test")[i % 3], "uv"[i % 2]] for i in range(60)]
     proposal = propose(write_table(tmp_path / "m.csv", rows), Wishes("y"))
-    assert proposal.split == "part" and proposal.modalities == {"tabular": {"kind": "tabular", "columns": ["a"]}}
+    assert proposal.split == "part" and proposal.modalities == {"tabular": TabularSpec(kind="tabular", columns=("a",))}
 
 
 @pytest.mark.parametrize(

@@ -150,13 +150,13 @@ def test_the_gain_is_the_mean_difference_over_the_seeds():
     targets = np.array([0, 1] * 20)
     right, half = logits(targets), logits(np.zeros(40, int))
     record = gain(CONTRACT, [right, right], [half, right], made(targets), name="no-distillation", resamples=300, seed=0)
-    assert record["gain"] == pytest.approx(0.25) and record["seeds"] == 2
+    assert record.gain == pytest.approx(0.25) and record.seeds == 2
     three = gain(CONTRACT, [right] * 3, [half, half, right], made(targets), name="no-distillation", resamples=9, seed=0)
-    assert three["gain"] == pytest.approx(1 / 3) and three["gain_median"] == pytest.approx(0.5)
-    assert record["distilled_by_seed"] == [1.0, 1.0] and record["control_by_seed"] == [0.5, 1.0]
+    assert three.gain == pytest.approx(1 / 3) and three.gain_median == pytest.approx(0.5)
+    assert record.distilled_by_seed == [1.0, 1.0] and record.control_by_seed == [0.5, 1.0]
     # Two pairs, of gains 0.5 and 0: by Student's t with about one degree of freedom they prove nothing.
-    low, high = record["gain_ci95"]
-    assert low < -1 and high > 1 and low + high == pytest.approx(0.5) and "no proven gain" in record["notes"][0]
+    low, high = record.gain_ci95
+    assert low < -1 and high > 1 and low + high == pytest.approx(0.5) and "no proven gain" in record.notes[0]
 
 
 @pytest.mark.parametrize(("of_seeds", "shared", "own"), [(0.05, 0.0, 0.1), (0.02, 0.3, 0.2)])
@@ -192,13 +192,13 @@ def test_the_gains_interval_without_samples_chance_is_that_of_the_seeds():
         resamples=100,
         seed=0,
     )
-    assert record["gain"] == 1 and record["gain_ci95"] == [1, 1] and "helps" in record["notes"][0]
-    assert "one seed" not in record["notes"][0]
+    assert record.gain == 1 and record.gain_ci95 == (1, 1) and "helps" in record.notes[0]
+    assert "one seed" not in record.notes[0]
     worse = gain(
         CONTRACT, [logits(targets + 1)], [logits(targets)], made(targets), name="no-distillation", resamples=100, seed=0
     )
-    assert worse["gain"] == -1 and "hurts" in worse["notes"][0]
-    assert "of one seed, so that what another would give is not in the interval" in worse["notes"][0]
+    assert worse.gain == -1 and "hurts" in worse.notes[0]
+    assert "of one seed, so that what another would give is not in the interval" in worse.notes[0]
 
 
 def test_the_gain_counts_labelled_samples_only():
@@ -212,7 +212,7 @@ def test_the_gain_counts_labelled_samples_only():
         resamples=100,
         seed=0,
     )
-    assert record["gain"] == pytest.approx(0.5)
+    assert record.gain == pytest.approx(0.5)
 
 
 def subset_answers_of(targets, right):
@@ -228,16 +228,16 @@ def test_the_decision_weighs_all_modalities_present_as_much_as_the_mean_of_the_s
     theirs = subset_answers_of(targets, {"a": 0.75, "b": 0.75, "a+b": 0.95})
     said = decide(CONTRACT, [ours], [theirs], made(targets), resamples=100, seed=0)
     expected = 0.5 * (1.0 - 0.95) + 0.5 * ((0.5 + 0.5 + 1.0) - (0.75 + 0.75 + 0.95)) / 3
-    assert said["gain"] == pytest.approx(expected) and said["kept"] == "control"
-    assert said["said"].startswith("do not distil") and said["gain_ci95"][0] <= expected <= said["gain_ci95"][1]
+    assert said.gain == pytest.approx(expected) and said.kept == "control"
+    assert said.said.startswith("do not distil") and said.gain_ci95[0] <= expected <= said.gain_ci95[1]
     other = decide(CONTRACT, [theirs], [ours], made(targets), resamples=100, seed=0)
-    assert other["kept"] == "distilled" and other["gain"] == pytest.approx(-expected)
+    assert other.kept == "distilled" and other.gain == pytest.approx(-expected)
 
 
 def test_a_student_no_better_than_the_one_without_a_teacher_is_not_kept():
     targets = np.array([0, 1] * 20)
     same = subset_answers_of(targets, {"a": 0.5, "b": 0.5, "a+b": 0.9})
-    assert decide(CONTRACT, [same], [same], made(targets), resamples=50, seed=0)["kept"] == "control"
+    assert decide(CONTRACT, [same], [same], made(targets), resamples=50, seed=0).kept == "control"
 
 
 def test_the_decision_leaves_a_subset_without_a_figure_out_and_is_made_by_the_others():
@@ -250,7 +250,7 @@ def test_the_decision_leaves_a_subset_without_a_figure_out_and_is_made_by_the_ot
         return {"a": (everything, output), "b": (equal, output), "a+b": (everything, output)}
 
     said = decide(contract, [answers(0.1)], [answers(0.5)], made(targets), resamples=50, seed=0)
-    assert said["kept"] == "distilled" and 0 < said["gain_ci95"][0] <= said["gain"] <= said["gain_ci95"][1]
+    assert said.kept == "distilled" and 0 < said.gain_ci95[0] <= said.gain <= said.gain_ci95[1]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_student_is_held_against_one_trained_for_the_subset_alone(ours, theirs
     targets = np.array([0, 1] * 20)
     first, second = (subset_answers_of(targets, {"a": share})["a"][1] for share in (ours, theirs))
     record = gain(CONTRACT, [first], [second], made(targets), name="alone-a", resamples=50, seed=0)
-    assert record["notes"][0].startswith(said)
+    assert record.notes[0].startswith(said)
 
 
 def test_average_precision_is_scikit_learns_with_and_without_ties():

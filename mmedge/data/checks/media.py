@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,38 @@ from mmedge.recipe import Data
 from mmedge.spec import AudioSpec, ModalitySpec, TabularSpec, TextSpec
 
 
+@dataclass(frozen=True)
+class TextFacts:
+    """What texts come to in tokens; ``share_full``: of those that fill the length, and may be cut."""
+
+    tokens_p50: float
+    tokens_in_vocabulary: int | None
+    share_full: float
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SoundFacts:
+    """``sample_rates``: {Hz: how many sounds have it}; ``seconds``: "p50" and "max", none where no sound could be read."""
+
+    sample_rates: dict[str, int]
+    seconds: dict[str, float]
+
+    def record(self) -> dict[str, Any]:
+        return {"sample_rates": self.sample_rates, **({"seconds": self.seconds} if self.seconds else {})}
+
+
 def media_faults(
     table: polars.DataFrame, data: Data, folder: Path, file: str, cache: Path, progress: Progress
-) -> tuple[list[Fault], dict[str, Any], dict[str, ModalitySpec]]:
+) -> tuple[list[Fault], dict[str, TextFacts | SoundFacts], dict[str, ModalitySpec]]:
     """Faults of every modality's content, facts for the data card, and the specs with their vocabularies fitted.
 
     What is decoded stays in ``cache``, where a run finds it.
     """
     faults: list[Fault] = []
-    facts: dict[str, Any] = {}
+    facts: dict[str, TextFacts | SoundFacts] = {}
     fitted: dict[str, ModalitySpec] = {}
     contents: dict[int, list[str]] = defaultdict(list)
     tables = {
@@ -118,15 +142,11 @@ def _constant(name: str, one: Decoded, tables: dict[str, polars.DataFrame], file
     ]
 
 
-def _texts(name: str, spec: TextSpec, tokens: list[int], file: str, column: str) -> tuple[list[Fault], dict[str, Any]]:
+def _texts(name: str, spec: TextSpec, tokens: list[int], file: str, column: str) -> tuple[list[Fault], TextFacts]:
     full = sum(count == spec.length for count in tokens) / len(tokens)
-    card = {
-        "tokens_p50": float(np.median(tokens)),
-        "tokens_in_vocabulary": spec.tokens,
-        "share_full": round(full, 3),
-    }
+    facts = TextFacts(float(np.median(tokens)), spec.tokens, round(full, 3))
     if full <= 0.2:
-        return [], card
+        return [], facts
     cut = Fault(
         "warning",
         "cut-text",
@@ -135,12 +155,10 @@ def _texts(name: str, spec: TextSpec, tokens: list[int], file: str, column: str)
         column=column,
         todo=f"raise data.modalities.{name}.length",
     )
-    return [cut], card
+    return [cut], facts
 
 
-def _sounds(
-    spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: str
-) -> tuple[list[Fault], dict[str, Any]]:
+def _sounds(spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: str) -> tuple[list[Fault], SoundFacts]:
     import soundfile
 
     faults: list[Fault] = []
@@ -183,21 +201,19 @@ def _sounds(
                 todo=f"set sample_rate: {max(rates)}",
             )
         )
-    card: dict[str, Any] = {"sample_rates": {str(rate): count for rate, count in sorted(rates.items())}}
-    if seconds:
-        card["seconds"] = {"p50": round(float(np.median(seconds)), 3), "max": round(max(seconds), 3)}
-        if float(np.median(seconds)) > 2 * spec.samples / spec.sample_rate:
-            faults.append(
-                Fault(
-                    "warning",
-                    "cut-audio",
-                    f"half of the sounds are longer than {np.median(seconds):.2f} s, and {spec.samples / spec.sample_rate:.2f} s of each are heard",
-                    file,
-                    column=column,
-                    todo="raise frames or hop_ms, or choose 'take'",
-                )
+    if seconds and float(np.median(seconds)) > 2 * spec.samples / spec.sample_rate:
+        faults.append(
+            Fault(
+                "warning",
+                "cut-audio",
+                f"half of the sounds are longer than {np.median(seconds):.2f} s, and {spec.samples / spec.sample_rate:.2f} s of each are heard",
+                file,
+                column=column,
+                todo="raise frames or hop_ms, or choose 'take'",
             )
-    return faults, card
+        )
+    lengths = {"p50": round(float(np.median(seconds)), 3), "max": round(max(seconds), 3)} if seconds else {}
+    return faults, SoundFacts({str(rate): count for rate, count in sorted(rates.items())}, lengths)
 
 
 def _same_content(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars
@@ -14,6 +13,7 @@ import polars
 from mmedge.data.manifest.splits import SPELLINGS, UNITS
 from mmedge.data.wizard.glimpse import look
 from mmedge.errors import brief
+from mmedge.spec import ModalitySpec, TextSpec
 
 ID = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|nr|no|编号)($|_|\b)", re.IGNORECASE)
 # Names of columns whose digits name something and count nothing.
@@ -43,13 +43,15 @@ class Column:
     """A column and its role.
 
     ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target or unused.
-    ``question``: what its user should ask of it before it is used.
+    ``spec``: the preprocessing that its files or texts suggest; ``distinct``: how many different values numbers and
+    categories have. ``question``: what its user should ask of it before it is used.
     """
 
     name: str
     role: str
     why: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    spec: ModalitySpec | None = None
+    distinct: int = 0
     question: str | None = None
 
 
@@ -96,7 +98,7 @@ def judged(cells: polars.Series, numbers: polars.Series | None, folder: Path) ->
     if isinstance(file, str):
         return Column(name, "unused", file)
     if file:
-        return Column(name, file.role, f"paths of {file.role} files ({file.count} looked at)", file.facts)
+        return Column(name, file.spec.kind, f"paths of {file.spec.kind} files ({file.count} looked at)", file.spec)
     if {str(cell).strip().lower() for cell in seen} <= SPELLINGS.keys() and distinct > 1:
         return Column(name, "split", f"it names splits: {', '.join(sorted(map(str, known.unique())))}")
     if all(_DATE.fullmatch(cell.strip()) for cell in seen):
@@ -143,7 +145,7 @@ def _of_numbers(name: str, numbers: polars.Series, distinct: int) -> Column:
         return Column(name, "unused", f"it is constant: {numbers[0]:g}")
     if (_CODES.search(name) or _UNNAMED.fullmatch(name)) and bool((numbers == numbers.round()).all()):
         return _codes(name, distinct, _few(len(numbers)), "by its name they are codes")
-    return Column(name, "number", f"{distinct} different numbers", {"distinct": distinct})
+    return Column(name, "number", f"{distinct} different numbers", distinct=distinct)
 
 
 def _few(rows: int) -> int:
@@ -165,19 +167,24 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
             if distinct >= 10
             else None
         )
-        return Column(name, "category", f"{distinct} different words", {"distinct": distinct}, asked)
+        return Column(name, "category", f"{distinct} different words", distinct=distinct, question=asked)
     if words >= 1.5 or any(_CJK.search(cell) for cell in seen):
         tokens = [2 * len(cell.split()) + 2 * len(_CJK.findall(cell)) for cell in seen]
         vocabulary = len({word for cell in seen for word in cell.lower().split()} | set(_CJK.findall("".join(seen))))
-        facts = {"length": float(np.percentile(tokens, 95)), "vocabulary": vocabulary}
+        spec = TextSpec(
+            kind="text",
+            length=int(np.clip(8 * np.ceil(float(np.percentile(tokens, 95)) / 8), 8, 128)),
+            tokenizer="bpe",
+            vocabulary=int(np.clip(2 * vocabulary, 400, 4000)),
+        )
         asked = "does it name people? Then take it out, or redact it" if _NAME.search(name) else None
-        return Column(name, "text", f"free text, {words:.1f} words on average", facts, asked)
+        return Column(name, "text", f"free text, {words:.1f} words on average", spec, question=asked)
     return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
 
 
 def _codes(name: str, distinct: int, few: int, why: str) -> Column:
     if distinct <= few:
-        return Column(name, "category", f"{distinct} different codes: {why}", {"distinct": distinct})
+        return Column(name, "category", f"{distinct} different codes: {why}", distinct=distinct)
     return Column(name, "unused", f"{distinct} different codes, too many for categories: {why}, and no amounts")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from mmedge.data.wizard.propose import Proposal
+from mmedge.data.wizard.propose import Proposal, keys_of
+from mmedge.spec import TabularSpec
 from mmedge.tasks import TASKS
 
 # Widths of the encoders' stages by kind: (teacher, student).
@@ -112,7 +113,7 @@ class _Schedule:
 
 def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
     """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
-    kinds = {name: spec["kind"] for name, spec in proposal.modalities.items()}
+    kinds: dict[str, str] = {name: spec.kind for name, spec in proposal.modalities.items()}
     schedule = _schedule(proposal)
     lines = [
         f"# Written by mmedge init from {proposal.manifest.name}: {proposal.rows} rows, none of them dropped.",
@@ -177,8 +178,9 @@ def _data(proposal: Proposal, folder: Path) -> list[str]:
     if proposal.align:
         why = "Tables with times of their own: columns of the row nearest in time, or between the two around."
         lines += [f"  # {why}", "  align:"]
-        for name, keys in proposal.align.items():
-            lines.append(f"    {name}: {_flow({**keys, 'file': beside(keys['file'])})}")
+        for name, stream in proposal.align.items():
+            keys = stream.model_dump(exclude_unset=True) | {"file": beside(stream.file)}
+            lines.append(f"    {name}: {_flow(keys)}")
     if not proposal.split:
         lines.append("  ratios: {train: 0.7, validation: 0.15, test: 0.15}")
         lines.append("  # fold: {k: 5, index: 0}  # instead of ratios: 5-fold cross-validation")
@@ -194,14 +196,14 @@ def _modalities(proposal: Proposal) -> list[str]:
     width = max((len(name) for name in proposal.modalities), default=0)
     questions = {column.name: column.question for column in proposal.columns if column.question}
     for name, spec in proposal.modalities.items():
-        read = [*spec.get("columns", []), *spec.get("categorical", []), *([spec["column"]] if "column" in spec else [])]
+        read = [*spec.columns, *spec.categorical] if isinstance(spec, TabularSpec) else [spec.column or name]
         holes = {column: proposal.holes[column] for column in read if column in proposal.holes}
         if holes:
             said = ", ".join(f"{count} in {column}" for column, count in holes.items())
-            then = "" if spec["kind"] == "tabular" else "; there the modality is missing"
+            then = "" if isinstance(spec, TabularSpec) else "; there the modality is missing"
             lines.append(f"    # empty cells: {said}{then}")
         lines += [f"    # {column}: {questions[column]}" for column in read if column in questions]
-        lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(spec)}")
+        lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(keys_of(spec))}")
     unused = [column for column in proposal.columns if column.role == "unused"]
     lines += [f"  # not used: {_plain(column.name)} ({column.role}: {column.why})" for column in unused[:_TOLD]]
     return [*lines, *([f"  # not used: {len(unused) - _TOLD} more columns"] if len(unused) > _TOLD else [])]
@@ -287,24 +289,13 @@ def code_text(proposal: Proposal, path: Path) -> str:
 
 def _sizes(proposal: Proposal) -> dict[str, int]:
     """Values a modality's tensor has, as far as the manifest tells."""
-    distinct = {column.name: column.facts.get("distinct", 0) for column in proposal.columns}
-    out: dict[str, int] = {}
-    for name, spec in proposal.modalities.items():
-        match spec["kind"]:
-            case "image":
-                out[name] = spec["channels"] * spec["height"] * spec["width"]
-            case "audio":
-                out[name] = spec["mels"] * spec["frames"]
-            case "sensor":
-                out[name] = spec["channels"] * spec["length"]
-            case "text":
-                out[name] = spec["length"]
-            case "array":
-                out[name] = math.prod(spec["shape"])
-            case "tabular":
-                words = spec.get("categorical", [])
-                out[name] = len(spec.get("columns", [])) + sum(1 + distinct[column] for column in words)
-    return out
+    distinct = {column.name: column.distinct for column in proposal.columns}
+    return {
+        name: len(spec.columns) + sum(1 + distinct[column] for column in spec.categorical)
+        if isinstance(spec, TabularSpec)
+        else math.prod(spec.shape)
+        for name, spec in proposal.modalities.items()
+    }
 
 
 def _plain(text: str) -> str:
@@ -326,4 +317,6 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return _plain(value) if isinstance(value, str) else json.dumps(value)

@@ -9,11 +9,12 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from mmedge.errors import UsageError
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, SensorSpec
 
 # Names of a column of times.
 TIMES = ("t", "time", "times", "timestamp", "ts", "seconds", "datetime", "date", "when", "时间", "时间戳")
@@ -29,10 +30,9 @@ EXTENSIONS = {
 
 @dataclass(frozen=True)
 class Glimpse:
-    """``role``: image, audio, sensor or array; ``facts``: keys of its spec; ``count`` files were looked at."""
+    """The preprocessing that the files suggest, of which ``count`` were looked at."""
 
-    role: str
-    facts: dict[str, Any]
+    spec: ModalitySpec
     count: int
 
 
@@ -62,8 +62,13 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
                 todo="write folders with / between them, and upper and lower case as the files have it",
             )
         return f"its cells look like {kind} files, and none of them exists"
-    looked = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind](there)
-    return looked if isinstance(looked, str) else Glimpse(*looked, len(there))
+    look_at = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind]
+    try:
+        looked = look_at(there)
+    except ValidationError as error:  # more channels than a spec may have, say
+        first = error.errors()[0]
+        return f"its files are beyond what a modality may be: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return looked if isinstance(looked, str) else Glimpse(looked, len(there))
 
 
 def spelled_otherwise(cell: str, folder: Path) -> tuple[str, str] | None:
@@ -87,7 +92,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+def _images(paths: list[Path]) -> ImageSpec | str:
     from PIL import Image
 
     sides, gray = [], []
@@ -102,10 +107,10 @@ def _images(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
         return "none of its image files can be read"
     middle = int(np.median(sides))
     side = middle if middle <= 32 else 48 if middle >= 48 else 32
-    return "image", {"height": side, "width": side, "channels": 1 if all(gray) else 3}
+    return ImageSpec(kind="image", height=side, width=side, channels=1 if all(gray) else 3)
 
 
-def _sounds(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+def _sounds(paths: list[Path]) -> AudioSpec | str:
     import soundfile
 
     rates: Counter[int] = Counter()
@@ -123,16 +128,11 @@ def _sounds(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
     long = float(np.percentile(seconds, 90))
     hop = 16 if long <= 2 else 32
     frames = int(np.clip(8 * np.ceil(1000 * long / hop / 8), 16, 128))
-    return "audio", {
-        "sample_rate": rate,
-        "mels": 32 if rate <= 8000 else 40,
-        "frames": frames,
-        "hop_ms": hop,
-        "window_ms": 2 * hop,
-    }
+    mels = 32 if rate <= 8000 else 40
+    return AudioSpec(kind="audio", sample_rate=rate, mels=mels, frames=frames, hop_ms=hop, window_ms=2 * hop)
 
 
-def _arrays(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+def _arrays(paths: list[Path]) -> SensorSpec | ArraySpec | str:
     shapes = []
     for path in paths:
         try:
@@ -142,17 +142,17 @@ def _arrays(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
     if not shapes:
         return "none of its .npy files can be read"
     if all(len(shape) == 2 for shape in shapes):  # the axis of one size, and the shorter one, holds the channels
-        for axis, keys in ((0, {}), (1, {"time_first": True})):
+        for axis, more in ((0, {}), (1, {"time_first": True})):
             channels = {shape[axis] for shape in shapes}
             length = int(np.median([shape[1 - axis] for shape in shapes]))
             if len(channels) == 1 and max(2, *channels) <= length:
-                return "sensor", {"channels": channels.pop(), "length": min(length, 1000), **keys}
+                return SensorSpec(kind="sensor", channels=channels.pop(), length=min(length, 1000), **more)
     if len(set(shapes)) == 1:
-        return "array", {"shape": list(shapes[0])}
+        return ArraySpec.model_validate({"kind": "array", "shape": shapes[0]})
     return f"its arrays have several shapes: {list(shapes[0])}, {list(next(s for s in shapes if s != shapes[0]))}"
 
 
-def _series(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
+def _series(paths: list[Path]) -> SensorSpec | str:
     lengths, rates = [], []
     header: list[str] | None = None
     for path in paths:
@@ -182,14 +182,11 @@ def _series(paths: list[Path]) -> tuple[str, dict[str, Any]] | str:
         return "none of its files is a table of numbers with a header line (times are numbers too, in seconds)"
     time = _time_of(header)
     channels = [name for name in header if name != time]
-    facts: dict[str, Any] = {
-        "channels": len(channels),
-        "length": min(int(np.median(lengths)), 1000),
-        "channel_columns": channels,
-    }
+    length = min(int(np.median(lengths)), 1000)
+    spec = SensorSpec(kind="sensor", channels=len(channels), length=length, channel_columns=tuple(channels))
     if time and rates and min(rates) > 0:
-        facts |= {"rate": float(f"{np.median(rates):.4g}"), "time_column": time}
-    return "sensor", facts
+        return spec.model_copy(update={"rate": float(f"{np.median(rates):.4g}"), "time_column": time})
+    return spec
 
 
 def _time_of(header: list[str]) -> str | None:

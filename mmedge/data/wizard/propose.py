@@ -12,7 +12,6 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars
 
 from mmedge.data.manifest import align
@@ -23,6 +22,7 @@ from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, brief, did_you_mean
 from mmedge.recipe import TimedTable
 from mmedge.recipe.data import RESERVED
+from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import TASKS
 from mmedge.tasks.multilabel import labels_in
 
@@ -59,12 +59,12 @@ _BOXES = [
 
 @dataclass(frozen=True)
 class Proposal:
-    """``modalities``: {name: keys of its spec}; every row is kept, ``holes`` counts the empty cells by column."""
+    """``align``: streams by name, ``file`` with its whole path; every row is kept, ``holes`` counts the empty cells by column."""
 
     manifest: Path
     rows: int
     columns: tuple[Column, ...]
-    modalities: dict[str, dict[str, Any]]
+    modalities: dict[str, ModalitySpec]
     target: str
     task: str
     classes: int
@@ -72,7 +72,7 @@ class Proposal:
     group: str | None
     split: str | None
     holes: dict[str, int]
-    align: dict[str, dict[str, Any]] = field(default_factory=dict)
+    align: dict[str, TimedTable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def propose(manifest: Path, wishes: Wishes = Wishes()) -> Proposal:  # frozen
             )
     numbers = numeric(table)
     columns = {name: judged(table[name], numbers.get(name), folder) for name in table.columns}
-    for keys in aligned.values():
-        columns[keys["on"]] = Column(keys["on"], "time", "streams are joined by it")
+    for stream in aligned.values():
+        columns[stream.on] = Column(stream.on, "time", "streams are joined by it")
     if wishes.group:
         columns[wishes.group] = Column(wishes.group, "group", "named by --group: its equal rows stay in one split")
     boxes = _boxes(columns)
@@ -155,14 +155,14 @@ def _check_header(names: Sequence[str], manifest: Path) -> None:
 
 def _with_streams(
     table: polars.DataFrame, manifest: Path, streams: Sequence[Path]
-) -> tuple[polars.DataFrame, dict[str, dict[str, Any]]]:
-    """The table with the streams' columns, and the keys of ``data.align``."""
-    aligned: dict[str, dict[str, Any]] = {}
+) -> tuple[polars.DataFrame, dict[str, TimedTable]]:
+    """The table with the streams' columns, and ``data.align``."""
+    aligned: dict[str, TimedTable] = {}
     for stream in streams:
         name = _free(re.sub(r"\W", "_", stream.stem), aligned)
         aligned[name] = _stream(table, manifest, stream)
-        files = [c for c in aligned[name]["columns"] if look(some(read_table(stream)[c]), stream.resolve().parent)]
-        table, _ = align.join(table, name, TimedTable(**aligned[name]), set(files), read_table)
+        files = [c for c in aligned[name].columns if look(some(read_table(stream)[c]), stream.resolve().parent)]
+        table, _ = align.join(table, name, aligned[name], set(files), read_table)
     return table, aligned
 
 
@@ -176,12 +176,12 @@ def _keys(columns: dict[str, Column], table: polars.DataFrame, target: str, grou
     return {"id": ids[0] if ids else None, "group": group or first("group"), "split": first("split")}
 
 
-def _reads(spec: dict[str, Any], name: str) -> list[str]:
-    return [*spec.get("columns", []), *spec.get("categorical", [])] or [spec.get("column", name)]
+def _reads(spec: ModalitySpec, name: str) -> list[str]:
+    return [*spec.columns, *spec.categorical] if isinstance(spec, TabularSpec) else [spec.column or name]
 
 
-def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> dict[str, Any]:
-    """Keys of ``data.align`` for a table with times: joined to the nearest row, no further than two of its steps away."""
+def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> TimedTable:
+    """A table with times as ``data.align`` takes it: joined to the nearest row, no further than two of its steps away."""
     other = read_table(stream)
     times = [next((c for c in t.columns if c.lower() in TIMES), None) for t in (table, other)]
     for found, file, t in zip(times, (manifest, stream), (table, other)):
@@ -202,8 +202,15 @@ def _stream(table: polars.DataFrame, manifest: Path, stream: Path) -> dict[str, 
     steps = steps.filter(steps > 0)
     step = float(steps.median()) if len(steps) else 1.0  # type: ignore[arg-type]
     numeric = all(other[c].drop_nulls().cast(polars.Float64, strict=False).null_count() == 0 for c in kept)
-    keys = {"file": stream.resolve(), "time": time, "on": on, "columns": kept, "tolerance": float(f"{2 * step:.3g}")}
-    return {**keys, **({"by": by} if by else {}), "method": "linear" if numeric else "nearest"}
+    joined = TimedTable(
+        file=stream.resolve(),
+        time=time,
+        on=on,
+        columns=tuple(kept),
+        method="linear" if numeric else "nearest",
+        tolerance=float(f"{2 * step:.3g}"),
+    )
+    return joined.model_copy(update={"by": by}) if by else joined
 
 
 def _boxes(columns: dict[str, Column]) -> dict[str, list[str]]:
@@ -288,29 +295,27 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _modalities(columns: dict[str, Column], boxes: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    out: dict[str, dict[str, Any]] = {}
+def _modalities(columns: dict[str, Column], boxes: dict[str, list[str]]) -> dict[str, ModalitySpec]:
+    out: dict[str, ModalitySpec] = {}
 
-    def add(preferred: str, kind: str, keys: dict[str, Any]) -> None:
+    def add(preferred: str, spec: ModalitySpec) -> None:
         good = preferred.isidentifier() and preferred.isascii() and not preferred.startswith("_")
         good = good and not iskeyword(preferred) and preferred not in RESERVED
-        out[_free(preferred if good else kind, out)] = {"kind": kind, **keys}
+        out[_free(preferred if good else spec.kind, out)] = spec
 
     for column in columns.values():
-        if column.role in ("image", "audio", "sensor", "array"):
-            box = {"box": boxes[column.name]} if column.name in boxes else {}
-            add(column.name, column.role, {"column": column.name, **column.facts, **box})
-        elif column.role == "text":
-            length = int(np.clip(8 * np.ceil(column.facts["length"] / 8), 8, 128))
-            vocabulary = int(np.clip(2 * column.facts["vocabulary"], 400, 4000))
-            add(
-                column.name,
-                "text",
-                {"column": column.name, "length": length, "tokenizer": "bpe", "vocabulary": vocabulary},
-            )
-    numbers = [column.name for column in columns.values() if column.role == "number"]
-    words = [column.name for column in columns.values() if column.role == "category"]
+        if column.spec is not None and column.role == column.spec.kind:
+            box = {"box": tuple(boxes[column.name])} if column.name in boxes else {}
+            add(column.name, column.spec.model_copy(update={"column": column.name, **box}))
+    numbers = tuple(column.name for column in columns.values() if column.role == "number")
+    words = tuple(column.name for column in columns.values() if column.role == "category")
     if numbers or words:
         keys = {key: names for key, names in (("columns", numbers), ("categorical", words)) if names}
-        add("tabular", "tabular", keys)
+        add("tabular", TabularSpec(kind="tabular", **keys))
     return out
+
+
+def keys_of(spec: ModalitySpec) -> dict[str, Any]:
+    """What a recipe says of a modality: no more than was concluded."""
+    keys = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {name: keys[name] for name in ("kind", "column") if name in keys} | keys

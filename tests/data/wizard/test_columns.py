@@ -108,7 +108,7 @@ def test_names_of_things_are_proposed_with_a_question_and_names_of_people_are_no
     ]
     found = propose(write_table(tmp_path / "m.csv", [["name", "name_of_owner", "label"], *rows]))
     thing, person, _ = found.columns
-    assert thing.role == "text" and "people" in (thing.question or "") and found.modalities["name"]["kind"] == "text"
+    assert thing.role == "text" and "people" in (thing.question or "") and found.modalities["name"].kind == "text"
     assert person.role == "unused" and "people" in person.why
 
 
@@ -123,7 +123,7 @@ def test_a_group_that_is_named_groups_whatever_it_looks_like(tmp_path):
     table = write_table(tmp_path / "m.csv", [["t", "kin", "label"], *rows])
     assert propose(table).group is None
     found = propose(table, Wishes(group="kin"))
-    assert found.group == "kin" and "categorical" not in found.modalities["tabular"]
+    assert found.group == "kin" and not found.modalities["tabular"].categorical
     with pytest.raises(UsageError, match="did you mean 'kin'"):
         propose(table, Wishes(group="kim"))
 
