@@ -43,9 +43,7 @@ def test_the_layer_that_quantization_breaks_goes_back_to_fp32_and_the_others_sta
 
 def test_a_search_that_finds_nothing_writes_nothing_and_says_why(graphs, outputs, tmp_path):
     found = searched(*graphs, outputs, tmp_path, most=-1.0)
-    assert (
-        not found.found and found.said == "only FP32 holds the budget" and not (tmp_path / "mixed.onnx").exists()
-    )
+    assert not found.found and found.said == "only FP32 holds the budget" and not (tmp_path / "mixed.onnx").exists()
     late = searched(*graphs, outputs, tmp_path / "late", seconds=1e-9)
     assert not late.found and "the time of 1e-09 s ended first" in late.said
 
