@@ -115,8 +115,9 @@ def test_its_form_for_tensorrt_is_plain_symmetric_int8_with_a_scale_a_channel(tr
 def test_the_graph_equals_the_module_that_was_trained(trained, dataset):
     folder, contract, _, _ = trained
     validation, graph = dataset.validation, folder / "symmetric.onnx"
-    expected = predict_module(TrainableGraph(graph), contract, validation, validation.present)
-    actual = predict_graph(onnxruntime_cpu.session(graph, optimize=False), contract, validation, validation.present)
+    (expected,) = predict_module(TrainableGraph(graph), contract, validation, validation.present).values()
+    run = onnxruntime_cpu.session(graph, optimize=False)
+    (actual,) = predict_graph(run, contract, validation, validation.present).values()
     assert (
         np.median(np.abs(expected - actual)) < 1e-5 and np.abs(expected - actual).max() < 0.05 * np.abs(expected).max()
     )
