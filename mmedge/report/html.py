@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import code_hash, hash_json, remembered, replacing
+from mmedge.artifact import Record, code_hash, hash_json, remembered, replacing
 from mmedge.errors import MissingDependency
 from mmedge.report import plots, pruned, quantized
-from mmedge.report.record import modality_subsets
+from mmedge.report.record import modality_subsets, parsed
+from mmedge.report.schema import QualityRecord, Report, SensitivityRecord
 from mmedge.report.table import short
 
 
@@ -47,84 +48,73 @@ def _template(name: str) -> Any:
 def _file_page(report: dict[str, Any], template: Any) -> str:
     from markupsafe import Markup
 
-    picture = Markup(quantized.sensitivity(report["sensitivity"])) if "sensitivity" in report else ""
+    measured = SensitivityRecord.model_validate(report["sensitivity"]) if "sensitivity" in report else None
+    picture = Markup(quantized.sensitivity(measured)) if measured else ""
     return str(template.render(report=report, name=Path(report["model"]).name, picture=picture))
 
 
-# What no picture shows, and what differs where the same run computes nothing again.
-_NOT_DRAWN = ("status", "seconds", "notes", "gates")
-
-
-def _page(report: dict[str, Any], template: Any, kept: Path | None) -> str:
+def _page(record: dict[str, Any], template: Any, kept: Path | None) -> str:
     from markupsafe import Markup
 
-    def picture(draw: Callable[[Any], str], shown: Any) -> str:
+    report = parsed(record)
+
+    def picture(draw: Callable[[Any], str], shown: Record) -> str:
         if kept is None:
             return Markup(draw(shown))
-        key = hash_json([draw.__module__, draw.__name__, shown, code_hash("report")])
+        key = hash_json([draw.__module__, draw.__name__, shown.record(), code_hash("report")])
         return Markup(remembered(kept / f"{key[:24]}.json", lambda: draw(shown)))
 
-    stages = [{name: stage[name] for name in stage if name not in _NOT_DRAWN} for stage in report["stages"]]
-    drawn = {"stages": stages, "controls": report["controls"]}
+    # What no picture shows, and what differs where the same run computes nothing again.
+    same: dict[str, object] = {"status": "cached", "seconds": None, "notes": [], "gates": []}
+    drawn = report.model_copy(update={"stages": [stage.model_copy(update=same) for stage in report.stages]})
     page = template.render(
-        report=report,
+        report=record,
         subsets=modality_subsets(report),
-        picture=picture(plots.accuracy_against_latency, drawn) if any("latency" in s for s in stages) else "",
+        picture=picture(plots.accuracy_against_latency, drawn) if any(s.latency for s in report.stages) else "",
         matrix=picture(plots.subset_matrix, drawn) if modality_subsets(report) else "",
-        learning=picture(plots.learning_curves, drawn) if any("learning" in s for s in stages) else "",
-        gains=picture(plots.gains, drawn) if report["controls"] else "",
+        learning=picture(plots.learning_curves, drawn) if any(s.learning for s in report.stages) else "",
+        gains=picture(plots.gains, drawn) if report.controls else "",
         sensitivities={
-            stage["stage"]: picture(quantized.sensitivity, stage["sensitivity"])
-            for stage in stages
-            if "sensitivity" in stage
+            stage.stage: picture(quantized.sensitivity, stage.sensitivity)
+            for stage in report.stages
+            if stage.sensitivity
         },
         prunings={
-            stage["stage"]: {"rows": rows, "picture": picture(pruned.curves, stage["pruning"]) if rows else ""}
-            for stage in stages
-            if "pruning" in stage
-            for rows in [pruned.rows(stage["pruning"])]
+            stage.stage: {"rows": rows, "picture": picture(pruned.curves, stage.pruning) if rows else ""}
+            for stage in report.stages
+            if stage.pruning
+            for rows in [pruned.rows(stage.pruning)]
         },
         headline=_headline(report),
-        recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False),
+        recipe=json.dumps(record["recipe"], indent=2, ensure_ascii=False),
     )
     return str(page)
 
 
-def _counted(quality: dict[str, Any]) -> str:
+def _counted(quality: QualityRecord) -> str:
     """How much the interval rests on: samples, and independent groups where they are fewer."""
-    fewer = quality["groups"] < quality["n"]
-    return f"n = {quality['n']}" + (f" in {quality['groups']} groups" if fewer else "")
+    return f"n = {quality.n}" + (f" in {quality.groups} groups" if quality.groups < quality.n else "")
 
 
-def _headline(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _headline(report: Report) -> list[tuple[str, str]]:
     """(figure, what it is) of the last timed stage against the teacher: what a reader wants first."""
-    by_stage = {stage["stage"]: stage for stage in report["stages"] if stage["status"] != "skipped"}
-    timed = [stage for stage in by_stage.values() if "latency" in stage]
+    by_stage = {stage.stage: stage for stage in report.stages if stage.status != "skipped"}
+    timed = [(stage, stage.latency, stage.quality) for stage in by_stage.values() if stage.latency and stage.quality]
     teacher = by_stage.get("teacher")
-    if not timed or not teacher or timed[-1] is teacher:
+    if not timed or not teacher or timed[-1][0] is teacher:
         return []
-    last = timed[-1]
-    quality, cards = last["quality"], []
-    beside = f"; the teacher has {teacher['quality']['value']:.3f}" if "quality" in teacher else ""
-    cards.append(
-        (
-            f"{quality['value']:.3f}",
-            f"{quality['metric']} of {last['stage']} ({quality['ci95'][0]:.3f} to {quality['ci95'][1]:.3f}, {_counted(quality)}){beside}",
-        )
-    )
-    if "latency" in teacher:
-        cards.append(
-            (
-                f"{1 / last['latency']['ratio_to_teacher']:.1f} ×",
-                f"as fast as the teacher: {last['latency']['p50_ms']:.3f} ms against {teacher['latency']['p50_ms']:.3f} ms (p50)",
-            )
-        )
-    for field, what in (("params", "fewer parameters"), ("macs", "fewer multiply-accumulates")):
-        if field in teacher:
-            cards.append(
-                (
-                    f"{teacher[field] / last[field]:.0f} ×",
-                    f"{what}: {short(last[field])} against {short(teacher[field])}",
-                )
-            )
+    last, latency, quality = timed[-1]
+    beside = f"; the teacher has {teacher.quality.value:.3f}" if teacher.quality else ""
+    low, high = quality.ci95
+    about = f"{quality.metric} of {last.stage} ({low:.3f} to {high:.3f}, {_counted(quality)}){beside}"
+    cards = [(f"{quality.value:.3f}", about)]
+    if teacher.latency and latency.ratio_to_teacher:
+        about = f"as fast as the teacher: {latency.p50_ms:.3f} ms against {teacher.latency.p50_ms:.3f} ms (p50)"
+        cards.append((f"{1 / latency.ratio_to_teacher:.1f} ×", about))
+    for before, after, what in (
+        (teacher.params, last.params, "fewer parameters"),
+        (teacher.macs, last.macs, "fewer multiply-accumulates"),
+    ):
+        if before is not None and after:
+            cards.append((f"{before / after:.0f} ×", f"{what}: {short(after)} against {short(before)}"))
     return cards

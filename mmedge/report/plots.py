@@ -7,30 +7,30 @@ from typing import Any
 
 from mmedge.errors import MissingDependency
 from mmedge.report.record import modality_subsets
+from mmedge.report.schema import Report
 
 _INK, _FAINT = "#1f2933", "#9aa5b1"
 
 
-def accuracy_against_latency(report: dict[str, Any]) -> str:
+def accuracy_against_latency(report: Report) -> str:
     """Every timed stage: median latency (logarithmic; bar to p95) against quality with its interval."""
-    stages = [stage for stage in report["stages"] if "latency" in stage]
+    stages = [(s.stage, s.latency, s.quality) for s in report.stages if s.latency and s.quality]
     figure, axes = figure_and_axes(8.2, 4.2)
     xs: list[float] = []
     ys: list[float] = []
-    for number, stage in enumerate(stages):
-        latency, quality = stage["latency"], stage["quality"]
-        x, y = latency["p50_ms"], quality["value"]
-        low, high = quality["ci95"]
+    for number, (name, latency, quality) in enumerate(stages):
+        x, y = latency.p50_ms, quality.value
+        low, high = quality.ci95
         axes.errorbar(
             x,
             y,
-            xerr=[[0], [max(latency["p95_ms"] - x, 0)]],
+            xerr=[[0], [max(latency.p95_ms - x, 0)]],
             yerr=[[max(y - low, 0)], [max(high - y, 0)]],
             fmt="o",
             markersize=8,
             capsize=3,
             color=f"C{number}",
-            label=f"{stage['stage']}  {x:.3f} ms, {y:.3f}",
+            label=f"{name}  {x:.3f} ms, {y:.3f}",
         )
         xs, ys = [*xs, x], [*ys, y]
     axes.plot(xs, ys, color=_FAINT, linewidth=1, zorder=0)
@@ -40,18 +40,18 @@ def accuracy_against_latency(report: dict[str, Any]) -> str:
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
     axes.set_xlabel("latency, ms (dot: p50, bar to p95; logarithmic)")
-    metric = stages[0]["quality"]["metric"] if stages else "quality"
+    metric = stages[0][2].metric if stages else "quality"
     axes.set_ylabel(f"{metric} on the test split, 95 % interval")
     axes.legend(frameon=False, fontsize=9, loc="best")
     axes.grid(alpha=0.25, which="both")
     return svg_of(figure)
 
 
-def subset_matrix(report: dict[str, Any]) -> str:
+def subset_matrix(report: Report) -> str:
     """Quality of every subset of modalities at every stage: where a modality dies, a column turns dark."""
-    stages, names = [stage for stage in report["stages"] if stage.get("subsets")], modality_subsets(report)
+    stages, names = [(s.stage, s.subsets) for s in report.stages if s.subsets], modality_subsets(report)
     figure, axes = figure_and_axes(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.5 * len(names))
-    values = [[stage["subsets"].get(name) for stage in stages] for name in names]
+    values = [[subsets.get(name) for _, subsets in stages] for name in names]
     numbers = [[float("nan") if value is None else value for value in row] for row in values]
     worst = min((v for row in values for v in row if v is not None), default=0) - 0.15
     axes.imshow(numbers, aspect="auto", cmap="YlGnBu", vmin=worst, vmax=1)
@@ -66,7 +66,7 @@ def subset_matrix(report: dict[str, Any]) -> str:
                 color="white" if value is not None and value > (1 + worst) / 2 else _INK,
                 fontsize=10,
             )
-    axes.set_xticks(range(len(stages)), [stage["stage"].replace("export-", "export\n") for stage in stages])
+    axes.set_xticks(range(len(stages)), [stage.replace("export-", "export\n") for stage, _ in stages])
     axes.set_yticks(range(len(names)), [name.replace("+", " + ") for name in names])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -74,34 +74,33 @@ def subset_matrix(report: dict[str, Any]) -> str:
     return svg_of(figure)
 
 
-def gains(report: dict[str, Any]) -> str:
+def gains(report: Report) -> str:
     """The gain of distillation over each control, with its interval, and the seeds behind it."""
-    controls = report["controls"]
+    controls = report.controls
     figure, axes = figure_and_axes(8.2, 1.2 + 0.5 * len(controls))
     for row, control in enumerate(controls):
-        low, high = control["gain_ci95"]
+        low, high = control.gain_ci95
         axes.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
-        axes.plot(control["gain"], row, "o", color="C0", markersize=8)
-        for distilled, alone in zip(control["distilled_by_seed"], control["control_by_seed"]):
+        axes.plot(control.gain, row, "o", color="C0", markersize=8)
+        for distilled, alone in zip(control.distilled_by_seed, control.control_by_seed):
             axes.plot(distilled - alone, row + 0.25, "|", color=_FAINT, markersize=10)
     axes.axvline(0, color=_INK, linewidth=1)
-    axes.set_yticks(range(len(controls)), [control["name"] for control in controls])
+    axes.set_yticks(range(len(controls)), [control.name for control in controls])
     axes.set_ylim(-0.6, len(controls) - 0.4)
     axes.set_xlabel("gain of the distilled student (dot and 95 % interval; ticks: single seeds)")
     axes.grid(alpha=0.25, axis="x")
     return svg_of(figure)
 
 
-def learning_curves(report: dict[str, Any]) -> str:
+def learning_curves(report: Report) -> str:
     """Every training that led to a stage, an epoch a point: its score on validation with the kept epoch, and its loss."""
     figure, axes = figure_and_axes(8.2, 4.6, rows=2)
-    for number, stage in enumerate(stage for stage in report["stages"] if "learning" in stage):
-        learning, colour = stage["learning"], f"C{number}"
-        epochs = range(1, len(learning["loss"]) + 1)
-        kept = max(epochs, key=lambda epoch: (learning["selection"][epoch - 1], epoch))
-        axes[0].plot(epochs, learning["selection"], color=colour, label=stage["stage"])
-        axes[0].plot(kept, learning["selection"][kept - 1], "o", color=colour, markersize=6)
-        axes[1].plot(epochs, learning["loss"], color=colour)
+    for number, (name, learning) in enumerate((s.stage, s.learning) for s in report.stages if s.learning):
+        colour, epochs = f"C{number}", range(1, len(learning.loss) + 1)
+        kept = max(epochs, key=lambda epoch: (learning.selection[epoch - 1], epoch))
+        axes[0].plot(epochs, learning.selection, color=colour, label=name)
+        axes[0].plot(kept, learning.selection[kept - 1], "o", color=colour, markersize=6)
+        axes[1].plot(epochs, learning.loss, color=colour)
     axes[0].set_ylabel("validation score\n(all and subsets)")
     axes[1].set_ylabel("training loss")
     axes[1].set_yscale("log")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmedge.report.plots import figure_and_axes, svg_of
+from mmedge.report.schema import SensitivityRecord
 
 # Errors below this are drawn there: a logarithmic axis has no zero.
 _LEAST = 1e-7
 
 
-def sensitivity(measured: dict[str, Any]) -> str:
+def sensitivity(measured: SensitivityRecord) -> str:
     """The error of the outputs where one layer alone is quantized, and one branch; layers that stayed FP32 are hollow."""
-    groups, branches = measured["groups"], measured["branches"]
+    groups, branches = measured.groups, measured.branches
     colours = {branch: f"C{index}" for index, branch in enumerate(branches)}
-    rows = [(group["label"], group["error"], group["branch"], group["fp32"]) for group in groups]
+    rows = [(group.label, group.error, group.branch, group.fp32) for group in groups]
     rows += [(f"all of {branch}", error, branch, False) for branch, error in branches.items()]
     figure, axes = figure_and_axes(8.2, 1.2 + 0.24 * len(rows))
     for place, (_, error, branch, back) in enumerate(rows):

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mmedge.errors import MmedgeError, UsageError
+from mmedge.report.schema import Report
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -25,7 +28,17 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def modality_subsets(report: dict[str, Any]) -> list[str]:
+def parsed(record: dict[str, Any]) -> Report:
+    """The report of a run, as its model; raises MmedgeError where a figure is missing or is none."""
+    try:
+        return Report.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise MmedgeError(f"this is not a report that mmedge reads: {place}: {first['msg']}") from None
+
+
+def modality_subsets(report: Report) -> list[str]:
     """The names of all subsets that some stage has, smallest first."""
-    names = {name for stage in report["stages"] for name in stage.get("subsets", {})}
+    names = {name for stage in report.stages for name in stage.subsets or {}}
     return sorted(names, key=lambda name: (name.count("+"), name))

@@ -5,47 +5,51 @@ from __future__ import annotations
 from typing import Any
 
 from mmedge.report.pruned import print_pruning
-from mmedge.report.record import modality_subsets
+from mmedge.report.record import modality_subsets, parsed
+from mmedge.report.schema import QualityRecord, Report, StageRecord
 
 
-def print_report(report: dict[str, Any]) -> None:
+def print_report(record: dict[str, Any]) -> None:
     """Stages in rows: quality with its interval, every subset, latency and its ratio; then gates and verdict.
 
     A narrow terminal gets the columns that matter most; a log gets all of them.
     """
     from rich.text import Text
 
+    report = parsed(record)
     subsets = modality_subsets(report)[:-1]
     table = _table(report, subsets, wide=True)
     console, fits = console_for(table)
     console.print(table if fits else _table(report, subsets, wide=False))
-    for stage in report["stages"]:
-        if "pruning" in stage:
-            print_pruning(console, stage["pruning"])
-        if "decision" in stage:
-            console.print(f"{stage['stage']}: {stage['decision']['said']}")
-        for name, head in stage.get("heads", {}).items():
-            quality = head["quality"]
-            low, high = quality["ci95"]
-            console.print(
-                f"{stage['stage']}: {name} {quality['metric']} {quality['value']:.3f} [{low:.3f}, {high:.3f}], n = {quality['n']}"
-            )
-    for control in report["controls"]:
-        low, high = control["gain_ci95"]
-        seeds = "seed" if control["seeds"] == 1 else f"seeds (median {control['gain_median']:+.3f})"
+    for stage in report.stages:
+        if stage.pruning:
+            print_pruning(console, stage.pruning)
+        if stage.decision:
+            console.print(f"{stage.stage}: {stage.decision.said}")
+        for name, head in (stage.heads or {}).items():
+            if head.quality:
+                said = f"{head.quality.metric} {_interval(head.quality)}, n = {head.quality.n}"
+                console.print(f"{stage.stage}: {name} {said}")
+    for control in report.controls:
+        low, high = control.gain_ci95
+        seeds = "seed" if control.seeds == 1 else f"seeds (median {control.gain_median:+.3f})"
         console.print(
-            f"{control['name']}: gain {control['gain']:+.3f} [{low:+.3f}, {high:+.3f}] over {control['seeds']} {seeds}; {control['notes'][0]}"
+            f"{control.name}: gain {control.gain:+.3f} [{low:+.3f}, {high:+.3f}] over {control.seeds} {seeds}; {control.notes[0]}"
         )
-    for stage in report["stages"]:
-        for gate in stage["gates"]:
-            mark = ("passed", "green") if gate["passed"] else ("FAILED", "red")
-            value = f"{gate['value']:.4g}" if "value" in gate else "not measured"
-            value += " [{:.4g}, {:.4g}]".format(*gate["ci95"]) if "ci95" in gate else ""
-            rest = f" {stage['stage']}: {gate['name']} is {value}, limit {gate['limit']:g}"
+    for stage in report.stages:
+        for gate in stage.gates:
+            mark = ("passed", "green") if gate.passed else ("FAILED", "red")
+            value = "not measured" if gate.value is None else f"{gate.value:.4g}"
+            value += " [{:.4g}, {:.4g}]".format(*gate.ci95) if gate.ci95 else ""
+            rest = f" {stage.stage}: {gate.name} is {value}, limit {gate.limit:g}"
             console.print(Text.assemble("  ", mark, rest))
-    colour = "green" if report["verdict"] == "pass" else "red"
-    nothing = "" if any(stage["gates"] for stage in report["stages"]) else ": the recipe sets no gates"
-    console.print(Text.assemble("verdict: ", (report["verdict"], f"bold {colour}"), nothing))
+    colour = "green" if report.verdict == "pass" else "red"
+    nothing = "" if any(stage.gates for stage in report.stages) else ": the recipe sets no gates"
+    console.print(Text.assemble("verdict: ", (report.verdict, f"bold {colour}"), nothing))
+
+
+def _interval(quality: QualityRecord) -> str:
+    return f"{quality.value:.3f} [{quality.ci95[0]:.3f}, {quality.ci95[1]:.3f}]"
 
 
 _ANY_WIDTH = 100_000
@@ -66,16 +70,16 @@ def console_for(table: Any) -> tuple[Any, bool]:
     return console, needed <= console.width
 
 
-def _table(report: dict[str, Any], subsets: list[str], wide: bool) -> Any:
+def _table(report: Report, subsets: list[str], wide: bool) -> Any:
     from rich.table import Table
 
-    data = report["data"]
+    data = report.data
     table = Table(
-        title=f"{report['recipe']['name']}: {data['source']}, {data['train']} training, {data['validation']} validation, {data['test']} test samples"
+        title=f"{report.recipe['name']}: {data.source}, {data.train} training, {data.validation} validation, {data.test} test samples"
     )
     for heading in _columns(subsets, wide):
         table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
-    for stage in report["stages"]:
+    for stage in report.stages:
         cells = _cells(stage, subsets)
         table.add_row(*(cells.get(heading, "") for heading in _columns(subsets, wide)))
     return table
@@ -98,26 +102,24 @@ def _columns(subsets: list[str], wide: bool) -> list[str]:
     return ["stage", "quality", *subsets, "p50 ms", "of teacher"]
 
 
-def _cells(stage: dict[str, Any], subsets: list[str]) -> dict[str, str]:
-    cells = {"stage": stage["stage"], "status": stage["status"]}
-    if stage["status"] == "skipped":
+def _cells(stage: StageRecord, subsets: list[str]) -> dict[str, str]:
+    cells = {"stage": stage.stage, "status": stage.status}
+    if stage.status == "skipped":
         return cells | {"p50 ms": "skipped"}
-    quality, latency = stage.get("quality"), stage.get("latency", {})
+    quality, latency, of_subset = stage.quality, stage.latency, stage.subsets or {}
     cells |= {
-        "params": short(stage["params"]) if "params" in stage else "unknown",
-        "MACs": short(stage["macs"]) if "macs" in stage else "unknown",
-        "size": f"{stage['size_bytes'] / 1000:,.0f} kB",
-        "quality": f"{quality['value']:.3f}" if quality else "not measured",
-        "quality [95 %]": f"{quality['value']:.3f} [{quality['ci95'][0]:.3f}, {quality['ci95'][1]:.3f}]"
-        if quality
-        else "not measured",
-        "p50 ms": f"{latency['p50_ms']:.3f}" if latency else "not measured",
+        "params": "unknown" if stage.params is None else short(stage.params),
+        "MACs": "unknown" if stage.macs is None else short(stage.macs),
+        "size": f"{(stage.size_bytes or 0) / 1000:,.0f} kB",
+        "quality": f"{quality.value:.3f}" if quality else "not measured",
+        "quality [95 %]": _interval(quality) if quality else "not measured",
+        "p50 ms": f"{latency.p50_ms:.3f}" if latency else "not measured",
     }
-    cells |= {name: f"{stage['subsets'][name]:.3f}" for name in subsets if name in stage["subsets"]}
+    cells |= {name: f"{of_subset[name]:.3f}" for name in subsets if name in of_subset}
     if latency:
-        cells["p95 ms"] = f"{latency['p95_ms']:.3f}"
-    if "ratio_to_teacher" in latency:
-        cells["of teacher"] = f"{latency['ratio_to_teacher']:.3f}"
+        cells["p95 ms"] = f"{latency.p95_ms:.3f}"
+        if latency.ratio_to_teacher is not None:
+            cells["of teacher"] = f"{latency.ratio_to_teacher:.3f}"
     return cells
 
 
