@@ -291,7 +291,7 @@ def test_numbers_that_json_does_not_have_are_told(tmp_path, number):
 def test_a_manifest_of_very_many_values_is_refused_before_it_is_parsed(tmp_path, content):
     made(tmp_path / "a")
     (tmp_path / "a" / artifact.MANIFEST).write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(MmedgeError, match="more than any model's"):
         artifact.read(tmp_path / "a")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -22,11 +22,11 @@ NOISE = np.random.default_rng(0).standard_normal(4000).astype(np.float32) / 8
 
 
 def refused(spec, value, said):
-    """The sentence, within a second and 50 MB."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The sentence, within a second of work and 50 MB."""
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(MmedgeError, match=said) as raised:
         preprocess.tensor(spec, value)
-    assert time.perf_counter() - start < 1 and len(str(raised.value).splitlines()) <= 3
+    assert time.process_time() - start < 1 and len(str(raised.value).splitlines()) <= 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
@@ -103,10 +103,10 @@ def test_channels_are_mixed_a_block_at_a_time_to_the_same_numbers():
 def test_a_long_text_costs_no_more_than_what_is_looked_at_and_has_the_same_tokens():
     words = "the quick brown fox jumps over the lazy dog "
     spec = text.fit(TextSpec(kind="text", length=32, vocabulary=300), [words * 4] * 4)
-    start = time.perf_counter()
+    start = time.process_time()
     cut = preprocess.tensor(spec, words * 250_000)  # 11 MB
     many = preprocess.tensor(spec, "\ufdfa" * 3_000_000)  # each becomes 18 characters by NFKC
-    assert time.perf_counter() - start < 5 and len(many) == 32
+    assert time.process_time() - start < 5 and len(many) == 32
     np.testing.assert_array_equal(cut, preprocess.tensor(spec, words * 100))
 
 
