@@ -185,6 +185,28 @@ def _raw(graph: Any, added: list[Any], name: str, spec: ModalitySpec, before: st
     return before
 
 
+def check_whole(source: Path, contract: Contract, names: Mapping[str, str], inputs: Mapping[str, np.ndarray]) -> None:
+    """Raise UsageError where the model takes whole numbers and the data's own, before they were normalised, are none.
+
+    ``inputs``: {modality: normalised samples [n, *shape]}.
+    """
+    taken = onnxruntime_cpu.session(source).inputs
+    for name, spec in contract.modalities.items():
+        theirs = names.get(name, name)
+        if not isinstance(spec, (ArraySpec, SensorSpec)) or taken[theirs].dtype.kind not in "iu":
+            continue
+        along = (-1 if len(spec.mean or ()) > 1 else 1, *(1 for _ in spec.shape[1:]))
+        std, mean = (np.reshape(values or (default,), along) for values, default in ((spec.std, 1), (spec.mean, 0)))
+        raw = np.asarray(inputs[name], np.float64) * std + mean
+        # float32 holds seven digits of what was normalised.
+        if np.abs(raw - raw.round()).max(initial=0) > 0.01 + 1e-6 * np.abs(raw).max(initial=0):
+            raise UsageError(
+                f"the input {theirs!r} takes {taken[theirs].dtype}, and the data's values of {name} are no whole numbers",
+                where=str(source),
+                todo=f"give the model's own numbers under teacher.preprocessing.{name}, or its answers as teacher.outputs",
+            )
+
+
 def _as_logits(model: Any, contract: Contract, head: str) -> list[str]:
     """Take logarithms of a head's output that is probabilities, in place, since what teaches is taken for logits; a note on it.
 

@@ -15,7 +15,7 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.data.outputs import ANSWERS, no_common_sample, write_answers
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
-from mmedge.graph.adopt import adopt, check_width, count
+from mmedge.graph.adopt import adopt, check_whole, check_width, count
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
 from mmedge.models.load import refuse_probabilities
@@ -30,6 +30,9 @@ from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.taught import read_teacher_outputs
+
+# Training samples whose values are held against what an ONNX teacher takes.
+_LOOKED_AT = 64
 
 
 def train(parent: Artifact | None, config: MainTeacher, context: Context) -> StageResult:
@@ -75,6 +78,9 @@ def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Con
     check_width(graph, contract, source, "teacher")
     session = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
     samples = context.dataset.train.only(tuple(contract.modalities))
+    shown = samples.present[:_LOOKED_AT].T
+    looked = {name: x[:_LOOKED_AT][there] for (name, x), there in zip(samples.inputs.items(), shown)}
+    check_whole(source, contract, config.model.inputs, looked)
     _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
     parameters, multiplied = count(graph)
     notes = [f"an ONNX file, taken as it is: {source.name}", *notes]

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import UsageError
-from mmedge.graph.adopt import adopt
+from mmedge.graph.adopt import adopt, check_whole
 from mmedge.spec import ArraySpec, Contract, ImageSpec, TabularSpec
 
 CONTRACT = Contract(
@@ -173,3 +173,20 @@ def test_probabilities_are_taken_as_logits_by_their_logarithms_and_that_is_said(
     if task == "classification":
         said, expected = (x - x.max(1, keepdims=True) for x in (said, expected))
     np.testing.assert_allclose(said, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_that_are_no_whole_ones_are_told_where_the_model_takes_whole_ones(tmp_path):
+    ids = ArraySpec(kind="array", shape=(2,), mean=(100.0,), std=(30.0,))
+    contract = CONTRACT.model_copy(update={"modalities": {"read": ids}})
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["read"], ["y"], to=FLOAT)],
+        "g",
+        [helper.make_tensor_value_info("read", TensorProto.INT64, ["n", 2])],
+        [helper.make_tensor_value_info("y", FLOAT, ["n", 2])],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    words = (np.array([[3, 29_999], [7, 400]]) - 100) / 30
+    check_whole(path, contract, {}, {"read": words.astype(np.float32)})
+    with pytest.raises(UsageError, match="takes int64, and the data's values of read are no whole numbers"):
+        check_whole(path, contract, {}, {"read": (words + 0.005).astype(np.float32)})
