@@ -135,6 +135,7 @@ def _trained(spec: TextSpec, texts: list[str]) -> Any:
             steps += [normalizers.BertNormalizer(True, True, False, False)]
             tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
             tokenizer.decoder = decoders.WordPiece()
+            common["special_tokens"] = [*special, *_letters(steps, tokenizer.pre_tokenizer, texts)]
             trainer = trainers.WordPieceTrainer(**common, min_frequency=_LEAST_COUNT)
         case _:
             tokenizer = Tokenizer(models.Unigram())
@@ -155,7 +156,46 @@ def _trained(spec: TextSpec, texts: list[str]) -> Any:
             del os.environ["TOKENIZERS_PARALLELISM"]
         else:
             os.environ["TOKENIZERS_PARALLELISM"] = before
-    return tokenizer
+    return Tokenizer.from_str(_ordered(tokenizer.to_str()))
+
+
+def _letters(steps: list[Any], pre_tokenizer: Any, texts: list[str]) -> list[str]:
+    """Every letter that begins a word, and every one inside a word as WordPiece spells it, in order.
+
+    The trainer numbers them by a hash table's order, another in every process, and what it joins first hangs on the
+    numbers: it takes those that it is given as special tokens in their order.
+    """
+    from tokenizers import normalizers
+
+    normalizer = normalizers.Sequence(steps)
+    words = {
+        word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)) if word
+    }
+    return [*sorted({word[0] for word in words}), *sorted({f"##{letter}" for word in words for letter in word[1:]})]
+
+
+def _ordered(trained: str) -> str:
+    """A trained tokenizer as JSON, the same for the same texts."""
+    told = json.loads(trained)
+    # The letters were given as special tokens for their order alone.
+    told["added_tokens"] = [token for token in told["added_tokens"] if token["content"] in (PAD, UNKNOWN)]
+    if told["model"]["type"] == "Unigram":
+        special, pieces = told["model"]["vocab"][:2], told["model"]["vocab"][2:]
+        told["model"]["vocab"] = [*special, *_ranked({piece: round(score, 9) for piece, score in pieces})]
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _ranked(scores: dict[str, float]) -> list[list[Any]]:
+    """[piece, score] of Unigram, the likeliest first.
+
+    Letters that no piece is likely enough for get the lowest score and steps of .0001 above it, dealt by a hash table's
+    order: here by the alphabet's.
+    """
+    lowest = min(scores.values(), default=0.0)
+    above = {piece: (score - lowest) / 1e-4 for piece, score in scores.items() if len(piece) == 1}
+    dealt = [piece for piece, steps in above.items() if steps < len(above) and abs(steps - round(steps)) < 1e-3]
+    scores = scores | dict(zip(sorted(dealt), sorted(scores[piece] for piece in dealt)))
+    return [[piece, score] for piece, score in sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))]
 
 
 @lru_cache(maxsize=16)
