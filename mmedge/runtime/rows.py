@@ -69,9 +69,9 @@ def predicted(engine: Engine, row: Row, folder: Path) -> Prediction | MmedgeErro
 
 
 def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, Any]:
-    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank`` or ``value``; of several
+    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank`` or ``value``.
 
-    heads each under ``HEAD.``
+    Those of several heads are each under ``HEAD.``
     """
     if prediction.heads:
         parts = [as_cells(one, f"{name}.") for name, one in prediction.heads.items()]

@@ -306,9 +306,9 @@ def test_what_no_recipe_holds_is_refused_at_once(tmp_path, text, said):
     import re
     import time
 
-    began = time.monotonic()
+    began = time.process_time()
     assert re.search(said, faults(tmp_path, text))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_value_of_a_million_characters_is_told_in_a_line(tmp_path):
