@@ -123,6 +123,14 @@ class Fault:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+def refuse(faults: Iterable[Fault], kind: type[MmedgeError] = MmedgeError) -> None:
+    """Raise the first error among the faults that ``check`` would list, with how many more there are."""
+    errors = [fault for fault in faults if fault.severity == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more; mmedge check lists them)" if len(errors) > 1 else ""
+        raise kind(errors[0].what + more, where=errors[0].where, todo=errors[0].todo)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` when a known word is close to ``word``, else an empty string."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)

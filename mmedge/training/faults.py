@@ -13,7 +13,7 @@ from mmedge import artifact as artifacts
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.outputs import no_common_sample
 from mmedge.data.store.samples import check_read
-from mmedge.errors import Fault, MmedgeError, UsageError
+from mmedge.errors import Fault, MmedgeError, UsageError, refuse
 from mmedge.graph.adopt import adopt, check_width
 from mmedge.graph.trace import example
 from mmedge.leftovers import scratch
@@ -67,12 +67,7 @@ def refuse_untaught(context: Context) -> None:
     context.build(recipe.distill.model, context.contract(recipe.distill.model))
     ids = {split: getattr(dataset, split).ids for split in SPLITS}
     labelled = int(dataset.train.labelled.sum())
-    faults = teaching_faults(recipe, dataset.contract, ids, labelled, context.factory)
-    errors = [fault for fault in faults if fault.severity == "error"]
-    if errors:
-        first, others = errors[0], len(errors) - 1
-        more = f" (and {others} more; mmedge check lists them)" if others else ""
-        raise UsageError(first.what + more, where=first.where, todo=first.todo)
+    refuse(teaching_faults(recipe, dataset.contract, ids, labelled, context.factory), UsageError)
 
 
 def _of_given(

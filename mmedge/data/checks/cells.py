@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import polars
 
-from mmedge.data.manifest.source import ROW, SPLIT, columns_of, present
+from mmedge.data.manifest.faults import columns_of
+from mmedge.data.manifest.source import ROW, SPLIT, present
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.errors import Fault
 from mmedge.preprocess.tabular import LARGEST

@@ -12,7 +12,8 @@ import numpy as np
 import polars
 
 from mmedge.data.checks.cells import duplicate
-from mmedge.data.manifest.source import ROW, SPLIT, columns_of
+from mmedge.data.manifest.faults import columns_of
+from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.store.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError

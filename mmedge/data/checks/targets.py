@@ -9,7 +9,7 @@ import polars
 from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.targets import cells_of, target_findings
-from mmedge.errors import Fault, MmedgeError
+from mmedge.errors import Fault, refuse
 from mmedge.recipe import Data
 from mmedge.tasks.cells import Cells
 
@@ -35,17 +35,14 @@ def refuse_faulty_targets(
     learns_labels: bool,
 ) -> None:
     """Raise MmedgeError with the first error of the targets. ``place(sample, column)``: where the user finds it."""
-    errors = [
-        (head, found)
-        for head, found in target_findings(data, cells, learns_labels=learns_labels)
-        if found.severity == "error"
-    ]
-    if not errors:
-        return
-    head, first = errors[0]
-    column = data.heads[head].column or head
-    more = f" (and {len(errors) - 1} more; mmedge check lists them)" if len(errors) > 1 else ""
-    where = f"data/{first.split}.csv, column {column}"
-    if first.row is not None:
-        where = place(tables[first.split]["id"][first.row], column)
-    raise MmedgeError(first.what + more, where=where, todo=first.todo)
+    findings = target_findings(data, cells, learns_labels=learns_labels)
+    errors: list[Fault] = []
+    for head, found in findings:
+        if found.severity != "error":
+            continue
+        column = data.heads[head].column or head
+        where = f"data/{found.split}.csv, column {column}"
+        if found.row is not None and not errors:  # only the first is told, and to find its row takes time
+            where = place(tables[found.split]["id"][found.row], column)
+        errors.append(Fault("error", found.kind, found.what, where, todo=found.todo))
+    refuse(errors)

@@ -17,10 +17,11 @@ import polars
 from mmedge.artifact import replacing
 from mmedge.data.builtin import avdigits
 from mmedge.data.manifest import align, splits
+from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, split_name_faults
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import joined, strata, target_columns
-from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, refuse
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
 from mmedge.recipe.code import load_attribute
@@ -87,22 +88,11 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignm
     for name, stream in data.align.items():
         table, alignment = align.join(table, name, stream, files, read_table)
         alignments.append(alignment)
-    for label in data.label_columns:
-        _require_column(table, label, "data.label_columns", data.manifest)
+    refuse(column_faults(table, data), UsageError)
+    refuse([*id_faults(table, data), *split_name_faults(table, data)])
     if data.label_columns:
         table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target))
-    for key, column in data.columns_named().items():
-        _require_column(table, column, key, data.manifest)
-    for name, spec in data.modalities.items():
-        for column in columns_of(name, spec):
-            _require_column(table, column, f"data.modalities.{name}", data.manifest)
     ids = table[data.id] if data.id else polars.Series([f"row-{number}" for number in range(1, table.height + 1)])
-    if ids.n_unique() != table.height or ids.null_count():
-        wrong = int((ids.is_null() | ids.is_duplicated()).arg_max() or 0)
-        raise MmedgeError(
-            f"the sample ids are not unique, or some are empty: {ids[wrong]!r}",
-            where=f"{data.manifest}, row {wrong + 1}, column {data.id}",
-        )
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
     # One label however its accents are composed; paths are left as the file system spells them.
@@ -159,11 +149,6 @@ def _require_column(table: polars.DataFrame, column: str | None, key: str, manif
         )
 
 
-def columns_of(name: str, spec: ModalitySpec) -> tuple[str, ...]:
-    """The manifest columns that a modality reads; its own name where the recipe names none."""
-    return spec.columns_read or (name,)
-
-
 def present(name: str, spec: ModalitySpec) -> polars.Expr:
     """Whether a row has the modality: any cell of a table's columns, the first one (path or text) elsewhere."""
     columns = columns_of(name, spec) if isinstance(spec, TabularSpec) else columns_of(name, spec)[:1]
@@ -218,14 +203,6 @@ def _split(table: polars.DataFrame, out: polars.DataFrame, data: Data, seed: int
         assert data.manifest is not None
         spoken = table[data.split].str.strip_chars().str.to_lowercase()
         named = spoken.replace_strict(splits.SPELLINGS, default=None, return_dtype=polars.String)
-        unknown = named.is_null()
-        if unknown.any():
-            row = int(unknown.arg_max() or 0)
-            raise MmedgeError(
-                f"unknown split {table[data.split][row]!r}",
-                where=f"{data.manifest}, row {row + 1}, column {data.split}",
-                todo=f"use {', '.join(SPLITS)}",
-            )
         if (named == "validation").any():
             return named
         rows = np.flatnonzero((named == "train").to_numpy())

@@ -17,7 +17,8 @@ import polars
 from mmedge import tasks
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.checks.targets import refuse_faulty_targets
-from mmedge.data.manifest.source import columns_of, place, present, write_manifests
+from mmedge.data.manifest.faults import columns_of
+from mmedge.data.manifest.source import place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of

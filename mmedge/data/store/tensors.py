@@ -15,7 +15,8 @@ import polars
 
 from mmedge import preprocess
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
-from mmedge.data.manifest.source import columns_of, present
+from mmedge.data.manifest.faults import columns_of
+from mmedge.data.manifest.source import present
 from mmedge.data.store.decode import Fault, Job, Modality, created, decode
 from mmedge.preprocess.cells import value_of
 from mmedge.progress import Progress

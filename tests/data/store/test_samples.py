@@ -182,7 +182,7 @@ def test_a_target_column_may_have_any_name(tmp_path, column):
         (rows(label=lambda i: "nan" if i == 6 else i), {"task": "regression"}, "'nan' is not a finite number"),
         ([[*row[:1], "x", *row[2:]] if row[0] == "s4" else row for row in rows()], {}, "must be numbers.*\n.*s4"),
         ([[*row[:1], "inf", *row[2:]] if row[0] == "s4" else row for row in rows()], {}, "holds NaN.*infinite.*\n.*s4"),
-        ([["s1", *row[1:]] for row in rows()], {}, "ids are not unique"),
+        ([["s1", *row[1:]] for row in rows()], {}, "the id .s1. stands in more than one row"),
         ([], {}, "no rows"),
         (rows(), {"target": "lable"}, "did you mean 'label'"),
         (rows(), {"group": "whoo"}, "did you mean 'who'"),
