@@ -13,12 +13,13 @@ from typing import Any
 from mmedge import backends
 from mmedge.machine import resident_bytes
 from mmedge.profiling import energy, feeds
+from mmedge.profiling.record import ColdRecord, MemoryRecord, NotAvailable
 
 
 def measured(
     file: Path, backend: str, *, threads: int, batch: int, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
-    """{"load_ms", "first_inference_ms", "memory"}, each a figure or {"not_available": why}."""
+) -> ColdRecord:
+    """Each a figure, or why there is none."""
     task = {"file": str(file), "backend": [backend, backends.BACKENDS[backend]], "threads": threads, "batch": batch}
     code = f"import sys; sys.path[:] = {sys.path!r}; from mmedge.profiling import cold; cold.main()"
     done = subprocess.run(
@@ -28,11 +29,11 @@ def measured(
         text=True,
     )
     if done.returncode == 0:
-        figures: dict[str, Any] = json.loads(done.stdout)
-        return figures
+        return ColdRecord.model_validate_json(done.stdout)
     reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    why = {"not_available": f"the fresh process failed: {reason}"}
-    return {"load_ms": why, "first_inference_ms": why, "memory": why}
+    why = f"the fresh process failed: {reason}"
+    missing = NotAvailable(not_available=why)
+    return ColdRecord(load_ms=missing, first_inference_ms=missing, memory=MemoryRecord(not_available=why))
 
 
 def main() -> None:

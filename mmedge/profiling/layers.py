@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,9 +22,6 @@ class Row:
     branch: str
     mean_us: float
     share: float
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def by_layer(

@@ -20,6 +20,20 @@ from mmedge.backends.onnxfile import content_sha256, size_bytes
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.machine import Watch, cores, governor, machine
 from mmedge.profiling import cold, energy, feeds, layers
+from mmedge.profiling.record import (
+    BatchRecord,
+    ColdRecord,
+    EnergyRecord,
+    LayerRecord,
+    ModelRecord,
+    NotAvailable,
+    ProfileRecord,
+    RatioRecord,
+    SettingsRecord,
+    ThroughputRecord,
+    TimingRecord,
+    WarmUpRecord,
+)
 from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
 from mmedge.progress import Progress, Silent
 from mmedge.runtime.engine import Engine, load
@@ -100,32 +114,32 @@ def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress
     for each, session in zip(subjects, sessions):
         for batch in settings.batches:  # what cannot be fed is told before anything is measured
             feeds.sizes(session.inputs, batch, each.shapes(settings.shapes))
-    records = [_cold(each, settings, progress) for each in subjects]
+    fresh = [_cold(each, settings, progress) for each in subjects]
     models = [
         Model(each, session, load(each.bundle, each.target, settings.threads) if each.bundle else None)
         for each, session in zip(subjects, sessions)
     ]
     warnings: list[str] = []
+    batches: list[list[BatchRecord]] = [[] for _ in models]
     for batch in settings.batches:
-        for model, record, figures in zip(models, records, _time_batch(batch, models, settings, progress)):
-            record["batches"].append(figures.record())
+        for model, taken, figures in zip(models, batches, _time_batch(batch, models, settings, progress)):
+            taken.append(figures.record())
             warnings += figures.warnings(f"{model.subject.name}, batch {batch}")
-    for model, record in zip(models, records):
+    records = []
+    for model, cold_figures, taken in zip(models, fresh, batches):
         progress.say(f"profile: idle, streams, energy and layers of {model.subject.name}")
-        record |= _once(model.subject, model.session, settings)
-    return {
-        "schema": 1,
-        "mmedge": mmedge.__version__,
-        "machine": machine() | {"governor": governor() or {"not_available": "the system does not tell one"}},
-        "settings": {
-            "threads": settings.threads,
-            "batches": list(settings.batches),
-            "runs": settings.runs,
-            "idle_s": settings.idle_s,
-        },
-        "models": records,
-        "warnings": [*warnings, *watch.warnings()],
-    }
+        records.append(_whole(model, cold_figures, taken, settings))
+    record = ProfileRecord(
+        schema=1,
+        mmedge=mmedge.__version__,
+        machine=machine() | {"governor": governor() or {"not_available": "the system does not tell one"}},
+        settings=SettingsRecord(
+            threads=settings.threads, batches=list(settings.batches), runs=settings.runs, idle_s=settings.idle_s
+        ),
+        models=records,
+        warnings=[*warnings, *watch.warnings()],
+    )
+    return record.record()
 
 
 @dataclass(frozen=True)
@@ -152,23 +166,22 @@ class BatchFigures:
     whole: Timing | None
     parts_ms: dict[str, float] | None
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> BatchRecord:
         """As it stands in the profile."""
-        told: dict[str, Any] = {
-            "batch": self.batch,
-            "warm_up": {"runs": self.settled[0], "stable": self.settled[1]},
-            "compute": summary(self.compute).record(),
-            "end_to_end": self.whole.record()
-            if self.whole
-            else {"not_available": "a bare graph has no preprocessing; profile its bundle"},
-            "spans_us": [round(value / 1000, 2) for value in np.concatenate(self.compute).tolist()],
-        }
-        if self.parts_ms is not None:
-            told["parts_ms"] = self.parts_ms
+        told: dict[str, Any] = {} if self.parts_ms is None else {"parts_ms": self.parts_ms}
         if self.first is not None:
             value = median_ns(self.compute) / median_ns(self.first)
-            told["ratio_to_first"] = {"value": value, "ci95": list(ratio_interval(self.compute, self.first))}
-        return told
+            told["ratio_to_first"] = RatioRecord(value=value, ci95=ratio_interval(self.compute, self.first))
+        return BatchRecord(
+            batch=self.batch,
+            warm_up=WarmUpRecord(runs=self.settled[0], stable=self.settled[1]),
+            compute=TimingRecord(**asdict(summary(self.compute))),
+            end_to_end=TimingRecord(**asdict(self.whole))
+            if self.whole
+            else NotAvailable(not_available="a bare graph has no preprocessing; profile its bundle"),
+            spans_us=[round(value / 1000, 2) for value in np.concatenate(self.compute).tolist()],
+            **told,
+        )
 
     def warnings(self, where: str) -> list[str]:
         """What a reader of the figures must know of them."""
@@ -182,36 +195,36 @@ class BatchFigures:
         return found
 
 
-def _cold(each: Subject, settings: ProfileOptions, progress: Progress) -> dict[str, Any]:
+def _cold(each: Subject, settings: ProfileOptions, progress: Progress) -> ColdRecord:
     progress.say(f"profile: loading {each.name} in a fresh process")
-    figures = cold.measured(
+    return cold.measured(
         each.file, each.target, threads=settings.threads, batch=settings.batches[0], shapes=each.shapes(settings.shapes)
     )
-    return {
-        "name": each.name,
-        "target": each.target,
-        "size_bytes": size_bytes(each.file),
-        "batches": [],
-        **figures,
-    }
 
 
-def _once(each: Subject, session: Session, settings: ProfileOptions) -> dict[str, Any]:
-    """What is measured once a model, at the first batch size: after idle, throughput, energy, layers and branches."""
-    batch = settings.batches[0]
+def _whole(model: Model, fresh: ColdRecord, batches: list[BatchRecord], settings: ProfileOptions) -> ModelRecord:
+    """All of a model, with what is measured once, at the first batch size: after idle, throughput, energy and layers."""
+    each, session, batch = model.subject, model.session, settings.batches[0]
     feed = feeds.tensors(session.inputs, batch, each.shapes(settings.shapes))
     call = _call(session, feed)
     used = energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None)
-    record: dict[str, Any] = {
-        "after_idle_ms": _after_idle_ms(call, settings.idle_s),
-        "throughput": _throughput(call, settings, batch),
-        "energy": {"not_available": used} if isinstance(used, str) else asdict(used),
-    }
+    after_idle_ms, throughput = _after_idle_ms(call, settings.idle_s), _throughput(call, settings, batch)
     rows, basis = layers.by_layer(each.file, each.target, feed, settings.threads)
-    if rows:
-        told = [row.record() for row in rows]
-        return {**record, "layers": told, "layers_basis": basis, "branches": layers.by_branch(rows)}
-    return {**record, "layers": {"not_available": basis}}
+    told: dict[str, Any] = {"layers_basis": basis, "branches": layers.by_branch(rows)} if rows else {}
+    return ModelRecord(
+        name=each.name,
+        target=each.target,
+        size_bytes=size_bytes(each.file),
+        batches=batches,
+        load_ms=fresh.load_ms,
+        first_inference_ms=fresh.first_inference_ms,
+        memory=fresh.memory,
+        after_idle_ms=after_idle_ms,
+        throughput=throughput,
+        energy=NotAvailable(not_available=used) if isinstance(used, str) else EnergyRecord(**asdict(used)),
+        layers=[LayerRecord(**asdict(row)) for row in rows] if rows else NotAvailable(not_available=basis),
+        **told,
+    )
 
 
 def _time_batch(
@@ -325,7 +338,7 @@ def _after_idle_ms(call: Callable[[], Any], idle_s: float) -> float:
     return float(np.median(spans))
 
 
-def _throughput(call: Callable[[], Any], settings: ProfileOptions, batch: int) -> list[dict[str, Any]]:
+def _throughput(call: Callable[[], Any], settings: ProfileOptions, batch: int) -> list[ThroughputRecord]:
     """Samples a second with 1, 2, 4 … callers at once, up to the machine's cores."""
     wanted = settings.streams or tuple(sorted({count for count in (1, 2, 4, 8, cores()) if count <= cores()}))
     rows = []
@@ -343,5 +356,6 @@ def _throughput(call: Callable[[], Any], settings: ProfileOptions, batch: int) -
             worker.start()
         for worker in workers:
             worker.join()
-        rows.append({"streams": streams, "samples_per_s": sum(counts) * batch / (time.perf_counter() - start)})
+        rate = sum(counts) * batch / (time.perf_counter() - start)
+        rows.append(ThroughputRecord(streams=streams, samples_per_s=rate))
     return rows

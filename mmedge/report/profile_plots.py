@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.profiling.record import ProfileRecord
 from mmedge.report.plots import figure_and_axes, svg_of
 
 
 def write_plots(record: dict[str, Any], out: Path) -> list[Path]:
     """Write histogram.svg, timeline.svg and, where layers were profiled, branches.svg. Raises MissingDependency without matplotlib."""
-    drawn = {"histogram": _histogram(record), "timeline": _timeline(record)}
-    if any(model.get("branches") for model in record["models"]):
-        drawn["branches"] = _branches(record)
+    profile = ProfileRecord.model_validate(record)
+    drawn = {"histogram": _histogram(profile), "timeline": _timeline(profile)}
+    if any(model.branches for model in profile.models):
+        drawn["branches"] = _branches(profile)
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for name, text in drawn.items():
@@ -23,17 +25,17 @@ def write_plots(record: dict[str, Any], out: Path) -> list[Path]:
     return files
 
 
-def _spans_ms(record: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
+def _spans_ms(profile: ProfileRecord) -> list[tuple[str, np.ndarray]]:
     return [
-        (f"{number}: batch {entry['batch']}", np.asarray(entry["spans_us"]) / 1000)
-        for number, model in enumerate(record["models"], 1)
-        for entry in model["batches"]
+        (f"{number}: batch {entry.batch}", np.asarray(entry.spans_us) / 1000)
+        for number, model in enumerate(profile.models, 1)
+        for entry in model.batches
     ]
 
 
-def _histogram(record: dict[str, Any]) -> str:
+def _histogram(profile: ProfileRecord) -> str:
     figure, axes = figure_and_axes(8.2, 3.6)
-    for label, spans in _spans_ms(record):
+    for label, spans in _spans_ms(profile):
         axes.hist(
             spans,
             bins=np.geomspace(spans.min(), max(spans.max(), spans.min() * 1.01), 80),
@@ -47,9 +49,9 @@ def _histogram(record: dict[str, Any]) -> str:
     return svg_of(figure)
 
 
-def _timeline(record: dict[str, Any]) -> str:
+def _timeline(profile: ProfileRecord) -> str:
     figure, axes = figure_and_axes(8.2, 3.6)
-    for label, spans in _spans_ms(record):
+    for label, spans in _spans_ms(profile):
         axes.plot(spans, ".", markersize=2, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("round")
@@ -58,13 +60,13 @@ def _timeline(record: dict[str, Any]) -> str:
     return svg_of(figure)
 
 
-def _branches(record: dict[str, Any]) -> str:
-    models = [(number, model) for number, model in enumerate(record["models"], 1) if model.get("branches")]
+def _branches(profile: ProfileRecord) -> str:
+    models = [(number, model.branches) for number, model in enumerate(profile.models, 1) if model.branches]
     figure, axes = figure_and_axes(8.2, 1.2 + 0.5 * len(models))
-    names = sorted({name for _, model in models for name in model["branches"]})
+    names = sorted({name for _, branches in models for name in branches})
     left = np.zeros(len(models))
     for name in names:
-        shares = np.array([model["branches"].get(name, 0.0) for _, model in models])
+        shares = np.array([branches.get(name, 0.0) for _, branches in models])
         axes.barh([str(number) for number, _ in models], shares, left=left, label=name)
         left += shares
     axes.invert_yaxis()
