@@ -16,19 +16,21 @@ from mmedge.errors import UsageError
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--schema",
-    type=click.Choice(["report", "manifest"]),
+    type=click.Choice(["report", "file", "manifest"]),
     is_flag=False,
     flag_value="report",
-    metavar="[manifest]",
-    help="Print the JSON Schema of report.json, or of manifest.json; draw nothing.",
+    metavar="[report|file|manifest]",
+    help="Print the JSON Schema of a run's report.json, of a quantized ONNX file's, or of manifest.json; draw nothing.",
 )
 @framed
 def report(run: Path | None, schema: str | None, as_json: bool) -> None:
     if schema is not None:
-        from mmedge.report.schema import Report
+        from mmedge.artifact import Record
+        from mmedge.report.schema import FileReport, Report
         from mmedge.stages.results import Manifest
 
-        print_json((Report if schema == "report" else Manifest).model_json_schema(by_alias=True))
+        models: dict[str, type[Record]] = {"report": Report, "file": FileReport, "manifest": Manifest}
+        print_json(models[schema].model_json_schema(by_alias=True))
         return
     if run is None:
         raise UsageError("a run is missing: the folder with its report.json", todo="mmedge report --help")

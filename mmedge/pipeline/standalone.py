@@ -23,6 +23,7 @@ from mmedge.measure.quality import interval
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize
+from mmedge.report.schema import FileReport
 from mmedge.stages.quantize import calibration, concluded
 from mmedge.stages.quantize.candidates import make_and_judge
 from mmedge.stages.quantize.evaluation import Scored, Trial
@@ -56,6 +57,21 @@ class FileOptions:
     asked: bool = False
 
 
+@dataclass(frozen=True)
+class FileData:
+    """The user's calls in two halves, which calibrate and judge, and FP32's outputs for the second.
+
+    ``output``: the one that is judged, by ``judge``; ``affordable``: how many calls FP32 runs in a few seconds.
+    """
+
+    calibrating: Calls
+    judging: Calls
+    expected: list[dict[str, np.ndarray]]
+    output: str
+    judge: Judge
+    affordable: int
+
+
 def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> dict[str, Any]:
     """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
 
@@ -63,8 +79,29 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
     is required is not inside the accuracy budget, 4 where the best is slower than asked, else 0. Raises MmedgeError.
     """
     _check_out(out)
-    native = onnxruntime_cpu.session(model, threads=settings.threads)
     progress.say(f"quantize: reading {source}")
+    data = _read(model, source, settings, progress)
+    notes = _notes(data, settings)
+    key = artifact.hash_json([artifact.sha256_of(model), source, settings])
+    with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
+        graph = folder / "whole.onnx"
+        notes += tidied(model, graph, data.calibrating.inputs[0])
+        trial = _trial(data, graph, settings, notes, progress)
+        table = make_and_judge(trial, settings.config, folder)
+        choice = concluded(table, settings.config, folder, notes)
+        report = _report(model, source, data, settings) | choice.record()
+        for row in report["candidates"]:
+            row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
+        report = FileReport.model_validate(report | _verdict(report, settings)).record()
+        _tidy(folder, graph)
+        artifact.write_json(folder / "report.json", report)
+        meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
+    return report
+
+
+def _read(model: Path, source: str, settings: FileOptions, progress: Progress) -> FileData:
+    """Read the calls, split them by the seed, and run FP32 on those that judge."""
+    native = onnxruntime_cpu.session(model, threads=settings.threads)
     calls = read_calls(source, native.inputs, settings.labels)
     if len(calls) < 4:
         raise UsageError(
@@ -75,11 +112,6 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
     order = np.random.default_rng(settings.seed).permutation(len(calls))
     half = len(calls) // 2
     calibrating, judging = calls.take(order[:half]), calls.take(order[half:])
-    notes = [
-        f"{half} calls to calibrate on, {len(judging)} others to judge by; the split is drawn by seed {settings.seed}"
-    ]
-    if len(judging) < 50:
-        notes.append(f"warning: {len(judging)} calls judge; one of them is {1 / len(judging):.1%}")
     began = time.monotonic()
     expected = _answers(native, judging, lambda done: progress.step("answers of FP32", done, len(judging), "calls"))
     affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
@@ -94,42 +126,42 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
     kind = settings.judge or judge_of(expected, chosen, labels=judging.labels is not None)
     if kind == "accuracy":
         check_labels(judging.labels, expected, chosen, source)
-    notes += _not_finite(judging, expected)
-    key = artifact.hash_json([artifact.sha256_of(model), source, settings])
-    with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
-        graph = folder / "whole.onnx"
-        notes += tidied(model, graph, calibrating.inputs[0])
-        inputs, _ = calibration.calibrated(
-            graph,
-            lambda: calibrating.inputs,
-            settings.config,
-            notes,
-            lambda done, total: progress.step("calibration", done, total, "calls"),
-            of="them",
-        )
-        trial = Trial(
-            graph=graph,
-            calibration=inputs,
-            evaluate=_scorer(judging, expected, chosen, kind),
-            outputs=_outputs(judging, min(max(affordable, _FEWEST), _FEW)),
-            loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
-            time=_timer(_typical(judging, notes), settings, progress),
-            progress=progress,
-            work=folder / ".work",
-            elsewhere=False,
-            asked=settings.asked or settings.config.require == "int8",
-            unfolded=unfolded(graph) if unfolded(graph).is_file() else None,
-        )
-        table = make_and_judge(trial, settings.config, folder)
-        choice = concluded(table, settings.config, folder, notes)
-        report = _report(model, source, calls, half, kind, chosen, settings) | choice.record()
-        for row in report["candidates"]:
-            row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
-        report |= _verdict(report, settings)
-        _tidy(folder, graph)
-        artifact.write_json(folder / "report.json", report)
-        meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
-    return report
+    return FileData(calibrating, judging, expected, chosen, kind, affordable)
+
+
+def _notes(data: FileData, settings: FileOptions) -> list[str]:
+    count = len(data.judging)
+    notes = [
+        f"{len(data.calibrating)} calls to calibrate on, {count} others to judge by; the split is drawn by seed {settings.seed}"
+    ]
+    if count < 50:
+        notes.append(f"warning: {count} calls judge; one of them is {1 / count:.1%}")
+    return notes + _not_finite(data.judging, data.expected)
+
+
+def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str], progress: Progress) -> Trial:
+    """What candidates of ``graph`` are made from and judged by; ``notes`` gets what a reader must know of that."""
+    inputs, _ = calibration.calibrated(
+        graph,
+        lambda: data.calibrating.inputs,
+        settings.config,
+        notes,
+        lambda done, total: progress.step("calibration", done, total, "calls"),
+        of="them",
+    )
+    return Trial(
+        graph=graph,
+        calibration=inputs,
+        evaluate=_scorer(data),
+        outputs=_outputs(data.judging, min(max(data.affordable, _FEWEST), _FEW)),
+        loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
+        time=_timer(_typical(data.judging, notes), settings, progress),
+        progress=progress,
+        work=graph.parent / ".work",
+        elsewhere=False,
+        asked=settings.asked or settings.config.require == "int8",
+        unfolded=unfolded(graph) if unfolded(graph).is_file() else None,
+    )
 
 
 def _check_out(out: Path) -> None:
@@ -176,13 +208,14 @@ def _not_finite(calls: Calls, expected: list[dict[str, np.ndarray]]) -> list[str
     return notes
 
 
-def _scorer(calls: Calls, expected: list[dict[str, np.ndarray]], output: str, kind: Judge) -> Callable[[Path], Scored]:
+def _scorer(data: FileData) -> Callable[[Path], Scored]:
     """``Trial.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
 
     def evaluate(graph: Path) -> Scored:
         # Of FP32 the answers are there.
+        calls, expected = data.judging, data.expected
         answers = expected if graph.stem == "fp32" else _answers(onnxruntime_cpu.session(graph), calls)
-        found = scores(kind, answers, expected, output, calls.labels)
+        found = scores(data.judge, answers, expected, data.output, calls.labels)
         return Scored(float(found.mean()), {}, len(found), found)
 
     return evaluate
@@ -230,18 +263,17 @@ def _timer(
     return timed
 
 
-def _report(
-    model: Path, source: str, calls: Calls, half: int, kind: Judge, output: str, settings: FileOptions
-) -> dict[str, Any]:
+def _report(model: Path, source: str, data: FileData, settings: FileOptions) -> dict[str, Any]:
+    calibrated, judged = len(data.calibrating), len(data.judging)
     return {
         "schema": 1,
         "mmedge": __version__,
         "model": str(model),
         "model_sha256": artifact.sha256_of(model),
         "machine": machine(),
-        "data": {"source": source, "calls": len(calls), "calibration": half, "judged": len(calls) - half},
-        "judged_by": _SAYS[kind],
-        "output": output if kind != "difference" else "all",
+        "data": {"source": source, "calls": calibrated + judged, "calibration": calibrated, "judged": judged},
+        "judged_by": _SAYS[data.judge],
+        "output": data.output if data.judge != "difference" else "all",
         "budget": {"max_drop": settings.config.max_drop, "require": settings.config.require},
         "threads": settings.threads,
     }

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from jsonschema import Draft202012Validator
 
 from mmedge import artifact
 from mmedge.backends import onnxruntime_cpu
@@ -15,7 +16,7 @@ from mmedge.pipeline.standalone import FileOptions, quantize_file
 from mmedge.profiling.timing import summary
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
-from mmedge.report.schema import LayersRecord
+from mmedge.report.schema import FileReport, LayersRecord
 from mmedge.stages.quantize import candidates
 
 
@@ -70,6 +71,9 @@ def test_without_labels_it_is_agreement_with_fp32_that_is_judged_and_said(given,
     arguments = ("--data", given / "inputs.npz", "--candidates", "fp32,fp16", "--out", tmp_path / "q", "--json")
     report = json.loads(mmedge("quantize", given / "model.onnx", *arguments).out)
     assert report["judged_by"].startswith("share of calls whose largest output is the same as FP32's")
+    assert FileReport.model_validate(report).record() == report
+    schema = json.loads(mmedge("report", "--schema", "file").out)
+    assert not list(Draft202012Validator(schema).iter_errors(report))
     assert report["candidates"][0]["quality_validation"] == 1
     assert not any("calibrated on" in note for note in report["notes"])  # FP16 needs none
     report = json.loads(mmedge("quantize", given / "model.onnx", *arguments, "--judge", "difference").out)
