@@ -36,8 +36,8 @@ def test_what_is_trained_learns_from_the_training_split_and_is_chosen_on_validat
 ):
     seen = []
 
-    def fit(module, objective, contract, samples, validation, *_, **__):
-        seen.append((samples.split, validation.split))
+    def fit(module, objective, training, **_):
+        seen.append((training.samples.split, training.validation.split))
         raise Reached
 
     recipe = context.recipe
