@@ -5,10 +5,7 @@ Networks are strongly typed: the precision is what the ONNX graph says (FP16 ten
 
 from __future__ import annotations
 
-import gc
-import importlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,9 @@ from mmedge.backends import backend, missing
 from mmedge.backends.backend import Backend, Job, LayerTimes, Opening
 from mmedge.backends.engine import Engine
 from mmedge.backends.session import Session
-from mmedge.errors import MismatchError, MissingDependency, MmedgeError
+from mmedge.backends.tensorrt_package import PACKAGES, collector, module_of, undisturbed
+from mmedge.errors import MismatchError, MmedgeError
 from mmedge.machine import jetson, nvidia_gpus
-
-PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 class Options(backend.Options):
@@ -34,33 +30,6 @@ class Options(backend.Options):
     level: int | None = Field(None, ge=0, le=5, description="The builder's optimisation level.")
     version_compatible: bool = Field(False, description="The engine runs on other versions of TensorRT too.")
     hardware_compatible: bool = Field(False, description="The engine runs on other GPUs too, from Ampere on.")
-
-
-def module_of(name: str) -> Any:
-    """The target's Python module; raises MissingDependency with the command that installs it."""
-    try:
-        return importlib.import_module(PACKAGES[name])
-    except ImportError as error:
-        raise MissingDependency(
-            f"the target {name} was asked for and its package is not installed",
-            todo=f"pip install 'mmedge[{name}]'",
-        ) from error
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """No garbage is collected meanwhile.
-
-    TensorRT calls its logger, which is Python, with a lock held that it takes again to free a builder: were one among the
-    garbage that is collected there, the process would wait for itself for ever.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @undisturbed()
@@ -279,21 +248,6 @@ def _check_precision(built: Engine, precision: str, name: str) -> None:
             f"{precision} was asked for and the {name} network has no {wanted} tensor",
             todo="export another precision, and report this graph",
         )
-
-
-def collector(trt: Any) -> Any:
-    """A logger that keeps the last error instead of printing it."""
-
-    class Collector(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.worst = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.worst = message
-
-    return Collector()
 
 
 def _open(name: str, file: Path, opening: Opening) -> Session:

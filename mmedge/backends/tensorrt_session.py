@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.backends import tensorrt
 from mmedge.backends.backend import LayerTime, LayerTimes
 from mmedge.backends.branches import branch_of_layer, branch_of_nodes
 from mmedge.backends.onnxfile import read_nodes
 from mmedge.backends.session import Session, TensorInfo
+from mmedge.backends.tensorrt_package import collector, module_of, undisturbed
 from mmedge.errors import MissingDependency, MmedgeError
 
 
@@ -36,7 +36,7 @@ class _Buffer:
     device: int
 
 
-@tensorrt.undisturbed()
+@undisturbed()
 def session(engine: Path, name: str, *, host_code: bool = False) -> Session:
     """Deserialize an engine and allocate its buffers. Raises MissingDependency where there is no GPU to run it on.
 
@@ -45,7 +45,7 @@ def session(engine: Path, name: str, *, host_code: bool = False) -> Session:
     return _opened(*_loaded(engine, name, host_code))
 
 
-@tensorrt.undisturbed()
+@undisturbed()
 def layer_times(engine: Path, inputs: Mapping[str, np.ndarray], name: str, runs: int) -> LayerTimes:
     """By TensorRT's own profiler; nothing is recorded meanwhile.
 
@@ -90,8 +90,8 @@ def _layer_times(
 
 def _loaded(engine: Path, name: str, host_code: bool = False) -> tuple[Any, Any, Any, Any]:
     """(TensorRT's module, CUDA's, runtime, engine); MissingDependency where there is no GPU, or the engine does not fit it."""
-    trt, cuda = tensorrt.module_of(name), _cuda(name)
-    logger = tensorrt.collector(trt)
+    trt, cuda = module_of(name), _cuda(name)
+    logger = collector(trt)
     todo = "run it on a GPU of the kind it was built for, or load the bundle with target='onnxruntime-cpu'"
     code, count = cuda.cudaGetDeviceCount()
     if int(code) or not count:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mmedge.errors import MmedgeError
+from mmedge.recipe import Encoder, Model
+from mmedge.spec import ModalitySpec, SensorSpec, TextSpec
 
 
 class ConvEncoder(nn.Module):
@@ -125,3 +130,17 @@ class TextEncoder(nn.Module):
                 features = features * mask
         features = features * mask
         return self.project(features.sum(dim=2) / mask.sum(dim=2).clamp(min=1.0))
+
+
+def encoder_of(spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
+    """The built-in encoder of a modality's kind, from its tensor to ``model.embedding`` features."""
+    if isinstance(spec, TextSpec):
+        if spec.tokens is None:
+            raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
+        sizes = (encoder.widths, encoder.depth, model.embedding, model.dropout)
+        return TextEncoder(spec.tokens, spec.pad, *sizes, masked=spec.shortest is not None)
+    if isinstance(spec, SensorSpec):
+        return SeriesEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
+    if len(spec.shape) == 3:
+        return ConvEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
+    return DenseEncoder(int(np.prod(spec.shape)), encoder.widths, model.embedding, model.dropout)

@@ -16,13 +16,13 @@ from mmedge.artifact import WEIGHTS, Artifact, contract_of
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.attention import split_attention
-from mmedge.models.encoders import ConvEncoder, DenseEncoder, SeriesEncoder, TextEncoder
+from mmedge.models.dependencies import dependencies
+from mmedge.models.encoders import encoder_of
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
-from mmedge.models.recurrent import RECURRENT, in_one_piece, width
 from mmedge.preprocess import text
 from mmedge.recipe import Encoder, Model
-from mmedge.spec import Contract, ModalitySpec, SensorSpec, TextSpec
+from mmedge.spec import Contract, ModalitySpec, TextSpec
 from mmedge.tasks import Head
 
 HISTORY = "pruning.json"
@@ -55,7 +55,7 @@ def build(
                 todo="leave it out, or name a network of your own: model.factory",
             )
         encoders = {
-            name: _encoder(spec, model.encoders.get(name, Encoder()), model)
+            name: encoder_of(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
         heads = {name: _head(model, head) for name, head in contract.heads.items()}
@@ -310,100 +310,8 @@ def set_counts(module: nn.Module, steps: Sequence[Any]) -> None:
         setattr(module.get_submodule(name), attribute, value)
 
 
-def dependencies(module: nn.Module, contract: Contract) -> Any:
-    """torch-pruning's graph of which layers' channels go together (Fang et al. 2023), by tracing an example."""
-    import torch_pruning
-
-    class Graph(torch_pruning.DependencyGraph):
-        def _trace(self, *given: Any, **named: Any) -> Any:
-            """It takes every concatenation behind a class token for one of tokens: those of features are told apart."""
-            nodes = super()._trace(*given, **named)
-            for node in nodes.values():
-                if "CatBackward" in str(node.grad_fn) and _of_features(node.grad_fn):
-                    node.enable_index_mapping = True
-            return nodes
-
-    with in_one_piece(module):
-        return Graph().build_dependency(
-            module.eval(),
-            example(contract),
-            forward_fn=_forward,
-            output_transform=_outputs,
-            verbose=False,
-            customized_pruners=dict.fromkeys(RECURRENT, _recurrent()),
-            **_unwrapped(module),
-        )
-
-
-def _of_features(concatenation: Any) -> bool:
-    """Whether a traced ``torch.cat`` joins channels, as far as its rank tells: of [batch, channels] or of maps."""
-    rank = len(concatenation._input_metadata[0].shape)
-    return rank in (2, 4) and concatenation._saved_dim % 2**64 in (1, 2**64 - rank + 1)
-
-
-def _recurrent() -> Any:
-    """What torch-pruning is told of recurrent layers: their inputs can be narrowed, their own width is left alone.
-
-    It knows no GRU, and of an LSTM neither two directions nor several layers.
-    """
-    from torch_pruning.pruner.function import BasePruningFunc
-
-    class Recurrent(BasePruningFunc):
-        def prune_in_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.Module:
-            kept = sorted(set(range(layer.input_size)) - set(idxs))
-            for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
-                if hasattr(layer, name):
-                    setattr(layer, name, self._prune_parameter_and_grad(getattr(layer, name), kept, 1))
-            layer.input_size = len(kept)
-            return layer
-
-        def prune_out_channels(self, layer: nn.RNNBase, idxs: list[int]) -> nn.Module:
-            raise ValueError(f"the width of {type(layer).__name__} is not pruned")
-
-        def get_in_channels(self, layer: nn.RNNBase) -> int:
-            return layer.input_size
-
-        def get_out_channels(self, layer: nn.RNNBase) -> int:
-            return width(layer)
-
-    return Recurrent()
-
-
-def _unwrapped(module: nn.Module) -> dict[str, Any]:
-    """What torch-pruning must be told of bare parameters: a vector is pruned along its only axis."""
-    bare = [
-        (parameter, parameter.dim() - 1)
-        for owner in module.modules()
-        if isinstance(owner, nn.ParameterDict)
-        for parameter in owner.values()
-    ]
-    return {"unwrapped_parameters": bare} if bare else {}
-
-
-def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
-    return module(**inputs)
-
-
-def _outputs(result: Mapping[str, Tensor]) -> list[Tensor]:
-    """What torch-pruning traces back from: indices and flags lead nowhere."""
-    return [x for x in result.values() if x.grad_fn is not None]
-
-
 def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
     """What an absent input is to a module that knows no presence: the training mean; of a text one token and padding."""
     if isinstance(spec, TextSpec):
         return text.stand_in(spec)
     return np.array(np.zeros(spec.shape) if mean is None else mean, spec.dtype)
-
-
-def _encoder(spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
-    if isinstance(spec, TextSpec):
-        if spec.tokens is None:
-            raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
-        sizes = (encoder.widths, encoder.depth, model.embedding, model.dropout)
-        return TextEncoder(spec.tokens, spec.pad, *sizes, masked=spec.shortest is not None)
-    if isinstance(spec, SensorSpec):
-        return SeriesEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
-    if len(spec.shape) == 3:
-        return ConvEncoder(spec.shape, encoder.widths, encoder.depth, model.embedding, model.dropout)
-    return DenseEncoder(int(np.prod(spec.shape)), encoder.widths, model.embedding, model.dropout)

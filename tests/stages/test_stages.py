@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmedge.backends import Options, find, tensorrt
+from mmedge.backends import Options, find, tensorrt_package
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError
 from mmedge.models.load import contract_of
 from mmedge.recipe import MainTeacher
@@ -114,7 +114,7 @@ def test_a_missing_tensorrt_is_exit_6_with_the_command_that_installs_it():
     except ImportError:
         pass
     with pytest.raises(MissingDependency, match=r"pip install 'mmedge\[tensorrt\]'") as raised:
-        tensorrt.module_of("tensorrt")
+        tensorrt_package.module_of("tensorrt")
     assert raised.value.exit_code == 6
 
 

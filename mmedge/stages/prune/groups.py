@@ -16,6 +16,7 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.trace import example
 from mmedge.models import load
 from mmedge.models.attention import SplitAttention, split_attention
+from mmedge.models.dependencies import dependencies
 from mmedge.recipe import Prune
 from mmedge.spec import Contract
 from mmedge.stages.prune.heads import Heads, OwnAttention
@@ -56,7 +57,7 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
     """
     ignored = _ignored(module, contract, config)
     try:
-        graph = load.dependencies(module, contract)
+        graph = dependencies(module, contract)
         layers = dict(module.named_modules())
         found = list(graph.get_all_groups(ignored_layers=[layers[name] for name in ignored]))
         names = {layer: name for name, layer in layers.items()}
@@ -94,7 +95,7 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
 
 def cut(module: nn.Module, contract: Contract, groups: list[ChannelGroup], keep: Mapping[str, int]) -> list[Any]:
     """Remove the least important units of each group in place, down to ``keep[root]``; returns the pruning history."""
-    graph = load.dependencies(module, contract)
+    graph = dependencies(module, contract)
     layers = dict(module.named_modules())
     counted: list[Any] = []
     for group in groups:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmedge.graph.trace import noise
-from mmedge.models import load
+from mmedge.models.dependencies import dependencies
 from mmedge.spec import Contract
 
 # The products that an attention is made of, by their names in torch.
@@ -117,7 +117,7 @@ def _proved(
                 layer: Any = silenced.get_submodule(names[item.dep.target.module])
                 with torch.no_grad():
                     layer.weight[:, item.idxs] = 0
-        _group(load.dependencies(without, contract), without.get_submodule(root), channels).prune()
+        _group(dependencies(without, contract), without.get_submodule(root), channels).prune()
         for owner, key, each in counts:
             setattr(without.get_submodule(owner), key, each * (len(units) - 1))
         with torch.no_grad():
