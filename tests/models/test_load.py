@@ -169,7 +169,7 @@ def broken(**changes):
             THEIRS.inputs,
             "gives scores, more, and none of them is called",
         ),
-        (broken(forward=lambda x: (x, x)), THEIRS.inputs, r"model\.outputs: \[output_0, output_1\], the answer first"),
+        (broken(forward=lambda x: (x, x)), THEIRS.inputs, r"say which are the heads', .*model\.outputs: \[output_0, output_1\]"),
         (broken(forward=lambda x: None), THEIRS.inputs, "not NoneType"),
         (broken(forward=lambda x: x[:, :2]), THEIRS.inputs, r"shape \[2, 2\].*must be \[2, 3\]"),
         (broken(forward=lambda x: x.squeeze()), THEIRS.inputs, r"batch of 1; it must be \[1, 3\]"),
@@ -184,7 +184,7 @@ def test_a_wrong_factory_is_a_usage_error_of_three_lines_at_most(factory, inputs
 
 
 def test_outputs_of_the_built_in_network_cannot_be_named():
-    with pytest.raises(UsageError, match="the built-in network has one output"):
+    with pytest.raises(UsageError, match="the built-in network has its heads alone"):
         load.build(BUILT_IN.model_copy(update={"outputs": ("scores",)}), CONTRACT)
 
 
