@@ -169,7 +169,11 @@ def broken(**changes):
             THEIRS.inputs,
             "gives scores, more, and none of them is called",
         ),
-        (broken(forward=lambda x: (x, x)), THEIRS.inputs, r"say which are the heads', .*model\.outputs: \[output_0, output_1\]"),
+        (
+            broken(forward=lambda x: (x, x)),
+            THEIRS.inputs,
+            r"say which are the heads', .*model\.outputs: \[output_0, output_1\]",
+        ),
         (broken(forward=lambda x: None), THEIRS.inputs, "not NoneType"),
         (broken(forward=lambda x: x[:, :2]), THEIRS.inputs, r"shape \[2, 2\].*must be \[2, 3\]"),
         (broken(forward=lambda x: x.squeeze()), THEIRS.inputs, r"batch of 1; it must be \[1, 3\]"),
