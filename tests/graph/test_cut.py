@@ -77,7 +77,7 @@ class Masked(Own):
 def own_graph(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
-    wrapped = Wrapped(request.param(), {name: name for name in means}, means, "logits", None)
+    wrapped = Wrapped(request.param(), {name: name for name in means}, means, {"logits": None})
     export(wrapped, CONTRACT, folder / "model.onnx")
     return folder / "model.onnx"
 
@@ -128,7 +128,7 @@ class Recurrent(Own):
 
 def test_a_recurrent_encoder_is_split_in_fp16_too_where_the_batch_is_asked_of_a_converted_input(tmp_path):
     means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
-    wrapped = Wrapped(Recurrent(), {name: name for name in means}, means, "logits", None)
+    wrapped = Wrapped(Recurrent(), {name: name for name in means}, means, {"logits": None})
     export(wrapped, CONTRACT, tmp_path / "fp32.onnx")
     model = onnx.load(tmp_path / "fp32.onnx")
     next(node for node in model.graph.node if node.op_type == "Shape").input[0] = "image"  # as it does where it pleases

@@ -194,6 +194,4 @@ def test_a_graph_that_no_runtime_takes_is_an_error_with_its_path(quantized, tmp_
         onnxruntime_cpu.session(tmp_path / "cut.onnx")
     pytest.importorskip("tensorrt_rtx")
     with pytest.raises(MmedgeError, match=r"cut\.onnx"):
-        tensorrt.build(
-            tmp_path / "cut.onnx", tmp_path / "e", target="tensorrt-rtx", profiles={}, options=tensorrt.Options()
-        )
+        tensorrt.build("tensorrt-rtx", Job(tmp_path / "cut.onnx", "e", {}, tensorrt.Options()))
