@@ -27,7 +27,9 @@ def test_the_module_computes_what_onnx_runtime_does(which, finished, quantized, 
     made = finished.artifact("quantize")
     contract, validation = contract_of(made), dataset.validation
     graph = quantized if which == "symmetric" else made.file(f"{which}.onnx")
-    expected = predict_graph(onnxruntime_cpu.session(graph, optimize=False), contract, validation, validation.present)["logits"]
+    expected = predict_graph(onnxruntime_cpu.session(graph, optimize=False), contract, validation, validation.present)[
+        "logits"
+    ]
     actual = predict_module(TrainableGraph(graph), contract, validation, validation.present)["logits"]
     # A sum that lies between two codes may round either way: few samples, and by few codes.
     assert (
@@ -53,7 +55,9 @@ def test_what_was_trained_is_what_is_written(quantized, finished, dataset, tmp_p
     module.write(tmp_path / "trained.onnx")
     again = TrainableGraph(tmp_path / "trained.onnx")
     before = predict_module(TrainableGraph(quantized), contract, validation, validation.present)["logits"]
-    expected, actual = (predict_module(each, contract, validation, validation.present)["logits"] for each in (module, again))
+    expected, actual = (
+        predict_module(each, contract, validation, validation.present)["logits"] for each in (module, again)
+    )
     assert np.abs(expected - actual).max() < 0.05 * np.abs(expected).max() < np.abs(before - actual).max() * 10
     for old, new in zip(onnx.load(quantized).graph.initializer, onnx.load(tmp_path / "trained.onnx").graph.initializer):
         assert (old.name, old.data_type, old.dims) == (new.name, new.data_type, new.dims)
