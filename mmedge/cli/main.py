@@ -33,7 +33,7 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            return None
+            return _of_the_table(cmd_name)
         module = importlib.import_module(f"mmedge.cli.{VERBS[cmd_name][0]}")
         return getattr(module, cmd_name)
 
@@ -44,9 +44,21 @@ class _Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]):
         from mmedge.errors import did_you_mean
 
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        known = not args or args[0] in VERBS or args[0].startswith("-") or _of_the_table(args[0]) is not None
+        if not known:
             ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
+
+
+def _of_the_table(verb: str) -> click.Command | None:
+    """The verb of a stage that has no words of its own here: the table of stages says what it is."""
+    from mmedge.cli.stages import stage_verb
+    from mmedge.pipeline.stages import STAGES
+
+    row = next((row for row in STAGES if row.verb == verb), None)
+    if row is None:
+        return None
+    return stage_verb(verb, row.name, f"Run the stage {row.name}.", f"mmedge {verb} recipe.yaml --out runs/NAME")
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,7 @@ from mmedge.progress import Silent
 from mmedge.training.loop import processes
 
 
-def _stage(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
+def stage_verb(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
     @click.command(
         verb,
         help=f"{help_text}\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used.\n\n\b\nExample:\n  {example}",
@@ -145,14 +145,14 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     return recipe, folder, start or path
 
 
-train = _stage("train", "teacher", "Train the teacher.", "mmedge train recipes/avdigits.yaml --out runs/demo")
-distill = _stage(
+train = stage_verb("train", "teacher", "Train the teacher.", "mmedge train recipes/avdigits.yaml --out runs/demo")
+distill = stage_verb(
     "distill",
     "distill",
     "Distil the teacher into the student, and train the same student without it, to know the gain.",
     "mmedge distill recipes/avdigits-few-labels.yaml --from runs/demo/teacher --out runs/few",
 )
-prune = _stage(
+prune = stage_verb(
     "prune",
     "prune",
     "Prune the student and recover it with the teacher.",

@@ -81,6 +81,13 @@ def test_the_verb_of_a_new_stage_takes_what_is_in_front_of_it(finished, values, 
     }
 
 
+def test_a_row_has_its_verb_on_the_command_line(mmedge, table):
+    said = mmedge("relay", "--help")
+    assert said.code == 0 and "Run the stage relay" in said.out and "--from" in said.out
+    said = mmedge("relai")
+    assert said.code == 2 and "no command 'relai'" in said.err
+
+
 def test_a_recipe_has_the_stages_of_its_sections_and_an_engine_for_every_target(values):
     values["prune"] = None
     names = [step.name for step in steps(parsed(values))]
