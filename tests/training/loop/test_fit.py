@@ -300,6 +300,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(tmp_path):
     kept, fitted = trained(tmp_path / "a", train=train)
     plain, _ = trained(tmp_path / "b", train=TRAIN.model_copy(update={"augment": {}}))
     assert not same(kept, plain)
+    assert len({record["quality"] for record in fitted.history}) > 1  # it follows the weights, step by step
     validation = split("validation", 60, 1)
     output = predict_module(kept, CONTRACT, validation, validation.present)
     assert score(CONTRACT, output, validation.targets) == fitted.history[fitted.best_epoch - 1]["quality"]
