@@ -164,8 +164,8 @@ def _sources(config: Distill, lesson: Lesson) -> list[Source]:
     context = lesson.context
     assert context.teacher is not None
     hints = config.loss.hints
-    # A student that teaches itself has the data's classes, whatever the recipe's teacher has.
-    given = context.recipe.teacher if context.teacher.stage == "teacher" else TeacherConfig()
+    # A student that teaches itself has a parent, and the data's classes, whatever the recipe's teacher has.
+    given = context.recipe.teacher if context.teacher.parent is None else TeacherConfig()
     alone = not config.teachers
     sources = [_of_artifact(context.teacher, given, "teacher", hints, lesson, alone)]
     for number, given in enumerate(config.teachers):
