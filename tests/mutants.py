@@ -129,7 +129,7 @@ CHANGES = (
     # Splits and preprocessing.
     Change("data/manifest/splits.py", "shares * (number + 1) - counts", "shares * number - counts", SPLITS),
     Change("data/manifest/splits.py", "test = parts == fold.index", "test = parts == 0", SPLITS),
-    Change("data/manifest/splits.py", "if faults < fewest:", "if faults > fewest:", SPLITS),
+    Change("data/manifest/splits.py", "if faults < least:", "if faults > least:", SPLITS),
     Change("data/manifest/splits.py", "seed + 1 + fold.index", "seed", SPLITS, accepted="another draw of as good a validation split"),
     Change("preprocess/values.py", "max(0, length - wanted) // 2", "max(0, length - wanted) // 2 + 1", VALUES),
     Change("preprocess/values.py", '"end": max(0, length - wanted)', '"end": max(0, length - wanted - 1)', VALUES),
@@ -141,7 +141,7 @@ CHANGES = (
     Change("preprocess/tabular.py", "values.index(str(cell)) + 1", "values.index(str(cell))", VALUES),
     Change("preprocess/tabular.py", "[float(cell is None) for", "[float(cell is not None) for", VALUES),
     Change("preprocess/mel.py", "32768", "32767", f"{VALUES} data/test_kinds_parity.py"),
-    Change("preprocess/audio.py", "samples.mean(axis=1)", "samples[:, 0]", VALUES),
+    Change("preprocess/audio.py", "block.mean(axis=1) if", "block[:, 0] if", VALUES),
 )  # fmt: skip
 
 
