@@ -22,9 +22,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmedge import __version__
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.leftovers import BESIDE, held, put_aside, remove
-from mmedge.spec import Contract
 
 MANIFEST = "manifest.json"
 # What an artifact keeps a network's weights in.

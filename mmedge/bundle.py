@@ -18,9 +18,9 @@ from mmedge import artifact
 from mmedge.artifact import Artifact, Record, not_understood
 from mmedge.backends.engine import Engine
 from mmedge.backends.onnxfile import beside
+from mmedge.contract import Contract
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.leftovers import scratch
-from mmedge.spec import Contract
 
 STAGE = "bundle"
 SIGNATURE = "manifest.sig"

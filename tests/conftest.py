@@ -25,12 +25,12 @@ import torch.onnx
 from torch import nn
 
 from mmedge import artifact, recipe
+from mmedge.contract import Contract
 from mmedge.data.builtin import avdigits, voices
 from mmedge.data.store import samples
 from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from mmedge.report.html import write_html
-from mmedge.spec import Contract
 from mmedge.stages.prune.groups import cut, groups_of, take_apart
 from mmedge.stages.prune.search import kept_units
 from mmedge.stages.results import StageResult

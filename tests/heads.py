@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.spec import Contract
 from mmedge.tasks import Head
 
 CLASSES = Head(task="classification", labels=("a", "b", "c"))

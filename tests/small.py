@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge import artifact
+from mmedge.contract import Contract
 from mmedge.graph import cut
-from mmedge.spec import Contract
 
 CONTRACT = Contract.model_validate(
     {

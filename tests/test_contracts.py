@@ -19,6 +19,7 @@ TORCH_FREE = (
     "mmedge.recipe",
     "mmedge.bundle",
     "mmedge.artifact",
+    "mmedge.contract",
     "mmedge.spec",
     "mmedge.gate",
     "mmedge.machine",

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from mmedge.spec import ArraySpec, AudioSpec, Contract, ImageSpec, TabularSpec, subsets
+from mmedge.contract import Contract, subsets
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, TabularSpec
 
 
 def test_subsets_are_all_non_empty_ones_smallest_first():

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from mmedge.artifact import sha256_of
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 
 # Of every input, its least shape, the one to optimise for, and its largest, batch axis and all.
 Profiles = dict[str, list[list[int]]]

@@ -12,9 +12,9 @@ import numpy as np
 import polars
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.data.manifest.table import read_columns
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
-from mmedge.spec import Contract
 from mmedge.tasks import Head
 
 # The file of an artifact.

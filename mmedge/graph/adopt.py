@@ -11,12 +11,13 @@ import numpy as np
 
 from mmedge import tasks
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.qdq import drop_unread, graphs_of
 from mmedge.preprocess import text
-from mmedge.spec import ArraySpec, Contract, ImageSpec, ModalitySpec, SensorSpec, TextSpec
+from mmedge.spec import ArraySpec, ImageSpec, ModalitySpec, SensorSpec, TextSpec
 
 _THEIRS = "mmedge.theirs."
 _OPSET = 13

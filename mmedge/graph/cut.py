@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.qdq import drop_unread, graphs_of, read_by
-from mmedge.spec import Contract
 
 # What a graph may do with an input before anything is computed of it.
 _SAME_SHAPE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.bisect import relative
 from mmedge.graph.trace import example, outputs_of
-from mmedge.spec import Contract
 
 OPSET = 20
 

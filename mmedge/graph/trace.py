@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 
 
 def example(contract: Contract, batch: int = 2) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import Run, answered
-from mmedge.spec import Contract
 from mmedge.tasks import Head
 
 # Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.

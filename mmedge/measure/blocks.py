@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.graph.trace import example
 from mmedge.leftovers import scratch
 from mmedge.profiling.timing import spans
-from mmedge.spec import Contract
 
 _BLOCKS = (4, 8, 16)
 _LAYERS = 6  # so many in a row that what a call costs by itself does not count

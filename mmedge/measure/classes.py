@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.spec import Contract
 from mmedge.tasks import Head
 
 # The logit of a class that the teacher does not know, where one must stand: a probability of 1e-13.

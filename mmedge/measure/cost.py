@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.graph.trace import example
-from mmedge.spec import Contract
 
 
 def params(module: nn.Module) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.backends import GRAPH_BACKEND, opened
+from mmedge.contract import Contract
 from mmedge.data.outputs import StoredOutputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.measure.classes import ClassMap
 from mmedge.measure.quality import Predict, Run, graph_predictor, of_head, quality, subset_scores
 from mmedge.recipe import Measure
 from mmedge.report.schema import FiguresRecord, HeadRecord, QualityRecord
-from mmedge.spec import Contract
 
 _THREADS = 2
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import (
     Outputs,
@@ -19,7 +20,6 @@ from mmedge.measure.quality import (
     scores_of,
 )
 from mmedge.report.schema import ControlRecord, DecisionRecord
-from mmedge.spec import Contract
 
 # A student may fall this far below one that was trained for the subset alone (the project's own limit).
 SUBSET_MARGIN = 0.02

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.measure.quality import Run
 from mmedge.preprocess import trimmed
-from mmedge.spec import Contract, TextSpec
+from mmedge.spec import TextSpec
 
 # Samples of which the answer alone is compared with that in a batch.
 _ALONE = 32

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmedge import tasks
+from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.report.schema import QualityRecord
-from mmedge.spec import Contract, subsets
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmedge.contract import Contract
 from mmedge.graph.trace import example
 from mmedge.models.recurrent import RECURRENT, in_one_piece, width
-from mmedge.spec import Contract
 
 
 def dependencies(module: nn.Module, contract: Contract) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmedge import tasks
 from mmedge.artifact import WEIGHTS, Artifact, contract_of
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.attention import split_attention
@@ -22,7 +23,7 @@ from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.preprocess import text
 from mmedge.recipe import Encoder, Model
-from mmedge.spec import Contract, ModalitySpec, TextSpec
+from mmedge.spec import ModalitySpec, TextSpec
 from mmedge.tasks import Head
 
 HISTORY = "pruning.json"

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmedge.contract import Contract
 from mmedge.errors import Fault, MmedgeError, first_line
 from mmedge.graph.trace import generated, outputs_of
 from mmedge.models import load
 from mmedge.models.heads import Wrapped, entries
 from mmedge.models.source import source_faults
 from mmedge.recipe import Model
-from mmedge.spec import Contract
 
 _INTERNAL = frozenset(vars(nn.Module()))
 

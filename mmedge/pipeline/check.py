@@ -9,6 +9,7 @@ import numpy as np
 import polars
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
@@ -25,7 +26,7 @@ from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
-from mmedge.spec import Contract, ModalitySpec
+from mmedge.spec import ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
 from mmedge.tasks import Head

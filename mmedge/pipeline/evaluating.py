@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge import tasks
+from mmedge.contract import Contract, subsets
 from mmedge.data.rows import read_rows
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
@@ -17,7 +18,6 @@ from mmedge.measure.quality import interval, quality, rows_of, score
 from mmedge.progress import Progress
 from mmedge.runtime.engine import Engine
 from mmedge.runtime.rows import Row, absent_from, sample_of
-from mmedge.spec import Contract, subsets
 from mmedge.tasks.head import Target
 
 # A recipe's column of the target where it names none.

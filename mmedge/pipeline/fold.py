@@ -12,6 +12,7 @@ from typing import Any
 
 from mmedge import artifact as artifacts
 from mmedge.artifact import Artifact, contract_of
+from mmedge.contract import Contract
 from mmedge.data.store import samples
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
@@ -22,7 +23,6 @@ from mmedge.pipeline.stages import Step, steps
 from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, remember
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
-from mmedge.spec import Contract
 from mmedge.stages.results import StageResult
 from mmedge.training.context import Context
 from mmedge.training.loop import processes

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends.session import TensorInfo
+from mmedge.contract import Contract
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.spec import AudioSpec, Contract, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, TabularSpec
 
 # An input of more bytes than this is a slip of the pen.
 _MOST_BYTES = 4 << 30

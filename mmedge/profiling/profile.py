@@ -17,6 +17,7 @@ from mmedge import bundle as bundles
 from mmedge.artifact import contract_of
 from mmedge.backends import GRAPH_BACKEND, Session, opened
 from mmedge.backends.onnxfile import content_sha256, size_bytes
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.machine import Watch, cores, governor, machine
 from mmedge.profiling import cold, energy, feeds, layers
@@ -38,7 +39,6 @@ from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval,
 from mmedge.progress import Progress, Silent
 from mmedge.runtime.engine import Engine, load
 from mmedge.runtime.warming import warm_up
-from mmedge.spec import Contract
 
 _LONGEST_S = 3600
 # A spread above this share of the mean is told of.

@@ -16,11 +16,11 @@ from mmedge.backends import can_run, opened
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import Engine, Profiles, part_of, profiles_of
 from mmedge.bundle import GRAPH, Entry
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.profiling import feeds
 from mmedge.profiling.timing import sittings, summary
 from mmedge.progress import Progress, Silent
-from mmedge.spec import Contract
 
 # Rounds in which the engines of subsets are timed beside the whole one.
 _RUNS = 200

@@ -17,11 +17,12 @@ from mmedge import preprocess
 from mmedge.artifact import contract_of
 from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.backends.session import Run, Session
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime.fits import check_belongs, check_takes
 from mmedge.runtime.prediction import predictions
 from mmedge.runtime.warming import warm_up
-from mmedge.spec import Contract, ModalitySpec, TabularSpec
+from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Prediction
 
 _BOOL = np.dtype(bool)

@@ -11,8 +11,8 @@ from mmedge import bundle as bundles
 from mmedge.artifact import Artifact
 from mmedge.backends.engine import Engine
 from mmedge.backends.session import Session
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
-from mmedge.spec import Contract
 
 
 def check_belongs(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
-from mmedge.spec import Contract
 from mmedge.tasks import Prediction
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.preprocess.cells import value_of
 from mmedge.runtime.engine import Engine
-from mmedge.spec import Contract, ModalitySpec, TabularSpec
+from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Prediction
 
 Cells = Mapping[str, str | None]

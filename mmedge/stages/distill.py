@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from mmedge.artifact import Artifact
+from mmedge.contract import Contract, subsets
 from mmedge.measure.gain import decide
 from mmedge.models import load
 from mmedge.recipe import Distill, Loss
 from mmedge.report.schema import DecisionRecord, TriedLossRecord
-from mmedge.spec import Contract, subsets
 from mmedge.stages.results import ComparedRecord, DistillResult
 from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context

@@ -12,6 +12,7 @@ import torch
 from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.data.outputs import ANSWERS, no_common_sample, write_answers
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
@@ -20,7 +21,6 @@ from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
 from mmedge.models.load import refuse_probabilities
 from mmedge.recipe import MainTeacher
-from mmedge.spec import Contract
 from mmedge.stages.results import StageResult
 from mmedge.stages.trained import GRAPH, Trained, provenance, write_trained
 from mmedge.training.context import Context

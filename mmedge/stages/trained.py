@@ -13,6 +13,7 @@ from torch import nn
 
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph.export import export, first_layer_that_differs
@@ -23,7 +24,6 @@ from mmedge.measure.lengths import check_alone, check_trimmed
 from mmedge.measure.quality import module_run
 from mmedge.models import load
 from mmedge.recipe import Model, shown
-from mmedge.spec import Contract, subsets
 from mmedge.stages.results import TORCH, StageResult
 from mmedge.training.context import Context
 from mmedge.training.loop import processes

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph.export import export
@@ -14,7 +15,6 @@ from mmedge.leftovers import scratch
 from mmedge.models import load
 from mmedge.models.traps import behaviour
 from mmedge.recipe import Model
-from mmedge.spec import Contract
 from mmedge.stages.trained import GRAPH, verify
 from mmedge.training.context import Context
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmedge.artifact import Artifact
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Dataset
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, load_attribute, refuse_foreign
-from mmedge.spec import Contract
 
 if TYPE_CHECKING:  # a run that computes nothing does not wait for torch
     from torch import nn

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmedge import artifact as artifacts
+from mmedge.contract import Contract
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.outputs import no_common_sample
 from mmedge.data.store.samples import check_read
@@ -21,7 +22,6 @@ from mmedge.measure.classes import class_map
 from mmedge.models import load
 from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
-from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.teaching.layers import HintedLayer, check_pair
 from mmedge.training.teaching.sources import no_hints, without_answer

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmedge.contract import Contract
 from mmedge.graph.trace import example
 from mmedge.models.fusion import repeated
 from mmedge.recipe import Hint, Loss, Schedule, Train
-from mmedge.spec import Contract
 from mmedge.training import losses
 from mmedge.training.loop.batches import Batch
 from mmedge.training.losses import hints

@@ -26,6 +26,7 @@ from mmedge import artifact, recipe
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.cli.common import progress
+from mmedge.contract import Contract
 from mmedge.data.store import samples
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
@@ -38,7 +39,6 @@ from mmedge.models.load import contract_of
 from mmedge.pipeline.fold import make
 from mmedge.progress import Progress
 from mmedge.recipe import Prune, Quantize
-from mmedge.spec import Contract
 from mmedge.stages.prune.work import work_on
 from mmedge.stages.quantize import quantize
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmedge import recipe
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Recipe, Train
-from mmedge.spec import Contract
 from mmedge.training.loop.batches import Batch, Training, batches, every_side, view_of
 from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate

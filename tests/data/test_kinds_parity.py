@@ -24,7 +24,7 @@ _ON_THE_DEVICE = """
 import json, sys
 import numpy as np
 from mmedge import preprocess
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 work = json.load(open(sys.argv[1], encoding="utf-8"))
 contract = Contract.model_validate(work["contract"])
 out = {}

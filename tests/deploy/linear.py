@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge import artifact
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 
 CONTRACT = Contract.model_validate(
     {

@@ -9,8 +9,8 @@ import pytest
 
 from mmedge import artifact
 from mmedge import bundle as bundles
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
-from mmedge.spec import Contract
 
 SCRIPT = Path(__file__).parents[2] / "deploy/triton/repository.py"
 

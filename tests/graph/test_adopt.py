@@ -8,9 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, count
-from mmedge.spec import ArraySpec, Contract, TextSpec
+from mmedge.spec import ArraySpec, TextSpec
 
 CONTRACT = Contract(
     task="classification",

@@ -8,9 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_whole
-from mmedge.spec import ArraySpec, Contract, ImageSpec, TabularSpec
+from mmedge.spec import ArraySpec, ImageSpec, TabularSpec
 
 CONTRACT = Contract(
     task="classification",

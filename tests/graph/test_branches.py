@@ -8,11 +8,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.cut import split_graph, subset_graph
 from mmedge.graph.qdq import read_by
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 
 CONTRACT = Contract(
     task="classification",

@@ -12,11 +12,12 @@ from torch import nn
 from mmedge.backends import onnxruntime_cpu, tensorrt
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
+from mmedge.contract import Contract, subsets
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import precision
 from mmedge.graph.export import export
 from mmedge.models.load import contract_of
-from mmedge.spec import ArraySpec, Contract, subsets
+from mmedge.spec import ArraySpec
 from mmedge.stages import trained
 from tests.heads import samples as made_samples
 

@@ -12,6 +12,7 @@ from mmedge import artifact, preprocess
 from mmedge.backends import onnxruntime_cpu, tensorrt
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
+from mmedge.contract import Contract
 from mmedge.errors import MismatchError, MmedgeError, UsageError
 from mmedge.graph import cut
 from mmedge.graph.export import export
@@ -20,7 +21,7 @@ from mmedge.models import load
 from mmedge.recipe import Model
 from mmedge.runtime import engine
 from mmedge.runtime.fits import check_takes
-from mmedge.spec import ArraySpec, Contract, TextSpec
+from mmedge.spec import ArraySpec, TextSpec
 from tests.heads import samples as made_samples
 
 TEXTS = ["a red box on the shelf", "a red box", "the shelf", "red red red box on a shelf of the shelf"] * 4

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from mmedge.contract import Contract
 from mmedge.measure import quality
 from mmedge.measure.agreement import agreements
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.tasks import Head
 from tests.heads import samples as made_samples
 

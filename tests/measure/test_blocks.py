@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.measure.blocks import preferred_block
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 
 
 class Small(nn.Module):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.measure.classes import check_order, class_map
-from mmedge.spec import Contract
 from mmedge.tasks import Head
 
 

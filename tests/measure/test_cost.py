@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.measure.cost import macs, params
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 
 
 def test_parameters_and_macs_of_a_convolution_and_a_matrix_are_those_counted_by_hand():

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.measure.gain import decide, gain, paired
 from mmedge.measure.quality import bootstrap_rows, interval, quality, score, subset_scores
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.tasks import Head, multilabel
 from tests.heads import samples
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 
 IMAGE = {"kind": "image", "height": 32, "width": 32}
 TEXT = {"kind": "text", "length": 10, "tokens": 40}

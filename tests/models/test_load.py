@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from mmedge import artifact
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.trace import example
 from mmedge.measure.cost import macs, params
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from tests.conftest import narrowed
 
 CONTRACT = Contract(

@@ -6,12 +6,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.data.store import samples
 from mmedge.measure.quality import predict_module, score
 from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Model
-from mmedge.spec import Contract, TabularSpec
+from mmedge.spec import TabularSpec
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Supervised

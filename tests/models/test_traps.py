@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
 from mmedge.recipe.code import load_attribute
-from mmedge.spec import Contract, TabularSpec
+from mmedge.spec import TabularSpec
 
 CONTRACT = Contract.model_validate(
     {

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from mmedge import runtime
 from mmedge.artifact import Artifact
 from mmedge.cli.predict import predict
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.pipeline import fold
 from mmedge.pipeline.check import check
@@ -18,7 +19,7 @@ from mmedge.progress import Silent
 from mmedge.recipe import Train
 from mmedge.report.html import write_html
 from mmedge.report.table import print_report
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.tasks import Head
 from mmedge.training.objectives import Weighing
 from tests.conftest import parsed

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmedge import artifact
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 from tests.data.made import five_kinds, recipe_values, write_table
 from tests.looked import look, of
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmedge.contract import Contract
 from mmedge.models import load
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Hint, Loss, Model, Train
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.stages import distill
 from mmedge.tasks import Head
 from mmedge.training.loop.batches import Batch, Training, batches, every_side

@@ -16,6 +16,7 @@ import polars
 
 from mmedge import tasks
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
+from mmedge.contract import Contract
 from mmedge.data.checks.targets import refuse_faulty_targets
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import place, present, write_manifests
@@ -28,7 +29,7 @@ from mmedge.leftovers import remove_of_run
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
-from mmedge.spec import Contract, ModalitySpec, TabularSpec
+from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Head
 from mmedge.tasks.cells import Cells, telling_splits
 

@@ -10,9 +10,9 @@ from mmedge.backends import Backend, Options
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import Engine, Part, Profiles, part_of, profiles_of
 from mmedge.bundle import belonging
+from mmedge.contract import Contract
 from mmedge.errors import MismatchError
 from mmedge.graph import qdq
-from mmedge.spec import Contract
 from mmedge.training.context import Context
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmedge.backends import Session, can_run, onnxruntime_cpu, opened
 from mmedge.backends.engine import Part, Profiles
+from mmedge.contract import subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import cut
@@ -19,7 +20,6 @@ from mmedge.graph.adopt import count
 from mmedge.measure.agreement import SAME, agreements
 from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.measure.quality import Run
-from mmedge.spec import subsets
 from mmedge.stages.export import engines
 from mmedge.stages.export.choice import NOISE
 from mmedge.stages.export.engines import Work

@@ -9,12 +9,12 @@ import numpy as np
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.backends.session import Session
+from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError
 from mmedge.graph.bisect import first_difference
 from mmedge.measure.agreement import Agreement, agreements
 from mmedge.measure.lengths import check_alone, check_trimmed
-from mmedge.spec import Contract, subsets
 
 GRAPH = "model.onnx"
 # Stated tolerances against the FP32 parent: (largest difference relative to the largest output, least top-1 agreement).

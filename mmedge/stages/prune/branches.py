@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.backends.branches import FUSION
+from mmedge.contract import Contract
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.graph.trace import noise
 from mmedge.recipe import Prune
-from mmedge.spec import Contract
 from mmedge.stages.prune.groups import PRUNABLE, ChannelGroup
 
 

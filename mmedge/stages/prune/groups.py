@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.trace import example
 from mmedge.models import load
 from mmedge.models.attention import SplitAttention, split_attention
 from mmedge.models.dependencies import dependencies
 from mmedge.recipe import Prune
-from mmedge.spec import Contract
 from mmedge.stages.prune.heads import Heads, OwnAttention
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)

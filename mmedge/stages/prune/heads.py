@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmedge.contract import Contract
 from mmedge.graph.trace import noise
 from mmedge.models.dependencies import dependencies
-from mmedge.spec import Contract
 
 # The products that an attention is made of, by their names in torch.
 _PRODUCTS = ("scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "einsum", "baddbmm")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mmedge.artifact import Artifact, hash_json, remembered
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
 from mmedge.measure.cost import macs, params
@@ -21,7 +22,6 @@ from mmedge.measure.latency import Ratio, one_sample, ratios_to
 from mmedge.measure.quality import Outputs, balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
-from mmedge.spec import Contract
 from mmedge.stages.prune.groups import ChannelGroup, cut, working_together
 from mmedge.training.context import Context
 from mmedge.training.loop import processes

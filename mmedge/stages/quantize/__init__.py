@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.artifact import Artifact
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.gate import ACCURACY_EXIT
@@ -21,7 +22,6 @@ from mmedge.measure.gain import loss_interval
 from mmedge.models.load import contract_of
 from mmedge.recipe import Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, ChoiceRecord, MissRecord
-from mmedge.spec import Contract
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,

@@ -9,11 +9,11 @@ import numpy as np
 
 from mmedge import tasks
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.graph.qdq import WEIGHTED
 from mmedge.recipe import Quantize, computes_int8
 from mmedge.report.schema import CurveRecord
-from mmedge.spec import Contract, subsets
 
 # The number of samples is doubled from the first to at most the last, until ranges change by less than the tolerance.
 _FEWEST, MOST = 32, 1024

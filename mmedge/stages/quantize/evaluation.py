@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.measure.latency import one_sample, time_graphs
@@ -18,7 +19,6 @@ from mmedge.measure.quality import Outputs, Predict, graph_predictor, predict_gr
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure
-from mmedge.spec import Contract
 
 # Rows that sensitivity is measured on, for each set of inputs, and the seconds that they may take: a large network gets
 # fewer, but never less than the second figure.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mmedge import tasks
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment, Train
-from mmedge.spec import Contract
 
 
 @dataclass(frozen=True)

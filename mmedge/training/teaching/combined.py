@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmedge.artifact import hash_json
-from mmedge.spec import Contract
+from mmedge.contract import Contract
 from mmedge.training import losses
 from mmedge.training.losses.several import Part
 from mmedge.training.teaching.sources import Source, TeacherOutputs

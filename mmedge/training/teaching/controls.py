@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from mmedge.artifact import sha256_of
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.recipe import Distill, Hint, Loss
-from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.objectives import Supervised

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mmedge.artifact import hash_json
 from mmedge.backends import onnxruntime_cpu
+from mmedge.contract import Contract
 from mmedge.data.outputs import StoredOutputs, no_common_sample
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.classes import ClassMap
 from mmedge.recipe import Augment, Hint
-from mmedge.spec import Contract
 from mmedge.training.loop.batches import view_of
 from mmedge.training.loop.device import training_device
 from mmedge.training.teaching.layers import HintedLayer

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import SubsetOutputs, predict_module, subset_outputs
 from mmedge.recipe import Model, Train
-from mmedge.spec import Contract
 from mmedge.training.context import Context
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, Objective, fit

@@ -11,6 +11,7 @@ import numpy as np
 from mmedge import artifact as artifacts
 from mmedge import tasks
 from mmedge.artifact import Artifact
+from mmedge.contract import Contract
 from mmedge.data.outputs import ANSWERS, StoredOutputs, read_answers, stored_answers
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
@@ -20,7 +21,7 @@ from mmedge.measure.quality import metric_of, rows_of, score
 from mmedge.models.load import contract_of, refuse_probabilities
 from mmedge.recipe import Augment, Distill, FurtherTeacher, Hint, Loss, TeacherConfig, Train
 from mmedge.recipe.dependencies import code_state, file_state
-from mmedge.spec import Contract, ModalitySpec
+from mmedge.spec import ModalitySpec
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.teaching.caching import Demand

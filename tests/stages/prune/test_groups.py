@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.trace import example
 from mmedge.measure.cost import params
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.stages.prune.groups import cut, groups_of, working_together
 from mmedge.stages.prune.search import kept_units
 

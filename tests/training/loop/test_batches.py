@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmedge.contract import Contract
 from mmedge.recipe import Augment, Train
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.training.loop.batches import Training, batches, drop_modalities, steps_per_epoch, view_of
 from tests.heads import CLASSES
 from tests.heads import samples as made_samples

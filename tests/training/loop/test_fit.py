@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.measure.quality import predict_module, score
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Train
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.training.loop import precision
 from mmedge.training.loop.batches import Batch, Training, batches
 from mmedge.training.loop.fit import _best, fit

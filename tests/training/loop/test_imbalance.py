@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmedge.contract import Contract
 from mmedge.recipe import Train
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.training.loop.batches import Training, batches, class_weights
 from mmedge.training.losses import classification
 from tests.heads import CLASSES, samples

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
-from mmedge.spec import Contract
 from mmedge.tasks import Head
 from mmedge.training.losses import classification
 from mmedge.training.teaching.combined import Combined

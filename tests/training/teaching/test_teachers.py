@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Distill, Hint, Loss, Train
-from mmedge.spec import ArraySpec, Contract
+from mmedge.spec import ArraySpec
 from mmedge.training.loop.batches import Batch, Training, batches
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Distillation

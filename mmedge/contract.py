@@ -1,0 +1,55 @@
+"""What a model promises: its inputs and its outputs, in a recipe's run, in every artifact and in the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from mmedge import tasks
+from mmedge.frozen import Frozen
+from mmedge.spec import ModalitySpec
+from mmedge.tasks import Head
+
+
+def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """All 2^M - 1 subsets that have something in them, smallest first; ``"+".join`` of one is its name."""
+    return [chosen for size in range(1, len(modalities) + 1) for chosen in combinations(modalities, size)]
+
+
+class Contract(Frozen):
+    """What a model promises: its inputs in order, with ``present``, bool [batch, modalities], and its named outputs.
+
+    An output of a number is in the targets' own unit.
+    """
+
+    modalities: dict[str, ModalitySpec] = Field(description="The inputs in the order of the columns of ``present``.")
+    heads: dict[str, Head] = Field(min_length=1, description="The outputs, by their names in the graph.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_head(cls, values: Any) -> Any:
+        """Version 0.1 described its one output beside the modalities."""
+        if not isinstance(values, dict) or "heads" in values or "task" not in values:
+            return values
+        named = {"task": "task", "labels": "labels", "target_mean": "mean", "target_std": "std"}
+        head = {ours: values[theirs] for theirs, ours in named.items() if theirs in values}
+        rest = {name: value for name, value in values.items() if name not in (*named, "output")}
+        return {**rest, "heads": {values.get("output", "logits"): head}}
+
+    def width(self, head: str) -> int:
+        """The columns of a head's output."""
+        return tasks.of(self.heads[head]).width(self.heads[head])
+
+    def with_labels(self, labels: Sequence[str]) -> Contract:
+        """The contract of one head with other labels."""
+        ((name, head),) = self.heads.items()
+        return self.model_copy(update={"heads": {name: head.model_copy(update={"labels": tuple(labels)})}})
+
+    def only(self, modalities: Sequence[str]) -> Contract:
+        """The contract of a model that takes only some of the modalities, in this contract's order."""
+        return self.model_copy(
+            update={"modalities": {name: spec for name, spec in self.modalities.items() if name in modalities}}
+        )
