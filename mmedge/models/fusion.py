@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class FusionNet(nn.Module):
     ``imagined``: modalities that are no input. A branch a modality makes its embedding from the others' for the fusion
     (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has
     convolutions of its own; here it stands on the encoders that are there, which costs two small matrices). ``heads``:
-    the layers of each, from ``hidden`` features on.
+    what makes each, from ``hidden`` features on; called last, so that a seed gives the weights that it gave before.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class FusionNet(nn.Module):
         encoders: Mapping[str, nn.Module],
         embedding: int,
         hidden: int,
-        heads: Mapping[str, Sequence[nn.Module]],
+        heads: Mapping[str, Callable[[], nn.Module]],
         imagined: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class FusionNet(nn.Module):
         self.imagine = nn.ModuleDict({name: _imagining(given, embedding) for name in imagined})
         self.fusion = nn.Sequential(nn.Linear(given + embedding * len(imagined), hidden), nn.ReLU())
         # One head is not under its name, as artifacts of version 0.1 have it.
-        each = {name: nn.Sequential(*layers) for name, layers in heads.items()}
+        each = {name: made() for name, made in heads.items()}
         self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def build(
             name: encoder_of(spec, model.encoders.get(name, Encoder()), model)
             for name, spec in contract.modalities.items()
         }
-        heads = {name: _head(model, head) for name, head in contract.heads.items()}
+        heads = {name: partial(_head, model, head) for name, head in contract.heads.items()}
         module = FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate)
     else:
         inner = factory(**model.args)
@@ -82,11 +83,11 @@ def _unit(head: Head) -> Rescale | None:
     return Rescale(head.mean, head.std) if tasks.of(head).UNIT else None
 
 
-def _head(model: Model, head: Head) -> list[nn.Module]:
-    """The layers of a head of the built-in network."""
-    layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
+def _head(model: Model, head: Head) -> nn.Module:
+    """A head of the built-in network."""
     unit = _unit(head)
-    return [*layers, unit] if unit else layers
+    layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
+    return nn.Sequential(*layers, *([unit] if unit else []))
 
 
 def check_forward(module: nn.Module, contract: Contract, where: str) -> None:

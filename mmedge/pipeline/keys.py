@@ -24,6 +24,7 @@ CODE = (
     "tasks",
     "preprocess",
     "profiling/timing.py",
+    "runtime/rows.py",
     "contract.py",
     "spec.py",
     "stages/trained.py",

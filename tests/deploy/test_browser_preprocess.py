@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmedge import preprocess
+from mmedge import preprocess, runtime
 from mmedge.spec import AudioSpec, ImageSpec, TabularSpec
-from mmedge.tasks import TASKS, runtime
+from mmedge.tasks import TASKS
 
 SOURCE = Path(__file__).parents[2] / "deploy/browser/preprocess.js"
 DRIVER = """

@@ -47,7 +47,8 @@ def test_without_pictures_the_app_answers_on_what_there_is(bundle, tmp_path):
 def test_the_app_answers_for_every_frame(tmp_path, task):
     from tests.deploy.linear import CONTRACT, write_bundle, write_sound
 
-    bundle = write_bundle(tmp_path / "bundle", CONTRACT.model_copy(update={"task": task}))
+    head = CONTRACT.heads["logits"].model_copy(update={"task": task})
+    bundle = write_bundle(tmp_path / "bundle", CONTRACT.model_copy(update={"heads": {"logits": head}}))
     for name in ("frames", "sounds"):
         (tmp_path / name).mkdir()
     random = np.random.default_rng(0)

@@ -29,7 +29,7 @@ def test_every_fold_is_run_once_and_the_second_call_recomputes_nothing(values, t
     values["data"]["fold"] = {"k": 2, "index": 0}
     values |= {"distill": None, "prune": None, "quantize": None}
     values["teacher"]["train"] |= {"epochs": 1, "augment": {}}
-    values["measure"] = {"runs": 20, "warmup": 1, "bootstrap": 20}
+    values["measure"] = {"runs": 20, "warmup": 1, "bootstrap": 100}
     values["export"] = {"targets": {"onnxruntime-cpu": {}}}
     arguments = (
         "run",

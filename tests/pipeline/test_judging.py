@@ -98,7 +98,9 @@ def test_a_control_is_what_the_gain_is_over_and_the_taught_student_is_not(monkey
     """Ours are the students that it is held against, in the order of their seeds, theirs its own."""
     monkeypatch.setattr(measuring, "contract_of", lambda artifact: SimpleNamespace(modalities={"a": None}))
     monkeypatch.setattr(measuring, "predict_module", lambda module, *_: module)
-    monkeypatch.setattr(measuring, "gain", lambda contract, ours, theirs, test, **_: (ours, theirs))
+    monkeypatch.setattr(
+        measuring, "gain", lambda contract, ours, theirs, test, **_: SimpleNamespace(record=lambda: (ours, theirs))
+    )
     split = SimpleNamespace(only=lambda names: SimpleNamespace(present=None))
     context = SimpleNamespace(
         dataset=SimpleNamespace(test=split),

@@ -16,7 +16,7 @@ from mmedge.models.load import contract_of
 from mmedge.progress import Silent
 from mmedge.recipe import Controls, Distill, Encoder, Model, Prune, Train
 from mmedge.stages import distill, prune
-from mmedge.stages.prune import outcome
+from mmedge.stages.prune import groups, outcome
 from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import groups_of
 from mmedge.stages.prune.work import Work, work_on
@@ -354,7 +354,7 @@ def test_what_torch_pruning_throws_leaves_the_parent_and_the_report_says_why(
     def broken(*given):
         raise RuntimeError("shapes cannot be multiplied (2x32 and 16x2)")
 
-    monkeypatch.setattr(load, "dependencies", broken)
+    monkeypatch.setattr(groups, "dependencies", broken)
     parent, config = finished.artifact("distill"), Prune(macs=0.7) if demanded else Prune()
     made = staged(prune.prune, parent, config, context, tmp_path / "p")
     assert made.file("model.onnx").read_bytes() == parent.file("model.onnx").read_bytes()
