@@ -1,3 +1,3 @@
 """mmedge distils a multimodal fusion model into a small engine and proves, stage by stage, what it kept."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
