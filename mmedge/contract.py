@@ -39,6 +39,17 @@ class Contract(Frozen):
         rest = {name: value for name, value in values.items() if name not in (*named, "output")}
         return {**rest, "heads": {values.get("output", "logits"): head}}
 
+    @property
+    def output(self) -> str:
+        """The name of the one head; raises ValueError where there are several."""
+        (name,) = self.heads
+        return name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the one head."""
+        return self.heads[self.output].labels
+
     def width(self, head: str) -> int:
         """The columns of a head's output."""
         return tasks.of(self.heads[head]).width(self.heads[head])

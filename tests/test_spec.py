@@ -48,7 +48,7 @@ def test_only_keeps_the_contracts_order_whatever_order_is_asked_for():
     )
     assert list(contract.only(["audio", "image"]).modalities) == ["image", "audio"]
     assert list(contract.only(["audio"]).modalities) == ["audio"]
-    assert contract.width("logits") == 1
+    assert contract.width("logits") == 1 and (contract.output, contract.labels) == ("logits", ())
 
 
 @pytest.mark.parametrize(
