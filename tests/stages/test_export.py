@@ -22,10 +22,10 @@ from mmedge.graph import precision
 from mmedge.profiling import rebuild as rebuilding
 from mmedge.profiling.rebuild import rebuild
 from mmedge.progress import Silent
-from mmedge.recipe import Export, Measure
+from mmedge.recipe import Export, Measure, Quantize
 from mmedge.runtime.stream import Stream
 from mmedge.stages import export
-from mmedge.stages.export import choice, parts
+from mmedge.stages.export import choice, parts, verification
 from mmedge.training.context import Context
 from tests.conftest import staged
 from tests.heads import samples as made_samples
@@ -60,7 +60,9 @@ def context(tmp_path):
     }
     ids = tuple(map(str, range(n)))
     test = made_samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
-    recipe = SimpleNamespace(export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5))
+    recipe = SimpleNamespace(
+        export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5), quantize=None
+    )
     return Context(recipe, SimpleNamespace(test=test), tmp_path, tmp_path, Silent())
 
 
@@ -126,6 +128,21 @@ def test_a_mismatch_names_the_first_node_and_is_exit_5(parent, context, tmp_path
     with pytest.raises(MismatchError, match=r"first node that differs: conv_2 \(Conv\)") as raised:
         export.verify(parent.file("fp32.onnx"), tmp_path / "wrong.onnx", CONTRACT, context.dataset.test, "fp32")
     assert raised.value.exit_code == 5
+
+
+def test_a_precision_that_nobody_asked_for_gives_way_to_fp32_where_it_differs(parent, context, tmp_path, monkeypatch):
+    monkeypatch.setitem(verification.TOLERANCES, "fp16", (0.0, 1.01))  # no two graphs are so alike
+    chosen = replace(parent, meta={**parent.meta, "precision": "fp16"})
+    made = exported(chosen, context, "onnxruntime-cpu", tmp_path)
+    assert made.meta["precision"] == "fp32" and made.meta["candidate"] == "fp32"
+    (note,) = (note for note in made.meta["notes"] if "not taken" in note)
+    assert note.startswith("fp16 is not taken: the fp16 graph differs from its parent in 'logits'")
+    assert not any("as the recipe asks" in note for note in made.meta["notes"])
+    with pytest.raises(MismatchError, match="the fp16 graph differs"):
+        exported(chosen, context, "onnxruntime-cpu", tmp_path / "asked", precision="fp16")
+    wanted = replace(context, recipe=SimpleNamespace(**vars(context.recipe) | {"quantize": Quantize(require="fp16")}))
+    with pytest.raises(MismatchError, match="the fp16 graph differs"):
+        exported(chosen, wanted, "onnxruntime-cpu", tmp_path / "required")
 
 
 def built(name, graph, profiles):

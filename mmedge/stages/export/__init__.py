@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmedge.artifact import Artifact
 from mmedge.backends import GRAPH_BACKEND, Options, Session, can_run, find, opened
 from mmedge.backends.engine import Engine
 from mmedge.data.store.samples import Samples
-from mmedge.errors import MmedgeError
+from mmedge.errors import MismatchError, MmedgeError
 from mmedge.measure.agreement import Agreement
 from mmedge.models.load import contract_of
 from mmedge.recipe import precision_of
@@ -30,10 +31,24 @@ from mmedge.training.context import Context
 def export(parent: Artifact, config: Options, context: Context) -> ExportResult:
     """Build the engine of the context's backend and compare it with the parent over every test sample and subset.
 
-    Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from.
+    A precision that measurement chose, and nobody asked for, gives way to FP32 where it differs too much. Raises
+    MismatchError where one that was asked for does, or FP32.
     """
+    try:
+        return _exported(parent, config, context, [])
+    except MismatchError as error:
+        required = context.recipe.quantize.require if context.recipe.quantize else None
+        if config.precision or required or parent.meta.get("precision", "fp32") == "fp32":
+            raise
+        left = [row for row in parent.meta["candidates"] if row["precision"] == "fp32"]
+        plain = replace(parent, meta={**parent.meta, "precision": "fp32", "candidates": left})
+        return _exported(plain, config, context, [f"{parent.meta['precision']} is not taken: {error.what}"])
+
+
+def _exported(parent: Artifact, config: Options, context: Context, notes: list[str]) -> ExportResult:
+    """Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from."""
     name, folder = context.part, context.folder
-    work = Work(find(name), config, contract_of(parent), context, [])
+    work = Work(find(name), config, contract_of(parent), context, notes)
     with _told(parent, folder):
         context.progress.say(f"export: building for {name}")
         wanted: str | None = config.precision
