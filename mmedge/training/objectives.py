@@ -89,7 +89,8 @@ class Distillation(nn.Module):
         each = {name: loss.labels * value for name, value in each.items()}
         if loss.logits:
             factor = loss.logits * scheduled(loss.schedule, batch.passed)
-            for name in each.keys() & taught.heads.keys():
+            # In the heads' order: a set's is another one in each process, and sums would differ in the last bit.
+            for name in [head for head in each if head in taught.heads]:
                 targets = repeated(batch.targets[name], batch.answers)
                 each[name] = each[name] + factor * self._of_logits(
                     name, outputs[name], taught.heads[name].repeated(batch.answers), targets
