@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from mmedge import __version__
 from mmedge.contract import Contract
@@ -51,16 +51,6 @@ class Artifact:
 
     def file(self, name: str) -> Path:
         return self.path / name
-
-
-class Record(BaseModel):
-    """What stands in a manifest or a report: no more than was given, and what a later version added beside it."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values; what was not given is absent."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def contract_of(found: Artifact) -> Contract:

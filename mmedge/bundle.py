@@ -15,11 +15,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from mmedge import artifact
-from mmedge.artifact import Artifact, Record, not_understood
+from mmedge.artifact import Artifact, not_understood
 from mmedge.backends.engine import Engine
 from mmedge.backends.onnxfile import beside
 from mmedge.contract import Contract
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
+from mmedge.frozen import Record
 from mmedge.leftovers import scratch
 
 STAGE = "bundle"

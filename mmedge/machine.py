@@ -7,10 +7,13 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
+
+from mmedge.frozen import Record
 
 # Instructions that decide how fast 8- and 16-bit kernels are, as Linux names them.
 _TELLING = (
@@ -19,15 +22,25 @@ _TELLING = (
 )  # fmt: skip
 
 
-def machine() -> dict[str, Any]:
+class Machine(Record):
     """Processor, system and versions, as every report carries them."""
-    return {
-        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
-        "cores": cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-    }
+
+    cpu: str
+    cores: int = Field(description="Processors that the process may use.")
+    system: str
+    python: str
+    onnxruntime: str | None
+
+
+def machine() -> Machine:
+    """This machine."""
+    return Machine(
+        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        cores=cores(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        onnxruntime=version("onnxruntime"),
+    )
 
 
 def cores() -> int:
@@ -68,18 +81,13 @@ def nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """An NVIDIA GPU as its driver describes it; None where it does not tell."""
+class Gpu(Record):
+    """An NVIDIA GPU as its driver describes it; what it does not tell is absent."""
 
     name: str
     driver: str
     compute_capability: str | None = None
     memory_bytes: int | None = None
-
-    def record(self) -> dict[str, Any]:
-        """As it stands in the doctor's answer."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def nvidia_gpus() -> list[Gpu]:
@@ -91,12 +99,13 @@ def nvidia_gpus() -> list[Gpu]:
         driver = pynvml.nvmlSystemGetDriverVersion()
         for index in range(pynvml.nvmlDeviceGetCount()):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            capability = memory = None
+            gpu = Gpu(name=pynvml.nvmlDeviceGetName(device), driver=driver)
             with suppress(pynvml.NVMLError):
                 capability = "{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(device))
+                gpu = gpu.model_copy(update={"compute_capability": capability})
             with suppress(pynvml.NVMLError):  # a Jetson shares the host's memory and does not tell
-                memory = pynvml.nvmlDeviceGetMemoryInfo(device).total
-            found.append(Gpu(pynvml.nvmlDeviceGetName(device), driver, capability, memory))
+                gpu = gpu.model_copy(update={"memory_bytes": pynvml.nvmlDeviceGetMemoryInfo(device).total})
+            found.append(gpu)
     return found
 
 

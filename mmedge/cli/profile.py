@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mmedge.cli.common import framed, print_json, progress
 from mmedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmedge.profiling.record import ProfileRecord
 
 
 @click.command(
@@ -80,7 +83,7 @@ def profile(
     if out:
         _write(record, out)
     if as_json:
-        print_json(record)
+        print_json(record.record())
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -93,11 +96,11 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     return numbers
 
 
-def _write(record: dict[str, Any], out: Path) -> None:
+def _write(record: ProfileRecord, out: Path) -> None:
     from mmedge.artifact import write_json
     from mmedge.errors import MissingDependency
 
-    write_json(out / "profile.json", record)
+    write_json(out / "profile.json", record.record())
     files = [out / "profile.json"]
     try:
         from mmedge.report.profile_plots import write_plots

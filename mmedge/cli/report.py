@@ -25,7 +25,7 @@ from mmedge.errors import UsageError
 @framed
 def report(run: Path | None, schema: str | None, as_json: bool) -> None:
     if schema is not None:
-        from mmedge.artifact import Record
+        from mmedge.frozen import Record
         from mmedge.report.schema import FileReport, Report
         from mmedge.stages.results import Manifest
 

@@ -108,7 +108,7 @@ def latencies_of(ran: list[Ran], context: Context) -> dict[str, LatencyRecord]:
     measure = context.recipe.measure
     teacher = next((done.stage for done in ran if done.step.row.role == "teacher"), None)
     key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, teacher]
-    key += [measure.model_dump(mode="json"), machine()]
+    key += [measure.model_dump(mode="json"), machine().record()]
     compute = partial(_timed, timed, teacher, context)
     found = _remembered("latency", key, context, "measuring latency, all stages in turn", compute)
     how = {"batch": measure.batch, "threads": measure.threads}

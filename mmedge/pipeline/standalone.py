@@ -270,7 +270,7 @@ def _report(model: Path, source: str, data: FileData, settings: FileOptions) -> 
         "mmedge": __version__,
         "model": str(model),
         "model_sha256": artifact.sha256_of(model),
-        "machine": machine(),
+        "machine": machine().record(),
         "data": {"source": source, "calls": calibrated + judged, "calibration": calibrated, "judged": judged},
         "judged_by": _SAYS[data.judge],
         "output": data.output if data.judge != "difference" else "all",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mmedge.errors import MmedgeError
+from mmedge.frozen import Record
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.verb == "doctor":
             from mmedge.profiling.doctor import examine
 
-            record = examine()
+            record: Record = examine()
         else:
             from mmedge.profiling.feeds import parsed_shapes
             from mmedge.profiling.profile import ProfileOptions, measured
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MmedgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    json.dump(record, sys.stdout, allow_nan=False)
+    json.dump(record.record(), sys.stdout, allow_nan=False)
     return 0
 
 

@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmedge import backends
 from mmedge.machine import resident_bytes
 from mmedge.profiling import energy, feeds
-from mmedge.profiling.record import ColdRecord, MemoryRecord, NotAvailable
+from mmedge.profiling.record import ColdRecord, DeviceMemoryRecord, MemoryRecord, NotAvailable
 
 
 def measured(
@@ -52,11 +51,12 @@ def main() -> None:
     for _ in range(20):
         session.run(feed)
     peak = resident_bytes("VmHWM")
-    memory: dict[str, Any] = (
-        {"not_available": "this system has no /proc/self/status"}
+    used = energy.gpu_memory_bytes()
+    device = NotAvailable(not_available="no NVIDIA GPU") if used is None else DeviceMemoryRecord(used_bytes=used)
+    memory = (
+        MemoryRecord(not_available="this system has no /proc/self/status", device=device)
         if before is None or peak is None
-        else {"host_peak_bytes": peak, "host_before_load_bytes": before}
+        else MemoryRecord(host_peak_bytes=peak, host_before_load_bytes=before, device=device)
     )
-    device = energy.gpu_memory_bytes()
-    memory |= {"device": {"not_available": "no NVIDIA GPU"} if device is None else {"used_bytes": device}}
-    print(json.dumps({"load_ms": (loaded - start) * 1000, "first_inference_ms": first_ms, "memory": memory}))
+    cold = ColdRecord(load_ms=(loaded - start) * 1000, first_inference_ms=first_ms, memory=memory)
+    print(json.dumps(cold.record()))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Any
 
 import mmedge
 from mmedge.backends import BACKENDS, Missing, find
 from mmedge.backends.missing import providers
-from mmedge.machine import cpu_features, governor, jetson, machine, nvidia_gpus, version
+from mmedge.frozen import Record
+from mmedge.machine import Gpu, Machine, cpu_features, governor, jetson, machine, nvidia_gpus, version
 from mmedge.profiling import energy
 
 _PACKAGES = (
@@ -22,32 +21,80 @@ _PACKAGES = (
 _TOOLCHAIN = ("torch", "onnx", "onnxscript", "nncf", "torch_pruning", "safetensors", "polars", "sklearn")
 
 
-def examine() -> dict[str, Any]:
-    """The whole record. ``targets``: {target: {"build": …, "run": …}}, each {"ready": bool, "missing": […]}."""
-    return {
-        "mmedge": mmedge.__version__,
-        "machine": machine() | {"memory_bytes": _memory_bytes(), "libc": " ".join(platform.libc_ver()) or None},
-        "cpu_features": cpu_features(),
-        "int8": _int8_advice(cpu_features()),
-        "governor": governor(),
-        "gpus": [gpu.record() for gpu in nvidia_gpus()],
-        "jetson": jetson(),
-        "energy": {"cpu": _energy(gpu=False), "gpu": _energy(gpu=True)},
-        "packages": {name: version(name) for name in _PACKAGES},
-        "providers": providers(),
-        "targets": {name: _answer(name) for name in BACKENDS},
-        "toolchain": _finding(_toolchain()),
-        "tools": {name: shutil.which(name) for name in ("ssh", "g++", "node", "chromium")},
-    }
+class Finding(Record):
+    """Whether all that a deed needs is there, else what is missing."""
+
+    ready: bool
+    missing: list[Missing]
 
 
-def _answer(name: str) -> dict[str, Any]:
+class TargetRecord(Record):
+    """What building for a target, and running on it, lack here."""
+
+    build: Finding
+    run: Finding
+
+
+class EnergySources(Record):
+    """Where energy is read from; a sentence where it cannot be."""
+
+    cpu: str
+    gpu: str
+
+
+class ExaminedMachine(Machine):
+    """The machine with what packages are chosen by."""
+
+    memory_bytes: int | None
+    libc: str | None
+
+
+class DoctorRecord(Record):
+    """What a machine can do. ``packages``: {name: version, null where it is not installed}; ``tools``: {name: path or null}."""
+
+    mmedge: str
+    machine: ExaminedMachine
+    cpu_features: list[str]
+    int8: str
+    governor: str | None
+    gpus: list[Gpu]
+    jetson: str | None
+    energy: EnergySources
+    packages: dict[str, str | None]
+    providers: list[str]
+    targets: dict[str, TargetRecord]
+    toolchain: Finding
+    tools: dict[str, str | None]
+
+
+def examine() -> DoctorRecord:
+    """Look at this machine."""
+    libc = " ".join(platform.libc_ver()) or None
+    features = cpu_features()
+    return DoctorRecord(
+        mmedge=mmedge.__version__,
+        machine=ExaminedMachine(**machine().record(), memory_bytes=_memory_bytes(), libc=libc),
+        cpu_features=features,
+        int8=_int8_advice(features),
+        governor=governor(),
+        gpus=nvidia_gpus(),
+        jetson=jetson(),
+        energy=EnergySources(cpu=_energy(gpu=False), gpu=_energy(gpu=True)),
+        packages={name: version(name) for name in _PACKAGES},
+        providers=providers(),
+        targets={name: _target(name) for name in BACKENDS},
+        toolchain=_finding(_toolchain()),
+        tools={name: shutil.which(name) for name in ("ssh", "g++", "node", "chromium")},
+    )
+
+
+def _target(name: str) -> TargetRecord:
     backend = find(name)
-    return {"build": _finding(backend.missing_to_build()), "run": _finding(backend.missing_to_run())}
+    return TargetRecord(build=_finding(backend.missing_to_build()), run=_finding(backend.missing_to_run()))
 
 
-def _finding(missing: list[Missing]) -> dict[str, Any]:
-    return {"ready": not missing, "missing": [asdict(each) for each in missing]}
+def _finding(missing: list[Missing]) -> Finding:
+    return Finding(ready=not missing, missing=missing)
 
 
 def _toolchain() -> list[Missing]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.machine import nvml
+from mmedge.profiling.record import EnergyRecord
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,7 @@ def meter(*, gpu: bool = False) -> Meter | str:
     return "; ".join(reasons)
 
 
-@dataclass(frozen=True)
-class Energy:
-    """Of one sample, and the mean power meanwhile: of the whole package or board, idle power and others' work included."""
-
-    source: str
-    mj_per_inference: float
-    mean_watts: float
-
-
-def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool = False) -> Energy | str:
+def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool = False) -> EnergyRecord | str:
     """The energy of one sample while ``call``, which computes ``samples`` of them, is repeated for ``seconds``; or why not."""
     found = meter(gpu=gpu)
     if isinstance(found, str):
@@ -58,7 +50,9 @@ def measure(call: Callable[[], Any], *, seconds: float, samples: int, gpu: bool 
         found.close()
     if used <= 0:
         return f"{found.source} did not change in {seconds:g} s"
-    return Energy(found.source, used * 1000 / (count * samples), used / elapsed)
+    return EnergyRecord(
+        source=found.source, mj_per_inference=used * 1000 / (count * samples), mean_watts=used / elapsed
+    )
 
 
 def _nvml() -> Meter | str:

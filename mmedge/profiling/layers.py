@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from mmedge import backends
+from mmedge.profiling.record import LayerRecord
 
 _RUNS = 50
 
 
-@dataclass(frozen=True)
-class Row:
-    """A layer with its share of all layers' time, which is to be believed more than the time: the profiler takes its own."""
-
-    name: str
-    kind: str
-    branch: str
-    mean_us: float
-    share: float
-
-
 def by_layer(
     file: Path, backend: str, inputs: Mapping[str, np.ndarray], threads: int, runs: int = _RUNS
-) -> tuple[list[Row], str]:
+) -> tuple[list[LayerRecord], str]:
     """One row a layer in order, and what its times are. No rows: the backend told of none, and the sentence says so."""
     times = backends.find(backend).layer_times(file, inputs, threads, runs)
     total = sum(layer.mean_us for layer in times.layers) or 1.0
-    rows = [Row(**asdict(layer), share=layer.mean_us / total) for layer in times.layers]
+    rows = [LayerRecord(**asdict(layer), share=layer.mean_us / total) for layer in times.layers]
     return rows, times.basis if rows else f"no layer was timed by {times.basis}"
 
 
-def by_branch(rows: list[Row]) -> dict[str, float]:
+def by_branch(rows: list[LayerRecord]) -> dict[str, float]:
     """{branch: share of the time}, largest first."""
     shares: dict[str, float] = {}
     for row in rows:

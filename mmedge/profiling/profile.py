@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,13 @@ from mmedge.profiling import cold, energy, feeds, layers
 from mmedge.profiling.record import (
     BatchRecord,
     ColdRecord,
-    EnergyRecord,
-    LayerRecord,
     ModelRecord,
     NotAvailable,
+    ProfiledMachine,
     ProfileRecord,
     RatioRecord,
     SettingsRecord,
     ThroughputRecord,
-    TimingRecord,
     WarmUpRecord,
 )
 from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
@@ -103,7 +101,7 @@ def subject(path: Path, target: str | None) -> Subject:
     return Subject(str(path), path, target or GRAPH_BACKEND)
 
 
-def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress | None = None) -> dict[str, Any]:
+def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress | None = None) -> ProfileRecord:
     """Profile models on this machine; those after the first are compared with it. Returns the record (see the README).
 
     All models are timed in one interleaved run per batch size. Raises MmedgeError for a model that cannot be run.
@@ -129,17 +127,18 @@ def measured(paths: Sequence[Path], settings: ProfileOptions, progress: Progress
     for model, cold_figures, taken in zip(models, fresh, batches):
         progress.say(f"profile: idle, streams, energy and layers of {model.subject.name}")
         records.append(_whole(model, cold_figures, taken, settings))
-    record = ProfileRecord(
+    return ProfileRecord(
         schema=1,
         mmedge=mmedge.__version__,
-        machine=machine() | {"governor": governor() or {"not_available": "the system does not tell one"}},
+        machine=ProfiledMachine(
+            **machine().record(), governor=governor() or NotAvailable(not_available="the system does not tell one")
+        ),
         settings=SettingsRecord(
             threads=settings.threads, batches=list(settings.batches), runs=settings.runs, idle_s=settings.idle_s
         ),
         models=records,
         warnings=[*warnings, *watch.warnings()],
     )
-    return record.record()
 
 
 @dataclass(frozen=True)
@@ -168,20 +167,21 @@ class BatchFigures:
 
     def record(self) -> BatchRecord:
         """As it stands in the profile."""
-        told: dict[str, Any] = {} if self.parts_ms is None else {"parts_ms": self.parts_ms}
-        if self.first is not None:
-            value = median_ns(self.compute) / median_ns(self.first)
-            told["ratio_to_first"] = RatioRecord(value=value, ci95=ratio_interval(self.compute, self.first))
-        return BatchRecord(
+        record = BatchRecord(
             batch=self.batch,
             warm_up=WarmUpRecord(runs=self.settled[0], stable=self.settled[1]),
-            compute=TimingRecord(**asdict(summary(self.compute))),
-            end_to_end=TimingRecord(**asdict(self.whole))
-            if self.whole
-            else NotAvailable(not_available="a bare graph has no preprocessing; profile its bundle"),
+            compute=summary(self.compute),
+            end_to_end=self.whole
+            or NotAvailable(not_available="a bare graph has no preprocessing; profile its bundle"),
             spans_us=[round(value / 1000, 2) for value in np.concatenate(self.compute).tolist()],
-            **told,
         )
+        if self.parts_ms is not None:
+            record = record.model_copy(update={"parts_ms": self.parts_ms})
+        if self.first is None:
+            return record
+        value = median_ns(self.compute) / median_ns(self.first)
+        ratio = RatioRecord(value=value, ci95=ratio_interval(self.compute, self.first))
+        return record.model_copy(update={"ratio_to_first": ratio})
 
     def warnings(self, where: str) -> list[str]:
         """What a reader of the figures must know of them."""
@@ -210,8 +210,7 @@ def _whole(model: Model, fresh: ColdRecord, batches: list[BatchRecord], settings
     used = energy.measure(call, seconds=settings.seconds, samples=batch, gpu=session.parts is not None)
     after_idle_ms, throughput = _after_idle_ms(call, settings.idle_s), _throughput(call, settings, batch)
     rows, basis = layers.by_layer(each.file, each.target, feed, settings.threads)
-    told: dict[str, Any] = {"layers_basis": basis, "branches": layers.by_branch(rows)} if rows else {}
-    return ModelRecord(
+    record = ModelRecord(
         name=each.name,
         target=each.target,
         size_bytes=size_bytes(each.file),
@@ -221,10 +220,10 @@ def _whole(model: Model, fresh: ColdRecord, batches: list[BatchRecord], settings
         memory=fresh.memory,
         after_idle_ms=after_idle_ms,
         throughput=throughput,
-        energy=NotAvailable(not_available=used) if isinstance(used, str) else EnergyRecord(**asdict(used)),
-        layers=[LayerRecord(**asdict(row)) for row in rows] if rows else NotAvailable(not_available=basis),
-        **told,
+        energy=NotAvailable(not_available=used) if isinstance(used, str) else used,
+        layers=rows or NotAvailable(not_available=basis),
     )
+    return record.model_copy(update={"layers_basis": basis, "branches": layers.by_branch(rows)}) if rows else record
 
 
 def _time_batch(
@@ -249,7 +248,7 @@ def _time_batch(
     for call in ends.values():
         warm_up(call)
     what = f"timing end to end, batch {batch}"
-    whole = spans(ends, runs=settings.runs, warmup=0, step=partial(_told, progress, what, len(ends)))
+    whole = spans(ends, runs=settings.runs, warmup=0, step=partial(_step, progress, what, len(ends)))
     return [
         BatchFigures(
             batch,
@@ -276,7 +275,7 @@ def _computes(
     """
     stands = [(model.subject.target, content_sha256(model.subject.file)) for model in models]
     each = {key: number for number, key in reversed(list(enumerate(stands)))}
-    step = partial(_told, progress, f"timing compute, batch {batch}", len(each))
+    step = partial(_step, progress, f"timing compute, batch {batch}", len(each))
     if len(each) == 1:
         alone = [spans({0: _call(models[0].session, feed[0])}, runs=settings.runs, warmup=0, step=step)[0]]
         return [alone] * len(models)
@@ -290,7 +289,7 @@ def _computes(
     return [taken[key] for key in stands]
 
 
-def _told(progress: Progress, what: str, count: int, done: int, total: int) -> None:
+def _step(progress: Progress, what: str, count: int, done: int, total: int) -> None:
     progress.step(what, done, total, f"{count} in turn")
 
 

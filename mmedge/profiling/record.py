@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from mmedge.artifact import Record
+from mmedge.frozen import Record
+from mmedge.machine import Machine
+from mmedge.profiling.timing import Timing
 
 
 class NotAvailable(Record):
@@ -38,19 +40,6 @@ class ColdRecord(Record):
     memory: MemoryRecord
 
 
-class TimingRecord(Record):
-    """Milliseconds of a call; ``cv``: standard deviation over mean."""
-
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    p99_9_ms: float
-    mean_ms: float
-    cv: float
-    runs: int
-
-
 class WarmUpRecord(Record):
     """The runs before the timed ones, and whether the latency was stable after them."""
 
@@ -70,8 +59,8 @@ class BatchRecord(Record):
 
     batch: int
     warm_up: WarmUpRecord
-    compute: TimingRecord
-    end_to_end: TimingRecord | NotAvailable
+    compute: Timing
+    end_to_end: Timing | NotAvailable
     spans_us: list[float]
     parts_ms: dict[str, float] | None = None
     ratio_to_first: RatioRecord | None = None
@@ -85,7 +74,7 @@ class ThroughputRecord(Record):
 
 
 class EnergyRecord(Record):
-    """Of one sample, and the mean power meanwhile."""
+    """Of one sample, and the mean power meanwhile: of the whole package or board, idle power and others' work included."""
 
     source: str
     mj_per_inference: float
@@ -93,7 +82,7 @@ class EnergyRecord(Record):
 
 
 class LayerRecord(Record):
-    """A layer, and its share of all layers' time."""
+    """A layer with its share of all layers' time, which is to be believed more than the time: the profiler takes its own."""
 
     name: str
     kind: str
@@ -126,12 +115,26 @@ class SettingsRecord(Record):
     idle_s: float
 
 
+class ProfiledMachine(Machine):
+    """The machine that was measured, with the frequency governor of its first core."""
+
+    governor: str | NotAvailable
+
+
+class RemoteRecord(Record):
+    """The device that was measured from afar."""
+
+    host: str
+    target: str
+
+
 class ProfileRecord(Record):
     """profile.json."""
 
     schema_: Literal[1] = Field(1, alias="schema")
     mmedge: str
-    machine: dict[str, JsonValue]
+    machine: ProfiledMachine
     settings: SettingsRecord
     models: list[ModelRecord]
     warnings: list[str]
+    device: RemoteRecord | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -10,13 +9,16 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from mmedge import bundle as bundles
 from mmedge.artifact import sha256_of
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.leftovers import scratch
+from mmedge.profiling.doctor import DoctorRecord
 from mmedge.profiling.profile import ProfileOptions
+from mmedge.profiling.record import ProfileRecord, RemoteRecord
 from mmedge.progress import Progress, Silent
 
 _ADDRESS = re.compile(
@@ -70,7 +72,7 @@ def device(address: str, *, options: Sequence[str] = (), python: str = "python3"
 
 def measured(
     paths: Sequence[Path], settings: ProfileOptions, where: Device, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> ProfileRecord:
     """Profile models on a device: copy them, run ``python -m mmedge.profiling profile`` there, bring the record back, clean up.
 
     A copy that breaks off is gone on with where it stopped, by this command or the next. Raises MmedgeError with what
@@ -99,16 +101,20 @@ def measured(
             removed = " ".join(f"{home}/{name}" for name in names.values())
             subprocess.run(where.command(f"rm -f {removed}; rmdir {home} 2>/dev/null"), capture_output=True)
     try:
-        record: dict[str, Any] = json.loads(done.stdout)
-    except ValueError as error:
-        raise MmedgeError(
-            "the device's answer is not a profile", where=where.host, todo="install the same version of mmedge there"
-        ) from error
-    for model, path in zip(record["models"], paths):
-        record["warnings"] = [line.replace(model["name"], str(path)) for line in record["warnings"]]
-        model["name"] = str(path)
-    record["device"] = {"host": where.host, "target": where.target}
-    return record
+        record = ProfileRecord.model_validate_json(done.stdout)
+    except ValidationError as error:
+        raise _foreign("profile", where) from error
+    warnings = record.warnings
+    for model, path in zip(record.models, paths):
+        warnings = [line.replace(model.name, str(path)) for line in warnings]
+    models = [model.model_copy(update={"name": str(path)}) for model, path in zip(record.models, paths)]
+    device = RemoteRecord(host=where.host, target=where.target)
+    return record.model_copy(update={"models": models, "warnings": warnings, "device": device})
+
+
+def _foreign(what: str, where: Device) -> MmedgeError:
+    todo = "install the same version of mmedge there"
+    return MmedgeError(f"what the device writes is no {what}", where=where.host, todo=todo)
 
 
 def _as_file(path: Path, number: int, folder: Path) -> Path:
@@ -127,18 +133,21 @@ def _as_file(path: Path, number: int, folder: Path) -> Path:
 def _check_device(where: Device) -> None:
     """The device answers, and has mmedge with the target's packages."""
     done = _run(where, f"{shlex.quote(where.python)} -m mmedge.profiling doctor", "mmedge on the device", missing=True)
-    record = json.loads(done.stdout)
-    answer = record["targets"].get(where.target)
-    if answer is None:
+    try:
+        record = DoctorRecord.model_validate_json(done.stdout)
+    except ValidationError as error:
+        raise _foreign("finding of mmedge doctor", where) from error
+    target = record.targets.get(where.target)
+    if target is None:
         raise UsageError(
-            f"the device knows no target {where.target!r}; it knows {', '.join(record['targets'])}", where=where.host
+            f"the device knows no target {where.target!r}; it knows {', '.join(record.targets)}", where=where.host
         )
-    if not answer["run"]["ready"]:
-        missing = answer["run"]["missing"][0]
+    if not target.run.ready:
+        missing = target.run.missing[0]
         raise MissingDependency(
-            f"the device cannot run {where.target}: {missing['what']} is missing ({record['machine']['system']})",
+            f"the device cannot run {where.target}: {missing.what} is missing ({record.machine.system})",
             where=where.host,
-            todo=f"there: {missing['get']}",
+            todo=f"there: {missing.get}",
         )
 
 

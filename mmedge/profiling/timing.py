@@ -6,10 +6,12 @@ import gc
 import random
 import time
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import Field
+
+from mmedge.frozen import Record
 
 Name = TypeVar("Name", bound=Hashable)
 # Spans of a model that was opened anew for each: int64 [runs of the sitting] in nanoseconds.
@@ -21,9 +23,8 @@ _SITTINGS, _FEWEST = 8, 5
 _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds of a call. ``cv``: standard deviation over mean; above 0.3 the machine was busy or throttled."""
+class Timing(Record):
+    """Milliseconds of a call."""
 
     p50_ms: float
     p90_ms: float
@@ -31,11 +32,10 @@ class Timing:
     p99_ms: float
     p99_9_ms: float
     mean_ms: float
-    cv: float
+    cv: float = Field(
+        description="Spread: the standard deviation over the mean; above 0.3 the machine was busy or throttled."
+    )
     runs: int
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def spans(
@@ -148,4 +148,13 @@ def summary(nanoseconds: np.ndarray | Sittings) -> Timing:
     """Percentiles of measured spans."""
     ms = np.concatenate(nanoseconds) / 1e6 if isinstance(nanoseconds, list) else nanoseconds / 1e6
     p50, p90, p95, p99, p99_9 = (float(value) for value in np.percentile(ms, [50, 90, 95, 99, 99.9]))
-    return Timing(p50, p90, p95, p99, p99_9, float(ms.mean()), float(ms.std() / ms.mean()), ms.size)
+    return Timing(
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        p99_9_ms=p99_9,
+        mean_ms=float(ms.mean()),
+        cv=float(ms.std() / ms.mean()),
+        runs=ms.size,
+    )

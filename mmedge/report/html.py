@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import Record, code_hash, hash_json, remembered, replacing
+from mmedge.artifact import code_hash, hash_json, remembered, replacing
 from mmedge.errors import MissingDependency
+from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
 from mmedge.report.record import modality_subsets, parsed
 from mmedge.report.schema import QualityRecord, Report, SensitivityRecord

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,9 +10,8 @@ from mmedge.profiling.record import ProfileRecord
 from mmedge.report.plots import figure_and_axes, svg_of
 
 
-def write_plots(record: dict[str, Any], out: Path) -> list[Path]:
+def write_plots(profile: ProfileRecord, out: Path) -> list[Path]:
     """Write histogram.svg, timeline.svg and, where layers were profiled, branches.svg. Raises MissingDependency without matplotlib."""
-    profile = ProfileRecord.model_validate(record)
     drawn = {"histogram": _histogram(profile), "timeline": _timeline(profile)}
     if any(model.branches for model in profile.models):
         drawn["branches"] = _branches(profile)

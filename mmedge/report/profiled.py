@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mmedge.profiling.record import ModelRecord, NotAvailable, ProfileRecord, TimingRecord
+from mmedge.profiling.record import ModelRecord, NotAvailable, ProfileRecord
+from mmedge.profiling.timing import Timing
 from mmedge.report.table import console_for
 
 _LAYERS_SHOWN = 8
 
 
-def print_profile(record: dict[str, Any]) -> None:
+def print_profile(profile: ProfileRecord) -> None:
     """Latency by model and batch, then what was measured once a model, the costliest layers, and the warnings."""
     from rich.table import Table
     from rich.text import Text
 
-    profile = ProfileRecord.model_validate(record)
-    table = Table(title=f"{profile.machine['cpu']}, {profile.settings.threads} thread(s); milliseconds")
+    table = Table(title=f"{profile.machine.cpu}, {profile.settings.threads} thread(s); milliseconds")
     for heading in ("model", "batch", "what", "p50", "p95", "p99", "p99.9", "mean", "cv", "of 1"):
         table.add_column(heading, justify="right", no_wrap=True)
     for number, model in enumerate(profile.models, 1):
         for entry in model.batches:
             ratio = f"{entry.ratio_to_first.value:.3f}" if entry.ratio_to_first else ""
             for what, timing, of_first in (("compute", entry.compute, ratio), ("end to end", entry.end_to_end, "")):
-                if isinstance(timing, TimingRecord):
+                if isinstance(timing, Timing):
                     table.add_row(str(number), str(entry.batch), what, *_cells(timing), of_first)
     console, _ = console_for(table)
     console.print(table)
@@ -35,7 +33,7 @@ def print_profile(record: dict[str, Any]) -> None:
         console.print(Text.assemble(("warning:", "yellow"), f" {warning}"))
 
 
-def _cells(timing: TimingRecord) -> list[str]:
+def _cells(timing: Timing) -> list[str]:
     spans = (timing.p50_ms, timing.p95_ms, timing.p99_ms, timing.p99_9_ms, timing.mean_ms)
     return [*(f"{span:.3f}" for span in spans), f"{timing.cv:.2f}"]
 

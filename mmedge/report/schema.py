@@ -10,7 +10,9 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from mmedge.artifact import Record
+from mmedge.frozen import Record
+from mmedge.machine import Machine
+from mmedge.profiling.timing import Timing
 
 Interval = tuple[float, float]
 Figures = dict[str, float]
@@ -46,20 +48,12 @@ class FiguresRecord(Record):
     absent: list[str] = []
 
 
-class LatencyRecord(Record):
+class LatencyRecord(Timing):
     """Latency in milliseconds, of one interleaved run with all that it is compared with; ratios are of medians."""
 
     target: str
     batch: int
     threads: int
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    p99_9_ms: float
-    mean_ms: float
-    runs: int
-    cv: float = Field(description="Spread: the standard deviation over the mean.")
     ratio_to_teacher: float | None = None
     ratio_to_teacher_ci95: Interval | None = None
     ratio_to_parent: float | None = None
@@ -343,7 +337,7 @@ class Report(Record):
     mmedge: str = Field(description="The version that wrote it.")
     recipe: dict[str, JsonValue] = Field(description="The whole recipe, paths as names of files.")
     seed: int
-    machine: dict[str, JsonValue]
+    machine: Machine
     data: DataRecord
     stages: list[StageRecord]
     controls: list[ControlRecord]
@@ -373,7 +367,7 @@ class FileReport(Record):
     mmedge: str = Field(description="The version that wrote it.")
     model: str
     model_sha256: str
-    machine: dict[str, JsonValue]
+    machine: Machine
     data: CallsRecord
     judged_by: str
     output: str

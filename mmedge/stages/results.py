@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, JsonValue
 from typing_extensions import Self
 
-from mmedge.artifact import Record
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.backends.engine import Engine
 from mmedge.bundle import Contents
+from mmedge.frozen import Record
 from mmedge.report.schema import (
     AgreementRecord,
     CalibrationRecord,

@@ -62,7 +62,7 @@ def test_it_is_built_measured_bundled_loaded_profiled_and_built_again(parent, co
     assert ours.predict(**sample).probabilities == pytest.approx(theirs.predict(**sample).probabilities, abs=1e-3)
     assert ours.predict(vitals=[1.0, 2.0, 3.0]).label == theirs.predict(vitals=[1.0, 2.0, 3.0]).label
 
-    record = measured([path], ProfileOptions(target=NAME, runs=20, idle_s=0.0, seconds=0.02, streams=(1,)))
+    record = measured([path], ProfileOptions(target=NAME, runs=20, idle_s=0.0, seconds=0.02, streams=(1,))).record()
     (model,) = record["models"]
     assert model["target"] == NAME and model["load_ms"] > 0 and set(model["branches"]) == {"image", "vitals", "fusion"}
     json.dumps(record, allow_nan=False)
@@ -77,10 +77,12 @@ def test_it_is_built_measured_bundled_loaded_profiled_and_built_again(parent, co
 
 
 def test_what_a_machine_lacks_for_it_is_told_by_the_doctor_and_before_a_run(monkeypatch):
-    assert doctor.examine()["targets"][NAME] == {verb: {"ready": True, "missing": []} for verb in ("build", "run")}
+    assert doctor.examine().record()["targets"][NAME] == {
+        verb: {"ready": True, "missing": []} for verb in ("build", "run")
+    }
     monkeypatch.setattr(saved, "ABSENT", [Missing("the package of a test", "pip install it")])
     missing = {"ready": False, "missing": [{"what": "the package of a test", "get": "pip install it"}]}
-    assert doctor.examine()["targets"][NAME] == {"build": missing, "run": missing}
+    assert doctor.examine().record()["targets"][NAME] == {"build": missing, "run": missing}
     assert not backends.can_run(NAME)
     with pytest.raises(MissingDependency, match=f"{NAME} was asked for and the package of a test is not installed"):
         backends.require_builder(NAME)

@@ -6,7 +6,7 @@ from mmedge.profiling import doctor
 
 
 def test_the_doctor_names_the_command_for_everything_that_is_missing():
-    record = doctor.examine()
+    record = doctor.examine().record()
     assert record["targets"]["onnxruntime-cpu"] == {
         "build": {"ready": True, "missing": []},
         "run": {"ready": True, "missing": []},

@@ -15,6 +15,7 @@ from mmedge.machine import Watch, machine
 from mmedge.profiling import layers, profile
 from mmedge.profiling.feeds import tensors
 from mmedge.profiling.profile import ProfileOptions, measured
+from mmedge.profiling.record import ProfileRecord
 from mmedge.profiling.timing import ratio_interval, spans
 from mmedge.report.profile_plots import write_plots
 from mmedge.runtime.warming import warm_up
@@ -28,7 +29,7 @@ QUICK = ProfileOptions(batches=(1, 4), runs=40, idle_s=0.0, seconds=0.05, stream
 def record(made_bundle, tmp_path_factory):
     larger = tmp_path_factory.mktemp("larger") / "larger.onnx"
     write_graph(larger, channels=96)
-    return measured([made_bundle, larger], QUICK)
+    return measured([made_bundle, larger], QUICK).record()
 
 
 def test_every_figure_of_the_profile_is_there_or_says_why_not(record):
@@ -122,13 +123,13 @@ def test_models_that_are_one_file_are_timed_once(made_bundle, tmp_path):
     write_graph(tmp_path / "larger.onnx", channels=96)
     files = [made_bundle / "model.onnx", tmp_path / "copy.onnx", tmp_path / "larger.onnx"]
     settings = ProfileOptions(runs=20, idle_s=0.0, seconds=0.02, streams=(1,))
-    first, copy, larger = [model["batches"][0] for model in measured(files, settings)["models"]]
+    first, copy, larger = [model["batches"][0] for model in measured(files, settings).record()["models"]]
     assert copy["compute"] == first["compute"] and copy["ratio_to_first"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     assert larger["ratio_to_first"]["ci95"][0] > 1
 
 
 def test_plots_are_written_of_the_record_alone(record, tmp_path):
-    files = write_plots(record, tmp_path)
+    files = write_plots(ProfileRecord.model_validate(record), tmp_path)
     assert [file.name for file in files] == ["histogram.svg", "timeline.svg", "branches.svg"]
     assert all("<svg" in file.read_text() for file in files)
 
@@ -136,7 +137,7 @@ def test_plots_are_written_of_the_record_alone(record, tmp_path):
 def test_openvino_is_profiled_with_its_own_counters(made_bundle):
     pytest.importorskip("openvino")
     settings = ProfileOptions("openvino-cpu", runs=20, idle_s=0.0, seconds=0.02, streams=(1,))
-    model = measured([made_bundle / "model.onnx"], settings)["models"][0]
+    model = measured([made_bundle / "model.onnx"], settings).record()["models"][0]
     assert model["branches"]["image"] > 0 and sum(model["branches"].values()) == pytest.approx(1)
 
 
@@ -342,7 +343,7 @@ def test_a_device_without_the_toolchain_profiles(made_bundle):
 
 
 def test_the_machine_is_described_and_watched():
-    assert machine()["cores"] >= 1 and machine()["onnxruntime"]
+    assert machine().cores >= 1 and machine().onnxruntime
     assert all(isinstance(line, str) for line in Watch().warnings())
 
 

@@ -117,7 +117,7 @@ def device(sshd, python, *, key="user", target="onnxruntime-cpu"):
 
 
 def test_a_bundle_is_profiled_on_the_device_and_nothing_is_left_there(sshd, python, bundle, cache):
-    record = remote.measured([bundle], QUICK, device(sshd, python))
+    record = remote.measured([bundle], QUICK, device(sshd, python)).record()
     model = record["models"][0]
     assert model["name"] == str(bundle)
     assert model["batches"][0]["compute"]["p50_ms"] > 0
@@ -228,7 +228,7 @@ def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(sshd
     with pytest.raises(MmedgeError, match="lost during the copy"):
         remote.measured([bundle], QUICK, device(sshd, python))
     assert len(list(cache.glob("*.zip"))) == 1
-    assert remote.measured([bundle], QUICK, device(sshd, python))["models"]
+    assert remote.measured([bundle], QUICK, device(sshd, python)).models
     assert not list(cache.glob("*.zip"))
 
 

@@ -72,7 +72,7 @@ def test_the_split_engine_keeps_the_embedding_of_a_text(engine):
 
 def test_the_profile_times_text_numbers_and_series_and_tells_their_branches(kinds):
     settings = profile.ProfileOptions(runs=20, idle_s=0.0, seconds=0.02, streams=(1,), batches=(1, 3))
-    model = profile.measured([kinds], settings)["models"][0]
+    model = profile.measured([kinds], settings).record()["models"][0]
     assert set(KINDS) < set(model["branches"])
     for entry in model["batches"]:
         assert entry["end_to_end"]["p50_ms"] > entry["compute"]["p50_ms"] > 0
