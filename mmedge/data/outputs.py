@@ -18,7 +18,7 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.tasks import Head
 
 # The file of an artifact.
-ANSWERS = "answers.npz"
+OUTPUTS_FILE = "answers.npz"
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class StoredOutputs:
     labels: tuple[str, ...]
     logits: np.ndarray
 
-    def contract(self, ours: Contract) -> Contract:
-        """The contract of what gave them, where ``ours`` is the data's."""
-        return ours.with_labels(self.labels) if self.labels else ours
+    def contract(self, data: Contract) -> Contract:
+        """The contract of what gave them, where ``data`` is the data's."""
+        return data.with_labels(self.labels) if self.labels else data
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """int64 [len(ids)]: the row of each sample; -1 where there is none."""
@@ -42,7 +42,7 @@ class StoredOutputs:
         return np.array([known.get(sample, -1) for sample in ids], np.int64)
 
 
-def read_answers(path: Path, values: str, head: Head) -> StoredOutputs:
+def read_outputs(path: Path, values: str, head: Head) -> StoredOutputs:
     """Read and check a file of outputs.
 
     A CSV, TSV, JSONL or Parquet table has the column ``id`` and one column a class, named by it (regression: one
@@ -75,23 +75,23 @@ def read_answers(path: Path, values: str, head: Head) -> StoredOutputs:
     return StoredOutputs(ids, labels, _outputs(numbers, values, ids, path, head))
 
 
-def no_common_sample(answers: StoredOutputs, ids: Sequence[str], split: str) -> MmedgeError:
-    """The error of a file that answers for none of a split's samples."""
+def no_common_sample(stored: StoredOutputs, ids: Sequence[str], split: str) -> MmedgeError:
+    """The error of a file that has none of a split's samples."""
     return MmedgeError(
         f"the file of the teacher's outputs and the {split} split have no sample in common",
-        where=f"it has {answers.ids[0]!r} for example, the data {ids[0]!r}",
+        where=f"it has {stored.ids[0]!r} for example, the data {ids[0]!r}",
         todo="ids are those of DIR/data/{train,validation,test}.csv",
     )
 
 
-def write_answers(answers: StoredOutputs, path: Path) -> None:
+def write_outputs(outputs: StoredOutputs, path: Path) -> None:
     """Write them into an artifact."""
-    text = {"ids": np.array(answers.ids, np.str_), "labels": np.array(answers.labels, np.str_)}
-    np.savez(path, logits=answers.logits, **text)  # type: ignore[arg-type]  # numpy's stub takes no mapping
+    text = {"ids": np.array(outputs.ids, np.str_), "labels": np.array(outputs.labels, np.str_)}
+    np.savez(path, logits=outputs.logits, **text)  # type: ignore[arg-type]  # numpy's stub takes no mapping
 
 
-def stored_answers(path: Path) -> StoredOutputs:
-    """What ``write_answers`` wrote."""
+def stored_outputs(path: Path) -> StoredOutputs:
+    """What ``write_outputs`` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return StoredOutputs(tuple(stored["ids"].tolist()), tuple(stored["labels"].tolist()), stored["logits"])
 

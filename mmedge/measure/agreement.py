@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import Run, answered
+from mmedge.measure.quality import Run, batched_outputs
+from mmedge.report.schema import AgreementRecord
 from mmedge.tasks import Head
 
 # Share of an output's whole numbers or booleans that must be equal: those that stand at a threshold may jump.
@@ -44,9 +44,10 @@ class Agreement:
         close = self.whole or self.max_abs <= relative * max(1.0, self.largest)
         return close and (self.same is None or self.same >= least)
 
-    def record(self) -> dict[str, Any]:
-        told = {"subset": self.subset, "output": self.output, "max_abs": self.max_abs, "mean_abs": self.mean_abs}
-        return told | ({} if self.same is None else {"top1": self.same}) | {"n": self.n}
+    def record(self) -> AgreementRecord:
+        figures = {"max_abs": self.max_abs, "mean_abs": self.mean_abs, "n": self.n}
+        same = {} if self.same is None else {"top1": self.same}
+        return AgreementRecord(subset=self.subset, output=self.output, **figures, **same)
 
     def add(self, expected: np.ndarray, actual: np.ndarray, head: Head | None) -> None:
         """Take a batch [rows, ...] of both in. ``head``: whose output [rows, W] it is, where it is one's."""
@@ -83,9 +84,9 @@ def agreements(
 
     ``present``: bool [n, M]. Batch by batch, since outputs may be large; what ``actual`` lacks differs by infinity.
     """
-    found: dict[str, Agreement] = {}
-    for ours, theirs in zip(answered(expect, samples, present), answered(actual, samples, present)):
-        for name in sorted(ours, key=lambda name: name not in contract.heads):
-            agreement = found.setdefault(name, Agreement(subset, name))
-            agreement.add(ours[name], theirs.get(name, np.empty(0)), contract.heads.get(name))
-    return list(found.values())
+    each: dict[str, Agreement] = {}
+    for wanted, found in zip(*(batched_outputs(run, samples, present) for run in (expect, actual))):
+        for name in sorted(wanted, key=lambda name: name not in contract.heads):
+            agreement = each.setdefault(name, Agreement(subset, name))
+            agreement.add(wanted[name], found.get(name, np.empty(0)), contract.heads.get(name))
+    return list(each.values())

@@ -1,4 +1,4 @@
-"""What a graph answers to calls of a user's own, held against labels or against what FP32 answered."""
+"""A graph's outputs for calls of a user's own, held against labels or against those of FP32."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Judge = Literal["accuracy", "agreement", "difference"]
 CallOutputs = Mapping[str, np.ndarray]
 
 
-def check_arrays(answers: Sequence[Mapping[str, Any]], model: str) -> None:
+def check_arrays(outputs: Sequence[Mapping[str, Any]], model: str) -> None:
     """Raise UsageError where an output is no array: a sequence, or scikit-learn's sequence of maps."""
-    for name, value in answers[0].items():
+    for name, value in outputs[0].items():
         if not isinstance(value, np.ndarray):
             maps = isinstance(value, list) and value and isinstance(value[0], dict)
             raise UsageError(
@@ -28,16 +28,16 @@ def check_arrays(answers: Sequence[Mapping[str, Any]], model: str) -> None:
             )
 
 
-def judge_of(answers: Sequence[CallOutputs], output: str, *, labels: bool) -> Judge:
+def judge_of(outputs: Sequence[CallOutputs], output: str, *, labels: bool) -> Judge:
     """What can be judged by: labels where there are some, else agreement for one row of scores, else difference."""
     if labels:
         return "accuracy"
-    first = answers[0][output]
+    first = outputs[0][output]
     scores = first.dtype.kind == "f" and first.ndim == 2 and first.shape[0] == 1 and first.shape[1] > 1
     return "agreement" if scores else "difference"
 
 
-def check_labels(labels: np.ndarray | None, answers: Sequence[CallOutputs], output: str, source: str) -> None:
+def check_labels(labels: np.ndarray | None, outputs: Sequence[CallOutputs], output: str, source: str) -> None:
     """Raise UsageError where there are no labels, or the output has not one score a class for each call."""
     if labels is None:
         raise UsageError(
@@ -45,12 +45,12 @@ def check_labels(labels: np.ndarray | None, answers: Sequence[CallOutputs], outp
             where=source,
             todo="give --labels, or judge by agreement",
         )
-    shape = answers[0][output].shape
-    if not _one_row(shape) or any(answer[output].shape != shape for answer in answers):
+    shape = outputs[0][output].shape
+    if not _one_row(shape) or any(call[output].shape != shape for call in outputs):
         rows = f"{int(np.prod(shape[:-1]))} rows of {shape[-1]} classes a call" if shape else "no axis"
-        said = f"has {rows}" if shape and shape[-1] > 1 else f"has no score a class: its shape is {list(shape)}"
+        found = f"has {rows}" if shape and shape[-1] > 1 else f"has no score a class: its shape is {list(shape)}"
         raise UsageError(
-            f"the output {output!r} {said}, and there is one class number a call",
+            f"the output {output!r} {found}, and there is one class number a call",
             todo="name another with --output, or judge by agreement without labels",
         )
     size = int(np.prod(shape))
@@ -65,14 +65,14 @@ def _one_row(shape: tuple[int, ...]) -> bool:
 
 
 def scores(
-    kind: Judge, answers: Sequence[CallOutputs], expected: Sequence[CallOutputs], output: str, labels: np.ndarray | None
+    kind: Judge, outputs: Sequence[CallOutputs], expected: Sequence[CallOutputs], output: str, labels: np.ndarray | None
 ) -> np.ndarray:
     """float [calls] of which more is better: 1 is right, or the same as ``expected``."""
     if kind == "accuracy":
         assert labels is not None
-        best = np.array([int(answer[output].argmax()) for answer in answers])
+        best = np.array([int(call[output].argmax()) for call in outputs])
         return (best == labels).astype(np.float64)
-    pairs = list(zip(answers, expected))
+    pairs = list(zip(outputs, expected))
     if kind == "agreement":
         return np.array([_same_places(a[output], e[output]) for a, e in pairs])
     return np.array([1 - max(relative(a[key], e[key]) for key in e) for a, e in pairs])
@@ -105,16 +105,16 @@ def relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return max(min(difference, 1.0), float(unlike.mean()))
 
 
-def column(answers: Sequence[CallOutputs]) -> np.ndarray:
+def column(outputs: Sequence[CallOutputs]) -> np.ndarray:
     """float32 [values, 1] of all the outputs, which may be of any shape, to measure a distance on.
 
     Floats as they are, where there are any; else what stands for each value on a circle, so that any two values that
     differ are as far apart as any others.
     """
-    floats = [value.reshape(-1) for answer in answers for value in answer.values() if value.dtype.kind == "f"]
+    floats = [value.reshape(-1) for call in outputs for value in call.values() if value.dtype.kind == "f"]
     if floats:
         return np.concatenate(floats)[:, None].astype(np.float32)
-    codes = [_circle(value.reshape(-1)) for answer in answers for value in answer.values()]
+    codes = [_circle(value.reshape(-1)) for call in outputs for value in call.values()]
     return np.concatenate(codes)[:, None].astype(np.float32)
 
 

@@ -57,7 +57,7 @@ class ClassMap:
         """{head: float32 [n, ours]} to be judged by: the known classes' log probabilities, the others far below."""
         return {self.head: spread_over(self.known(outputs[self.head])[0], self.columns, len(self.ours))}
 
-    def said(self) -> str:
+    def note(self) -> str:
         """A note for the report."""
         dropped = [name for name, index in zip(self.theirs, self.to) if index < 0]
         unknown = [name for index, name in enumerate(self.ours) if index not in self.to]

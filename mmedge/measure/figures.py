@@ -73,8 +73,8 @@ def _in_the_datas_classes(predict: Predict, classes: ClassMap) -> Predict:
     return lambda present: classes.spread(predict(present))
 
 
-def figures_of_answers(
-    answers: StoredOutputs,
+def figures_of_stored(
+    stored: StoredOutputs,
     contract: Contract,
     dataset: Dataset,
     measure: Measure,
@@ -90,7 +90,7 @@ def figures_of_answers(
     found: dict[str, QualityRecord] = {}
     absent: list[str] = []
     for field, samples in (("quality_validation", dataset.validation), ("quality", dataset.test)):
-        rows = answers.rows(samples.ids)
+        rows = stored.rows(samples.ids)
         there = np.flatnonzero((rows >= 0) & samples.labelled)
         if not len(there):
             absent.append(f"no quality on the {samples.split} split: the file has no labelled sample of it")
@@ -100,7 +100,7 @@ def figures_of_answers(
                 f"quality on the {samples.split} split is of the {len(there)} of {int(samples.labelled.sum())} samples that the file has"
             )
         (head,) = contract.heads  # a file has the outputs of one
-        outputs = {head: answers.logits[rows[there]]}
+        outputs = {head: stored.logits[rows[there]]}
         outputs = classes.spread(outputs) if classes else outputs
         found[field] = quality(contract, outputs, samples.taken(there), resamples=measure.bootstrap, seed=seed)
     return FiguresRecord(**found, subsets={}, subsets_validation={}, absent=absent)

@@ -61,7 +61,7 @@ def gain(
         seeds=len(pairs),
         distilled_by_seed=with_teacher,
         control_by_seed=without,
-        notes=[_said(name, value, low, high) + ("" if len(pairs) > 1 else _ONE_SEED)],
+        notes=[_in_words(name, value, low, high) + ("" if len(pairs) > 1 else _ONE_SEED)],
     )
 
 
@@ -142,8 +142,8 @@ def decide(
     pairs = list(zip(distilled, control, strict=True))
     whole = "+".join(contract.modalities)
 
-    def figure(shown: SubsetOutputs, rows: np.ndarray) -> float:
-        scores = scores_of(contract, shown, validation.targets, rows)
+    def figure(outputs: SubsetOutputs, rows: np.ndarray) -> float:
+        scores = scores_of(contract, outputs, validation.targets, rows)
         return balanced(scores.get(whole, float(np.mean(list(scores.values())))), scores.values())
 
     def difference(number: int, rows: np.ndarray) -> float:
@@ -159,11 +159,11 @@ def decide(
         return DecisionRecord(
             kept="distilled", said=f"distillation kept: {measured}{doubt}", gain=value, gain_ci95=(low, high)
         )
-    said = f"do not distil: the student without a teacher is kept; with one {measured}"
-    return DecisionRecord(kept="control", said=said, gain=value, gain_ci95=(low, high))
+    reason = f"do not distil: the student without a teacher is kept; with one {measured}"
+    return DecisionRecord(kept="control", said=reason, gain=value, gain_ci95=(low, high))
 
 
-def _said(name: str, value: float, low: float, high: float) -> str:
+def _in_words(name: str, value: float, low: float, high: float) -> str:
     """What an interval means, in words; the name of the control says what is asked."""
     if name.startswith("alone-"):
         if value >= -SUBSET_MARGIN:

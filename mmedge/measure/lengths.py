@@ -1,4 +1,4 @@
-"""What must not change an answer: the rest of the batch, and whether an input of a dynamic length is padded."""
+"""What must not change an output: the rest of the batch, and whether an input of a dynamic length is padded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmedge.measure.quality import Run
 from mmedge.preprocess import trimmed
 from mmedge.spec import TextSpec
 
-# Samples of which the answer alone is compared with that in a batch.
+# Samples of which the output alone is compared with that in a batch.
 _ALONE = 32
-# Texts of which the answer at their own length is compared with the padded one's.
+# Texts of which the output at their own length is compared with the padded one's.
 _COMPARED = 64
 
 
 def check_alone(run: Run, contract: Contract, samples: Samples, relative: float, graph: Path) -> None:
-    """Hold a graph's answers to one sample at a time, as apps ask, against those in a batch, by which it is judged.
+    """Hold a graph's outputs for one sample at a time, as apps run it, against those in a batch, by which it is judged.
 
     ``relative``: the largest difference, over the largest output. Raises MismatchError.
     """
@@ -34,7 +34,7 @@ def check_alone(run: Run, contract: Contract, samples: Samples, relative: float,
         difference = max(_difference(alone[head], together[head][row : row + 1]) for head in contract.heads)
         if not difference <= relative * scale:
             raise MismatchError(
-                f"a sample's answer depends on the rest of its batch: alone it is another by {difference:.3g}",
+                f"a sample's output depends on the rest of its batch: alone it is another by {difference:.3g}",
                 where=f"{graph}, sample {samples.ids[row]}",
                 todo="compute nothing over the batch axis in forward: give BatchNorm its running statistics",
             )
@@ -46,7 +46,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def check_trimmed(run: Run, contract: Contract, samples: Samples, relative: float, graph: Path) -> None:
-    """Hold a graph's answers to texts of any length against those to the padded ones that it was trained with.
+    """Hold a graph's outputs for texts of any length against those to the padded ones that it was trained with.
 
     ``relative``: the largest difference, over the largest output. Raises MismatchError.
     """
@@ -55,15 +55,15 @@ def check_trimmed(run: Run, contract: Contract, samples: Samples, relative: floa
         if not isinstance(spec, TextSpec) or spec.shortest is None or not len(rows):
             continue
         inputs = {other: np.array(x[rows]) for other, x in samples.inputs.items()} | {"present": samples.present[rows]}
-        given = run(inputs)
-        scale = max(1.0, *(float(np.abs(given[head]).max()) for head in contract.heads))
+        padded_outputs = run(inputs)
+        scale = max(1.0, *(float(np.abs(padded_outputs[head]).max()) for head in contract.heads))
         for row, padded, cut in _cut(spec, inputs[name]):
             one = {other: x[row : row + 1] for other, x in inputs.items()}
             whole, shorter = (run(one | {name: ids}) for ids in (padded, cut))
             difference = max(float(np.abs(shorter[head] - whole[head]).max()) for head in contract.heads)
             if not difference <= relative * scale:
                 raise MismatchError(
-                    f"the answer to a text of {cut.shape[1]} tokens is another by {difference:.3g} where it is not padded to {spec.length}",
+                    f"the output for a text of {cut.shape[1]} tokens is another by {difference:.3g} where it is not padded to {spec.length}",
                     where=f"{graph}, {name} of {samples.ids[rows[row]]}",
                     todo=f"let the network not look at padding (token {spec.pad}), or leave out data.modalities.{name}.min_length",
                 )
@@ -74,9 +74,9 @@ def _cut(spec: TextSpec, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.
 
     And of the longest text cut to the least length, to a middle one and to the whole one. ``ids``: int64 [texts, length].
     """
-    shown = np.ones(1, bool)
+    there = np.ones(1, bool)
     for row in range(len(ids)):
-        yield row, ids[row : row + 1], trimmed(spec, ids[row : row + 1], shown)
+        yield row, ids[row : row + 1], trimmed(spec, ids[row : row + 1], there)
     longest, least = int((ids != spec.pad).sum(axis=1).argmax()), spec.shortest or 1
     for length in (least, (least + spec.length) // 2, spec.length):
         padded = ids[longest : longest + 1].copy()

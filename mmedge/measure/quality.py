@@ -128,9 +128,9 @@ def subset_outputs(contract: Contract, samples: Samples, predict: Predict) -> Su
     names = tuple(contract.modalities)
     found: dict[str, tuple[np.ndarray, Outputs]] = {}
     for chosen in subsets(names):
-        shown = samples.shown(chosen)
-        if shown.labelled.any():
-            found["+".join(chosen)] = shown.labelled, predict(shown.present)
+        masked = samples.masked_to(chosen)
+        if masked.labelled.any():
+            found["+".join(chosen)] = masked.labelled, predict(masked.present)
     return found
 
 
@@ -140,14 +140,14 @@ def subset_scores(contract: Contract, samples: Samples, predict: Predict) -> dic
 
 
 def scores_of(
-    contract: Contract, shown: SubsetOutputs, targets: Mapping[str, np.ndarray], rows: np.ndarray
+    contract: Contract, subsets: SubsetOutputs, targets: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, float]:
     """{subset: the metric} of ``subset_outputs`` over ``rows`` (int64, any number of times each), of ``targets`` as in ``Samples``.
 
     Left out is a subset that has no figure there: none of the rows, equal targets alone (R2), or no row with any label.
     """
     scores = {}
-    for name, (scored, outputs) in shown.items():
+    for name, (scored, outputs) in subsets.items():
         among = rows[scored[rows]]
         if len(among):
             scores[name] = score(contract, rows_of(outputs, among), rows_of(targets, among))
@@ -159,7 +159,7 @@ def balanced(quality: float, subsets: Collection[float]) -> float:
     return 0.5 * quality + 0.5 * (sum(subsets) / len(subsets) if subsets else quality)
 
 
-def answered(run: Run, samples: Samples, present: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def batched_outputs(run: Run, samples: Samples, present: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """Every output of a model, batch by batch in the samples' order. ``present``: bool [n, M]."""
     for start in range(0, len(samples), _BATCH):
         rows = slice(start, start + _BATCH)
@@ -175,8 +175,8 @@ def module_run(module: nn.Module) -> Run:
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            given = module(**{name: torch.from_numpy(x).to(device) for name, x in inputs.items()})
-        return {name: x.cpu().numpy() for name, x in given.items()}
+            outputs = module(**{name: torch.from_numpy(x).to(device) for name, x in inputs.items()})
+        return {name: x.cpu().numpy() for name, x in outputs.items()}
 
     return run
 
@@ -190,7 +190,7 @@ def predict_module(
 
 def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.ndarray) -> dict[str, np.ndarray]:
     """The same by an engine's ``run``."""
-    batches = list(answered(run, samples, present))
+    batches = list(batched_outputs(run, samples, present))
     return {name: np.concatenate([outputs[name] for outputs in batches]) for name in contract.heads}
 
 

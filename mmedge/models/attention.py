@@ -16,30 +16,30 @@ class SplitAttention(nn.Module):
     of the projections' width over ``head_dim``, so that removing the channels of a head removes the head.
     """
 
-    def __init__(self, theirs: nn.MultiheadAttention) -> None:
+    def __init__(self, original: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.head_dim, self.batch_first, self.dropout = theirs.head_dim, theirs.batch_first, theirs.dropout
-        width, bias = theirs.embed_dim, theirs.in_proj_bias is not None
-        for name, inputs in (("q_proj", width), ("k_proj", theirs.kdim), ("v_proj", theirs.vdim)):
+        self.head_dim, self.batch_first, self.dropout = original.head_dim, original.batch_first, original.dropout
+        width, bias = original.embed_dim, original.in_proj_bias is not None
+        for name, inputs in (("q_proj", width), ("k_proj", original.kdim), ("v_proj", original.vdim)):
             setattr(self, name, nn.Linear(inputs or width, width, bias))
-        self.out_proj = nn.Linear(width, width, theirs.out_proj.bias is not None)
-        self._take(theirs)
+        self.out_proj = nn.Linear(width, width, original.out_proj.bias is not None)
+        self._take(original)
         # What nn.TransformerEncoder and its layer read to decide for their fused path, which knows no such attention.
-        self.in_proj_bias, self.num_heads, self._qkv_same_embed_dim = None, theirs.num_heads, False
+        self.in_proj_bias, self.num_heads, self._qkv_same_embed_dim = None, original.num_heads, False
 
     @torch.no_grad()
-    def _take(self, theirs: nn.MultiheadAttention) -> None:
+    def _take(self, original: nn.MultiheadAttention) -> None:
         weights = (
-            theirs.in_proj_weight.chunk(3)
-            if theirs.in_proj_weight is not None
-            else (theirs.q_proj_weight, theirs.k_proj_weight, theirs.v_proj_weight)
+            original.in_proj_weight.chunk(3)
+            if original.in_proj_weight is not None
+            else (original.q_proj_weight, original.k_proj_weight, original.v_proj_weight)
         )
-        biases = theirs.in_proj_bias.chunk(3) if theirs.in_proj_bias is not None else (None,) * 3
+        biases = original.in_proj_bias.chunk(3) if original.in_proj_bias is not None else (None,) * 3
         for layer, weight, bias in zip((self.q_proj, self.k_proj, self.v_proj), weights, biases):
             layer.weight.copy_(weight)
             if bias is not None:
                 layer.bias.copy_(bias)
-        self.out_proj.load_state_dict(theirs.out_proj.state_dict())
+        self.out_proj.load_state_dict(original.out_proj.state_dict())
 
     def forward(
         self,
@@ -92,9 +92,9 @@ def split_attention(module: nn.Module, names: Collection[str] | None = None) -> 
     ]
     for name in found:
         parent, _, own = name.rpartition(".")
-        theirs = module.get_submodule(name)
-        assert isinstance(theirs, nn.MultiheadAttention)
-        setattr(module.get_submodule(parent), own, SplitAttention(theirs).train(theirs.training))
+        original = module.get_submodule(name)
+        assert isinstance(original, nn.MultiheadAttention)
+        setattr(module.get_submodule(parent), own, SplitAttention(original).train(original.training))
     for layer in module.modules():
         if found and isinstance(layer, nn.TransformerEncoder):
             layer.enable_nested_tensor = layer.use_nested_tensor = (

@@ -17,9 +17,9 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
     import torch_pruning
 
     class Graph(torch_pruning.DependencyGraph):
-        def _trace(self, *given: Any, **named: Any) -> Any:
+        def _trace(self, *args: Any, **kwargs: Any) -> Any:
             """It takes every concatenation behind a class token for one of tokens: those of features are told apart."""
-            nodes = super()._trace(*given, **named)
+            nodes = super()._trace(*args, **kwargs)
             for node in nodes.values():
                 if "CatBackward" in str(node.grad_fn) and _of_features(node.grad_fn):
                     node.enable_index_mapping = True

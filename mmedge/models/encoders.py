@@ -92,7 +92,7 @@ class TextEncoder(nn.Module):
     """Token embeddings of the first width, 1-D convolutions over 3 tokens, and the mean over what is no padding.
 
     ``forward``: int64 [batch, length] -> [batch, embedding]. A text of nothing but padding gives a finite vector.
-    ``masked``: padding is nothing after every layer, so that the answer does not depend on how much of it there is.
+    ``masked``: padding is nothing after every layer, so that the output does not depend on how much of it there is.
     """
 
     def __init__(

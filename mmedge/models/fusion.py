@@ -14,7 +14,7 @@ class FusionNet(nn.Module):
     ``forward(**{modality: tensor}, present: bool [batch, modalities]) -> {head: [batch, W]}``. The columns of
     ``present`` follow the order of ``encoders``. The tensor of an absent modality is read but has no influence.
     The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest
-    form. In training ``present`` may be [batch, k, modalities]: the encoders run once for k answers a sample, [batch *
+    form. In training ``present`` may be [batch, k, modalities]: the encoders run once for k outputs a sample, [batch *
     k, W].
 
     ``imagined``: modalities that are no input. A branch a modality makes its embedding from the others' for the fusion
@@ -35,9 +35,9 @@ class FusionNet(nn.Module):
         self.modalities, self.heads = tuple(encoders), tuple(heads)
         self.encoders = nn.ModuleDict(encoders)
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(embedding)) for name in encoders})
-        given = embedding * len(self.modalities)
-        self.imagine = nn.ModuleDict({name: _imagining(given, embedding) for name in imagined})
-        self.fusion = nn.Sequential(nn.Linear(given + embedding * len(imagined), hidden), nn.ReLU())
+        features = embedding * len(self.modalities)
+        self.imagine = nn.ModuleDict({name: _imagining(features, embedding) for name in imagined})
+        self.fusion = nn.Sequential(nn.Linear(features + embedding * len(imagined), hidden), nn.ReLU())
         # One head is not under its name, as artifacts of version 0.1 have it.
         each = {name: made() for name, made in heads.items()}
         self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
@@ -65,6 +65,6 @@ def repeated(x: Tensor, times: int) -> Tensor:
     return x.repeat_interleave(times, dim=0) if times > 1 else x
 
 
-def _imagining(given: int, embedding: int) -> nn.Module:
+def _imagining(features: int, embedding: int) -> nn.Module:
     """[batch, given] -> [batch, embedding]."""
-    return nn.Sequential(nn.Linear(given, embedding), nn.ReLU(), nn.Linear(embedding, embedding), nn.ReLU())
+    return nn.Sequential(nn.Linear(features, embedding), nn.ReLU(), nn.Linear(embedding, embedding), nn.ReLU())

@@ -57,7 +57,7 @@ class Wrapped(nn.Module):
         _check_parameters(inner, self.names)
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        if present.dim() == 3:  # in training: k answers a sample, as FusionNet gives them
+        if present.dim() == 3:  # in training: k outputs a sample, as FusionNet gives them
             inputs = {name: repeated(x, present.shape[1]) for name, x in inputs.items()}
             present = present.flatten(0, 1)
         arguments: dict[str, Tensor] = {}
@@ -76,9 +76,9 @@ class Wrapped(nn.Module):
                 f"the module must return a tensor, or several by name, not {type(result).__name__}",
                 where=type(self.inner).__qualname__,
             )
-        given = self.outputs or self._all_of(named)
-        theirs, others = given[: len(self.heads)], given[len(self.heads) :]
-        missing = [name for name in given if name not in named]
+        wanted = self.outputs or self._all_of(named)
+        head_outputs, others = wanted[: len(self.heads)], wanted[len(self.heads) :]
+        missing = [name for name in wanted if name not in named]
         taken = [name for name in others if name in self.heads]
         if missing or taken:
             raise UsageError(
@@ -89,7 +89,7 @@ class Wrapped(nn.Module):
                 todo="look at model.outputs in the recipe",
             )
         units = self.unit if isinstance(self.unit, nn.ModuleDict) else {self.heads[0]: self.unit}
-        of_heads = {head: units[head](named[name]) for head, name in zip(self.heads, theirs)}
+        of_heads = {head: units[head](named[name]) for head, name in zip(self.heads, head_outputs)}
         return of_heads | {name: named[name] for name in others}
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:

@@ -151,14 +151,14 @@ def refuse_probabilities(module: nn.Module, contract: Contract, where: str) -> N
 
 
 def check_lengths(module: nn.Module, contract: Contract, where: str) -> None:
-    """Raises UsageError where a text of a declared dynamic length is not answered as the padded one is."""
+    """Raises UsageError where a text of a declared dynamic length gives other outputs than the padded one."""
     for name, spec in contract.modalities.items():
         if isinstance(spec, TextSpec) and spec.shortest is not None:
             _check_length(module, contract, name, spec, spec.shortest, where)
 
 
 def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSpec, shortest: int, where: str) -> None:
-    """Raise UsageError where a text of the least length is not answered, or otherwise than padded to the whole one."""
+    """Raise UsageError where a text of the least length gives no outputs, or others than padded to the whole one."""
     inputs = example(contract, 1)
     padded = torch.full_like(inputs[name], spec.pad)
     padded[:, :shortest] = spec.pad - 1 if spec.pad else 1  # any token that is no padding
@@ -178,7 +178,7 @@ def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSp
     difference = float((long - short).abs().max())
     if not difference <= 1e-4 * max(1.0, float(long.abs().max())):
         raise UsageError(
-            f"the model's answer to a {name} of {shortest} tokens changes by {difference:.2g} with the padding to {spec.length}, which min_length leaves away",
+            f"the model's output for a {name} of {shortest} tokens changes by {difference:.2g} with the padding to {spec.length}, which min_length leaves away",
             where=where,
             todo=todo,
         )
@@ -240,12 +240,12 @@ def _with_names(state: dict[str, Tensor], names: Sequence[str]) -> dict[str, Ten
     """``state`` without the one prefix, or with the one, that makes its names those of the module; else as it is."""
     if not state or not names or len(state) != len(names) or set(state) == set(names):
         return state
-    theirs, ours = min(map(str, state)), min(names)
-    for longer, shorter in ((theirs, ours), (ours, theirs)):
+    stored, own = min(map(str, state)), min(names)
+    for longer, shorter in ((stored, own), (own, stored)):
         prefix = longer.removesuffix(shorter)
         if prefix != longer and prefix.endswith("."):
             renamed = {
-                (str(n).removeprefix(prefix) if longer is theirs else f"{prefix}{n}"): x for n, x in state.items()
+                (str(n).removeprefix(prefix) if longer is stored else f"{prefix}{n}"): x for n, x in state.items()
             }
             return renamed if set(renamed) == set(names) else state
     return state

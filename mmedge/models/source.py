@@ -67,7 +67,7 @@ def source_faults(factory: Any) -> list[Fault]:
 
 def _lengths(forward: ast.FunctionDef, file: str) -> list[Fault]:
     """``len`` of an input: a Python number, by which the export freezes the size of the batch."""
-    inputs = {given.arg for given in (*forward.args.args, *forward.args.kwonlyargs)}
+    inputs = {argument.arg for argument in (*forward.args.args, *forward.args.kwonlyargs)}
     return [
         Fault(
             "warning",

@@ -171,7 +171,7 @@ def _slow_pooling(module: nn.Module, where: str) -> list[Fault]:
 
 
 def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
-    """Runs the module at batch 2 twice, and at batch 1, and names the first submodule whose answers do not agree."""
+    """Runs the module at batch 2 twice, and at batch 1, and names the first submodule whose outputs do not agree."""
     inputs, heads = generated(contract, 2), tuple(contract.heads)
     before: dict[str, Tensor] = {}
     after: dict[str, Tensor] = {}
@@ -196,7 +196,7 @@ def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
         fault = Fault(
             "error",
             "not-finite",
-            "the model answers NaN or infinity to random numbers of mean 0 and deviation 1",
+            "the model gives NaN or infinity for random numbers of mean 0 and deviation 1",
             module=named,
             todo="look for divisions, logarithms, roots or exponentials that can overflow there",
         )
@@ -209,7 +209,7 @@ def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
             Fault(
                 "error",
                 "train-mode",
-                "the module answers the same input differently in evaluation mode: chance would go into the export",
+                "the module gives other outputs for the same input in evaluation mode: chance would go into the export",
                 module=named,
                 todo="use nn.Dropout, or F.dropout(…, training=self.training)",
             )
@@ -243,7 +243,7 @@ def _batch_of_one(
             Fault("error", "batch-1", what, module=named or where, todo="name the axis of squeeze(), as in squeeze(-1)")
         ]
     if steady and not _alike(one, first):
-        what = "a sample's answer depends on the rest of its batch"
+        what = "a sample's output depends on the rest of its batch"
         named = next((name for name, pair in before.items() if name in alone and not _alike(alone[name], pair)), where)
         return [Fault("error", "batch-1", what, module=named, todo="compute nothing over the batch axis in forward")]
     return []
@@ -265,7 +265,7 @@ def _probabilities(module: nn.Module, contract: Contract, where: str) -> list[Fa
         Fault(
             "warning",
             "probabilities",
-            "the answers are probabilities, and losses, teachers and temperatures take them for logits",
+            "the outputs are probabilities, and losses, teachers and temperatures take them for logits",
             module=where,
             todo="leave out the last softmax",
         )
@@ -273,15 +273,15 @@ def _probabilities(module: nn.Module, contract: Contract, where: str) -> list[Fa
 
 
 def _other_outputs(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
-    """What a user's forward gives beside the answer: what of it no graph can hold, and what nothing teaches."""
+    """What a user's forward gives beside the heads: what of it no graph can hold, and what nothing teaches."""
     if not isinstance(module, Wrapped):
         return []
-    given: dict[str, Any] = {}
-    hook = module.inner.register_forward_hook(lambda _module, _inputs, result: given.update(entries(result)))
+    results: dict[str, Any] = {}
+    hook = module.inner.register_forward_hook(lambda _module, _inputs, result: results.update(entries(result)))
     kept, left = outputs_of(module, contract)
     hook.remove()
     if not module.outputs:
-        others = {name: value for name, value in given.items() if not isinstance(value, Tensor) and value is not None}
+        others = {name: value for name, value in results.items() if not isinstance(value, Tensor) and value is not None}
         left |= {name: f"it is a {type(value).__name__}, not a tensor" for name, value in others.items()}
     faults = [
         Fault(
@@ -302,7 +302,7 @@ def _other_outputs(module: nn.Module, contract: Contract, where: str) -> list[Fa
                 "other-outputs",
                 f"graphs will also hold {', '.join(others_kept)}, which is verified and no loss teaches; each costs time at every run",
                 module=where,
-                todo=f"keep those that an app needs: model.outputs: [{', '.join(kept)}], the answer first",
+                todo=f"keep those that an app needs: model.outputs: [{', '.join(kept)}], the heads' first",
             )
         )
     return faults

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mmedge
 from mmedge.artifact import WEIGHTS, Artifact, write_json
-from mmedge.data.outputs import ANSWERS
+from mmedge.data.outputs import OUTPUTS_FILE
 from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.judging import Judging
@@ -59,7 +59,7 @@ def _record(done: Ran, context: Context) -> StageRecord:
     artifact, result = done.artifact, done.result
     if artifact is None or result is None:
         return StageRecord(stage=done.stage, status="skipped", gates=[], notes=[done.note or ""])
-    own = WEIGHTS if result.target == TORCH else ANSWERS if is_outputs(artifact) else GRAPH
+    own = WEIGHTS if result.target == TORCH else OUTPUTS_FILE if is_outputs(artifact) else GRAPH
     shipped = result.engine.files if result.engine and result.engine.files else [own]
     found, notes = measured(done, artifact, context)
     return StageRecord(

@@ -62,7 +62,7 @@ def run(
     """
     processes.start()
     progress = progress if processes.is_main() else Silent()
-    if processes.asked_in_vain():
+    if processes.launched_alone():
         progress.say(
             "one process alone trains: without a GPU accelerate starts several only by --mpirun_hostfile; --devices N does it here"
         )

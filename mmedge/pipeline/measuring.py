@@ -11,10 +11,10 @@ import numpy as np
 from mmedge.artifact import Artifact, code_hash, contract_of, hash_json, remembered
 from mmedge.backends import GRAPH_BACKEND, Session
 from mmedge.backends.session import TensorInfo
-from mmedge.data.outputs import ANSWERS, stored_answers
+from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.machine import machine
 from mmedge.measure.classes import ClassMap, class_map
-from mmedge.measure.figures import figures, figures_of_answers
+from mmedge.measure.figures import figures, figures_of_stored
 from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import module_run, predict_module
@@ -35,14 +35,14 @@ def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRe
     key += [classes.to] if classes else []
     compute = partial(_measured, artifact, classes, context)
     found = FiguresRecord.model_validate(_remembered("figures", key, context, f"measuring {done.stage}", compute))
-    return found, [*([classes.said()] if classes else []), *found.absent]
+    return found, [*([classes.note()] if classes else []), *found.absent]
 
 
 def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) -> Any:
     contract, dataset, recipe = contract_of(artifact), context.dataset, context.recipe
     if is_outputs(artifact):
-        answers = stored_answers(artifact.file(ANSWERS))
-        found = figures_of_answers(answers, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
+        stored = stored_outputs(artifact.file(OUTPUTS_FILE))
+        found = figures_of_stored(stored, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
         return found.record()
     from mmedge.stages import export
 
@@ -56,7 +56,7 @@ def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) ->
 
 def is_outputs(artifact: Artifact) -> bool:
     """Whether it is a file of outputs, without a graph."""
-    return artifact.file(ANSWERS).is_file()
+    return artifact.file(OUTPUTS_FILE).is_file()
 
 
 def _classes(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None:
@@ -179,7 +179,7 @@ def _compare(artifact: Artifact, students: list[str], name: str, compared: Compa
     """One control's record: the students of both sides, rebuilt, shown what the control is about."""
     contract = contract_of(artifact)
     test = context.dataset.test.only(tuple(contract.modalities))
-    test = test.shown(compared.shown) if compared.shown else test
+    test = test.masked_to(compared.shown) if compared.shown else test
     ours, theirs = (
         [
             predict_module(context.rebuild(artifact, student), contract, test, test.present)

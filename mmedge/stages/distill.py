@@ -35,11 +35,11 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     from the labelled samples only, since nothing else can teach it.
     """
     contract = context.contract(config.model)
-    lessons = [_lesson(config, loss, context, contract) for loss in config.losses]
-    first = _tried(lessons, config, context, contract)
+    candidates = [_candidate(config, loss, context, contract) for loss in config.losses]
+    first = _tried(candidates, config, context, contract)
     chosen = max(range(len(first)), key=lambda number: first[number].selection, default=0)
-    lesson = lessons[chosen]
-    variants = _variants(lesson, context, contract)
+    candidate = candidates[chosen]
+    variants = _variants(candidate, context, contract)
     students: dict[str, list[Student]] = {"distilled": first[chosen : chosen + 1]}
 
     def train(variant: Variant) -> None:
@@ -49,21 +49,21 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
 
     for variant in variants.values():
         train(variant)
-    decision = _decision(students, lesson.variant, contract, context)
+    decision = _decision(students, candidate.variant, contract, context)
     kept, compared = variants[decision.kept], _compared(variants)
     for alone in _alone(kept, config, contract):
         train(alone)
-        compared[alone.name] = ComparedRecord(students=alone.name, against=kept.name, shown=list(alone.shown or ()))
+        compared[alone.name] = ComparedRecord(students=alone.name, against=kept.name, shown=list(alone.subset or ()))
     number = max(range(config.controls.seeds), key=lambda number: students[kept.name][number].selection)
     best = students[kept.name][number]
     every = {f"{name}-{n}": student for name, of in students.items() for n, student in enumerate(of)}
     others = {name: student.module for name, student in every.items()}
-    losses = _losses(lessons, first, chosen)
+    losses = _losses(candidates, first, chosen)
     trained = write_trained(Trained(best.module, contract, best.fitted, config.model, others=others), context)
     notes = [
-        f"{lesson.variant.samples.labelled.sum()} of {len(lesson.variant.samples)} training samples have a label that the student may see",
-        *lesson.teacher.notes,
-        *([_said(losses)] if losses else []),
+        f"{candidate.variant.samples.labelled.sum()} of {len(candidate.variant.samples)} training samples have a label that the student may see",
+        *candidate.teacher.notes,
+        *([_chosen_note(losses)] if losses else []),
         decision.said,
         *_unfinished(students["distilled"]),
         f"seed {number} of {config.controls.seeds} kept, by validation",
@@ -71,23 +71,23 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
         *_broken_off(every, best),
         *trained.notes,
     ]
-    loss = lesson.config.loss.model_dump(mode="json")
+    loss = candidate.config.loss.model_dump(mode="json")
     more = {"controls": compared, "decision": decision, "loss": loss, "losses": losses or None, "notes": notes}
     return DistillResult.of(trained, students=sorted(every), **more)
 
 
-def _tried(lessons: list[_Lesson], config: Distill, context: Context, contract: Contract) -> list[Student]:
+def _tried(candidates: list[_Candidate], config: Distill, context: Context, contract: Contract) -> list[Student]:
     """A student of the first seed for each of several losses, of which one is chosen; it need not be trained again."""
-    if len(lessons) == 1:
+    if len(candidates) == 1:
         return []
-    tried = [lesson.tried(number) for number, lesson in enumerate(lessons)]
+    tried = [candidate.tried(number) for number, candidate in enumerate(candidates)]
     return [train_student(variant, config.model, contract, context, 0) for variant in tried]
 
 
-def _losses(lessons: list[_Lesson], tried: list[Student], chosen: int) -> list[TriedLossRecord]:
+def _losses(candidates: list[_Candidate], tried: list[Student], chosen: int) -> list[TriedLossRecord]:
     return [
         TriedLossRecord(
-            loss=lessons[number].config.loss.model_dump(mode="json"),
+            loss=candidates[number].config.loss.model_dump(mode="json"),
             selection=student.selection,
             kept=number == chosen,
         )
@@ -113,8 +113,8 @@ def _broken_off(every: dict[str, Student], best: Student) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Lesson:
-    """One of the recipe's losses as a section of its own, the teacher that answers what it asks, and its student."""
+class _Candidate:
+    """One of the recipe's losses as a section of its own, the teacher whose outputs it needs, and its student."""
 
     config: Distill
     teacher: Teacher
@@ -122,10 +122,10 @@ class _Lesson:
 
     def tried(self, number: int) -> Variant:
         """The same student under a name of its own."""
-        return replace(self.variant, name=f"loss-{number}", says=f"trying loss {number + 1}")
+        return replace(self.variant, name=f"loss-{number}", title=f"trying loss {number + 1}")
 
 
-def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -> _Lesson:
+def _candidate(config: Distill, loss: Loss, context: Context, contract: Contract) -> _Candidate:
     config = config.model_copy(update={"loss": loss})
     teacher = teacher_for(config, context, config.train, fits=config.controls.seeds)
     samples = taught_samples(config, context, contract)
@@ -140,19 +140,19 @@ def _lesson(config: Distill, loss: Loss, context: Context, contract: Contract) -
     )
     # Hints that do not fit are told before controls are trained.
     variant.objective(context.build(config.model, contract))
-    return _Lesson(config, teacher, variant)
+    return _Candidate(config, teacher, variant)
 
 
-def _variants(lesson: _Lesson, context: Context, contract: Contract) -> dict[str, Variant]:
+def _variants(candidate: _Candidate, context: Context, contract: Contract) -> dict[str, Variant]:
     """The distilled student, and those controls that are there whatever is kept."""
-    config, distilled = lesson.config, lesson.variant
+    config, distilled = candidate.config, candidate.variant
     found = [distilled]
     if config.controls.no_distillation and distilled.samples.labelled.any():
         found.append(
             replace(
                 distilled,
                 name="control",
-                says="control without a teacher",
+                title="control without a teacher",
                 objective=lambda _: Supervised(contract, config.train),
                 usable=np.flatnonzero(distilled.samples.labelled),
             )
@@ -164,14 +164,14 @@ def _variants(lesson: _Lesson, context: Context, contract: Contract) -> dict[str
             replace(
                 distilled,
                 name="same-modality",
-                says="control with a teacher of the student's modalities",
+                title="control with a teacher of the student's modalities",
                 objective=lambda student: Distillation(student, other, contract, loss, config.train),
             )
         )
     return {variant.name: variant for variant in found}
 
 
-def _said(losses: list[TriedLossRecord]) -> str:
+def _chosen_note(losses: list[TriedLossRecord]) -> str:
     """Which loss was chosen, against which others."""
     kept = next(row for row in losses if row.kept)
     others = ", ".join(f"{row.selection:.3f}" for row in losses if not row.kept)
@@ -180,14 +180,14 @@ def _said(losses: list[TriedLossRecord]) -> str:
     return f"loss chosen in one seed by validation: {words} ({kept.selection:.3f}; the others {others})"
 
 
-def _unfinished(taught: list[Student]) -> tuple[str, ...]:
+def _unfinished(distilled: list[Student]) -> tuple[str, ...]:
     """A hint where the schedule was short for a teacher.
 
-    Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent": its answers take longer to learn
+    Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent": its outputs take longer to learn
     from than labels do.
     """
     rises = []
-    for student in taught:
+    for student in distilled:
         figures = [epoch["selection"] for epoch in student.fitted.history]
         last = -(-len(figures) // 4)
         rises.append(max(figures[-last:]) - max(figures[:-last], default=np.inf))
@@ -203,10 +203,10 @@ def _unfinished(taught: list[Student]) -> tuple[str, ...]:
 def _untaken(config: Distill, context: Context, contract: Contract) -> tuple[str, ...]:
     """The controls that the recipe asks for and that cannot be had, with the reason."""
     assert context.teacher is not None, "teacher_for has refused that"
-    asked, notes = config.controls, []
-    if asked.no_distillation and config.labels == "none":
+    controls, notes = config.controls, []
+    if controls.no_distillation and config.labels == "none":
         notes.append("control no_distillation left out: the student sees no label, so nothing else can teach it")
-    if asked.same_modality_teacher and not takes_others(load.contract_of(context.teacher), contract):
+    if controls.same_modality_teacher and not takes_others(load.contract_of(context.teacher), contract):
         notes.append("control same_modality_teacher left out: the teacher takes no modality that the student does not")
     return tuple(notes)
 

@@ -13,7 +13,7 @@ from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
-from mmedge.data.outputs import ANSWERS, no_common_sample, write_answers
+from mmedge.data.outputs import OUTPUTS_FILE, no_common_sample, write_outputs
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_whole, check_width, count
@@ -40,7 +40,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
     if config.outputs is not None:
         return _answers(config, config.outputs, context)
     with processes.main_first():
-        context = context.shown_to(config)
+        context = context.preprocessed_for(config)
     contract = context.contract(config.model)
     if config.classes and not config.trained_here:
         contract = contract.with_labels(tuple(config.classes))
@@ -102,7 +102,7 @@ def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult
         answered = train.taken(np.flatnonzero(answers.rows(train.ids) >= 0))
         _check_order(config, context, answered, lambda part: {name: answers.logits[answers.rows(part.ids)]})
     known = replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept])
-    write_answers(known, context.folder / ANSWERS)
+    write_outputs(known, context.folder / OUTPUTS_FILE)
     notes = [
         f"outputs that were computed elsewhere: {source.name}, {len(kept)} of the data's {len(everybody)} samples",
         "no model: parameters, multiply-accumulates, latency and subsets of modalities are not measured",

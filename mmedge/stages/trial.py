@@ -60,7 +60,7 @@ def try_teacher(context: Context) -> None:
     """``trial`` of the recipe's teacher, where it is a network of the user's own; hours of training are not lost then."""
     config = context.recipe.teacher
     if config.model.factory and config.export and not config.onnx and not config.outputs:
-        module, contract = _try(config.model, context.shown_to(config), "teacher.model")
+        module, contract = _try(config.model, context.preprocessed_for(config), "teacher.model")
         if config.train is None:
             load.refuse_probabilities(module, contract, "teacher.model")
 

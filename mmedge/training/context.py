@@ -80,7 +80,7 @@ class Context:
         whole = self.dataset.contract
         return whole.only(section.modalities) if section.modalities else whole
 
-    def shown_to(self, given: TeacherConfig) -> Context:
+    def preprocessed_for(self, given: TeacherConfig) -> Context:
         """This context with the samples as a teacher of the recipe's section sees them: under its own preprocessing."""
         specs = {**self.dataset.contract.modalities, **given.preprocessing}
         return replace(self, dataset=self.dataset.preprocessed(specs, self.progress))

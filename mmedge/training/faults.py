@@ -24,7 +24,7 @@ from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.training.context import Context
 from mmedge.training.teaching.layers import HintedLayer, check_pair
-from mmedge.training.teaching.sources import no_hints, without_answer
+from mmedge.training.teaching.sources import no_hints, without_outputs
 from mmedge.training.teaching.taught import read_teacher_outputs, teaching_contract
 
 UNTAUGHT = "no training sample has a label, so the teacher cannot be trained here"
@@ -43,17 +43,17 @@ def teaching_faults(
     ``contract``: the data's; ``ids``: the samples of each split, empty where the data could not be read; ``labelled``:
     how many training samples have a label; ``factory``: imports what ``model.factory`` names.
     """
-    faults = _of_given(
+    faults = _teacher_faults(
         recipe.teacher, "teacher", contract, ids, factory, not (recipe.distill and recipe.distill.teachers)
     )
     if recipe.distill is None:
         return faults
-    for number, given in enumerate(recipe.distill.teachers):
-        faults += _of_given(given, f"distill.teachers.{number}", contract, ids, factory, False)
-        faults += _foreign_code(given, f"distill.teachers.{number}", recipe)
-    asked = recipe.distill.labels
-    if isinstance(asked, int) and labelled is not None and asked > labelled:
-        what = f"{asked} labels are asked for, the training split has {labelled}"
+    for number, section in enumerate(recipe.distill.teachers):
+        faults += _teacher_faults(section, f"distill.teachers.{number}", contract, ids, factory, False)
+        faults += _foreign_code(section, f"distill.teachers.{number}", recipe)
+    wanted = recipe.distill.labels
+    if isinstance(wanted, int) and labelled is not None and wanted > labelled:
+        what = f"{wanted} labels are asked for, the training split has {labelled}"
         faults.append(Fault("error", "labels", what, module="distill.labels", todo="ask for fewer, or say all"))
     if labelled == 0 and recipe.teacher.trained_here:  # with --from, another is taken
         faults.append(Fault("warning", "labels", UNTAUGHT, module="teacher", todo=TEACHERS))
@@ -70,8 +70,8 @@ def refuse_untaught(context: Context) -> None:
     refuse(teaching_faults(recipe, dataset.contract, ids, labelled, context.factory), UsageError)
 
 
-def _of_given(
-    given: TeacherConfig,
+def _teacher_faults(
+    section: TeacherConfig,
     where: str,
     contract: Contract,
     ids: Mapping[str, Sequence[str]],
@@ -79,25 +79,25 @@ def _of_given(
     alone: bool,
 ) -> list[Fault]:
     try:
-        check_read(contract.modalities, given.preprocessing)
-        if given.outputs:
-            return _answer_faults(given, where, contract, ids, alone)
-        if isinstance(given, FurtherTeacher) and given.artifact:
-            theirs = teaching_contract(artifacts.read(given.artifact), contract, where)
-            check_read(contract.modalities, theirs.modalities)
-            class_map(theirs, contract, given.classes, f"{where}.classes")
+        check_read(contract.modalities, section.preprocessing)
+        if section.outputs:
+            return _outputs_faults(section, where, contract, ids, alone)
+        if isinstance(section, FurtherTeacher) and section.artifact:
+            own = teaching_contract(artifacts.read(section.artifact), where)
+            check_read(contract.modalities, own.modalities)
+            class_map(own, contract, section.classes, f"{where}.classes")
             return []
-        own = own_contract(given, contract)
+        own = own_contract(section, contract)
         if own.heads != contract.heads:
-            class_map(own, contract, given.classes, f"{where}.classes")
-        if given.onnx:
+            class_map(own, contract, section.classes, f"{where}.classes")
+        if section.onnx:
             with scratch() as folder:
                 graph = folder / "adopted.onnx"
                 means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
-                adopt(given.onnx, own, given.model.inputs, means, graph, given.model.outputs)
-                check_width(graph, own, given.onnx, where)
-        elif isinstance(given, FurtherTeacher):  # the run's own teacher is looked at as a model
-            module = load.build(given.model, own, factory=factory(given.model))
+                adopt(section.onnx, own, section.model.inputs, means, graph, section.model.outputs)
+                check_width(graph, own, section.onnx, where)
+        elif isinstance(section, FurtherTeacher):  # the run's own teacher is looked at as a model
+            module = load.build(section.model, own, factory=factory(section.model))
             load.check_forward(module, own, where)
             load.refuse_probabilities(module, own, where)
     except MmedgeError as error:
@@ -105,21 +105,21 @@ def _of_given(
     return []
 
 
-def _foreign_code(given: FurtherTeacher, where: str, recipe: Recipe) -> list[Fault]:
+def _foreign_code(section: FurtherTeacher, where: str, recipe: Recipe) -> list[Fault]:
     """Code that a teacher's artifact names, and that is not run without the user's word."""
     with suppress(MmedgeError):  # an artifact that cannot be read is told elsewhere
-        found = artifacts.read(given.artifact) if given.artifact else None
+        found = artifacts.read(section.artifact) if section.artifact else None
         try:
-            refuse_foreign(code_of_artifact(found, recipe) if found else [], str(given.artifact))
+            refuse_foreign(code_of_artifact(found, recipe) if found else [], str(section.artifact))
         except UsageError as error:
             return [Fault.of(error, "teacher", module=where)]
     return []
 
 
-def own_contract(given: TeacherConfig, contract: Contract) -> Contract:
+def own_contract(section: TeacherConfig, contract: Contract) -> Contract:
     """The contract of a teacher that the recipe describes, where ``contract`` is the data's."""
-    own = contract.model_copy(update={"modalities": {**contract.modalities, **given.preprocessing}})
-    own = own.only(given.model.modalities) if given.model.modalities else own
+    own = contract.model_copy(update={"modalities": {**contract.modalities, **section.preprocessing}})
+    own = own.only(section.model.modalities) if section.model.modalities else own
     # A text that was not fitted has as many tokens as it may have.
     known = {
         name: spec.model_copy(update={"tokens": spec.vocabulary})
@@ -128,23 +128,23 @@ def own_contract(given: TeacherConfig, contract: Contract) -> Contract:
         for name, spec in own.modalities.items()
     }
     own = own.model_copy(update={"modalities": known})
-    trained_here = getattr(given, "trained_here", False)  # then it has the data's classes
-    return own.with_labels(tuple(given.classes)) if given.classes and not trained_here else own
+    trained_here = getattr(section, "trained_here", False)  # then it has the data's classes
+    return own.with_labels(tuple(section.classes)) if section.classes and not trained_here else own
 
 
-def _answer_faults(
-    given: TeacherConfig, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], alone: bool
+def _outputs_faults(
+    section: TeacherConfig, where: str, contract: Contract, ids: Mapping[str, Sequence[str]], alone: bool
 ) -> list[Fault]:
-    answers = read_teacher_outputs(given, contract, where)
+    stored = read_teacher_outputs(section, contract, where)
     faults = []
     for split, samples in ids.items():
-        found = int((answers.rows(samples) >= 0).sum())
+        found = int((stored.rows(samples) >= 0).sum())
         if samples and not found and split == "train":
-            raise no_common_sample(answers, samples, split)
+            raise no_common_sample(stored, samples, split)
         if found < len(samples):
             what = f"the file of the teacher's outputs has {found} of the {len(samples)} {split} samples"
-            then = f"the others {without_answer(alone)}" if split == "train" else "its quality is measured on those"
-            faults.append(Fault("warning", "outputs", f"{what}; {then}", str(given.outputs), module=where))
+            then = f"the others {without_outputs(alone)}" if split == "train" else "its quality is measured on those"
+            faults.append(Fault("warning", "outputs", f"{what}; {then}", str(section.outputs), module=where))
     return faults
 
 
@@ -183,10 +183,10 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
                 except UsageError as error:
                     faults.append(Fault.of(error, "hint"))
     for hint in hints:
-        ours, theirs = ((who, getattr(hint, who), hint.kind) for who in ("student", "teacher"))
-        if ours in widths and theirs in widths:
+        student, teacher = ((who, getattr(hint, who), hint.kind) for who in ("student", "teacher"))
+        if student in widths and teacher in widths:
             try:
-                check_pair(hint, widths[ours], widths[theirs])
+                check_pair(hint, widths[student], widths[teacher])
             except UsageError as error:
                 faults.append(Fault.of(error, "hint"))
     return faults

@@ -31,9 +31,9 @@ class Weighing(nn.Module):
 
     def __init__(self, contract: Contract, train: Train) -> None:
         super().__init__()
-        given = train.head_weights
-        learned = given == "uncertainty" and len(contract.heads) > 1
-        self._given = {name: given.get(name, 1.0) if isinstance(given, dict) else 1.0 for name in contract.heads}
+        weights = train.head_weights
+        learned = weights == "uncertainty" and len(contract.heads) > 1
+        self._weights = {name: weights.get(name, 1.0) if isinstance(weights, dict) else 1.0 for name in contract.heads}
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in contract.heads} if learned else {}
         )
@@ -44,9 +44,9 @@ class Weighing(nn.Module):
         for name, loss in each.items():
             if name in self.log_variances:
                 s = self.log_variances[name]
-                total = total + self._given[name] * (torch.exp(-s) * loss + s / 2)
+                total = total + self._weights[name] * (torch.exp(-s) * loss + s / 2)
             else:
-                total = total + self._given[name] * loss
+                total = total + self._weights[name] * loss
         return total
 
 
@@ -66,7 +66,7 @@ class Supervised(nn.Module):
 class Distillation(nn.Module):
     """Labels where there are any, the teacher's logits of every head, and its hints, each through what its kind needs.
 
-    The teacher answers for the full input whatever the student is shown or takes: the full teacher teaches the subsets.
+    The teacher gets the full input whatever the student sees or takes: the full teacher teaches the subsets.
     Projections are parameters of the objective; they are trained along and left behind.
     """
 
@@ -83,38 +83,41 @@ class Distillation(nn.Module):
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         outputs = student(present=batch.present, **batch.inputs)
-        taught = self._teacher.outputs(batch, batch.present.device)
+        teacher = self._teacher.outputs(batch, batch.present.device)
         loss = self._loss
         each = _label_losses(outputs, batch, self._contract, self._train)
         each = {name: loss.labels * value for name, value in each.items()}
         if loss.logits:
             factor = loss.logits * scheduled(loss.schedule, batch.passed)
             # In the heads' order: a set's is another one in each process, and sums would differ in the last bit.
-            for name in [head for head in each if head in taught.heads]:
-                targets = repeated(batch.targets[name], batch.answers)
+            for name in [head for head in each if head in teacher.heads]:
+                targets = repeated(batch.targets[name], batch.repeats)
                 each[name] = each[name] + factor * self._of_logits(
-                    name, outputs[name], taught.heads[name].repeated(batch.answers), targets
+                    name, outputs[name], teacher.heads[name].repeated(batch.repeats), targets
                 )
         total = self.weighing(each)
-        for hint, layer, project, theirs in zip(loss.hints, self._layers, self.project, taught.hints):
+        for hint, layer, project, teacher_hint in zip(loss.hints, self._layers, self.project, teacher.hints):
             weight = hint.weight * scheduled(hint.schedule or loss.schedule, batch.passed)
-            ours = layer.take(len(batch.index) * batch.answers, len(batch.index))
+            student_hint = layer.take(len(batch.index) * batch.repeats, len(batch.index))
             # The outputs for one sample are no samples of their own: contrasts and relations are within one of its k.
-            count = len(ours) // len(theirs)
+            count = len(student_hint) // len(teacher_hint)
             total = (
-                total + weight * sum(_hint_loss(hint, *project(ours[k::count], theirs)) for k in range(count)) / count
+                total
+                + weight
+                * sum(_hint_loss(hint, *project(student_hint[k::count], teacher_hint)) for k in range(count))
+                / count
             )
         return total
 
-    def _of_logits(self, name: str, output: Tensor, taught: BatchOutputs, targets: Tensor) -> Tensor:
+    def _of_logits(self, name: str, output: Tensor, teacher: BatchOutputs, targets: Tensor) -> Tensor:
         """The teacher's loss over the samples and the columns that it knows, divided by the whole batch."""
-        head, rows = self._contract.heads[name], taught.rows
+        head, rows = self._contract.heads[name], teacher.rows
         of_task = losses.of(head)
-        if taught.columns is not None:
-            output = output.index_select(1, taught.columns)
-            targets, may = of_task.known_to(taught.columns, targets, head)
+        if teacher.columns is not None:
+            output = output.index_select(1, teacher.columns)
+            targets, may = of_task.known_to(teacher.columns, targets, head)
             rows = rows if may is None else may if rows is None else rows & may
-        logits, share = taught.logits, 1.0
+        logits, share = teacher.logits, 1.0
         if rows is not None:
             if not rows.any():
                 return output.sum() * 0
@@ -138,8 +141,8 @@ def _label_losses(outputs: Mapping[str, Tensor], batch: Batch, contract: Contrac
     """{head: its label loss}, of a batch whose samples may each have several outputs."""
     found = {}
     for name, head in contract.heads.items():
-        targets = repeated(batch.targets[name], batch.answers)
-        weights = repeated(batch.weights[name], batch.answers) if name in batch.weights else None
+        targets = repeated(batch.targets[name], batch.repeats)
+        weights = repeated(batch.weights[name], batch.repeats) if name in batch.weights else None
         found[name] = losses.of(head).label_loss(outputs[name], targets, head, train, weights)
     return found
 

@@ -138,13 +138,15 @@ def measured(folder: Path) -> dict[str, Any]:
 
     teacher = build(demo.teacher.model).eval()
     loss = demo.distill.loss
-    asked = {mode: Demand(1, train.batch_size, mode) for mode in ("never", "always")}
+    demands = {mode: Demand(1, train.batch_size, mode) for mode in ("never", "always")}
     source = ModuleSource(
         teacher, contract, TrainingViews(samples, train.augment, 0), loss.hints, key="t", who="the teacher"
     )
     teachers = {
-        mode: Teacher(source, len(samples), 1, asked=of, hints=loss.hints, folder=folder / "answers", progress=Silent())
-        for mode, of in asked.items()
+        mode: Teacher(
+            source, len(samples), 1, demand=of, hints=loss.hints, folder=folder / "answers", progress=Silent()
+        )
+        for mode, of in demands.items()
     }
     batch = _first(contract, samples, train)
     teachers["always"].outputs(batch, torch.device("cpu"))  # fills the cache

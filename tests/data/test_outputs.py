@@ -4,7 +4,7 @@ import numpy as np
 import polars
 import pytest
 
-from mmedge.data.outputs import read_answers, stored_answers, write_answers
+from mmedge.data.outputs import read_outputs, stored_outputs, write_outputs
 from mmedge.errors import MmedgeError
 from mmedge.tasks import Head
 from tests.heads import CLASSES
@@ -33,12 +33,12 @@ def test_logits_are_read_from_every_format_with_their_ids_and_classes(tmp_path, 
         np.savez(path, ids=np.array(IDS), labels=np.array(LABELS), logits=LOGITS)
     else:
         table(path)
-    read = read_answers(path, "logits", CLASSES)
+    read = read_outputs(path, "logits", CLASSES)
     assert (read.ids, read.labels, read.logits.dtype) == (IDS, LABELS, np.float32)
     np.testing.assert_allclose(read.logits, LOGITS, rtol=1e-6)
     assert read.rows(["c", "nobody", "a"]).tolist() == [2, -1, 0]
-    write_answers(read, tmp_path / "stored.npz")
-    stored = stored_answers(tmp_path / "stored.npz")
+    write_outputs(read, tmp_path / "stored.npz")
+    stored = stored_outputs(tmp_path / "stored.npz")
     assert (stored.ids, stored.labels) == (IDS, LABELS) and np.array_equal(stored.logits, read.logits)
 
 
@@ -49,7 +49,7 @@ def test_probabilities_become_logits_with_those_very_probabilities(tmp_path, suf
         np.savez(path, ids=np.array(IDS), probabilities=P)
     else:
         table(path, P)
-    read = read_answers(path, "probabilities", CLASSES)
+    read = read_outputs(path, "probabilities", CLASSES)
     softmax = np.exp(read.logits) / np.exp(read.logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(softmax, P, rtol=1e-5)
 
@@ -59,7 +59,7 @@ def test_probabilities_become_logits_with_those_very_probabilities(tmp_path, suf
 )
 def test_what_is_declared_wrongly_is_told(tmp_path, numbers, values, said):
     with pytest.raises(MmedgeError, match=said):
-        read_answers(table(tmp_path / "o.csv", numbers), values, CLASSES)
+        read_outputs(table(tmp_path / "o.csv", numbers), values, CLASSES)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -68,41 +68,41 @@ def test_an_output_that_is_not_finite_is_told_with_its_sample(tmp_path, bad, suf
     numbers = LOGITS.copy()
     numbers[1, 0] = bad
     with pytest.raises(MmedgeError, match="sample b"):
-        read_answers(table(tmp_path / f"o{suffix}", numbers), "logits", CLASSES)
+        read_outputs(table(tmp_path / f"o{suffix}", numbers), "logits", CLASSES)
 
 
 def test_a_cell_that_is_no_number_an_id_that_stands_twice_and_a_file_without_ids_are_told(tmp_path):
     (tmp_path / "o.csv").write_text("id,yes,no\na,1,2\nb,much,3\n")
     with pytest.raises(MmedgeError, match="sample b"):
-        read_answers(tmp_path / "o.csv", "logits", CLASSES)
+        read_outputs(tmp_path / "o.csv", "logits", CLASSES)
     with pytest.raises(MmedgeError, match="'a' stands in the file twice"):
-        read_answers(table(tmp_path / "o.csv", ids=("a", "b", "a")), "logits", CLASSES)
+        read_outputs(table(tmp_path / "o.csv", ids=("a", "b", "a")), "logits", CLASSES)
     table(tmp_path / "o.csv").write_text("ID,yes,no\na,1,2\n")
     with pytest.raises(MmedgeError, match="no column 'id'"):
-        read_answers(tmp_path / "o.csv", "logits", CLASSES)
+        read_outputs(tmp_path / "o.csv", "logits", CLASSES)
     with pytest.raises(MmedgeError, match="does not exist"):
-        read_answers(tmp_path / "nowhere.csv", "logits", CLASSES)
+        read_outputs(tmp_path / "nowhere.csv", "logits", CLASSES)
 
 
 def test_nothing_in_an_npz_is_unpickled(tmp_path):
     np.savez(tmp_path / "o.npz", ids=np.array(IDS, object), logits=LOGITS)
     with pytest.raises(MmedgeError, match="cannot be read"):
-        read_answers(tmp_path / "o.npz", "logits", CLASSES)
+        read_outputs(tmp_path / "o.npz", "logits", CLASSES)
     np.savez(tmp_path / "o.npz", names=np.array(IDS), logits=LOGITS)
     with pytest.raises(MmedgeError, match="'ids' and 'logits' or 'probabilities'; it has names, logits"):
-        read_answers(tmp_path / "o.npz", "logits", CLASSES)
+        read_outputs(tmp_path / "o.npz", "logits", CLASSES)
 
 
 def test_a_regression_has_one_column_of_values(tmp_path):
-    read = read_answers(table(tmp_path / "o.csv", LOGITS[:, :1], labels=("age",)), "logits", Head(task="regression"))
+    read = read_outputs(table(tmp_path / "o.csv", LOGITS[:, :1], labels=("age",)), "logits", Head(task="regression"))
     assert read.labels == () and read.logits.shape == (3, 1)
     with pytest.raises(MmedgeError, match="one output a sample"):
-        read_answers(table(tmp_path / "o.csv"), "logits", Head(task="regression"))
+        read_outputs(table(tmp_path / "o.csv"), "logits", Head(task="regression"))
 
 
 def test_probabilities_of_labels_that_do_not_exclude_each_other_become_log_odds(tmp_path):
     p = np.array([[0.9, 0.8], [0.1, 0.2], [0.5, 1.0]])
-    read = read_answers(table(tmp_path / "o.csv", p), "probabilities", Head(task="multilabel", labels=CLASSES.labels))
+    read = read_outputs(table(tmp_path / "o.csv", p), "probabilities", Head(task="multilabel", labels=CLASSES.labels))
     np.testing.assert_allclose(1 / (1 + np.exp(-read.logits)), p, rtol=1e-5)
     with pytest.raises(MmedgeError, match="say 'values: probabilities'"):
-        read_answers(tmp_path / "o.csv", "logits", Head(task="multilabel", labels=CLASSES.labels))
+        read_outputs(tmp_path / "o.csv", "logits", Head(task="multilabel", labels=CLASSES.labels))

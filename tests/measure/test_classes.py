@@ -27,7 +27,7 @@ def test_classes_that_mean_the_same_add_up_and_dropped_ones_leave_the_rest_to_on
     np.testing.assert_allclose(kept, [0.6, 0.1], rtol=1e-6)
     spread = made.spread({"logits": LOGITS})["logits"]
     assert spread.shape == (2, 3) and spread.argmax(axis=1).tolist() == [0, 0] and (spread[:, 2] < -20).all()
-    said = made.said()
+    said = made.note()
     assert "3 of the teacher's 4 classes mean 2 of the data's 3" in said
     assert "dropped: tree" in said and "left to the labels: plane" in said
 

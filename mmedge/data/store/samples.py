@@ -92,7 +92,7 @@ class Samples:
             groups=self.groups[rows],
         )
 
-    def shown(self, modalities: Sequence[str]) -> Samples:
+    def masked_to(self, modalities: Sequence[str]) -> Samples:
         """The same rows with nothing else present. A row that lacks one of them keeps what it has, and loses its label.
 
         So no row is empty, and none counts that could not be shown the subset.

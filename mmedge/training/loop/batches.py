@@ -25,7 +25,7 @@ class Batch:
 
     the same. ``passed``: the share of the
     schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
-    answered k times, and a module's outputs are [batch * k, W]. ``share``: what part of its batch this is, by
+    run k times, and a module's outputs are [batch * k, W]. ``share``: what part of its batch this is, by
     samples; 1 is the whole.
     """
 
@@ -39,8 +39,8 @@ class Batch:
     share: float = 1.0
 
     @property
-    def answers(self) -> int:
-        """How often each sample is answered: k."""
+    def repeats(self) -> int:
+        """How often each sample is run: k."""
         return self.present.shape[1] if self.present.dim() == 3 else 1
 
     def to(self, device: torch.device) -> Batch:

@@ -92,8 +92,8 @@ def fit(
             module.train()
             each, rate = _epoch(run, learner, training, epoch, task, progress)
             loss = float(each.mean())
-            with average.shown() if average else nullcontext():
-                # The last step's loss may be finite, and what the weights after it answer not.
+            with average.swapped_in() if average else nullcontext():
+                # The last step's loss may be finite, and what the weights after it give not.
                 figures = processes.of_main(lambda: _validate(module, training)) if math.isfinite(loss) else None
                 if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
                     run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
@@ -139,7 +139,7 @@ def _epoch(
         rate = set_rate(run.optimizer, train, step, steps * train.epochs)
         losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
         if step % 10 == 0:
-            progress.step(task, step, steps * train.epochs, _shown(epoch, train, run.history))
+            progress.step(task, step, steps * train.epochs, _status(epoch, train, run.history))
     # Read once an epoch: a GPU is not waited for at every step.
     return processes.total(torch.stack(losses).double()), rate
 
@@ -198,7 +198,7 @@ def _diverged(task: str, epoch: int, losses: Tensor) -> MmedgeError:
         return MmedgeError(
             "the loss of the very first batch is not finite",
             where=f"{task}, epoch 1, step 1 of {len(losses)}",
-            todo="look for NaN or infinity in what the model answers to the training samples, and in its weights",
+            todo="look for NaN or infinity in the model's outputs for the training samples, and in its weights",
         )
     step = f", step {lost[0] + 1} of {len(losses)}" if lost else ""
     return MmedgeError(
@@ -212,7 +212,7 @@ def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     return bool(patience and history) and len(history) - _best(history) >= (patience or 0)
 
 
-def _shown(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
+def _status(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
     """What stands beside the progress bar."""
     last = f", validation {history[-1]['quality']:.3f}" if history else ""
     return f"epoch {epoch + 1}/{train.epochs}{last}"

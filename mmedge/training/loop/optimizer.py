@@ -63,14 +63,14 @@ class Average:
         live = module.state_dict()
         self.values = {name: value.detach().clone() for name, value in live.items()}
         floating = [name for name, value in live.items() if value.is_floating_point()]
-        self._mine, self._theirs = [self.values[n] for n in floating], [live[n] for n in floating]
+        self._averaged, self._live = [self.values[n] for n in floating], [live[n] for n in floating]
         self._counts = [(self.values[n], live[n]) for n in live if n not in floating]
 
     def update(self) -> None:
         """Take the module's present weights in."""
         self.updates += 1
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
-        get_ema_multi_avg_fn(decay)(self._mine, self._theirs, self.updates)
+        get_ema_multi_avg_fn(decay)(self._averaged, self._live, self.updates)
         for mine, theirs in self._counts:
             mine.copy_(theirs)
 
@@ -81,7 +81,7 @@ class Average:
         self.updates = updates
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """The module has the average's weights within the block, and its own again behind it."""
         own = {name: value.detach().clone() for name, value in self._module.state_dict().items()}
         self._module.load_state_dict(self.values)

@@ -40,31 +40,31 @@ _apart = False
 
 def launched() -> bool:
     """Whether this process is one of several."""
-    return _told(_SIZES, 1) > 1
+    return _number_of(_SIZES, 1) > 1
 
 
 def count() -> int:
     """How many processes train together; 1 within ``alone``."""
-    return 1 if _apart else _told(_SIZES, 1)
+    return 1 if _apart else _number_of(_SIZES, 1)
 
 
 def rank() -> int:
     """This process's number among them, from 0."""
-    return _told(_RANKS, 0) if count() > 1 else 0
+    return _number_of(_RANKS, 0) if count() > 1 else 0
 
 
 def is_main() -> bool:
     """Whether this is the process that writes, prints and judges."""
-    return not launched() or _told(_RANKS, 0) == 0
+    return not launched() or _number_of(_RANKS, 0) == 0
 
 
-def asked_in_vain() -> bool:
+def launched_alone() -> bool:
     """Whether ``accelerate launch`` was to start several processes and started this one alone, as it does without a GPU."""
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     return by_accelerate and not any(name in os.environ for name in _SIZES)
 
 
-def _told(names: tuple[str, ...], otherwise: int) -> int:
+def _number_of(names: tuple[str, ...], otherwise: int) -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 

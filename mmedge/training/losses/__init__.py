@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import TASKS, Head
-from mmedge.training.losses.several import Part
+from mmedge.training.losses.several import HeadOutputs
 
 
 class Losses(Protocol):
@@ -27,9 +27,9 @@ class Losses(Protocol):
         """(the targets, the rows that may be taught, bool [batch] or None for all) of a teacher that knows some columns."""
 
     def together(
-        self, parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+        self, parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(outputs float32 [batch, len(columns)], taught bool [batch]): what several teachers say together."""
+        """(outputs float32 [batch, len(columns)], taught bool [batch]): what several teachers give together."""
 
     def check_together(self, known: Sequence[np.ndarray], columns: np.ndarray) -> None:
         """Raise UsageError where teachers that know these columns cannot be taken together."""

@@ -13,7 +13,7 @@ from mmedge.errors import UsageError
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
 from mmedge.tasks.classification import FLOOR
-from mmedge.training.losses.several import Part, mean_of
+from mmedge.training.losses.several import HeadOutputs, mean_of
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -112,7 +112,7 @@ def _one_minus_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def together(
-    parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits float32 [batch, len(columns)], taught bool [batch]): the weighted mean of the teachers' probabilities.
 

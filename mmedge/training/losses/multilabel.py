@@ -12,7 +12,7 @@ from torch import Tensor
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
 from mmedge.tasks.classification import FLOOR
-from mmedge.training.losses.several import Part, mean_of_odds
+from mmedge.training.losses.several import HeadOutputs, mean_of_odds
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -48,7 +48,7 @@ def binary_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def together(
-    parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits, taught) of several teachers: each label's probability is the mean over those that know it."""
     return mean_of_odds(parts, weights, confidence=confidence, columns=columns, floor=FLOOR)

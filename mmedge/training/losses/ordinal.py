@@ -13,7 +13,7 @@ from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
 from mmedge.tasks.classification import FLOOR
 from mmedge.training.losses.multilabel import binary_kd
-from mmedge.training.losses.several import Part, mean_of_odds
+from mmedge.training.losses.several import HeadOutputs, mean_of_odds
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -45,7 +45,7 @@ def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tens
 
 
 def together(
-    parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits, taught) of several teachers: the mean of their probabilities of lying above each threshold."""
     return mean_of_odds(parts, weights, confidence=confidence, columns=columns, floor=FLOOR)

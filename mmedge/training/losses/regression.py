@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
-from mmedge.training.losses.several import Part, mean_of
+from mmedge.training.losses.several import HeadOutputs, mean_of
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -35,7 +35,7 @@ def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tens
 
 
 def together(
-    parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray]:
     """(values float32 [batch, 1], taught bool [batch]): the weighted mean of the teachers' values."""
     taught = np.stack([part.taught for part in parts])

@@ -1,4 +1,4 @@
-"""Several teachers of one head: what each says of a batch, and the mean that the tasks share."""
+"""Several teachers of one head: what each gives for a batch, and the mean that the tasks share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Part:
+class HeadOutputs:
     """One teacher's outputs for a head.
 
     ``logits``: float32 [batch, len(columns)]; ``taught``: bool [batch], whether it has an output for the sample;
@@ -27,22 +27,22 @@ def mean_of(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mean_of_odds(
-    parts: list[Part], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, floor: float
+    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, floor: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log odds float32 [batch, len(columns)], taught bool [batch]) of outputs that are each a probability of its own.
 
     Each column's probability is the mean over the teachers that know it; ``confidence`` is then the column's own. One
-    that nobody who answered knows is left at even odds, and the sample untaught.
+    that nobody who has an output knows is left at even odds, and the sample untaught.
     """
     taught = np.stack([part.taught for part in parts])
     p, counted = np.zeros((2, len(parts), taught.shape[1], len(columns)))
     for number, part in enumerate(parts):
         places = np.searchsorted(columns, part.columns)
-        given = 0.5 * (1 + np.tanh(part.logits.astype(np.float64) / 2))
-        p[number][:, places] = given
+        own = 0.5 * (1 + np.tanh(part.logits.astype(np.float64) / 2))
+        p[number][:, places] = own
         weight = weights[number] * part.taught[:, None].astype(np.float64)
         if confidence:
-            safe = np.clip(given, 1e-12, 1 - 1e-12)
+            safe = np.clip(own, 1e-12, 1 - 1e-12)
             weight = weight * np.exp(safe * np.log(safe) + (1 - safe) * np.log(1 - safe))
         counted[number][:, places] = weight
     total = counted.sum(axis=0)

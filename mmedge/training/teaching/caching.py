@@ -1,4 +1,4 @@
-"""Whether a teacher's answers are kept in files or asked for again at every step: whichever is faster, by measurement."""
+"""Whether a teacher's outputs are kept in files or computed again at every step: whichever is faster, by measurement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DISK = 0.5
 
 @dataclass(frozen=True)
 class Demand:
-    """How often a teacher will be asked: ``passes`` over the training split in all, ``batch_size`` samples at a time."""
+    """How often a teacher will be run: ``passes`` over the training split in all, ``batch_size`` samples at a time."""
 
     passes: int
     batch_size: int
@@ -38,61 +38,66 @@ class Demand:
 
 @dataclass(frozen=True)
 class Decision:
-    """``kept``: the answers are kept in files. ``said``: why, with the figures, for the log and the report."""
+    """``kept``: the outputs are kept in files. ``reason``: why, with the figures, for the log and the report."""
 
     kept: bool
-    said: str
+    reason: str
 
 
 def decided(
     path: Path,
-    asked: Demand,
+    demand: Demand,
     *,
     missing: int,
     views: int,
     count: int,
-    answer: Callable[[np.ndarray], list[np.ndarray]],
+    outputs: Callable[[np.ndarray], list[np.ndarray]],
 ) -> Decision:
     """The decision in ``path``, where there is one; else it is taken and written there.
 
-    Kept since the answers to a batch differ in the last bit with the batch that they are asked in: an interrupted
+    Kept since the outputs for a sample differ in the last bit with the batch that it is in: an interrupted
     training goes on with the decision that it began with, and so ends with the same weights. ``missing`` of the
-    ``views`` that will be shown are not in files yet; ``count``: samples of the split; ``answer(index)``: what the
-    teacher says of these rows, one array a part.
+    ``views`` that training needs are not in files yet; ``count``: samples of the split; ``outputs(index)``: what the
+    teacher gives for these rows, one array a part.
     """
 
     def decide() -> dict[str, Any]:
-        if asked.mode == "measured":
-            return asdict(_measured(path.parent, asked, missing, views, count, answer))
-        if asked.mode == "always":
-            return asdict(Decision(True, "teacher's answers kept in files, as distill.cache asks"))
-        return asdict(Decision(False, "the teacher is asked at every step, as distill.cache asks"))
+        if demand.mode == "measured":
+            return asdict(_measured(path.parent, demand, missing, views, count, outputs))
+        if demand.mode == "always":
+            return asdict(Decision(True, "teacher's outputs kept in files, as distill.cache asks"))
+        return asdict(Decision(False, "the teacher runs at every step, as distill.cache asks"))
 
     return Decision(**remembered(path, decide))
 
 
 def _measured(
-    folder: Path, asked: Demand, missing: int, views: int, count: int, answer: Callable[[np.ndarray], list[np.ndarray]]
+    folder: Path,
+    demand: Demand,
+    missing: int,
+    views: int,
+    count: int,
+    outputs: Callable[[np.ndarray], list[np.ndarray]],
 ) -> Decision:
-    index = np.random.default_rng(0).permutation(count)[: asked.batch_size]
-    parts = answer(index)  # also warms the teacher up
-    teacher = _fastest(lambda: answer(index))
+    index = np.random.default_rng(0).permutation(count)[: demand.batch_size]
+    parts = outputs(index)  # also warms the teacher up
+    teacher = _fastest(lambda: outputs(index))
     folder.mkdir(parents=True, exist_ok=True)
     read = _reading(folder, parts)
     figures = (
         f"a batch of {len(index)} takes the teacher {teacher * 1e3:.2f} ms and the files {read * 1e3:.2f} ms; "
-        f"{asked.passes} passes over the training split show {views} views"
+        f"{demand.passes} passes over the training split show {views} views"
     )
     needed = sum(part[0].nbytes for part in parts) * count * missing
     free = shutil.disk_usage(folder).free
     if needed > _DISK * free:
-        room = f"its answers would take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
-        return Decision(False, f"the teacher is asked at every step: {room}")
+        room = f"its outputs would take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        return Decision(False, f"the teacher runs at every step: {room}")
     # In units of one pass over the split.
-    live, kept = asked.passes * teacher, missing * teacher + asked.passes * read
+    live, kept = demand.passes * teacher, missing * teacher + demand.passes * read
     if kept < live:
-        return Decision(True, f"teacher's answers kept in files, {live / kept:.1f} times as fast: {figures}")
-    return Decision(False, f"the teacher is asked at every step, files would not be faster: {figures}")
+        return Decision(True, f"teacher's outputs kept in files, {live / kept:.1f} times as fast: {figures}")
+    return Decision(False, f"the teacher runs at every step, files would not be faster: {figures}")
 
 
 def _reading(folder: Path, parts: list[np.ndarray]) -> float:

@@ -1,4 +1,4 @@
-"""Several teachers at once: one answer made of theirs."""
+"""Several teachers at once: their outputs joined into one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from mmedge.artifact import hash_json
 from mmedge.contract import Contract
 from mmedge.training import losses
-from mmedge.training.losses.several import Part
+from mmedge.training.losses.several import HeadOutputs
 from mmedge.training.teaching.sources import Source, TeacherOutputs
 
 
 class Combined:
-    """What several teachers say together of each head, as its task joins them, and the first one's hints.
+    """The outputs of several teachers for each head, as its task joins them, and the first one's hints.
 
     ``contract``: the student's. ``combine``: ``average`` takes the weights as they are given; ``confidence`` multiplies
     them, sample by sample, by how sure a teacher is. Labels, which CA-MKD (Zhang, Chen & Wang 2022, "Confidence-aware
     multi-teacher knowledge distillation") needs for it, are not looked at, since most samples may have none. A teacher
-    without an answer to a sample has no say in it.
+    without an output for a sample does not count there.
     """
 
     def __init__(
@@ -42,15 +42,13 @@ class Combined:
             name: union for name, union in self._union.items() if len(union) < contract.width(name)
         }
 
-    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
-        answers = [source.answer(index, view) for source in self._sources]
+    def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
+        each = [source.outputs(index, view) for source in self._sources]
         logits, taught = {}, np.ones(len(index), bool)
         for name, head in self._heads.items():
-            parts = [
-                Part(answer.logits[name], answer.taught, known) for answer, known in zip(answers, self._known[name])
-            ]
+            parts = [HeadOutputs(one.logits[name], one.taught, known) for one, known in zip(each, self._known[name])]
             logits[name], of_head = losses.of(head).together(
                 parts, self._weights, confidence=self._confidence, columns=self._union[name], head=head
             )
             taught &= of_head
-        return TeacherOutputs(logits, taught, answers[0].hints)
+        return TeacherOutputs(logits, taught, each[0].hints)

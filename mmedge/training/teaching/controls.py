@@ -16,7 +16,7 @@ from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.layers import layer_of
 from mmedge.training.teaching.sources import ModuleSource
 from mmedge.training.teaching.students import Variant, train_student
-from mmedge.training.teaching.taught import Lesson, answering
+from mmedge.training.teaching.taught import TeachingSplit, teacher_from
 from mmedge.training.teaching.teachers import Teacher
 
 
@@ -38,17 +38,18 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
             where="distill.controls.same_modality_teacher",
             todo="remove the key, or train the teacher in this recipe",
         )
-    shown = tuple(student.modalities)
+    modalities = tuple(student.modalities)
     with processes.main_first():
-        own = context.shown_to(section)
-    contract = own.contract(section.model) if section.model.factory else own.dataset.contract.only(shown)
-    if not set(shown) & set(contract.modalities):
+        own = context.preprocessed_for(section)
+    contract = own.contract(section.model) if section.model.factory else own.dataset.contract.only(modalities)
+    if not set(modalities) & set(contract.modalities):
         raise UsageError(
             "the teacher's network takes none of the student's modalities",
             where="distill.controls.same_modality_teacher",
         )
     train, validation = (
-        split.shown(shown).only(tuple(contract.modalities)) for split in (own.dataset.train, own.dataset.validation)
+        split.masked_to(modalities).only(tuple(contract.modalities))
+        for split in (own.dataset.train, own.dataset.validation)
     )
     schedule = section.train
     variant = Variant(
@@ -63,14 +64,14 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
     module = train_student(variant, section.model, contract, own, 0).module
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if layer_of(module, hint.teacher) is not None)
     loss = config.loss.model_copy(update={"hints": hints})
-    seen = Lesson(context, config.train, "train").shown(own.dataset, tuple(contract.modalities))
+    views = TeachingSplit(context, config.train, "train").views(own.dataset, tuple(contract.modalities))
     source = ModuleSource(
         module,
         contract,
-        replace(seen, samples=train),
+        replace(views, samples=train),
         hints,
         key=f"{sha256_of(context.work / f'{variant.name}-0.safetensors')} {context.dataset.sha256}",
         who="the teacher of the student's modalities",
     )
     config = config.model_copy(update={"loss": loss})
-    return answering(source, config, context, config.train, config.controls.seeds), loss
+    return teacher_from(source, config, context, config.train, config.controls.seeds), loss

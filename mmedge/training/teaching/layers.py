@@ -85,7 +85,7 @@ class HintedLayer:
     def take(self, *batch: int) -> Tensor:
         """The layer's output in the last forward pass, float32 [batch, features] whatever precision it ran in.
 
-        ``batch``: how many samples that pass was of; several where a layer may run once for several answers. The first
+        ``batch``: how many samples that pass was of; several where a layer may run once for several outputs. The first
         call settles where the batch is; let it be of one sample, so that no other axis is as long by chance. Raises
         UsageError where the layer gives nothing that can be compared.
         """
@@ -98,8 +98,8 @@ class HintedLayer:
             self._batch_axis = next((axis for axis, size in enumerate(value.shape[:2]) if size in batch), None)
         axis = self._batch_axis
         if axis is None or value.dim() <= axis or value.shape[axis] not in batch or not value.dtype.is_floating_point:
-            given = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-            self._refuse(f"gives {given} for a batch of {batch[0]}, not floats of which an axis is the batch")
+            kind = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+            self._refuse(f"gives {kind} for a batch of {batch[0]}, not floats of which an axis is the batch")
         value = value.float().transpose(0, self._batch_axis or 0)
         if value.dim() >= 3:
             value = value.movedim(_channel_axis(self._shaped_by, value.shape), 1)

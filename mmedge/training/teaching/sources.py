@@ -1,4 +1,4 @@
-"""Whatever can teach, behind one call: a torch module or an ONNX graph that is shown the samples as it wants them."""
+"""Whatever can teach, behind one call: a torch module, an ONNX graph or a file, with the samples preprocessed as it wants them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class TeacherOutputs:
 
 
 class Source(Protocol):
-    """``answer``: what is said of the rows ``index`` (int64 [batch]) of the training split, as augmented view ``view`` shows them.
+    """``outputs``: those for the rows ``index`` (int64 [batch]) of the training split under the augmented view ``view``.
 
-    ``key`` names all that the answers depend on, ``heads`` whose outputs they are. ``fixed``: every view gets the same answer. ``columns``: {head: the
+    ``key`` names all that they depend on, ``heads`` whose outputs they are. ``fixed``: they are the same for every view. ``columns``: {head: the
     columns of the student's output that the logits stand for, int64}, of heads of which they are not all. ``notes``:
     what a reader must know.
     """
@@ -52,12 +52,12 @@ class Source(Protocol):
     columns: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
 
-    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs: ...
+    def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs: ...
 
 
 @dataclass(frozen=True)
 class TrainingViews:
-    """The training split as one teacher is shown it: its modalities, its preprocessing, augmented by ``view_seed``."""
+    """The training split as one teacher sees it: its modalities, its preprocessing, augmented by ``view_seed``."""
 
     samples: Samples
     augment: Mapping[str, Augment]
@@ -74,11 +74,11 @@ class TrainingViews:
         return view_of(self.samples, index, self.augment, view_seed=self.view_seed, view=view)
 
     def present(self, index: np.ndarray) -> Tensor:
-        """bool [batch, modalities]: all that the samples have, whatever the student is shown."""
+        """bool [batch, modalities]: all that the samples have, whatever the student sees."""
         return torch.from_numpy(np.array(self.samples.present[index]))
 
     def finite(self, parts: Sequence[np.ndarray], index: np.ndarray, who: str) -> None:
-        """Raise MmedgeError that names the first sample where a part of an answer is not finite."""
+        """Raise MmedgeError that names the first sample where a part of its outputs is not finite."""
         for part in parts:
             if not np.isfinite(part).all():
                 row = int(index[np.argwhere(~np.isfinite(part))[0][0]])
@@ -97,21 +97,21 @@ class ModuleSource:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, module: nn.Module, contract: Contract, shown: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
+        self, module: nn.Module, contract: Contract, views: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
     ) -> None:
-        self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
-        self.heads, self._shown, self._who = tuple(contract.heads), shown, who
+        self.key = hash_json([key, contract.model_dump(mode="json"), views.key])
+        self.heads, self._views, self._who = tuple(contract.heads), views, who
         self._module, self._device = module.eval(), training_device()
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
         module.to(self._device)
 
-    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
+    def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
         with torch.no_grad():
-            moved = {name: x.to(self._device) for name, x in self._shown.inputs(index, view).items()}
-            outputs = self._module(present=self._shown.present(index).to(self._device), **moved)
+            moved = {name: x.to(self._device) for name, x in self._views.inputs(index, view).items()}
+            outputs = self._module(present=self._views.present(index).to(self._device), **moved)
         logits = {name: outputs[name].float().cpu().numpy() for name in self.heads}
         hints = [layer.take(len(index)).float().cpu().numpy() for layer in self._layers]
-        self._shown.finite([*logits.values(), *hints], index, self._who)
+        self._views.finite([*logits.values(), *hints], index, self._who)
         return TeacherOutputs(logits, np.ones(len(index), bool), hints)
 
 
@@ -123,22 +123,22 @@ class GraphSource:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, graph: Path, contract: Contract, shown: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
+        self, graph: Path, contract: Contract, views: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
     ) -> None:
         no_hints(hints, "an ONNX teacher")
-        self.key = hash_json([key, contract.model_dump(mode="json"), shown.key])
-        self.heads, self._shown, self._who = tuple(contract.heads), shown, who
+        self.key = hash_json([key, contract.model_dump(mode="json"), views.key])
+        self.heads, self._views, self._who = tuple(contract.heads), views, who
         self._run = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
 
-    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
-        feed = {name: x.numpy() for name, x in self._shown.inputs(index, view).items()}
-        outputs = self._run({**feed, "present": self._shown.present(index).numpy()})
+    def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
+        feed = {name: x.numpy() for name, x in self._views.inputs(index, view).items()}
+        outputs = self._run({**feed, "present": self._views.present(index).numpy()})
         logits = {name: outputs[name].astype(np.float32) for name in self.heads}
-        self._shown.finite(list(logits.values()), index, self._who)
+        self._views.finite(list(logits.values()), index, self._who)
         return TeacherOutputs(logits, np.ones(len(index), bool))
 
 
-def without_answer(alone: bool) -> str:
+def without_outputs(alone: bool) -> str:
     """What becomes of samples that a file of outputs lacks. ``alone``: there is no other teacher."""
     return "learn from their labels alone" if alone else "are left to the other teachers"
 
@@ -150,23 +150,21 @@ class OutputsSource:
     columns: Mapping[str, np.ndarray] = {}
 
     def __init__(
-        self, answers: StoredOutputs, head: str, ids: Sequence[str], *, key: str, split: str, alone: bool = True
+        self, stored: StoredOutputs, head: str, ids: Sequence[str], *, key: str, split: str, alone: bool = True
     ) -> None:
         self.key = key
         self.heads: tuple[str, ...] = (head,)
-        self._logits, self._rows = answers.logits, answers.rows(ids)
-        answered = int((self._rows >= 0).sum())
-        if not answered:
-            raise no_common_sample(answers, ids, split)
-        self.notes: tuple[str, ...] = (
-            "answers from a file: all augmented views of a sample are taught by its one answer",
-        )
-        if answered < len(ids):
+        self._logits, self._rows = stored.logits, stored.rows(ids)
+        covered = int((self._rows >= 0).sum())
+        if not covered:
+            raise no_common_sample(stored, ids, split)
+        self.notes: tuple[str, ...] = ("outputs from a file: all augmented views of a sample are taught by the same",)
+        if covered < len(ids):
             self.notes += (
-                f"the file has {answered} of the {len(ids)} {split} samples; the others {without_answer(alone)}",
+                f"the file has {covered} of the {len(ids)} {split} samples; the others {without_outputs(alone)}",
             )
 
-    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
+    def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
         rows = self._rows[index]
         return TeacherOutputs(
             {self.heads[0]: np.where(rows[:, None] >= 0, self._logits[rows], np.float32(0))}, rows >= 0
@@ -174,7 +172,7 @@ class OutputsSource:
 
 
 class MappedSource:
-    """A teacher with classes of its own: its answers as probabilities of those of the data's classes that it knows.
+    """A teacher with classes of its own: its outputs as probabilities of those of the data's classes that it knows.
 
     Samples of which it gives more than half to classes that the data does not have are not taught by it.
     """
@@ -183,17 +181,17 @@ class MappedSource:
         self._source, self._classes = source, classes
         self.heads: tuple[str, ...] = (classes.head,)
         self.key = hash_json([source.key, classes.theirs, classes.ours, classes.to])
-        self.fixed, self.notes = source.fixed, (*source.notes, classes.said())
+        self.fixed, self.notes = source.fixed, (*source.notes, classes.note())
         whole = len(classes.columns) == len(classes.ours)
         self.columns: Mapping[str, np.ndarray] = {} if whole else {classes.head: classes.columns}
 
-    def answer(self, index: np.ndarray, view: int) -> TeacherOutputs:
-        theirs = self._source.answer(index, view)
-        logits, kept = self._classes.known(theirs.logits[self._classes.head])
-        return replace(theirs, logits={self._classes.head: logits}, taught=theirs.taught & (kept >= 0.5))
+    def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
+        own = self._source.outputs(index, view)
+        logits, kept = self._classes.known(own.logits[self._classes.head])
+        return replace(own, logits={self._classes.head: logits}, taught=own.taught & (kept >= 0.5))
 
 
 def no_hints(hints: Sequence[Hint], who: str) -> None:
-    """Raise UsageError where hints are asked of a teacher that has no layers."""
+    """Raise UsageError where hints name layers of a teacher that has no layers."""
     if hints:
         raise UsageError(f"{who} has no layers by name", where="distill.loss.hints", todo="remove the hints")

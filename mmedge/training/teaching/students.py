@@ -1,4 +1,4 @@
-"""Students that differ in one thing: what teaches them, or what they are shown. All of them go through one function."""
+"""Students that differ in one thing: what teaches them, or which modalities they see. All of them go through one function."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from mmedge.training.loop.fit import Fitted, Objective, fit
 class Variant:
     """One way to make a student. ``objective(student)`` is what it learns from; ``usable``: int64 rows that it may draw.
 
-    ``shown``: the modalities that ``samples`` and ``validation`` show it, where these are not all that it takes.
+    ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
+    where these are not all that it takes.
     """
 
     name: str
-    says: str
+    title: str
     objective: Callable[[nn.Module], Objective]
     samples: Samples
     validation: Samples
     usable: np.ndarray
     train: Train
-    shown: tuple[str, ...] | None = None
+    subset: tuple[str, ...] | None = None
 
     def alone(self, chosen: tuple[str, ...]) -> Variant:
-        """The same for one subset of modalities and no other: nothing else is ever shown, and none of it is dropped."""
-        subset = "+".join(chosen)
-        samples = self.samples.shown(chosen)
+        """The same for one subset of modalities and no other: it never sees another, and none of it is dropped."""
+        samples = self.samples.masked_to(chosen)
         having = np.asarray(samples.present[:, [name in chosen for name in samples.inputs]].all(axis=1))
         return replace(
             self,
-            name=f"alone-{subset}",
-            says=f"control for {subset} alone",
+            name=f"alone-{'+'.join(chosen)}",
+            title=f"control for {'+'.join(chosen)} alone",
             samples=samples,
-            validation=self.validation.shown(chosen),
+            validation=self.validation.masked_to(chosen),
             usable=self.usable[having[self.usable]],
             train=self.train.model_copy(update={"modality_dropout": 0.0}),
-            shown=chosen,
+            subset=chosen,
         )
 
 
@@ -82,7 +82,7 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
             contract, variant.samples, variant.validation, variant.train, variant.usable, seed, context.recipe.seed
         ),
         state=context.work / f"{variant.name}-{number}.safetensors",
-        task=f"{variant.says}, seed {number + 1}",
+        task=f"{variant.title}, seed {number + 1}",
         progress=context.progress,
         logs=context.logs / f"{variant.name}-{number}",
     )

@@ -1,4 +1,4 @@
-"""What distillation and recovery after pruning share: the student's view of the labels, and the teachers that answer."""
+"""What distillation and recovery after pruning share: the student's view of the labels, and its teachers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmedge import artifact as artifacts
 from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.contract import Contract
-from mmedge.data.outputs import ANSWERS, StoredOutputs, read_answers, stored_answers
+from mmedge.data.outputs import OUTPUTS_FILE, StoredOutputs, read_outputs, stored_outputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width
@@ -74,16 +74,16 @@ def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) 
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
     with processes.main_first():  # what is preprocessed otherwise, or adopted, is written once
         source = _together(config, context, train)
-    return answering(source, config, context, train, fits)
+    return teacher_from(source, config, context, train, fits)
 
 
-def answering(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
-    """A source that answers for the training split as ``teacher_for`` says."""
+def teacher_from(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
+    """The teacher of a source, on the training split as ``teacher_for`` says."""
     return Teacher(
         source,
         len(context.dataset.train),
         min(train.views, train.epochs),  # each fit begins with the first view again
-        asked=Demand.by(train, fits, config.cache),
+        demand=Demand.by(train, fits, config.cache),
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
@@ -91,24 +91,24 @@ def answering(source: Source, config: Distill, context: Context, train: Train, f
 
 
 def _together(config: Distill, context: Context, train: Train) -> Source:
-    """The run's teacher, or its and the further ones' answers made into one, with a note of how good that is."""
+    """The run's teacher, or it and the further ones joined into one, with a note of how good that is."""
     contract = context.dataset.contract
-    own = _sources(config, Lesson(context, train, "train"))
+    own = _sources(config, TeachingSplit(context, train, "train"))
     if len(own) == 1:
         return own[0]
-    weights = [1.0, *(given.weight for given in config.teachers)]
+    weights = [1.0, *(section.weight for section in config.teachers)]
 
     def combined(sources: Sequence[Source]) -> Combined:
         return Combined(sources, weights, combine=config.combine, contract=contract)
 
     # How good they are, alone and together, on the validation split.
     plain = train.model_copy(update={"augment": {}})
-    judged = _sources(_without_hints(config), Lesson(context, plain, "validation"))
+    judged = _sources(_without_hints(config), TeachingSplit(context, plain, "validation"))
     validation = context.dataset.validation
     figures = [_quality(source, contract, validation) for source in [*judged, combined(judged)]]
-    told = ", ".join(f"teacher {number} {figure}" for number, figure in enumerate(figures[:-1], 1))
+    alone = ", ".join(f"teacher {number} {figure}" for number, figure in enumerate(figures[:-1], 1))
     note = (
-        f"{len(own)} teachers ({config.combine}), {metric_of(contract)} on validation: {told}, together {figures[-1]}"
+        f"{len(own)} teachers ({config.combine}), {metric_of(contract)} on validation: {alone}, together {figures[-1]}"
     )
     whole = combined(own)
     whole.notes += (note,)
@@ -121,8 +121,8 @@ def _without_hints(config: Distill) -> Distill:
 
 
 def _quality(source: Source, contract: Contract, samples: Samples) -> str:
-    """The metric over the samples that the source has an answer to, as text; with their number where it is not all."""
-    parts = [source.answer(np.arange(s, min(s + 128, len(samples))), 0) for s in range(0, len(samples), 128)]
+    """The metric over the samples that the source has an output for, as text; with their number where it is not all."""
+    parts = [source.outputs(np.arange(s, min(s + 128, len(samples))), 0) for s in range(0, len(samples), 128)]
     taught = np.concatenate([part.taught for part in parts])
     outputs = {name: np.concatenate([part.logits[name] for part in parts]) for name in contract.heads}
     for name, columns in source.columns.items():
@@ -134,118 +134,116 @@ def _quality(source: Source, contract: Contract, samples: Samples) -> str:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a teacher is asked: the samples of a split, under ``train``'s augmentation."""
+class TeachingSplit:
+    """What a teacher teaches on: the samples of the split ``name``, under ``train``'s augmentation."""
 
     context: Context
     train: Train
-    split: str
+    name: str
 
     @property
     def ids(self) -> tuple[str, ...]:
-        samples: Samples = getattr(self.context.dataset, self.split)
+        samples: Samples = getattr(self.context.dataset, self.name)
         return samples.ids
 
-    def shown(self, dataset: Dataset, modalities: Sequence[str] | None = None) -> TrainingViews:
+    def views(self, dataset: Dataset, modalities: Sequence[str] | None = None) -> TrainingViews:
         """The split of ``dataset``, ``modalities`` of it or all, augmented in its own sizes as the student's samples are in theirs."""
-        samples: Samples = getattr(dataset, self.split)
+        samples: Samples = getattr(dataset, self.name)
         if modalities is not None:
             samples = samples.only(modalities)
-        ours, theirs = self.context.dataset.contract.modalities, dataset.contract.modalities
+        student, teacher = self.context.dataset.contract.modalities, dataset.contract.modalities
         augment = {
-            name: scaled(augment, ours[name], theirs[name])
+            name: scaled(augment, student[name], teacher[name])
             for name, augment in self.train.augment.items()
             if name in samples.inputs
         }
         return TrainingViews(samples, augment, self.context.recipe.seed)
 
 
-def _sources(config: Distill, lesson: Lesson) -> list[Source]:
+def _sources(config: Distill, split: TeachingSplit) -> list[Source]:
     """The run's teacher first, then the others, each with its classes mapped onto the data's."""
-    context = lesson.context
+    context = split.context
     assert context.teacher is not None
     hints = config.loss.hints
     # A student that teaches itself has a parent, and the data's classes, whatever the recipe's teacher has.
-    given = context.recipe.teacher if context.teacher.parent is None else TeacherConfig()
+    section = context.recipe.teacher if context.teacher.parent is None else TeacherConfig()
     alone = not config.teachers
-    sources = [_of_artifact(context.teacher, given, "teacher", hints, lesson, alone)]
-    for number, given in enumerate(config.teachers):
+    sources = [_of_artifact(context.teacher, section, "teacher", hints, split, alone)]
+    for number, section in enumerate(config.teachers):
         where = f"distill.teachers.{number}"
-        if given.artifact:
-            artifact = artifacts.read(given.artifact)
-            sources.append(_of_artifact(artifact, given, where, (), lesson, alone))
+        if section.artifact:
+            artifact = artifacts.read(section.artifact)
+            sources.append(_of_artifact(artifact, section, where, (), split, alone))
         else:
-            sources.append(_of_file(given, where, lesson))
+            sources.append(_of_file(section, where, split))
     return sources
 
 
 def _of_artifact(
-    artifact: Artifact, given: TeacherConfig, where: str, hints: Sequence[Hint], lesson: Lesson, alone: bool
+    artifact: Artifact, section: TeacherConfig, where: str, hints: Sequence[Hint], split: TeachingSplit, alone: bool
 ) -> Source:
-    """An artifact as a source: its module, its graph, or its file of answers. ``alone``: no other teaches."""
-    context = lesson.context
-    contract = teaching_contract(artifact, context.dataset.contract, where)
-    key = f"{artifact.sha256} {context.dataset.sha256} {lesson.split}"
+    """An artifact as a source: its module, its graph, or its file of outputs. ``alone``: no other teaches."""
+    context = split.context
+    contract = teaching_contract(artifact, where)
+    key = f"{artifact.sha256} {context.dataset.sha256} {split.name}"
     source: Source
-    if (artifact.path / ANSWERS).is_file():
-        answers = stored_answers(artifact.file(ANSWERS))
+    if (artifact.path / OUTPUTS_FILE).is_file():
+        stored = stored_outputs(artifact.file(OUTPUTS_FILE))
         no_hints(hints, "a file of outputs")
-        source = OutputsSource(
-            answers, next(iter(contract.heads)), lesson.ids, key=key, split=lesson.split, alone=alone
-        )
+        source = OutputsSource(stored, next(iter(contract.heads)), split.ids, key=key, split=split.name, alone=alone)
     else:
-        shown = lesson.shown(context.dataset.preprocessed(contract.modalities, context.progress))
+        views = split.views(context.dataset.preprocessed(contract.modalities, context.progress))
         if "model" in artifact.meta:
-            source = ModuleSource(context.rebuild(artifact), contract, shown, hints, key=key, who=where)
+            source = ModuleSource(context.rebuild(artifact), contract, views, hints, key=key, who=where)
         else:
-            source = GraphSource(artifact.file("model.onnx"), contract, shown, hints, key=key, who=where)
-    return _mapped(source, contract, given, context, where)
+            source = GraphSource(artifact.file("model.onnx"), contract, views, hints, key=key, who=where)
+    return _mapped(source, contract, section, context, where)
 
 
-def _of_file(given: FurtherTeacher, where: str, lesson: Lesson) -> Source:
+def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Source:
     """A further teacher of the recipe that is no artifact: weights of a module, an ONNX file, or a file of outputs."""
     source: Source
-    context = lesson.context
-    (file,) = given.files
-    model, data = given.model, context.dataset.sha256
+    context = split.context
+    (file,) = section.files
+    model, data = section.model, context.dataset.sha256
     code = code_state(model.factory, model.args, context.code) if model.factory else ""
-    key = f"{file_state(file) if file.is_file() else file} {code} {given.model_dump_json()} {data} {lesson.split}"
-    if given.outputs:
-        ours = context.dataset.contract
-        answers = read_teacher_outputs(given, ours, where)
-        head = next(iter(ours.heads))
-        source = OutputsSource(answers, head, lesson.ids, key=key, split=lesson.split, alone=False)
-        return _mapped(source, answers.contract(ours), given, context, where)
-    own = context.shown_to(given)
-    contract = own.contract(given.model)
-    if given.classes:
-        contract = contract.with_labels(tuple(given.classes))
-    shown = lesson.shown(own.dataset, tuple(contract.modalities))
-    if given.onnx:
+    key = f"{file_state(file) if file.is_file() else file} {code} {section.model_dump_json()} {data} {split.name}"
+    if section.outputs:
+        of_data = context.dataset.contract
+        stored = read_teacher_outputs(section, of_data, where)
+        head = next(iter(of_data.heads))
+        source = OutputsSource(stored, head, split.ids, key=key, split=split.name, alone=False)
+        return _mapped(source, stored.contract(of_data), section, context, where)
+    own = context.preprocessed_for(section)
+    contract = own.contract(section.model)
+    if section.classes:
+        contract = contract.with_labels(tuple(section.classes))
+    views = split.views(own.dataset, tuple(contract.modalities))
+    if section.onnx:
         graph = context.work / f"{where}.onnx"
         graph.parent.mkdir(parents=True, exist_ok=True)
-        adopt(given.onnx, contract, given.model.inputs, own.means(contract), graph, given.model.outputs)
-        check_width(graph, contract, given.onnx, where)
-        source = GraphSource(graph, contract, shown, (), key=key, who=where)
+        adopt(section.onnx, contract, section.model.inputs, own.means(contract), graph, section.model.outputs)
+        check_width(graph, contract, section.onnx, where)
+        source = GraphSource(graph, contract, views, (), key=key, who=where)
     else:
-        module = own.build(given.model, contract)
+        module = own.build(section.model, contract)
         refuse_probabilities(module, contract, where)
-        source = ModuleSource(module, contract, shown, (), key=key, who=where)
-    return _mapped(source, contract, given, context, where)
+        source = ModuleSource(module, contract, views, (), key=key, who=where)
+    return _mapped(source, contract, section, context, where)
 
 
-def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augment:
+def scaled(augment: Augment, student: ModalitySpec, teacher: ModalitySpec) -> Augment:
     """The augmentation in the units of another preprocessing: shifts and masks by the ratio of the axes' sizes.
 
     The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised
     values and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
     """
-    if ours.shape == theirs.shape and getattr(ours, "hop_ms", 0) == getattr(theirs, "hop_ms", 0):
+    if student.shape == teacher.shape and getattr(student, "hop_ms", 0) == getattr(teacher, "hop_ms", 0):
         return augment
-    along = theirs.shape[-1] / ours.shape[-1]
-    if ours.kind == theirs.kind == "audio":
-        along = ours.hop_ms / theirs.hop_ms
-    across = theirs.shape[-2] / ours.shape[-2] if min(len(ours.shape), len(theirs.shape)) > 2 else 1.0
+    along = teacher.shape[-1] / student.shape[-1]
+    if student.kind == teacher.kind == "audio":
+        along = student.hop_ms / teacher.hop_ms
+    across = teacher.shape[-2] / student.shape[-2] if min(len(student.shape), len(teacher.shape)) > 2 else 1.0
     return augment.model_copy(
         update={
             **{key: round(getattr(augment, key) * along) for key in ("shift", "mask")},
@@ -254,38 +252,38 @@ def scaled(augment: Augment, ours: ModalitySpec, theirs: ModalitySpec) -> Augmen
     )
 
 
-def read_teacher_outputs(given: TeacherConfig, contract: Contract, where: str) -> StoredOutputs:
+def read_teacher_outputs(section: TeacherConfig, contract: Contract, where: str) -> StoredOutputs:
     """The file of a teacher's outputs, its columns named: by itself, by ``classes``, or by the data's classes."""
-    assert given.outputs is not None
+    assert section.outputs is not None
     if len(contract.heads) > 1:
         raise UsageError(
             "a file of outputs is of one head, and the data has several",
-            where=f"{where}: {given.outputs}",
+            where=f"{where}: {section.outputs}",
             todo="teach with a model that has all heads",
         )
     (head,) = contract.heads.values()
-    answers = read_answers(given.outputs, given.values, head)
+    stored = read_outputs(section.outputs, section.values, head)
     named = tasks.of(head).file_labels(head.labels)
-    if named and not answers.labels:
-        labels = tuple(given.classes) or named
-        if len(labels) != answers.logits.shape[1]:
+    if named and not stored.labels:
+        labels = tuple(section.classes) or named
+        if len(labels) != stored.logits.shape[1]:
             raise UsageError(
-                f"the file has {answers.logits.shape[1]} outputs a sample for {len(labels)} classes",
-                where=f"{where}: {given.outputs}",
+                f"the file has {stored.logits.shape[1]} outputs a sample for {len(labels)} classes",
+                where=f"{where}: {section.outputs}",
                 todo="name its columns in an array 'labels', or list its classes in order under 'classes'",
             )
-        answers = replace(answers, labels=labels)
-    class_map(answers.contract(contract), contract, given.classes, f"{where}.classes")
-    return answers
+        stored = replace(stored, labels=labels)
+    class_map(stored.contract(contract), contract, section.classes, f"{where}.classes")
+    return stored
 
 
-def teaching_contract(artifact: Artifact, ours: Contract, where: str) -> Contract:
-    """The contract of an artifact that is to teach for ``ours``; raises UsageError where it cannot."""
+def teaching_contract(artifact: Artifact, where: str) -> Contract:
+    """The contract of an artifact that is to teach; raises UsageError where it cannot."""
     if "contract" not in artifact.meta:
         raise UsageError(f"an artifact of stage {artifact.stage!r} cannot teach", where=str(artifact.path))
     return contract_of(artifact)
 
 
-def _mapped(source: Source, contract: Contract, given: TeacherConfig, context: Context, where: str) -> Source:
-    classes = class_map(contract, context.dataset.contract, given.classes, f"{where}.classes")
+def _mapped(source: Source, contract: Contract, section: TeacherConfig, context: Context, where: str) -> Source:
+    classes = class_map(contract, context.dataset.contract, section.classes, f"{where}.classes")
     return MappedSource(source, classes) if classes else source

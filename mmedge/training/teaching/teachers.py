@@ -1,4 +1,4 @@
-"""A frozen teacher's outputs for the samples a student sees: asked at every step, or once a view and kept in mapped files."""
+"""A frozen teacher's outputs for the samples that a student sees: computed at every step, or once a view and kept in mapped files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchOutputs:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherBatch:
     """What a teacher gives for a batch: ``heads``, by name, and ``hints``, one float [batch, f] each."""
 
     heads: dict[str, BatchOutputs]
@@ -51,10 +51,10 @@ class Lesson:
 class Teacher:
     """A teacher's outputs for (sample, view) pairs of a source.
 
-    The teacher sees every modality a sample has, whatever the student is shown. Where its answers are kept, a view is
-    computed for the whole split when it is first asked for; files are keyed by the source (its weights, data,
-    augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``asked``:
-    how often they will be shown, which decides whether keeping is faster (``training.caching``).
+    The teacher sees every modality a sample has, whatever the student sees. Where its outputs are kept, a view is
+    computed for the whole split when it is first needed; files are keyed by the source (its weights, data,
+    augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``demand``:
+    how often they will be needed, which decides whether keeping is faster (``training.caching``).
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Teacher:
         count: int,
         views: int,
         *,
-        asked: Demand,
+        demand: Demand,
         hints: Sequence[Hint],
         folder: Path,
         progress: Progress,
     ) -> None:
-        self._source, self._count, self._asked = source, count, asked
-        self._views_total = 1 if source.fixed else min(views, asked.passes)
+        self._source, self._count, self._demand = source, count, demand
+        self._views_total = 1 if source.fixed else min(views, demand.passes)
         self._decision: Decision | None = None
         self._folder, self._progress = folder, progress
         self._hints = tuple(hints)
@@ -78,25 +78,26 @@ class Teacher:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*self._source.notes, self.decision.said)
+        return (*self._source.notes, self.decision.reason)
 
     @property
     def decision(self) -> Decision:
-        """Whether the answers are kept; taken when it is first asked for, and then the same for good."""
+        """Whether the outputs are kept; taken when it is first needed, and then the same for good."""
         if self._decision is None:
             with processes.main_first():
                 self._decision = decided(
-                    self._folder / f"{self._key}-{self._asked.passes}-{self._asked.batch_size}-{self._asked.mode}.json",
-                    self._asked,
+                    self._folder
+                    / f"{self._key}-{self._demand.passes}-{self._demand.batch_size}-{self._demand.mode}.decision.json",
+                    self._demand,
                     missing=sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
                     views=self._views_total,
                     count=self._count,
-                    answer=lambda index: self._parts(index, 0),
+                    outputs=lambda index: self._parts(index, 0),
                 )
-            self._progress.say(self._decision.said)
+            self._progress.say(self._decision.reason)
         return self._decision
 
-    def outputs(self, batch: Batch, device: torch.device) -> Lesson:
+    def outputs(self, batch: Batch, device: torch.device) -> TeacherBatch:
         """The teacher's outputs for the samples of a batch, as the batch's view shows them, on ``device``."""
         parts = self._kept(batch) if self.decision.kept else self._parts(batch.index, batch.view)
         taught, rest = parts[0], [torch.from_numpy(part).to(device) for part in parts[1:]]
@@ -105,7 +106,7 @@ class Teacher:
         for name, logits in zip(self._source.heads, rest):
             columns = self._source.columns.get(name)
             heads[name] = BatchOutputs(logits, None if columns is None else torch.from_numpy(columns).to(device), rows)
-        return Lesson(heads, rest[len(heads) :])
+        return TeacherBatch(heads, rest[len(heads) :])
 
     @property
     def widths(self) -> list[int]:
@@ -116,8 +117,8 @@ class Teacher:
 
     def _parts(self, index: np.ndarray, view: int) -> list[np.ndarray]:
         """What the source gives, as the arrays that files keep: taught, the logits of each head, and one a hint."""
-        answer = self._source.answer(index, view)
-        return [answer.taught, *(answer.logits[name] for name in self._source.heads), *answer.hints]
+        outputs = self._source.outputs(index, view)
+        return [outputs.taught, *(outputs.logits[name] for name in self._source.heads), *outputs.hints]
 
     def _kept(self, batch: Batch) -> list[np.ndarray]:
         return [part[batch.index] for part in self._view(batch.view)]
@@ -145,6 +146,6 @@ class Teacher:
             index = np.arange(start, min(start + _BATCH, self._count))
             parts.append(self._parts(index, view))
             self._progress.step(
-                "teacher's answers", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
+                "teacher's outputs", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
             )
         return [np.concatenate(part) for part in zip(*parts, strict=True)]

@@ -57,6 +57,6 @@ def test_the_average_follows_weights_and_buffers_with_a_decay_that_rises_to_its_
         expected = decay * expected + (1 - decay) * n
     assert average.values["weight"].item() == pytest.approx(expected, rel=1e-5)
     assert average.values["running_mean"].item() < -15 and average.values["num_batches_tracked"] == 20
-    with average.shown():
+    with average.swapped_in():
         assert net.weight.item() == pytest.approx(expected, rel=1e-5)
     assert net.weight.item() == 20

@@ -79,8 +79,8 @@ def distilled(folder: Path):
     source = ModuleSource(
         teacher, CONTRACT, TrainingViews(samples, TRAIN.augment, 0), hints, key="t", who="the teacher"
     )
-    asked = Demand(3, 18, "always")
-    teaches = Teacher(source, ROWS, 2, asked=asked, hints=hints, folder=folder / "answers", progress=Silent())
+    demand = Demand(3, 18, "always")
+    teaches = Teacher(source, ROWS, 2, demand=demand, hints=hints, folder=folder / "answers", progress=Silent())
     objective = Seen(Distillation(student, teaches, CONTRACT, Loss(hints=(Hint(),)), TRAIN))
     fitted = fit(
         student,
@@ -220,9 +220,9 @@ def test_processes_that_mpirun_started_find_each_other_by_its_variables(tmp_path
 def test_one_process_that_accelerate_started_in_place_of_several_knows_it(monkeypatch):
     from mmedge.training.loop import processes
 
-    assert not processes.asked_in_vain()
+    assert not processes.launched_alone()
     for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.setenv(name, value)
-    assert processes.asked_in_vain()
+    assert processes.launched_alone()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not processes.asked_in_vain()
+    assert not processes.launched_alone()

@@ -25,7 +25,7 @@ class Says:
         self._logits = np.log(p).astype(np.float32) + 3
         self._taught = ~np.isin(ROWS, silent)
 
-    def answer(self, index, view):
+    def outputs(self, index, view):
         taught = self._taught[index]
         return TeacherOutputs(
             {"logits": np.where(taught[:, None], self._logits[index], 0)}, taught, [self._logits[index]]
@@ -41,19 +41,19 @@ def together(*sources, weights=None, combine="average", outputs=4, task="classif
     labels = () if task == "regression" else tuple("abcd"[:outputs])
     contract = Contract(modalities={}, heads={"logits": Head(task=task, labels=labels)})
     made = Combined(sources, weights or [1.0] * len(sources), combine=combine, contract=contract)
-    return made, made.answer(ROWS, 0)
+    return made, made.outputs(ROWS, 0)
 
 
-def said(answer):
-    return torch.from_numpy(answer.logits["logits"]).double().softmax(dim=1).numpy()
+def said(outputs):
+    return torch.from_numpy(outputs.logits["logits"]).double().softmax(dim=1).numpy()
 
 
 def test_an_average_is_the_weighted_mean_of_probabilities_and_the_hints_are_the_firsts():
     a, b = probabilities(), probabilities()
-    made, answer = together(Says(a), Says(b), weights=[1.0, 3.0])
-    np.testing.assert_allclose(said(answer), 0.25 * a + 0.75 * b, rtol=1e-5)
-    assert answer.taught.all() and made.columns == {}
-    np.testing.assert_array_equal(answer.hints[0], Says(a).answer(ROWS, 0).logits["logits"])
+    made, outputs = together(Says(a), Says(b), weights=[1.0, 3.0])
+    np.testing.assert_allclose(said(outputs), 0.25 * a + 0.75 * b, rtol=1e-5)
+    assert outputs.taught.all() and made.columns == {}
+    np.testing.assert_array_equal(outputs.hints[0], Says(a).outputs(ROWS, 0).logits["logits"])
 
 
 def test_the_gradient_of_hintons_loss_to_the_average_is_the_mean_of_those_to_each_teacher():
@@ -70,32 +70,32 @@ def test_the_gradient_of_hintons_loss_to_the_average_is_the_mean_of_those_to_eac
 def test_confidence_weighs_each_sample_by_one_over_the_classes_a_teacher_hesitates_between():
     sure, unsure = np.full((6, 4), 1e-9), np.full((6, 4), 0.25)
     sure[:, 1] = 1 - 3e-9
-    _, answer = together(Says(sure), Says(unsure), combine="confidence")
+    _, outputs = together(Says(sure), Says(unsure), combine="confidence")
     # Perplexities 1 and 4: weights 4 to 1.
-    np.testing.assert_allclose(said(answer)[:, 1], 0.8 + 0.2 * 0.25, rtol=1e-4)
+    np.testing.assert_allclose(said(outputs)[:, 1], 0.8 + 0.2 * 0.25, rtol=1e-4)
 
 
 def test_a_teacher_without_an_answer_has_no_say_and_where_nobody_has_one_the_sample_is_not_taught():
     a, b = probabilities(), probabilities()
-    _, answer = together(Says(a, silent=[0, 1]), Says(b, silent=[1, 2]))
-    assert answer.taught.tolist() == [True, False, True, True, True, True]
-    np.testing.assert_allclose(said(answer)[0], b[0], rtol=1e-5)
-    np.testing.assert_allclose(said(answer)[2], a[2], rtol=1e-5)
-    np.testing.assert_allclose(said(answer)[3], (a[3] + b[3]) / 2, rtol=1e-5)
+    _, outputs = together(Says(a, silent=[0, 1]), Says(b, silent=[1, 2]))
+    assert outputs.taught.tolist() == [True, False, True, True, True, True]
+    np.testing.assert_allclose(said(outputs)[0], b[0], rtol=1e-5)
+    np.testing.assert_allclose(said(outputs)[2], a[2], rtol=1e-5)
+    np.testing.assert_allclose(said(outputs)[3], (a[3] + b[3]) / 2, rtol=1e-5)
 
 
 def test_a_specialist_splits_what_the_others_give_to_its_classes_and_moves_nothing_else():
     a, b = probabilities(), probabilities(2)
-    _, answer = together(Says(a), Says(b, columns=[1, 3], silent=[5]))
+    _, outputs = together(Says(a), Says(b, columns=[1, 3], silent=[5]))
     filled = a.copy()
     filled[:, [1, 3]] = b * a[:, [1, 3]].sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(said(answer)[:5], (a + filled)[:5] / 2, rtol=1e-5)
-    np.testing.assert_allclose(said(answer)[5], a[5], rtol=1e-5)
+    np.testing.assert_allclose(said(outputs)[:5], (a + filled)[:5] / 2, rtol=1e-5)
+    np.testing.assert_allclose(said(outputs)[5], a[5], rtol=1e-5)
 
 
 def test_teachers_who_know_the_same_few_classes_teach_those_and_strangers_are_refused():
-    made, answer = together(Says(probabilities(2), columns=[0, 2]), Says(probabilities(2), columns=[0, 2]))
-    assert made.columns["logits"].tolist() == [0, 2] and answer.logits["logits"].shape == (6, 2)
+    made, outputs = together(Says(probabilities(2), columns=[0, 2]), Says(probabilities(2), columns=[0, 2]))
+    assert made.columns["logits"].tolist() == [0, 2] and outputs.logits["logits"].shape == (6, 2)
     with pytest.raises(UsageError, match="no teacher knows all classes"):
         together(Says(probabilities(2), columns=[0, 1]), Says(probabilities(2), columns=[2, 3]))
 
@@ -106,8 +106,8 @@ def test_values_of_a_regression_are_averaged():
             super().__init__(np.ones((6, 1)), silent=silent)
             self._logits = np.asarray(values, np.float32)[:, None]
 
-    _, answer = together(Value(ROWS, silent=[0]), Value(ROWS + 4.0), weights=[1.0, 3.0], outputs=1, task="regression")
-    assert answer.logits["logits"][:, 0].tolist() == [4.0, 4.0, 5.0, 6.0, 7.0, 8.0] and answer.taught.all()
+    _, outputs = together(Value(ROWS, silent=[0]), Value(ROWS + 4.0), weights=[1.0, 3.0], outputs=1, task="regression")
+    assert outputs.logits["logits"][:, 0].tolist() == [4.0, 4.0, 5.0, 6.0, 7.0, 8.0] and outputs.taught.all()
 
 
 def test_each_of_several_labels_is_the_mean_over_the_teachers_that_know_it():
@@ -117,14 +117,14 @@ def test_each_of_several_labels_is_the_mean_over_the_teachers_that_know_it():
             self._logits = np.log(p / (1 - p)).astype(np.float32)
 
     a, b = RNG.uniform(0.05, 0.95, (6, 3)), RNG.uniform(0.05, 0.95, (6, 2))
-    made, answer = together(Labels(a), Labels(b, columns=[0, 2], silent=[1]), outputs=3, task="multilabel")
+    made, outputs = together(Labels(a), Labels(b, columns=[0, 2], silent=[1]), outputs=3, task="multilabel")
     expected = a.copy()
     expected[:, [0, 2]] = (a[:, [0, 2]] + b) / 2
     expected[1] = a[1]
-    assert made.columns == {} and answer.taught.all()
-    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits["logits"])), expected, rtol=1e-4)
+    assert made.columns == {} and outputs.taught.all()
+    np.testing.assert_allclose(1 / (1 + np.exp(-outputs.logits["logits"])), expected, rtol=1e-4)
     # Strangers are welcome, since labels do not share a softmax; a sample of which one label has no answer is not taught.
     left, right = Labels(a[:, :1], columns=[0], silent=[3]), Labels(b, columns=[1, 2])
-    _, answer = together(left, right, outputs=3, task="multilabel", combine="confidence")
-    assert answer.taught.tolist() == [True, True, True, False, True, True]
-    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits["logits"][0])), [*a[0, :1], *b[0]], rtol=1e-4)
+    _, outputs = together(left, right, outputs=3, task="multilabel", combine="confidence")
+    assert outputs.taught.tolist() == [True, True, True, False, True, True]
+    np.testing.assert_allclose(1 / (1 + np.exp(-outputs.logits["logits"][0])), [*a[0, :1], *b[0]], rtol=1e-4)

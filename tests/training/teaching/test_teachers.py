@@ -19,7 +19,7 @@ from mmedge.training.objectives import Distillation
 from mmedge.training.teaching import caching
 from mmedge.training.teaching.caching import Demand
 from mmedge.training.teaching.sources import ModuleSource, TeacherOutputs, TrainingViews
-from mmedge.training.teaching.taught import answering
+from mmedge.training.teaching.taught import teacher_from
 from mmedge.training.teaching.teachers import Teacher
 from tests.heads import samples as made_samples
 
@@ -53,8 +53,8 @@ def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode
     hints = [Hint(teacher=hint)]
     data = data or samples()
     source = ModuleSource(module, CONTRACT, TrainingViews(data, train.augment, 3), hints, key=key, who="the teacher")
-    asked = Demand.by(train, fits, mode)
-    return Teacher(source, len(data), train.views, asked=asked, hints=hints, folder=folder, progress=Silent())
+    demand = Demand.by(train, fits, mode)
+    return Teacher(source, len(data), train.views, demand=demand, hints=hints, folder=folder, progress=Silent())
 
 
 def shuffled(epoch):
@@ -130,7 +130,7 @@ def test_no_more_views_count_as_shown_than_one_training_has_epochs(module, tmp_p
     train, shown = TRAIN.model_copy(update={"views": 5, "epochs": 2}), TrainingViews(samples(), TRAIN.augment, 3)
     source = ModuleSource(module, CONTRACT, shown, [], key="t", who="the teacher")
     context = SimpleNamespace(dataset=SimpleNamespace(train=samples()), work=tmp_path / "work", progress=Silent())
-    said = answering(source, Distill(), context, train, fits=3).decision.said
+    said = teacher_from(source, Distill(), context, train, fits=3).decision.reason
     assert "6 passes over the training split show 2 views" in said
 
 
@@ -140,14 +140,14 @@ class Fixed:
     key, fixed, notes, heads = "fixed", True, (), ("logits",)
     columns = {"logits": np.array([0, 2])}
 
-    def answer(self, index, view):
+    def outputs(self, index, view):
         logits = np.stack([index, -index], axis=1).astype(np.float32)
         return TeacherOutputs({"logits": np.where(index[:, None] % 2 == 0, logits, 0)}, index % 2 == 0)
 
 
 def test_samples_without_an_answer_and_classes_that_the_teacher_does_not_know_are_left_to_the_labels(tmp_path):
     """The gradient of the logit loss is zero there, and elsewhere that of the softmax over the known classes."""
-    teacher = Teacher(Fixed(), 200, 2, asked=Demand(2, 16, "always"), hints=[], folder=tmp_path, progress=Silent())
+    teacher = Teacher(Fixed(), 200, 2, demand=Demand(2, 16, "always"), hints=[], folder=tmp_path, progress=Silent())
     student = Net()
     objective = Distillation(student, teacher, CONTRACT, Loss(labels=0, kind="kd", temperature=1.0), TRAIN)
     batch = shuffled(0)[0]
@@ -186,7 +186,7 @@ def test_a_student_has_the_same_losses_whether_the_answers_are_kept_or_asked_for
     assert asked <= 2 + 2 * 2 and module.calls - asked >= 4 * 12  # once a view, once a step
     assert live == pytest.approx(kept, rel=1e-5)
     assert not list((tmp_path / "live").glob("*.npy")) and notes == (
-        "the teacher is asked at every step, as distill.cache asks",
+        "the teacher runs at every step, as distill.cache asks",
     )
 
 
@@ -221,4 +221,4 @@ def test_answers_that_the_disk_has_no_room_for_are_not_kept(tmp_path, monkeypatc
     monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
     train = TRAIN.model_copy(update={"epochs": 20})
     decision = teacher(Slow().eval(), tmp_path, train=train, mode="measured").decision
-    assert not decision.kept and "GB free" in decision.said
+    assert not decision.kept and "GB free" in decision.reason
