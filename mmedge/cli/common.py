@@ -6,11 +6,14 @@ import errno
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -64,8 +67,9 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
     @json_option
     @debug_option
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> int:
+        interrupts: list[int] = []
         try:
-            with _document_alone() if as_json else nullcontext():
+            with noted(interrupts), _document_alone() if as_json else nullcontext():
                 return command(*args, as_json=as_json, **kwargs) or 0
         except BrokenPipeError:  # whoever read our output has enough, as in mmedge predict … | head -1
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,13 +77,34 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
         except BaseException as raised:  # Ctrl-C, and what ends the process, too
             if debug and not isinstance(raised, KeyboardInterrupt):
                 raise
-            error = _told(raised, kwargs.get("out"))
+            # Once Ctrl-C has come, what a library makes of it on its way is Ctrl-C all the same.
+            error = _told(KeyboardInterrupt() if interrupts else raised, kwargs.get("out"))
         if as_json:
             print_error(error.what, error.where, error.todo, error.exit_code)
         click.echo(f"error: {error}".encode("utf-8", "backslashreplace").decode(), err=True)
         return error.exit_code
 
     return wrapper
+
+
+@contextmanager
+def noted(interrupts: list[int]) -> Iterator[None]:
+    """Within the block each Ctrl-C is appended to ``interrupts``, and raised as ever."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # whoever calls us has a handler of their own
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, before)
 
 
 def _told(raised: BaseException, out: Path | None) -> MmedgeError:

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import click
 
 from mmedge.cli.common import document
-from mmedge.errors import MissingDependency, PeerEnded
+from mmedge.errors import Interrupted, MissingDependency, PeerEnded
 from mmedge.training.loop.processes import LAUNCHER
 
 devices_option = click.option(
@@ -42,14 +42,26 @@ def launch(devices: int) -> int:
         )
     port = _free_port()
     with ExitStack() as opened:
+        interrupts = opened.enter_context(_counted(signal.SIGINT))
         texts = [opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(devices)]
         children: list[subprocess.Popen[bytes]] = []
         try:  # from the first start on: whatever happens, nothing of ours goes on without us
             for rank, text in enumerate(texts):
                 children.append(_started(rank, devices, port, text))
-            return _ended(children, texts)
+            return _ended(children, texts, interrupts)
         finally:
             _end(children)
+
+
+@contextmanager
+def _counted(number: signal.Signals) -> Iterator[list[int]]:
+    """The signals of this number that have come so far: an exception could fall between a child's end and our note of it."""
+    came: list[int] = []
+    before = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(number, before)
 
 
 def _started(rank: int, devices: int, port: int, text: IO[str]) -> subprocess.Popen[bytes]:
@@ -87,24 +99,29 @@ def _stdout() -> int | None:
         return None
 
 
-def _ended(children: list[subprocess.Popen[bytes]], texts: Sequence[IO[str]]) -> int:
-    """Wait for all to end, or for one to fail."""
+def _ended(children: list[subprocess.Popen[bytes]], texts: Sequence[IO[str]], interrupts: Sequence[int]) -> int:
+    """Wait for all to end, or for one to fail; an interrupt goes to the main process, however it then ends."""
     failed: float | None = None
+    handed_on = 0
     while True:
-        try:
-            codes = [child.poll() for child in children]
-            own = [rank for rank, code in enumerate(codes) if code not in (None, 0, PeerEnded.exit_code)]
-            if codes[0] not in (None, 0, PeerEnded.exit_code) or all(code == 0 for code in codes):
-                return _as_exit_code(codes[0] or 0)
-            failed = failed or (time.monotonic() if any(codes) else None)
-            if failed and (codes[0] is not None or time.monotonic() - failed > _GRACE):
-                rank = own[0] if own else next(rank for rank, code in enumerate(codes) if code)
-                texts[rank].seek(0)
-                click.echo(f"process {rank}: {texts[rank].read().strip()[-2000:]}", err=True)
-                return _as_exit_code(codes[rank] or 1)
-            time.sleep(0.1)
-        except KeyboardInterrupt:
+        if handed_on < len(interrupts):
+            handed_on = len(interrupts)
             children[0].send_signal(signal.SIGINT)
+        codes = [child.poll() for child in children]
+        if handed_on and codes[0]:
+            if codes[0] != Interrupted.exit_code:  # a library made another error of it, or it had no handler yet
+                raise Interrupted("interrupted; the state is saved", todo="run the same command again to go on")
+            return codes[0]
+        own = [rank for rank, code in enumerate(codes) if code not in (None, 0, PeerEnded.exit_code)]
+        if codes[0] not in (None, 0, PeerEnded.exit_code) or all(code == 0 for code in codes):
+            return _as_exit_code(codes[0] or 0)
+        failed = failed or (time.monotonic() if any(codes) and not handed_on else None)
+        if failed and (codes[0] is not None or time.monotonic() - failed > _GRACE):
+            rank = own[0] if own else next(rank for rank, code in enumerate(codes) if code)
+            texts[rank].seek(0)
+            click.echo(f"process {rank}: {texts[rank].read().strip()[-2000:]}", err=True)
+            return _as_exit_code(codes[rank] or 1)
+        time.sleep(0.1)
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:

@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from mmedge import artifact
+from mmedge.cli.common import framed
+from mmedge.errors import Interrupted
 from tests.conftest import child_environment, write_recipe
 
 
@@ -117,7 +120,7 @@ def test_ctrl_c_ends_every_process_with_130_and_what_was_trained_is_saved(values
     children = children_of(started.pid)
     os.kill(started.pid, signal.SIGINT)
     said = started.communicate(timeout=60)[1]
-    assert started.returncode == 130 and said.count("run the same command again") == 1
+    assert started.returncode == 130 and said.count("run the same command again") == 1, said
     assert len(children) == 2 and not any(map(running, children))
     assert list(out.glob(".work/teacher-*/teacher.safetensors")) and not (out / "teacher").exists()
 
@@ -137,3 +140,30 @@ def test_where_a_process_cannot_be_started_those_before_it_are_ended(monkeypatch
     with pytest.raises(OSError, match="no more processes"):
         launch.launch(2)
     assert started[0].poll() is not None
+
+
+def test_an_interrupt_is_130_however_the_main_process_ends_by_it(monkeypatch):
+    from mmedge.cli import launch
+
+    # One with no handler yet: the signal ends it.
+    monkeypatch.setattr(
+        launch, "_started", lambda *_: subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    )
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(Interrupted, match="interrupted"):
+        launch.launch(2)
+
+
+def test_what_a_library_makes_of_an_interrupt_is_an_interrupt_still(capsys):
+    @framed
+    def verb(*, as_json: bool) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raised = RuntimeError("KeyboardInterrupt: <EMPTY MESSAGE>")  # pybind11's words: nothing is chained
+        raise raised
+
+    assert verb(as_json=False, debug=False) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
