@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from mmedge import tasks
 from mmedge.contract import Contract
+from mmedge.data.augment import augmented
+from mmedge.data.augment.chance import Chance
 from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment, Train
 
@@ -144,10 +145,9 @@ def view_of(
     samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int
 ) -> dict[str, Tensor]:
     """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
+    chance = Chance(view_seed, view, index, len(samples))
     return {
-        name: torch.from_numpy(
-            _augmented(x[index], augment[name], index, view_seed, view, len(samples)) if name in augment else x[index]
-        )
+        name: torch.from_numpy(augmented(x[index], augment[name], chance) if name in augment else x[index])
         for name, x in samples.inputs.items()
     }
 
@@ -185,55 +185,3 @@ def _proper(count: int) -> np.ndarray:
     return np.array(
         [[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)]
     )
-
-
-def _augmented(x: np.ndarray, augment: Augment, index: np.ndarray, seed: int, view: int, total: int) -> np.ndarray:
-    """Shift with the edge repeated, mask bands (SpecAugment, Park et al. 2019) with the training mean, add noise."""
-    # Drawn for the whole split and then indexed: a row's view does not depend on the batch it comes in.
-    draws = _draws(seed, view, total)[index]
-    if augment.shift and x.ndim >= 2:
-        x = _shifted(x, augment.shift, draws[:, 0], axis=x.ndim - 1)
-    if augment.shift_rows and x.ndim >= 3:
-        x = _shifted(x, augment.shift_rows, draws[:, 1], axis=x.ndim - 2)
-    if augment.mask and x.ndim >= 2:
-        x = _masked(x, augment.mask, draws[:, 2:4], axis=x.ndim - 1)
-    if augment.mask_rows and x.ndim >= 3:
-        x = _masked(x, augment.mask_rows, draws[:, 4:6], axis=x.ndim - 2)
-    if augment.noise:
-        noise = np.stack(
-            [np.random.default_rng([seed, view, int(row)]).standard_normal(x.shape[1:], np.float32) for row in index]
-        )
-        x = x + np.float32(augment.noise) * noise
-    return x
-
-
-@lru_cache(maxsize=2)
-def _draws(seed: int, view: int, total: int) -> np.ndarray:
-    """float64 [total, 6] in [0, 1), kept while the epoch lasts: drawing for a million rows takes longer than a step."""
-    draws = np.random.default_rng([seed, view, 7]).random((total, 6))
-    draws.flags.writeable = False
-    return draws
-
-
-def _shifted(x: np.ndarray, most: int, draw: np.ndarray, axis: int) -> np.ndarray:
-    offsets = np.floor(draw * (2 * most + 1)).astype(np.int64) - most
-    shifted = np.empty_like(x)
-    for offset in np.unique(
-        offsets
-    ):  # whole rows of one shift at a time: a tenth of the time of an index for each number
-        rows = np.flatnonzero(offsets == offset)
-        place = np.clip(np.arange(x.shape[axis]) - offset, 0, x.shape[axis] - 1)
-        shifted[rows] = np.take(x[rows], place, axis=axis)
-    return shifted
-
-
-def _masked(x: np.ndarray, widest: int, draws: np.ndarray, axis: int) -> np.ndarray:
-    width = np.floor(draws[:, :1] * (widest + 1))
-    start = draws[:, 1:] * (x.shape[axis] - width)
-    place = np.arange(x.shape[axis])
-    hidden = (place >= start) & (place < start + width)
-    return np.where(hidden.reshape(_along(x, axis)), x.dtype.type(0), x)
-
-
-def _along(x: np.ndarray, axis: int) -> tuple[int, ...]:
-    return tuple(x.shape[a] if a in (0, axis) else 1 for a in range(x.ndim))

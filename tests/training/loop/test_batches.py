@@ -64,28 +64,6 @@ def test_without_augmentation_a_view_is_the_sample():
         np.testing.assert_array_equal(x.numpy(), samples.inputs[name][[4, 2]])
 
 
-def test_a_shift_moves_columns_and_repeats_the_edge():
-    samples = made()
-    x = samples.inputs["image"]
-    shifted = view_of(samples, np.arange(50), {"image": Augment(shift=2)}, view_seed=0, view=0)["image"].numpy()
-    offsets = set()
-    for row in range(50):
-        candidates = {offset: x[row][..., np.clip(np.arange(8) - offset, 0, 7)] for offset in range(-2, 3)}
-        (offset,) = [offset for offset, expected in candidates.items() if np.array_equal(expected, shifted[row])]
-        offsets.add(offset)
-    assert offsets == {-2, -1, 0, 1, 2}
-
-
-def test_a_mask_hides_whole_columns_of_at_most_its_width():
-    samples = made()
-    masked = view_of(samples, np.arange(50), {"series": Augment(mask=3)}, view_seed=0, view=0)["series"].numpy()
-    hidden = (masked == 0).all(axis=1)
-    assert hidden.sum(axis=1).max() == 3 and (hidden.sum(axis=1) == 0).any()
-    np.testing.assert_array_equal(
-        masked.transpose(0, 2, 1)[~hidden], samples.inputs["series"].transpose(0, 2, 1)[~hidden]
-    )
-
-
 def test_every_row_is_drawn_and_equally_often():
     samples, train = made(64), Train(batch_size=16)
     counts = np.bincount(np.concatenate([batch.index for batch in drawn(samples, train)]), minlength=64)
