@@ -13,6 +13,7 @@ from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.judging import Judging
 from mmedge.pipeline.measuring import GRAPH, controls_of, is_outputs, latencies_of, measured, with_latency
 from mmedge.pipeline.ran import Outcome, Ran
+from mmedge.pipeline.reviewing import contributions_of, disagreements_of, reviews_of
 from mmedge.recipe import shown
 from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord
 from mmedge.stages.results import TORCH
@@ -27,6 +28,12 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     latencies = latencies_of(ran, context)
     records = [with_latency(done, record, latencies) for done, record in zip(ran, found)]
     controls = controls_of(ran, context)
+    reviews = reviews_of(ran, context)
+    records = [
+        record.model_copy(update={"review": reviews[record.stage]}) if reviews.get(record.stage) else record
+        for record in records
+    ]
+    differ, contributions = disagreements_of(ran, context), contributions_of(ran, context)
     judging = Judging(ran, records, controls, recipe.gates)
     # What was given was judged by the run that made it, which has its parents to compare with.
     verdicts = [([], 0) if done.given else judging.judge(done, record) for done, record in zip(ran, records)]
@@ -47,6 +54,8 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
         ),
         stages=[record.model_copy(update={"gates": gates}) for record, (gates, _) in zip(records, verdicts)],
         controls=controls,
+        **({"disagreements": differ} if differ else {}),
+        **({"contributions": contributions} if contributions else {}),
         verdict="fail" if any(exit_codes) else "pass",
     )
     write_bundle(ran, report, context)

@@ -30,11 +30,11 @@ _CODE = ("measure", "profiling/timing.py", "backends")
 
 def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRecord, list[str]]:
     """Quality and subsets, with notes; of a teacher that is a file of outputs, quality where the file has the split's samples."""
-    recipe, classes = context.recipe, _classes(done, artifact, context)
+    recipe, classes = context.recipe, classes_of(done, artifact, context)
     key = [artifact.sha256, context.dataset.sha256, recipe.seed, recipe.measure.bootstrap]
     key += [classes.to] if classes else []
     compute = partial(_measured, artifact, classes, context)
-    found = FiguresRecord.model_validate(_remembered("figures", key, context, f"measuring {done.stage}", compute))
+    found = FiguresRecord.model_validate(once("figures", key, context, f"measuring {done.stage}", compute))
     return found, [*([classes.note()] if classes else []), *found.absent]
 
 
@@ -59,14 +59,14 @@ def is_outputs(artifact: Artifact) -> bool:
     return artifact.file(OUTPUTS_FILE).is_file()
 
 
-def _classes(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None:
+def classes_of(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None:
     """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
     if done.step.row.role != "teacher":
         return None
     return class_map(contract_of(artifact), context.dataset.contract, done.step.config.classes, "teacher.classes")
 
 
-def _remembered(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
+def once(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
     """A measurement that was taken before of the same things is not taken again."""
 
     def told() -> Any:
@@ -110,7 +110,7 @@ def latencies_of(ran: list[Ran], context: Context) -> dict[str, LatencyRecord]:
     key = [{stage: artifact.sha256 for stage, artifact in timed.items()}, teacher]
     key += [measure.model_dump(mode="json"), machine().record()]
     compute = partial(_timed, timed, teacher, context)
-    found = _remembered("latency", key, context, "measuring latency, all stages in turn", compute)
+    found = once("latency", key, context, "measuring latency, all stages in turn", compute)
     how = {"batch": measure.batch, "threads": measure.threads}
     targets = {done.stage: done.result.target for done in ran if done.result}
     return {stage: LatencyRecord(target=targets[stage], **how, **figures) for stage, figures in found.items()}
@@ -161,7 +161,7 @@ def controls_of(ran: list[Ran], context: Context) -> list[ControlRecord]:
     """What each control says on the test split, read here for the first time."""
     return [
         ControlRecord.model_validate(
-            _remembered(
+            once(
                 "gain",
                 [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap, name],
                 context,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -96,6 +96,17 @@ class Export(StageSection):
     def asks_int8(self) -> bool:
         """Whether a target's own precision is INT8."""
         return any(options.precision == "int8" for options in self.targets.values())
+
+
+class Report(Frozen):
+    """What a report may show of the data."""
+
+    samples: Literal["rows", "ids", "pictures"] = Field(
+        "rows",
+        description="How samples on which student and teacher differ are named: by their row in the run's data/test.csv,"
+        " by their id too, or with pictures of images and spectrograms. Ids and pictures may be personal.",
+    )
+    disagreements: int = Field(20, ge=0, le=1000, description="Samples on which they differ most that are listed.")
 
 
 class Measure(Frozen):

@@ -12,7 +12,7 @@ from mmedge.contract import subsets
 from mmedge.errors import brief, did_you_mean
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
-from mmedge.recipe.export import Export, Measure
+from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
 from mmedge.spec import Frozen
@@ -38,6 +38,7 @@ class Recipe(Frozen):
     quantize: Quantize | None = Field(None, description="The precisions that are tried.")
     export: Export = Field(Export(), description="The engines that are built.")
     measure: Measure = Field(Measure(), description="How latency and intervals are taken.")
+    report: Report = Field(Report(), description="What the report may show of the data.")
     gates: dict[str, dict[str, float]] = Field(
         {},
         description="Stage -> figure -> limit. A figure that misses its limit fails the run: exit code 3 for accuracy, 4 for"

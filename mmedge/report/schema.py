@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue
 from mmedge.frozen import Record
 from mmedge.machine import Machine
 from mmedge.profiling.timing import Timing
+from mmedge.report.review import ContributionsRecord, DisagreementsRecord, ReviewRecord
 
 Interval = tuple[float, float]
 Figures = dict[str, float]
@@ -302,6 +303,9 @@ class StageRecord(Record):
     fusion_points: list[FusionPointRecord] | None = None
     sensitivity: SensitivityRecord | None = None
     verification: list[AgreementRecord] | None = None
+    review: dict[str, ReviewRecord] | None = Field(
+        None, description="Head -> what a reviewer asks, of teacher and bundle."
+    )
 
 
 class ControlRecord(Record):
@@ -341,6 +345,8 @@ class Report(Record):
     data: DataRecord
     stages: list[StageRecord]
     controls: list[ControlRecord]
+    disagreements: DisagreementsRecord | None = None
+    contributions: list[ContributionsRecord] | None = Field(None, description="A head each, of what ships.")
     verdict: Literal["pass", "fail"]
 
 

@@ -79,6 +79,12 @@ class Task(Protocol):
     def same(self, expected: np.ndarray, actual: np.ndarray) -> float:
         """The share of rows whose two outputs, float [N, W], mean the same."""
 
+    def probabilities(self, output: np.ndarray) -> np.ndarray:
+        """float64 [N, labels] of outputs, float [N, W]: how likely each label is; of no columns where there is no ``CONFIDENCE``."""
+
+    def chosen(self, output: np.ndarray) -> np.ndarray:
+        """int64 [N]: the label that each row is taken to have, where a row has just one; else 0."""
+
     def predictions(self, output: np.ndarray, head: Head) -> list[Prediction]:
         """One a row of finite outputs, float [N, W]."""
 

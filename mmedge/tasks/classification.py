@@ -91,10 +91,19 @@ def same(expected: np.ndarray, actual: np.ndarray) -> float:
     return float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean())
 
 
+def probabilities(output: np.ndarray) -> np.ndarray:
+    shifted = np.exp(output.astype(np.float64) - output.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def chosen(output: np.ndarray) -> np.ndarray:
+    return output.argmax(axis=1)
+
+
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
-    shifted = np.exp(output - output.max(axis=1, keepdims=True))
-    probabilities, labels = shifted / shifted.sum(axis=1, keepdims=True), head.labels
-    return [Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist()))) for row in probabilities]
+    shifted = np.exp(output - output.max(axis=1, keepdims=True))  # in the output's own type: this is what apps get
+    rows, labels = shifted / shifted.sum(axis=1, keepdims=True), head.labels
+    return [Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist()))) for row in rows]
 
 
 def card(cells: Cells, target: Target) -> dict[str, Any]:

@@ -136,8 +136,17 @@ def same(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(((expected > 0) == (actual > 0)).mean())
 
 
+def probabilities(output: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * (1 + np.tanh(output.astype(np.float64) / 2)))  # no overflow
+
+
+def chosen(output: np.ndarray) -> np.ndarray:
+    """None in particular: a row may have any number."""
+    return np.zeros(len(output), np.int64)
+
+
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
-    return [_prediction(row, head.labels) for row in 0.5 * (1 + np.tanh(output / 2))]  # no overflow
+    return [_prediction(row, head.labels) for row in 0.5 * (1 + np.tanh(output / 2))]
 
 
 def _prediction(row: np.ndarray, labels: Sequence[str]) -> Prediction:

@@ -106,6 +106,9 @@ def probabilities(output: np.ndarray) -> np.ndarray:
     return edges[:, :-1] - edges[:, 1:]
 
 
+chosen = ranks
+
+
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
     found = zip(ranks(output).tolist(), probabilities(output.astype(np.float64)).tolist())
     return [Prediction(head.labels[rank], dict(zip(head.labels, row)), rank=rank) for rank, row in found]

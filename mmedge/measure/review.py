@@ -1,0 +1,214 @@
+"""What a reviewer asks of a head's outputs: confusion, recall by label, calibration, ranking, scatter, disagreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmedge import tasks
+from mmedge.contract import Contract
+from mmedge.data.store.samples import Samples
+from mmedge.measure.quality import interval
+from mmedge.report.review import (
+    BinRecord,
+    ConfusedRecord,
+    DisagreementRecord,
+    LabelRecord,
+    OpinionRecord,
+    RankingRecord,
+    ReliabilityRecord,
+    ReviewRecord,
+    ScatterRecord,
+)
+from mmedge.tasks import Head
+
+_BINS, _POINTS, _CURVES, _SCATTERED = 15, 50, 12, 1000
+
+
+def review(
+    contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples, *, resamples: int, seed: int
+) -> dict[str, ReviewRecord]:
+    """{head: its review} over the rows whose target is known. ``outputs``: {head: float [N, W]}, N as in ``samples``."""
+    found = {}
+    for name, head in contract.heads.items():
+        known = np.flatnonzero(samples.known(name))
+        if len(known):
+            output, targets = outputs[name][known], samples.targets[name][known]
+            found[name] = _of_head(head, output, targets, samples.groups[known], samples.split, (resamples, seed))
+    return found
+
+
+def _of_head(
+    head: Head, output: np.ndarray, targets: np.ndarray, groups: np.ndarray, split: str, draws: tuple[int, int]
+) -> ReviewRecord:
+    task = tasks.of(head)
+    whole: dict[str, object] = {"split": split, "n": len(output)}
+    if task.LABELS:
+        has, given = _memberships(head, output, targets)
+        p = task.probabilities(output)
+        whole["labels"] = [
+            _label(head, k, has[:, k], given[:, k], p[:, k], groups, draws) for k in range(len(head.labels))
+        ]
+        whole["rankings"] = _rankings(head, has, p)
+        whole["reliability"] = (
+            _reliability(p, has, given) if not task.SEVERAL else _reliability_of(p.ravel(), has.ravel())
+        )
+        if not task.SEVERAL:
+            whole["confusion"] = _confusion(head, targets, task.chosen(output))
+    elif task.UNIT:
+        rows = np.linspace(0, len(output) - 1, min(_SCATTERED, len(output))).round().astype(int)
+        whole["scatter"] = ScatterRecord(target=_short(targets[rows]), predicted=_short(output[rows, 0]))
+    return ReviewRecord(**whole)  # type: ignore[arg-type]
+
+
+def _memberships(head: Head, output: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bool [n, labels]: who has each label; who was given it)."""
+    task, index = tasks.of(head), np.arange(len(head.labels))
+    if task.SEVERAL:
+        return targets > 0.5, task.probabilities(output) > 0.5
+    return targets[:, None] == index, task.chosen(output)[:, None] == index
+
+
+def _label(
+    head: Head, k: int, has: np.ndarray, given: np.ndarray, p: np.ndarray, groups: np.ndarray, draws: tuple[int, int]
+) -> LabelRecord:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    figures: dict[str, object] = {}
+    if has.any():
+        found = given[has]
+        figures["recall"] = float(found.mean())
+        figures["recall_ci95"] = interval(
+            lambda rows: float(found[rows].mean()), groups[has], resamples=draws[0], seed=draws[1]
+        )
+    if given.any():
+        figures["precision"] = float(has[given].mean())
+    if has.any() and not has.all():
+        figures["average_precision"] = float(average_precision_score(has, p))
+        figures["auc"] = float(roc_auc_score(has, p))
+    return LabelRecord(label=head.labels[k], n=int(has.sum()), **figures)  # type: ignore[arg-type]
+
+
+def _confusion(head: Head, targets: np.ndarray, chosen: np.ndarray) -> list[ConfusedRecord]:
+    pairs, counts = np.unique(np.stack([targets, chosen]), axis=1, return_counts=True)
+    labels = head.labels
+    return [ConfusedRecord(target=labels[t], chosen=labels[c], n=int(n)) for (t, c), n in zip(pairs.T, counts)]
+
+
+def _reliability(p: np.ndarray, has: np.ndarray, given: np.ndarray) -> ReliabilityRecord:
+    """Of the one label that each row is given."""
+    rows, chosen = np.arange(len(p)), given.argmax(axis=1)
+    return _reliability_of(p[rows, chosen], has[rows, chosen])
+
+
+def _reliability_of(p: np.ndarray, right: np.ndarray) -> ReliabilityRecord:
+    place = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    bins, error = [], 0.0
+    for k in np.unique(place):
+        inside = place == k
+        confidence, share = float(p[inside].mean()), float(right[inside].mean())
+        error += inside.mean() * abs(confidence - share)
+        bins.append(
+            BinRecord(low=k / _BINS, high=(k + 1) / _BINS, n=int(inside.sum()), confidence=confidence, right=share)
+        )
+    return ReliabilityRecord(ece=float(error), bins=bins)
+
+
+def _rankings(head: Head, has: np.ndarray, p: np.ndarray) -> list[RankingRecord]:
+    """Curves of the most frequent labels; of two classes that exclude each other one curve says all."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    able = [k for k in np.argsort(-has.sum(axis=0), kind="stable") if has[:, k].any() and not has[:, k].all()]
+    if len(head.labels) == 2 and not tasks.of(head).SEVERAL:
+        able = [k for k in able if k == 1]
+    found = []
+    for k in sorted(able[:_CURVES]):
+        precision, recall, _ = precision_recall_curve(has[:, k], p[:, k])
+        false, true, _ = roc_curve(has[:, k], p[:, k])
+        curves = [*_thin(recall, precision), *_thin(false, true)]
+        names = ("recall", "precision", "false_positive_rate", "true_positive_rate")
+        found.append(RankingRecord(label=head.labels[k], **dict(zip(names, map(_short, curves)))))
+    return found
+
+
+def _thin(*curves: np.ndarray) -> list[np.ndarray]:
+    rows = np.unique(np.linspace(0, len(curves[0]) - 1, _POINTS).round().astype(int))
+    return [curve[rows] for curve in curves]
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Four figures, so that a report stays readable."""
+    return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def disagreements(
+    contract: Contract, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], samples: Samples, most: int
+) -> tuple[int, int, list[DisagreementRecord]]:
+    """(right by the first alone, by the second alone, the ``most`` rows that differ most) over all heads.
+
+    ``first`` and ``second``: {head: float [N, W]}. Rows that the first has right and the second wrong come first.
+    """
+    lost = won = 0
+    found: list[tuple[bool, float, DisagreementRecord]] = []
+    for name, head in contract.heads.items():
+        known = np.flatnonzero(samples.known(name))
+        if not len(known):
+            continue
+        targets, pair = samples.targets[name][known], (first[name][known], second[name][known])
+        distance = _distance(head, *pair)
+        right = [_right(head, output, targets) for output in pair]
+        if right[0] is not None and right[1] is not None:
+            lost += int((right[0] & ~right[1]).sum())
+            won += int((right[1] & ~right[0]).sum())
+        slipped = right[0] & ~right[1] if right[0] is not None and right[1] is not None else np.zeros(len(known), bool)
+        for at in np.lexsort((-distance, ~slipped))[:most]:
+            opinions = [
+                _opinion(head, output[at], None if ok is None else bool(ok[at])) for output, ok in zip(pair, right)
+            ]
+            record = DisagreementRecord(
+                row=int(known[at]) + 1,
+                head=name,
+                distance=float(distance[at]),
+                target=_named(head, targets[at]),
+                first=opinions[0],
+                second=opinions[1],
+            )
+            found.append((bool(slipped[at]), float(distance[at]), record))
+    found.sort(key=lambda each: (not each[0], -each[1]))
+    return lost, won, [record for _, _, record in found[:most]]
+
+
+def _distance(head: Head, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float [n]: total variation of the probabilities (of labels that do not exclude each other, the largest difference)."""
+    task = tasks.of(head)
+    if not task.CONFIDENCE:
+        return np.abs(first - second).max(axis=1) / head.std
+    apart = np.abs(task.probabilities(first) - task.probabilities(second))
+    return apart.max(axis=1) if task.SEVERAL else apart.sum(axis=1) / 2
+
+
+def _right(head: Head, output: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+    if not tasks.of(head).LABELS:
+        return None
+    has, given = _memberships(head, output, targets)
+    return np.asarray((has == given).all(axis=1))
+
+
+def _opinion(head: Head, row: np.ndarray, right: bool | None) -> OpinionRecord:
+    (prediction,) = tasks.of(head).predictions(row[None], head)
+    told: dict[str, object] = {} if right is None else {"right": right}
+    if prediction.label is not None:
+        return OpinionRecord(given=prediction.label, sure=float(prediction.probabilities[prediction.label]), **told)  # type: ignore[arg-type]
+    given = ", ".join(prediction.labels) or "none" if prediction.labels is not None else f"{prediction.value:.4g}"
+    return OpinionRecord(given=given, **told)  # type: ignore[arg-type]
+
+
+def _named(head: Head, target: np.ndarray) -> str:
+    """A target of one row in words."""
+    task = tasks.of(head)
+    if not task.LABELS:
+        return f"{float(target):.4g}"
+    if task.SEVERAL:
+        return ", ".join(label for label, has in zip(head.labels, target > 0.5) if has) or "none"
+    return head.labels[int(target)]

@@ -1,0 +1,162 @@
+"""What a reviewer asks of a run, beside its figures: taken on the test split, of the teacher and of what ships."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from mmedge.artifact import Artifact, contract_of
+from mmedge.backends import GRAPH_BACKEND, opened
+from mmedge.contract import Contract
+from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
+from mmedge.data.store.samples import Samples
+from mmedge.measure.contribution import contributions
+from mmedge.measure.pictures import picture
+from mmedge.measure.quality import Outputs, Predict, graph_predictor, module_run, rows_of
+from mmedge.measure.review import disagreements, review
+from mmedge.pipeline.measuring import classes_of, is_outputs, once
+from mmedge.pipeline.ran import Ran
+from mmedge.report.review import ContributionsRecord, DisagreementRecord, DisagreementsRecord, ReviewRecord
+from mmedge.stages.results import TORCH
+from mmedge.training.context import Context
+
+_THREADS = 2
+# Samples that contributions are taken of: 2 ** M passes.
+_CONTRIBUTIONS = 1000
+
+
+def shipped_of(ran: list[Ran]) -> Ran | None:
+    """The last stage whose graph is computed here: that of the bundle."""
+    able = [done for done in ran if done.result and done.result.target in (GRAPH_BACKEND, TORCH)]
+    return able[-1] if able else None
+
+
+def reviews_of(ran: list[Ran], context: Context) -> dict[str, dict[str, ReviewRecord]]:
+    """{stage: {head: its review}} of the teacher and of what ships."""
+    found = {}
+    for done in _looked_at(ran):
+        assert done.artifact
+        compute = partial(_review, done, done.artifact, context)
+        given = once("review", _key(done.artifact, context), context, f"reviewing {done.stage}", compute)
+        found[done.stage] = TypeAdapter(dict[str, ReviewRecord]).validate_python(given)
+    return found
+
+
+def contributions_of(ran: list[Ran], context: Context) -> list[ContributionsRecord]:
+    """What each modality contributes to what ships."""
+    done = shipped_of(ran)
+    if done is None or done.artifact is None or is_outputs(done.artifact):
+        return []
+    compute = partial(_contributions, done, done.artifact, context)
+    given = once("contributions", _key(done.artifact, context), context, "what each modality contributes", compute)
+    return TypeAdapter(list[ContributionsRecord]).validate_python(given)
+
+
+def disagreements_of(ran: list[Ran], context: Context) -> DisagreementsRecord | None:
+    """Where what ships differs most from the teacher; None where one of them is not there."""
+    looked = _looked_at(ran)
+    if len(looked) < 2 or not (looked[0].artifact and looked[1].artifact):
+        return None
+    first, second = looked[0].artifact, looked[1].artifact
+    key = [*_key(first, context), second.sha256, context.recipe.report.model_dump(mode="json")]
+    compute = partial(_disagreements, looked[0], looked[1], context)
+    given = once("disagreements", key, context, "where the student differs from its teacher", compute)
+    return DisagreementsRecord.model_validate(given) if given else None
+
+
+def _looked_at(ran: list[Ran]) -> list[Ran]:
+    """The teacher and what ships, without those that have no artifact; the teacher once where it ships itself."""
+    teacher, shipped = next((done for done in ran if done.step.row.role == "teacher"), None), shipped_of(ran)
+    chosen = [teacher] + ([shipped] if shipped is not teacher else [])
+    return [done for done in chosen if done and done.artifact]
+
+
+def _key(artifact: Artifact, context: Context) -> list[Any]:
+    return [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap]
+
+
+def _review(done: Ran, artifact: Artifact, context: Context) -> Any:
+    contract, samples, outputs = _on_test(done, artifact, context)
+    draws = {"resamples": context.recipe.measure.bootstrap, "seed": context.recipe.seed}
+    return {name: record.record() for name, record in review(contract, outputs, samples, **draws).items()}
+
+
+def _contributions(done: Ran, artifact: Artifact, context: Context) -> Any:
+    contract = contract_of(artifact)
+    samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
+    rows = np.flatnonzero(samples.present.all(axis=1) & samples.labelled)
+    samples = samples.taken(rows[np.linspace(0, len(rows) - 1, min(_CONTRIBUTIONS, len(rows))).round().astype(int)])
+    predict = _predict(done, artifact, context, samples)
+    draws = {"resamples": context.recipe.measure.bootstrap, "seed": context.recipe.seed}
+    return [record.record() for record in contributions(done.stage, samples, predict, **draws)]
+
+
+def _disagreements(first: Ran, second: Ran, context: Context) -> Any:
+    assert first.artifact and second.artifact
+    _, theirs, their_outputs = _on_test(first, first.artifact, context)
+    contract, ours, our_outputs = _on_test(second, second.artifact, context)
+    place = {sample: row for row, sample in enumerate(ours.ids)}
+    rows = np.array([place[sample] for sample in theirs.ids if sample in place], np.int64)
+    if not len(rows):
+        return None
+    at = {sample: row for row, sample in enumerate(theirs.ids)}
+    pair = rows_of(their_outputs, np.array([at[ours.ids[row]] for row in rows], np.int64)), rows_of(our_outputs, rows)
+    seen = ours.taken(rows)
+    lost, won, found = disagreements(contract, *pair, seen, context.recipe.report.disagreements)
+    counted = {"lost": lost, "won": won} if any(record.first.right is not None for record in found) else {}
+    named = [_named(record, seen, contract, context) for record in found]
+    record = DisagreementsRecord(
+        first=first.stage, second=second.stage, n=int(seen.labelled.sum()), **counted, samples=named
+    )
+    return record.record()
+
+
+def _named(record: DisagreementRecord, seen: Samples, contract: Contract, context: Context) -> DisagreementRecord:
+    """With the row of the whole split and, as far as the recipe allows, its id and its pictures."""
+    at, allowed = record.row - 1, context.recipe.report.samples
+    more: dict[str, Any] = {"row": context.dataset.test.ids.index(seen.ids[at]) + 1}
+    if allowed != "rows":
+        more["id"] = seen.ids[at]
+    if allowed == "pictures":
+        drawn = {
+            name: picture(contract.modalities[name], x[at])
+            for number, (name, x) in enumerate(seen.inputs.items())
+            if seen.present[at, number]
+        }
+        more["pictures"] = {name: uri for name, uri in drawn.items() if uri}
+    return DisagreementRecord(**record.record() | more)
+
+
+def _on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Outputs]:
+    """(the data's contract as far as the model has it, test samples that there are outputs of, these in the data's classes)."""
+    classes = classes_of(done, artifact, context)
+    if is_outputs(artifact):
+        stored, contract, samples = (
+            stored_outputs(artifact.file(OUTPUTS_FILE)),
+            context.dataset.contract,
+            context.dataset.test,
+        )
+        rows = stored.rows(samples.ids)
+        outputs: Outputs = {contract.output: stored.logits[rows[rows >= 0]]}
+        return contract, samples.taken(np.flatnonzero(rows >= 0)), classes.spread(outputs) if classes else outputs
+    contract = contract_of(artifact)
+    samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
+    contract = context.dataset.contract.only(samples.inputs) if classes else contract
+    return contract, samples, _predict(done, artifact, context, samples)(samples.present)
+
+
+def _predict(done: Ran, artifact: Artifact, context: Context, samples: Samples) -> Predict:
+    """Outputs in the data's classes, by the exported graph where there is one."""
+    from mmedge.stages import export
+
+    classes = classes_of(done, artifact, context)
+    if artifact.meta.get("target") == TORCH:
+        run = module_run(context.rebuild(artifact))
+    else:
+        file, backend = export.measured_file(artifact)
+        run = opened(file, backend, threads=_THREADS)
+    predict = graph_predictor(run, contract_of(artifact), samples)
+    return (lambda present: classes.spread(predict(present))) if classes else predict
