@@ -144,7 +144,7 @@ def _on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract,
         return contract, samples.taken(np.flatnonzero(rows >= 0)), classes.spread(outputs) if classes else outputs
     contract = contract_of(artifact)
     samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
-    contract = context.dataset.contract.only(samples.inputs) if classes else contract
+    contract = context.dataset.contract.only(tuple(samples.inputs)) if classes else contract
     return contract, samples, _predict(done, artifact, context, samples)(samples.present)
 
 
