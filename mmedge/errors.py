@@ -119,7 +119,8 @@ class Fault:
         column = f"column {self.column}" if self.column else None
         return ", ".join(part for part in (self.module, self.file, row, column) if part)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, str | int]:
+        """What was given."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 

@@ -10,7 +10,7 @@ def look(manifest, rows=None, *, media=True, header=COLUMNS, model=None, **data)
         write_table(manifest, [header, *rows])
     values = recipe_values(manifest, **data)
     values.update(model or {})
-    return check(parsed(values), manifest.parent / "out", code=manifest.parent, progress=Silent(), media=media)
+    return check(parsed(values), manifest.parent / "out", code=manifest.parent, progress=Silent(), media=media).record()
 
 
 def of(card, kind):

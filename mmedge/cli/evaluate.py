@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,8 +11,8 @@ from mmedge.cli.common import framed, print_json, progress
 
 @click.command(
     help="Judge a bundle by a table of labelled samples: its metric with the 95 % interval, of every subset of modalities too."
-    " Rows are answered one at a time, as an app asks; paths are relative to the table's folder, an empty cell is missing."
-    " A row that cannot be answered is told and not judged; the exit code is then 1."
+    " Rows are predicted one at a time, as an app asks; paths are relative to the table's folder, an empty cell is missing."
+    " A row that cannot be predicted is told and not judged; the exit code is then 1."
     "\n\n\b\nExamples:\n  mmedge evaluate runs/demo/bundle rows.csv\n  mmedge evaluate runs/demo/bundle rows.csv --truth mood --group speaker --json"
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -55,19 +54,7 @@ def evaluate(
 
         found = judged(engine, table, truths, group, shown)
     if as_json:
-        print_json(found)
-    _show(found)
-    return 1 if found["wrong"] else 0
-
-
-def _show(found: dict[str, Any]) -> None:
-    whole = found["quality"]
-    low, high = whole["ci95"]
-    click.echo(f"{whole['metric']} {whole['value']:.3f} [{low:.3f}, {high:.3f}] of {whole['n']} rows", err=True)
-    for kind in ("heads", "subsets"):
-        for name, figure in found.get(kind, {}).items():
-            value = f"{figure['value']:.3f}" if "value" in figure else "not measured"
-            interval = " [{:.3f}, {:.3f}]".format(*figure["ci95"]) if "ci95" in figure else ""
-            click.echo(f"  {name} {value}{interval} of {figure['n']} rows", err=True)
-    for note in found["notes"]:
-        click.echo(note, err=True)
+        print_json(found.record())
+    for line in found.lines():
+        click.echo(line, err=True)
+    return 1 if found.wrong else 0

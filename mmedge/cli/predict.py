@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     help="Predict from raw files with a bundle. Each modality of the bundle is an option; one that is left out is missing.\n\n"
     "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female; or by column: --vitals temperature=36.6,sex=female.\n\n"
-    "A table, .csv, .tsv, .jsonl or .parquet, is answered row by row: its columns are those that the bundle was trained on, paths in it"
-    " are relative to its folder, and an empty cell is missing. A row that cannot be answered says why; the exit code is then 1."
-    "\n\n\b\nExamples:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav\n  mmedge predict runs/demo/bundle rows.csv --out answers.csv",
+    "A table, .csv, .tsv, .jsonl or .parquet, is predicted row by row: its columns are those that the bundle was trained on, paths in it"
+    " are relative to its folder, and an empty cell is missing. A row that cannot be predicted says why; the exit code is then 1."
+    "\n\n\b\nExamples:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav\n  mmedge predict runs/demo/bundle rows.csv --out predictions.csv",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
@@ -62,7 +62,7 @@ def predict(
             raise UsageError(f"unexpected argument {ctx.args[1]!r}", todo="give one table, or files by modality")
         return _predict_table(engine, Path(ctx.args[0]), out, as_json)
     if out is not None:
-        raise UsageError("--out belongs to a table", todo="mmedge predict BUNDLE rows.csv --out answers.csv")
+        raise UsageError("--out belongs to a table", todo="mmedge predict BUNDLE rows.csv --out predictions.csv")
     prediction = engine.predict(**_values(ctx.args, engine))
     record = prediction.record()
     if as_json:
@@ -73,7 +73,7 @@ def predict(
 
 
 def _predict_table(engine: Any, path: Path, out: Path | None, as_json: bool) -> int:
-    """Answer a table row by row; 1 where a row could not be answered."""
+    """Predict a table row by row; 1 where a row could not be predicted."""
     from mmedge.data.rows import read_rows
     from mmedge.runtime import rows
 
@@ -102,7 +102,7 @@ def _predict_table(engine: Any, path: Path, out: Path | None, as_json: bool) -> 
     if as_json:
         print_json({"rows": records, "wrong": wrong})
     if wrong:
-        click.echo(f"error: {wrong} of {total} rows could not be answered", err=True)
+        click.echo(f"error: {wrong} of {total} rows could not be predicted", err=True)
     elif out:
         click.echo(f"written: {out}", err=True)
     return 1 if wrong else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from mmedge.training.loop import processes
 
 if TYPE_CHECKING:
     from mmedge.recipe import Quantize
+    from mmedge.report.schema import FileReport
 
 # Options of an ONNX file -> the recipe's key that says the same, None where a recipe has none.
 _OF_A_FILE = {
@@ -97,11 +99,11 @@ def quantize(
         raise UsageError("--from, --set and --devices belong to a recipe", where=str(recipe))
     report = _quantized(recipe, out or Path("runs") / f"{recipe.stem}-quantized", of_a_file)
     if as_json:
-        print_json(report)
-    return report["exit"]
+        print_json(report.record())
+    return report.exit
 
 
-def _quantized(model: Path, out: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> FileReport:
     """The report of an ONNX file that was quantized as the options say, drawn and printed."""
     config = _config(given)
     with progress() as shown:
@@ -140,7 +142,7 @@ def _refuse_options_of_a_file(recipe: Path) -> None:
             )
 
 
-def _config(given: dict[str, Any]) -> Quantize:
+def _config(given: Mapping[str, Any]) -> Quantize:
     """The recipe's section ``quantize`` of what was typed; raises UsageError that names the option."""
     from pydantic import ValidationError
 

@@ -36,13 +36,17 @@ def report(run: Path | None, schema: str | None, as_json: bool) -> None:
         raise UsageError("a run is missing: the folder with its report.json", todo="mmedge report --help")
     from mmedge.report.html import write_html
     from mmedge.report.record import read_report
+    from mmedge.report.schema import FileReport
     from mmedge.report.standalone import print_quantized
     from mmedge.report.table import print_report
 
-    record = read_report(run / "report.json" if run.is_dir() else run)
+    found = read_report(run / "report.json" if run.is_dir() else run)
     page = (run if run.is_dir() else run.parent) / "report.html"
-    write_html(record, page)
-    (print_report if "stages" in record else print_quantized)(record)
+    write_html(found, page)
+    if isinstance(found, FileReport):
+        print_quantized(found)
+    else:
+        print_report(found)
     click.echo(f"report: {page}", err=True)
     if as_json:
-        print_json(record)
+        print_json(found.record())

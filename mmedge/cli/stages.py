@@ -79,8 +79,6 @@ def run(
 
 def _run_folds(path: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
     """Run a recipe's folds and show their means; returns the exit code of the first that failed."""
-    import json
-
     recipe, code, start = _recipe(path, overrides, None)
     if start:
         raise UsageError("--folds takes a recipe file, not an artifact", where=str(path))
@@ -91,17 +89,17 @@ def _run_folds(path: Path, out: Path | None, overrides: tuple[str, ...], as_json
         from mmedge.report.folded import print_folds
         from mmedge.report.html import write_html
 
-        outcomes = folds.run_folds(recipe, out, code=code, progress=shown)
-        if not processes.is_main():
-            return outcomes[0].exit_code
+        outcomes, summary = folds.run_folds(recipe, out, code=code, progress=shown)
         for index, outcome in enumerate(outcomes):
             folder = folds.folder_of(out, index)
-            write_html(outcome.report, folder / "report.html", folder / ".work" / "pictures")
-    summary = json.loads((out / folds.REPORT).read_text(encoding="utf-8"))
+            if outcome.report is not None:
+                write_html(outcome.report, folder / "report.html", folder / ".work" / "pictures")
+    if summary is None:
+        return outcomes[0].exit_code
     print_folds(summary)
     click.echo(f"written: {out / folds.REPORT}, and a report a fold", err=True)
     if as_json:
-        print_json(summary)
+        print_json(summary.record())
     return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
 
 
@@ -118,15 +116,16 @@ def run_stages(
         from mmedge.report.html import write_html
 
         outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only)
-        if not processes.is_main():
+        report = outcome.report
+        if report is None:  # the main process has it
             return outcome.exit_code, out
-        write_html(outcome.report, out / "report.html", out / ".work" / "pictures")
+        write_html(report, out / "report.html", out / ".work" / "pictures")
     from mmedge.report.table import print_report
 
-    print_report(outcome.report)
+    print_report(report)
     click.echo(f"report: {out / 'report.html'}", err=True)
     if as_json:
-        print_json(outcome.report)
+        print_json(report.record())
     return outcome.exit_code, out
 
 

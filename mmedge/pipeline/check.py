@@ -26,6 +26,7 @@ from mmedge.models.traps import traps
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
+from mmedge.report.checked import Card, SplitCard
 from mmedge.spec import ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
@@ -35,20 +36,20 @@ from mmedge.training.faults import own_contract, teaching_faults
 Cells = dict[str, dict[str, list[str | None]]]
 
 
-def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> dict[str, Any]:
-    """The data card, with all ``faults``: ``{"errors": n, "warnings": n, "faults": [...], ...}``. Raises none of them.
+def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: bool = True) -> Card:
+    """The data card, with all faults; raises none of them.
 
     ``media`` False: the table alone is looked at, no file that it names is opened. ``out``: where a built-in or user's
     dataset writes its files, as in a run.
     """
     found: list[Fault] = []
-    card: dict[str, Any] = {"recipe": recipe.name, "source": _source(recipe)}
+    card = Card(recipe=recipe.name, source=_source(recipe))
     specs: dict[str, ModalitySpec] = dict(recipe.data.modalities)
     # Where the data does not tell the classes, some stand in for them.
     heads = {name: tasks.of(target).stand_in() for name, target in recipe.data.heads.items()}
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
-        card |= {"align": notes} if notes else {}
+        card = card.model_copy(update={"align": notes} if notes else {})
         given, table = table, with_something(table, recipe.data)  # as a run does
         found += [
             *empty_rows(given, table, file),
@@ -65,23 +66,22 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
                 more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
             found += more
             specs |= fitted
-            card["media"] = {name: of_modality.record() for name, of_modality in facts.items()}
+            card = card.model_copy(update={"media": {name: each.record() for name, each in facts.items()}})
         tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
         cells = cells_of(recipe.data, tables)
         heads = {name: head if _wide(head) else heads[name] for name, head in heads_of(recipe.data, cells).items()}
-        card |= {"labels": _labels(recipe, cells)}
-        card |= {"splits": {split: _card(split, tables[split], cells, recipe.data) for split in SPLITS}}
+        splits = {split: _card(split, tables[split], cells, recipe.data) for split in SPLITS}
+        card = card.model_copy(update={"labels": _labels(recipe, cells), "splits": splits})
         found += _calibration(recipe, table, found, file)
-    card["modalities"] = {name: list(spec.shape) for name, spec in specs.items()}
+    card = card.model_copy(update={"modalities": {name: list(spec.shape) for name, spec in specs.items()}})
     progress.say("check: building the models")
     whole = Contract(modalities=specs, heads=heads)
     found += _model_faults(recipe, whole, code)
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
-    labelled = card["splits"]["train"]["labelled"] if table is not None else None
+    labelled = card.splits["train"].labelled if card.splits else None
     found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
-    errors = sum(fault.severity == "error" for fault in found)
-    return {**card, "errors": errors, "warnings": len(found) - errors, "faults": [fault.record() for fault in found]}
+    return card.with_faults(found)
 
 
 def _source(recipe: Recipe) -> str:
@@ -129,24 +129,24 @@ def _wide(head: Head) -> bool:
     return not tasks.of(head).LABELS or len(head.labels) > 1
 
 
-def _labels(recipe: Recipe, cells: Cells) -> Any:
+def _labels(recipe: Recipe, cells: Cells) -> list[str] | dict[str, list[str]]:
     """The labels in their order, of the one head; of several {head: its labels}."""
     found = {name: list(head.labels) for name, head in heads_of(recipe.data, cells).items()}
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _card(split: str, part: polars.DataFrame, cells: Cells, data: Data) -> dict[str, Any]:
+def _card(split: str, part: polars.DataFrame, cells: Cells, data: Data) -> SplitCard:
     there = {}
     for name, spec in data.modalities.items():
         there[name] = int(part.select(present(name, spec).sum()).item() or 0)
-    card: dict[str, Any] = {
-        "samples": part.height,
-        "labelled": int(part.select(labelled(data).sum()).item() or 0),
-        "groups": part["group"].n_unique() if "group" in part.columns else part.height,
-        "present": there,
-    }
     each = {name: tasks.of(target).card(cells[name][split], target) for name, target in data.heads.items()}
-    return card | ({"heads": each} if len(each) > 1 else next(iter(each.values())))
+    return SplitCard(
+        samples=part.height,
+        labelled=int(part.select(labelled(data).sum()).item() or 0),
+        groups=part["group"].n_unique() if "group" in part.columns else part.height,
+        present=there,
+        **({"heads": each} if len(each) > 1 else next(iter(each.values()))),
+    )
 
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:

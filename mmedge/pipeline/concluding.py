@@ -60,7 +60,7 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     )
     write_bundle(ran, report, context)
     write_json(context.out / "report.json", report.record())
-    return Outcome(report.record(), min((code for code in exit_codes if code), default=0))
+    return Outcome(report, min((code for code in exit_codes if code), default=0))
 
 
 def _record(done: Ran, context: Context) -> StageRecord:

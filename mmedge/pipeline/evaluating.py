@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.measure.quality import interval, quality, rows_of, score
 from mmedge.progress import Progress
+from mmedge.report.evaluated import EvaluationReport, FigureRecord
 from mmedge.runtime.engine import Engine
 from mmedge.runtime.rows import Row, absent_from, sample_of
 from mmedge.tasks.head import Target
@@ -26,7 +26,7 @@ _LABEL, _GROUP = "label", "group"
 
 @dataclass
 class _Seen:
-    """What was seen of the rows that were answered: N of them, M modalities."""
+    """What was seen of the rows that could be predicted: N of them, M modalities."""
 
     ids: list[str] = field(default_factory=list)
     present: list[list[bool]] = field(default_factory=list)
@@ -47,7 +47,9 @@ class Evaluation:
     seed: int = 0
 
 
-def asked(contract: Contract, truths: tuple[str, ...], group: str | None, columns: Mapping[str, Any]) -> Evaluation:
+def evaluation_of(
+    contract: Contract, truths: tuple[str, ...], group: str | None, columns: Collection[str]
+) -> Evaluation:
     """What to judge by. ``truths``: ``COLUMN`` or ``HEAD=COLUMN``, as typed; ``columns``: the table's. Raises UsageError."""
     heads = list(contract.heads)
     found = {heads[0]: _LABEL} if len(heads) == 1 else {head: head for head in heads}
@@ -73,17 +75,17 @@ def asked(contract: Contract, truths: tuple[str, ...], group: str | None, column
 
 def evaluate(
     engine: Engine, table: Path, truths: tuple[str, ...], group: str | None, progress: Progress
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """The document of ``mmedge evaluate``: quality with its interval, that of each head and of each subset, and notes.
 
-    Rows that cannot be answered are counted under ``wrong`` and told in the notes. Raises MmedgeError where nothing can
+    Rows that cannot be predicted are counted under ``wrong`` and told in the notes. Raises MmedgeError where nothing can
     be judged.
     """
     total, evaluation, notes = 0, None, []
     for row in read_rows(table):
         if evaluation is None:
             notes += [f"the table has no column of {name}" for name in absent_from(engine.contract, row.cells)]
-            evaluation = asked(engine.contract, truths, group, row.cells)
+            evaluation = evaluation_of(engine.contract, truths, group, row.cells)
         total += 1
     if evaluation is None:
         raise MmedgeError("the table has no rows", where=str(table), todo="write a row a sample below the header")
@@ -96,31 +98,26 @@ def evaluate(
             progress.say(f"evaluate: {row.where}: {error.what}")
         progress.step("evaluate", row.number, total)
     if wrong:
-        notes.append(f"{wrong} of {total} rows could not be answered and are not judged")
-    return {
-        "schema": 1,
-        "table": table.name,
-        "rows": total,
-        "wrong": wrong,
-        **_judged(engine.contract, seen, evaluation, table),
-        "notes": notes,
-    }
+        notes.append(f"{wrong} of {total} rows could not be predicted and are not judged")
+    return _judged(engine.contract, seen, evaluation, table).model_copy(
+        update={"rows": total, "wrong": wrong, "notes": notes}
+    )
 
 
 def _see(engine: Engine, row: Row, folder: Path, evaluation: Evaluation, seen: _Seen) -> None:
-    """Answer a row with all that it has, and with every subset of that; raises MmedgeError where it cannot be answered."""
+    """Predict a row by all that it has, and by every subset of that; raises MmedgeError where it cannot be."""
     contract, sample = engine.contract, sample_of(engine.contract, row.cells, folder)
     tensors = engine.preprocess([sample])
     having = tuple(name for name in contract.modalities if name in sample)
-    answers = {chosen: _outputs(engine, tensors, chosen) for chosen in {*_subsets(having), having}}
+    outputs = {chosen: _outputs(engine, tensors, chosen) for chosen in {*_subsets(having), having}}
     seen.ids.append(row.cells.get("id") or str(row.number))
     seen.present.append([name in sample for name in contract.modalities])
     for head, column in evaluation.columns.items():
         seen.cells.setdefault(head, []).append(row.cells.get(column))
     seen.groups.append((row.cells.get(evaluation.group) if evaluation.group else None) or f"row {row.number}")
     for chosen in _subsets(tuple(contract.modalities)):
-        seen.outputs.setdefault(chosen, []).append(answers.get(chosen))
-    seen.outputs.setdefault((), []).append(answers[having])  # as the row is
+        seen.outputs.setdefault(chosen, []).append(outputs.get(chosen))
+    seen.outputs.setdefault((), []).append(outputs[having])  # as the row is
 
 
 def _subsets(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -129,19 +126,19 @@ def _subsets(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 def _outputs(engine: Engine, tensors: Mapping[str, np.ndarray], chosen: tuple[str, ...]) -> dict[str, np.ndarray]:
     present = np.array([[name in chosen for name in engine.contract.modalities]])
-    shown = {
+    inputs = {
         name: x if name in chosen else np.zeros_like(x)
         for name, x in tensors.items()
         if name in engine.contract.modalities
     }
-    outputs = engine.run({**shown, "present": present})
+    outputs = engine.run({**inputs, "present": present})
     return {name: outputs[name][0] for name in engine.contract.heads}
 
 
-def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path) -> dict[str, Any]:
-    """Figures over the rows that were answered and whose target is known."""
+def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path) -> EvaluationReport:
+    """Figures over the rows that were predicted and whose target is known."""
     if not seen.ids:
-        raise MmedgeError("no row could be answered", where=str(table), todo="mmedge predict tells why of each")
+        raise MmedgeError("no row could be predicted", where=str(table), todo="mmedge predict tells why of each")
     targets = {name: _targets(contract, name, seen.cells[name], evaluation, table) for name in contract.heads}
     groups = np.unique(np.array(seen.groups), return_inverse=True)[1].astype(np.int64)
     samples = Samples("table", tuple(seen.ids), {}, np.array(seen.present), targets, groups, contract.heads)
@@ -149,27 +146,34 @@ def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path
         columns = ", ".join(evaluation.columns.values())
         raise MmedgeError("no row says what is right", where=f"{table}, column {columns}", todo="fill it in")
     whole = _stacked(contract, seen.outputs[()])
-    found: dict[str, Any] = {
-        "quality": quality(contract, whole, samples, resamples=evaluation.resamples, seed=evaluation.seed).record()
-    }
-    if len(contract.heads) > 1:
-        found["heads"] = {
-            name: _figure(contract.model_copy(update={"heads": {name: head}}), whole, samples, evaluation)
-            for name, head in contract.heads.items()
-            if samples.known(name).any()
-        }
-    found["subsets"] = {}
+    of_subsets = {}
     for chosen in _subsets(tuple(contract.modalities)):
         rows = np.flatnonzero([given is not None for given in seen.outputs[chosen]] & samples.labelled)
         if len(rows):
             outputs = _stacked(contract, [seen.outputs[chosen][row] for row in rows])
-            found["subsets"]["+".join(chosen)] = _figure(contract, outputs, samples.taken(rows), evaluation)
-    return found
+            of_subsets["+".join(chosen)] = _figure(contract, outputs, samples.taken(rows), evaluation)
+    found = EvaluationReport(
+        schema=1,
+        table=table.name,
+        rows=len(seen.ids),
+        wrong=0,
+        quality=quality(contract, whole, samples, resamples=evaluation.resamples, seed=evaluation.seed),
+        subsets=of_subsets,
+        notes=[],
+    )
+    if len(contract.heads) == 1:
+        return found
+    of_heads = {
+        name: _figure(contract.model_copy(update={"heads": {name: head}}), whole, samples, evaluation)
+        for name, head in contract.heads.items()
+        if samples.known(name).any()
+    }
+    return found.model_copy(update={"heads": of_heads})
 
 
 def _figure(
     contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples, evaluation: Evaluation
-) -> dict[str, Any]:
+) -> FigureRecord:
     """The metric with its interval, over the rows whose target is known."""
     known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
     outputs, targets = rows_of(outputs, known), rows_of(samples.targets, known)
@@ -179,9 +183,10 @@ def _figure(
 
     value = drawn(np.arange(len(known)))
     if np.isnan(value):
-        return {"n": len(known)}
+        return FigureRecord(n=len(known))
     bounds = interval(drawn, samples.groups[known], resamples=evaluation.resamples, seed=evaluation.seed)
-    return {"value": value, **({} if np.isnan(bounds).any() else {"ci95": list(bounds)}), "n": len(known)}
+    figure = FigureRecord(value=value, n=len(known))
+    return figure if np.isnan(bounds).any() else figure.model_copy(update={"ci95": bounds})
 
 
 def _stacked(contract: Contract, outputs: list[dict[str, np.ndarray] | None]) -> dict[str, np.ndarray]:

@@ -134,7 +134,7 @@ def _fold(plan: Plan, context: Context) -> Outcome:
         ran.append(_run_step(step, ran, plan, context) if plan.runs(step) else _earlier(step, plan, context))
     processes.finish()
     if not processes.is_main():
-        return Outcome({}, 0)
+        return Outcome(None, 0)
     ran = [done for done in ran if done.artifact or done.stage in plan.wanted]
     return conclude(ran if plan.given else _still_valid(ran, plan.every, context), context)
 

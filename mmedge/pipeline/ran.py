@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from mmedge.artifact import Artifact
 from mmedge.pipeline.stages import Step
+from mmedge.report.schema import Report
 from mmedge.stages.results import StageResult
 
 
@@ -38,9 +39,9 @@ class Ran:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The report that was written, and the exit code that its gates ask for."""
+    """The report that was written, by the main of several processes, and the exit code that its gates ask for."""
 
-    report: dict[str, Any]
+    report: Report | None
     exit_code: int
 
 

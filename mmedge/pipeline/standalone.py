@@ -23,12 +23,12 @@ from mmedge.measure.quality import interval
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize
-from mmedge.report.schema import FileReport
+from mmedge.report.schema import BudgetRecord, CallsRecord, ChoiceRecord, FileReport, MissRecord
 from mmedge.stages.quantize import calibration, concluded
 from mmedge.stages.quantize.candidates import make_and_judge
 from mmedge.stages.quantize.evaluation import Scored, Trial
 
-_SAYS = {
+_MEANING = {
     "accuracy": "accuracy against the labels",
     "agreement": "share of calls whose largest output is the same as FP32's (no labels were given)",
     "difference": "1 minus the relative difference of the outputs from FP32's (no labels were given)",
@@ -72,7 +72,7 @@ class FileData:
     affordable: int
 
 
-def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> dict[str, Any]:
+def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> FileReport:
     """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
 
     Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that
@@ -89,13 +89,15 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
         trial = _trial(data, graph, settings, notes, progress)
         table = make_and_judge(trial, settings.config, folder)
         choice = concluded(table, settings.config, folder, notes)
-        report = _report(model, source, data, settings) | choice.record()
-        for row in report["candidates"]:
-            row["ci95"] = list(_mean_ci95(table.scores[row["precision"]].outputs, settings.seed))
-        report = FileReport.model_validate(report | _verdict(report, settings)).record()
+        rows = [
+            row.model_copy(update={"ci95": _mean_ci95(table.scores[row.precision].outputs, settings.seed)})
+            for row in choice.candidates
+        ]
+        report = _report(model, source, data, settings, choice.model_copy(update={"candidates": rows}))
         _tidy(folder, graph)
-        artifact.write_json(folder / "report.json", report)
-        meta |= {"precision": report["precision"], "candidates": report["candidates"], "notes": report["notes"]}
+        record = report.record()
+        artifact.write_json(folder / "report.json", record)
+        meta |= {name: record[name] for name in ("precision", "candidates", "notes")}
     return report
 
 
@@ -113,7 +115,7 @@ def _read(model: Path, source: str, settings: FileOptions, progress: Progress) -
     half = len(calls) // 2
     calibrating, judging = calls.take(order[:half]), calls.take(order[half:])
     began = time.monotonic()
-    expected = _answers(native, judging, lambda done: progress.step("answers of FP32", done, len(judging), "calls"))
+    expected = _run(native, judging, lambda done: progress.step("outputs of FP32", done, len(judging), "calls"))
     affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
     check_arrays(expected, str(model))
     names = list(expected[0])
@@ -180,13 +182,13 @@ def _tidy(folder: Path, graph: Path) -> None:
     unfolded(graph).unlink(missing_ok=True)
 
 
-def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: None) -> list[dict[str, np.ndarray]]:
+def _run(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: None) -> list[dict[str, np.ndarray]]:
     """A graph's outputs for every call; raises MmedgeError that names the call it does not take."""
-    answers = []
+    outputs = []
     for number, (feed, place) in enumerate(zip(calls.inputs, calls.places)):
         step(number)
         try:
-            answers.append(run(feed))
+            outputs.append(run(feed))
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             shapes = {name: list(value.shape) for name, value in feed.items()}
             raise MmedgeError(
@@ -194,7 +196,7 @@ def _answers(run: Any, calls: Calls, step: Callable[[int], None] = lambda done: 
                 where=place,
                 todo=f"it was called with {shapes}",
             ) from error
-    return answers
+    return outputs
 
 
 def _not_finite(calls: Calls, expected: list[dict[str, np.ndarray]]) -> list[str]:
@@ -212,10 +214,10 @@ def _scorer(data: FileData) -> Callable[[Path], Scored]:
     """``Trial.evaluate``: the mean over judged calls, of which more is better in every kind; ``outputs`` are float [calls]."""
 
     def evaluate(graph: Path) -> Scored:
-        # Of FP32 the answers are there.
+        # Of FP32 the outputs are there.
         calls, expected = data.judging, data.expected
-        answers = expected if graph.stem == "fp32" else _answers(onnxruntime_cpu.session(graph), calls)
-        found = scores(data.judge, answers, expected, data.output, calls.labels)
+        outputs = expected if graph.stem == "fp32" else _run(onnxruntime_cpu.session(graph), calls)
+        found = scores(data.judge, outputs, expected, data.output, calls.labels)
         return Scored(float(found.mean()), {}, len(found), found)
 
     return evaluate
@@ -231,8 +233,7 @@ def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
     few = calls.take(np.arange(min(count, len(calls))))
 
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
-        answers = _answers(onnxruntime_cpu.session(graph, optimize=optimize), few)
-        return column(answers)
+        return column(_run(onnxruntime_cpu.session(graph, optimize=optimize), few))
 
     return outputs
 
@@ -263,29 +264,31 @@ def _timer(
     return timed
 
 
-def _report(model: Path, source: str, data: FileData, settings: FileOptions) -> dict[str, Any]:
+def _report(model: Path, source: str, data: FileData, settings: FileOptions, choice: ChoiceRecord) -> FileReport:
+    """The report, with the verdict on the accuracy budget, and on latency where a limit was given."""
     calibrated, judged = len(data.calibrating), len(data.judging)
-    return {
-        "schema": 1,
-        "mmedge": __version__,
-        "model": str(model),
-        "model_sha256": artifact.sha256_of(model),
-        "machine": machine().record(),
-        "data": {"source": source, "calls": calibrated + judged, "calibration": calibrated, "judged": judged},
-        "judged_by": _SAYS[data.judge],
-        "output": data.output if data.judge != "difference" else "all",
-        "budget": {"max_drop": settings.config.max_drop, "require": settings.config.require},
-        "threads": settings.threads,
-    }
+    misses = [*choice.misses, *_slower(choice, settings.max_latency_ratio)]
+    return FileReport(
+        schema=1,
+        mmedge=__version__,
+        model=str(model),
+        model_sha256=artifact.sha256_of(model),
+        machine=machine(),
+        data=CallsRecord(source=source, calls=calibrated + judged, calibration=calibrated, judged=judged),
+        judged_by=_MEANING[data.judge],
+        output=data.output if data.judge != "difference" else "all",
+        budget=BudgetRecord(max_drop=settings.config.max_drop, require=settings.config.require),
+        threads=settings.threads,
+        **{name: getattr(choice, name) for name in choice.model_fields_set - {"misses"}},
+        misses=misses,
+        verdict="fail" if misses else "pass",
+        exit=min((miss.exit for miss in misses), default=0),
+    )
 
 
-def _verdict(report: dict[str, Any], settings: FileOptions) -> dict[str, Any]:
-    """``verdict`` and ``exit``, and the gate on latency where one was asked for."""
-    misses = list(report.get("misses", []))
-    taken = next(row for row in report["candidates"] if row["precision"] == report["precision"])
-    limit = settings.max_latency_ratio
-    if limit is not None and taken["ratio_to_fp32"] > limit:
-        ratio = taken["ratio_to_fp32"]
-        misses.append({"name": "latency_ratio_to_fp32", "limit": limit, "value": ratio, "exit": COST_EXIT})
-    code = min((miss["exit"] for miss in misses), default=0)
-    return {"misses": misses, "verdict": "fail" if misses else "pass", "exit": code}
+def _slower(choice: ChoiceRecord, limit: float | None) -> list[MissRecord]:
+    """The candidate that is taken, where it is slower than ``limit`` times FP32."""
+    ratio = next(row for row in choice.candidates if row.precision == choice.precision).ratio_to_fp32
+    if limit is None or ratio <= limit:
+        return []
+    return [MissRecord(name="latency_ratio_to_fp32", limit=limit, value=ratio, exit=COST_EXIT)]

@@ -11,19 +11,18 @@ from mmedge.artifact import code_hash, hash_json, remembered, replacing
 from mmedge.errors import MissingDependency
 from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
-from mmedge.report.record import modality_subsets, parsed
-from mmedge.report.schema import QualityRecord, Report, SensitivityRecord
+from mmedge.report.record import modality_subsets
+from mmedge.report.schema import FileReport, QualityRecord, Report
 from mmedge.report.table import short
 
 
-def write_html(report: dict[str, Any], path: Path, kept: Path | None = None) -> None:
+def write_html(report: Report | FileReport, path: Path, kept: Path | None = None) -> None:
     """Write the page of a run, or of a quantized file, beside its report.
 
     ``kept``: a folder where pictures are kept, which are not drawn again of the same figures. Raises MissingDependency
     where jinja2 or matplotlib is not installed.
     """
-    template = _template("page.html.j2" if "stages" in report else "file.html.j2")
-    page = _page(report, template, kept) if "stages" in report else _file_page(report, template)
+    page = _page(report, kept) if isinstance(report, Report) else _file_page(report)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -46,30 +45,30 @@ def _template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _file_page(report: dict[str, Any], template: Any) -> str:
+def _file_page(report: FileReport) -> str:
     from markupsafe import Markup
 
-    measured = SensitivityRecord.model_validate(report["sensitivity"]) if "sensitivity" in report else None
-    picture = Markup(quantized.sensitivity(measured)) if measured else ""
-    return str(template.render(report=report, name=Path(report["model"]).name, picture=picture))
+    template = _template("file.html.j2")
+    picture = Markup(quantized.sensitivity(report.sensitivity)) if report.sensitivity else ""
+    return str(template.render(report=report.record(), name=Path(report.model).name, picture=picture))
 
 
-def _page(record: dict[str, Any], template: Any, kept: Path | None) -> str:
+def _page(report: Report, kept: Path | None) -> str:
     from markupsafe import Markup
 
-    report = parsed(record)
+    template = _template("page.html.j2")
 
-    def picture(draw: Callable[[Any], str], shown: Record) -> str:
+    def picture(draw: Callable[[Any], str], record: Record) -> str:
         if kept is None:
-            return Markup(draw(shown))
-        key = hash_json([draw.__module__, draw.__name__, shown.record(), code_hash("report")])
-        return Markup(remembered(kept / f"{key[:24]}.json", lambda: draw(shown)))
+            return Markup(draw(record))
+        key = hash_json([draw.__module__, draw.__name__, record.record(), code_hash("report")])
+        return Markup(remembered(kept / f"{key[:24]}.json", lambda: draw(record)))
 
     # What no picture shows, and what differs where the same run computes nothing again.
     same: dict[str, object] = {"status": "cached", "seconds": None, "notes": [], "gates": []}
     drawn = report.model_copy(update={"stages": [stage.model_copy(update=same) for stage in report.stages]})
     page = template.render(
-        report=record,
+        report=report.record(),
         subsets=modality_subsets(report),
         picture=picture(plots.accuracy_against_latency, drawn) if any(s.latency for s in report.stages) else "",
         matrix=picture(plots.subset_matrix, drawn) if modality_subsets(report) else "",
@@ -87,7 +86,7 @@ def _page(record: dict[str, Any], template: Any, kept: Path | None) -> str:
             for rows in [pruned.rows(stage.pruning)]
         },
         headline=_headline(report),
-        recipe=json.dumps(record["recipe"], indent=2, ensure_ascii=False),
+        recipe=json.dumps(report.recipe, indent=2, ensure_ascii=False),
     )
     return str(page)
 
@@ -99,9 +98,9 @@ def _counted(quality: QualityRecord) -> str:
 
 def _headline(report: Report) -> list[tuple[str, str]]:
     """(figure, what it is) of the last timed stage against the teacher: what a reader wants first."""
-    by_stage = {stage.stage: stage for stage in report.stages if stage.status != "skipped"}
-    timed = [(stage, stage.latency, stage.quality) for stage in by_stage.values() if stage.latency and stage.quality]
-    teacher = by_stage.get("teacher")
+    there = [stage for stage in report.stages if stage.status != "skipped"]
+    timed = [(stage, stage.latency, stage.quality) for stage in there if stage.latency and stage.quality]
+    teacher = next((stage for stage in there if stage.parent is None), None)  # what was made of nothing else
     if not timed or not teacher or timed[-1][0] is teacher:
         return []
     last, latency, quality = timed[-1]

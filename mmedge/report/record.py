@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.report.schema import Report
+from mmedge.report.schema import FileReport, Report
+
+AnyReport = TypeVar("AnyReport", Report, FileReport)
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> Report | FileReport:
     """Read the report.json of a run, or of a quantized file. Raises UsageError where there is none, MmedgeError where it is no report."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -25,13 +27,13 @@ def read_report(path: Path) -> dict[str, Any]:
     known = isinstance(report, dict) and report.get("schema") == 1
     if not known or not (isinstance(report.get("stages"), list) or isinstance(report.get("candidates"), list)):
         raise MmedgeError("this is not a report that mmedge reads", where=str(path))
-    return report
+    return parsed(report, Report) if "stages" in report else parsed(report, FileReport)
 
 
-def parsed(record: dict[str, Any]) -> Report:
-    """The report of a run, as its model; raises MmedgeError where a figure is missing or is none."""
+def parsed(record: object, kind: type[AnyReport]) -> AnyReport:
+    """A report's JSON as its model; raises MmedgeError where a figure is missing or is none."""
     try:
-        return Report.model_validate(record)
+        return kind.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

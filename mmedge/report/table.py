@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from mmedge.report.pruned import print_pruning
-from mmedge.report.record import modality_subsets, parsed
+from mmedge.report.record import modality_subsets
 from mmedge.report.schema import QualityRecord, Report, StageRecord
 
 
-def print_report(record: dict[str, Any]) -> None:
+def print_report(report: Report) -> None:
     """Stages in rows: quality with its interval, every subset, latency and its ratio; then gates and verdict.
 
     A narrow terminal gets the columns that matter most; a log gets all of them.
     """
     from rich.text import Text
 
-    report = parsed(record)
     subsets = modality_subsets(report)[:-1]
     table = _table(report, subsets, wide=True)
     console, fits = console_for(table)
@@ -62,11 +62,11 @@ def console_for(table: Any) -> tuple[Any, bool]:
     """
     from rich.console import Console
 
-    plain: dict[str, Any] = {"stderr": True, "highlight": False, "markup": False, "emoji": False}
-    console = Console(**plain)
-    needed = Console(**plain | {"width": _ANY_WIDTH}).measure(table).maximum
+    plain = partial(Console, stderr=True, highlight=False, markup=False, emoji=False)
+    console = plain()
+    needed = plain(width=_ANY_WIDTH).measure(table).maximum
     if not console.is_terminal:
-        console = Console(**plain, width=max(needed, console.width))
+        console = plain(width=max(needed, console.width))
     return console, needed <= console.width
 
 

@@ -28,7 +28,7 @@ from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.monotonic()
-card = check(recipe.load(Path(sys.argv[1])), Path(sys.argv[1]).parent / "out", code=Path("."), progress=Silent(), media=False)
+card = check(recipe.load(Path(sys.argv[1])), Path(sys.argv[1]).parent / "out", code=Path("."), progress=Silent(), media=False).record()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"seconds": time.monotonic() - began, "peak_mib": peak / 1024, "imports_mib": before / 1024,
                   "rows": sum(s["samples"] for s in card["splits"].values()), "errors": card["errors"],

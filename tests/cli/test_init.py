@@ -55,7 +55,7 @@ def test_the_recipe_has_no_fault_and_keeps_every_row(manifest, tmp_path):
     assert result.return_value == 0, result.output
     recipe = recipes.load(tmp_path / "my.yaml")
     assert recipe.stages == ["teacher", "distill", "prune", "quantize", "export-onnxruntime-cpu"]
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()
     assert card["errors"] == 0, card["faults"]
     assert sum(split["samples"] for split in card["splits"].values()) == 60
 
@@ -64,7 +64,7 @@ def test_the_module_it_writes_has_no_trap(manifest, tmp_path):
     assert run("init", manifest, "--out", tmp_path / "own-task.yaml", "--code").return_value == 0
     overrides = ("teacher.model.factory=own_task_code:teacher", "distill.model.factory=own_task_code:student")
     recipe = recipes.load(tmp_path / "own-task.yaml", overrides)
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=True)
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=True).record()
     assert card["errors"] == 0, card["faults"]
 
 
@@ -87,7 +87,7 @@ def test_names_in_chinese_and_with_blanks_are_kept(tmp_path):
         "text": ("描述",),
         "tabular": ("身高 cm",),
     }
-    assert check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())["errors"] == 0
+    assert check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()["errors"] == 0
 
 
 def test_numbers_with_many_values_are_a_regression(tmp_path):
@@ -166,7 +166,7 @@ def test_a_folder_of_class_folders_becomes_a_table_and_a_recipe(tmp_path, splits
     assert run("init", tmp_path / "data", "--out", tmp_path / "r" / "my.yaml").return_value == 0
     recipe = recipes.load(tmp_path / "r/my.yaml")
     assert recipe.data.split == ("split" if splits else None) and recipe.data.modalities["image"].kind == "image"
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()
     assert card["errors"] == 0 and card["labels"] == ["cat", "dog"], card["faults"]
     assert sum(split["samples"] for split in card["splits"].values()) == 40 * max(1, len(splits))
 

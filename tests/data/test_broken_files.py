@@ -76,7 +76,7 @@ def test_a_broken_file_is_told_with_its_row_and_column_by_check_and_by_run(whole
     cell = {"sound": "s/4.wav", "picture": "p/4.png", "motion": "m/4.npy"}[column]
     broken(tmp_path / "t" / cell)
     recipe = parsed(recipe_values(tmp_path / "t/manifest.csv") | {"teacher": {}, "distill": None})
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()
     (fault,) = [fault for fault in card["faults"] if fault["severity"] == "error"]
     assert (fault["kind"], fault["row"], fault["column"]) == (kind, 5, column) and said in fault["what"]
     with pytest.raises(MmedgeError, match=said) as raised:
@@ -92,5 +92,5 @@ def test_a_whole_file_of_every_format_is_no_fault(whole, tmp_path):
         soundfile.write(tmp_path / f"t/s/{number}.wav", NOISE[:8000], 8000, format=form)
     soundfile.write(tmp_path / "t/s/5.wav", NOISE[:8000].reshape(-1, 8), 8000, subtype="PCM_24")
     recipe = parsed(recipe_values(tmp_path / "t/manifest.csv") | {"teacher": {}, "distill": None})
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()
     assert card["errors"] == 0, card["faults"]

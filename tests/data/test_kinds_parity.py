@@ -261,14 +261,14 @@ def test_the_same_data_is_not_decoded_twice_and_workers_change_nothing(tmp_path,
 
 def test_what_check_decoded_is_not_decoded_again_by_a_run_nor_by_a_second_check(tmp_path, monkeypatch):
     recipe = parsed(recipe_values(five_kinds(tmp_path)))
-    first = check(recipe, tmp_path / "a", code=tmp_path, progress=Silent())
+    first = check(recipe, tmp_path / "a", code=tmp_path, progress=Silent()).record()
     fresh = samples.prepare(recipe, tmp_path / "b", code=tmp_path, progress=Silent())
     monkeypatch.setattr(tensors, "decode", None)
     after = samples.prepare(recipe, tmp_path / "a", code=tmp_path, progress=Silent())
     assert after.sha256 == fresh.sha256
     for name in MODALITIES:
         np.testing.assert_array_equal(after.train.inputs[name], fresh.train.inputs[name])
-    assert check(recipe, tmp_path / "a", code=tmp_path, progress=Silent()) == first
+    assert check(recipe, tmp_path / "a", code=tmp_path, progress=Silent()).record() == first
 
 
 def test_what_was_cached_before_a_column_was_redacted_is_deleted(tmp_path):

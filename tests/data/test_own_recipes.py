@@ -27,7 +27,7 @@ def test_fields_of_forms_are_cut_out_by_boxes_and_every_form_is_tested_once(tmp_
     made("own_folds", tmp_path, monkeypatch)
     overrides = (f"data.manifest={tmp_path / 'fields.csv'}",)
     recipe = recipes.load(RECIPES / "own-folds.yaml", overrides)
-    card = check(recipe, tmp_path / "out", code=RECIPES, progress=Silent())
+    card = check(recipe, tmp_path / "out", code=RECIPES, progress=Silent()).record()
     assert card["faults"] == []
     tested = []
     for index in range(5):
@@ -48,7 +48,7 @@ def test_streams_of_other_rates_are_joined_to_windows_of_the_watch_and_people_ar
         f"data.align.effort.file={tmp_path / 'effort.csv'}",
     )
     recipe = recipes.load(RECIPES / "own-streams.yaml", overrides)
-    assert check(recipe, tmp_path / "out", code=RECIPES, progress=Silent())["errors"] == 0
+    assert check(recipe, tmp_path / "out", code=RECIPES, progress=Silent()).record()["errors"] == 0
     data = samples.prepare(recipe, tmp_path / "out", code=RECIPES, progress=Silent())
     turns, effort = data.facts["align"]
     assert turns["aligned"] > 0.97 * turns["rows"] and turns["method"] == "linear"

@@ -63,9 +63,9 @@ def test_a_second_run_computes_nothing_again(finished, tmp_path):
     watched = [*stages, out / "bundle", out / ".work", out / "data"]
     before = {str(folder): state(folder) for folder in watched}
     again = pipeline.run(recipe.load(finished.recipe_file), out, code=finished.out.parent, progress=Silent())
-    assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
+    assert {stage["status"] for stage in again.report.record()["stages"]} == {"cached"}
     assert {str(folder): state(folder) for folder in watched} == before
-    for first, second in zip(finished.report["stages"], again.report["stages"]):
+    for first, second in zip(finished.report["stages"], again.report.record()["stages"]):
         assert {k: v for k, v in first.items() if k not in ("status", "seconds")} == {
             k: v for k, v in second.items() if k not in ("status", "seconds")
         }
@@ -79,7 +79,7 @@ def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, va
         export={"targets": {"onnxruntime-cpu": {}}},
     )
     outcome = pipeline.run(other, tmp_path / "out", code=tmp_path, progress=Silent())
-    assert {stage["stage"]: stage["status"] for stage in outcome.report["stages"]} == {
+    assert {stage["stage"]: stage["status"] for stage in outcome.report.record()["stages"]} == {
         "teacher": "cached",
         "distill": "cached",
         "prune": "cached",
@@ -89,15 +89,15 @@ def test_a_changed_section_reruns_its_stage_and_those_after_it_only(finished, va
     # The verbs of single stages, on the same folder: each takes what is there, and the report stays whole.
     for verb in ("teacher", "distill", "prune", "quantize", "export"):
         alone = pipeline.run(other, tmp_path / "out", code=tmp_path, progress=Silent(), only=verb)
-        assert [stage["stage"] for stage in alone.report["stages"]] == other.stages
-        assert {stage["status"] for stage in alone.report["stages"]} == {"cached"}
+        assert [stage["stage"] for stage in alone.report.record()["stages"]] == other.stages
+        assert {stage["status"] for stage in alone.report.record()["stages"]} == {"cached"}
 
 
 def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tmp_path):
     other = changed(values, export={"targets": {"onnxruntime-cpu": {}}})
     out = finished.copied(tmp_path / "out")
     outcome = pipeline.run(other, out, code=tmp_path, progress=Silent(), start=finished.out / "quantize")
-    by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
+    by_stage = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}
     assert list(by_stage) == ["teacher", "quantize", "export-onnxruntime-cpu"]
     assert by_stage["export-onnxruntime-cpu"]["status"] == "ran"
     assert by_stage["export-onnxruntime-cpu"]["parent"] == finished.artifact("quantize").sha256
@@ -126,7 +126,7 @@ def test_a_pruned_model_is_pruned_again_from_its_artifact_beside_it(finished, va
     given = finished.out / "prune"
     out = finished.copied(tmp_path / "out")
     outcome = pipeline.run(parsed(values), out, code=tmp_path, progress=Silent(), start=given, only="prune")
-    _, parent, again = outcome.report["stages"]
+    _, parent, again = outcome.report.record()["stages"]
     assert (parent["stage"], parent["sha256"]) == ("parent", finished.artifact("prune").sha256)
     assert again["stage"] == "prune" and again["parent"] == parent["sha256"] and again["status"] == "ran"
     assert again["macs"] <= 0.8 * parent["macs"] and "ratio_to_parent" in again["latency"]
@@ -173,7 +173,7 @@ def test_a_damaged_stage_of_the_own_folder_is_told_of_and_made_again(finished, v
             said.append(line)
 
     outcome = pipeline.run(parsed(values), out, code=tmp_path, progress=Progress(), only="export")
-    status = {stage["stage"]: stage["status"] for stage in outcome.report["stages"]}
+    status = {stage["stage"]: stage["status"] for stage in outcome.report.record()["stages"]}
     assert status["export-onnxruntime-cpu"] == "ran" and status["export-tensorrt-rtx"] == "cached"
     assert sum("made again" in line for line in said) == 2
     for name in ("export-onnxruntime-cpu", "bundle"):
@@ -201,7 +201,7 @@ def test_a_missing_package_of_an_optional_target_is_a_note(finished, values, tmp
         progress=Silent(),
         start=finished.out / "quantize",
     )
-    skipped = outcome.report["stages"][-1]
+    skipped = outcome.report.record()["stages"][-1]
     assert skipped["stage"] == "export-tensorrt" and skipped["status"] == "skipped"
     assert "pip install" in skipped["notes"][0] and outcome.exit_code == 0
 
@@ -229,10 +229,10 @@ def test_gates_decide_the_exit_code_and_stand_in_the_report(finished, values, tm
     finished.whole_copy(tmp_path / "out")
     outcome = pipeline.run(changed(values, gates=gates), tmp_path / "out", code=tmp_path, progress=Silent())
     assert outcome.exit_code == code
-    assert outcome.report["verdict"] == ("fail" if code else "pass")
-    for stage in outcome.report["stages"]:
+    assert outcome.report.record()["verdict"] == ("fail" if code else "pass")
+    for stage in outcome.report.record()["stages"]:
         assert {gate["name"]: gate["limit"] for gate in stage["gates"]} == gates.get(stage["stage"], {})
-    assert all(gate["passed"] for stage in outcome.report["stages"] for gate in stage["gates"]) == (code == 0)
+    assert all(gate["passed"] for stage in outcome.report.record()["stages"] for gate in stage["gates"]) == (code == 0)
 
 
 def test_a_gain_gate_without_a_control_does_not_pass(finished, values, tmp_path):
@@ -247,7 +247,7 @@ def test_a_gain_gate_without_a_control_does_not_pass(finished, values, tmp_path)
         only="distill",
     )
     assert outcome.exit_code == 3
-    assert outcome.report["stages"][-1]["gates"] == [{"name": "gain", "limit": 0.0, "passed": False}]
+    assert outcome.report.record()["stages"][-1]["gates"] == [{"name": "gain", "limit": 0.0, "passed": False}]
 
 
 def start_command(*arguments, cwd):
@@ -287,7 +287,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_on
     said = mmedge("train", file, "--out", tmp_path / "b", "--json")
     assert said.code == 0, said.err
     report = json.loads(said.out)
-    assert report["stages"][0]["quality"] == uninterrupted.report["stages"][0]["quality"]
+    assert report["stages"][0]["quality"] == uninterrupted.report.record()["stages"][0]["quality"]
     made = [(tmp_path / run / "teacher" / "weights.safetensors").read_bytes() for run in "ab"]
     assert made[0] == made[1]
 
@@ -320,9 +320,13 @@ def test_a_users_network_is_trained_exported_and_started_from(finished, values, 
     values["export"] = {"targets": {"onnxruntime-cpu": {}}}
     recipe_of_theirs = parsed(values)
     outcome = pipeline.run(recipe_of_theirs, finished.copied(tmp_path / "out"), code=tmp_path, progress=Silent())
-    assert [stage["stage"] for stage in outcome.report["stages"]] == ["teacher", "quantize", "export-onnxruntime-cpu"]
-    assert outcome.report["stages"][0]["params"] == 785 * 12 + 385 * 12 + 25 * 10
-    assert set(outcome.report["stages"][-1]["subsets"]) == {"image", "audio", "image+audio"}
+    assert [stage["stage"] for stage in outcome.report.record()["stages"]] == [
+        "teacher",
+        "quantize",
+        "export-onnxruntime-cpu",
+    ]
+    assert outcome.report.record()["stages"][0]["params"] == 785 * 12 + 385 * 12 + 25 * 10
+    assert set(outcome.report.record()["stages"][-1]["subsets"]) == {"image", "audio", "image+audio"}
     assert outcome.exit_code == 0 and (tmp_path / "out" / "bundle" / "model.onnx").is_file()
 
 
@@ -332,8 +336,10 @@ def test_one_verb_on_a_finished_run_leaves_the_report_whole(finished, tmp_path):
     again = pipeline.run(
         recipe.load(finished.recipe_file), out, code=finished.out.parent, progress=Silent(), only="distill"
     )
-    assert [stage["stage"] for stage in again.report["stages"]] == [s["stage"] for s in finished.report["stages"]]
-    assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
+    assert [stage["stage"] for stage in again.report.record()["stages"]] == [
+        s["stage"] for s in finished.report["stages"]
+    ]
+    assert {stage["status"] for stage in again.report.record()["stages"]} == {"cached"}
 
 
 def test_a_verb_that_changes_a_stage_drops_what_no_longer_follows_from_it(finished, tmp_path):
@@ -341,7 +347,7 @@ def test_a_verb_that_changes_a_stage_drops_what_no_longer_follows_from_it(finish
     finished.whole_copy(out)
     changed_recipe = recipe.load(finished.recipe_file, ("quantize.calibration=30",))
     again = pipeline.run(changed_recipe, out, code=finished.out.parent, progress=Silent(), only="quantize")
-    assert [(s["stage"], s["status"]) for s in again.report["stages"]][-1] == ("quantize", "ran")
+    assert [(s["stage"], s["status"]) for s in again.report.record()["stages"]][-1] == ("quantize", "ran")
 
 
 def test_gates_of_a_stage_that_the_run_was_given_are_not_judged_again(finished, values, tmp_path):
@@ -354,6 +360,6 @@ def test_gates_of_a_stage_that_the_run_was_given_are_not_judged_again(finished, 
         start=finished.out / "prune",
         only="quantize",
     )
-    assert outcome.exit_code == 0 and outcome.report["verdict"] == "pass"
-    by_stage = {stage["stage"]: stage["gates"] for stage in outcome.report["stages"]}
+    assert outcome.exit_code == 0 and outcome.report.record()["verdict"] == "pass"
+    by_stage = {stage["stage"]: stage["gates"] for stage in outcome.report.record()["stages"]}
     assert not by_stage["prune"] and by_stage["quantize"][0]["passed"]

@@ -5,18 +5,31 @@ import json
 import pytest
 
 from mmedge.data.manifest.table import read_table
+from mmedge.machine import machine
 from mmedge.pipeline.folds import summary
+from mmedge.report.schema import Report
 from tests.conftest import write_recipe
 
 
 def report(quality, ratio=None, verdict="pass"):
-    latency = {"latency": {"ratio_to_teacher": ratio}} if ratio else {}
-    stage = {"stage": "teacher", "quality": {"metric": "accuracy", "value": quality}, "params": 10, **latency}
-    return {"stages": [stage], "verdict": verdict}
+    of = {"ci95": (0.0, 1.0), "n": 8, "groups": 8, "split": "test", "others": {}}
+    times = {"p50_ms": 1, "p90_ms": 1, "p95_ms": 1, "p99_ms": 1, "p99_9_ms": 1, "mean_ms": 1, "runs": 9, "cv": 0}
+    stage = {
+        "stage": "teacher",
+        "status": "ran",
+        "quality": {"metric": "accuracy", "value": quality, **of},
+        "params": 10,
+    }
+    if ratio:
+        on = {"target": "onnxruntime-cpu", "batch": 1, "threads": 1}
+        stage["latency"] = {**times, **on, "ratio_to_teacher": ratio}
+    data = {"sha256": "", "source": "x.csv", "train": 8, "validation": 8, "test": 8}
+    about = {"schema": 1, "mmedge": "0", "recipe": {}, "seed": 0, "machine": machine(), "data": data, "controls": []}
+    return Report.model_validate({**about, "stages": [stage], "verdict": verdict})
 
 
 def test_means_and_intervals_are_students_t_over_the_folds():
-    told = summary("r", [report(0.5, 0.3), report(0.7, verdict="fail")])
+    told = summary("r", [report(0.5, 0.3), report(0.7, verdict="fail")]).record()
     (teacher,) = told["stages"]
     assert teacher["quality"]["values"] == [0.5, 0.7] and teacher["quality"]["mean"] == pytest.approx(0.6)
     assert teacher["quality"]["ci95"] == pytest.approx([0.6 - 12.7062 * 0.1, 0.6 + 12.7062 * 0.1], abs=1e-4)

@@ -18,6 +18,8 @@ from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from mmedge.recipe import Train
 from mmedge.report.html import write_html
+from mmedge.report.record import parsed as parsed_report
+from mmedge.report.schema import Report
 from mmedge.report.table import print_report
 from mmedge.spec import ArraySpec
 from mmedge.tasks import Head
@@ -73,7 +75,7 @@ def manifest(tmp_path_factory):
 def ran(manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("heads") / "out"
     outcome = fold.run(parsed(recipe_values(manifest)), out, code=out.parent, progress=Silent())
-    return out, outcome.report
+    return out, outcome.report.record()
 
 
 def test_a_model_of_two_heads_has_a_figure_of_each_and_of_both(ran):
@@ -96,12 +98,12 @@ def test_a_model_of_two_heads_has_a_figure_of_each_and_of_both(ran):
 
 def test_page_and_table_show_each_head(ran, tmp_path, capfd):
     _, report = ran
-    write_html(report, tmp_path / "report.html")
+    write_html(parsed_report(report, Report), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     quality = next(s for s in report["stages"] if s["stage"] == "distill")["heads"]["pace"]["quality"]
     assert "<h2>Heads</h2>" in page and f"{quality['value']:.3f} <span" in page
     assert f"kappa {quality['others']['kappa']:.3f}" in page
-    print_report(report)
+    print_report(parsed_report(report, Report))
     assert f"distill: pace accuracy {quality['value']:.3f}" in capfd.readouterr().err
 
 
@@ -139,7 +141,7 @@ def test_the_command_line_tells_every_heads_prediction(ran):
 
 
 def test_check_tells_each_heads_targets(manifest, tmp_path):
-    card = check(parsed(recipe_values(manifest)), tmp_path, code=tmp_path, progress=Silent(), media=False)
+    card = check(parsed(recipe_values(manifest)), tmp_path, code=tmp_path, progress=Silent(), media=False).record()
     assert card["errors"] == 0, card["faults"]
     heads = card["splits"]["train"]["heads"]
     assert set(heads["pace"]["classes"]) == set(GRADES) and heads["progress"]["target"]["min"] >= 25
@@ -172,7 +174,7 @@ def test_a_recipe_whose_heads_do_not_fit_is_refused_with_the_key(manifest, chang
 def test_a_head_whose_column_is_missing_is_told_by_check_and_run(manifest, tmp_path):
     values = recipe_values(manifest)
     values["data"]["targets"]["price"] = {"task": "regression"}
-    card = check(parsed(values), tmp_path, code=tmp_path, progress=Silent(), media=False)
+    card = check(parsed(values), tmp_path, code=tmp_path, progress=Silent(), media=False).record()
     (fault,) = (fault for fault in card["faults"] if fault["kind"] == "missing-column")
     assert fault["column"] == "price" and "data.targets.price" in fault["todo"]
     with pytest.raises(UsageError, match=r"(?s)no column 'price'.*data\.targets\.price"):

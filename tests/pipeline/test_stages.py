@@ -53,19 +53,19 @@ def test_a_new_stage_is_a_row_it_runs_resumes_is_judged_and_stands_in_the_report
     status = {}
     for turn, read in (("first", longer(values)), ("again", longer(values)), ("other", longer(values, "as it is"))):
         outcome = fold.run(read, tmp_path / "out", code=tmp_path, progress=Silent())
-        status[turn] = {stage["stage"]: stage["status"] for stage in outcome.report["stages"]}
+        status[turn] = {stage["stage"]: stage["status"] for stage in outcome.report.record()["stages"]}
         assert outcome.exit_code == 4  # by its gate on the multiply-accumulates
     before = dict.fromkeys(("teacher", "distill", "prune"), "cached")
     assert status["first"] == before | dict.fromkeys(("relay", "quantize", "export-onnxruntime-cpu"), "ran")
     assert list(status["first"]) == [step.name for step in steps(longer(values))]
     assert set(status["again"].values()) == {"cached"} and status["other"] == status["first"]
-    by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
+    by_stage = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}
     assert by_stage["relay"]["parent"] == by_stage["prune"]["sha256"]
     assert by_stage["quantize"]["parent"] == by_stage["relay"]["sha256"]
     assert by_stage["relay"]["notes"][0] == "as it is" and by_stage["relay"]["latency"]["ratio_to_parent"] > 0
     assert by_stage["relay"]["quality"] == by_stage["prune"]["quality"]
     assert [gate["passed"] for gate in by_stage["relay"]["gates"]] == [False]
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["stages"] == outcome.report["stages"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["stages"] == outcome.report.record()["stages"]
     write_html(outcome.report, tmp_path / "report.html")
     assert "relay" in (tmp_path / "report.html").read_text()
 
@@ -73,7 +73,7 @@ def test_a_new_stage_is_a_row_it_runs_resumes_is_judged_and_stands_in_the_report
 def test_the_verb_of_a_new_stage_takes_what_is_in_front_of_it(finished, values, tmp_path, table):
     out = finished.copied(tmp_path / "out", "teacher", "distill", "prune")
     outcome = fold.run(longer(values), out, code=tmp_path, progress=Silent(), only="relay")
-    assert {stage["stage"]: stage["status"] for stage in outcome.report["stages"]} == {
+    assert {stage["stage"]: stage["status"] for stage in outcome.report.record()["stages"]} == {
         "teacher": "cached",
         "distill": "cached",
         "prune": "cached",

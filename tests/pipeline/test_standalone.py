@@ -126,8 +126,8 @@ def test_a_fast_graph_with_a_layer_that_runs_in_float_is_not_taken_but_an_error_
         return quantize_file(given / "model.onnx", str(given / "inputs.npz"), tmp_path / "q", settings, Silent())
 
     report = quantized()
-    assert report["precision"] == "fp32" and report["exit"] == 0
-    assert "int8: dropped: quantized layers run in float on ONNX Runtime: fusion.0" in report["notes"]
+    assert report.precision == "fp32" and report.exit == 0
+    assert "int8: dropped: quantized layers run in float on ONNX Runtime: fusion.0" in report.notes
     with pytest.raises(MismatchError, match=r"quantize.ignore: \[fusion.0\]"):
         quantized(asked=True)
 

@@ -62,7 +62,7 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     labels = dataset.contract.heads["logits"].labels[::-1]
     small["teacher"] = {"outputs": str(write_csv(tmp_path / "o.csv", kept, labels))}
     outcome = run(small, finished.copied(tmp_path / "out"))
-    by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
+    by_stage = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}
     assert list(by_stage) == ["teacher", "distill", "prune", "quantize", "export-onnxruntime-cpu"]
     teacher = by_stage["teacher"]
     assert not {"params", "macs", "latency"} & teacher.keys() and teacher["subsets"] == {}
@@ -80,7 +80,7 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     row = polars.read_csv(tmp_path / "out" / "data" / "test.csv").row(0, named=True)
     assert engine.predict(image=row["image"], audio=row["audio"]).label in dataset.contract.heads["logits"].labels
     again = run(small, tmp_path / "out")
-    assert {stage["status"] for stage in again.report["stages"]} == {"cached"}
+    assert {stage["status"] for stage in again.report.record()["stages"]} == {"cached"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_distill_takes_a_ready_made_teacher_without_an_earlier_command(small, an
     file = write_csv(tmp_path / "o.csv", answers, dataset.contract.heads["logits"].labels)
     small["teacher"] = {"outputs": str(file)}
     outcome = run(small, tmp_path / "out", only="distill")
-    assert [(stage["stage"], stage["status"]) for stage in outcome.report["stages"]] == [
+    assert [(stage["stage"], stage["status"]) for stage in outcome.report.record()["stages"]] == [
         ("teacher", "ran"),
         ("distill", "ran"),
     ]
@@ -129,7 +129,7 @@ def test_outputs_without_a_sample_in_common_or_with_other_classes_are_refused(
     write_csv(file, {sample: row for sample, row in answers.items() if sample not in tests}, ["zero", *labels[1:]])
     small["teacher"]["classes"] = {"zero": labels[0]}
     outcome = run(small, out, only="teacher")
-    (teacher,) = outcome.report["stages"]
+    (teacher,) = outcome.report.record()["stages"]
     assert "quality" not in teacher and any("no quality on the test split" in note for note in teacher["notes"])
     small["gates"] = {"teacher": {"quality": 0.1}}
     assert run(small, out, only="teacher").exit_code == 3  # what was not measured does not pass
@@ -149,14 +149,14 @@ def test_a_teacher_with_another_preprocessing_of_the_same_modality_teaches_and_t
     teacher, student = (artifact.read(tmp_path / "out" / stage) for stage in ("teacher", "distill"))
     shapes = [made.meta["contract"]["modalities"]["audio"]["mels"] for made in (teacher, student)]
     assert shapes == [24, 16]
-    by_stage = {stage["stage"]: stage for stage in outcome.report["stages"]}
+    by_stage = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}
     assert set(by_stage["teacher"]["subsets"]) == {"image", "audio", "image+audio"}
     assert by_stage["export-onnxruntime-cpu"]["latency"]["ratio_to_teacher"] > 0
     assert load(tmp_path / "out" / "bundle").contract.modalities["audio"].mels == 16
     # Given to a recipe that says nothing of it, the artifact brings its preprocessing along.
     del small["teacher"]["preprocessing"]
     other = finished.copied(tmp_path / "other")
-    given = run(small, other, start=tmp_path / "out" / "teacher", only="distill").report["stages"]
+    given = run(small, other, start=tmp_path / "out" / "teacher", only="distill").report.record()["stages"]
     assert given[0]["quality"] == by_stage["teacher"]["quality"]
     assert given[1]["quality"] == by_stage["distill"]["quality"]
 
@@ -172,15 +172,20 @@ def test_an_onnx_teacher_with_classes_of_its_own_teaches_those_that_it_shares(fi
     small["teacher"] = {"onnx": str(tmp_path / "t.onnx")}
     del small["prune"], small["quantize"]
     out = finished.copied(tmp_path / "out")
-    same = run(small | {"teacher": {**small["teacher"], "classes": names}}, out, only="teacher").report["stages"][0]
+    same = run(small | {"teacher": {**small["teacher"], "classes": names}}, out, only="teacher").report.record()[
+        "stages"
+    ][0]
     assert same["quality"] == finished.stage("teacher")["quality"]
     outcome = run(small | {"teacher": {**small["teacher"], "classes": {**names, "digit 3": "8", "digit 7": None}}}, out)
-    teacher, student = outcome.report["stages"][:2]
+    teacher, student = outcome.report.record()["stages"][:2]
     assert teacher["quality"]["value"] < same["quality"]["value"]
     assert "left to the labels: 3, 7" in " ".join(student["notes"])
     made = {**tiny_model, "weights": str(finished.out / "teacher" / "weights.safetensors")}
     by_weights = {"model": made, "train": None, "classes": names}
-    assert run(small | {"teacher": by_weights}, out, only="teacher").report["stages"][0]["quality"] == same["quality"]
+    assert (
+        run(small | {"teacher": by_weights}, out, only="teacher").report.record()["stages"][0]["quality"]
+        == same["quality"]
+    )
     few = {name: label for name, label in names.items() if label != "9"}
     with pytest.raises(UsageError, match=r"shape \[2, 10\] for a batch of 2; the classes need \[2, 9\]"):
         run(small | {"teacher": {**small["teacher"], "classes": few}}, out, only="teacher")
@@ -257,7 +262,7 @@ def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(
         "distill": {"labels": "none", "model": {"embedding": 8, "hidden": 8}, "train": train, "controls": {"seeds": 1}},
     }
     made = run(values | {"measure": {"runs": 50, "bootstrap": 100}}, tmp_path / "out", only="distill")
-    record = next(stage for stage in made.report["stages"] if stage["stage"] == "distill")
+    record = next(stage for stage in made.report.record()["stages"] if stage["stage"] == "distill")
     assert record["quality"]["value"] > 0.7 and record["quality"]["n"] == 40
     assert any("0 of 80 training samples have a label" in note for note in record["notes"])
     assert any("no_distillation left out" in note for note in record["notes"])
@@ -283,7 +288,7 @@ def test_a_ready_made_teacher_of_another_order_of_classes_is_refused_before_it_t
     order = [*dataset.contract.heads["logits"].labels[1:], dataset.contract.heads["logits"].labels[0]]
     assert f"classes: {{{', '.join(f'{name}: {name}' for name in order)}}}" in str(raised.value)
     small["teacher"]["classes"] = {name: name for name in order}
-    (teacher,) = run(small, out, only="teacher").report["stages"]
+    (teacher,) = run(small, out, only="teacher").report.record()["stages"]
     assert teacher["quality_validation"]["value"] == 1.0
 
 

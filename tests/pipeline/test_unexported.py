@@ -47,7 +47,7 @@ def theirs(values, tmp_path):
 
 
 def test_it_is_told_before_training_with_the_way_out(theirs, tmp_path, finished):
-    card = check(theirs(True), tmp_path / "out", code=tmp_path, progress=Silent(), media=False)
+    card = check(theirs(True), tmp_path / "out", code=tmp_path, progress=Silent(), media=False).record()
     (fault,) = (fault for fault in card["faults"] if fault["kind"] == "export")
     assert "data-dependent" in fault["what"] and "Net, unexportable.py:" in fault["module"]
     assert "teacher.export: false" in fault["todo"]
@@ -58,10 +58,10 @@ def test_it_is_told_before_training_with_the_way_out(theirs, tmp_path, finished)
 
 def test_it_teaches_and_is_measured_in_pytorch_where_the_recipe_does_not_export_it(theirs, tmp_path, finished):
     recipe = theirs(False)
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=False)
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=False).record()
     assert "export" not in [fault["kind"] for fault in card["faults"]]
     outcome = pipeline.run(recipe, finished.copied(tmp_path / "out"), code=tmp_path, progress=Silent())
-    teacher, student = outcome.report["stages"][:2]
+    teacher, student = outcome.report.record()["stages"][:2]
     assert not (tmp_path / "out" / "teacher" / "model.onnx").exists()
     assert 0 <= teacher["quality"]["value"] <= 1 and set(teacher["subsets"]) == {"image", "audio", "image+audio"}
     assert teacher["latency"]["target"] == "pytorch" and student["latency"]["target"] == "onnxruntime-cpu"

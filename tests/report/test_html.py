@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from mmedge.report.html import write_html
+from mmedge.report.record import parsed
+from mmedge.report.schema import Report
 from mmedge.report.table import print_report, short
 
 
@@ -38,7 +40,7 @@ def test_the_page_loads_nothing_from_anywhere(text):
 def test_the_page_shows_what_each_branch_can_spare_and_what_was_taken(text, finished, capsys):
     assert "What each branch can spare" in text and "ring: taken" in text
     assert "attempt 1: " in text and text.count("<b>Taken.</b>") >= 2
-    print_report(finished.report)
+    print_report(parsed(finished.report, Report))
     assert "branches narrowed one at a time" in capsys.readouterr().err
 
 
@@ -56,7 +58,7 @@ def test_the_page_has_every_stage_and_its_figures(finished, text):
 
 
 def test_the_same_report_gives_the_same_page(finished, text, tmp_path):
-    write_html(finished.report, tmp_path / "again.html")
+    write_html(parsed(finished.report, Report), tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text() == text
 
 
@@ -73,7 +75,7 @@ def changed(finished, tmp_path_factory):
     report["verdict"] = "fail"
     report["stages"][-1] |= {"notes": [], "latency": report["stages"][0]["latency"] | {"ratio_to_teacher": 0.5}}
     report["stages"][-1]["quality"] |= {"n": 269, "groups": 2}
-    write_html(report, file)
+    write_html(parsed(report, Report), file)
     return report, file.read_text()
 
 
@@ -91,9 +93,9 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
         stage.pop("sensitivity", None)
         stage.pop("pruning", None)
         stage.pop("learning", None)
-    write_html(report, tmp_path / "x.html")
+    write_html(parsed(report, Report), tmp_path / "x.html")
     assert Page((tmp_path / "x.html").read_text()).svgs == 1
-    print_report(report)
+    print_report(parsed(report, Report))
     said = capsys.readouterr()
     assert said.out == "" and "skipped" in said.err
 
@@ -101,7 +103,7 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
 def test_a_failed_gate_shows_on_the_page_and_in_the_table(changed, capsys):
     report, page = changed
     assert "0.99" in page
-    print_report(report)
+    print_report(parsed(report, Report))
     said = capsys.readouterr().err
     assert "FAILED teacher: quality is 0.5, limit 0.99" in said and "verdict: fail" in said and "not measured" in said
 
@@ -110,7 +112,7 @@ def test_a_log_of_three_modalities_cuts_no_figure_away(finished, capsys):
     report = copy.deepcopy(finished.report)
     for stage in report["stages"]:
         stage["subsets"] |= {f"{name}+temperature_sensors": 0.123 for name in stage["subsets"]}
-    print_report(report)
+    print_report(parsed(report, Report))
     said = capsys.readouterr().err
     assert (
         "…" not in said
@@ -127,7 +129,7 @@ def test_counts_are_short(count, said):
 def test_the_page_and_the_table_say_which_student_ships(finished, text, capsys):
     said = finished.stage("distill")["decision"]["said"]
     assert said[1:].split(":")[0] in text
-    print_report(finished.report)
+    print_report(parsed(finished.report, Report))
     assert f"distill: {said}" in " ".join(capsys.readouterr().err.split())
 
 
@@ -135,20 +137,20 @@ def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, tmp_pat
     report = copy.deepcopy(finished.report)
     alone = {**report["controls"][0], "name": "alone-image", "notes": ["holds: no more than 0.02 below"]}
     report["controls"].append(alone)
-    write_html(report, tmp_path / "x.html")
+    write_html(parsed(report, Report), tmp_path / "x.html")
     page = (tmp_path / "x.html").read_text()
     assert page.count("alone-image") >= 2 and "Holds: no more than 0.02 below" in page
-    print_report(report)
+    print_report(parsed(report, Report))
     assert "alone-image: gain" in capsys.readouterr().err
 
 
 def test_a_run_without_gates_is_not_shown_as_one_that_passed_them(finished, text, tmp_path, capsys):
     assert "pass: no gates set" in text and 'class="verdict pass"' not in text
     report = copy.deepcopy(finished.report)
-    print_report(report)
+    print_report(parsed(report, Report))
     assert "the recipe sets no gates" in capsys.readouterr().err
     report["stages"][0]["gates"] = [{"name": "quality", "limit": 0.1, "value": 0.5, "passed": True}]
-    write_html(report, tmp_path / "x.html")
+    write_html(parsed(report, Report), tmp_path / "x.html")
     assert 'class="verdict pass">pass<' in (tmp_path / "x.html").read_text()
 
 
@@ -166,6 +168,6 @@ def test_a_name_that_looks_like_markup_is_that_name(finished, capsys):
     report = copy.deepcopy(finished.report)
     report["data"]["source"] = "[/x][bold]m[/].csv"
     report["stages"][0]["stage"] = "[red]teacher :smile:"
-    print_report(report)
+    print_report(parsed(report, Report))
     said = capsys.readouterr().err
     assert "[/x][bold]m[/].csv" in said and "[red]teacher :smile:" in said

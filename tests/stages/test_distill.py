@@ -91,10 +91,10 @@ def test_the_report_compares_on_the_test_split_what_each_control_is_about(finish
         start=finished.out / "teacher",
         only="distill",
     )
-    controls = {control["name"]: control for control in outcome.report["controls"]}
+    controls = {control["name"]: control for control in outcome.report.record()["controls"]}
     assert list(controls) == ["no-distillation", "same-modality-teacher"]  # one modality has no proper subset
     assert all(control["quality"]["split"] == "test" for control in controls.values())
-    decision = outcome.report["stages"][-1]["decision"]
+    decision = outcome.report.record()["stages"][-1]["decision"]
     assert decision["kept"] == ("distilled" if decision["gain"] > 0 else "control")
 
 

@@ -41,7 +41,7 @@ def recipe(tmp_path):
 
 
 def errors(recipe, folder):
-    card = check(parsed(recipe), folder / "out", code=folder, progress=Silent())
+    card = check(parsed(recipe), folder / "out", code=folder, progress=Silent()).record()
     return [fault["what"] for fault in card["faults"] if fault["severity"] == "error"]
 
 

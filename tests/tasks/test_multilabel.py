@@ -98,12 +98,14 @@ def recipe_values(table):
 
 def test_a_run_of_several_labels_ends_in_a_bundle_that_names_them(table, tmp_path):
     outcome = pipeline.run(parsed(recipe_values(table)), tmp_path / "out", code=tmp_path, progress=Silent())
-    stages = {stage["stage"]: stage for stage in outcome.report["stages"]}
+    stages = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}
     quality = stages["teacher"]["quality"]
     assert quality["metric"] == "average_precision" and set(quality["others"]) == {"f1_micro", "f1", "all_labels_right"}
     chance = np.mean([len(digits) / 10 for digits in LABELS.values()])
     assert quality["value"] > chance + 0.1
-    assert stages["distill"]["notes"][0].startswith("216 of 240") and outcome.report["controls"][0]["seeds"] == 1
+    assert (
+        stages["distill"]["notes"][0].startswith("216 of 240") and outcome.report.record()["controls"][0]["seeds"] == 1
+    )
     engine = runtime.load(tmp_path / "out" / "bundle")
     row = polars.read_csv(tmp_path / "out" / "data" / "test.csv", infer_schema=False).row(0, named=True)
     answer = engine.predict(image=row["image"], audio=row["audio"])
@@ -116,7 +118,7 @@ def test_a_run_of_several_labels_ends_in_a_bundle_that_names_them(table, tmp_pat
 
 
 def test_a_table_of_several_labels_is_checked_and_proposed_as_one(table, tmp_path):
-    card = check(parsed(recipe_values(table)), tmp_path, code=tmp_path, progress=Silent(), media=False)
+    card = check(parsed(recipe_values(table)), tmp_path, code=tmp_path, progress=Silent(), media=False).record()
     assert card["errors"] == 0 and set(card["splits"]["train"]["classes"]) == set(LABELS)
     proposal = propose(table, Wishes("label"))
     assert (proposal.task, proposal.classes) == ("multilabel", 3)
@@ -129,7 +131,7 @@ def test_a_label_that_training_never_saw_is_an_error(table, tmp_path):
     file.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(MmedgeError, match="the label 'odd' of 1 test samples is not in the training split"):
         pipeline.run(parsed(recipe_values(file)), tmp_path / "out", code=tmp_path, progress=Silent(), only="teacher")
-    card = check(parsed(recipe_values(file)), tmp_path, code=tmp_path, progress=Silent(), media=False)
+    card = check(parsed(recipe_values(file)), tmp_path, code=tmp_path, progress=Silent(), media=False).record()
     assert any(fault["kind"] == "unseen-label" and "'odd'" in fault["what"] for fault in card["faults"])
 
 

@@ -135,7 +135,7 @@ def test_the_example_of_a_users_own_dataset_gives_its_own_values(own):
 
 def test_the_example_of_a_users_own_network_has_no_fault(own, tmp_path):
     recipe, out, _ = own
-    card = check(recipe, out, code=REPOSITORY / "recipes", progress=Silent())
+    card = check(recipe, out, code=REPOSITORY / "recipes", progress=Silent()).record()
     assert card["faults"] == [] and card["splits"]["train"]["samples"] == 1200
 
 
@@ -161,7 +161,7 @@ def test_a_table_of_one_column_is_one(tmp_path):
 def test_a_label_is_one_class_however_its_accents_are_composed(tmp_path):
     rows = [["a", "y"], *([str(i), ("caf\u00e9", "cafe\u0301", "tea")[i % 3]] for i in range(60))]
     recipe = data_of(write_table(tmp_path / "m.csv", rows))
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()
     assert card["labels"] == ["caf\u00e9", "tea"] and card["errors"] == 0, card["faults"]
 
 
@@ -171,6 +171,6 @@ def test_a_missing_file_says_how_the_one_that_is_there_is_spelled(tmp_path):
     rows = [["x", "y"], *([f"img\\a.npy{'' if i % 2 else ' '}", "ab"[i % 2]] for i in range(40))]
     values = {"manifest": str(write_table(tmp_path / "m.csv", rows)), "target": "y"}
     recipe = parsed({"schema": 1, "name": "t", "data": values | {"modalities": {"x": {"kind": "array", "shape": [2]}}}})
-    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=False)
+    card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=False).record()
     todos = {fault["todo"].split(":")[0] for fault in card["faults"] if fault["kind"] == "missing-file"}
     assert "write Img/A.npy" in todos

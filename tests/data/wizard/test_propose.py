@@ -21,7 +21,7 @@ def made(folder, header, row, count=40, streams=()):
     proposal = propose(manifest, Wishes(streams=streams))
     (folder / "my.yaml").write_text(recipe_text(proposal, folder / "my.yaml", None), encoding="utf-8")
     recipe = recipes.load(folder / "my.yaml")
-    card = check(recipe, folder / "out", code=folder, progress=Silent())
+    card = check(recipe, folder / "out", code=folder, progress=Silent()).record()
     assert card["errors"] == 0, card["faults"]
     return proposal, samples.prepare(recipe, folder / "out", code=folder, progress=Silent())
 

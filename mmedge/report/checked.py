@@ -1,0 +1,99 @@
+"""What ``mmedge check`` finds: the data card with all faults, and how it stands on the terminal (stderr)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from mmedge.errors import Fault
+from mmedge.frozen import Record
+
+# Findings of one kind that are told in full; --json has all of them.
+_IN_FULL = 10
+
+
+class FaultRecord(Record):
+    """A finding. Errors stop a run, warnings are for the user to judge."""
+
+    severity: Literal["error", "warning"]
+    kind: str = Field(description="A short name, the same for all findings of its kind.")
+    what: str
+    file: str | None = None
+    row: int | None = Field(None, description="From 1.")
+    column: str | None = None
+    module: str | None = None
+    todo: str | None = None
+
+    @classmethod
+    def of(cls, fault: Fault) -> FaultRecord:
+        """A fault's record."""
+        return cls.model_validate(fault.record())
+
+    def __str__(self) -> str:
+        row = f"row {self.row}" if self.row is not None else None
+        column = f"column {self.column}" if self.column else None
+        where = ", ".join(part for part in (self.module, self.file, row, column) if part)
+        lines = [f"{self.severity}: {self.what}", where and f"  at: {where}", self.todo and f"  do: {self.todo}"]
+        return "\n".join(line for line in lines if line)
+
+
+class SplitCard(Record):
+    """What a split has. ``present``: samples by modality. Of one head, what its task counts stands beside: ``classes``, or ``target``."""
+
+    samples: int
+    labelled: int
+    groups: int
+    present: dict[str, int]
+    classes: dict[str, int] | None = None
+    target: dict[str, float] | None = None
+    heads: dict[str, dict[str, JsonValue]] | None = Field(None, description="The same of each head, where several.")
+
+
+class Card(Record):
+    """The data card. What depends on the table is absent where it cannot be read."""
+
+    recipe: str
+    source: str
+    align: list[dict[str, JsonValue]] | None = None
+    media: dict[str, dict[str, JsonValue]] | None = None
+    labels: list[str] | dict[str, list[str]] | None = Field(
+        None, description="In their order; of several heads by head."
+    )
+    splits: dict[str, SplitCard] | None = None
+    modalities: dict[str, list[int]] = {}
+    errors: int = 0
+    warnings: int = 0
+    faults: list[FaultRecord] = []
+
+    def with_faults(self, faults: Sequence[Fault]) -> Card:
+        """The card with ``faults`` before those that it has."""
+        found = [*map(FaultRecord.of, faults), *self.faults]
+        errors = sum(fault.severity == "error" for fault in found)
+        return self.model_copy(update={"errors": errors, "warnings": len(found) - errors, "faults": found})
+
+    def lines(self) -> Iterator[str]:
+        """What a reader is shown: of a kind of fault that is found often only the first."""
+        for split, counts in (self.splits or {}).items():
+            yield f"{split}: " + ", ".join(f"{name} {_text(value)}" for name, value in counts.record().items())
+        for name, shape in self.modalities.items():
+            facts = (self.media or {}).get(name, {})
+            yield f"{name}: {shape}" + "".join(f", {key} {_text(value)}" for key, value in facts.items())
+        counted: Counter[tuple[str, str]] = Counter()
+        for fault in self.faults:
+            kind = (fault.severity, fault.kind)
+            counted[kind] += 1
+            if counted[kind] <= _IN_FULL:
+                yield str(fault)
+        for (severity, name), count in counted.items():
+            if count > _IN_FULL:
+                yield f"{severity}: {count - _IN_FULL} more of the kind {name}; --json lists all"
+        yield f"{self.errors} errors, {self.warnings} warnings" if self.faults else "no fault found"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) + "}"
+    return str(value)
