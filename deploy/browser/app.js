@@ -1,6 +1,6 @@
 // The page: a bundle's manifest and graph, its preprocessing, onnxruntime-web, an answer.
 import * as ort from "./ort.wasm.min.mjs";
-import { audio, headsOf, image, predicted, tabular } from "./preprocess.js";
+import { audio, headsOf, image, predicted, samplesOf, tabular } from "./preprocess.js";
 
 ort.env.wasm.numThreads = 1; // threads need cross-origin isolation, which a plain server does not give
 
@@ -46,6 +46,7 @@ function cells(spec, text) {
 
 function shapeOf(spec) {
   if (spec.kind === "image") return [spec.channels, spec.height, spec.width];
+  if (spec.kind === "audio" && spec.features === "waveform") return [samplesOf(spec)];
   if (spec.kind === "audio") return [1, spec.features === "mfcc" ? spec.coefficients : spec.mels, spec.frames];
   if (spec.kind === "text") return [spec.length];
   if (spec.kind === "sensor") return [spec.channels, spec.length];

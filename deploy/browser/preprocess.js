@@ -46,14 +46,18 @@ function even(value) {
   return Math.abs(value % 1) === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }
 
-/** A WAV file (Blob) -> float32 [1, bands, frames]. */
+/** A WAV file (Blob) -> float32 [1, bands, frames], or [samples] of a waveform. */
 export async function audio(spec, blob) {
-  const wave = new Float64Array(even((spec.frames * spec.hop_ms * spec.sample_rate) / 1000));
+  const raw = spec.features === "waveform", preset = PRESETS[spec.preset ?? "kaldi"];
+  if (preset === undefined) throw new Error(`the page does not know the log-mel of ${spec.preset}`);
+  const wave = new Float64Array(samplesOf(spec));
   const read = readWave(await blob.arrayBuffer(), spec.sample_rate, spec.channel ?? null);
   const spare = Math.max(0, read.length - wave.length);
   const start = { start: 0, center: Math.trunc(spare / 2), end: spare }[spec.take ?? "start"];
-  wave.set(read.subarray(start, start + wave.length));
-  const mel = logMel(spec, wave);
+  const heard = read.subarray(start, start + wave.length);
+  wave.set(raw && spec.standardize ? standardized(heard) : heard);
+  if (raw) return Float32Array.from(wave, (value) => normalised(spec, value, 0));
+  const mel = preset ? centredMel(spec, preset, wave) : logMel(spec, wave);
   const cepstral = spec.features === "mfcc";
   const rows = cepstral ? mel.map((energies) => cepstrum(spec, energies)) : mel;
   const bands = cepstral ? spec.coefficients : spec.mels;
@@ -65,6 +69,20 @@ export async function audio(spec, blob) {
     }
   }
   return out;
+}
+
+/** Samples of the sound that fills the tensor. */
+export function samplesOf(spec) {
+  if (spec.features === "waveform" && spec.length) return spec.length;
+  if ((spec.preset ?? "kaldi") !== "kaldi") return spec.frames * Math.max(1, even((spec.hop_ms * spec.sample_rate) / 1000));
+  return even((spec.frames * spec.hop_ms * spec.sample_rate) / 1000);
+}
+
+/** Mean 0 and variance 1, as Wav2Vec2FeatureExtractor brings a sound to. */
+function standardized(wave) {
+  const mean = wave.reduce((sum, value) => sum + value, 0) / wave.length;
+  const variance = wave.reduce((sum, value) => sum + (value - mean) ** 2, 0) / wave.length;
+  return wave.map((value) => (value - mean) / Math.sqrt(variance + 1e-7));
 }
 
 /** Kaldi's MFCC of log-mel energies: an orthonormal cosine transform, and a lifter of 22. */
@@ -134,7 +152,9 @@ function ofHead(head, output) {
 const EPSILON = 2 ** -23; // float32's, Kaldi's floor of an energy
 
 function normalised(spec, value, index) {
-  return spec.mean && spec.std ? (value - spec.mean[index]) / spec.std[index] : value;
+  if (!spec.mean || !spec.std) return value;
+  const at = spec.mean.length === 1 ? 0 : index; // one for all
+  return (value - spec.mean[at]) / spec.std[at];
 }
 
 /** Pillow's bilinear resize of 8-bit pixels: a triangle as wide as the scale, in fixed point, rows first. */
@@ -247,7 +267,7 @@ function logMel(spec, wave) {
 
 function melBanks(spec, padded) {
   const mel = (hertz) => 1127 * Math.log(1 + hertz / 700);
-  const low = mel(20), delta = (mel(spec.sample_rate / 2) - low) / (spec.mels + 1);
+  const low = mel(spec.low_hz ?? 20), delta = (mel(spec.high_hz ?? spec.sample_rate / 2) - low) / (spec.mels + 1);
   return Array.from({ length: spec.mels }, (_, band) => {
     const left = low + band * delta, centre = left + delta, right = centre + delta;
     const bank = [];
@@ -256,6 +276,83 @@ function melBanks(spec, padded) {
       if (at > left && at < right) bank.push([bin, at <= centre ? (at - left) / delta : (right - at) / delta]);
     }
     return bank;
+  });
+}
+
+/** Log-mel of centred frames, as mmedge/preprocess/centred.py: [frames][mels]. */
+function centredMel(spec, preset, wave) {
+  const hop = Math.max(1, even((spec.hop_ms * spec.sample_rate) / 1000)), length = even((spec.window_ms * spec.sample_rate) / 1000);
+  const size = spec.fft ?? length, offset = Math.floor((size - length) / 2);
+  const window = Float64Array.from({ length }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / length));
+  const banks = triangles(spec, preset, size), last = wave.length - 1;
+  const at = (place) => {
+    if (place >= 0 && place <= last) return wave[place];
+    if (!preset.reflects) return 0;
+    const round = last ? ((place % (2 * last)) + 2 * last) % (2 * last) : 0;
+    return wave[Math.min(round, 2 * last - round)];
+  };
+  const count = Math.min(spec.frames + preset.oneMore, Math.floor((wave.length + 2 * Math.floor(size / 2) - size) / hop) + 1);
+  let loudest = -Infinity;
+  const frames = Array.from({ length: count }, (_, frame) => {
+    const values = new Float64Array(size);
+    for (let i = 0; i < length; i++) values[offset + i] = at(frame * hop + offset + i - Math.floor(size / 2)) * window[i];
+    const power = spectrum(values);
+    return banks.map((bank) => {
+      const energy = Math.log10(Math.max(1e-10, bank.reduce((sum, [bin, weight]) => sum + weight * power[bin], 0)));
+      loudest = Math.max(loudest, energy);
+      return energy;
+    });
+  });
+  const floor = loudest - 8 * preset.clipped;
+  return frames.slice(0, spec.frames).map((frame) => frame.map((energy) => preset.scale(preset.clipped ? Math.max(energy, floor) : energy)));
+}
+
+const SLANEY = {
+  mel: (hz) => (hz < 1000 ? (3 * hz) / 200 : 15 + (27 * Math.log(hz / 1000)) / Math.log(6.4)),
+  hz: (mel) => (mel < 15 ? (200 * mel) / 3 : 1000 * Math.exp(((mel - 15) * Math.log(6.4)) / 27)),
+  height: (low, high) => 2 / (high - low),
+};
+const HTK = { mel: (hz) => 2595 * Math.log10(1 + hz / 700), hz: (mel) => 700 * (10 ** (mel / 2595) - 1), height: () => 1 };
+/** Log-mel by whom; `clipped`: within 80 dB of the loudest; `oneMore`: the frame behind the end counts for it. */
+const PRESETS = {
+  kaldi: null,
+  whisper: { bank: SLANEY, reflects: true, oneMore: 0, clipped: 1, scale: (energy) => (energy + 4) / 4 },
+  torchaudio: { bank: HTK, reflects: true, oneMore: 1, clipped: 0, scale: (energy) => 10 * energy },
+  librosa: { bank: SLANEY, reflects: false, oneMore: 1, clipped: 1, scale: (energy) => 10 * energy },
+};
+
+/** Triangles over the frequencies of a transform of `size` points, equally wide in mel: [[bin, weight], ...] each. */
+function triangles(spec, { bank }, size) {
+  const low = bank.mel(spec.low_hz ?? 0), step = (bank.mel(spec.high_hz ?? spec.sample_rate / 2) - low) / (spec.mels + 1);
+  const edges = Array.from({ length: spec.mels + 2 }, (_, i) => bank.hz(low + i * step));
+  return Array.from({ length: spec.mels }, (_, band) => {
+    const [left, centre, right] = edges.slice(band, band + 3), found = [];
+    for (let bin = 0; bin <= size / 2; bin++) {
+      const hz = (bin * spec.sample_rate) / size;
+      const weight = Math.min((hz - left) / (centre - left), (right - hz) / (right - centre));
+      if (weight > 0) found.push([bin, weight * bank.height(left, right)]);
+    }
+    return found;
+  });
+}
+
+/** Powers of a real signal's frequencies; sizes that are no power of two by their definition, from a table of cosines. */
+function spectrum(values) {
+  const size = values.length, half = Math.floor(size / 2) + 1;
+  if ((size & (size - 1)) === 0) {
+    const im = new Float64Array(size);
+    fft(values, im);
+    return Float64Array.from({ length: half }, (_, bin) => values[bin] ** 2 + im[bin] ** 2);
+  }
+  const cos = Float64Array.from({ length: size }, (_, i) => Math.cos((2 * Math.PI * i) / size));
+  const sin = Float64Array.from({ length: size }, (_, i) => Math.sin((2 * Math.PI * i) / size));
+  return Float64Array.from({ length: half }, (_, bin) => {
+    let re = 0, im = 0;
+    for (let i = 0, at = 0; i < size; i++, at = (at + bin) % size) {
+      re += values[i] * cos[at];
+      im -= values[i] * sin[at];
+    }
+    return re ** 2 + im ** 2;
   });
 }
 

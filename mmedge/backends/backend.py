@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from mmedge.backends.engine import Engine, Profiles
 from mmedge.backends.missing import Missing
 from mmedge.backends.session import Session
-from mmedge.spec import Frozen
+from mmedge.frozen import Frozen
 
 Precision = Literal["fp32", "fp16", "int8"]
 

@@ -38,9 +38,9 @@ def adopt(
 
     ``names``: {modality: the model's input}; ``means``: {modality: [*shape]}, which stand in for an absent input
     (one token and padding for that of a text) where the model has no input ``present`` of its own. An input of another
-    type is cast, one of whole numbers given the raw values, and one with the channels last ([batch, height, width,
-    channels], [batch, time, channels]) transposed. ``outputs``: the heads' come first, in their order, where the model
-    has several.
+    type is cast, one of whole numbers given the raw values, one with the channels last ([batch, height, width,
+    channels], [batch, time, channels]) transposed, and one with or without a first axis of one ([batch, mels, frames],
+    [batch, 1, samples]) reshaped. ``outputs``: the heads' come first, in their order, where the model has several.
     Raises UsageError where inputs or shapes do not fit.
     """
     import onnx
@@ -48,7 +48,7 @@ def adopt(
     model = _recent(loaded(source), source)
     graph = model.graph
     inputs = {value.name: value for value in graph.input}
-    last = _check_inputs(inputs, contract, names, source)
+    layouts = _check_inputs(inputs, contract, names, source)
     heads = _heads(model, outputs, contract, source)
     own_presence = "present" in inputs and "present" not in (names.get(name, name) for name in contract.modalities)
     types = {name: inputs[names.get(name, name)].type.tensor_type.elem_type for name in contract.modalities}
@@ -70,8 +70,12 @@ def adopt(
         steps: list[
             tuple[str, dict[str, Any]]
         ] = []  # (operator, attributes) from the data's tensor to the model's input
-        if name in last:
-            steps.append(("Transpose", {"perm": [0, *range(2, len(spec.shape) + 1), 1]}))
+        lead, turned = layouts[name]
+        if lead != spec.shape:
+            before = _reshaped(graph, added, name, before, lead)
+            notes.append(f"{name} is given as [batch, {', '.join(map(str, lead))}], as the model takes it")
+        if turned:
+            steps.append(("Transpose", {"perm": [0, *range(2, len(lead) + 1), 1]}))
         if ours != types[name]:
             steps.append(("Cast", {"to": types[name]}))
         for number, (operator, attributes) in enumerate(steps):
@@ -154,6 +158,15 @@ def _filled(graph: Any, added: list[Any], name: str, index: int, stand_in: np.nd
         helper.make_node("Where", [f"mmedge.{name}.there", name, f"mmedge.{name}.mean"], [f"mmedge.{name}.filled"]),
     ]
     return f"mmedge.{name}.filled"
+
+
+def _reshaped(graph: Any, added: list[Any], name: str, before: str, shape: Sequence[int]) -> str:
+    """Add what gives each sample another shape of as many numbers; the name of the result."""
+    from onnx import helper, numpy_helper
+
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, *shape], np.int64), f"mmedge.{name}.shape"))
+    added.append(helper.make_node("Reshape", [before, f"mmedge.{name}.shape"], [f"mmedge.{name}.reshaped"]))
+    return f"mmedge.{name}.reshaped"
 
 
 def _raw(graph: Any, added: list[Any], name: str, spec: ModalitySpec, before: str, source: Path) -> str:
@@ -296,10 +309,12 @@ def check_width(graph: Path, contract: Contract, source: Path, where: str) -> No
             )
 
 
-def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path) -> set[str]:
-    """The modalities that the model takes with the channels last."""
+def _check_inputs(
+    inputs: Mapping[str, Any], contract: Contract, names: Mapping[str, str], source: Path
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """{modality: the samples' shape as the model has it but for this: whether its first axis comes last}."""
     expected = {names.get(name, name): spec.shape for name, spec in contract.modalities.items()}
-    last = set()
+    found = {}
     for modality, (name, shape) in zip(contract.modalities, expected.items()):
         if name not in inputs:
             raise UsageError(
@@ -308,14 +323,14 @@ def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[
                 todo="map them in the recipe: teacher.model.inputs: {modality: input}",
             )
         dims = [dim.dim_value or None for dim in inputs[name].type.tensor_type.shape.dim]
-        if not _takes(dims, shape):
-            if not _takes(dims, (*shape[1:], shape[0])):
-                raise UsageError(
-                    f"the input {name!r} has shape {dims}; the data gives [batch, {', '.join(map(str, shape))}]",
-                    where=str(source),
-                    todo=f"give it inputs of its own under teacher.preprocessing.{modality}, or its answers as teacher.outputs",
-                )
-            last.add(modality)
+        layout = _layout(dims, shape)
+        if layout is None:
+            raise UsageError(
+                f"the input {name!r} has shape {dims}; the data gives [batch, {', '.join(map(str, shape))}]",
+                where=str(source),
+                todo=f"give it inputs of its own under teacher.preprocessing.{modality}, or its answers as teacher.outputs",
+            )
+        found[modality] = layout
         if dims[0] is not None:
             raise UsageError(
                 f"the batch of the input {name!r} is fixed to {dims[0]}",
@@ -325,7 +340,17 @@ def _check_inputs(inputs: Mapping[str, Any], contract: Contract, names: Mapping[
     unknown = sorted(inputs.keys() - expected.keys() - {"present"})
     if unknown:
         raise UsageError(f"the model also wants {', '.join(unknown)}, which no modality gives", where=str(source))
-    return last
+    return found
+
+
+def _layout(dims: Sequence[int | None], shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool] | None:
+    """How samples of ``shape`` become an input of ``dims``: (their shape with or without a first axis of one, turned or not)."""
+    leads = [shape, shape[1:]] if len(shape) > 1 and shape[0] == 1 else [shape, (1, *shape)]
+    for lead in leads:
+        for turned in (False, True):
+            if _takes(dims, (*lead[1:], lead[0]) if turned else lead):
+                return lead, turned
+    return None
 
 
 def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmedge.artifact import MANIFEST, Artifact, code_hash, hash_json, read
+from mmedge.frozen import Frozen
 from mmedge.pipeline.stages import Step
 from mmedge.recipe import Model
 from mmedge.recipe.dependencies import code_state, file_state
-from mmedge.spec import Frozen
 from mmedge.training.context import Context
 
 # What a stage's outcome may depend on, beside its own file.
@@ -26,7 +26,7 @@ CODE = (
     "profiling/timing.py",
     "runtime/rows.py",
     "contract.py",
-    "spec.py",
+    "spec",
     "stages/trained.py",
 )
 

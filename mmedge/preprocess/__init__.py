@@ -78,9 +78,9 @@ def fit_statistics(spec: ModalitySpec, features: Iterable[np.ndarray]) -> Modali
     """The spec with mean and std fitted on the training split's ``raw_features``, unless the recipe gives them.
 
     Image: per channel. Audio: per band. Tabular: per number column. Sensor: per channel. Array: one pair for all its
-    elements. Text has none.
+    elements. Text has none; waveforms and Whisper's log-mel stay as they are.
     """
-    if spec.mean is not None or isinstance(spec, TextSpec):
+    if spec.mean is not None or not spec.fitted_statistics:
         return spec
     if isinstance(spec, TabularSpec):
         return tabular.fit_statistics(spec, features)
@@ -109,6 +109,8 @@ def _statistics(
 
 
 def _statistics_shape(spec: ModalitySpec) -> tuple[int, ...]:
+    if len(spec.mean or ()) == 1:  # one for all
+        return (1,) * len(spec.shape)
     match spec:
         case ImageSpec():
             return (spec.channels, 1, 1)

@@ -1,4 +1,4 @@
-"""Sounds: decode, mix, resample, trim or pad, log-mel energies or MFCC."""
+"""Sounds: decode, mix, resample, trim or pad, then log-mel energies, MFCC, or the waveform itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mmedge.errors import MmedgeError
-from mmedge.preprocess import mel
+from mmedge.preprocess import centred, mel
 from mmedge.preprocess.values import opened, where, window
 from mmedge.spec import MOST_SAMPLES, AudioSpec
 
@@ -19,12 +19,17 @@ from mmedge.spec import MOST_SAMPLES, AudioSpec
 _RATES = (100, 10_000_000)
 # Lengths from this on are those of writers into a pipe, who cannot know: 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000.
 _UNKNOWN = 0x7FFFF000
+# What Wav2Vec2FeatureExtractor adds to a variance.
+_LEAST_VARIANCE = 1e-7
 # The first and the third four bytes of WAV and AIFF files.
 _CHUNKED = ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"))
 
 
 def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
-    """float32 [1, bands, frames]. ``value``: path, bytes, float [samples] at the spec's rate, or (samples, rate)."""
+    """float32 [1, bands, frames], or [samples] of a waveform.
+
+    ``value``: path, bytes, float [samples] at the spec's rate, or (samples, rate).
+    """
     waveform, rate = _waveform(spec, value, name)
     if len(waveform) == 0:
         raise MmedgeError(f"the {name} has no samples", where=where(value), todo="leave the modality out")
@@ -41,7 +46,21 @@ def features(spec: AudioSpec, value: Any, name: str) -> np.ndarray:
         import soxr
 
         waveform = soxr.resample(waveform, rate, spec.sample_rate)
-    return mel.features(spec, waveform[window(len(waveform), spec.samples, spec.take)])[None]
+    waveform = waveform[window(len(waveform), spec.samples, spec.take)]
+    if spec.features == "waveform":
+        return _samples(spec, waveform)
+    of = mel if spec.preset == "kaldi" else centred
+    return of.features(spec, waveform)[None]
+
+
+def _samples(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
+    """float32 [samples]: 0 behind a shorter sound, which is standardized without it."""
+    out = np.zeros(spec.samples, np.float32)
+    if spec.standardize:
+        exact = waveform.astype(np.float64)
+        waveform = ((exact - exact.mean()) / np.sqrt(exact.var() + _LEAST_VARIANCE)).astype(np.float32)
+    out[: len(waveform)] = waveform
+    return out
 
 
 def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float]:

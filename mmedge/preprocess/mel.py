@@ -19,7 +19,7 @@ def features(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
     have.
     """
     make, options, silence = _kaldi(
-        spec.features, spec.sample_rate, spec.window_ms, spec.hop_ms, spec.mels, spec.coefficients
+        spec.features, spec.sample_rate, spec.window_ms, spec.hop_ms, spec.mels, spec.coefficients, spec.band_hz
     )
     # Every frame that hears the sound ends within two windows behind it, what Kaldi mirrors there included: those that
     # follow are not computed, they are known.
@@ -44,7 +44,13 @@ def features(spec: AudioSpec, waveform: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _kaldi(
-    features: str, sample_rate: int, window_ms: float, hop_ms: float, mels: int, coefficients: int
+    features: str,
+    sample_rate: int,
+    window_ms: float,
+    hop_ms: float,
+    mels: int,
+    coefficients: int,
+    band_hz: tuple[float, float],
 ) -> tuple[Any, Any, np.ndarray]:
     """Kaldi's extractor, its options, and its frame of silence, float32 [bands]. An extractor itself takes one sound only."""
     import kaldi_native_fbank as kaldi
@@ -61,6 +67,7 @@ def _kaldi(
     options.frame_opts.dither = 0
     options.frame_opts.snip_edges = False
     options.mel_opts.num_bins = mels
+    options.mel_opts.low_freq, options.mel_opts.high_freq = band_hz
     if features == "mfcc":
         options.num_ceps, options.use_energy = coefficients, False
     make = kaldi.OnlineFbank if features == "logmel" else kaldi.OnlineMfcc

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mmedge import tasks
 from mmedge.errors import brief, did_you_mean
-from mmedge.spec import Frozen, ModalitySpec
+from mmedge.frozen import Frozen
+from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label, Target, TaskName
 
 # Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,

@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from mmedge import backends
 from mmedge.backends import GRAPH_BACKEND, Options
 from mmedge.errors import did_you_mean
+from mmedge.frozen import Frozen
 from mmedge.recipe.section import StageSection
-from mmedge.spec import Frozen
 
 
 def options_by_backend() -> dict[str, type[Options]]:

@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 
 from mmedge.backends import Options
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.frozen import Frozen
 from mmedge.recipe.export import options_by_backend
 from mmedge.recipe.whole import Recipe
-from mmedge.spec import Frozen
 
 _UNIONS = (Union, types.UnionType)
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from mmedge.spec import Frozen
+from mmedge.frozen import Frozen
 
 
 class StageSection(Frozen):

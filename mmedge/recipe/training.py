@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mmedge.frozen import Frozen
 from mmedge.recipe.section import StageSection
-from mmedge.spec import Frozen, ModalitySpec
+from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label
 
 

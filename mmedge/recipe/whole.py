@@ -10,12 +10,12 @@ from pydantic import Field, field_validator, model_validator
 from mmedge import gate, tasks
 from mmedge.contract import subsets
 from mmedge.errors import brief, did_you_mean
+from mmedge.frozen import Frozen
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
-from mmedge.spec import Frozen
 
 # What names a folder on every system, and means nothing to a shell or a terminal.
 PLAIN_NAME = re.compile(r"\w(?:[\w .-]*\w)?")

@@ -32,6 +32,7 @@ for (const { kind, spec, value } of JSON.parse(readFileSync("work.json"))) {
 writeFileSync("out.json", JSON.stringify(out));
 """
 AUDIO = {"kind": "audio", "sample_rate": 8000, "mels": 20, "frames": 30, "hop_ms": 16, "window_ms": 32}
+WAVE = {"features": "waveform", **{key: AudioSpec.model_fields[key].default for key in ("mels", "window_ms")}}
 TABLE = {"kind": "tabular", "columns": ["a", "b"], "mean": [1, 2], "std": [2, 4]}
 WORDS = {**TABLE, "categorical": ["c"], "categories": {"c": ["blue", "red"]}}
 
@@ -74,7 +75,7 @@ def test_pictures_are_cropped_and_resized_as_pillow_does(in_node):
         np.testing.assert_allclose(np.array(got).reshape(wanted.shape), wanted, atol=1e-5)
 
 
-def test_sounds_of_every_option_have_kaldis_features(in_node, tmp_path):
+def test_sounds_of_every_option_have_the_runtimes_features(in_node, tmp_path):
     random, work, expected = np.random.default_rng(1), [], []
     sound = np.stack([0.3 * np.sin(np.arange(8000) / 7), 0.1 * random.standard_normal(8000)], axis=1)
     options = [
@@ -84,6 +85,13 @@ def test_sounds_of_every_option_have_kaldis_features(in_node, tmp_path):
         {"channel": 1},
         {"features": "mfcc"},
         {"mean": [9.0] * 20, "std": [3.0] * 20},
+        {"mean": [9.0], "std": [3.0], "low_hz": 200, "high_hz": 3000},
+        {"preset": "whisper"},
+        {"preset": "whisper", "window_ms": 25, "hop_ms": 10},
+        {"preset": "torchaudio", "fft": 500, "mean": [-40.0], "std": [30.0]},
+        {"preset": "librosa", "fft": 512, "low_hz": 50},
+        WAVE,
+        {**WAVE, "length": 3001, "standardize": True, "take": "end"},
     ]
     for number, (more, subtype) in enumerate(
         [*((more, "PCM_16") for more in options), ({}, "PCM_24"), ({}, "PCM_32"), ({}, "FLOAT")]

@@ -124,3 +124,41 @@ def test_a_picture_with_channels_last_is_transposed_and_another_type_is_cast(tmp
         see[1], read[1] = 1, [0, 1, 1, 1, 1]  # the mean; one token that is no padding, and padding
     flat = np.concatenate([see.transpose(0, 2, 3, 1).reshape(2, -1), read], 1)
     np.testing.assert_allclose(said, flat @ numpy_helper.to_array(weight), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, dims",
+    [
+        ((1, 4, 6), ["n", 4, 6]),
+        ((1, 4, 6), ["n", 6, 4]),
+        ((1, 4, 6), ["n", 4, 6, 1]),
+        ((24,), ["n", 1, 24]),
+        ((24,), ["n", 24, 1]),
+    ],
+)
+def test_an_axis_of_one_comes_and_goes_as_the_model_has_it(shape, dims, tmp_path):
+    """Log-mel without its axis of one, as Whisper takes it, also with the frames first; a waveform with one."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["scores"]),
+        ],
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.arange(48, dtype=np.float32).reshape(24, 2), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "f.onnx")
+    contract = Contract(
+        task="classification", labels=("a", "b"), modalities={"x": ArraySpec(kind="array", shape=shape)}
+    )
+    means = {"x": np.full(shape, 0.5, np.float32)}
+    notes = adopt(tmp_path / "f.onnx", contract, {}, means, tmp_path / "adopted.onnx")
+    x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    seen = np.where(np.array([True, False, True]).reshape(-1, *[1] * len(shape)), x, np.float32(0.5))
+    turned = seen.reshape(3, 4, 6).swapaxes(1, 2) if dims[1:] == [6, 4] else seen
+    present = np.array([[True], [False], [True]])
+    answers = onnxruntime_cpu.session(tmp_path / "adopted.onnx")({"x": x, "present": present})["logits"]
+    expected = turned.reshape(3, 24) @ np.arange(48, dtype=np.float32).reshape(24, 2)
+    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-3)
+    assert bool(notes) == (dims[1:] != [4, 6, 1])

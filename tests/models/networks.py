@@ -69,7 +69,7 @@ class Hearing(Headed):
 
 class Listening(Headed):
     def forward(self, wave: Tensor) -> Tensor:
-        return self.answer(wave=wave[:, 0])
+        return self.answer(wave=wave)
 
 
 class Both(Headed):
@@ -365,5 +365,5 @@ BROUGHT = [
         image_size=32,
     ),
     Network("Whisper encoder", _whisper, {"sound": SOUND}),
-    Network("wav2vec2", _wav2vec2, {"wave": {"kind": "sensor", "channels": 1, "length": 400}}),
+    Network("wav2vec2", _wav2vec2, {"wave": {"kind": "audio", "features": "waveform", "length": 400}}),
 ]

@@ -142,13 +142,15 @@ def test_a_teacher_with_another_preprocessing_of_the_same_modality_teaches_and_t
     finished, small, tmp_path
 ):
     audio = small["data"]["modalities"]["audio"]
-    small["teacher"]["preprocessing"] = {"audio": {**audio, "mels": 24, "frames": 48, "hop_ms": 16}}
+    small["teacher"]["preprocessing"] = {
+        "audio": {**audio, "preset": "librosa", "mels": 24, "frames": 48, "hop_ms": 16}
+    }
     small["teacher"]["train"] = SHORT
     del small["prune"], small["quantize"]
     outcome = run(small, finished.copied(tmp_path / "out"))
     teacher, student = (artifact.read(tmp_path / "out" / stage) for stage in ("teacher", "distill"))
     shapes = [made.meta["contract"]["modalities"]["audio"]["mels"] for made in (teacher, student)]
-    assert shapes == [24, 16]
+    assert shapes == [24, 16] and "preset" not in student.meta["contract"]["modalities"]["audio"]
     by_stage = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}
     assert set(by_stage["teacher"]["subsets"]) == {"image", "audio", "image+audio"}
     assert by_stage["export-onnxruntime-cpu"]["latency"]["ratio_to_teacher"] > 0

@@ -210,7 +210,7 @@ def _sounds(spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: s
                 f"half of the sounds are longer than {np.median(seconds):.2f} s, and {spec.samples / spec.sample_rate:.2f} s of each are heard",
                 file,
                 column=column,
-                todo="raise frames or hop_ms, or choose 'take'",
+                todo=f"raise {'length' if spec.features == 'waveform' else 'frames or hop_ms'}, or choose 'take'",
             )
         )
     lengths = {"p50": round(float(np.median(seconds)), 3), "max": round(max(seconds), 3)} if seconds else {}

@@ -25,7 +25,7 @@ from mmedge.spec import ModalitySpec, SensorSpec, TabularSpec, TextSpec
 # Stands for the content of a file that is not there or cannot be opened.
 UNREADABLE = "unreadable"
 # What a decoded value may depend on, beside the file and the spec.
-_CODE = ("preprocess", "data/store/decode.py", "data/store/tensors.py", "spec.py")
+_CODE = ("preprocess", "data/store/decode.py", "data/store/tensors.py", "spec")
 
 
 @dataclass(frozen=True)

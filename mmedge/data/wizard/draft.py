@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from mmedge.data.wizard.propose import Proposal, keys_of
-from mmedge.spec import TabularSpec
+from mmedge.spec import AudioSpec, TabularSpec
 from mmedge.tasks import TASKS
 
 # Widths of the encoders' stages by kind: (teacher, student).
@@ -203,6 +203,9 @@ def _modalities(proposal: Proposal) -> list[str]:
             then = "" if isinstance(spec, TabularSpec) else "; there the modality is missing"
             lines.append(f"    # empty cells: {said}{then}")
         lines += [f"    # {column}: {questions[column]}" for column in read if column in questions]
+        if isinstance(spec, AudioSpec):
+            lines.append("    # of a teacher that was trained on others, under teacher.preprocessing:")
+            lines.append("    # features: waveform, or preset: whisper, torchaudio or librosa")
         lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(keys_of(spec))}")
     unused = [column for column in proposal.columns if column.role == "unused"]
     lines += [f"  # not used: {_plain(column.name)} ({column.role}: {column.why})" for column in unused[:_TOLD]]

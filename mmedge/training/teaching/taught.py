@@ -238,11 +238,11 @@ def scaled(augment: Augment, student: ModalitySpec, teacher: ModalitySpec) -> Au
     The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised
     values and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
     """
-    if student.shape == teacher.shape and getattr(student, "hop_ms", 0) == getattr(teacher, "hop_ms", 0):
+    if student.shape == teacher.shape and getattr(student, "step_ms", 0) == getattr(teacher, "step_ms", 0):
         return augment
     along = teacher.shape[-1] / student.shape[-1]
     if student.kind == teacher.kind == "audio":
-        along = student.hop_ms / teacher.hop_ms
+        along = student.step_ms / teacher.step_ms
     across = teacher.shape[-2] / student.shape[-2] if min(len(student.shape), len(teacher.shape)) > 2 else 1.0
     return augment.model_copy(
         update={

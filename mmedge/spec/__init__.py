@@ -6,92 +6,14 @@ of training is, word for word, the preprocessing of the device.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal, Union
 
 from pydantic import ConfigDict, Field, model_validator
 
-from mmedge.frozen import Frozen
-
-# Samples of a sound, at its own rate and at the model's: an hour at 16 kHz. Beyond it decoding fills the memory.
-MOST_SAMPLES = 60_000_000
-# Samples that the windows of a sound look at, all together: seconds of computing.
-_MOST_LOOKED_AT = 100_000_000
-# Numbers of a modality's tensor: 1 GB of them.
-_MOST_NUMBERS = 1 << 28
-
-
-class ModalityBase(Frozen):
-    """What every kind shares."""
-
-    column: str | None = Field(None, description="The manifest's column; the modality's own name where null.")
-    mean: tuple[float, ...] | None = Field(
-        None,
-        description="What is subtracted from the features; fitted on the training split where null. Of images one a channel,"
-        " in units of 0 to 1 (a pixel / 255); of sounds one a band, of log-mel energies; of series one a channel, of tables"
-        " one a number, in the data's own unit; of arrays one.",
-    )
-    std: tuple[float, ...] | None = Field(
-        None, description="What they are divided by then: as many as mean has, in the same unit, and fitted like it."
-    )
-
-    @property
-    def columns_read(self) -> tuple[str, ...]:
-        """The manifest's columns that are named; empty where the modality's own name is the column."""
-        return (self.column,) if self.column else ()
-
-    @property
-    def statistics(self) -> int | None:
-        """How many means (and as many stds) the kind has; None where it has none of its own."""
-        return None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lengths_of_texts_alone(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "min_length" in values and "min_length" not in cls.model_fields:
-            raise ValueError(
-                "'min_length' is a text's: a network can tell a text's padding, by its token, and leave it out; the silence or"
-                " the last value that sounds and series are padded with are data to it, so that these have one length"
-            )
-        return values
-
-    @model_validator(mode="after")
-    def _fitting_statistics(self) -> ModalityBase:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give 'mean' and 'std' together, or neither, to have them fitted")
-        if self.mean is not None and self.std is not None:
-            if self.statistics is not None and not len(self.mean) == len(self.std) == self.statistics:
-                raise ValueError(f"'mean' and 'std' must have {self.statistics} values each")
-            if min(self.std, default=1) <= 0:
-                raise ValueError("every value of 'std' must be above 0")
-        return self
-
-    @model_validator(mode="after")
-    def _of_a_size_that_is_one(self) -> ModalityBase:
-        if min(self.shape, default=1) < 1 or math.prod(self.shape) > _MOST_NUMBERS:
-            raise ValueError(f"a tensor of shape {list(self.shape)} is empty, or larger than {_MOST_NUMBERS} numbers")
-        return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's, without the batch."""
-        raise NotImplementedError
-
-    @property
-    def dtype(self) -> str:
-        """The tensor's numpy dtype."""
-        return "float32"
-
-    @property
-    def shortest(self) -> int | None:
-        """The least size of the tensor's last axis, where graphs take any from it to ``shape``'s; None where it is fixed."""
-        return None
-
-    @property
-    def reads_file(self) -> bool:
-        """Whether the first column holds paths of files."""
-        return True
+from mmedge.spec.base import ModalityBase
+from mmedge.spec.sound import MOST_SAMPLES as MOST_SAMPLES
+from mmedge.spec.sound import AudioSpec as AudioSpec
 
 
 class ImageSpec(ModalityBase):
@@ -129,62 +51,6 @@ class ImageSpec(ModalityBase):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.channels, self.height, self.width)
-
-
-class AudioSpec(ModalityBase):
-    """A sound file or waveform -> float32 [1, mels or coefficients, frames], normalised per band."""
-
-    kind: Literal["audio"] = Field(description="What the modality is.")
-    sample_rate: int = Field(16000, ge=1000, le=192000, description="Hz that sounds are resampled to.")
-    features: Literal["logmel", "mfcc"] = Field("logmel", description="Log-mel energies, or coefficients of them.")
-    mels: int = Field(64, ge=4, le=256, description="Mel bands of a frame.")
-    coefficients: int = Field(13, ge=2, le=64, description="Coefficients of mfcc that are kept.")
-    frames: int = Field(
-        100, ge=4, le=10000, description="Frames of the tensor; longer sounds are cut, shorter ones padded."
-    )
-    hop_ms: float = Field(10.0, gt=0, le=60_000, description="Milliseconds from one frame to the next.")
-    window_ms: float = Field(25.0, gt=0, le=10_000, description="Milliseconds that a frame looks at.")
-    channel: int | None = Field(
-        None, ge=0, description="The channel that is heard, from 0; the mean of all where null."
-    )
-    take: Literal["start", "center", "end"] = Field("start", description="Which part of a longer sound is kept.")
-
-    @model_validator(mode="after")
-    def _fewer_coefficients(self) -> AudioSpec:
-        if self.features == "mfcc" and self.coefficients > self.mels:
-            raise ValueError(f"'coefficients' ({self.coefficients}) cannot be more than 'mels' ({self.mels})")
-        return self
-
-    @model_validator(mode="after")
-    def _no_endless_sound(self) -> AudioSpec:
-        if self.samples > MOST_SAMPLES:
-            raise ValueError(
-                f"{self.frames} frames every {self.hop_ms:g} ms at {self.sample_rate} Hz are {self.samples} samples, more"
-                f" than {MOST_SAMPLES}: lower 'frames', 'hop_ms' or 'sample_rate'"
-            )
-        if self.frames * self.window_ms * self.sample_rate / 1000 > _MOST_LOOKED_AT:
-            raise ValueError(
-                f"{self.frames} windows of {self.window_ms:g} ms at {self.sample_rate} Hz take too long to compute:"
-                " lower 'frames' or 'window_ms'"
-            )
-        return self
-
-    @property
-    def bands(self) -> int:
-        return self.mels if self.features == "logmel" else self.coefficients
-
-    @property
-    def statistics(self) -> int:
-        return self.bands
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (1, self.bands, self.frames)
-
-    @property
-    def samples(self) -> int:
-        """Length in samples of the waveform that fills ``frames``; longer ones are cut, shorter ones padded."""
-        return round(self.frames * self.hop_ms * self.sample_rate / 1000)
 
 
 class TextSpec(ModalityBase):
@@ -239,6 +105,10 @@ class TextSpec(ModalityBase):
 
     @property
     def reads_file(self) -> bool:
+        return False
+
+    @property
+    def fitted_statistics(self) -> bool:
         return False
 
     @property
