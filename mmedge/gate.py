@@ -33,6 +33,20 @@ _BY_SUBSET = ("subset", "subset_drop")
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A figure with what is known of it: the truth lies above ``low`` and below ``high``, each with the stated confidence.
+
+    ``n``: the samples that it rests on; ``method``: of the bounds, by its name. Both are None of a figure without noise.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True)
 class Gate:
     """One limit, judged. ``value`` is None where the figure could not be measured: such a gate does not pass.
 

@@ -61,6 +61,7 @@ QUALITY, BATCHES, SPLITS = (
     "training/loop/test_batches.py",
     "data/manifest/test_splits.py",
 )
+INTERVALS = "measure/test_intervals.py measure/test_paired.py"
 LOSSES, BUNDLE, VALUES = "training/losses", "test_artifact.py test_bundle.py", "preprocess"
 CHANGES = (
     # Gates and judging.
@@ -86,7 +87,12 @@ CHANGES = (
     Change("measure/gain.py", "if value > 0:", "if value >= 0:", QUALITY),
     Change("measure/quality.py", "0.5 * quality + 0.5 *", "0.9 * quality + 0.1 *", QUALITY),
     Change("measure/quality.py", "rng.integers(len(members), size=len(members))", "rng.permutation(len(members))", QUALITY),
-    Change("measure/quality.py", "float(min(low for", "float(max(low for", QUALITY),
+    Change("measure/intervals.py", "min(low for low, _ in reaches)", "max(low for low, _ in reaches)", INTERVALS),
+    Change("measure/intervals.py", "design = max(1.0, of_groups / of_samples)", "design = max(1.0, 0.0)", INTERVALS),
+    Change("measure/intervals.py", "few = (student(tail, n - 1) / student(tail, count - 1)) ** 2", "few = 1.0", INTERVALS),
+    Change("measure/intervals.py", "hits + 1, size - hits, 1 - tail", "hits, size - hits, 1 - tail", INTERVALS),
+    Change("measure/paired.py", "scores >= float(score)", "scores > 1 + float(score)", INTERVALS),
+    Change("measure/comparing.py", "score(contract, ours, targets) - score(contract, theirs, targets)", "score(contract, theirs, targets) - score(contract, ours, targets)", INTERVALS),
     Change("tasks/regression.py", "targets - targets.mean()", "targets", QUALITY + " models/test_regression.py"),
     Change("tasks/classification.py", "output.argmax(axis=1) == targets", "output.argmin(axis=1) == targets", QUALITY),
     # Training.

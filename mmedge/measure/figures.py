@@ -12,24 +12,35 @@ from mmedge.contract import Contract
 from mmedge.data.outputs import StoredOutputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.measure.classes import ClassMap
-from mmedge.measure.quality import Predict, Run, graph_predictor, of_head, quality, subset_scores
-from mmedge.recipe import Measure
+from mmedge.measure.quality import (
+    Predict,
+    Run,
+    SubsetOutputs,
+    bounds,
+    graph_predictor,
+    of_head,
+    quality,
+    rows_of,
+    scores_of,
+    subset_outputs,
+)
 from mmedge.report.schema import FiguresRecord, HeadRecord, QualityRecord
 
 _THREADS = 2
+# {subset of the modalities: (rows that have all of it, outputs)} on the test split; under this name each row as it is.
+TestOutputs = SubsetOutputs
+AS_IT_IS = ""
 
 
 def figures(
     graph: Path | Run,
     contract: Contract,
     dataset: Dataset,
-    measure: Measure,
-    seed: int,
     *,
     target: str = GRAPH_BACKEND,
     classes: ClassMap | None = None,
-) -> FiguresRecord:
-    """Quality on validation and test, whole and of every subset, of an exported graph or engine, as the target computes it.
+) -> tuple[FiguresRecord, TestOutputs]:
+    """Quality on validation and test, whole and of every subset, with the outputs on test, of an exported graph or engine, as the target computes it.
 
     ``graph``: its file, or what already runs it.
     ``classes``: what the graph's classes mean, where they are not the data's; it is judged by the data's.
@@ -41,27 +52,35 @@ def figures(
         predict = graph_predictor(run, contract, samples)
         return samples, _in_the_datas_classes(predict, classes) if classes else predict
 
-    validation = _of_split(contract, *seen(dataset.validation), measure, seed)
+    validation, _ = _of_split(contract, *seen(dataset.validation))
     samples, predict = seen(dataset.test)
-    test = _of_split(contract, samples, predict, measure, seed)
+    test, outputs = _of_split(contract, samples, predict)
     heads = {
-        name: _of_split(of_head(contract, name), _labelled_by(samples, name), predict, measure, seed)
+        name: _of_split(of_head(contract, name), _labelled_by(samples, name), predict)[0]
         for name in (contract.heads if len(contract.heads) > 1 else ())
         if samples.known(name).any()
     }
-    return FiguresRecord(
+    record = FiguresRecord(
         quality_validation=validation.quality,
         subsets_validation=validation.subsets,
         quality=test.quality,
         subsets=test.subsets,
+        subsets_ci95=test.subsets_ci95,
         **({"heads": heads} if len(contract.heads) > 1 else {}),
     )
+    return record, {AS_IT_IS: (samples.labelled, predict(samples.present)), **outputs}
 
 
-def _of_split(contract: Contract, samples: Samples, predict: Predict, measure: Measure, seed: int) -> HeadRecord:
-    outputs = predict(samples.present)
-    figure = quality(contract, outputs, samples, resamples=measure.bootstrap, seed=seed)
-    return HeadRecord(quality=figure, subsets=subset_scores(contract, samples, predict))
+def _of_split(contract: Contract, samples: Samples, predict: Predict) -> tuple[HeadRecord, SubsetOutputs]:
+    figure = quality(contract, predict(samples.present), samples)
+    outputs = subset_outputs(contract, samples, predict)
+    scores = scores_of(contract, outputs, samples.targets, np.arange(len(samples)))
+    intervals = {}
+    for name in scores:
+        rows, given = outputs[name]
+        found = bounds(contract, rows_of(given, rows), rows_of(samples.targets, rows), samples.groups[rows])
+        intervals[name] = found.low, found.high
+    return HeadRecord(quality=figure, subsets=scores, subsets_ci95=intervals), outputs
 
 
 def _labelled_by(samples: Samples, head: str) -> Samples:
@@ -77,8 +96,6 @@ def figures_of_stored(
     stored: StoredOutputs,
     contract: Contract,
     dataset: Dataset,
-    measure: Measure,
-    seed: int,
     *,
     classes: ClassMap | None = None,
 ) -> FiguresRecord:
@@ -102,5 +119,5 @@ def figures_of_stored(
         (head,) = contract.heads  # a file has the outputs of one
         outputs = {head: stored.logits[rows[there]]}
         outputs = classes.spread(outputs) if classes else outputs
-        found[field] = quality(contract, outputs, samples.taken(there), resamples=measure.bootstrap, seed=seed)
+        found[field] = quality(contract, outputs, samples.taken(there))
     return FiguresRecord(**found, subsets={}, subsets_validation={}, absent=absent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,9 @@ from mmedge import tasks
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
+from mmedge.measure.intervals import Bounds, of_figure, of_share
 from mmedge.report.schema import QualityRecord
+from mmedge.tasks.scale import Scale
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,8 +59,8 @@ def of_head(contract: Contract, name: str) -> Contract:
     return contract.model_copy(update={"heads": {name: contract.heads[name]}})
 
 
-def quality(contract: Contract, outputs: Outputs, samples: Samples, *, resamples: int, seed: int) -> QualityRecord:
-    """The metric with its ``interval`` over ``samples.groups``. ``outputs``: {head: float [n, W]}.
+def quality(contract: Contract, outputs: Outputs, samples: Samples) -> QualityRecord:
+    """The metric with its 95 % interval over ``samples.groups``. ``outputs``: {head: float [n, W]}.
 
     Raises MmedgeError where an output is not finite.
     """
@@ -69,44 +72,52 @@ def quality(contract: Contract, outputs: Outputs, samples: Samples, *, resamples
             )
     known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
     outputs, targets, groups = rows_of(outputs, known), rows_of(samples.targets, known), samples.groups[known]
+    found, others = bounds(contract, outputs, targets, groups), _others(contract, outputs, targets)
+    return QualityRecord(
+        metric=metric_of(contract),
+        value=score(contract, outputs, targets),
+        ci95=(found.low, found.high),
+        method=found.method,
+        n=len(known),
+        groups=len(np.unique(groups)),
+        split=samples.split,
+        others=dict(others),
+        others_ci95=_others_ci95(contract, outputs, targets, groups, others),
+    )
+
+
+def bounds(
+    contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray], groups: np.ndarray, tail: float = 0.025
+) -> Bounds:
+    """The interval of the metric that leaves out ``tail`` on each side, over groups (int64 [n]); exact where it is a share."""
+    right = right_of(contract, outputs, targets)
+    if right is not None:
+        known = np.flatnonzero(_known(contract, targets))
+        return of_share(right[known], groups[known], tail)
 
     def drawn(rows: np.ndarray) -> float:
         return score(contract, rows_of(outputs, rows), rows_of(targets, rows))
 
-    return QualityRecord(
-        metric=metric_of(contract),
-        value=score(contract, outputs, targets),
-        ci95=interval(drawn, groups, resamples=resamples, seed=seed),
-        n=len(known),
-        groups=len(np.unique(groups)),
-        split=samples.split,
-        others=dict(_others(contract, outputs, targets)),
-    )
+    return of_figure(drawn, groups, scale_of(contract), tail)
 
 
-def interval(
-    figure: Callable[[np.ndarray], float], groups: np.ndarray, *, resamples: int, seed: int
-) -> tuple[float, float]:
-    """The 95 % interval of ``figure(rows)``, where whole groups are drawn again (Field & Welsh 2007). ``groups``: int [n].
+def right_of(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """bool [n]: which rows are right, where the metric is the share of those; False where nothing is known."""
+    if len(contract.heads) > 1:
+        return None
+    ((name, head),) = contract.heads.items()
+    chosen = tasks.of(head).chosen(outputs[name])
+    return None if chosen is None else np.asarray(chosen[0] == targets[name])
 
-    Of few groups the percentiles lie further out, as Student's t does (Hesterberg 2015, "expanded percentiles"). It is
-    never narrower than if each sample were a group of its own: that is all that one group can tell, and nothing of
-    others.
-    """
-    from scipy.special import ndtr, stdtrit
 
-    bounds = []
-    for units in (groups, np.arange(len(groups))):
-        count = len(np.unique(units))
-        if count > 1:
-            tail = float(ndtr(-((count / (count - 1)) ** 0.5) * stdtrit(count - 1, 0.975)))
-            draws = [figure(rows) for rows in bootstrap_rows(units, resamples, seed)]
-            bounds.append(np.nanpercentile(draws, [100 * tail, 100 * (1 - tail)]))
-        if count == len(groups):  # the samples are the groups
-            break
-    if not bounds:
-        return (figure(np.arange(len(groups))),) * 2
-    return float(min(low for low, _ in bounds)), float(max(high for _, high in bounds))
+def scale_of(contract: Contract) -> Scale:
+    """On which scale the metric is looked at; a mean over heads has an upper edge only, since one of them may be R2."""
+    heads = [tasks.of(head) for head in contract.heads.values()]
+    return heads[0].FIGURES[heads[0].METRIC] if len(heads) == 1 else "unexplained"
+
+
+def _known(contract: Contract, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.any([tasks.of(head).known(targets[name]) for name, head in contract.heads.items()], axis=0)
 
 
 def bootstrap_rows(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
@@ -225,4 +236,36 @@ def _others(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarr
             found |= task.others(output, wanted, head)
         elif not np.isnan(value := task.score(output, wanted, head)):
             found[f"{name}.{task.METRIC}"] = value
+    return found
+
+
+def _others_ci95(
+    contract: Contract,
+    outputs: Outputs,
+    targets: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    others: Mapping[str, float],
+) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of each of ``_others``."""
+    found: dict[str, tuple[float, float]] = {}
+    if len(contract.heads) > 1:
+        for name, head in contract.heads.items():
+            figure = f"{name}.{tasks.of(head).METRIC}"
+            if figure in others:
+                known = np.flatnonzero(tasks.of(head).known(targets[name]))
+                each = bounds(of_head(contract, name), rows_of(outputs, known), rows_of(targets, known), groups[known])
+                found[figure] = each.low, each.high
+        return found
+    ((head_name, head),) = contract.heads.items()
+    taken: dict[bytes, dict[str, float]] = {}
+
+    def drawn(figure: str, rows: np.ndarray) -> float:
+        key = rows.tobytes()  # all figures are taken of the same rows
+        if key not in taken:
+            taken[key] = tasks.of(head).others(outputs[head_name][rows], targets[head_name][rows], head)
+        return taken[key].get(figure, float("nan"))
+
+    for figure in others:
+        each = of_figure(partial(drawn, figure), groups, tasks.of(head).FIGURES[figure])
+        found[figure] = each.low, each.high
     return found

@@ -13,7 +13,7 @@ from mmedge.contract import Contract, subsets
 from mmedge.data.rows import read_rows
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
-from mmedge.measure.quality import interval, quality, rows_of, score
+from mmedge.measure.quality import bounds, quality, rows_of, score
 from mmedge.progress import Progress
 from mmedge.report.evaluated import EvaluationReport, FigureRecord
 from mmedge.runtime.engine import Engine
@@ -43,8 +43,6 @@ class Evaluation:
     columns: Mapping[str, str]
     group: str | None = None
     separator: str = ";"
-    resamples: int = 1000
-    seed: int = 0
 
 
 def evaluation_of(
@@ -151,42 +149,35 @@ def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path
         rows = np.flatnonzero([given is not None for given in seen.outputs[chosen]] & samples.labelled)
         if len(rows):
             outputs = _stacked(contract, [seen.outputs[chosen][row] for row in rows])
-            of_subsets["+".join(chosen)] = _figure(contract, outputs, samples.taken(rows), evaluation)
+            of_subsets["+".join(chosen)] = _figure(contract, outputs, samples.taken(rows))
     found = EvaluationReport(
         schema=1,
         table=table.name,
         rows=len(seen.ids),
         wrong=0,
-        quality=quality(contract, whole, samples, resamples=evaluation.resamples, seed=evaluation.seed),
+        quality=quality(contract, whole, samples),
         subsets=of_subsets,
         notes=[],
     )
     if len(contract.heads) == 1:
         return found
     of_heads = {
-        name: _figure(contract.model_copy(update={"heads": {name: head}}), whole, samples, evaluation)
+        name: _figure(contract.model_copy(update={"heads": {name: head}}), whole, samples)
         for name, head in contract.heads.items()
         if samples.known(name).any()
     }
     return found.model_copy(update={"heads": of_heads})
 
 
-def _figure(
-    contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples, evaluation: Evaluation
-) -> FigureRecord:
+def _figure(contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples) -> FigureRecord:
     """The metric with its interval, over the rows whose target is known."""
     known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
     outputs, targets = rows_of(outputs, known), rows_of(samples.targets, known)
-
-    def drawn(rows: np.ndarray) -> float:
-        return score(contract, rows_of(outputs, rows), rows_of(targets, rows))
-
-    value = drawn(np.arange(len(known)))
+    value = score(contract, outputs, targets)
     if np.isnan(value):
         return FigureRecord(n=len(known))
-    bounds = interval(drawn, samples.groups[known], resamples=evaluation.resamples, seed=evaluation.seed)
-    figure = FigureRecord(value=value, n=len(known))
-    return figure if np.isnan(bounds).any() else figure.model_copy(update={"ci95": bounds})
+    found = bounds(contract, outputs, targets, samples.groups[known])
+    return FigureRecord(value=value, ci95=(found.low, found.high), n=len(known))
 
 
 def _stacked(contract: Contract, outputs: list[dict[str, np.ndarray] | None]) -> dict[str, np.ndarray]:

@@ -30,8 +30,8 @@ _CODE = ("measure", "profiling/timing.py", "backends")
 
 def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRecord, list[str]]:
     """Quality and subsets, with notes; of a teacher that is a file of outputs, quality where the file has the split's samples."""
-    recipe, classes = context.recipe, classes_of(done, artifact, context)
-    key = [artifact.sha256, context.dataset.sha256, recipe.seed, recipe.measure.bootstrap]
+    classes = classes_of(done, artifact, context)
+    key: list[Any] = [artifact.sha256, context.dataset.sha256]
     key += [classes.to] if classes else []
     compute = partial(_measured, artifact, classes, context)
     found = FiguresRecord.model_validate(once("figures", key, context, f"measuring {done.stage}", compute))
@@ -39,19 +39,18 @@ def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRe
 
 
 def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) -> Any:
-    contract, dataset, recipe = contract_of(artifact), context.dataset, context.recipe
+    contract, dataset = contract_of(artifact), context.dataset
     if is_outputs(artifact):
         stored = stored_outputs(artifact.file(OUTPUTS_FILE))
-        found = figures_of_stored(stored, dataset.contract, dataset, recipe.measure, recipe.seed, classes=classes)
-        return found.record()
+        return figures_of_stored(stored, dataset.contract, dataset, classes=classes).record()
     from mmedge.stages import export
 
     seen = dataset.preprocessed(contract.modalities, context.progress)
     if artifact.meta.get("target") == TORCH:
         run = module_run(context.rebuild(artifact))
-        return figures(run, contract, seen, recipe.measure, recipe.seed, classes=classes).record()
+        return figures(run, contract, seen, classes=classes)[0].record()
     engine, on = export.measured_file(artifact)
-    return figures(engine, contract, seen, recipe.measure, recipe.seed, target=on, classes=classes).record()
+    return figures(engine, contract, seen, target=on, classes=classes)[0].record()
 
 
 def is_outputs(artifact: Artifact) -> bool:

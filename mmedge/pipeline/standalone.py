@@ -18,8 +18,9 @@ from mmedge.gate import COST_EXIT
 from mmedge.graph.foreign import tidied, unfolded
 from mmedge.machine import machine
 from mmedge.measure.calls import Judge, check_arrays, check_labels, column, judge_of, scores
+from mmedge.measure.comparing import compared_means
+from mmedge.measure.intervals import of_figure, of_share
 from mmedge.measure.latency import time_graphs
-from mmedge.measure.quality import interval
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize
@@ -90,7 +91,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
         table = make_and_judge(trial, settings.config, folder)
         choice = concluded(table, settings.config, folder, notes)
         rows = [
-            row.model_copy(update={"ci95": _mean_ci95(table.scores[row.precision].outputs, settings.seed)})
+            row.model_copy(update={"ci95": _mean_ci95(table.scores[row.precision].outputs)})
             for row in choice.candidates
         ]
         report = _report(model, source, data, settings, choice.model_copy(update={"candidates": rows}))
@@ -156,7 +157,7 @@ def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str],
         calibration=inputs,
         evaluate=_scorer(data),
         outputs=_outputs(data.judging, min(max(data.affordable, _FEWEST), _FEW)),
-        loss_ci95=lambda before, after: _mean_ci95(before - after, settings.seed),
+        loss_ci95=_loss_ci95,
         time=_timer(_typical(data.judging, notes), settings, progress),
         progress=progress,
         work=graph.parent / ".work",
@@ -223,9 +224,18 @@ def _scorer(data: FileData) -> Callable[[Path], Scored]:
     return evaluate
 
 
-def _mean_ci95(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean of float [n], whose rows are drawn again."""
-    return interval(lambda rows: float(values[rows].mean()), np.arange(len(values)), resamples=2000, seed=seed)
+def _mean_ci95(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of float [n], 0 to 1 each: exact where each is right or wrong."""
+    alone = np.arange(len(values))
+    whole = bool(np.isin(values, (0, 1)).all())
+    found = of_share(values, alone) if whole else of_figure(lambda rows: float(values[rows].mean()), alone)
+    return found.low, found.high
+
+
+def _loss_ci95(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of what the mean loses, of float [n] each."""
+    lost = compared_means(before, after, tail=0.025)
+    return lost.low, lost.high
 
 
 def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:

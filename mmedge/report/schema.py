@@ -28,7 +28,9 @@ class QualityRecord(Record):
     n: int = Field(description="Labelled samples.")
     groups: int = Field(description="Independent groups among them.")
     split: str
+    method: str | None = Field(None, description="Of the interval, by its name.")
     others: dict[str, JsonValue] = Field(description="Further measures of the same outputs.")
+    others_ci95: dict[str, Interval] = Field({}, description="Their 95 % intervals.")
 
 
 class HeadRecord(Record):
@@ -36,6 +38,7 @@ class HeadRecord(Record):
 
     quality: QualityRecord | None = None
     subsets: Figures = Field({}, description="Subset of the modalities, joined by + -> quality.")
+    subsets_ci95: dict[str, Interval] = Field({}, description="Their 95 % intervals.")
 
 
 class FiguresRecord(Record):
@@ -43,6 +46,7 @@ class FiguresRecord(Record):
 
     quality: QualityRecord | None = None
     subsets: Figures = {}
+    subsets_ci95: dict[str, Interval] = {}
     quality_validation: QualityRecord | None = None
     subsets_validation: Figures = {}
     heads: dict[str, HeadRecord] | None = None
@@ -290,6 +294,7 @@ class StageRecord(Record):
     learning: LearningRecord | None = None
     quality: QualityRecord | None = Field(None, description="On the test split.")
     subsets: Figures | None = None
+    subsets_ci95: dict[str, Interval] | None = None
     quality_validation: QualityRecord | None = None
     subsets_validation: Figures | None = None
     heads: dict[str, HeadRecord] | None = Field(None, description="Where the model has several outputs.")

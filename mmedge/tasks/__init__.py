@@ -15,6 +15,7 @@ from mmedge.tasks import classification, multilabel, ordinal, regression
 from mmedge.tasks.cells import Cells, Finding
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
+from mmedge.tasks.scale import Scale
 
 
 class Task(Protocol):
@@ -24,7 +25,8 @@ class Task(Protocol):
     better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
     logits of a softmax, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
     set), ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
-    ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold.
+    ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold,
+    ``FIGURES`` the scale of the metric and of each of ``others``.
     """
 
     OUTPUT: str
@@ -36,6 +38,7 @@ class Task(Protocol):
     UNIT: bool
     CONFIDENCE: bool
     FILE_KINDS: tuple[str, ...]
+    FIGURES: dict[str, Scale]
 
     def width(self, head: Head) -> int:
         """W, the columns of an output."""
@@ -75,6 +78,12 @@ class Task(Protocol):
 
     def others(self, output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
         """Further figures over known rows, beside the metric."""
+
+    def chosen(self, output: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """(int64 [N], float [N]): the number of the label that each row is given, and its probability; None where no row has just one."""
+
+    def majority(self, targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
+        """float32 [rows, W]: the outputs of who has seen nothing but the known targets of training: the most frequent label, the mean."""
 
     def same(self, expected: np.ndarray, actual: np.ndarray) -> float:
         """The share of rows whose two outputs, float [N, W], mean the same."""

@@ -11,10 +11,12 @@ import numpy as np
 from mmedge.tasks.cells import Cells, Finding, label_faults, telling_splits
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
+from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, True, True, False, True
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
+FIGURES: dict[str, Scale] = {"accuracy": "share", "f1": "share"}
 # The smallest probability that is told apart from 0: where a file's float32 probabilities end.
 FLOOR = 1e-7
 
@@ -82,9 +84,22 @@ def score(output: np.ndarray, targets: np.ndarray, head: Head) -> float:
 
 
 def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
-    from sklearn.metrics import f1_score
+    """``f1``: the macro mean, as scikit-learn's ``f1_score``, of the classes that are there or were found."""
+    found, classes = output.argmax(axis=1), output.shape[1]
+    there, chosen = np.bincount(targets, minlength=classes), np.bincount(found, minlength=classes)
+    both = np.bincount(targets[found == targets], minlength=classes)
+    seen = (there + chosen) > 0
+    return {"f1": float((2 * both[seen] / (there + chosen)[seen]).mean())}
 
-    return {"f1": float(f1_score(targets, output.argmax(axis=1), average="macro", zero_division=0))}
+
+def chosen(output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    shifted = np.exp(output - output.max(axis=1, keepdims=True))
+    return output.argmax(axis=1), np.asarray(1 / shifted.sum(axis=1))
+
+
+def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
+    counts = np.bincount(targets[targets >= 0], minlength=width(head))
+    return np.tile((np.arange(width(head)) == counts.argmax()).astype(np.float32), (rows, 1))
 
 
 def same(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -13,10 +13,12 @@ from mmedge.tasks.cells import Cells, Finding, label_faults, telling_splits
 from mmedge.tasks.classification import FLOOR
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
+from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "average_precision"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, True, False, False, False, True
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
+FIGURES: dict[str, Scale] = dict.fromkeys(("average_precision", "f1_micro", "f1", "all_labels_right"), "share")
 
 
 def labels_in(cell: str | None, separator: str) -> frozenset[str] | None:
@@ -121,14 +123,27 @@ def score(output: np.ndarray, targets: np.ndarray, head: Head) -> float:
 
 
 def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
-    from sklearn.metrics import f1_score
-
+    """``f1_micro``, ``f1`` (macro) as scikit-learn's ``f1_score``, and the share of rows with all labels right."""
     found, true = output > 0, targets > 0.5
+    both, there, chosen = (found & true).sum(axis=0), true.sum(axis=0), found.sum(axis=0)
+    each = 2 * both / np.maximum(there + chosen, 1)
     return {
-        "f1_micro": float(f1_score(true, found, average="micro", zero_division=0)),
-        "f1": float(f1_score(true, found, average="macro", zero_division=0)),
+        "f1_micro": float(2 * both.sum() / max(1, (there + chosen).sum())),
+        "f1": float(each.mean()),
         "all_labels_right": float((found == true).all(axis=1).mean()),
     }
+
+
+def chosen(output: np.ndarray) -> None:
+    """None: a row may have any number of labels."""
+    return None
+
+
+def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
+    """How frequent each label is, as log odds: the same for every row."""
+    labelled = targets[known(targets)]
+    often = np.clip(labelled.mean(axis=0) if len(labelled) else np.full(width(head), 0.5), FLOOR, 1 - FLOOR)
+    return np.tile((np.log(often) - np.log1p(-often)).astype(np.float32), (rows, 1))
 
 
 def same(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -18,10 +18,12 @@ from mmedge.tasks import classification, multilabel
 from mmedge.tasks.cells import Cells, Finding, label_faults, telling_splits
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
+from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, False, True, False, True
 FILE_KINDS: tuple[str, ...] = ("logits",)
+FIGURES: dict[str, Scale] = {"accuracy": "share", "mae_ranks": "error", "kappa": "correlation"}
 
 named, known, hidden, strata = classification.named, classification.known, classification.hidden, classification.strata
 spread, weights, targets = classification.spread, classification.weights, classification.targets
@@ -83,13 +85,28 @@ def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, flo
 
     Kappa is left out where it is not defined: one grade alone, and always found.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     found = ranks(output)
     figures = {"mae_ranks": float(np.abs(found - targets).mean())}
     if len(np.unique(np.concatenate([found, targets]))) > 1:
-        figures["kappa"] = float(cohen_kappa_score(targets, found, weights="quadratic"))
+        figures["kappa"] = _kappa(targets, found)
     return figures
+
+
+def _kappa(first: np.ndarray, second: np.ndarray) -> float:
+    """1 less the squared distance over that of pairs drawn by chance."""
+    by_chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2
+    return float(1 - ((first - second) ** 2).mean() / by_chance)
+
+
+def chosen(output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    found = ranks(output)
+    return found, probabilities(output.astype(np.float64))[np.arange(len(found)), found]
+
+
+def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
+    """The most frequent grade: the thresholds below it are passed."""
+    grade = int(np.bincount(targets[targets >= 0], minlength=len(head.labels)).argmax())
+    return np.tile(np.where(np.arange(width(head)) < grade, 1.0, -1.0).astype(np.float32), (rows, 1))
 
 
 def same(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -11,10 +11,12 @@ import numpy as np
 from mmedge.tasks.cells import Cells, Finding, telling_splits
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
+from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "value", "r2"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = False, False, False, False, True, False
 FILE_KINDS: tuple[str, ...] = ("values",)
+FIGURES: dict[str, Scale] = {"r2": "unexplained", "mae": "error", "rmse": "error"}
 
 
 def width(head: Head) -> int:
@@ -107,6 +109,16 @@ def score(output: np.ndarray, targets: np.ndarray, head: Head) -> float:
 def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
     errors = output[:, 0] - targets
     return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
+
+
+def chosen(output: np.ndarray) -> None:
+    """None: a number is not one of several."""
+    return None
+
+
+def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
+    """The mean of the known targets."""
+    return np.full((rows, 1), np.nanmean(targets), np.float32)
 
 
 def same(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -31,8 +31,8 @@ from mmedge.data.store import samples
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
 from mmedge.graph.trace import example
+from mmedge.measure.comparing import loss_of
 from mmedge.measure.cost import macs
-from mmedge.measure.gain import loss_interval
 from mmedge.measure.latency import one_sample, ratios_to
 from mmedge.measure.quality import graph_predictor, score, subset_scores
 from mmedge.models.load import contract_of
@@ -166,7 +166,8 @@ def _test(graph: Path, reference: Path, contract: Contract, test: Samples) -> st
     predictors = [graph_predictor(onnxruntime_cpu.session(each), contract, test) for each in (graph, reference)]
     ours, theirs = (predict(test.present) for predict in predictors)
 
-    low, high = loss_interval(contract, test, 0)(theirs, ours)
+    lost = loss_of(contract, test, tail=0.025)(theirs, ours)
+    low, high = lost.low, lost.high
     scores, before = (subset_scores(contract, test, predict) for predict in predictors)
     losses = ", ".join(f"{name} {before[name] - value:+.3f}" for name, value in scores.items() if "+" not in name)
     value, reference = (score(contract, output, test.targets) for output in (ours, theirs))

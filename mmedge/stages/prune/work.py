@@ -16,8 +16,8 @@ from mmedge.artifact import Artifact, hash_json, remembered
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
+from mmedge.measure.comparing import compared
 from mmedge.measure.cost import macs, params
-from mmedge.measure.gain import loss_interval
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
 from mmedge.measure.quality import Outputs, balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
@@ -149,9 +149,9 @@ class Work:
 
     def loss_ci95(self, before: Judged, after: Judged) -> tuple[float, float]:
         """The 95 % interval of what all modalities together lost, paired by sample."""
-        judge = loss_interval(self.contract, self.validation, self.context.recipe.seed)
         assert before.outputs is not None and after.outputs is not None
-        return judge(before.outputs, after.outputs)
+        found = compared(self.contract, before.outputs, after.outputs, self.validation, tail=0.025)
+        return found.low, found.high
 
     def latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's.

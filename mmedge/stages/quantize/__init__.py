@@ -8,6 +8,7 @@ to a run's artifacts.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.gate import ACCURACY_EXIT
-from mmedge.measure.gain import loss_interval
+from mmedge.measure.comparing import loss_of
+from mmedge.measure.quality import Outputs
 from mmedge.models.load import contract_of
 from mmedge.recipe import Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, ChoiceRecord, MissRecord
@@ -59,7 +61,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         calibration=inputs,
         evaluate=evaluator(contract, validation),
         outputs=outputs_of(graph, contract, validation),
-        loss_ci95=loss_interval(contract, validation, context.recipe.seed),
+        loss_ci95=_loss_ci95(contract, validation),
         time=timer(validation, context.recipe.measure, context.progress),
         progress=context.progress,
         work=context.work,
@@ -72,6 +74,17 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
     choice = concluded(table, config, folder, notes)
     told = {"calibration": calibrated} if calibrated else {}
     return QuantizeResult(**same, **told, **{name: getattr(choice, name) for name in choice.model_fields_set})
+
+
+def _loss_ci95(contract: Contract, validation: Samples) -> Callable[[Outputs, Outputs], tuple[float, float]]:
+    """``Trial.loss_ci95``, paired by sample."""
+    lost = loss_of(contract, validation, tail=0.025)
+
+    def interval(before: Outputs, after: Outputs) -> tuple[float, float]:
+        found = lost(before, after)
+        return found.low, found.high
+
+    return interval
 
 
 def in_float(config: Quantize) -> Quantize:
