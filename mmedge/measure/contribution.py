@@ -14,7 +14,8 @@ import numpy as np
 
 from mmedge import tasks
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import Predict, interval
+from mmedge.measure.intervals import of_figure
+from mmedge.measure.quality import Predict
 from mmedge.report.review import ContributionsRecord, ShareRecord
 from mmedge.tasks import Head
 
@@ -110,7 +111,8 @@ def contributions(
 
 
 def _mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    return interval(lambda rows: float(values[rows].mean()), groups, resamples=resamples, seed=seed)
+    found = of_figure(lambda rows: float(values[rows].mean()), groups, "difference")
+    return found.low, found.high
 
 
 def _by_label(head: Head, parts: np.ndarray, targets: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:

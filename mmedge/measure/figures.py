@@ -15,7 +15,6 @@ from mmedge.measure.classes import ClassMap
 from mmedge.measure.quality import (
     Predict,
     Run,
-    SubsetOutputs,
     bounds,
     graph_predictor,
     of_head,
@@ -27,9 +26,6 @@ from mmedge.measure.quality import (
 from mmedge.report.schema import FiguresRecord, HeadRecord, QualityRecord
 
 _THREADS = 2
-# {subset of the modalities: (rows that have all of it, outputs)} on the test split; under this name each row as it is.
-TestOutputs = SubsetOutputs
-AS_IT_IS = ""
 
 
 def figures(
@@ -39,8 +35,8 @@ def figures(
     *,
     target: str = GRAPH_BACKEND,
     classes: ClassMap | None = None,
-) -> tuple[FiguresRecord, TestOutputs]:
-    """Quality on validation and test, whole and of every subset, with the outputs on test, of an exported graph or engine, as the target computes it.
+) -> FiguresRecord:
+    """Quality on validation and test, whole and of every subset, of an exported graph or engine, as the target computes it.
 
     ``graph``: its file, or what already runs it.
     ``classes``: what the graph's classes mean, where they are not the data's; it is judged by the data's.
@@ -52,15 +48,15 @@ def figures(
         predict = graph_predictor(run, contract, samples)
         return samples, _in_the_datas_classes(predict, classes) if classes else predict
 
-    validation, _ = _of_split(contract, *seen(dataset.validation))
+    validation = _of_split(contract, *seen(dataset.validation))
     samples, predict = seen(dataset.test)
-    test, outputs = _of_split(contract, samples, predict)
+    test = _of_split(contract, samples, predict)
     heads = {
-        name: _of_split(of_head(contract, name), _labelled_by(samples, name), predict)[0]
+        name: _of_split(of_head(contract, name), _labelled_by(samples, name), predict)
         for name in (contract.heads if len(contract.heads) > 1 else ())
         if samples.known(name).any()
     }
-    record = FiguresRecord(
+    return FiguresRecord(
         quality_validation=validation.quality,
         subsets_validation=validation.subsets,
         quality=test.quality,
@@ -68,10 +64,9 @@ def figures(
         subsets_ci95=test.subsets_ci95,
         **({"heads": heads} if len(contract.heads) > 1 else {}),
     )
-    return record, {AS_IT_IS: (samples.labelled, predict(samples.present)), **outputs}
 
 
-def _of_split(contract: Contract, samples: Samples, predict: Predict) -> tuple[HeadRecord, SubsetOutputs]:
+def _of_split(contract: Contract, samples: Samples, predict: Predict) -> HeadRecord:
     figure = quality(contract, predict(samples.present), samples)
     outputs = subset_outputs(contract, samples, predict)
     scores = scores_of(contract, outputs, samples.targets, np.arange(len(samples)))
@@ -80,7 +75,7 @@ def _of_split(contract: Contract, samples: Samples, predict: Predict) -> tuple[H
         rows, given = outputs[name]
         found = bounds(contract, rows_of(given, rows), rows_of(samples.targets, rows), samples.groups[rows])
         intervals[name] = found.low, found.high
-    return HeadRecord(quality=figure, subsets=scores, subsets_ci95=intervals), outputs
+    return HeadRecord(quality=figure, subsets=scores, subsets_ci95=intervals)
 
 
 def _labelled_by(samples: Samples, head: str) -> Samples:

@@ -106,8 +106,8 @@ def right_of(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndar
     if len(contract.heads) > 1:
         return None
     ((name, head),) = contract.heads.items()
-    chosen = tasks.of(head).chosen(outputs[name])
-    return None if chosen is None else np.asarray(chosen[0] == targets[name])
+    task = tasks.of(head)
+    return np.asarray(task.chosen(outputs[name]) == targets[name]) if task.LABELS and not task.SEVERAL else None
 
 
 def scale_of(contract: Contract) -> Scale:

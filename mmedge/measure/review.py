@@ -9,7 +9,7 @@ import numpy as np
 from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import interval
+from mmedge.measure.intervals import of_share
 from mmedge.report.review import (
     BinRecord,
     ConfusedRecord,
@@ -79,9 +79,8 @@ def _label(
     if has.any():
         found = given[has]
         figures["recall"] = float(found.mean())
-        figures["recall_ci95"] = interval(
-            lambda rows: float(found[rows].mean()), groups[has], resamples=draws[0], seed=draws[1]
-        )
+        bounds = of_share(found, groups[has])
+        figures["recall_ci95"] = bounds.low, bounds.high
     if given.any():
         figures["precision"] = float(has[given].mean())
     if has.any() and not has.all():

@@ -48,9 +48,9 @@ def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) ->
     seen = dataset.preprocessed(contract.modalities, context.progress)
     if artifact.meta.get("target") == TORCH:
         run = module_run(context.rebuild(artifact))
-        return figures(run, contract, seen, classes=classes)[0].record()
+        return figures(run, contract, seen, classes=classes).record()
     engine, on = export.measured_file(artifact)
-    return figures(engine, contract, seen, target=on, classes=classes)[0].record()
+    return figures(engine, contract, seen, target=on, classes=classes).record()
 
 
 def is_outputs(artifact: Artifact) -> bool:

@@ -79,9 +79,6 @@ class Task(Protocol):
     def others(self, output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
         """Further figures over known rows, beside the metric."""
 
-    def chosen(self, output: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """(int64 [N], float [N]): the number of the label that each row is given, and its probability; None where no row has just one."""
-
     def majority(self, targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
         """float32 [rows, W]: the outputs of who has seen nothing but the known targets of training: the most frequent label, the mean."""
 

@@ -92,11 +92,6 @@ def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, flo
     return {"f1": float((2 * both[seen] / (there + chosen)[seen]).mean())}
 
 
-def chosen(output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    shifted = np.exp(output - output.max(axis=1, keepdims=True))
-    return output.argmax(axis=1), np.asarray(1 / shifted.sum(axis=1))
-
-
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
     counts = np.bincount(targets[targets >= 0], minlength=width(head))
     return np.tile((np.arange(width(head)) == counts.argmax()).astype(np.float32), (rows, 1))

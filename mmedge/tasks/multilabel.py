@@ -134,11 +134,6 @@ def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, flo
     }
 
 
-def chosen(output: np.ndarray) -> None:
-    """None: a row may have any number of labels."""
-    return None
-
-
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
     """How frequent each label is, as log odds: the same for every row."""
     labelled = targets[known(targets)]

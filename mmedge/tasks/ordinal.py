@@ -98,11 +98,6 @@ def _kappa(first: np.ndarray, second: np.ndarray) -> float:
     return float(1 - ((first - second) ** 2).mean() / by_chance)
 
 
-def chosen(output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = ranks(output)
-    return found, probabilities(output.astype(np.float64))[np.arange(len(found)), found]
-
-
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
     """The most frequent grade: the thresholds below it are passed."""
     grade = int(np.bincount(targets[targets >= 0], minlength=len(head.labels)).argmax())

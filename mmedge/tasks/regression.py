@@ -111,11 +111,6 @@ def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, flo
     return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean()))}
 
 
-def chosen(output: np.ndarray) -> None:
-    """None: a number is not one of several."""
-    return None
-
-
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
     """The mean of the known targets."""
     return np.full((rows, 1), np.nanmean(targets), np.float32)
