@@ -22,7 +22,7 @@ from mmedge.measure.agreement import Agreement
 from mmedge.models.load import contract_of
 from mmedge.recipe import precision_of
 from mmedge.stages.export import choice, engines, parts
-from mmedge.stages.export.engines import Work
+from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import GRAPH, reference, verify
 from mmedge.stages.results import ExportResult
 from mmedge.training.context import Context
@@ -48,7 +48,7 @@ def export(parent: Artifact, config: Options, context: Context) -> ExportResult:
 def _exported(parent: Artifact, config: Options, context: Context, notes: list[str]) -> ExportResult:
     """Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from."""
     name, folder = context.part, context.folder
-    work = Work(find(name), config, contract_of(parent), context, notes)
+    work = ExportWork(find(name), config, contract_of(parent), context, notes)
     with _told(parent, folder):
         context.progress.say(f"export: building for {name}")
         wanted: str | None = config.precision
@@ -75,13 +75,13 @@ def _exported(parent: Artifact, config: Options, context: Context, notes: list[s
     )
 
 
-def _verified(work: Work, parent: Artifact, chosen: str, engine: Session | None) -> list[Agreement]:
+def _verified(work: ExportWork, parent: Artifact, chosen: str, engine: Session | None) -> list[Agreement]:
     """Compare with the parent; raises MismatchError beyond the precision's tolerance."""
     graph, gpu = work.context.folder / GRAPH, engine is not None and work.backend.gpu
     return verify(reference(parent), graph, work.contract, _test(work), chosen, engine, gpu=gpu)
 
 
-def _cut(work: Work, chosen: str, engine: Engine | None) -> dict[str, Any]:
+def _cut(work: ExportWork, chosen: str, engine: Engine | None) -> dict[str, Any]:
     """The ``engine``, with what is to be known of those of ``subsets`` and parts (``split``), as the recipe asks for them."""
     asked, found = work.context.recipe.export, dict[str, Any]()
     if len(work.contract.modalities) > 1:
@@ -95,7 +95,7 @@ def _cut(work: Work, chosen: str, engine: Engine | None) -> dict[str, Any]:
     return found | ({"engine": engine} if engine else {})
 
 
-def _test(work: Work) -> Samples:
+def _test(work: ExportWork) -> Samples:
     return work.context.dataset.test.only(tuple(work.contract.modalities))
 
 

@@ -17,7 +17,7 @@ from mmedge.measure.latency import Opener, Ratio, one_sample, time_sessions
 from mmedge.profiling.timing import Timing
 from mmedge.recipe import precision_of
 from mmedge.stages.export import engines
-from mmedge.stages.export.engines import Work
+from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import GRAPH, reference
 
 # Another precision, or a subset's engine, must be faster by this share to be taken.
@@ -42,7 +42,7 @@ class Latency:
         return told
 
 
-def measured(work: Work, parent: Artifact, folder: Path) -> tuple[str, Latency]:
+def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Latency]:
     """The fastest of the parent's kept candidates on the backend itself, and its latency, in one interleaved run with the
     teacher and the parent on ONNX Runtime."""
     context, name = work.context, work.backend.name
@@ -75,7 +75,7 @@ def measured(work: Work, parent: Artifact, folder: Path) -> tuple[str, Latency]:
     return best, Latency(name, measure.batch, measure.threads, taken.timing(ours), ratios)
 
 
-def _candidates(work: Work, parent: Artifact, folder: Path) -> dict[str, Opener]:
+def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, Opener]:
     """{candidate: what opens it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
     backend, asked = work.backend, work.options.precision
     kept = [row["precision"] for row in parent.meta.get("candidates", []) if row["kept"]]

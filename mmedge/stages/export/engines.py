@@ -17,7 +17,7 @@ from mmedge.training.context import Context
 
 
 @dataclass(frozen=True)
-class Work:
+class ExportWork:
     """What the engines of one backend are made for. ``notes`` gets what a reader must know of them."""
 
     backend: Backend
@@ -37,7 +37,7 @@ class Work:
         return Job(graph, stem, profiles, self.options, precision, timings)
 
 
-def build(work: Work, graph: Path, precision: str) -> Engine | None:
+def build(work: ExportWork, graph: Path, precision: str) -> Engine | None:
     """Build the engine of the whole graph beside it. None: the backend runs the graph."""
     if work.backend.build is None:
         return None
@@ -49,7 +49,7 @@ def build(work: Work, graph: Path, precision: str) -> Engine | None:
     return belonging(told, precision, graph, work.contract)
 
 
-def build_part(work: Work, folder: Path, graph: str, profiles: Profiles) -> tuple[str, Part] | None:
+def build_part(work: ExportWork, folder: Path, graph: str, profiles: Profiles) -> tuple[str, Part] | None:
     """Build the engine of a subset or a part beside ``graph`` in ``folder``: its file, and what the bundle remembers of it.
 
     None: the backend runs the graph.

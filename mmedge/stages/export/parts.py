@@ -22,7 +22,7 @@ from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.measure.quality import Run
 from mmedge.stages.export import engines
 from mmedge.stages.export.choice import NOISE
-from mmedge.stages.export.engines import Work
+from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import GRAPH, TOLERANCES
 
 _UNTIMED = "this machine cannot run the target"
@@ -35,7 +35,7 @@ class Cuts:
     ``whole``: the file of it that they are timed beside. ``built``: {engine's file: what the bundle remembers of it}, filled where the backend's engines are built beforehand.
     """
 
-    work: Work
+    work: ExportWork
     folder: Path
     whole: str
     precision: str

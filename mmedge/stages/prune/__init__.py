@@ -13,11 +13,13 @@ from mmedge.errors import MissingDependency, MmedgeError, PeerEnded, UsageError,
 from mmedge.measure.blocks import preferred_block
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
+from mmedge.report.schema import AttemptRecord, PruningRecord, ScoreRecord
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
-from mmedge.stages.prune.search import Plan, by_branch, latency_of, probe, uniform
-from mmedge.stages.prune.work import Judged, Work, work_on
+from mmedge.stages.prune.outcome import Recovered
+from mmedge.stages.prune.search import CutPlan, by_branch, latency_of, probe, uniform
+from mmedge.stages.prune.work import Judged, PruneWork, work_on
 from mmedge.stages.results import PruneResult, StageResult
 from mmedge.stages.trained import Trained, write_trained, write_unchanged
 from mmedge.training.context import Context
@@ -31,21 +33,16 @@ _SMALLER = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One cut: the model that it led to, and what was measured of it. ``fitted`` is None where it was not worth recovering.
+class Narrowed:
+    """A network to cut: the parent's, or what a cut made of it. ``history``: of all cuts so far; ``fitted``: its recovery.
 
     ``groups``: the model's, ranked as it stands, where that is known.
     """
 
     module: nn.Module
     history: list[Any]
-    fitted: Fitted | None
-    row: dict[str, Any]
+    fitted: Fitted | None = None
     groups: list[ChannelGroup] | None = None
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.row["passed"])
 
 
 def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
@@ -76,54 +73,55 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     round_to, widths = _rounding(module, work)
     options = probe(work, module, before, branches, largest, round_to) if config.allocation == "branches" else {}
 
-    def planned(goal: dict[str, float]) -> Plan:
+    def planned(goal: dict[str, float]) -> CutPlan:
         if options:
             return by_branch(work, module, branches, options, goal, round_to)
         return uniform(work, module, branches, largest, goal, round_to)
 
-    whole = Attempt(module, load.history_of(parent) + history, None, {}, groups)
-    attempts: list[Attempt] = []
-    kept: Attempt | None = None
+    whole = Narrowed(module, load.history_of(parent) + history, None, groups)
+    rows: list[AttemptRecord] = []
+    kept: tuple[Narrowed, Recovered] | None = None
     limits, cuts = config.limits, []
     for number, power in enumerate(_powers(config)):
         plan = planned({name: limit**power for name, limit in limits.items()})
         if config.steps == 1 and plan.keep in cuts:  # smaller by less than a block is the same again
             continue
         cuts.append(plan.keep)
-        attempt = _attempt(work, kept if kept and config.steps > 1 else whole, plan, number, before)
-        attempts.append(attempt)
-        context.progress.say(f"prune: {attempt.row['why']}")
-        kept = attempt if attempt.passed else kept
+        network, row = _attempt(work, kept[0] if kept and config.steps > 1 else whole, plan, number, before)
+        rows.append(row)
+        context.progress.say(f"prune: {row.why}")
+        if isinstance(row, Recovered) and row.passed:
+            kept = network, row
         # Where the budget is out of reach, a smaller cut is one that is smaller than this one.
         if number == 0 and config.steps == 1:
-            limits = {name: max(limit, attempt.row["left"][name]) for name, limit in limits.items()}
+            limits = {name: max(limit, row.left[name]) for name, limit in limits.items()}
         # One cut ends with the first that passes, or that is no faster; several steps with the first that does not pass.
-        if attempt.passed == (config.steps == 1) or attempt.fitted is None:
+        if row.passed == (config.steps == 1) or not isinstance(row, Recovered):
             break
-    if kept and config.faster and not kept.row["faster"]:
+    if kept and config.faster and not kept[1].faster:
         kept = None
-    rows = [attempt.row for attempt in attempts]
-    pruning = {
-        "allocation": config.allocation,
-        "importance": config.importance,
-        "limits": config.limits,
-        "round_to": round_to,
-        "round_to_ms": widths,
-        "probe_steps": config.probe_steps,
-        "parent": {"quality": before.quality, "subsets": before.subsets},
-        "branches": outcome.table(branches, options, kept.row if kept else rows[-1]),
-        "not_prunable": {name.removeprefix("inner."): why for name, why in (left | work.refused).items()},
-        "attempts": rows,
-        "kept": rows.index(kept.row) if kept else None,
-    }
-    written = _written(kept, parent, work)
-    notes = outcome.notes(config, rows, kept.row if kept else None, taught=work.teacher is not None, round_to=round_to)
+    taken = kept[1] if kept else None
+    pruning = PruningRecord(
+        allocation=config.allocation,
+        importance=config.importance,
+        limits=config.limits,
+        round_to=round_to,
+        round_to_ms=widths,
+        probe_steps=config.probe_steps,
+        parent=ScoreRecord(quality=before.quality, subsets=before.subsets),
+        branches=outcome.table(branches, options, taken or rows[-1]),
+        not_prunable={name.removeprefix("inner."): why for name, why in (left | work.refused).items()},
+        attempts=rows,
+        kept=rows.index(taken) if taken else None,
+    )
+    written = _written(kept[0] if kept else None, parent, work)
+    notes = outcome.notes(config, rows, taken, taught=work.teacher is not None, round_to=round_to)
     notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
-    misses = outcome.misses(config, rows, kept.row if kept else None)
+    misses = outcome.misses(config, rows, taken)
     return PruneResult.of(written, pruning=pruning, misses=misses, notes=list(notes), **handed_on(parent))
 
 
-def _written(kept: Attempt | None, parent: Artifact, work: Work) -> StageResult:
+def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageResult:
     """What was kept as the files of an artifact; the parent's where nothing was."""
     if kept is None or kept.fitted is None:
         return write_unchanged(parent, work.context)
@@ -135,7 +133,7 @@ def _powers(config: Prune) -> list[float]:
     return list(_SMALLER) if config.steps == 1 else [(step + 1) / config.steps for step in range(config.steps)]
 
 
-def _ranked(work: Work, module: nn.Module) -> tuple[list[ChannelGroup], dict[str, str]]:
+def _ranked(work: PruneWork, module: nn.Module) -> tuple[list[ChannelGroup], dict[str, str]]:
     """The groups of ``module`` as it stands, by importance as it stands."""
     torch.manual_seed(work.context.recipe.seed)  # for the importance that is random
     if work.config.importance == "taylor":
@@ -143,42 +141,47 @@ def _ranked(work: Work, module: nn.Module) -> tuple[list[ChannelGroup], dict[str
     return groups_of(module, work.contract, work.config)
 
 
-def _rounding(module: nn.Module, work: Work) -> tuple[int, dict[str, float] | None]:
+def _rounding(module: nn.Module, work: PruneWork) -> tuple[int, dict[str, float] | None]:
     """The multiple that widths are kept at, and the times that led to it where it was measured."""
     if work.config.round_to != "auto":
         return work.config.round_to, None
     threads = work.context.recipe.measure.threads
 
-    def measured() -> Any:
+    def measured() -> tuple[int, dict[str, float]]:
         return processes.of_main(lambda: preferred_block(module, work.contract, threads=threads))
 
-    found = work.remembered("block", threads, measured)
-    return max(found[0], _GPU_BLOCK if work.context.recipe.export.on_gpu else 1), found[1]
+    block, widths = work.remembered("block", threads, tuple[int, dict[str, float]], measured)
+    return max(block, _GPU_BLOCK if work.context.recipe.export.on_gpu else 1), widths
 
 
-def _attempt(work: Work, base: Attempt, plan: Plan, number: int, before: Judged) -> Attempt:
-    """Cut ``base`` down to the plan, recover it and measure it."""
+def _attempt(
+    work: PruneWork, base: Narrowed, plan: CutPlan, number: int, before: Judged
+) -> tuple[Narrowed, AttemptRecord]:
+    """Cut ``base`` down to the plan, recover it where that is worth it, and measure it."""
     config = work.config
     groups = base.groups or _ranked(work, base.module)[0]
     module, cuts = work.narrowed(base.module, groups, plan.keep)
     latency = latency_of(work, module, plan.keep)
-    row = {
-        "step": number + 1,
-        "ratios": plan.ratios,
-        "predicted": plan.predicted,
-        "in_budget": plan.met,
-        "left": {**work.shares(module), "latency": latency.value},
-        "latency_ci95": [latency.low, latency.high],
-        "faster": latency.faster,
-    }
+    row = AttemptRecord(
+        step=number + 1,
+        ratios=plan.ratios,
+        predicted=plan.predicted,
+        in_budget=plan.met,
+        left={**work.shares(module), "latency": latency.value},
+        latency_ci95=(latency.low, latency.high),
+        faster=latency.faster,
+        passed=False,
+        why="",
+    )
     why = outcome.not_worth_it(config, row, nothing_cut=not cuts and base.fitted is None)
     if why:
-        return Attempt(module, base.history, None, row | {"passed": False, "why": why})
+        return Narrowed(module, base.history), row.model_copy(update={"why": why})
     train, steps = config.train, config.steps
     if number + 1 < steps:
         train = train.model_copy(update={"epochs": max(1, round(train.epochs / steps))})
     task = "recovering after pruning" + (f", step {number + 1}/{steps}" if steps > 1 else "")
     fitted = work.recovered(module, train, f"recovery-{number}", task)
     after = work.judged(module)
-    row |= outcome.losses(config, before, after) | {"drop_ci95": list(work.loss_ci95(before, after))}
-    return Attempt(module, base.history + cuts, fitted, row | {"why": outcome.told(config, row)})
+    lost = outcome.losses(config, before, after)
+    recovered = outcome.recovered(row, after, lost, work.loss_ci95(before, after), config)
+    return Narrowed(module, base.history + cuts, fitted), recovered

@@ -4,52 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+
+from mmedge.report.schema import OptionRecord
 
 # Up to so many combinations, all are looked at.
 _EXHAUSTIVE = 100_000
 
 
-@dataclass(frozen=True)
-class Option:
-    """What one branch, narrowed by ``ratio`` alone, leaves of the parent's costs and loses of its validation score.
-
-    ``left``: {latency, macs, params: share of the parent's}. ``loss`` weighs all modalities as much as the mean of the
-    subsets; ``quality`` is the score with all, ``subsets`` that of each subset.
-    """
-
-    branch: str
-    ratio: float
-    left: dict[str, float]
-    loss: float
-    quality: float
-    subsets: dict[str, float]
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def growing(options: Sequence[Option]) -> list[Option]:
-    """One branch's options by ratio, with losses that never fall and costs that never rise: what does is noise."""
-    out: list[Option] = []
+def growing(options: Sequence[OptionRecord]) -> list[OptionRecord]:
+    """One branch's options by ratio, with losses (which weigh all modalities as much as the mean of the subsets) that never fall and costs that never rise: what does is noise."""
+    out: list[OptionRecord] = []
     for option in sorted(options, key=lambda option: option.ratio):
         before = out[-1] if out else None
         loss = max(option.loss, before.loss if before else 0.0)
         left = {name: min(value, before.left[name] if before else 1.0) for name, value in option.left.items()}
-        out.append(Option(option.branch, option.ratio, left, loss, option.quality, option.subsets))
+        out.append(option.model_copy(update={"left": left, "loss": loss}))
     return out
 
 
-def predicted(choice: Sequence[Option | None], name: str) -> float:
+def predicted(choice: Sequence[OptionRecord | None], name: str) -> float:
     """The share of a cost that is left by all the options together: what each one saves is added up."""
     return max(0.0, 1 - sum(1 - option.left[name] for option in choice if option))
 
 
 def choose(
-    branches: Mapping[str, Sequence[Option]], limits: Mapping[str, float]
-) -> tuple[dict[str, Option], dict[str, float]]:
+    branches: Mapping[str, Sequence[OptionRecord]], limits: Mapping[str, float]
+) -> tuple[dict[str, OptionRecord], dict[str, float]]:
     """{branch: its option} of least loss inside ``limits`` by the additive model, and what it predicts; a branch may keep all.
 
     Of combinations of one loss, the one that saves more. Where none is inside, the one that comes nearest. Every
@@ -65,14 +46,16 @@ def choose(
     return {option.branch: option for option in best if option}, {name: predicted(best, name) for name in names}
 
 
-def _worth(choice: Sequence[Option | None], limits: Mapping[str, float]) -> tuple[float, float, float]:
+def _worth(choice: Sequence[OptionRecord | None], limits: Mapping[str, float]) -> tuple[float, float, float]:
     """Smaller is better: how far outside the limits, then the loss, then what is left of what is limited."""
     left = {name: predicted(choice, name) for name in limits}
     outside = sum(max(0.0, left[name] - limit) for name, limit in limits.items())
     return round(outside, 6), round(sum(option.loss for option in choice if option), 4), sum(left.values())
 
 
-def _greedy(measured: Sequence[Sequence[Option | None]], limits: Mapping[str, float]) -> tuple[Option | None, ...]:
+def _greedy(
+    measured: Sequence[Sequence[OptionRecord | None]], limits: Mapping[str, float]
+) -> tuple[OptionRecord | None, ...]:
     places = [0] * len(measured)
     while True:
         now = [options[place] for options, place in zip(measured, places)]

@@ -64,22 +64,22 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
         importance = _importance(config, module)
         own = OwnAttention(module, contract)
         groups, left = [], {}
-        for theirs in found:
-            root = names[theirs[0].dep.target.module]
+        for members in found:
+            root = names[members[0].dep.target.module]
             heads = None
-            if any(_MIXING.search(str(item.dep.target.module)) for item in theirs) and not _heads(
-                theirs, names, layers
+            if any(_MIXING.search(str(item.dep.target.module)) for item in members) and not _heads(
+                members, names, layers
             ):
-                heads = own.of(root, theirs, graph, names)
+                heads = own.of(root, members, graph, names)
                 if heads is None:
                     left[root] = "in an attention of the model's own, whose heads are not known"
                     continue
             try:
-                scores = importance(theirs)
+                scores = importance(members)
                 if scores is None:
                     left[root] = "has no batch norm" if config.importance == "bn" else "has no weights"
                 else:
-                    groups.append(_group(root, theirs, scores, graph, names, layers, heads))
+                    groups.append(_group(root, members, scores, graph, names, layers, heads))
             except _FAILURES as error:  # a group whose channels its dependency graph does not count right
                 left[root] = f"cannot be narrowed ({_reason(error)})"
         groups, broken = _working(module, contract, groups)
@@ -124,15 +124,15 @@ def cannot_prune(reason: str) -> MmedgeError:
 
 
 def _group(
-    root: str, theirs: Any, scores: Tensor, graph: Any, names: Mapping[Any, str], layers: Any, heads: Heads | None
+    root: str, members: Any, scores: Tensor, graph: Any, names: Mapping[Any, str], layers: Any, heads: Heads | None
 ) -> ChannelGroup:
     outputs = tuple(
         names[item.dep.target.module]
-        for item in theirs
+        for item in members
         if item.dep.target.module in names and graph.is_out_channel_pruning_fn(item.dep.handler)
     )
     channels = torch.arange(len(scores))
-    head_dim, parts = _heads(theirs, names, layers), _parts(theirs)
+    head_dim, parts = _heads(members, names, layers), _parts(members)
     # One channel of each part goes at once, since the parts of a norm or a grouped convolution stay of one size.
     units = channels.reshape(-1, head_dim) if head_dim else channels.reshape(parts, -1).T
     if heads is not None:
@@ -142,9 +142,9 @@ def _group(
     return ChannelGroup(root, tuple(dict.fromkeys(outputs)), ranked, heads.counts if heads is not None else ())
 
 
-def _heads(theirs: Any, names: Mapping[Any, str], layers: Mapping[str, nn.Module]) -> int:
+def _heads(members: Any, names: Mapping[Any, str], layers: Mapping[str, nn.Module]) -> int:
     """The width of a head where the group is that of an attention's heads; 0 where it is not."""
-    for item in theirs:
+    for item in members:
         parent, _, own = names.get(item.dep.target.module, "").rpartition(".")
         owner = layers.get(parent)
         if isinstance(owner, SplitAttention) and own in ("q_proj", "k_proj", "v_proj") and _is_output(item):
@@ -156,10 +156,10 @@ def _is_output(item: Any) -> bool:
     return bool(item.dep.handler.__name__ == "prune_out_channels")
 
 
-def _parts(theirs: Any) -> int:
+def _parts(members: Any) -> int:
     """The number of parts of equal size that the channels fall into: norm groups, groups of a convolution."""
     parts = 1
-    for item in theirs:
+    for item in members:
         layer = item.dep.target.module
         if isinstance(layer, nn.GroupNorm):
             parts = max(parts, layer.num_groups)

@@ -43,44 +43,44 @@ class OwnAttention:
         self._widths: set[int] | None = None
         self._known: dict[Any, Heads | None] = {}
 
-    def of(self, root: str, theirs: Any, graph: Any, names: Mapping[Any, str]) -> Heads | None:
-        """The heads of torch-pruning's group ``theirs``, whose root has the name ``root``; None where none can be proved."""
+    def of(self, root: str, members: Any, graph: Any, names: Mapping[Any, str]) -> Heads | None:
+        """The heads of torch-pruning's group ``members``, whose root has the name ``root``; None where none can be proved."""
         if self._widths is None:
             self._widths = _multiplied_widths(self._module, self._contract)
         owner, _, own = root.rpartition(".")
         attention = self._module.get_submodule(owner)
-        settings = [item for item in vars(attention).items() if type(item[1]) in (bool, int, float, str)]
-        key = (type(attention), own, len(theirs[0].idxs), *settings)
+        simple = [item for item in vars(attention).items() if type(item[1]) in (bool, int, float, str)]
+        key = (type(attention), own, len(members[0].idxs), *simple)
         if key not in self._known:
-            self._known[key] = _heads_of(self._module, self._contract, root, theirs, graph, names, self._widths)
+            self._known[key] = _heads_of(self._module, self._contract, root, members, graph, names, self._widths)
         known = self._known[key]
         return known and Heads(known.units, tuple((owner, attribute, each) for _, attribute, each in known.counts))
 
 
 def _multiplied_widths(module: nn.Module, contract: Contract) -> set[int]:
     """The last dimensions of what is multiplied batch by batch: the width of a head is one of them."""
-    seen: set[int] = set()
+    widths: set[int] = set()
 
-    class Seen(TorchFunctionMode):
+    class Recorded(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if getattr(func, "__name__", "") in _PRODUCTS:
-                seen.update(x.shape[-1] for x in args if isinstance(x, Tensor) and x.dim() > 2)
+                widths.update(x.shape[-1] for x in args if isinstance(x, Tensor) and x.dim() > 2)
             return func(*args, **(kwargs or {}))
 
-    with Seen(), torch.no_grad():
+    with Recorded(), torch.no_grad():
         module.eval()(**noise(contract))
-    return seen
+    return widths
 
 
 def _heads_of(
-    module: nn.Module, contract: Contract, root: str, theirs: Any, graph: Any, names: Mapping[Any, str], widths:
+    module: nn.Module, contract: Contract, root: str, members: Any, graph: Any, names: Mapping[Any, str], widths:
     set[int]
 ) -> Heads | None:  # fmt: skip
-    readers = [item for item in theirs if _narrows_input(item) and item.dep.target.module in names]
+    readers = [item for item in members if _narrows_input(item) and item.dep.target.module in names]
     owner = root.rpartition(".")[0]
     if not readers or not owner:
         return None
-    total, inner = len(theirs[0].idxs), len(readers[0].idxs)
+    total, inner = len(members[0].idxs), len(readers[0].idxs)
     if total % inner:
         return None
     for width in sorted(widths):
@@ -131,8 +131,8 @@ def _proved(
 
 def _outputs(module: nn.Module, contract: Contract, inputs: Mapping[str, Tensor]) -> Tensor:
     """The outputs of all heads beside each other."""
-    given = module.eval()(**inputs)
-    return torch.cat([given[head] for head in contract.heads], dim=1)
+    outputs = module.eval()(**inputs)
+    return torch.cat([outputs[head] for head in contract.heads], dim=1)
 
 
 def _group(graph: Any, layer: nn.Module, channels: list[int]) -> Any:

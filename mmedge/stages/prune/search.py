@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from torch import nn
 
 from mmedge.measure.latency import Ratio
-from mmedge.stages.prune.allocation import Option, choose
+from mmedge.report.schema import OptionRecord
+from mmedge.stages.prune.allocation import choose
 from mmedge.stages.prune.groups import ChannelGroup
-from mmedge.stages.prune.work import Judged, Work
+from mmedge.stages.prune.work import Judged, PruneWork
 
 _LARGEST_RATIO, _RATIO_STEPS = 0.95, 40
 _CORRECTIONS = 4
@@ -22,7 +23,7 @@ Branches = Mapping[str, Sequence[ChannelGroup]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CutPlan:
     """``keep``: {root: units that stay}; ``met``: what was measured of the parent's costs is inside the goal."""
 
     ratios: dict[str, float]
@@ -32,8 +33,8 @@ class Plan:
 
 
 def probe(
-    work: Work, module: nn.Module, before: Judged, branches: Branches, largest: Mapping[str, float], round_to: int
-) -> dict[str, list[Option]]:
+    work: PruneWork, module: nn.Module, before: Judged, branches: Branches, largest: Mapping[str, float], round_to: int
+) -> dict[str, list[OptionRecord]]:
     """{branch: what each ratio leaves and loses}, each branch narrowed alone and judged on validation, as ``before`` was.
 
     A probe is first recovered for ``probe_steps`` training steps: as cut, all look equally broken. Latencies are of the
@@ -54,26 +55,24 @@ def probe(
     ratios = work.remembered(
         "branch-latency",
         sorted(cuts),
-        lambda: {name: ratio.record() for name, ratio in work.latencies(cuts).items()},
+        dict[str, Ratio],
+        lambda: work.latencies(cuts),
     )
-    options: dict[str, list[Option]] = {branch: [] for branch in branches}
+    options: dict[str, list[OptionRecord]] = {branch: [] for branch in branches}
     for number, (branch, ratio) in enumerate(keeps):
         name = f"{branch} {ratio:g}"
         work.context.progress.step(
             "sensitivity of the branches", number, len(keeps), f"{ratio:.0%} of {branch} removed"
         )
-        judged = Judged(**work.remembered("sensitivity", name, _later(work, cuts[name], name)))
-        left = {"latency": ratios[name]["value"], **work.shares(cuts[name])}
+        judged = work.remembered("sensitivity", name, Judged, partial(_recovered_briefly, work, cuts[name], name))
+        left = {"latency": ratios[name].value, **work.shares(cuts[name])}
         loss = before.overall - judged.overall
-        options[branch].append(Option(branch, ratio, left, loss, judged.quality, judged.subsets))
+        figures = {"loss": loss, "quality": judged.quality, "subsets": judged.subsets}
+        options[branch].append(OptionRecord(branch=branch, ratio=ratio, left=left, **figures))
     return {branch: found for branch, found in options.items() if found}
 
 
-def _later(work: Work, module: nn.Module, name: str) -> Callable[[], dict[str, Any]]:
-    return lambda: _sensed(work, module, name).record()
-
-
-def _sensed(work: Work, module: nn.Module, name: str) -> Judged:
+def _recovered_briefly(work: PruneWork, module: nn.Module, name: str) -> Judged:
     steps = work.config.probe_steps
     if steps:
         train = work.config.train.model_copy(update={"epochs": 1, "max_steps": steps})
@@ -84,44 +83,44 @@ def _sensed(work: Work, module: nn.Module, name: str) -> Judged:
 
 
 def by_branch(
-    work: Work, module: nn.Module, branches: Branches, options: Mapping[str, list[Option]], goal: Mapping[str, float],
+    work: PruneWork, module: nn.Module, branches: Branches, options: Mapping[str, list[OptionRecord]], goal: Mapping[str, float],
     round_to: int,
-) -> Plan:  # fmt: skip
+) -> CutPlan:  # fmt: skip
     """The least lossy combination that meets ``goal``: chosen by adding up what was measured, measured, and corrected."""
-    asked = _aimed(goal)
+    limits = _aimed(goal)
     plan = None
     for _ in range(_CORRECTIONS):
-        choice, predicted = choose(options, asked)
+        choice, predicted = choose(options, limits)
         ratios = {branch: option.ratio for branch, option in choice.items()}
         if plan and plan.ratios == ratios:
             break
         keep = kept_units(branches, ratios, round_to)
         left = _measured(work, module, branches, keep, goal)
-        plan = Plan(ratios, keep, predicted, _inside(left, goal))
+        plan = CutPlan(ratios, keep, predicted, _inside(left, goal))
         if plan.met:
             break
-        # Savings do not quite add up: what was missed is asked for on top.
-        asked = {
+        # Savings do not quite add up: what was missed goes on top.
+        limits = {
             name: limit * min(1.0, goal[name] / left[name]) if left[name] > goal[name] else limit
-            for name, limit in asked.items()
+            for name, limit in limits.items()
         }
     assert plan is not None
     return plan
 
 
 def uniform(
-    work: Work, module: nn.Module, branches: Branches, largest: Mapping[str, float], goal: Mapping[str, float],
+    work: PruneWork, module: nn.Module, branches: Branches, largest: Mapping[str, float], goal: Mapping[str, float],
     round_to: int,
-) -> Plan:  # fmt: skip
+) -> CutPlan:  # fmt: skip
     """The smallest ratio that meets ``goal`` where it is the same for every branch (but for the recipe's own limits)."""
-    tried: dict[int, Plan] = {}
+    tried: dict[int, CutPlan] = {}
 
     def meets(step: int) -> bool:
         ratio = _LARGEST_RATIO * step / _RATIO_STEPS
         ratios = {branch: min(ratio, largest[branch]) for branch in branches}
         keep = kept_units(branches, ratios, round_to)
         left = _measured(work, module, branches, keep, goal)
-        tried[step] = Plan(ratios, keep, {}, _inside(left, goal))
+        tried[step] = CutPlan(ratios, keep, {}, _inside(left, goal))
         return tried[step].met
 
     return tried[smallest(_RATIO_STEPS, meets)]
@@ -150,19 +149,19 @@ def kept_units(branches: Branches, ratios: Mapping[str, float], round_to: int) -
 
 
 def _measured(
-    work: Work, module: nn.Module, branches: Branches, keep: Mapping[str, int], goal: Mapping[str, float]
+    work: PruneWork, module: nn.Module, branches: Branches, keep: Mapping[str, int], goal: Mapping[str, float]
 ) -> dict[str, float]:
     """The shares of the parent's costs that are left; latency only where the goal names it, since it takes a while."""
     trial, _ = work.narrowed(module, [group for groups in branches.values() for group in groups], keep)
-    left: dict[str, Any] = work.shares(trial)
+    left = work.shares(trial)
     if "latency" in goal:
         left["latency"] = latency_of(work, trial, keep).value
     return left
 
 
-def latency_of(work: Work, module: nn.Module, keep: Mapping[str, int]) -> Ratio:
-    """The latency over the parent's of ``module``, which has these units; asked again, it is not measured again."""
-    return Ratio(**work.remembered("latency", keep, lambda: work.latencies({"cut": module})["cut"].record()))
+def latency_of(work: PruneWork, module: nn.Module, keep: Mapping[str, int]) -> Ratio:
+    """The latency over the parent's of ``module``, which has these units; measured once."""
+    return work.remembered("latency", keep, Ratio, lambda: work.latencies({"cut": module})["cut"])
 
 
 def _aimed(goal: Mapping[str, float]) -> dict[str, float]:

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import nn
 
 from mmedge.artifact import Artifact, hash_json, remembered
@@ -19,9 +20,10 @@ from mmedge.graph.export import export
 from mmedge.measure.comparing import compared
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
-from mmedge.measure.quality import Outputs, balanced, computed_once, predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
+from mmedge.report.schema import ScoreRecord
 from mmedge.stages.prune.groups import ChannelGroup, cut, working_together
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
@@ -31,27 +33,24 @@ from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.teaching.taught import taught_samples, teacher_for, teaching_of
 from mmedge.training.teaching.teachers import Teacher
 
+T = TypeVar("T")
 _TAYLOR_STEPS = 16
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Scores on the validation split: all modalities, every subset, and the one figure to choose by.
+class Judged(ScoreRecord):
+    """Scores on the validation split, and ``overall``, the one figure to choose by.
 
     ``outputs``: {head: float [n, W]}, to draw samples again from; None where the scores were remembered.
     """
 
-    quality: float
-    subsets: dict[str, float]
-    overall: float
-    outputs: Outputs | None = field(default=None, repr=False, compare=False)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    def record(self) -> dict[str, Any]:
-        return {"quality": self.quality, "subsets": self.subsets, "overall": self.overall}
+    overall: float
+    outputs: Mapping[str, np.ndarray] | None = Field(None, exclude=True, repr=False)
 
 
 @dataclass(frozen=True)
-class Work:
+class PruneWork:
     """One parent at work. Whatever was measured is kept in ``context.work``, so that an interrupted stage goes on.
 
     ``whole``: the parent's MACs and parameters. ``teacher``: the run's, which may be the parent itself, unpruned; None
@@ -69,14 +68,15 @@ class Work:
     whole: dict[str, int]
     refused: dict[str, str] = field(default_factory=dict)
 
-    def remembered(self, what: str, key: Any, compute: Callable[[], Any]) -> Any:
-        """A JSON value that is computed once, whatever interrupts the stage.
+    def remembered(self, what: str, key: Any, kind: type[T], compute: Callable[[], T]) -> T:
+        """A value of the type ``kind``, kept as JSON, that is computed once, whatever interrupts the stage.
 
         Of several processes all call ``compute``, which may train, or none does; the main one's value is everybody's.
         """
         path = self.context.work / f"{what}-{hash_json(key)[:16]}.json"
-        made = None if processes.of_main(path.is_file) else compute()
-        return processes.of_main(lambda: remembered(path, lambda: made))
+        adapter: TypeAdapter[T] = TypeAdapter(kind)
+        made = None if processes.of_main(path.is_file) else adapter.dump_python(compute(), mode="json")
+        return adapter.validate_python(processes.of_main(lambda: remembered(path, lambda: made)))
 
     def shares(self, module: nn.Module) -> dict[str, float]:
         """What is left of the parent's MACs and parameters."""
@@ -132,12 +132,12 @@ class Work:
         student.zero_grad()
         for _, batch in zip(range(_TAYLOR_STEPS), drawn):
             objective(student, batch).backward()
-        for ours, theirs in zip(module.parameters(), student.parameters()):
-            ours.grad = torch.zeros_like(ours) if theirs.grad is None else theirs.grad.detach()
+        for own, copied in zip(module.parameters(), student.parameters()):
+            own.grad = torch.zeros_like(own) if copied.grad is None else copied.grad.detach()
 
     def judged(self, module: nn.Module) -> Judged:
         """Scores of ``module`` on the validation split; of several processes the main one's, since they decide."""
-        return Judged(**processes.of_main(lambda: vars(self._judged(module))))
+        return processes.of_main(lambda: self._judged(module))
 
     def _judged(self, module: nn.Module) -> Judged:
         module.eval()
@@ -145,7 +145,8 @@ class Work:
         output = predict(self.validation.present)
         quality = score(self.contract, output, self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
-        return Judged(quality, subsets, balanced(quality, list(subsets.values())), output)
+        overall = balanced(quality, list(subsets.values()))
+        return Judged(quality=quality, subsets=subsets, overall=overall, outputs=output)
 
     def loss_ci95(self, before: Judged, after: Judged) -> tuple[float, float]:
         """The 95 % interval of what all modalities together lost, paired by sample."""
@@ -158,8 +159,7 @@ class Work:
 
         Of several processes the main one measures: each would find another latency, and so cut another plan.
         """
-        found = processes.of_main(lambda: {name: ratio.record() for name, ratio in self._latencies(modules).items()})
-        return {name: Ratio(**record) for name, record in found.items()}
+        return processes.of_main(lambda: self._latencies(modules))
 
     def _latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         folder = self.context.work / "timed"
@@ -177,17 +177,17 @@ class Work:
         return found
 
 
-def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> Work:
+def work_on(parent: Artifact, module: nn.Module, config: Prune, context: Context) -> PruneWork:
     """All that pruning ``parent``, whose model is ``module``, needs: data as the student may see it, and the teacher."""
-    contract, (teaching, taught) = contract_of(parent), teaching_of(parent, context)
-    return Work(
+    contract, (teaching, helped) = contract_of(parent), teaching_of(parent, context)
+    return PruneWork(
         parent,
         contract,
         config,
         context,
         taught_samples(teaching, context, contract),
         context.dataset.validation.only(tuple(contract.modalities)),
-        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if taught else None,
+        teacher_for(teaching, context, config.train, fits=max(2, config.steps)) if helped else None,
         teaching,
         _counted(module, contract),
     )

@@ -5,14 +5,15 @@ from itertools import product
 import numpy as np
 import pytest
 
+from mmedge.report.schema import OptionRecord
 from mmedge.stages.prune import allocation
-from mmedge.stages.prune.allocation import Option, choose, growing, predicted
+from mmedge.stages.prune.allocation import choose, growing, predicted
 from mmedge.stages.prune.search import smallest
 
 
 def option(branch, ratio, latency, loss, macs=None):
     left = {"latency": latency, "macs": latency if macs is None else macs, "params": latency}
-    return Option(branch, ratio, left, loss, 0.9 - loss, {})
+    return OptionRecord(branch=branch, ratio=ratio, left=left, loss=loss, quality=0.9 - loss, subsets={})
 
 
 BRANCHES = {

@@ -7,7 +7,7 @@ from mmedge.stages.prune.outcome import losses
 from mmedge.stages.prune.work import Judged
 
 CONFIG = Prune(max_drop=0.01, max_subset_drop=0.02)
-BEFORE = Judged(0.9, {"a": 0.8, "b": 0.7}, 0.8)
+BEFORE = Judged(quality=0.9, subsets={"a": 0.8, "b": 0.7}, overall=0.8)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ BEFORE = Judged(0.9, {"a": 0.8, "b": 0.7}, 0.8)
     ],
 )
 def test_a_cut_is_judged_by_the_whole_and_by_the_worst_subset(quality, a, b, worst, passed):
-    row = losses(CONFIG, BEFORE, Judged(quality, {"a": a, "b": b}, 0.0))
-    assert row["drop"] == pytest.approx(0.9 - quality) and row["passed"] is passed
-    assert row["worst_subset_drop"] == pytest.approx(worst[1])
-    assert passed or worst[1] == 0 or row["worst_subset"] == worst[0]
+    lost = losses(CONFIG, BEFORE, Judged(quality=quality, subsets={"a": a, "b": b}, overall=0.0))
+    assert lost.drop == pytest.approx(0.9 - quality) and lost.passed is passed
+    assert lost.worst_subset_drop == pytest.approx(worst[1])
+    assert passed or worst[1] == 0 or lost.worst_subset == worst[0]

@@ -19,7 +19,7 @@ from mmedge.stages import distill, prune
 from mmedge.stages.prune import groups, outcome
 from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import groups_of
-from mmedge.stages.prune.work import Work, work_on
+from mmedge.stages.prune.work import PruneWork, work_on
 from tests.conftest import narrowed, staged, write_recipe
 from tests.training.loop.test_processes import in_processes
 
@@ -49,7 +49,9 @@ def saved(context, monkeypatch):
 @pytest.fixture
 def untimed(monkeypatch):
     """Every cut is said to take .8 of the parent's time: what is not about latency need not export each to be timed."""
-    monkeypatch.setattr(Work, "latencies", lambda _, modules: dict.fromkeys(modules, Ratio(0.8, 0.7, 0.9, 0.08, 0.1)))
+    monkeypatch.setattr(
+        PruneWork, "latencies", lambda _, modules: dict.fromkeys(modules, Ratio(0.8, 0.7, 0.9, 0.08, 0.1))
+    )
 
 
 def test_pruning_reaches_the_share_of_macs_that_was_asked_for(finished):
@@ -117,7 +119,7 @@ def losing(monkeypatch, *drops):
 
     def losses(config, before, after):
         drop = next(said)
-        return real(config, before, after) | {"drop": drop, "passed": drop <= config.max_drop}
+        return replace(real(config, before, after), drop=drop, passed=drop <= config.max_drop)
 
     monkeypatch.setattr(outcome, "losses", losses)
 
@@ -166,7 +168,7 @@ def test_where_a_budget_out_of_reach_loses_too_much_smaller_cuts_are_tried_and_n
 def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context, tmp_path, monkeypatch):
     """Whether a tiny cut is faster is up to the machine, so that the timing is said here and not taken."""
     same = lambda work, modules: {name: Ratio(0.99, 0.97, 1.01, 0.099, 0.1) for name in modules}  # noqa: E731
-    monkeypatch.setattr(Work, "latencies", same)
+    monkeypatch.setattr(PruneWork, "latencies", same)
     config = Prune(macs=0.6, allocation="uniform", round_to=2, train=SHORT, max_drop=1, max_subset_drop=1)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     assert made.file("model.onnx").read_bytes() == finished.artifact("distill").file("model.onnx").read_bytes()
@@ -327,8 +329,8 @@ module = context.rebuild(parent)
 work = work_on(parent, module, recipe.Prune(), context)
 found = {
     "latency": work.latencies({"same": module})["same"].record(),
-    "computed": work.remembered("a", 0, lambda: os.environ["RANK"]),
-    "again": work.remembered("a", 0, lambda: "not asked"),
+    "computed": work.remembered("a", 0, str, lambda: os.environ["RANK"]),
+    "again": work.remembered("a", 0, str, lambda: "not asked"),
 }
 untouched = recipe.Prune(branches={"image": 0, "audio": 0, "fusion": 0}, round_to=2, ratios=(0.5,))
 there = replace(context, out=folder, stage="made", key=f"by rank {os.environ['RANK']}")
