@@ -71,20 +71,20 @@ def _record(done: Ran, context: Context) -> StageRecord:
     own = WEIGHTS if result.target == TORCH else OUTPUTS_FILE if is_outputs(artifact) else GRAPH
     shipped = result.engine.files if result.engine and result.engine.files else [own]
     found, notes = measured(done, artifact, context)
-    return StageRecord(
+    record = StageRecord(
         stage=done.stage,
         parent=artifact.parent,
         artifact=Path(os.path.relpath(artifact.path, context.out)).as_posix(),
         sha256=artifact.sha256,
         size_bytes=sum(artifact.file(name).stat().st_size for name in shipped),
         seconds=round(done.seconds, 2),
-        **result.told(),
         **_learning(artifact),
         **{name: value for name, value in found.record().items() if name != "absent"},
         gates=[],
         status=done.status,
         notes=[*result.notes, *notes],
     )
+    return result.added_to(record)
 
 
 def _learning(artifact: Artifact) -> dict[str, LearningRecord]:

@@ -162,7 +162,7 @@ def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str],
         progress=progress,
         work=graph.parent / ".work",
         elsewhere=False,
-        asked=settings.asked or settings.config.require == "int8",
+        required=settings.asked or settings.config.require == "int8",
         unfolded=unfolded(graph) if unfolded(graph).is_file() else None,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -175,8 +174,8 @@ def _chosen_note(losses: list[TriedLossRecord]) -> str:
     """Which loss was chosen, against which others."""
     kept = next(row for row in losses if row.kept)
     others = ", ".join(f"{row.selection:.3f}" for row in losses if not row.kept)
-    loss: dict[str, Any] = kept.loss
-    words = f"{loss['kind']}, logits {loss['logits']:g}, temperature {loss['temperature']:g}, {loss['schedule']}"
+    loss = Loss.model_validate(kept.loss)
+    words = f"{loss.kind}, logits {loss.logits:g}, temperature {loss.temperature:g}, {loss.schedule}"
     return f"loss chosen in one seed by validation: {words} ({kept.selection:.3f}; the others {others})"
 
 
@@ -226,8 +225,8 @@ def _decision(
 ) -> DecisionRecord:
     """Whether the distilled student ships, or the one without a teacher; see ``measure.gain.decide``."""
     if "control" not in students:
-        said = "no control without a teacher: whether distillation helps was not measured"
-        return DecisionRecord(kept="distilled", said=said)
+        reason = "no control without a teacher: whether distillation helps was not measured"
+        return DecisionRecord(kept="distilled", said=reason)
     context.progress.say("distill: comparing with the control on validation")
     distilled, control = (
         [student.outputs(contract, variant.validation) for student in students[name]]

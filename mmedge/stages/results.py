@@ -21,6 +21,7 @@ from mmedge.report.schema import (
     MissRecord,
     PruningRecord,
     SensitivityRecord,
+    StageRecord,
     TriedLossRecord,
 )
 
@@ -67,10 +68,10 @@ class StageResult(Record):
         same = {name: getattr(written, name) for name in written.model_fields_set}
         return cls.model_validate({**same, **{name: value for name, value in more.items() if value is not None}})
 
-    def told(self) -> dict[str, Any]:
-        """What the report repeats."""
-        record = self.record()
-        return {name: record[name] for name in self.reported if name in record}
+    def added_to(self, record: StageRecord) -> StageRecord:
+        """The stage's record in the report, with what it repeats of this result."""
+        names = [name for name in self.reported if name in self.model_fields_set]
+        return record.model_copy(update={name: getattr(self, name) for name in names})
 
 
 class DistillResult(StageResult):

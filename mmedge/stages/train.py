@@ -38,7 +38,7 @@ _LOOKED_AT = 64
 def train(parent: Artifact | None, config: MainTeacher, context: Context) -> StageResult:
     """Train the teacher on all labels, or take it as it is. ``parent`` is None: it is the root of the run."""
     if config.outputs is not None:
-        return _answers(config, config.outputs, context)
+        return _stored(config, config.outputs, context)
     with processes.main_first():
         context = context.preprocessed_for(config)
     contract = context.contract(config.model)
@@ -78,8 +78,8 @@ def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Con
     check_width(graph, contract, source, "teacher")
     session = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
     samples = context.dataset.train.only(tuple(contract.modalities))
-    shown = samples.present[:_LOOKED_AT].T
-    looked = {name: x[:_LOOKED_AT][there] for (name, x), there in zip(samples.inputs.items(), shown)}
+    present = samples.present[:_LOOKED_AT].T
+    looked = {name: x[:_LOOKED_AT][there] for (name, x), there in zip(samples.inputs.items(), present)}
     check_whole(source, contract, config.model.inputs, looked)
     _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
     parameters, multiplied = count(graph)
@@ -87,21 +87,21 @@ def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Con
     return StageResult(**provenance(contract, context), params=parameters, macs=multiplied, notes=notes)
 
 
-def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult:
+def _stored(config: MainTeacher, source: Path, context: Context) -> StageResult:
     """A teacher that is a file of outputs: it has no graph, and can only teach."""
-    answers = read_teacher_outputs(config, context.dataset.contract, "teacher")
+    stored = read_teacher_outputs(config, context.dataset.contract, "teacher")
     everybody = {sample for split in ("train", "validation", "test") for sample in getattr(context.dataset, split).ids}
-    kept = [row for row, sample in enumerate(answers.ids) if sample in everybody]
+    kept = [row for row, sample in enumerate(stored.ids) if sample in everybody]
     if not kept:
-        raise no_common_sample(answers, context.dataset.train.ids, "train")
-    ours = context.dataset.contract
-    ((name, head),) = ours.heads.items()
-    contract = answers.contract(ours).model_copy(update={"modalities": {}})
+        raise no_common_sample(stored, context.dataset.train.ids, "train")
+    of_data = context.dataset.contract
+    ((name, head),) = of_data.heads.items()
+    contract = stored.contract(of_data).model_copy(update={"modalities": {}})
     train = context.dataset.train
-    if answers.labels == head.labels:
-        answered = train.taken(np.flatnonzero(answers.rows(train.ids) >= 0))
-        _check_order(config, context, answered, lambda part: {name: answers.logits[answers.rows(part.ids)]})
-    known = replace(answers, ids=tuple(answers.ids[row] for row in kept), logits=answers.logits[kept])
+    if stored.labels == head.labels:
+        covered = train.taken(np.flatnonzero(stored.rows(train.ids) >= 0))
+        _check_order(config, context, covered, lambda part: {name: stored.logits[stored.rows(part.ids)]})
+    known = replace(stored, ids=tuple(stored.ids[row] for row in kept), logits=stored.logits[kept])
     write_outputs(known, context.folder / OUTPUTS_FILE)
     notes = [
         f"outputs that were computed elsewhere: {source.name}, {len(kept)} of the data's {len(everybody)} samples",
@@ -110,13 +110,15 @@ def _answers(config: MainTeacher, source: Path, context: Context) -> StageResult
     return StageResult(**provenance(contract, context), notes=notes)
 
 
-def _check_order(config: MainTeacher, context: Context, samples: Samples, answer: Callable[[Samples], Outputs]) -> None:
+def _check_order(
+    config: MainTeacher, context: Context, samples: Samples, outputs: Callable[[Samples], Outputs]
+) -> None:
     """Raise UsageError where a ready-made teacher gives the training labels in another order of classes.
 
-    ``answer``: its outputs to some of the ``samples``. An order that the recipe gives is believed.
+    ``outputs``: those for some of the ``samples``. An order that the recipe gives is believed.
     """
     for name, head in context.dataset.contract.heads.items():
         known = np.flatnonzero(samples.known(name))
         if tasks.of(head).EXCLUSIVE and not config.classes and len(known):
             part = samples.taken(known[:: -(-len(known) // JUDGED)])
-            check_order(answer(part)[name], part.targets[name], head.labels, "teacher.classes")
+            check_order(outputs(part)[name], part.targets[name], head.labels, "teacher.classes")

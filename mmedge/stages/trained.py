@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 from torch import nn
 
 from mmedge.artifact import Artifact
@@ -94,8 +95,8 @@ def write_unchanged(parent: Artifact, context: Context) -> StageResult:
     return StageResult(**same, **provenance(load.contract_of(parent), context), notes=[])
 
 
-def provenance(contract: Contract, context: Context) -> dict[str, Any]:
-    """What every artifact says of itself: its contract, and the recipe that made it, without its folders."""
+def provenance(contract: Contract, context: Context) -> dict[str, dict[str, JsonValue]]:
+    """What every artifact tells of itself: its contract, and the recipe that made it, without its folders."""
     return {
         "contract": contract.model_dump(mode="json", by_alias=True),
         "recipe": shown(context.recipe),
@@ -108,15 +109,15 @@ def verify(
     """Compare the graph with the module for every subset of modalities; raises MismatchError on a miss.
 
     ``tolerance``: the largest difference, over the largest output.
-    Raises MmedgeError where the module itself answers a sample with NaN or infinity: then it is not the export.
+    Raises MmedgeError where the module itself gives NaN or infinity for a sample: then it is not the export.
     """
     run, expect = onnxruntime_cpu.session(graph), module_run(module)
     outputs = outputs_of(module, contract)[0]
     found: list[Agreement] = []
 
     def kept(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        given = expect(inputs)
-        return {name: given[name] for name in outputs}
+        every = expect(inputs)
+        return {name: every[name] for name in outputs}
 
     for chosen in subsets(tuple(contract.modalities)):
         present = samples.present_of(chosen)

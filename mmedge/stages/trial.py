@@ -1,4 +1,4 @@
-"""What a run needs of a network, tried on an untrained copy: that it is saved, exported and answers as in torch."""
+"""What a run needs of a network, tried on an untrained copy: that it is saved, exported and gives what it does in torch."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def random_samples(contract: Contract) -> Samples:
 
 
 def _odd_type(module: nn.Module, contract: Contract) -> tuple[str, str] | None:
-    """(submodule, type) of the first that answers in floats other than float32; None where there is none."""
+    """(submodule, type) of the first that gives floats other than float32; None where there is none."""
     found: list[tuple[str, str]] = []
 
     def look(name: str, output: object) -> None:
@@ -98,8 +98,8 @@ def _odd_type(module: nn.Module, contract: Contract) -> tuple[str, str] | None:
 
     hooks = []
     for name, child in module.named_modules():
-        shown = f"{name.removeprefix('inner').removeprefix('.')} ({type(child).__name__})".lstrip()
-        hooks.append(child.register_forward_hook(lambda _m, _i, output, shown=shown: look(shown, output)))
+        place = f"{name.removeprefix('inner').removeprefix('.')} ({type(child).__name__})".lstrip()
+        hooks.append(child.register_forward_hook(lambda _m, _i, output, place=place: look(place, output)))
     try:
         with torch.no_grad():
             module(**example(contract))

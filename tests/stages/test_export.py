@@ -39,6 +39,11 @@ DESCRIBED = {
     "code": ".",
 }
 
+CANDIDATE = {
+    "quality_validation": 1.0, "n": 24, "drop": 0.0, "drop_ci95": [0.0, 0.0], "p50_ms": 0.1, "ratio_to_fp32": 1.0,
+    "size_bytes": 1, "kept": True, "why": "kept",
+}  # fmt: skip
+
 
 @pytest.fixture
 def parent(tmp_path):
@@ -47,7 +52,7 @@ def parent(tmp_path):
         for name in ("model.onnx", "fp32.onnx"):
             write_graph(folder / name, channels=96)
         precision.to_fp16(folder / "fp32.onnx", folder / "fp16.onnx")
-        kept = [{"precision": name, "kept": True, "why": "kept"} for name in ("fp32", "fp16")]
+        kept = [{"precision": name, **CANDIDATE} for name in ("fp32", "fp16")]
         meta |= {**DESCRIBED, "candidates": kept, "precision": "fp32", "notes": []}
     return artifact.read(tmp_path / "quantize")
 

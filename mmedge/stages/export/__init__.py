@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mmedge import bundle as bundles
 from mmedge.artifact import Artifact
@@ -24,15 +23,15 @@ from mmedge.recipe import precision_of
 from mmedge.stages.export import choice, engines, parts
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import GRAPH, reference, verify
-from mmedge.stages.results import ExportResult
+from mmedge.stages.results import ExportResult, SplitRecord, StageResult, SubsetRecord
 from mmedge.training.context import Context
 
 
 def export(parent: Artifact, config: Options, context: Context) -> ExportResult:
     """Build the engine of the context's backend and compare it with the parent over every test sample and subset.
 
-    A precision that measurement chose, and nobody asked for, gives way to FP32 where it differs too much. Raises
-    MismatchError where one that was asked for does, or FP32.
+    A precision that measurement chose, and that the recipe does not require, gives way to FP32 where it differs too much.
+    Raises MismatchError where one that it requires does, or FP32.
     """
     try:
         return _exported(parent, config, context, [])
@@ -49,7 +48,7 @@ def _exported(parent: Artifact, config: Options, context: Context, notes: list[s
     """Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from."""
     name, folder = context.part, context.folder
     work = ExportWork(find(name), config, contract_of(parent), context, notes)
-    with _told(parent, folder):
+    with _of_parent(parent, folder):
         context.progress.say(f"export: building for {name}")
         wanted: str | None = config.precision
         latency, runs = None, name != GRAPH_BACKEND and can_run(name)
@@ -63,16 +62,10 @@ def _exported(parent: Artifact, config: Options, context: Context, notes: list[s
         agreements = _verified(work, parent, chosen, built_here)
         cuts = _cut(work, chosen, engine)
     same = {field: parent.meta[field] for field in ("contract", "params", "macs", "recipe") if field in parent.meta}
-    return ExportResult(
-        **same,
-        target=name,
-        precision=chosen,
-        candidate=candidate,
-        notes=work.notes,
-        verification=[agreement.record() for agreement in agreements],
-        **({"latency": latency.record()} if latency else {}),
-        **cuts,
-    )
+    verification = [agreement.record() for agreement in agreements]
+    built = {"precision": chosen, "candidate": candidate, "notes": work.notes, "verification": verification}
+    more = {"latency": latency, "subsets": cuts.subsets, "split": cuts.split, "engine": cuts.engine}
+    return ExportResult.of(StageResult(**same, **built, target=name), **more)
 
 
 def _verified(work: ExportWork, parent: Artifact, chosen: str, engine: Session | None) -> list[Agreement]:
@@ -81,18 +74,26 @@ def _verified(work: ExportWork, parent: Artifact, chosen: str, engine: Session |
     return verify(reference(parent), graph, work.contract, _test(work), chosen, engine, gpu=gpu)
 
 
-def _cut(work: ExportWork, chosen: str, engine: Engine | None) -> dict[str, Any]:
-    """The ``engine``, with what is to be known of those of ``subsets`` and parts (``split``), as the recipe asks for them."""
-    asked, found = work.context.recipe.export, dict[str, Any]()
-    if len(work.contract.modalities) > 1:
-        whole = engine.file if engine and not work.backend.runs_graphs else GRAPH
-        cuts = parts.Cuts(work, work.context.folder, whole, chosen, _test(work))
-        if asked.per_subset:
-            found["subsets"] = {key: made.record() for key, made in parts.per_subset(cuts).items()}
-        if asked.split:
-            found["split"] = parts.split(cuts)
-        engine = engine.model_copy(update={"parts": cuts.built}) if engine and cuts.built else engine
-    return found | ({"engine": engine} if engine else {})
+@dataclass(frozen=True)
+class _Shipped:
+    """The whole engine, None where the backend runs the graph, and what ships beside it as the recipe asks for it."""
+
+    engine: Engine | None
+    subsets: dict[str, SubsetRecord] | None = None
+    split: SplitRecord | None = None
+
+
+def _cut(work: ExportWork, chosen: str, engine: Engine | None) -> _Shipped:
+    """The ``engine`` with those of ``subsets`` and parts (``split``); it remembers what was built of them."""
+    config = work.context.recipe.export
+    if len(work.contract.modalities) == 1:
+        return _Shipped(engine)
+    whole = engine.file if engine and not work.backend.runs_graphs else GRAPH
+    cuts = parts.Cuts(work, work.context.folder, whole, chosen, _test(work))
+    subsets = parts.per_subset(cuts) if config.per_subset else None
+    split = parts.split(cuts) if config.split else None
+    built = engine.model_copy(update={"parts": cuts.built}) if engine and cuts.built else engine
+    return _Shipped(built, subsets, split)
 
 
 def _test(work: ExportWork) -> Samples:
@@ -100,7 +101,7 @@ def _test(work: ExportWork) -> Samples:
 
 
 @contextmanager
-def _told(parent: Artifact, folder: Path) -> Iterator[None]:
+def _of_parent(parent: Artifact, folder: Path) -> Iterator[None]:
     """An error about a graph in ``folder``, which does not outlive it, names the parent's instead: its nodes have the same names."""
     try:
         yield
@@ -113,33 +114,39 @@ def _told(parent: Artifact, folder: Path) -> Iterator[None]:
 
 def entry(artifact: Artifact) -> bundles.Entry:
     """What the bundle says of this engine."""
-    meta, name = artifact.meta, artifact.meta["target"]
-    base = "" if name == GRAPH_BACKEND else f"{name}/"
-    told: dict[str, Any] = {"precision": meta["precision"], "file": f"{base}{GRAPH}"}
-    if "engine" in meta:
-        told["engine"] = meta["engine"]
-    if subsets := meta.get("subsets"):
-        told["subsets"] = {key: f"{base}{made['file']}" for key, made in subsets.items()}
-        told["subset_latency"] = {
-            key: {"p50_ms": made["p50_ms"], "ratio_to_all": made["ratio_to_all"]}
-            for key, made in subsets.items()
-            if "p50_ms" in made
+    made, base = ExportResult.model_validate(artifact.meta), _base(artifact)
+    shipped = bundles.Entry(precision=made.precision, file=f"{base}{GRAPH}")
+    if made.engine:
+        shipped = shipped.model_copy(update={"engine": made.engine})
+    if made.subsets:
+        latency = {
+            key: {"p50_ms": subset.p50_ms, "ratio_to_all": subset.ratio_to_all}
+            for key, subset in made.subsets.items()
+            if subset.p50_ms is not None
         }
-    if "split" in meta:
-        files = {part: f"{base}{file}" for part, file in meta["split"]["files"].items()}
-        told["split"] = {"files": files, "embeddings": meta["split"]["embeddings"]}
-    return bundles.Entry.model_validate(told)
+        files = {key: f"{base}{subset.file}" for key, subset in made.subsets.items()}
+        shipped = shipped.model_copy(update={"subsets": files, "subset_latency": latency})
+    if made.split:
+        files = {part: f"{base}{file}" for part, file in made.split.files.items()}
+        split = bundles.Split.model_validate({"files": files, "embeddings": made.split.embeddings})
+        shipped = shipped.model_copy(update={"split": split})
+    return shipped
 
 
 def files(artifact: Artifact) -> list[tuple[str, str]]:
     """(file in the artifact, file in the bundle) of all that the bundle takes of this engine."""
-    told, name = entry(artifact), artifact.meta["target"]
-    base = "" if name == GRAPH_BACKEND else f"{name}/"
+    shipped, base = entry(artifact), _base(artifact)
     # What engines are built from goes along, so that a device can build them again.
-    built = [*told.engine.files, *(part.graph for part in told.engine.parts.values())] if told.engine else []
-    taken = [told.file, *(f"{base}{file}" for file in built), *told.subsets.values()]
-    taken += told.split.files.values() if told.split else ()
+    built = [*shipped.engine.files, *(part.graph for part in shipped.engine.parts.values())] if shipped.engine else []
+    taken = [shipped.file, *(f"{base}{file}" for file in built), *shipped.subsets.values()]
+    taken += shipped.split.files.values() if shipped.split else ()
     return [(file.removeprefix(base), file) for file in taken]
+
+
+def _base(artifact: Artifact) -> str:
+    """Where its files stand in a bundle."""
+    name = artifact.meta["target"]
+    return "" if name == GRAPH_BACKEND else f"{name}/"
 
 
 def measured_file(artifact: Artifact) -> tuple[Path, str]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mmedge.artifact import Artifact
 from mmedge.backends import GRAPH_BACKEND, Backend, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
-from mmedge.measure.latency import Opener, Ratio, one_sample, time_sessions
-from mmedge.profiling.timing import Timing
+from mmedge.measure.latency import Opener, one_sample, time_sessions
 from mmedge.recipe import precision_of
+from mmedge.report.schema import CandidateRecord, LatencyRecord
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import GRAPH, reference
@@ -24,25 +23,7 @@ from mmedge.stages.export.verification import GRAPH, reference
 NOISE = 0.05
 
 
-@dataclass(frozen=True)
-class Latency:
-    """What a backend was measured at, on itself, beside the parent and the teacher on ONNX Runtime."""
-
-    target: str
-    batch: int
-    threads: int
-    timing: Timing
-    ratios: Mapping[str, Ratio]
-
-    def record(self) -> dict[str, Any]:
-        """As it stands in the manifest and the report."""
-        told = {"target": self.target, "batch": self.batch, "threads": self.threads, **self.timing.record()}
-        for other, ratio in self.ratios.items():
-            told |= {f"ratio_to_{other}": ratio.value, f"ratio_to_{other}_ci95": [ratio.low, ratio.high]}
-        return told
-
-
-def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Latency]:
+def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, LatencyRecord]:
     """The fastest of the parent's kept candidates on the backend itself, and its latency, in one interleaved run with the
     teacher and the parent on ONNX Runtime."""
     context, name = work.context, work.backend.name
@@ -70,18 +51,21 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     for precision in kept:
         if precision != best:
             work.notes.append(f"{precision}: {p50[precision] / p50[best]:.2f} x the latency of {best} on {name}")
-    ours = f"{name} {best}"
-    ratios = {other: taken.ratio(ours, other) for other in others}
-    return best, Latency(name, measure.batch, measure.threads, taken.timing(ours), ratios)
+    built = f"{name} {best}"
+    figures = {"target": name, "batch": measure.batch, "threads": measure.threads, **taken.timing(built).record()}
+    for other in others:
+        ratio = taken.ratio(built, other)
+        figures |= {f"ratio_to_{other}": ratio.value, f"ratio_to_{other}_ci95": (ratio.low, ratio.high)}
+    return best, LatencyRecord.model_validate(figures)
 
 
 def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, Opener]:
     """{candidate: what opens it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
-    backend, asked = work.backend, work.options.precision
-    kept = [row["precision"] for row in parent.meta.get("candidates", []) if row["kept"]]
+    backend, wanted = work.backend, work.options.precision
+    kept = [name for name, row in candidates_of(parent).items() if row.kept]
     kept = [each for each in kept if not _lacks(backend, each)] or ["fp32"]
-    if asked is not None:
-        kept = [each for each in kept if precision_of(each) == asked] or [asked]
+    if wanted is not None:
+        kept = [each for each in kept if precision_of(each) == wanted] or [wanted]
     openers: dict[str, Opener] = {}
     for each in kept:
         graph = folder / each / GRAPH
@@ -92,12 +76,18 @@ def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, O
             file = graph.with_name(built.file) if built else graph
             threads = work.context.recipe.measure.threads
             openers[each] = partial(opened, file, backend.name, threads=threads, host_code=True)
-            openers[each]()  # what does not load is told now
+            openers[each]()  # what does not load shows now
         except MmedgeError as error:
             if len(kept) == 1:
                 raise
             work.notes.append(f"{each}: not built for {backend.name}: {error.what}")
     return openers
+
+
+def candidates_of(parent: Artifact) -> dict[str, CandidateRecord]:
+    """{precision: what quantization found of it}, empty where the parent was not quantized."""
+    rows = [CandidateRecord.model_validate(row) for row in parent.meta.get("candidates", [])]
+    return {row.precision: row for row in rows}
 
 
 def _lacks(backend: Backend, candidate: str) -> bool:
@@ -111,7 +101,7 @@ def choose(
 
     On a backend that was measured, the fastest candidate that was kept; elsewhere the first of the recipe's precision.
     """
-    candidates = {row["precision"]: row for row in parent.meta.get("candidates", [])}
+    candidates = candidates_of(parent)
     name = backend.name
     if name == GRAPH_BACKEND:
         chosen = wanted or parent.meta.get("precision", "fp32")
@@ -122,8 +112,8 @@ def choose(
         if not measured:
             notes.append(f"{chosen} by the recipe, not measured: this machine cannot run the target")
     chosen = _of_precision(chosen, candidates, backend)
-    if chosen in candidates and not candidates[chosen]["kept"]:
-        notes.append(f"{chosen} is outside the accuracy budget: {candidates[chosen]['why']}")
+    if chosen in candidates and not candidates[chosen].kept:
+        notes.append(f"{chosen} is outside the accuracy budget: {candidates[chosen].why}")
     source = parent.file(f"{chosen}.onnx") if chosen in candidates else None
     if chosen == "int8" and source is None:
         raise MmedgeError(
@@ -144,15 +134,15 @@ def choose(
     return chosen
 
 
-def _of_precision(wanted: str, candidates: dict[str, dict[str, Any]], backend: Backend) -> str:
+def _of_precision(wanted: str, candidates: Mapping[str, CandidateRecord], backend: Backend) -> str:
     """The candidate to take where a recipe names its precision: the first that is kept, else the one that loses least."""
-    if wanted in candidates and candidates[wanted]["kept"]:
+    if wanted in candidates and candidates[wanted].kept:
         return wanted
     rows = [
         row
         for row in candidates.values()
-        if precision_of(row["precision"]) == wanted and row["precision"] not in backend.lacks
+        if precision_of(row.precision) == wanted and row.precision not in backend.lacks
     ]
-    kept = [row for row in rows if row["kept"]]
-    best = kept[:1] or sorted(rows, key=lambda row: -row["quality_validation"])[:1]
-    return str(best[0]["precision"]) if best else wanted
+    kept = [row for row in rows if row.kept]
+    best = kept[:1] or sorted(rows, key=lambda row: -row.quality_validation)[:1]
+    return best[0].precision if best else wanted

@@ -45,8 +45,8 @@ def build(work: ExportWork, graph: Path, precision: str) -> Engine | None:
     work.notes.extend(built.notes)
     if precision == "int8" and built.int8_layers is not None:
         check_int8_layers(graph, built.int8_layers, work.backend.name)
-    told = Engine.model_validate({name: value for name, value in built.record().items() if name != "notes"})
-    return belonging(told, precision, graph, work.contract)
+    kept = Engine.model_validate({name: value for name, value in built.record().items() if name != "notes"})
+    return belonging(kept, precision, graph, work.contract)
 
 
 def build_part(work: ExportWork, folder: Path, graph: str, profiles: Profiles) -> tuple[str, Part] | None:
@@ -64,11 +64,11 @@ def check_int8_layers(graph: Path, built: Sequence[str], name: str) -> None:
     """Raise MismatchError where the network that was built has a layer in float that the graph has in INT8."""
     import onnx
 
-    asked = {layer.name: layer.label for layer in qdq.layers(onnx.load(graph)) if layer.kind in qdq.WEIGHTED}
-    missing = [label for node, label in asked.items() if node not in built]
+    wanted = {layer.name: layer.label for layer in qdq.layers(onnx.load(graph)) if layer.kind in qdq.WEIGHTED}
+    missing = [label for node, label in wanted.items() if node not in built]
     if missing:
         raise MismatchError(
-            f"{len(missing)} of {len(asked)} layers that the graph has in INT8 are float in the {name} network: {', '.join(missing[:8])}",
+            f"{len(missing)} of {len(wanted)} layers that the graph has in INT8 are float in the {name} network: {', '.join(missing[:8])}",
             where=str(graph),
             todo=f"declare them: quantize.ignore: [{', '.join(missing[:8])}]",
         )

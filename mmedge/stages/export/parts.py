@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mmedge.stages.export import engines
 from mmedge.stages.export.choice import NOISE
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import GRAPH, TOLERANCES
+from mmedge.stages.results import SplitRecord, SubsetRecord
 
 _UNTIMED = "this machine cannot run the target"
 
@@ -55,7 +56,7 @@ class Cuts:
         return file
 
     def check(self, what: str, runs: tuple[Run, Run], samples: Samples, present: np.ndarray, file: Path) -> None:
-        """Raise MismatchError where a cut graph, the second of ``runs``, does not answer as the whole one does.
+        """Raise MismatchError where a cut graph, the second of ``runs``, does not give what the whole one does.
 
         Compared are the outputs that both have.
         """
@@ -64,9 +65,9 @@ class Cuts:
         names: set[str] = set()
 
         def noted(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-            answered = part(inputs)
-            names.update(answered)
-            return answered
+            outputs = part(inputs)
+            names.update(outputs)
+            return outputs
 
         contract = self.work.contract
         for agreement in agreements(what, whole, noted, contract, samples, present):
@@ -79,19 +80,7 @@ class Cuts:
                 )
 
 
-@dataclass(frozen=True)
-class SubsetEngine:
-    """The engine of a subset. ``p50_ms``, ``ratio_to_all``: its latency, and that over the whole's; None where not timed."""
-
-    file: str
-    p50_ms: float | None = None
-    ratio_to_all: float | None = None
-
-    def record(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-def per_subset(cuts: Cuts) -> dict[str, SubsetEngine]:
+def per_subset(cuts: Cuts) -> dict[str, SubsetRecord]:
     """Cut, verify and judge an engine for every proper subset: {subset: file and latency} of those that are worth it.
 
     Where the backend runs here, those that are faster than the whole; elsewhere those that have less to compute or to
@@ -119,11 +108,11 @@ def per_subset(cuts: Cuts) -> dict[str, SubsetEngine]:
 
 
 def _taking(session: Session) -> Any:
-    """A session that is given more inputs than it takes."""
+    """A session that may get more inputs than it takes."""
     return lambda inputs: session.run({name: inputs[name] for name in session.inputs})
 
 
-def _timed(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetEngine]:
+def _timed(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetRecord]:
     """Those that are faster than the whole engine on the backend itself, in one interleaved run."""
     measure, kept = cuts.work.context.recipe.measure, {}
     files = {key: file for key, graph in graphs.items() if (file := _subset_engine(cuts, key, graph))}
@@ -135,7 +124,7 @@ def _timed(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetEngine]:
     for key, file in files.items():
         ratio = taken.ratio(key, "all").value
         if ratio < 1 - NOISE:
-            kept[key] = SubsetEngine(file, taken.timing(key).p50_ms, ratio)
+            kept[key] = SubsetRecord(file=file, p50_ms=taken.timing(key).p50_ms, ratio_to_all=ratio)
             cuts.work.notes.append(f"engine for {key} alone: {ratio:.2f} x the time of the whole")
         else:
             cuts.work.notes.append(f"no engine for {key} alone: it would take {ratio:.2f} x the time of the whole")
@@ -144,26 +133,26 @@ def _timed(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetEngine]:
     return kept
 
 
-def _counted(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetEngine]:
+def _counted(cuts: Cuts, graphs: Mapping[str, str]) -> dict[str, SubsetRecord]:
     """Those that have less to compute or fewer weights to read than the whole graph: all that can be known without the backend."""
-    whole, kept, told = count(cuts.folder / GRAPH), dict[str, SubsetEngine](), dict[str, str]()
+    whole, kept, words = count(cuts.folder / GRAPH), dict[str, SubsetRecord](), dict[str, str]()
     for key, graph in graphs.items():
-        weights, macs = (ours / all_ if all_ else 1.0 for ours, all_ in zip(count(cuts.folder / graph), whole))
-        told[key] = f"{key} ({macs:.2f} x the MACs, {weights:.2f} x the weights)"
+        weights, macs = (own / all_ if all_ else 1.0 for own, all_ in zip(count(cuts.folder / graph), whole))
+        words[key] = f"{key} ({macs:.2f} x the MACs, {weights:.2f} x the weights)"
         worth = min(weights, macs) < 1 - NOISE and max(weights, macs) <= 1 + NOISE
         if worth and (file := _subset_engine(cuts, key, graph)):
-            kept[key] = SubsetEngine(file)
-    for what, keys in (("engines", kept), ("no engines", told.keys() - kept)):
+            kept[key] = SubsetRecord(file=file)
+    for what, keys in (("engines", kept), ("no engines", words.keys() - kept)):
         if keys:
             cuts.work.notes.append(
-                f"{what} of subsets, by what they leave out of the whole: {', '.join(told[key] for key in told if key in keys)};"
+                f"{what} of subsets, by what they leave out of the whole: {', '.join(words[key] for key in words if key in keys)};"
                 f" latency not measured: {_UNTIMED}"
             )
     return kept
 
 
 def _subset_engine(cuts: Cuts, key: str, graph: str) -> str | None:
-    """The file that the backend runs for a subset; None, with a note, where it builds none: the whole engine answers too."""
+    """The file that the backend runs for a subset; None, with a note, where it builds none: the whole engine serves too."""
     whole = cuts.work.profiles
     try:
         return cuts.engine(graph, {name: whole[name] for name in key.split("+")})
@@ -172,7 +161,7 @@ def _subset_engine(cuts: Cuts, key: str, graph: str) -> str | None:
         return None
 
 
-def split(cuts: Cuts) -> dict[str, Any]:
+def split(cuts: Cuts) -> SplitRecord:
     """Encoders and fusion head apart, verified together against the whole graph."""
     names = tuple(cuts.work.contract.modalities)
     embeddings = cut.split_graph(cuts.folder / GRAPH, cuts.work.contract, cuts.folder / "split")
@@ -180,10 +169,10 @@ def split(cuts: Cuts) -> dict[str, Any]:
     sessions = {part: cuts.opened(graph) for part, graph in graphs.items()}
 
     def together(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        given: dict[str, np.ndarray] = {"present": inputs["present"]}
+        encoded: dict[str, np.ndarray] = {"present": inputs["present"]}
         for modality in names:
-            given |= sessions[modality]({modality: inputs[modality]})
-        return sessions["fusion"](given)
+            encoded |= sessions[modality]({modality: inputs[modality]})
+        return sessions["fusion"](encoded)
 
     run = cuts.opened(GRAPH)
     for subset in subsets(names):
@@ -200,7 +189,7 @@ def split(cuts: Cuts) -> dict[str, Any]:
     files = {part: cuts.engine(graph, profiles[part]) for part, graph in graphs.items()}
     if not can_run(cuts.work.backend.name):
         cuts.work.notes.append(f"encoders and fusion head apart: latency not measured: {_UNTIMED}")
-    return {"files": files, "embeddings": embeddings}
+    return SplitRecord(files=files, embeddings=embeddings)
 
 
 def _split_profiles(cuts: Cuts, sessions: Mapping[str, Session]) -> dict[str, Profiles]:
@@ -209,7 +198,7 @@ def _split_profiles(cuts: Cuts, sessions: Mapping[str, Session]) -> dict[str, Pr
     profiles, fusion = {}, {"present": whole["present"]}
     for name, spec in cuts.work.contract.modalities.items():
         profiles[name] = {name: whole[name]}
-        given = [sessions[name]({name: np.zeros(shape, spec.dtype)}) for shape in whole[name]]
-        for tensor in given[0]:
-            fusion[tensor] = [list(one[tensor].shape) for one in given]
+        encoded = [sessions[name]({name: np.zeros(shape, spec.dtype)}) for shape in whole[name]]
+        for tensor in encoded[0]:
+            fusion[tensor] = [list(one[tensor].shape) for one in encoded]
     return {**profiles, "fusion": fusion}

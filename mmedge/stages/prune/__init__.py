@@ -59,7 +59,8 @@ def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
         context.progress.say(f"prune: {why}")
         notes = [f"warning: the parent is returned, unpruned: {why}"]
         misses = outcome.misses(config, [], None)
-        return PruneResult.of(write_unchanged(parent, context), misses=misses, notes=notes, **handed_on(parent))
+        taught, loss = handed_on(parent)
+        return PruneResult.of(write_unchanged(parent, context), misses=misses, notes=notes, taught=taught, loss=loss)
 
 
 def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
@@ -118,7 +119,9 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     notes = outcome.notes(config, rows, taken, taught=work.teacher is not None, round_to=round_to)
     notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
     misses = outcome.misses(config, rows, taken)
-    return PruneResult.of(written, pruning=pruning, misses=misses, notes=list(notes), **handed_on(parent))
+    taught, loss = handed_on(parent)
+    more = {"pruning": pruning, "misses": misses, "notes": list(notes), "taught": taught, "loss": loss}
+    return PruneResult.of(written, **more)
 
 
 def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageResult:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ from mmedge.stages.quantize.candidates import (
 )
 from mmedge.stages.quantize.evaluation import Trial, evaluator, outputs_of, timer
 from mmedge.stages.quantize.trained import add_trained
-from mmedge.stages.results import QuantizeResult
+from mmedge.stages.results import QuantizeResult, StageResult
 from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
@@ -66,14 +65,14 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         progress=context.progress,
         work=context.work,
         elsewhere=context.recipe.export.elsewhere,
-        asked=config.require == "int8",
+        required=config.require == "int8",
     )
     table = make_and_judge(trial, config, folder)
     add_trained(table, trial, config, parent, context, folder, notes)
     same = {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe") if name in parent.meta}
     choice = concluded(table, config, folder, notes)
-    told = {"calibration": calibrated} if calibrated else {}
-    return QuantizeResult(**same, **told, **{name: getattr(choice, name) for name in choice.model_fields_set})
+    chosen = {name: getattr(choice, name) for name in choice.model_fields_set}
+    return QuantizeResult.of(StageResult(**same, notes=choice.notes), calibration=calibrated, **chosen)
 
 
 def _loss_ci95(contract: Contract, validation: Samples) -> Callable[[Outputs, Outputs], tuple[float, float]]:
@@ -96,7 +95,7 @@ def in_float(config: Quantize) -> Quantize:
 def calibrate(
     graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
 ) -> tuple[list[dict[str, np.ndarray]], CalibrationRecord | None]:
-    """(calibration inputs, what is said of them); none where no candidate is INT8."""
+    """(calibration inputs, the record of them); none where no candidate is INT8."""
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
     inputs, curve = calibration.calibrated(
         graph,
@@ -110,8 +109,8 @@ def calibrate(
         return [], None
     missing = calibration.gaps(train, rows[: len(inputs)], inputs, contract)
     notes += [f"warning: in calibration, {gap}" for gap in missing]
-    said = {} if config.calibration else {"curve": curve}
-    return inputs, CalibrationRecord(samples=len(inputs), gaps=missing, **said)
+    record = CalibrationRecord(samples=len(inputs), gaps=missing)
+    return inputs, record if config.calibration else record.model_copy(update={"curve": curve})
 
 
 def _is_of(candidate: str, required: str) -> bool:
@@ -124,7 +123,7 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
     Raises MismatchError where the taken graph's INT8 layers run in float. Where a precision is required and none of it
     is inside the budget, the one that loses least is taken, and ``misses`` holds the gate that it failed.
     """
-    told: dict[str, Any] = {}
+    misses: list[MissRecord] = []
     fastest = fastest_kept(table.rows)
     if config.require is not None:
         of_it = [row for row in table.rows if _is_of(row.precision, config.require)]
@@ -136,7 +135,7 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
             reference = next(row for row in table.rows if row.precision == "fp32")
             loss = reference.quality_validation - fastest.quality_validation
             name = f"max_drop of {config.require}"
-            told["misses"] = [MissRecord(name=name, limit=config.max_drop, value=loss, exit=ACCURACY_EXIT)]
+            misses.append(MissRecord(name=name, limit=config.max_drop, value=loss, exit=ACCURACY_EXIT))
             notes.append(
                 f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest.precision}"
             )
@@ -146,8 +145,6 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
         notes.append("fp32, the parent's precision, is kept: no candidate is faster inside the budget")
     notes += [f"{row.precision}: {row.why}" for row in table.rows]
     notes += [f"{name}: not made: {why}" for name, why in table.absent.items()]
-    if table.fusion_points:
-        told["fusion_points"] = table.fusion_points
-    if table.sensitivity:
-        told["sensitivity"] = table.sensitivity
-    return ChoiceRecord(candidates=table.rows, precision=fastest.precision, notes=notes + table.notes, **told)
+    choice = ChoiceRecord(candidates=table.rows, precision=fastest.precision, notes=notes + table.notes)
+    found = {"misses": misses, "fusion_points": table.fusion_points, "sensitivity": table.sensitivity}
+    return choice.model_copy(update={name: value for name, value in found.items() if value})

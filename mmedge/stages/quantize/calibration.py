@@ -115,11 +115,11 @@ class _Extremes:
 
         model = onnx.load(graph)
         stored = {tensor.name for tensor in model.graph.initializer}
-        given = {value.name for value in model.graph.input}
+        inputs = {value.name for value in model.graph.input}
         wanted = [node.input[0] for node in model.graph.node if node.op_type in WEIGHTED]
         self.tensors = [name for name in dict.fromkeys(wanted) if name not in stored]
         taken = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.tensors if name not in taken | given)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.tensors if name not in taken | inputs)
         self.run = onnxruntime_cpu.session(model.SerializeToString())
         self.found: list[list[tuple[float, float]]] = []
 
@@ -141,8 +141,8 @@ def gaps(
     for name, head in contract.heads.items():
         if not tasks.of(head).BALANCED:
             continue
-        shown = {int(label) for label in samples.targets[name][rows] if label >= 0}
-        missing = [label for index, label in enumerate(head.labels) if index not in shown]
+        covered = {int(label) for label in samples.targets[name][rows] if label >= 0}
+        missing = [label for index, label in enumerate(head.labels) if index not in covered]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             found.append(f"no sample of the classes {', '.join(missing[:5])}{more}")

@@ -144,7 +144,7 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             base = table.best_static(config)
             if base is None:
                 raise MmedgeError("it starts from an int8 candidate, and there is none")
-            given = mixed.Search(
+            problem = mixed.Search(
                 table.graphs[base],
                 table.source or trial.graph,
                 outputs=lambda graph: trial.outputs(graph, True),
@@ -153,7 +153,7 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
                 seconds=config.search_seconds,
                 cache=trial.work / "sensitivity",
             )
-            table.sensitivity = mixed.search(given, target)
+            table.sensitivity = mixed.search(problem, target)
             if not table.sensitivity.found:
                 raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity.said}")
         case _:
@@ -234,23 +234,23 @@ def _with_facts(row: CandidateRecord, table: Table, trial: Trial) -> CandidateRe
     try:
         facts = measured_facts(row.precision, table, trial)
     except Exception as error:  # ONNX Runtime's and onnx's share no base class
-        if trial.asked:
+        if trial.required:
             raise
         why = f"dropped: what runs in 8 bits cannot be proved: {reason(error)}"
         return row.model_copy(update={"kept": False, "why": why})
-    told = {"int8_kernels": facts.kernels, "int8_layers": facts.layers, "saturation": facts.saturation}
+    found = {"int8_kernels": facts.kernels, "int8_layers": facts.layers, "saturation": facts.saturation}
     if not facts.kernels:
-        if row.precision == "int8" and trial.asked:
+        if row.precision == "int8" and trial.required:
             raise MismatchError(
                 "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
                 where="quantize.candidates",
                 todo="leave int8 out of quantize.candidates and quantize.require for this model",
             )
-        told |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
-    elif facts.layers.unexplained and not trial.asked:
+        found |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
+    elif facts.layers.unexplained and not trial.required:
         floats = ", ".join(facts.layers.unexplained)
-        told |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
-    return row.model_copy(update=told)
+        found |= {"kept": False, "why": f"dropped: quantized layers run in float on ONNX Runtime: {floats}"}
+    return row.model_copy(update=found)
 
 
 def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Quantize) -> None:

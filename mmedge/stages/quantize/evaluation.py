@@ -48,7 +48,7 @@ class Trial:
     and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs``
     loses; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
     has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
-    ``unfolded``: the graph before it was folded, which is quantized where ``graph`` cannot be. ``asked``: whether
+    ``unfolded``: the graph before it was folded, which is quantized where ``graph`` cannot be. ``required``: whether
     somebody asked for INT8 by name; that it does not run in 8 bits is then an error, else that it is dropped.
     """
 
@@ -62,7 +62,7 @@ class Trial:
     work: Path
     elsewhere: bool = True
     unfolded: Path | None = None
-    asked: bool = False
+    required: bool = False
 
 
 def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
@@ -108,7 +108,7 @@ def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[P
     def outputs(graph: Path, optimize: bool) -> np.ndarray:
         run = onnxruntime_cpu.session(graph, optimize=optimize)
         each = [predict_graph(run, contract, few, present) for present in presents]
-        return np.concatenate([np.concatenate(list(given.values()), axis=1) for given in each])
+        return np.concatenate([np.concatenate(list(heads.values()), axis=1) for heads in each])
 
     return outputs
 

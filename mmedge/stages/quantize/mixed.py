@@ -72,7 +72,7 @@ class Search:
     cache: Path
 
 
-def search(given: Search, target: Path) -> SensitivityRecord:
+def search(problem: Search, target: Path) -> SensitivityRecord:
     """Write the Q/DQ graph with the fewest sensitive layers in FP32 that is inside the budget; returns the measurements.
 
     First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back
@@ -80,21 +80,21 @@ def search(given: Search, target: Path) -> SensitivityRecord:
     back first, since they gain nothing. ``found`` is False, and nothing written, where only FP32 holds the budget, the
     graph holds it as it is, or the time ended first.
     """
-    parts = _Parts(given)
-    groups, errors = _sensitivity(parts, given)
+    parts = _Parts(problem)
+    groups, errors = _sensitivity(parts, problem)
     order = sorted(range(len(groups)), key=lambda index: -errors[index])
 
     def back(count: int) -> list[str]:
         return [*parts.free, *(name for index in order[:count] for name in groups[index].names)]
 
-    high, ended = _fewest(parts, given, len(groups), back)
+    high, ended = _fewest(parts, problem, len(groups), back)
     found = high < len(groups) and bool(back(high))
     if found:
         parts.write(back(high), target)
     taken = set(back(high)) if found else set()
     return SensitivityRecord(
         found=found,
-        said=_said(ended, found, high, given.seconds),
+        said=_in_words(ended, found, high, problem.seconds),
         groups=[
             LayerGroupRecord(
                 label=group.label,
@@ -111,22 +111,22 @@ def search(given: Search, target: Path) -> SensitivityRecord:
         layers=len(parts.layers),
         evaluations=parts.computed,
         seconds=round(parts.spent(), 1),
-        base=given.quantized.stem,
+        base=problem.quantized.stem,
     )
 
 
 class _Parts:
     """The graph with some layers in FP32, measured; each once, in this run or in one that was interrupted."""
 
-    def __init__(self, given: Search) -> None:
+    def __init__(self, problem: Search) -> None:
         import onnx
 
-        self.given, self.began, self.computed = given, time.monotonic(), 0
-        self.model, self.float_model = onnx.load(given.quantized), onnx.load(given.reference)
-        self.expected = given.outputs(given.reference)
-        self.about = [sha256_of(given.quantized), sha256_of(given.reference), str(self.expected.shape)]
+        self.problem, self.began, self.computed = problem, time.monotonic(), 0
+        self.model, self.float_model = onnx.load(problem.quantized), onnx.load(problem.reference)
+        self.expected = problem.outputs(problem.reference)
+        self.about = [sha256_of(problem.quantized), sha256_of(problem.reference), str(self.expected.shape)]
         self.layers = qdq.layers(self.model)
-        self.floating = qdq.prove(given.quantized, precision.optimized(given.quantized)).float_layers
+        self.floating = qdq.prove(problem.quantized, precision.optimized(problem.quantized)).float_layers
         self.free = [layer.name for layer in self.layers if layer.label in self.floating]
 
     def spent(self) -> float:
@@ -141,7 +141,7 @@ class _Parts:
     def error(self, names: Collection[str]) -> float:
         """Of the outputs, where only these layers are quantized."""
         back = [layer.name for layer in self.layers if layer.name not in names]
-        return self._measured("error", back, lambda graph: distance(self.expected, self.given.outputs(graph)))
+        return self._measured("error", back, lambda graph: distance(self.expected, self.problem.outputs(graph)))
 
     def branches(self) -> dict[str, float]:
         """{branch: the error with it alone quantized}."""
@@ -150,7 +150,7 @@ class _Parts:
 
     def overshoot(self, back: Collection[str]) -> float:
         """By how much the budget is missed with the layers ``back`` in FP32."""
-        return self._measured("overshoot", back, self.given.overshoot)
+        return self._measured("overshoot", back, self.problem.overshoot)
 
     def _measured(self, kind: str, back: Collection[str], function: Callable[[Path], float]) -> float:
         def compute() -> float:
@@ -160,33 +160,33 @@ class _Parts:
                 return function(folder / "part.onnx")
 
         name = f"{hash_json([self.about, [kind, sorted(back)]])[:24]}.json"
-        return float(remembered(self.given.cache / name, compute))
+        return float(remembered(self.problem.cache / name, compute))
 
 
-def _sensitivity(parts: _Parts, given: Search) -> tuple[list[LayerGroup], list[float]]:
+def _sensitivity(parts: _Parts, problem: Search) -> tuple[list[LayerGroup], list[float]]:
     """The groups of layers and the error that each alone causes; 0 for those that the time did not suffice for."""
     judged = [layer for layer in parts.layers if layer.name not in parts.free]
     began = parts.spent()
     if judged:
         parts.error([judged[0].name])
     one = max(parts.spent() - began, 1e-3)
-    groups = grouped(judged, max(2, int(_SENSITIVITY_SHARE * given.seconds / one)))
+    groups = grouped(judged, max(2, int(_SENSITIVITY_SHARE * problem.seconds / one)))
     parts.branches()
     errors = []
     for number, group in enumerate(groups):
-        given.progress.step("sensitivity of layers", number, len(groups), group.label)
+        problem.progress.step("sensitivity of layers", number, len(groups), group.label)
         errors.append(parts.error(group.names))
-        if parts.spent() > given.seconds:
+        if parts.spent() > problem.seconds:
             break
     return groups, errors + [0.0] * (len(groups) - len(errors))
 
 
-def _fewest(parts: _Parts, given: Search, count: int, back: Callable[[int], list[str]]) -> tuple[int, bool]:
+def _fewest(parts: _Parts, problem: Search, count: int, back: Callable[[int], list[str]]) -> tuple[int, bool]:
     """How many groups must go ``back`` to FP32, by bisection, and whether the time ended before that was known."""
     low, high, tried = -1, count, 0  # low misses the budget; high holds it: all in FP32
-    while high - low > 1 and parts.spent() <= given.seconds:
+    while high - low > 1 and parts.spent() <= problem.seconds:
         middle = (low + high) // 2 if low >= 0 else 0
-        given.progress.step("mixed precision", tried, max(1, count.bit_length() + 1), f"{middle} groups in FP32")
+        problem.progress.step("mixed precision", tried, max(1, count.bit_length() + 1), f"{middle} groups in FP32")
         tried += 1
         if parts.overshoot(back(middle)) <= 0:
             high = middle
@@ -195,7 +195,7 @@ def _fewest(parts: _Parts, given: Search, count: int, back: Callable[[int], list
     return high, high - low > 1
 
 
-def _said(ended: bool, found: bool, back: int, seconds: float) -> str:
+def _in_words(ended: bool, found: bool, back: int, seconds: float) -> str:
     if ended:
         return f"the time of {seconds:g} s ended first"
     if not found:

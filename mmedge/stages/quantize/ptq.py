@@ -30,7 +30,7 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
         model = onnx.load(graph)
         try:
             quantized = nncf.quantize(
-                model, nncf.Dataset(list(inputs)), subset_size=len(inputs), **_settings(nncf, variant)
+                model, nncf.Dataset(list(inputs)), subset_size=len(inputs), **_arguments(nncf, variant)
             )
         except Exception as error:  # NNCF's errors share no base class with those of ONNX and ONNX Runtime
             data_dependent = sorted({n.op_type for n in model.graph.node if n.op_type in DATA_DEPENDENT})
@@ -46,7 +46,7 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
     precision.to_one_type(target)
 
 
-def _settings(nncf: Any, variant: str) -> dict[str, Any]:
+def _arguments(nncf: Any, variant: str) -> dict[str, Any]:
     """Arguments of ``nncf.quantize``; activations have one symmetric scale a tensor, as ONNX Runtime and TensorRT take them.
 
     Left to itself NNCF gives the input of a depthwise convolution a scale a channel, and both run it in float then.
@@ -59,7 +59,7 @@ def _settings(nncf: Any, variant: str) -> dict[str, Any]:
     )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
 
-    settings: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
+    arguments: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
     more: dict[str, Any] = {}
     match variant:
         case "int8":
@@ -73,15 +73,15 @@ def _settings(nncf: Any, variant: str) -> dict[str, Any]:
         case "int8-narrow":
             more["overflow_fix"] = OverflowFix.ENABLE
         case "int8-bias":
-            settings["fast_bias_correction"] = False
+            arguments["fast_bias_correction"] = False
         case "int8-smooth":  # Xiao et al. 2023, "SmoothQuant"
             more["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=0.5)
-            settings["model_type"] = nncf.ModelType.TRANSFORMER
+            arguments["model_type"] = nncf.ModelType.TRANSFORMER
         case _:
             raise ValueError(f"no variant {variant!r}")
     one_scale = QuantizationParameters(per_channel=False)
-    settings["advanced_parameters"] = AdvancedQuantizationParameters(activations_quantization_params=one_scale, **more)
-    return settings
+    arguments["advanced_parameters"] = AdvancedQuantizationParameters(activations_quantization_params=one_scale, **more)
+    return arguments
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ def add_trained(
         if any(row.kept for row in table.rows if computes_int8(row.precision)):
             return
         ratio = min(row.ratio_to_fp32 for row in table.rows if is_static(row.precision))
-        asked = config.require == "int8" or context.recipe.export.asks_int8
-        if ratio > 1 - NOISE and not asked:
+        wanted = config.require == "int8" or context.recipe.export.asks_int8
+        if ratio > 1 - NOISE and not wanted:
             notes.append(f"{NAME} was not trained: INT8 takes {ratio:.2f} x the time of fp32 here, trained or not")
             return
     context.progress.say(f"quantize: training {NAME}, from {base}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from mmedge import artifact as artifacts
 from mmedge import tasks
@@ -43,18 +43,18 @@ def teaching_of(parent: Artifact, context: Context) -> tuple[Distill, bool]:
 
     Given are the section, with the loss that distillation settled on, and whether the run's teacher teaches it. A student that does better without one has no further ones either.
     """
-    teaching, helped = context.recipe.distill or Distill(), handed_on(parent)["taught"]
-    if "loss" in parent.meta:
-        teaching = teaching.model_copy(update={"loss": Loss.model_validate(parent.meta["loss"])})
+    teaching, (helped, loss) = context.recipe.distill or Distill(), handed_on(parent)
+    if loss is not None:
+        teaching = teaching.model_copy(update={"loss": Loss.model_validate(loss)})
     if not helped:
         teaching = teaching.model_copy(update={"teachers": ()})
     return teaching, helped and context.teacher is not None
 
 
-def handed_on(parent: Artifact) -> dict[str, Any]:
-    """What an artifact made of ``parent`` says of how its student was taught, for ``teaching_of``; not for the report."""
+def handed_on(parent: Artifact) -> tuple[bool, dict[str, JsonValue] | None]:
+    """(whether a teacher taught the student in ``parent``, the loss it settled on): what artifacts made of it keep."""
     taught = parent.meta.get("taught", parent.meta.get("decision", {}).get("kept") != "control")
-    return {"taught": taught, **({"loss": parent.meta["loss"]} if "loss" in parent.meta else {})}
+    return taught, parent.meta.get("loss")
 
 
 def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
