@@ -63,6 +63,7 @@ def opened(
     threads: int = 1,
     providers: Sequence[Any] | None = None,
     host_code: bool = False,
+    timeout_s: float | None = None,
 ) -> Session:
     """Open a model's file on a backend; see ``Opening`` for the rest.
 
@@ -78,7 +79,10 @@ def opened(
     row = find(backend)
     if providers and not row.takes_providers:
         raise UsageError(f"providers are ONNX Runtime's, and {backend} has none", todo="leave them out")
-    return row.open(file, Opening(threads, providers, host_code))
+    if timeout_s is not None and not row.takes_timeout:
+        takes = f"what {GRAPH_BACKEND} runs can be stopped, and what {backend} runs cannot"
+        raise UsageError(takes, todo="leave out timeout_s, or run it in a process that you can end")
+    return row.open(file, Opening(threads, providers, host_code, timeout_s))
 
 
 def require_builder(backend: str) -> None:

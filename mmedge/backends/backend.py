@@ -43,11 +43,13 @@ class Opening:
     """How a model is opened. ``providers``: ONNX Runtime's own, with their options, instead of the backend's.
 
     ``host_code``: whether an engine may run code that it brings along: one that was built here, or is signed.
+    ``timeout_s``: what opening it, and each run, may take.
     """
 
     threads: int = 1
     providers: Sequence[Any] | None = None
     host_code: bool = False
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Backend:
     lacks: Mapping[str, str] = field(default_factory=dict)
     runs_graphs: bool = True
     takes_providers: bool = False
+    takes_timeout: bool = False
     gpu: bool = False
     symmetric: bool = False
     belongs: Callable[[Engine], str | None] = lambda engine: None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.backends import missing
+from mmedge.backends import limited, missing
 from mmedge.backends.backend import Backend, LayerTime, LayerTimes, Opening
 from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import files_of, named, read_nodes
@@ -34,24 +34,36 @@ _DTYPES: dict[str, np.dtype] = {
 
 
 def session(
-    graph: Path | bytes, *, threads: int = 1, optimize: bool = True, providers: Sequence[Any] | None = None
+    graph: Path | bytes,
+    *,
+    threads: int = 1,
+    optimize: bool = True,
+    providers: Sequence[Any] | None = None,
+    timeout_s: float | None = None,
 ) -> Session:
     """Open an ONNX graph (a path, or its bytes).
 
     Spinning threads are off: beside other work they cost more than they give. ``optimize=False`` runs the graph node by
-    node as it is written, to verify its numbers apart from fused kernels.
+    node as it is written, to verify its numbers apart from fused kernels. ``timeout_s``: what opening it, and each run,
+    may take; MmedgeError is raised then.
     """
+    if timeout_s is not None:
+        limited.check_opens(graph, threads, providers, timeout_s)
     native = native_session(graph, threads=threads, optimize=optimize, providers=providers)
     # Named here once: asked for none, ONNX Runtime makes this list anew in every call.
     names = [output.name for output in native.get_outputs()]
     # Beside a graph of 30 us, what ONNX Runtime checks in Python takes 3 % of each call; the compiled session under it does
     # without, where this version has one.
     compiled = getattr(native, "_sess", native)
-    return Session(_named(native.run, names), tensor_infos(native), native, checked=_named(compiled.run, names))
+    run, checked = (_named(each.run, names, timeout_s) for each in (native, compiled))
+    return Session(run, tensor_infos(native), native, checked=checked)
 
 
-def _named(execute: Callable[..., Sequence[np.ndarray]], names: list[str]) -> Run:
+def _named(execute: Callable[..., Sequence[np.ndarray]], names: list[str], timeout_s: float | None) -> Run:
     """``execute`` with its outputs by name."""
+
+    def run_within(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, limited.run_within(execute, names, inputs, timeout_s or 0)))
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(names, execute(names, inputs, None)))
@@ -59,6 +71,8 @@ def _named(execute: Callable[..., Sequence[np.ndarray]], names: list[str]) -> Ru
     def run_of_one(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {only: execute(names, inputs, None)[0]}
 
+    if timeout_s is not None:
+        return run_within
     only = names[0]
     return run_of_one if len(names) == 1 else run
 
@@ -133,7 +147,7 @@ def _options(threads: int) -> Any:
 
 
 def _open(file: Path, opening: Opening) -> Session:
-    return session(file, threads=opening.threads, providers=opening.providers)
+    return session(file, threads=opening.threads, providers=opening.providers, timeout_s=opening.timeout_s)
 
 
 def _beside(graph: Path, folder: Path) -> Path:
@@ -225,4 +239,5 @@ BACKEND = Backend(
     layer_times=layer_times,
     missing_to_run=lambda: missing.provider("CPUExecutionProvider", "pip install onnxruntime"),
     takes_providers=True,
+    takes_timeout=True,
 )

@@ -35,13 +35,16 @@ def load(
     *,
     providers: Sequence[Any] | None = None,
     require_signature: str | Path | bytes | None = None,
+    timeout_s: float | None = None,
 ) -> Engine:
     """Load a bundle, a folder or a zip file, verifying every file before it is used.
 
     ``target``: one that the bundle holds; ``onnxruntime-cpu`` where none is named. ``providers``: ONNX Runtime's own,
     as ``["TensorrtExecutionProvider"]``, instead of the target's. ``require_signature``: the public key (PEM) that must
-    have signed the bundle. Raises MmedgeError for a damaged, foreign or unsigned one, UsageError for an unknown target,
-    MissingDependency where the target cannot run here.
+    have signed the bundle. ``timeout_s``: what opening a graph, and each of its runs, may take, for a bundle that you do
+    not trust: an unsigned graph may compute for ever (``onnxruntime-cpu`` alone; it adds a process at opening and some
+    0.2 ms a run). Raises MmedgeError for a damaged, foreign or unsigned one, and for one that takes longer, UsageError
+    for an unknown target, MissingDependency where the target cannot run here.
     """
     for name, given, takes in (
         ("path", path, (str, os.PathLike)),
@@ -49,11 +52,14 @@ def load(
         ("threads", threads, int),
         ("providers", providers, (list, tuple, type(None))),
         ("require_signature", require_signature, (str, os.PathLike, bytes, type(None))),
+        ("timeout_s", timeout_s, (int, float, type(None))),
     ):
         if not isinstance(given, takes):
             raise UsageError(
                 f"load's {name} cannot be {given!r}", todo="load('runs/demo/bundle', 'onnxruntime-cpu', 1)"
             )
+    if timeout_s is not None and not 0 < timeout_s <= threading.TIMEOUT_MAX:
+        raise UsageError(f"load's timeout_s cannot be {timeout_s!r}", todo="give seconds: timeout_s=10")
     read = bundles.read(Path(path), require_signature=require_signature)
     found = read.artifact
     contract = contract_of(found)
@@ -64,7 +70,7 @@ def load(
 
     def open_file(name: str) -> Session:
         file = bundles.verified_file(found, name)
-        return opened(file, backend, threads=threads, providers=providers, host_code=signed)
+        return opened(file, backend, threads=threads, providers=providers, host_code=signed, timeout_s=timeout_s)
 
     return Engine(contract, open_file, backend, entry, read)
 

@@ -71,7 +71,7 @@ def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answ
     assert any("30 of 60 samples that the file has" in note for note in teacher["notes"])
     notes = " ".join(by_stage["distill"]["notes"])
     assert "200 of the 240 train samples; the others learn from their labels alone" in notes
-    assert "taught by its one answer" in notes
+    assert "taught by the same" in notes
     assert "ratio_to_teacher" not in by_stage["quantize"]["latency"]
     write_html(outcome.report, tmp_path / "out" / "report.html")
     print_report(outcome.report)
