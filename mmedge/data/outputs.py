@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars
@@ -134,7 +133,7 @@ def _of_table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]
 def _of_npz(path: Path, kinds: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray, str]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays: dict[str, Any] = {name: stored[name] for name in stored.files}
+            arrays: dict[str, np.ndarray] = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise MmedgeError(
             f"the outputs cannot be read: {str(error).splitlines()[0]}",

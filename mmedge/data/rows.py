@@ -6,9 +6,8 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mmedge.errors import MissingDependency, MmedgeError
 from mmedge.runtime.rows import Row
@@ -34,7 +33,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def _csv(path: Path, separator: str) -> Iterator[dict[str, Any]]:
+def _csv(path: Path, separator: str) -> Iterator[Mapping[str, object]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = csv.reader(stream, delimiter=separator, strict=True)
@@ -45,7 +44,7 @@ def _csv(path: Path, separator: str) -> Iterator[dict[str, Any]]:
             yield dict(zip(header, row))
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[Mapping[str, object]]:
     with path.open(encoding="utf-8") as stream:
         for line in filter(str.strip, stream):
             record = json.loads(line)
@@ -54,7 +53,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet(path: Path) -> Iterator[Mapping[str, object]]:
     try:
         import polars
     except ImportError as error:
@@ -65,7 +64,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     yield from table.iter_rows(named=True)
 
 
-def _text(cell: Any) -> str | None:
+def _text(cell: object) -> str | None:
     if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
         return None
     return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)

@@ -33,7 +33,7 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
             output_transform=_outputs,
             verbose=False,
             customized_pruners=dict.fromkeys(RECURRENT, _recurrent()),
-            **_unwrapped(module),
+            unwrapped_parameters=_unwrapped(module) or None,
         )
 
 
@@ -71,15 +71,14 @@ def _recurrent() -> Any:
     return Recurrent()
 
 
-def _unwrapped(module: nn.Module) -> dict[str, Any]:
-    """What torch-pruning must be told of bare parameters: a vector is pruned along its only axis."""
-    bare = [
+def _unwrapped(module: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """Bare parameters and the axis that torch-pruning prunes them along, a vector along its only one."""
+    return [
         (parameter, parameter.dim() - 1)
         for owner in module.modules()
         if isinstance(owner, nn.ParameterDict)
         for parameter in owner.values()
     ]
-    return {"unwrapped_parameters": bare} if bare else {}
 
 
 def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:

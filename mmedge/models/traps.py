@@ -276,7 +276,7 @@ def _other_outputs(module: nn.Module, contract: Contract, where: str) -> list[Fa
     """What a user's forward gives beside the heads: what of it no graph can hold, and what nothing teaches."""
     if not isinstance(module, Wrapped):
         return []
-    results: dict[str, Any] = {}
+    results: dict[str, object] = {}
     hook = module.inner.register_forward_hook(lambda _module, _inputs, result: results.update(entries(result)))
     kept, left = outputs_of(module, contract)
     hook.remove()

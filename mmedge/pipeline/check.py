@@ -27,6 +27,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
 from mmedge.report.checked import Card, SplitCard
+from mmedge.report.schema import AlignmentRecord
 from mmedge.spec import ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
@@ -66,7 +67,7 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
                 more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
             found += more
             specs |= fitted
-            card = card.model_copy(update={"media": {name: each.record() for name, each in facts.items()}})
+            card = card.model_copy(update={"media": facts})
         tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
         cells = cells_of(recipe.data, tables)
         heads = {name: head if _wide(head) else heads[name] for name, head in heads_of(recipe.data, cells).items()}
@@ -90,7 +91,7 @@ def _source(recipe: Recipe) -> str:
 
 def _table(
     recipe: Recipe, out: Path, code: Path, progress: Progress, found: list[Fault]
-) -> tuple[polars.DataFrame | None, str, Path, list[Any]]:
+) -> tuple[polars.DataFrame | None, str, Path, list[AlignmentRecord]]:
     """The arranged table, the file that rows are counted in, the folder of its relative paths, and how streams aligned."""
     data = recipe.data
     if data.manifest is None:
@@ -118,7 +119,7 @@ def _table(
         try:
             table, alignments = arranged(usable, recipe.seed)
             found += forgotten_groups(read_table(data.manifest), table, data, str(data.manifest))
-            return table, str(data.manifest), data.manifest.resolve().parent, [a.record() for a in alignments]
+            return table, str(data.manifest), data.manifest.resolve().parent, alignments
         except MmedgeError as error:
             found.append(Fault.of(error, "manifest"))
     return None, str(data.manifest), data.manifest.parent, []
@@ -140,13 +141,13 @@ def _card(split: str, part: polars.DataFrame, cells: Cells, data: Data) -> Split
     for name, spec in data.modalities.items():
         there[name] = int(part.select(present(name, spec).sum()).item() or 0)
     each = {name: tasks.of(target).card(cells[name][split], target) for name, target in data.heads.items()}
+    counts = {"heads": each} if len(each) > 1 else next(iter(each.values())).record()
     return SplitCard(
         samples=part.height,
         labelled=int(part.select(labelled(data).sum()).item() or 0),
         groups=part["group"].n_unique() if "group" in part.columns else part.height,
         present=there,
-        **({"heads": each} if len(each) > 1 else next(iter(each.values()))),
-    )
+    ).model_copy(update=counts)
 
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:

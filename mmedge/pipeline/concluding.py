@@ -50,7 +50,7 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
             train=len(dataset.train),
             validation=len(dataset.validation),
             test=len(dataset.test),
-            **dataset.facts,
+            **dataset.facts.record(),
         ),
         stages=[record.model_copy(update={"gates": gates}) for record, (gates, _) in zip(records, verdicts)],
         controls=controls,

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from mmedge.errors import Fault
 from mmedge.frozen import Record
+from mmedge.report.schema import AlignmentRecord
+from mmedge.tasks.cells import TargetCard
 
 # Findings of one kind that are told in full; --json has all of them.
 _IN_FULL = 10
@@ -49,7 +51,22 @@ class SplitCard(Record):
     present: dict[str, int]
     classes: dict[str, int] | None = None
     target: dict[str, float] | None = None
-    heads: dict[str, dict[str, JsonValue]] | None = Field(None, description="The same of each head, where several.")
+    heads: dict[str, TargetCard] | None = Field(None, description="The same of each head, where several.")
+
+
+class TextFacts(Record):
+    """What texts come to in tokens; ``share_full``: of those that fill the length, and may be cut."""
+
+    tokens_p50: float
+    tokens_in_vocabulary: int | None
+    share_full: float
+
+
+class SoundFacts(Record):
+    """How many sounds have a sample rate in Hz, and how long they are, where any could be read."""
+
+    sample_rates: dict[str, int]
+    seconds: dict[str, float] | None = Field(None, description="p50 and max.")
 
 
 class Card(Record):
@@ -57,8 +74,8 @@ class Card(Record):
 
     recipe: str
     source: str
-    align: list[dict[str, JsonValue]] | None = None
-    media: dict[str, dict[str, JsonValue]] | None = None
+    align: list[AlignmentRecord] | None = None
+    media: dict[str, TextFacts | SoundFacts] | None = None
     labels: list[str] | dict[str, list[str]] | None = Field(
         None, description="In their order; of several heads by head."
     )
@@ -79,7 +96,7 @@ class Card(Record):
         for split, counts in (self.splits or {}).items():
             yield f"{split}: " + ", ".join(f"{name} {_text(value)}" for name, value in counts.record().items())
         for name, shape in self.modalities.items():
-            facts = (self.media or {}).get(name, {})
+            facts = self.media[name].record() if self.media and name in self.media else {}
             yield f"{name}: {shape}" + "".join(f", {key} {_text(value)}" for key, value in facts.items())
         counted: Counter[tuple[str, str]] = Counter()
         for fault in self.faults:

@@ -7,12 +7,12 @@ name. No other file compares a task's name: whoever has a head asks ``of(head)``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from mmedge.tasks import classification, multilabel, ordinal, regression
-from mmedge.tasks.cells import Cells, Finding
+from mmedge.tasks.cells import Cells, Finding, TargetCard
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -46,7 +46,7 @@ class Task(Protocol):
     def named(self, cells: Cells, target: Target) -> list[frozenset[str] | None]:
         """The labels that each cell names; None where it says nothing, or the task has no labels."""
 
-    def head(self, telling: Cells, target: Target) -> Head:
+    def head(self, defining: Cells, target: Target) -> Head:
         """The head that the telling cells describe, as far as they do: what is wrong with them, ``faults`` tells."""
 
     def stand_in(self) -> Head:
@@ -94,7 +94,7 @@ class Task(Protocol):
     def predictions(self, output: np.ndarray, head: Head) -> list[Prediction]:
         """One a row of finite outputs, float [N, W]."""
 
-    def card(self, cells: Cells, target: Target) -> dict[str, Any]:
+    def card(self, cells: Cells, target: Target) -> TargetCard:
         """What ``mmedge check`` tells of a split's targets."""
 
     def from_file(self, numbers: np.ndarray, kind: str) -> np.ndarray:

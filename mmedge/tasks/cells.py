@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmedge.frozen import Record
+
 Cells = Sequence[str | None]
 # Fewer training samples of a class than this are told of.
 TINY = 5
@@ -25,7 +27,14 @@ class Finding:
     row: int | None = None
 
 
-def telling_splits(cells: Mapping[str, Cells]) -> tuple[str, ...]:
+class TargetCard(Record):
+    """What ``check`` counts of a split's targets: rows by label, or where numbers lie (min, mean, max)."""
+
+    classes: dict[str, int] | None = None
+    target: dict[str, float] | None = None
+
+
+def defining_splits(cells: Mapping[str, Cells]) -> tuple[str, ...]:
     """The splits whose targets say which classes there are, or in which range values lie: the training split alone.
 
     Where that has no label, since the student learns from its teacher alone, it is those that judge.
@@ -37,32 +46,32 @@ def telling_splits(cells: Mapping[str, Cells]) -> tuple[str, ...]:
 
 def label_faults(
     named: Mapping[str, Sequence[frozenset[str] | None]],
-    telling: Sequence[str],
+    defining: Sequence[str],
     *,
     needs: int,
     classes: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """What is wrong with labels.
 
-    ``named``: {split: the labels of each row}; ``telling``: the splits that say which there are; ``needs``: the least
+    ``named``: {split: the labels of each row}; ``defining``: the splits that say which there are; ``needs``: the least
     number of different ones; ``classes``: all that there may be, where the recipe lists them.
     """
     counts = {split: Counter(name for names in rows for name in names or ()) for split, rows in named.items()}
-    known = {name for split in telling for name in counts[split]}
+    known = {name for split in defining for name in counts[split]}
     for split, rows in named.items():
-        if split in telling and not classes:
+        if split in defining and not classes:
             continue
         lacking = "not among 'classes'" if classes else "not in the training split"
         for label in sorted(counts[split].keys() - (set(classes) or known)):
             first = next(row for row, names in enumerate(rows) if names and label in names)
             what = f"the label {label!r} of {counts[split][label]} {split} samples is {lacking}"
             yield Finding("error", "unseen-label", what, "correct the label or the split", split, first)
-    if telling and len(known) < needs:
+    if defining and len(known) < needs:
         what = f"one class only: {next(iter(known))!r}" if known else "no sample with any label"
         todo = "two different ones are the least that can be told apart: correct the split, or add rows"
-        yield Finding("error", "one-class", f"the {' and '.join(telling)} split has {what}", todo, telling[0])
+        yield Finding("error", "one-class", f"the {' and '.join(defining)} split has {what}", todo, defining[0])
     for split in counts:
-        if split not in telling and len(counts[split]) == 1 and needs > 1:
+        if split not in defining and len(counts[split]) == 1 and needs > 1:
             what = f"the {split} split has one class only: {next(iter(counts[split]))!r}"
             todo = "classification needs two: correct the split, or add rows"
             yield Finding("warning", "one-class", what, todo, split)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from mmedge.tasks.cells import Cells, Finding, label_faults, telling_splits
+from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -29,8 +28,8 @@ def named(cells: Cells, target: Target) -> list[frozenset[str] | None]:
     return [None if cell is None else frozenset((cell,)) for cell in cells]
 
 
-def head(telling: Cells, target: Target) -> Head:
-    found = tuple(sorted({cell for cell in telling if cell is not None}))
+def head(defining: Cells, target: Target) -> Head:
+    found = tuple(sorted({cell for cell in defining if cell is not None}))
     return Head(task=target.task, labels=target.classes or found)
 
 
@@ -40,7 +39,7 @@ def stand_in() -> Head:
 
 def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
     found = {split: named(of_split, target) for split, of_split in cells.items()}
-    yield from label_faults(found, telling_splits(cells), needs=2, classes=target.classes)
+    yield from label_faults(found, defining_splits(cells), needs=2, classes=target.classes)
 
 
 def targets(cells: Cells, head: Head, target: Target) -> np.ndarray:
@@ -116,8 +115,8 @@ def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
     return [Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist()))) for row in rows]
 
 
-def card(cells: Cells, target: Target) -> dict[str, Any]:
-    return {"classes": dict(sorted(Counter(cell for cell in cells if cell is not None).items()))}
+def card(cells: Cells, target: Target) -> TargetCard:
+    return TargetCard(classes=dict(sorted(Counter(cell for cell in cells if cell is not None).items())))
 
 
 def from_file(numbers: np.ndarray, kind: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.tasks.cells import Cells, Finding, label_faults, telling_splits
+from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits, label_faults
 from mmedge.tasks.classification import FLOOR
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -45,8 +45,8 @@ def named(cells: Cells, target: Target) -> list[frozenset[str] | None]:
     return [labels_in(cell, target.separator) for cell in cells]
 
 
-def head(telling: Cells, target: Target) -> Head:
-    found = tuple(sorted({name for names in named(telling, target) for name in names or ()}))
+def head(defining: Cells, target: Target) -> Head:
+    found = tuple(sorted({name for names in named(defining, target) for name in names or ()}))
     return Head(task=target.task, labels=target.classes or found)
 
 
@@ -56,7 +56,7 @@ def stand_in() -> Head:
 
 def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
     found = {split: named(of_split, target) for split, of_split in cells.items()}
-    yield from label_faults(found, telling_splits(cells), needs=2, classes=target.classes)
+    yield from label_faults(found, defining_splits(cells), needs=2, classes=target.classes)
     for split in ("validation", "test"):
         labelled = [names for names in found.get(split, ()) if names is not None]
         if labelled and not any(labelled):
@@ -165,9 +165,9 @@ def _prediction(row: np.ndarray, labels: Sequence[str]) -> Prediction:
     return Prediction(probabilities=probabilities, labels=tuple(found))
 
 
-def card(cells: Cells, target: Target) -> dict[str, Any]:
+def card(cells: Cells, target: Target) -> TargetCard:
     counts = Counter(name for names in named(cells, target) for name in names or ())
-    return {"classes": dict(sorted(counts.items()))}
+    return TargetCard(classes=dict(sorted(counts.items())))
 
 
 def from_file(numbers: np.ndarray, kind: str) -> np.ndarray:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from mmedge.errors import did_you_mean
 from mmedge.tasks import classification, multilabel
-from mmedge.tasks.cells import Cells, Finding, label_faults, telling_splits
+from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -42,10 +41,10 @@ def _as_number(label: str) -> float:
         return math.nan
 
 
-def head(telling: Cells, target: Target) -> Head:
+def head(defining: Cells, target: Target) -> Head:
     if target.order:
         return Head(task=target.task, labels=target.order)
-    return Head(task=target.task, labels=tuple(sorted({cell for cell in telling if cell is not None}, key=_as_number)))
+    return Head(task=target.task, labels=tuple(sorted({cell for cell in defining if cell is not None}, key=_as_number)))
 
 
 def stand_in() -> Head:
@@ -53,11 +52,11 @@ def stand_in() -> Head:
 
 
 def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
-    telling = telling_splits(cells)
-    words = sorted({c for split in telling for c in cells[split] if c is not None and math.isnan(_as_number(c))})
+    defining = defining_splits(cells)
+    words = sorted({c for split in defining for c in cells[split] if c is not None and math.isnan(_as_number(c))})
     if words and not target.order:
         what = f"grades that are words have no order of their own: {', '.join(words[:8])}"
-        yield Finding("error", "no-order", what, "list them under 'order', lowest first", telling[0])
+        yield Finding("error", "no-order", what, "list them under 'order', lowest first", defining[0])
         return
     for split, of_split in cells.items() if target.order else ():
         for label in sorted({cell for cell in of_split if cell is not None} - set(target.order)):
@@ -66,7 +65,7 @@ def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
             yield Finding("error", "unknown-grade", what, todo, split, list(of_split).index(label))
     found = {split: named(of_split, target) for split, of_split in cells.items()}
     # A grade that 'order' lists needs no sample in the training split.
-    for finding in label_faults(found, telling, needs=2):
+    for finding in label_faults(found, defining, needs=2):
         if finding.kind != "unseen-label" or not target.order:
             yield finding
 
@@ -126,9 +125,9 @@ def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
     return [Prediction(head.labels[rank], dict(zip(head.labels, row)), rank=rank) for rank, row in found]
 
 
-def card(cells: Cells, target: Target) -> dict[str, Any]:
+def card(cells: Cells, target: Target) -> TargetCard:
     counts = Counter(cell for cell in cells if cell is not None)
-    return {"classes": dict(sorted(counts.items(), key=lambda item: _place(item[0], target)))}
+    return TargetCard(classes=dict(sorted(counts.items(), key=lambda item: _place(item[0], target))))
 
 
 def _place(label: str, target: Target) -> float:

@@ -29,6 +29,6 @@ class Prediction:
             return {name: prediction.record() for name, prediction in self.heads.items()}
         if self.value is not None:
             return {"value": self.value}
-        named: dict[str, Any] = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
+        named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
         ranked = {} if self.rank is None else {"rank": self.rank}
         return {**named, **ranked, "probabilities": self.probabilities}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from mmedge.tasks.cells import Cells, Finding, telling_splits
+from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -41,8 +40,8 @@ def numbers(cells: Cells) -> np.ndarray:
     return np.array([_number(cell) for cell in cells], np.float64)
 
 
-def head(telling: Cells, target: Target) -> Head:
-    values = numbers(telling)
+def head(defining: Cells, target: Target) -> Head:
+    values = numbers(defining)
     values = values[~np.isnan(values)]
     if not len(values):
         return Head(task=target.task)
@@ -64,8 +63,8 @@ def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
                 yield Finding("error", "target", f"the target {cell!r} is not a finite number", todo, split, row)
     if wrong:
         return
-    telling = np.concatenate([np.empty(0), *(values[split] for split in telling_splits(cells))])
-    if len(np.unique(telling[~np.isnan(telling)])) == 1:
+    defining = np.concatenate([np.empty(0), *(values[split] for split in defining_splits(cells))])
+    if len(np.unique(defining[~np.isnan(defining)])) == 1:
         yield Finding("error", "constant", "the target has one value only", "there is nothing to learn", "train")
     for split in ("validation", "test"):
         found = values[split][~np.isnan(values[split])] if split in values else np.empty(0)
@@ -134,12 +133,13 @@ def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
     return [Prediction(value=float(row[0])) for row in output]
 
 
-def card(cells: Cells, target: Target) -> dict[str, Any]:
+def card(cells: Cells, target: Target) -> TargetCard:
     values = numbers(cells)
     values = values[~np.isnan(values)]
     if not len(values):
-        return {}
-    return {"target": {"min": float(values.min()), "mean": float(f"{values.mean():.4g}"), "max": float(values.max())}}
+        return TargetCard()
+    figures = {"min": float(values.min()), "mean": float(f"{values.mean():.4g}"), "max": float(values.max())}
+    return TargetCard(target=figures)
 
 
 def from_file(numbers: np.ndarray, kind: str) -> np.ndarray:

@@ -50,9 +50,9 @@ def test_streams_of_other_rates_are_joined_to_windows_of_the_watch_and_people_ar
     recipe = recipes.load(RECIPES / "own-streams.yaml", overrides)
     assert check(recipe, tmp_path / "out", code=RECIPES, progress=Silent()).record()["errors"] == 0
     data = samples.prepare(recipe, tmp_path / "out", code=RECIPES, progress=Silent())
-    turns, effort = data.facts["align"]
-    assert turns["aligned"] > 0.97 * turns["rows"] and turns["method"] == "linear"
-    assert effort["aligned"] == effort["rows"] and effort["method"] == "window"
+    turns, effort = data.facts.align
+    assert turns.aligned > 0.97 * turns.rows and turns.method == "linear"
+    assert effort.aligned == effort.rows and effort.method == "window"
     written = b"".join(file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file())
     assert b"person 1" not in written
     assert "person 1" not in json.dumps(data.contract.model_dump(mode="json", by_alias=True))

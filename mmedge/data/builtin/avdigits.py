@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ _JITTER_SAMPLES = 400  # the digit starts within the first 50 ms
 
 def build(
     folder: Path, *, seed: int, recordings: Path | None, progress: Callable[[str, int, int], None]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[dict[str, str]]]:
     """Write PNG and WAV files under ``folder`` and return the rows of each split.
 
     A row: ``id``, ``image`` and ``audio`` (paths relative to ``folder``), ``label``, ``group`` (the recording, or the
@@ -44,7 +43,7 @@ def build(
     rng = np.random.default_rng(seed + 1)
     (folder / "image").mkdir(parents=True, exist_ok=True)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, str]]] = {}
     done, total = 0, 10 * sum(_PAIRS_PER_DIGIT.values())
     for split in _PAIRS_PER_DIGIT:
         pool = [recording for recording in spoken if recording.split == split]

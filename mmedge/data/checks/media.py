@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars
@@ -19,30 +17,8 @@ from mmedge.data.store.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
 from mmedge.progress import Progress
 from mmedge.recipe import Data
+from mmedge.report.checked import SoundFacts, TextFacts
 from mmedge.spec import AudioSpec, ModalitySpec, TabularSpec, TextSpec
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    """What texts come to in tokens; ``share_full``: of those that fill the length, and may be cut."""
-
-    tokens_p50: float
-    tokens_in_vocabulary: int | None
-    share_full: float
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class SoundFacts:
-    """``sample_rates``: {Hz: how many sounds have it}; ``seconds``: "p50" and "max", none where no sound could be read."""
-
-    sample_rates: dict[str, int]
-    seconds: dict[str, float]
-
-    def record(self) -> dict[str, Any]:
-        return {"sample_rates": self.sample_rates, **({"seconds": self.seconds} if self.seconds else {})}
 
 
 def media_faults(
@@ -145,7 +121,7 @@ def _constant(name: str, one: Decoded, tables: dict[str, polars.DataFrame], file
 
 def _texts(name: str, spec: TextSpec, tokens: list[int], file: str, column: str) -> tuple[list[Fault], TextFacts]:
     full = sum(count == spec.length for count in tokens) / len(tokens)
-    facts = TextFacts(float(np.median(tokens)), spec.tokens, round(full, 3))
+    facts = TextFacts(tokens_p50=float(np.median(tokens)), tokens_in_vocabulary=spec.tokens, share_full=round(full, 3))
     if full <= 0.2:
         return [], facts
     cut = Fault(
@@ -214,7 +190,8 @@ def _sounds(spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: s
             )
         )
     lengths = {"p50": round(float(np.median(seconds)), 3), "max": round(max(seconds), 3)} if seconds else {}
-    return faults, SoundFacts({str(rate): count for rate, count in sorted(rates.items())}, lengths)
+    facts = SoundFacts(sample_rates={str(rate): count for rate, count in sorted(rates.items())})
+    return faults, facts.model_copy(update={"seconds": lengths}) if lengths else facts
 
 
 def _same_content(

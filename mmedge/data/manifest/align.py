@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import polars
 
 from mmedge.errors import MmedgeError, did_you_mean
 from mmedge.recipe import TimedTable
+from mmedge.report.schema import AlignmentRecord
 
 _LEFT, _TIME, _STREAM_TIME = "__left", "__time", "__stream_time"
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """What one join did: of ``rows`` manifest rows ``aligned`` found a partner, and ``dropped`` did not.
-
-    The latter's cells are empty. ``stream_rows_unused`` rows of the stream met no manifest row. ``seconds_apart``: p50,
-    p95 and max over the aligned.
-    """
-
-    stream: str
-    method: str
-    rows: int
-    aligned: int
-    dropped: int
-    stream_rows: int
-    stream_rows_unused: int
-    seconds_apart: dict[str, float]
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def said(self) -> str:
-        apart = ", ".join(f"{name} {value:.3g} s" for name, value in self.seconds_apart.items())
-        return (
-            f"align: {self.aligned} of {self.rows} rows found a {self.method} partner in {self.stream}"
-            f"{f' ({apart} apart)' if apart else ''}; {self.dropped} did not, {self.stream_rows_unused} of its {self.stream_rows} rows are unused"
-        )
-
-
 def join(
     table: polars.DataFrame, name: str, stream: TimedTable, files: set[str], read: Callable[[Path], polars.DataFrame]
-) -> tuple[polars.DataFrame, Alignment]:
+) -> tuple[polars.DataFrame, AlignmentRecord]:
     """The manifest's table with the stream's columns, as strings.
 
     ``files``: columns of paths, relative to the stream's file. ``read`` gives the stream's table of strings. Raises
@@ -72,15 +43,15 @@ def join(
     out = table.with_row_index(_LEFT).join(joined.select(_LEFT, *kept), on=_LEFT, how="left", maintain_order="left")
     apart = joined["__apart"].drop_nulls()
     used = joined["__used"].explode(empty_as_null=False).drop_nulls().n_unique() if joined.height else 0
-    return out.drop(_LEFT), Alignment(
-        name,
-        stream.method,
-        table.height,
-        len(apart),
-        table.height - len(apart),
-        other.height,
-        other.height - used,
-        _quantiles(apart),
+    return out.drop(_LEFT), AlignmentRecord(
+        stream=name,
+        method=stream.method,
+        rows=table.height,
+        aligned=len(apart),
+        dropped=table.height - len(apart),
+        stream_rows=other.height,
+        stream_rows_unused=other.height - used,
+        seconds_apart=_quantiles(apart),
     )
 
 

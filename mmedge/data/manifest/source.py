@@ -25,23 +25,21 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean, refuse
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
 from mmedge.recipe.code import load_attribute
+from mmedge.report.schema import AlignmentRecord, ArrangedRecord
 from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
 
 # Columns of an arranged manifest that no user's column can be mistaken for.
 ROW, SPLIT = "__row", "__split"
 
 
-def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> dict[str, Any]:
-    """Write the three manifests (and, for built datasets, the raw files) into ``folder``, and tell what was done.
-
-    Told are ``left_out``, the number of rows with no modality at all, and ``align``, a record a stream; each where
-    there is any.
+def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress: Progress) -> ArrangedRecord:
+    """Write the three manifests (and, for built datasets, the raw files) into ``folder``; returns what was done.
 
     ``code`` is the folder that ``module:build`` is imported from. Columns: ``id``, the modalities' columns, the target,
     and ``group`` where one is named. Paths are absolute, or relative to ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    alignments: list[align.Alignment] = []
+    alignments: list[AlignmentRecord] = []
     if data.dataset == "avdigits":
         rows = avdigits.build(folder, seed=seed, recordings=data.recordings, progress=progress.step)
         tables = {split: polars.DataFrame(rows[split]) for split in SPLITS}
@@ -53,12 +51,12 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         table, alignments = arranged(data, seed)
         tables = {split: table.filter(polars.col(SPLIT) == split).drop(ROW, SPLIT) for split in SPLITS}
         for alignment in alignments:
-            progress.say(alignment.said())
-    given = sum(table.height for table in tables.values())
+            progress.say(str(alignment))
+    total = sum(table.height for table in tables.values())
     tables = {split: with_something(table, data) if table.height else table for split, table in tables.items()}
-    left_out = given - sum(table.height for table in tables.values())
+    left_out = total - sum(table.height for table in tables.values())
     if left_out:
-        progress.say(f"data: {left_out} of {given} rows hold no modality at all and are left out")
+        progress.say(f"data: {left_out} of {total} rows hold no modality at all and are left out")
     for split, table in tables.items():
         if table.is_empty():
             what, todo = empty_split(split, tables.values(), data)
@@ -66,11 +64,11 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
         (folder / f"{split}.csv").chmod(0o600)
-    facts: dict[str, Any] = {"left_out": left_out} if left_out else {}
-    return facts | ({"align": [alignment.record() for alignment in alignments]} if alignments else {})
+    facts = {"left_out": left_out, "align": alignments}
+    return ArrangedRecord().model_copy(update={name: fact for name, fact in facts.items() if fact})
 
 
-def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[align.Alignment]]:
+def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[AlignmentRecord]]:
     """The user's manifest as one table: redacted, aligned, and every row in a split.
 
     Columns: ``__row`` (from 1, in the user's file), ``id``, the modalities' (paths absolute), the target, ``group``

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars
@@ -25,13 +23,15 @@ from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
+from mmedge.frozen import Record
 from mmedge.leftovers import remove_of_run
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
+from mmedge.report.schema import ArrangedRecord
 from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Head
-from mmedge.tasks.cells import Cells, telling_splits
+from mmedge.tasks.cells import Cells, defining_splits
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Dataset:
     source: str
     out: Path
     workers: int | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: ArrangedRecord = field(default_factory=ArrangedRecord)
 
     def preprocessed(self, modalities: Mapping[str, ModalitySpec], progress: Progress) -> Dataset:
         """The same samples as a model with ``modalities`` takes them: those alone, and preprocessed as their specs say.
@@ -241,18 +241,28 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     )
 
 
-def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -> tuple[str, dict[str, Any]]:
-    """Write the three manifests into ``folder``, unless the same source wrote them before: (their key, facts about them)."""
+class _Written(Record):
+    """What made the manifests that lie in a folder, the files that a dataset of the user's own read, and their hashes."""
+
+    key: str | None = None
+    facts: ArrangedRecord = ArrangedRecord()
+    read: dict[str, str | None] = {}
+    written: dict[str, str] = {}
+
+
+def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -> tuple[str, ArrangedRecord]:
+    """Write the three manifests into ``folder``, unless the same source wrote them before: (their key, what was done)."""
     private(folder)
     stamp = folder / "source.json"
     # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
     described = recipe.data.model_dump(mode="json", exclude={"workers"})
     source, own = _source_state(recipe.data, code, progress), code_hash("data/manifest", "data/builtin")
     key = hash_json({"data": described, "seed": recipe.seed, "source": source, "code": own})
-    record = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    text = stamp.read_text(encoding="utf-8") if stamp.is_file() else "{}"
+    before = _Written.model_validate_json(text)
     files = {split: folder / f"{split}.csv" for split in SPLITS}
-    left = {str(file): record.get("written", {}).get(split) for split, file in files.items()}
-    if record.get("key") != key or not still(left) or not still(record.get("read", {})):
+    left = {str(file): before.written.get(split) for split, file in files.items()}
+    if before.key != key or not still(left) or not still(before.read):
         stamp.unlink(missing_ok=True)  # interrupted, it would vouch for what another source wrote
         with watched(folder) if recipe.data.dataset else nullcontext(Read()) as read:
             facts = write_manifests(recipe.data, folder, seed=recipe.seed, code=code, progress=progress)
@@ -262,9 +272,9 @@ def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -
                 " the data is taken as it was: a new --out reads it again"
             )
         written = {split: sha256_of(file) for split, file in files.items()}
-        record = {"key": key, "facts": facts, "read": read.files, "written": written}
-        write_json(stamp, record)
-    return key, record["facts"]
+        before = _Written(key=key, facts=facts, read=read.files, written=written)
+        write_json(stamp, before.record())
+    return key, before.facts
 
 
 def private(folder: Path) -> None:
@@ -317,8 +327,8 @@ def heads_of(data: Data, cells: Mapping[str, Mapping[str, Cells]]) -> dict[str, 
     """The heads as the cells of the telling splits describe them. ``cells``: as of ``cells_of``."""
     found = {}
     for name, target in data.heads.items():
-        telling = [cell for split in telling_splits(cells[name]) for cell in cells[name][split]]
-        found[name] = tasks.of(target).head(telling, target)
+        defining = [cell for split in defining_splits(cells[name]) for cell in cells[name][split]]
+        found[name] = tasks.of(target).head(defining, target)
     return found
 
 

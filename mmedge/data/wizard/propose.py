@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars
+from pydantic import JsonValue
 
 from mmedge.data.manifest import align
 from mmedge.data.manifest.splits import UNITS
@@ -315,7 +316,7 @@ def _modalities(columns: dict[str, Column], boxes: dict[str, list[str]]) -> dict
     return out
 
 
-def keys_of(spec: ModalitySpec) -> dict[str, Any]:
+def keys_of(spec: ModalitySpec) -> dict[str, JsonValue]:
     """What a recipe says of a modality: no more than was concluded."""
     keys = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return {name: keys[name] for name in ("kind", "column") if name in keys} | keys

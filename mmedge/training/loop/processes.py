@@ -13,13 +13,16 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmedge.errors import MissingDependency, PeerEnded, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 LAUNCHER = "MMEDGE_LAUNCHER"  # process id of the ``mmedge`` that started this one
@@ -115,7 +118,7 @@ def total(value: Any) -> Any:
         return _accelerator().reduce(value, reduction="sum")
 
 
-def same(tensors: dict[str, Any]) -> None:
+def same(tensors: Mapping[str, Tensor]) -> None:
     """Give every process the main one's tensors, in place."""
     if count() > 1:
         from torch.distributed import broadcast

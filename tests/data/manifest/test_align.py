@@ -45,7 +45,7 @@ def test_the_report_counts_what_was_used_and_how_far_apart_it_was(tmp_path):
     _, report = joined(tmp_path, "nearest")
     assert report.stream_rows_unused == 2
     assert report.seconds_apart == pytest.approx({"p50": 0.25, "p95": 0.385, "max": 0.4}, abs=0.02)
-    assert "2 of 4 rows" in report.said()
+    assert "2 of 4 rows" in str(report)
 
 
 def test_nothing_beyond_the_tolerance_is_a_partner(tmp_path):

@@ -275,7 +275,7 @@ def test_a_row_with_nothing_in_it_is_left_out_and_counted(tmp_path):
     holes = [[*row[:1], "", "", *row[3:]] if row[0] == "s4" else row for row in rows()]
     whole = numbers(tmp_path, holes, id="id", split="split")
     names = {name for split in (whole.train, whole.validation, whole.test) for name in split.ids}
-    assert whole.facts == {"left_out": 1} and "s4" not in names and len(names) == len(holes) - 1
+    assert whole.facts.record() == {"left_out": 1} and "s4" not in names and len(names) == len(holes) - 1
 
 
 def test_a_changed_file_is_not_mistaken_for_the_old_one(tmp_path):

@@ -70,8 +70,8 @@ def test_a_stream_with_times_is_joined_by_time_and_unit(pictures):
     written = YAML(typ="safe").load((pictures / "my.yaml").read_text())["data"]["align"]["imu"]
     assert written["by"] == "subject" and written["method"] == "linear" and written["tolerance"] == 0.2
     assert roles(proposal)["time"] == "time" and proposal.modalities["tabular"].columns == ("force",)
-    (record,) = data.facts["align"]
-    assert record["aligned"] == 40 and record["dropped"] == 0 and record["seconds_apart"]["max"] == 0.05
+    (record,) = data.facts.align
+    assert record.aligned == 40 and record.dropped == 0 and record.seconds_apart["max"] == 0.05
 
 
 def test_a_stream_without_times_is_refused_with_the_columns_there_are(pictures):
