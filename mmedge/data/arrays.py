@@ -256,8 +256,8 @@ def _built(result: Any, where: str) -> list[tuple[str, dict[str, np.ndarray]]]:
     )
 
 
-def _as_arrays(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in given.items()}
+def _as_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in arrays.items()}
 
 
 def _split(
@@ -289,7 +289,7 @@ def _split(
             ready[name] = value[None]
         elif not _fits(value.shape, info.shape):
             raise UsageError(
-                f"the input {name!r} is an array of {list(value.shape)}; the model takes {_shown(info.shape)}",
+                f"the input {name!r} is an array of {list(value.shape)}; the model takes {_as_text(info.shape)}",
                 where=place,
                 todo="give one call more on the first axis",
             )
@@ -323,5 +323,5 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(want in (None, have) for have, want in zip(shape, wanted))
 
 
-def _shown(shape: tuple[int | None, ...]) -> str:
+def _as_text(shape: tuple[int | None, ...]) -> str:
     return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"

@@ -80,9 +80,9 @@ class Context:
         whole = self.dataset.contract
         return whole.only(section.modalities) if section.modalities else whole
 
-    def preprocessed_for(self, given: TeacherConfig) -> Context:
+    def preprocessed_for(self, section: TeacherConfig) -> Context:
         """This context with the samples as a teacher of the recipe's section sees them: under its own preprocessing."""
-        specs = {**self.dataset.contract.modalities, **given.preprocessing}
+        specs = {**self.dataset.contract.modalities, **section.preprocessing}
         return replace(self, dataset=self.dataset.preprocessed(specs, self.progress))
 
     def means(self, contract: Contract) -> dict[str, np.ndarray]:

@@ -59,12 +59,12 @@ def number_faults(table: polars.DataFrame, spec: TabularSpec, file: str) -> list
         cells = table[column]
         values = cells.str.strip_chars().cast(polars.Float64, strict=False)
         for row in (cells.is_not_null() & ~(values.abs() <= LARGEST).fill_null(False)).arg_true():
-            said = "is not finite" if values[row] is not None else "is no number"
+            why = "is not finite" if values[row] is not None else "is no number"
             faults.append(
                 Fault(
                     "error",
                     "number",
-                    f"the cell {cells[row]!r} {said}",
+                    f"the cell {cells[row]!r} {why}",
                     file,
                     table[ROW][row],
                     column,

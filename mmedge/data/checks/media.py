@@ -151,7 +151,7 @@ def _sounds(spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: s
         first.setdefault(info.samplerate, row)
         seconds.append(info.frames / info.samplerate)
     if len(rates) > 1:
-        common, said = (
+        common, rates_text = (
             rates.most_common(1)[0][0],
             ", ".join(f"{count} at {rate} Hz" for rate, count in rates.most_common()),
         )
@@ -160,7 +160,7 @@ def _sounds(spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: s
             Fault(
                 "warning",
                 "sample-rates",
-                f"the sounds have several sample rates ({said}); all are resampled to {spec.sample_rate} Hz",
+                f"the sounds have several sample rates ({rates_text}); all are resampled to {spec.sample_rate} Hz",
                 file,
                 first[rare],
                 column,

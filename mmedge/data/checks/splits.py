@@ -17,22 +17,22 @@ def empty_splits(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     return [Fault("error", "empty-split", what, file, todo=todo) for what, todo in each]
 
 
-def forgotten_groups(given: polars.DataFrame, table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
-    """Columns of the ``given`` table that by their name tell people or devices apart, of whom most are in several splits.
+def forgotten_groups(whole: polars.DataFrame, table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """Columns of the ``whole`` table that by their name tell people or devices apart, of whom most are in several splits.
 
     ``table``: the arranged one, which tells the split of every row.
     """
     if data.group:
         return []
-    given = given.with_columns(polars.int_range(1, given.height + 1).alias(ROW)).join(
+    whole = whole.with_columns(polars.int_range(1, whole.height + 1).alias(ROW)).join(
         table.select(ROW, SPLIT), on=ROW, how="inner"
     )
     used = {*data.columns_named().values(), *(c for spec in data.modalities.values() for c in spec.columns_read)}
     faults = []
-    for name in given.columns:
+    for name in whole.columns:
         if name in used or not UNITS.search(name):
             continue
-        known = given.filter(polars.col(name).is_not_null())
+        known = whole.filter(polars.col(name).is_not_null())
         units = known.group_by(name).agg(polars.col(SPLIT).n_unique().alias("splits"))
         shared = int((units["splits"] > 1).sum())
         if 1 < units.height <= known.height // 2 and 2 * shared > units.height:

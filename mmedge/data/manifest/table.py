@@ -74,8 +74,8 @@ def read_columns(path: Path, what: str) -> polars.DataFrame:
     """A CSV, TSV, JSONL or Parquet file with a row or more, its cells as they are there. ``what`` it is, for the errors."""
     ending = path.suffix.lower()
     if not os.path.isfile(path):
-        said = "is a folder" if path.is_dir() else "does not exist"
-        raise MmedgeError(f"the {what} {said}", where=str(path), todo="correct data.manifest")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise MmedgeError(f"the {what} {state}", where=str(path), todo="correct data.manifest")
     if ending in _FOREIGN:
         raise MmedgeError(
             f"the {what} is a {ending} file, which is not read",

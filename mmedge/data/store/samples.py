@@ -151,20 +151,20 @@ class Dataset:
         Raises UsageError where the data has no such modality.
         """
         check_read(self.contract.modalities, modalities)
-        asked = {
+        wanted = {
             name: spec.model_copy(update={"column": self.contract.modalities[name].column})
             for name, spec in modalities.items()
         }
         # In the order asked for, which is that of the columns of ``present``.
         whole = self.contract.model_copy(
-            update={"modalities": {name: self.contract.modalities[name] for name in asked}}
+            update={"modalities": {name: self.contract.modalities[name] for name in wanted}}
         )
-        other = {name: spec for name, spec in asked.items() if spec != whole.modalities[name]}
-        order = [list(self.contract.modalities).index(name) for name in asked]
+        other = {name: spec for name, spec in wanted.items() if spec != whole.modalities[name]}
+        order = [list(self.contract.modalities).index(name) for name in wanted]
         parts: dict[str, Samples] = {}
         for split in SPLITS:
             part: Samples = getattr(self, split)
-            inputs = {name: part.inputs[name] for name in asked}
+            inputs = {name: part.inputs[name] for name in wanted}
             parts[split] = replace(part, inputs=inputs, present=part.present[:, order])
         folder, cache = self.out / "data", self.out / ".work" / "tensors"
         tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}

@@ -178,7 +178,7 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Looked:
     """What can be seen in a split: the lists of ``Decoded``, and a sensor's channels' (lowest, highest) values."""
 
     faults: list[Fault]
@@ -189,7 +189,7 @@ class _Seen:
 
 def _decode_split(
     modality: Modality, table: polars.DataFrame, target: Path, workers: int | None, progress: Progress
-) -> _Seen:
+) -> _Looked:
     """Write the split's array to ``target``, and look at it."""
     spec = modality.spec
     jobs = jobs_of(modality.name, spec, table)
@@ -199,13 +199,13 @@ def _decode_split(
     values = np.load(target, mmap_mode="r")
     files = not isinstance(spec, (TextSpec, TabularSpec))
     blank = [row for row in good if np.ptp(values[row]) == 0] if files else []
-    told = [row for row in good if row not in set(blank)]
+    varied = [row for row in good if row not in set(blank)]
     limits = None
-    if isinstance(spec, SensorSpec) and told:
-        lowest = np.min([values[row].min(axis=1) for row in told], axis=0)
-        limits = (lowest.tolist(), np.max([values[row].max(axis=1) for row in told], axis=0).tolist())
+    if isinstance(spec, SensorSpec) and varied:
+        lowest = np.min([values[row].min(axis=1) for row in varied], axis=0)
+        limits = (lowest.tolist(), np.max([values[row].max(axis=1) for row in varied], axis=0).tolist())
     tokens = [int((values[row] != spec.pad).sum()) for row in good] if isinstance(spec, TextSpec) else []
-    return _Seen(faults, blank, tokens, limits)
+    return _Looked(faults, blank, tokens, limits)
 
 
 def _constant(ranges: list[tuple[list[float], list[float]]]) -> list[int]:

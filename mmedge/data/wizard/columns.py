@@ -162,12 +162,12 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
         return _codes(name, distinct, few, "digits with a leading zero are names")
     words = float(np.mean([len(cell.split()) for cell in seen]))
     if distinct <= few and words <= 4:
-        asked = (
+        question = (
             "do its equal rows belong together, as those of one thing do? Then make it data.group"
             if distinct >= 10
             else None
         )
-        return Column(name, "category", f"{distinct} different words", distinct=distinct, question=asked)
+        return Column(name, "category", f"{distinct} different words", distinct=distinct, question=question)
     if words >= 1.5 or any(_CJK.search(cell) for cell in seen):
         tokens = [2 * len(cell.split()) + 2 * len(_CJK.findall(cell)) for cell in seen]
         vocabulary = len({word for cell in seen for word in cell.lower().split()} | set(_CJK.findall("".join(seen))))
@@ -177,8 +177,8 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
             tokenizer="bpe",
             vocabulary=int(np.clip(2 * vocabulary, 400, 4000)),
         )
-        asked = "does it name people? Then take it out, or redact it" if _NAME.search(name) else None
-        return Column(name, "text", f"free text, {words:.1f} words on average", spec, question=asked)
+        question = "does it name people? Then take it out, or redact it" if _NAME.search(name) else None
+        return Column(name, "text", f"free text, {words:.1f} words on average", spec, question=question)
     return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
 
 

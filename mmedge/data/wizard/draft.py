@@ -27,7 +27,7 @@ _WIDTHS = {
 # Augmentation by kind: how far a tensor may be shifted.
 _SHIFTS = {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows: 1}", "sensor": "{shift: 3}"}
 # Columns that are not used and told one by one.
-_TOLD = 60
+_LISTED = 60
 # Optimizer steps that a small model settles in.
 _STEPS = 600
 
@@ -199,17 +199,17 @@ def _modalities(proposal: Proposal) -> list[str]:
         read = [*spec.columns, *spec.categorical] if isinstance(spec, TabularSpec) else [spec.column or name]
         holes = {column: proposal.holes[column] for column in read if column in proposal.holes}
         if holes:
-            said = ", ".join(f"{count} in {column}" for column, count in holes.items())
+            listed = ", ".join(f"{count} in {column}" for column, count in holes.items())
             then = "" if isinstance(spec, TabularSpec) else "; there the modality is missing"
-            lines.append(f"    # empty cells: {said}{then}")
+            lines.append(f"    # empty cells: {listed}{then}")
         lines += [f"    # {column}: {questions[column]}" for column in read if column in questions]
         if isinstance(spec, AudioSpec):
             lines.append("    # of a teacher that was trained on others, under teacher.preprocessing:")
             lines.append("    # features: waveform, or preset: whisper, torchaudio or librosa")
         lines.append(f"    {(name + ':').ljust(width + 1)} {_flow(keys_of(spec))}")
     unused = [column for column in proposal.columns if column.role == "unused"]
-    lines += [f"  # not used: {_plain(column.name)} ({column.role}: {column.why})" for column in unused[:_TOLD]]
-    return [*lines, *([f"  # not used: {len(unused) - _TOLD} more columns"] if len(unused) > _TOLD else [])]
+    lines += [f"  # not used: {_plain(column.name)} ({column.role}: {column.why})" for column in unused[:_LISTED]]
+    return [*lines, *([f"  # not used: {len(unused) - _LISTED} more columns"] if len(unused) > _LISTED else [])]
 
 
 def _teacher_and_student(proposal: Proposal, kinds: dict[str, str], schedule: _Schedule, code: str | None) -> list[str]:

@@ -50,8 +50,8 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
         return None
     (kind, count), *others = [(name, count) for name, count in kinds.most_common() if name]
     if count < 0.8 * len(seen):
-        said = " and ".join(f"{number} of {name}" for name, number in [(kind, count), *others])
-        return f"its cells are paths of several kinds of file ({said}): give each kind a column"
+        mix = " and ".join(f"{number} of {name}" for name, number in [(kind, count), *others])
+        return f"its cells are paths of several kinds of file ({mix}): give each kind a column"
     step = max(1, len(seen) // _FILES)
     there = [path for cell in seen[::step] if os.path.isfile(path := folder / cell)]
     if not there:

@@ -66,22 +66,14 @@ def fit(
     epoch, UsageError where batch norm would get a batch of one, and MissingDependency where the machine lacks what
     ``train`` asks for.
     """
-    train, device = training.schedule, training_device()
-    parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
-    parts.to(device)
-    _check_batch_norm(parts, min(train.batch_size, len(training.samples)), train)
-    call = caller(module, train, device)
-    # Before the average is made: it gives the weights new memory where there are several processes.
-    learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
-    scaler = scaler_of(train, device)
-    average = Average(module, train.ema) if train.ema else None
-    run = State(parts, optimizer_of(parts, train), scaler, average)
+    train = training.schedule
+    run, learner = _prepared(module, objective, training)
     run.restore(state)
     total = steps_per_epoch(training.samples, train) * train.epochs
     notes: tuple[str, ...] = ()
     diverged = False
     kind = train.log if processes.is_main() else "csv"
-    with logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log, synchronised(parts):
+    with logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log, synchronised(run.parts):
         for epoch in range(len(run.history), train.epochs):
             if _stalled(run.history, train.early_stopping):
                 notes = (
@@ -92,11 +84,8 @@ def fit(
             module.train()
             each, rate = _epoch(run, learner, training, epoch, task, progress)
             loss = float(each.mean())
-            with average.swapped_in() if average else nullcontext():
-                # The last step's loss may be finite, and what the weights after it give not.
-                figures = processes.of_main(lambda: _validate(module, training)) if math.isfinite(loss) else None
-                if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
-                    run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            # The last step's loss may be finite, and what the weights after it give not.
+            figures = _validated(run, module, training) if math.isfinite(loss) else None
             if figures is None:
                 if not run.best:
                     raise _diverged(task, epoch, each)
@@ -114,6 +103,19 @@ def fit(
     processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
     module.to("cpu").eval()
     return Fitted(run.history, best, notes, diverged)
+
+
+def _prepared(module: nn.Module, objective: Objective, training: Training) -> tuple[State, Any]:
+    """(all that an epoch changes, what gives the loss of a batch), on the device that training runs on."""
+    train, device = training.schedule, training_device()
+    parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
+    parts.to(device)
+    _check_batch_norm(parts, min(train.batch_size, len(training.samples)), train)
+    call = caller(module, train, device)
+    # Before the average is made: it gives the weights new memory where there are several processes.
+    learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
+    average = Average(module, train.ema) if train.ema else None
+    return State(parts, optimizer_of(parts, train), scaler_of(train, device), average), learner
 
 
 class _Learner(nn.Module):
@@ -216,6 +218,15 @@ def _status(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
     """What stands beside the progress bar."""
     last = f", validation {history[-1]['quality']:.3f}" if history else ""
     return f"epoch {epoch + 1}/{train.epochs}{last}"
+
+
+def _validated(run: State, module: nn.Module, training: Training) -> dict[str, float] | None:
+    """The figures of ``_validate``, by the average of the weights where there is one; the best weights are kept."""
+    with run.average.swapped_in() if run.average else nullcontext():
+        figures = processes.of_main(lambda: _validate(module, training))
+        if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
+            run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    return figures
 
 
 def _validate(module: nn.Module, training: Training) -> dict[str, float] | None:

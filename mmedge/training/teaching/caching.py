@@ -6,13 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from mmedge.artifact import remembered
+from mmedge.frozen import Record
 from mmedge.leftovers import BESIDE
 from mmedge.recipe import Train
 
@@ -36,68 +37,65 @@ class Demand:
         return cls(train.epochs * fits, train.batch_size, mode)
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Record):
     """``kept``: the outputs are kept in files. ``reason``: why, with the figures, for the log and the report."""
 
     kept: bool
     reason: str
 
 
-def decided(
-    path: Path,
-    demand: Demand,
-    *,
-    missing: int,
-    views: int,
-    count: int,
-    outputs: Callable[[np.ndarray], list[np.ndarray]],
-) -> Decision:
+@dataclass(frozen=True)
+class Workload:
+    """What there is to keep: ``count`` samples of a split in ``views`` views, of which ``missing`` are not in files yet.
+
+    ``outputs(index)``: what the teacher gives for these rows, one array a part.
+    """
+
+    count: int
+    views: int
+    missing: int
+    outputs: Callable[[np.ndarray], list[np.ndarray]]
+
+
+def decided(path: Path, demand: Demand, workload: Workload) -> Decision:
     """The decision in ``path``, where there is one; else it is taken and written there.
 
     Kept since the outputs for a sample differ in the last bit with the batch that it is in: an interrupted
-    training goes on with the decision that it began with, and so ends with the same weights. ``missing`` of the
-    ``views`` that training needs are not in files yet; ``count``: samples of the split; ``outputs(index)``: what the
-    teacher gives for these rows, one array a part.
+    training goes on with the decision that it began with, and so ends with the same weights.
     """
 
-    def decide() -> dict[str, Any]:
+    def decide() -> Decision:
         if demand.mode == "measured":
-            return asdict(_measured(path.parent, demand, missing, views, count, outputs))
+            return _measured(path.parent, demand, workload)
         if demand.mode == "always":
-            return asdict(Decision(True, "teacher's outputs kept in files, as distill.cache asks"))
-        return asdict(Decision(False, "the teacher runs at every step, as distill.cache asks"))
+            return Decision(kept=True, reason="teacher's outputs kept in files, as distill.cache asks")
+        return Decision(kept=False, reason="the teacher runs at every step, as distill.cache asks")
 
-    return Decision(**remembered(path, decide))
+    return Decision.model_validate(remembered(path, lambda: decide().record()))
 
 
-def _measured(
-    folder: Path,
-    demand: Demand,
-    missing: int,
-    views: int,
-    count: int,
-    outputs: Callable[[np.ndarray], list[np.ndarray]],
-) -> Decision:
-    index = np.random.default_rng(0).permutation(count)[: demand.batch_size]
-    parts = outputs(index)  # also warms the teacher up
-    teacher = _fastest(lambda: outputs(index))
+def _measured(folder: Path, demand: Demand, workload: Workload) -> Decision:
+    index = np.random.default_rng(0).permutation(workload.count)[: demand.batch_size]
+    parts = workload.outputs(index)  # also warms the teacher up
+    teacher = _fastest(lambda: workload.outputs(index))
     folder.mkdir(parents=True, exist_ok=True)
     read = _reading(folder, parts)
     figures = (
         f"a batch of {len(index)} takes the teacher {teacher * 1e3:.2f} ms and the files {read * 1e3:.2f} ms; "
-        f"{demand.passes} passes over the training split show {views} views"
+        f"{demand.passes} passes over the training split show {workload.views} views"
     )
-    needed = sum(part[0].nbytes for part in parts) * count * missing
+    needed = sum(part[0].nbytes for part in parts) * workload.count * workload.missing
     free = shutil.disk_usage(folder).free
     if needed > _DISK * free:
         room = f"its outputs would take {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
-        return Decision(False, f"the teacher runs at every step: {room}")
+        return Decision(kept=False, reason=f"the teacher runs at every step: {room}")
     # In units of one pass over the split.
-    live, kept = demand.passes * teacher, missing * teacher + demand.passes * read
+    live, kept = demand.passes * teacher, workload.missing * teacher + demand.passes * read
     if kept < live:
-        return Decision(True, f"teacher's outputs kept in files, {live / kept:.1f} times as fast: {figures}")
-    return Decision(False, f"the teacher runs at every step, files would not be faster: {figures}")
+        return Decision(
+            kept=True, reason=f"teacher's outputs kept in files, {live / kept:.1f} times as fast: {figures}"
+        )
+    return Decision(kept=False, reason=f"the teacher runs at every step, files would not be faster: {figures}")
 
 
 def _reading(folder: Path, parts: list[np.ndarray]) -> float:

@@ -16,7 +16,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Hint
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
-from mmedge.training.teaching.caching import Decision, Demand, decided
+from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
 from mmedge.training.teaching.sources import Source
 
 _BATCH = 128
@@ -89,10 +89,12 @@ class Teacher:
                     self._folder
                     / f"{self._key}-{self._demand.passes}-{self._demand.batch_size}-{self._demand.mode}.decision.json",
                     self._demand,
-                    missing=sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
-                    views=self._views_total,
-                    count=self._count,
-                    outputs=lambda index: self._parts(index, 0),
+                    Workload(
+                        self._count,
+                        self._views_total,
+                        sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
+                        lambda index: self._parts(index, 0),
+                    ),
                 )
             self._progress.say(self._decision.reason)
         return self._decision
