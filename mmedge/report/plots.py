@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from typing import Any
 
 from mmedge.errors import MissingDependency
 from mmedge.report.record import modality_subsets
 from mmedge.report.schema import Report
 
-_INK, _FAINT = "#1f2933", "#9aa5b1"
+# INK becomes the page's own colour, light or dark.
+INK, FAINT = "#1f2933", "#9aa5b1"
 
 
 def accuracy_against_latency(report: Report) -> str:
@@ -33,18 +36,23 @@ def accuracy_against_latency(report: Report) -> str:
             label=f"{name}  {x:.3f} ms, {y:.3f}",
         )
         xs, ys = [*xs, x], [*ys, y]
-    axes.plot(xs, ys, color=_FAINT, linewidth=1, zorder=0)
+    axes.plot(xs, ys, color=FAINT, linewidth=1, zorder=0)
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    digits = "125" if high > 4 * low else "123456789"  # a short axis names every tick
-    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
+    millisecond_ticks(axes)
     axes.set_xlabel("latency, ms (dot: p50, bar to p95; logarithmic)")
     metric = stages[0][2].metric if stages else "quality"
     axes.set_ylabel(f"{metric} on the test split, 95 % interval")
     axes.legend(frameon=False, fontsize=9, loc="best")
     axes.grid(alpha=0.25, which="both")
     return svg_of(figure)
+
+
+def millisecond_ticks(axes: Any) -> None:
+    """Name the ticks of a logarithmic axis by plain numbers, as many as have room."""
+    low, high = axes.get_xlim()
+    digits = "125" if high > 4 * low else "123456789"  # a short axis names every tick
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
 
 
 def subset_matrix(report: Report) -> str:
@@ -63,7 +71,7 @@ def subset_matrix(report: Report) -> str:
                 "—" if value is None else f"{value:.3f}",
                 ha="center",
                 va="center",
-                color="white" if value is not None and value > (1 + worst) / 2 else _INK,
+                color="white" if value is not None and value > (1 + worst) / 2 else INK,
                 fontsize=10,
             )
     axes.set_xticks(range(len(stages)), [stage.replace("export-", "export\n") for stage, _ in stages])
@@ -83,8 +91,8 @@ def gains(report: Report) -> str:
         axes.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
         axes.plot(control.gain, row, "o", color="C0", markersize=8)
         for distilled, alone in zip(control.distilled_by_seed, control.control_by_seed):
-            axes.plot(distilled - alone, row + 0.25, "|", color=_FAINT, markersize=10)
-    axes.axvline(0, color=_INK, linewidth=1)
+            axes.plot(distilled - alone, row + 0.25, "|", color=FAINT, markersize=10)
+    axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(controls)), [control.name for control in controls])
     axes.set_ylim(-0.6, len(controls) - 0.4)
     axes.set_xlabel("gain of the distilled student (dot and 95 % interval; ticks: single seeds)")
@@ -127,12 +135,25 @@ def figure_and_axes(width: float, height: float, rows: int = 1) -> tuple[Any, An
     return figure, axes
 
 
+def tip(artist: Any, text: str) -> None:
+    """What the page shows where a pointer rests on a part of a picture, or a finger."""
+    artist.set_gid(_TIP + "".join(f"{byte:02x}" for byte in text.encode()))
+
+
+_TIP = "tip-"
+_TIPPED = re.compile(f'<g id="{_TIP}([0-9a-f]*)">')
+
+
 def svg_of(figure: Any) -> str:
-    """The figure as SVG text, the same for the same figure."""
+    """The figure as SVG text, the same for the same figure; black is the page's own colour."""
     import matplotlib
 
     text = io.StringIO()
     # Text stays text, so that the page is searchable; no date, so that the same report gives the same page.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmedge", "font.family": "sans-serif"}):
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    svg = _TIPPED.sub(lambda at: f'<g class="tip"><title>{html.escape(bytes.fromhex(at[1]).decode())}</title>', svg)
+    for black in ("#000000", INK):
+        svg = svg.replace(black, "currentColor")
+    return svg
