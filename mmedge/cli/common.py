@@ -261,6 +261,11 @@ def progress() -> Iterator[Any]:
         yield Bars()
 
 
+def typed() -> list[str]:
+    """The command as it was typed."""
+    return ["mmedge", *sys.argv[1:]]
+
+
 def out_option(default: str | None = None) -> Callable[..., Any]:
     return click.option(
         "--out",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option, typed
 from mmedge.cli.launch import devices_option, launch
 from mmedge.errors import UsageError
 from mmedge.progress import Silent
 from mmedge.training.loop import processes
+
+if TYPE_CHECKING:  # a verb that shows no report waits for none
+    from mmedge.report.schema import Report
 
 
 def stage_verb(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
@@ -44,8 +47,8 @@ def stage_verb(verb: str, only: str | None, help_text: str, example: str) -> cli
 
 @click.command(
     help="Run every stage of a recipe: teacher, distill, prune, quantize, export, measure, judge. What is unchanged is taken from OUT."
-    "\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used."
-    "\n\n\b\nExamples:\n  mmedge run recipes/avdigits.yaml --out runs/demo\n  mmedge run recipe.yaml --set 'data.fold={k: 5, index: 0}' --folds all"
+    "\n\nRECIPE is a recipe file, or the artifact of an earlier stage or the report.json of a run, whose recipe is then used."
+    "\n\n\b\nExamples:\n  mmedge run recipes/avdigits.yaml --out runs/demo\n  mmedge run runs/demo/report.json --out runs/again\n  mmedge run recipe.yaml --set 'data.fold={k: 5, index: 0}' --folds all"
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
 @out_option()
@@ -108,14 +111,14 @@ def run_stages(
 ) -> tuple[int, Path]:
     """Run a recipe's stages and show the report; returns the exit code and the folder that was written to."""
     recipe, code, start = _recipe(path, overrides, start)
-    out = out or Path("runs") / recipe.name
+    out = out or _place(path, recipe.name)
     with progress() if processes.is_main() else nullcontext(Silent()) as shown:
         # The stages import torch; it is told before, since it takes seconds.
         shown.say(f"mmedge: {recipe.name} into {out}")
         from mmedge.pipeline import fold as pipeline
         from mmedge.report.html import write_html
 
-        outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only)
+        outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only, command=typed())
         report = outcome.report
         if report is None:  # the main process has it
             return outcome.exit_code, out
@@ -123,6 +126,7 @@ def run_stages(
     from mmedge.report.table import print_report
 
     print_report(report)
+    _same_data(path, report)
     click.echo(f"report: {out / 'report.html'}", err=True)
     if as_json:
         print_json(report.record())
@@ -135,6 +139,11 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     from mmedge import recipe as recipes
     from mmedge.recipe.code import code_of, refuse_foreign
 
+    if path.suffix == ".json" and (found := _report(path)):
+        values, folder = recipes.recall(found.recipe, path.resolve().parent / ".work")
+        recipe = recipes.parse(recipes.with_overrides(values, overrides), where=path)
+        refuse_foreign(code_of(recipe), str(path))
+        return recipe, folder, start
     if not path.is_dir():
         return recipes.load(path, overrides), path.resolve().parent, start
     given = artifact.read(path)
@@ -142,6 +151,44 @@ def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple
     recipe = recipes.parse(recipes.with_overrides(values, overrides), where=path / artifact.MANIFEST)
     refuse_foreign(code_of(recipe), str(path))
     return recipe, folder, start or path
+
+
+def _report(path: Path) -> Report | None:
+    """The report of a run that a path names; None where it is a recipe, which may be JSON too."""
+    import json
+
+    from mmedge.report.record import read_report
+    from mmedge.report.schema import FileReport
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # whoever reads recipes says what is wrong with it
+    if not isinstance(values, dict) or not {"verdict", "machine"} & values.keys():
+        return None
+    found = read_report(path)
+    if isinstance(found, FileReport):
+        raise UsageError(
+            "this is the report of a quantized file, which no recipe made",
+            where=str(path),
+            todo="mmedge quantize MODEL.onnx repeats it",
+        )
+    return found
+
+
+def _place(path: Path, name: str) -> Path:
+    """Where a run is written to that names no place: what repeats a report stands beside it."""
+    repeated = path.suffix == ".json" and _report(path) is not None
+    return path.resolve().parent.with_name(f"{path.resolve().parent.name}-again") if repeated else Path("runs") / name
+
+
+def _same_data(path: Path, report: Report) -> None:
+    """Say whether what repeats a report had its data."""
+    before = _report(path) if path.suffix == ".json" else None
+    if before is not None:
+        same = before.data.sha256 == report.data.sha256
+        said = "has the data of the report" if same else "has other data than the report, or the same elsewhere"
+        click.echo(f"repeated: it {said} (sha256 {report.data.sha256[:12]}); mmedge report OLD NEW compares", err=True)
 
 
 train = stage_verb("train", "teacher", "Train the teacher.", "mmedge train recipes/avdigits.yaml --out runs/demo")

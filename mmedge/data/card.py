@@ -1,38 +1,28 @@
-"""The data card of a run: counts, labels, groups and missing shares of each split. No sample is named."""
+"""The data card: what ``check`` shows of a split before a run, and the run's report after it. No sample is named."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+
+import polars
 
 from mmedge import tasks
-from mmedge.data.manifest.splits import SPLITS
-from mmedge.data.store.samples import Dataset, Samples
-from mmedge.report.provenance import SplitRecord, TargetCardRecord
+from mmedge.data.manifest.source import present
+from mmedge.data.manifest.targets import labelled
+from mmedge.recipe import Data
+from mmedge.report.provenance import SplitCard
+from mmedge.tasks.cells import Cells
 
 
-def card(dataset: Dataset) -> dict[str, SplitRecord]:
-    """{split: its card}."""
-    return {split: split_card(getattr(dataset, split)) for split in SPLITS}
-
-
-def split_card(samples: Samples) -> SplitRecord:
-    """The card of one split's samples."""
-    share = 1 - samples.present.mean(axis=0) if len(samples) else np.zeros(samples.present.shape[1])
-    return SplitRecord(
-        n=len(samples),
-        groups=len(np.unique(samples.groups)),
-        missing=dict(zip(samples.inputs, (float(f"{value:.4g}") for value in share.tolist()))),
-        targets={name: _targets(samples, name) for name in samples.heads},
-    )
-
-
-def _targets(samples: Samples, name: str) -> TargetCardRecord:
-    head, known = samples.heads[name], samples.known(name)
-    task, targets = tasks.of(head), samples.targets[name][known]
-    if not len(targets):
-        return TargetCardRecord(labelled=0)
-    if not task.LABELS:
-        figures = {"mean": targets.mean(), "least": targets.min(), "most": targets.max()}
-        return TargetCardRecord(labelled=len(targets), **{key: float(f"{value:.4g}") for key, value in figures.items()})
-    has = targets > 0.5 if task.SEVERAL else targets[:, None] == np.arange(len(head.labels))
-    return TargetCardRecord(labelled=len(targets), labels=dict(zip(head.labels, has.sum(axis=0).tolist())))
+def split_card(part: polars.DataFrame, cells: Mapping[str, Cells], data: Data) -> SplitCard:
+    """The card of one split's manifest. ``cells``: {head: its cells}."""
+    each = {name: tasks.of(target).card(cells[name], target) for name, target in data.heads.items()}
+    counts = {"heads": each} if len(each) > 1 else next(iter(each.values())).record()
+    return SplitCard(
+        samples=part.height,
+        labelled=int(part.select(labelled(data).sum()).item() or 0),
+        groups=part["group"].n_unique() if "group" in part.columns else part.height,
+        present={
+            name: int(part.select(present(name, spec).sum()).item() or 0) for name, spec in data.modalities.items()
+        },
+    ).model_copy(update=counts)

@@ -10,23 +10,24 @@ import polars
 
 from mmedge import tasks
 from mmedge.contract import Contract
+from mmedge.data.card import split_card
 from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.checks.splits import forgotten_groups
-from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, with_something
+from mmedge.data.manifest.source import ROW, SPLIT, arranged, with_something
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.manifest.targets import cells_of, labelled
+from mmedge.data.manifest.targets import cells_of
 from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.progress import Progress
-from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
+from mmedge.recipe import Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
-from mmedge.report.checked import Card, SplitCard
+from mmedge.report.checked import Card
 from mmedge.report.schema import AlignmentRecord
 from mmedge.spec import ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
@@ -71,7 +72,10 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
         tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
         cells = cells_of(recipe.data, tables)
         heads = {name: head if _wide(head) else heads[name] for name, head in heads_of(recipe.data, cells).items()}
-        splits = {split: _card(split, tables[split], cells, recipe.data) for split in SPLITS}
+        splits = {
+            split: split_card(tables[split], {name: each[split] for name, each in cells.items()}, recipe.data)
+            for split in SPLITS
+        }
         card = card.model_copy(update={"labels": _labels(recipe, cells), "splits": splits})
         found += _calibration(recipe, table, found, file)
     card = card.model_copy(update={"modalities": {name: list(spec.shape) for name, spec in specs.items()}})
@@ -134,20 +138,6 @@ def _labels(recipe: Recipe, cells: Cells) -> list[str] | dict[str, list[str]]:
     """The labels in their order, of the one head; of several {head: its labels}."""
     found = {name: list(head.labels) for name, head in heads_of(recipe.data, cells).items()}
     return found if len(found) > 1 else next(iter(found.values()))
-
-
-def _card(split: str, part: polars.DataFrame, cells: Cells, data: Data) -> SplitCard:
-    there = {}
-    for name, spec in data.modalities.items():
-        there[name] = int(part.select(present(name, spec).sum()).item() or 0)
-    each = {name: tasks.of(target).card(cells[name][split], target) for name, target in data.heads.items()}
-    counts = {"heads": each} if len(each) > 1 else next(iter(each.values())).record()
-    return SplitCard(
-        samples=part.height,
-        labelled=int(part.select(labelled(data).sum()).item() or 0),
-        groups=part["group"].n_unique() if "group" in part.columns else part.height,
-        present=there,
-    ).model_copy(update=counts)
 
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:

@@ -12,6 +12,7 @@ from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.judging import Judging
 from mmedge.pipeline.measuring import GRAPH, controls_of, is_outputs, latencies_of, measured, with_latency
+from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.pipeline.reviewing import contributions_of, disagreements_of, reviews_of
 from mmedge.recipe import shown
@@ -51,9 +52,11 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
             validation=len(dataset.validation),
             test=len(dataset.test),
             **dataset.facts.record(),
+            splits=dict(dataset.cards),
         ),
         stages=[record.model_copy(update={"gates": gates}) for record, (gates, _) in zip(records, verdicts)],
         controls=controls,
+        provenance=provenance(context.command),
         **({"disagreements": differ} if differ else {}),
         **({"contributions": contributions} if contributions else {}),
         verdict="fail" if any(exit_codes) else "pass",

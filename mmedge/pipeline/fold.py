@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,12 +51,19 @@ class Plan:
 
 
 def run(
-    recipe: Recipe, out: Path, *, code: Path, progress: Progress, start: Path | None = None, only: str | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    code: Path,
+    progress: Progress,
+    start: Path | None = None,
+    only: str | None = None,
+    command: Sequence[str] = (),
 ) -> Outcome:
     """Run a recipe's stages into ``out``, or ``only`` those of that section, then report.
 
     ``start`` is an artifact to begin from instead of the stages that lead to it. ``code`` is where the recipe's own
-    modules are imported from. Raises MmedgeError and its kinds; an interrupted call goes on where it stopped. Of
+    modules are imported from, ``command`` what was typed, for the report. Raises MmedgeError and its kinds; an interrupted call goes on where it stopped. Of
     several processes that train together (``training.processes``) all train, the main one does the rest and has the
     report.
     """
@@ -77,7 +84,7 @@ def run(
         with processes.main_first():
             dataset = samples.prepare(recipe, out, code=code, progress=progress)
             remember(recipe, code, out / ".work")
-        return _fold(plan, Context(recipe, dataset, out, code, progress))
+        return _fold(plan, Context(recipe, dataset, out, code, progress, command=tuple(command)))
 
 
 def planned(recipe: Recipe, out: Path, given: Artifact | None, only: str | None) -> Plan:

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from mmedge.errors import Fault
 from mmedge.frozen import Record
+from mmedge.report.provenance import SplitCard
 from mmedge.report.schema import AlignmentRecord
-from mmedge.tasks.cells import TargetCard
 
 # Findings of one kind that are told in full; --json has all of them.
 _IN_FULL = 10
@@ -40,18 +40,6 @@ class FaultRecord(Record):
         where = ", ".join(part for part in (self.module, self.file, row, column) if part)
         lines = [f"{self.severity}: {self.what}", where and f"  at: {where}", self.todo and f"  do: {self.todo}"]
         return "\n".join(line for line in lines if line)
-
-
-class SplitCard(Record):
-    """What a split has. ``present``: samples by modality. Of one head, what its task counts stands beside: ``classes``, or ``target``."""
-
-    samples: int
-    labelled: int
-    groups: int
-    present: dict[str, int]
-    classes: dict[str, int] | None = None
-    target: dict[str, float] | None = None
-    heads: dict[str, TargetCard] | None = Field(None, description="The same of each head, where several.")
 
 
 class TextFacts(Record):

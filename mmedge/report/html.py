@@ -12,6 +12,7 @@ from mmedge.errors import MissingDependency
 from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
 from mmedge.report.record import modality_subsets
+from mmedge.report.reviewed import contributed, frontier_of, reviewed
 from mmedge.report.schema import FileReport, QualityRecord, Report
 from mmedge.report.table import short
 
@@ -65,8 +66,9 @@ def _page(report: Report, kept: Path | None) -> str:
         return Markup(remembered(kept / f"{key[:24]}.json", lambda: draw(record)))
 
     # What no picture shows, and what differs where the same run computes nothing again.
-    same: dict[str, object] = {"status": "cached", "seconds": None, "notes": [], "gates": []}
-    drawn = report.model_copy(update={"stages": [stage.model_copy(update=same) for stage in report.stages]})
+    same: dict[str, object] = {"status": "cached", "seconds": None, "notes": []}
+    stages = [stage.model_copy(update=same) for stage in report.stages]
+    drawn = report.model_copy(update={"stages": stages, "provenance": None})
     page = template.render(
         report=report.record(),
         subsets=modality_subsets(report),
@@ -85,10 +87,30 @@ def _page(report: Report, kept: Path | None) -> str:
             if stage.pruning
             for rows in [pruned.rows(stage.pruning)]
         },
+        frontier=frontier_of(drawn, picture),
+        reviewed=reviewed(drawn, picture),
+        disagreements=report.disagreements,
+        contributed=contributed(drawn, picture),
+        data=report.data,
+        classes=_classes(report),
+        provenance=report.provenance,
+        mmedge=report.mmedge,
         headline=_headline(report),
         recipe=json.dumps(report.recipe, indent=2, ensure_ascii=False),
     )
     return str(page)
+
+
+def _classes(report: Report) -> dict[str, dict[str, list[int]]]:
+    """{head: {label: samples of each split}} of the heads that have labels."""
+    splits = report.data.splits or {}
+    found: dict[str, dict[str, list[int]]] = {}
+    for number, card in enumerate(splits.values()):
+        heads = {head: of_head.classes for head, of_head in card.heads.items()} if card.heads else {"": card.classes}
+        for head, classes in heads.items():
+            for label, n in (classes or {}).items():
+                found.setdefault(head, {}).setdefault(label, [0] * len(splits))[number] = n
+    return found
 
 
 def _counted(quality: QualityRecord) -> str:

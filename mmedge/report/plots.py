@@ -71,7 +71,9 @@ def subset_matrix(report: Report) -> str:
                 "—" if value is None else f"{value:.3f}",
                 ha="center",
                 va="center",
-                color="white" if value is not None and value > (1 + worst) / 2 else INK,
+                color="white"
+                if value is not None and value > (1 + worst) / 2
+                else "#1f2934",  # on a light field in a dark page too
                 fontsize=10,
             )
     axes.set_xticks(range(len(stages)), [stage.replace("export-", "export\n") for stage, _ in stages])

@@ -5,25 +5,19 @@ from __future__ import annotations
 from pydantic import Field
 
 from mmedge.frozen import Record
+from mmedge.tasks.cells import TargetCard
 
 
-class TargetCardRecord(Record):
-    """What a split's targets of one head are."""
+class SplitCard(Record):
+    """What a split has. ``present``: samples by modality. Of one head, what its task counts stands beside: ``classes``, or ``target``."""
 
+    samples: int
     labelled: int
-    labels: dict[str, int] | None = Field(None, description="Label -> samples that have it.")
-    mean: float | None = Field(None, description="Of numbers, in their own unit; as least and most.")
-    least: float | None = None
-    most: float | None = None
-
-
-class SplitRecord(Record):
-    """One split of the data."""
-
-    n: int
-    groups: int = Field(description="Independent groups of samples.")
-    missing: dict[str, float] = Field(description="Modality -> share of the samples that lack it.")
-    targets: dict[str, TargetCardRecord] = Field(description="Head -> its targets.")
+    groups: int
+    present: dict[str, int]
+    classes: dict[str, int] | None = None
+    target: dict[str, float] | None = None
+    heads: dict[str, TargetCard] | None = Field(None, description="The same of each head, where several.")
 
 
 class ProvenanceRecord(Record):

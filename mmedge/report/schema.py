@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue
 from mmedge.frozen import Record
 from mmedge.machine import Machine
 from mmedge.profiling.timing import Timing
+from mmedge.report.provenance import ProvenanceRecord, SplitCard
 from mmedge.report.review import ContributionsRecord, DisagreementsRecord, ReviewRecord
 
 Interval = tuple[float, float]
@@ -362,6 +363,7 @@ class DataRecord(ArrangedRecord):
     train: int
     validation: int
     test: int
+    splits: dict[str, SplitCard] | None = Field(None, description="Split -> its card.")
 
 
 class Report(Record):
@@ -375,6 +377,7 @@ class Report(Record):
     data: DataRecord
     stages: list[StageRecord]
     controls: list[ControlRecord]
+    provenance: ProvenanceRecord | None = Field(None, description="What it was made by.")
     disagreements: DisagreementsRecord | None = None
     contributions: list[ContributionsRecord] | None = Field(None, description="A head each, of what ships.")
     verdict: Literal["pass", "fail"]

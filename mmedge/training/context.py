@@ -24,7 +24,7 @@ class Context:
     """``out``: the run's folder; ``code``: where a user's modules are imported from.
 
     Of the stage at work: ``stage``, its name; ``part``, the backend that an export is for, else empty; ``key``, its cache
-    key; ``teacher``, the artifact that teaches (absent while the teacher itself is trained). Stages choose by
+    key; ``command``, what was typed, if anything was; ``teacher``, the artifact that teaches (absent while the teacher itself is trained). Stages choose by
     ``dataset.train`` and ``dataset.validation`` only.
     """
 
@@ -37,6 +37,7 @@ class Context:
     stage: str = ""
     part: str = ""
     key: str = ""
+    command: tuple[str, ...] = ()
 
     def build(self, section: Model, contract: Contract) -> nn.Module:
         """A fresh model of a recipe's section, checked against the contract."""

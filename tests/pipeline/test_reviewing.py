@@ -53,10 +53,11 @@ def test_ids_and_pictures_are_shown_where_the_recipe_says_so(finished, tmp_path)
     values = copy.deepcopy(recipe.load(finished.recipe_file).resolved())
     values["report"] = {"samples": "pictures", "disagreements": 3}
     outcome = pipeline.run(parsed(values), out, code=tmp_path, progress=Silent())
-    found = outcome.report["disagreements"]["samples"]
+    report = outcome.report.record()
+    found = report["disagreements"]["samples"]
     test = rows_of(out)
     assert len(found) == 3 and [record["id"] for record in found] == [test[r["row"] - 1]["id"] for r in found]
     for record in found:
         assert set(record["pictures"]) == {"image", "audio"}
         assert all(uri.startswith("data:image/png;base64,") for uri in record["pictures"].values())
-    assert {stage["status"] for stage in outcome.report["stages"]} == {"cached"}
+    assert {stage["status"] for stage in report["stages"]} == {"cached"}

@@ -15,6 +15,7 @@ import polars
 from mmedge import tasks
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.contract import Contract
+from mmedge.data.card import split_card
 from mmedge.data.checks.targets import refuse_faulty_targets
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import place, present, write_manifests
@@ -28,6 +29,7 @@ from mmedge.leftovers import remove_of_run
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
+from mmedge.report.provenance import SplitCard
 from mmedge.report.schema import ArrangedRecord
 from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Head
@@ -131,7 +133,7 @@ class Dataset:
     """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
 
     ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what
-    the report tells of the data beside that.
+    the report tells of the data beside that; ``cards``: {split: its card}.
     """
 
     contract: Contract
@@ -143,6 +145,7 @@ class Dataset:
     out: Path
     workers: int | None = None
     facts: ArrangedRecord = field(default_factory=ArrangedRecord)
+    cards: Mapping[str, SplitCard] = field(default_factory=dict)
 
     def preprocessed(self, modalities: Mapping[str, ModalitySpec], progress: Progress) -> Dataset:
         """The same samples as a model with ``modalities`` takes them: those alone, and preprocessed as their specs say.
@@ -236,8 +239,12 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     )
     written = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
     digest = hash_json([key, written, {name: one.key for name, one in all_decoded.items()}])
+    cards = {
+        split: split_card(table, {name: each[split] for name, each in cells.items()}, data)
+        for split, table in tables.items()
+    }
     return Dataset(
-        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, data.workers, facts
+        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, data.workers, facts, cards
     )
 
 
