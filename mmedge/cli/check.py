@@ -43,6 +43,6 @@ def check(recipe: Path, out: Path | None, overrides: tuple[str, ...], no_media: 
         print_json(card.record())
     for line in card.lines():
         click.echo(line, err=True)
-    if wrong or any(fault.kind == "missing-column" for fault in card.faults):
+    if wrong or any(fault.kind in ("missing-column", "gate") for fault in card.faults):
         return 2  # the recipe itself names what is not there
     return 1 if card.errors else 0

@@ -32,6 +32,7 @@ _OF_A_FILE = {
     "calibration": "quantize.calibration",
     "threads": "measure.threads",
     "seed": "seed",
+    "policy": "gates.policy",
 }
 
 
@@ -71,6 +72,13 @@ _OF_A_FILE = {
     "--calibration", type=click.IntRange(1), help="Calls to calibrate on.  [default: until ranges come to rest]"
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--policy",
+    type=click.Choice(["strict", "point"]),
+    default="strict",
+    show_default=True,
+    help="strict: a loss must be proved to be inside the budget; point: as measured, by which luck passes too.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split into two halves.")
 @framed
 def quantize(
@@ -117,6 +125,7 @@ def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> FileReport:
             given["labels"],
             given["threads"],
             seed=given["seed"],
+            policy=given["policy"],
             max_latency_ratio=given["max_latency_ratio"],
             asked=given["candidates"] is not None,
         )

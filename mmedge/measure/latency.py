@@ -13,7 +13,17 @@ import numpy as np
 from mmedge.backends import Session, onnxruntime_cpu
 from mmedge.backends.onnxfile import content_sha256
 from mmedge.data.store.samples import Samples
-from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
+from mmedge.profiling.timing import (
+    PERCENTILES,
+    Sittings,
+    Timing,
+    median_ns,
+    percentile_ns,
+    ratio_interval,
+    sittings,
+    spans,
+    summary,
+)
 from mmedge.progress import Progress
 from mmedge.recipe import Measure
 
@@ -68,6 +78,17 @@ class Latencies:
         ours_ms, theirs_ms = (median_ns(self.spans[name]) / 1e6 for name in (ours, theirs))
         low, high = ratio_interval(self.spans[ours], self.spans[theirs])
         return Ratio(ours_ms / theirs_ms, low, high, ours_ms, theirs_ms)
+
+
+def ratio_figures(taken: Latencies, ours: str, theirs: str, name: str) -> dict[str, Any]:
+    """What a report has of ``ours`` over ``theirs``, there called ``name``: the ratio of medians, p95 and p99, with intervals."""
+    ratio = taken.ratio(ours, theirs)
+    found: dict[str, Any] = {f"ratio_to_{name}": ratio.value, f"ratio_to_{name}_ci95": (ratio.low, ratio.high)}
+    for percent in PERCENTILES[1:]:
+        pair = taken.spans[ours], taken.spans[theirs]
+        found[f"p{percent}_ratio_to_{name}"] = percentile_ns(pair[0], percent) / percentile_ns(pair[1], percent)
+        found[f"p{percent}_ratio_to_{name}_ci95"] = ratio_interval(*pair, percent)
+    return found
 
 
 def time_graphs(

@@ -24,8 +24,9 @@ from mmedge.data.store.samples import Samples, heads_of, held, manifests, privat
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
+from mmedge.pipeline import judgeable
 from mmedge.progress import Progress
-from mmedge.recipe import Model, Recipe, TeacherConfig, computes_int8
+from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
 from mmedge.report.checked import Card
 from mmedge.report.schema import AlignmentRecord
@@ -78,6 +79,9 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
         }
         card = card.model_copy(update={"labels": _labels(recipe, cells), "splits": splits})
         found += _calibration(recipe, table, found, file)
+        judges = [judgeable.Judged(split, *_judging(tables[split], recipe.data)) for split in ("validation", "test")]
+        card = card.model_copy(update={"power": judgeable.power(recipe, *judges)})
+        found += [*_gates(recipe, tables, cells, heads), *judgeable.weak(recipe, *judges)]
     card = card.model_copy(update={"modalities": {name: list(spec.shape) for name, spec in specs.items()}})
     progress.say("check: building the models")
     whole = Contract(modalities=specs, heads=heads)
@@ -138,6 +142,26 @@ def _labels(recipe: Recipe, cells: Cells) -> list[str] | dict[str, list[str]]:
     """The labels in their order, of the one head; of several {head: its labels}."""
     found = {name: list(head.labels) for name, head in heads_of(recipe.data, cells).items()}
     return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _judging(table: polars.DataFrame, data: Data) -> tuple[int, int]:
+    """(labelled rows, independent groups of them)."""
+    known = table.filter(labelled(data))
+    return known.height, known["group"].n_unique() if "group" in known.columns else known.height
+
+
+def _gates(recipe: Recipe, tables: dict[str, polars.DataFrame], cells: Cells, heads: dict[str, Head]) -> list[Fault]:
+    """Gates that the test split has nothing to judge by; none where the classes are not known, which is told elsewhere."""
+    if not all(map(_wide, heads_of(recipe.data, cells).values())):
+        return []
+    test, wanted = tables["test"], recipe.data.heads
+    targets = {name: tasks.of(head).targets(cells[name]["test"], head, wanted[name]) for name, head in heads.items()}
+    there = {
+        name: test.select(present(name, spec).alias("x"))["x"].to_numpy().astype(bool)
+        for name, spec in recipe.data.modalities.items()
+    }
+    learnt = bool(tables["train"].select(labelled(recipe.data).sum()).item())
+    return list(judgeable.unjudgeable(recipe, heads, targets, there, learnt=learnt))
 
 
 def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], file: str) -> list[Fault]:

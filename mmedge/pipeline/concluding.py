@@ -10,7 +10,8 @@ from mmedge.artifact import WEIGHTS, Artifact, write_json
 from mmedge.data.outputs import OUTPUTS_FILE
 from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
-from mmedge.pipeline.judging import Judging
+from mmedge.pipeline.evidence import baseline_of
+from mmedge.pipeline.judging import Judging, verdict_of
 from mmedge.pipeline.measuring import GRAPH, controls_of, is_outputs, latencies_of, measured, with_latency
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
@@ -35,7 +36,9 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
         for record in records
     ]
     differ, contributions = disagreements_of(ran, context), contributions_of(ran, context)
-    judging = Judging(ran, records, controls, recipe.gates)
+    baseline = baseline_of(ran, context) if recipe.gates != "none" else None
+    judging = Judging.of(ran, records, controls, context)
+    records = [judging.with_losses(done, record) for done, record in zip(ran, records)]
     # What was given was judged by the run that made it, which has its parents to compare with.
     verdicts = [([], 0) if done.given else judging.judge(done, record) for done, record in zip(ran, records)]
     exit_codes = [code for _, code in verdicts]
@@ -57,9 +60,10 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
         stages=[record.model_copy(update={"gates": gates}) for record, (gates, _) in zip(records, verdicts)],
         controls=controls,
         provenance=provenance(context.command),
+        **({"baseline": baseline} if baseline else {}),
         **({"disagreements": differ} if differ else {}),
         **({"contributions": contributions} if contributions else {}),
-        verdict="fail" if any(exit_codes) else "pass",
+        verdict=verdict_of([gate for gates, _ in verdicts for gate in gates]),
     )
     write_bundle(ran, report, context)
     write_json(context.out / "report.json", report.record())

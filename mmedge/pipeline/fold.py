@@ -17,6 +17,7 @@ from mmedge.data.store import samples
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
 from mmedge.pipeline.concluding import Outcome, conclude
+from mmedge.pipeline.judgeable import refuse_unjudgeable
 from mmedge.pipeline.keys import key_of
 from mmedge.pipeline.ran import Ran, parent_of, teacher_of
 from mmedge.pipeline.stages import Step, steps
@@ -84,6 +85,7 @@ def run(
         with processes.main_first():
             dataset = samples.prepare(recipe, out, code=code, progress=progress)
             remember(recipe, code, out / ".work")
+            refuse_unjudgeable(recipe, dataset)
         return _fold(plan, Context(recipe, dataset, out, code, progress, command=tuple(command)))
 
 

@@ -15,7 +15,7 @@ from mmedge.pipeline.concluding import Outcome
 from mmedge.progress import Progress
 from mmedge.recipe import Recipe
 from mmedge.report.folded import FoldedStageRecord, FoldRecord, FoldsReport, MeanRecord
-from mmedge.report.schema import Report
+from mmedge.report.schema import Report, RunVerdict
 from mmedge.training.loop import processes
 
 REPORT = "folds.json"
@@ -60,7 +60,8 @@ def folder_of(out: Path, index: int) -> Path:
 def summary(name: str, reports: Sequence[Report]) -> FoldsReport:
     """Each stage's quality, size and latency to the teacher as mean, interval and values a fold."""
     names = dict.fromkeys(stage.stage for report in reports for stage in report.stages)
-    failed = any(report.verdict != "pass" for report in reports)
+    found = {report.verdict for report in reports}
+    order: tuple[RunVerdict, ...] = ("fail", "cannot tell", "not judged", "pass")
     return FoldsReport(
         schema=1,
         mmedge=__version__,
@@ -71,7 +72,7 @@ def summary(name: str, reports: Sequence[Report]) -> FoldsReport:
         ],
         stages=[_stage(stage, reports) for stage in names],
         notes=[NOTE],
-        verdict="fail" if failed else "pass",
+        verdict=next(verdict for verdict in order if verdict in found),
     )
 
 

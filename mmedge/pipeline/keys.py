@@ -19,6 +19,7 @@ CODE = (
     "training",
     "graph",
     "measure",
+    "gate.py",
     "backends",
     "machine.py",
     "tasks",

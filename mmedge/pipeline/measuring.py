@@ -16,7 +16,7 @@ from mmedge.machine import machine
 from mmedge.measure.classes import ClassMap, class_map
 from mmedge.measure.figures import figures, figures_of_stored
 from mmedge.measure.gain import gain
-from mmedge.measure.latency import one_sample, time_graphs
+from mmedge.measure.latency import one_sample, ratio_figures, time_graphs
 from mmedge.measure.quality import module_run, predict_module
 from mmedge.pipeline.ran import Ran
 from mmedge.report.schema import ControlRecord, FiguresRecord, LatencyRecord, StageRecord
@@ -25,7 +25,7 @@ from mmedge.training.context import Context
 
 GRAPH = "model.onnx"
 # What a figure may depend on, beside what was measured.
-_CODE = ("measure", "profiling/timing.py", "backends")
+_CODE = ("measure", "tasks", "gate.py", "pipeline/evidence.py", "profiling/timing.py", "backends")
 
 
 def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRecord, list[str]]:
@@ -132,8 +132,7 @@ def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context)
         latencies[stage] = found.timing(stage).record()
         for name, other in (("teacher", teacher), ("parent", by_sha256.get(artifact.parent or ""))):
             if other in found:
-                ratio = found.ratio(stage, str(other))
-                latencies[stage] |= {f"ratio_to_{name}": ratio.value, f"ratio_to_{name}_ci95": [ratio.low, ratio.high]}
+                latencies[stage] |= ratio_figures(found, stage, str(other), name)
     return latencies
 
 

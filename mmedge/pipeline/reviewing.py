@@ -79,7 +79,7 @@ def _key(artifact: Artifact, context: Context) -> list[Any]:
 
 
 def _review(done: Ran, artifact: Artifact, context: Context) -> Any:
-    contract, samples, outputs = _on_test(done, artifact, context)
+    contract, samples, outputs = on_test(done, artifact, context)
     draws = {"resamples": context.recipe.measure.bootstrap, "seed": context.recipe.seed}
     return {name: record.record() for name, record in review(contract, outputs, samples, **draws).items()}
 
@@ -89,15 +89,15 @@ def _contributions(done: Ran, artifact: Artifact, context: Context) -> Any:
     samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
     rows = np.flatnonzero(samples.present.all(axis=1) & samples.labelled)
     samples = samples.taken(rows[np.linspace(0, len(rows) - 1, min(_CONTRIBUTIONS, len(rows))).round().astype(int)])
-    predict = _predict(done, artifact, context, samples)
+    predict = predictor(done, artifact, context, samples)
     draws = {"resamples": context.recipe.measure.bootstrap, "seed": context.recipe.seed}
     return [record.record() for record in contributions(done.stage, samples, predict, **draws)]
 
 
 def _disagreements(first: Ran, second: Ran, context: Context) -> Any:
     assert first.artifact and second.artifact
-    _, theirs, their_outputs = _on_test(first, first.artifact, context)
-    contract, ours, our_outputs = _on_test(second, second.artifact, context)
+    _, theirs, their_outputs = on_test(first, first.artifact, context)
+    contract, ours, our_outputs = on_test(second, second.artifact, context)
     place = {sample: row for row, sample in enumerate(ours.ids)}
     rows = np.array([place[sample] for sample in theirs.ids if sample in place], np.int64)
     if not len(rows):
@@ -130,7 +130,7 @@ def _named(record: DisagreementRecord, seen: Samples, contract: Contract, contex
     return DisagreementRecord(**record.record() | more)
 
 
-def _on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Outputs]:
+def on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Outputs]:
     """(the data's contract as far as the model has it, test samples that there are outputs of, these in the data's classes)."""
     classes = classes_of(done, artifact, context)
     if is_outputs(artifact):
@@ -145,10 +145,10 @@ def _on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract,
     contract = contract_of(artifact)
     samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
     contract = context.dataset.contract.only(tuple(samples.inputs)) if classes else contract
-    return contract, samples, _predict(done, artifact, context, samples)(samples.present)
+    return contract, samples, predictor(done, artifact, context, samples)(samples.present)
 
 
-def _predict(done: Ran, artifact: Artifact, context: Context, samples: Samples) -> Predict:
+def predictor(done: Ran, artifact: Artifact, context: Context, samples: Samples) -> Predict:
     """Outputs in the data's classes, by the exported graph where there is one."""
     from mmedge.stages import export
 

@@ -113,10 +113,15 @@ def _prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     return prune(parent, config, context)
 
 
+def _judged_by(recipe: Recipe) -> tuple[str, float]:
+    """How budgets on validation are judged."""
+    return recipe.judging.policy, recipe.judging.confidence
+
+
 def _prune_depends(recipe: Recipe) -> tuple[Any, ...]:
     """What the channels that are left are a multiple of follows the targets, unless the recipe says it."""
     gpu = recipe.prune and recipe.prune.round_to == "auto" and recipe.export.on_gpu
-    return recipe.distill, recipe.measure, gpu
+    return recipe.distill, recipe.measure, gpu, _judged_by(recipe)
 
 
 def _quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
@@ -127,7 +132,7 @@ def _quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeR
 
 def _quantize_depends(recipe: Recipe) -> tuple[Any, ...]:
     """Which fallbacks are tried, and whether INT8 is trained that is no faster here, follows the targets."""
-    return recipe.distill, recipe.measure, recipe.export.elsewhere, recipe.export.asks_int8
+    return recipe.distill, recipe.measure, recipe.export.elsewhere, recipe.export.asks_int8, _judged_by(recipe)
 
 
 def _export(parent: Artifact, config: Options, context: Context) -> ExportResult:

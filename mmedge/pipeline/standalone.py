@@ -14,9 +14,10 @@ from mmedge import __version__, artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.data.arrays import Calls, read_calls
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
-from mmedge.gate import COST_EXIT
+from mmedge.gate import COST_EXIT, Policy
 from mmedge.graph.foreign import tidied, unfolded
 from mmedge.machine import machine
+from mmedge.measure.budget import WHOLE, Losses
 from mmedge.measure.calls import Judge, check_arrays, check_labels, column, judge_of, scores
 from mmedge.measure.comparing import compared_means
 from mmedge.measure.intervals import of_figure, of_share
@@ -55,6 +56,7 @@ class FileOptions:
     threads: int = 1
     seed: int = 0
     max_latency_ratio: float | None = None
+    policy: Policy = "strict"
     asked: bool = False
 
 
@@ -157,7 +159,8 @@ def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str],
         calibration=inputs,
         evaluate=_scorer(data),
         outputs=_outputs(data.judging, min(max(data.affordable, _FEWEST), _FEW)),
-        loss_ci95=_loss_ci95,
+        losses=_losses,
+        policy=settings.policy,
         time=_timer(_typical(data.judging, notes), settings, progress),
         progress=progress,
         work=graph.parent / ".work",
@@ -232,10 +235,9 @@ def _mean_ci95(values: np.ndarray) -> tuple[float, float]:
     return found.low, found.high
 
 
-def _loss_ci95(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of what the mean loses, of float [n] each."""
-    lost = compared_means(before, after, tail=0.025)
-    return lost.low, lost.high
+def _losses(before: np.ndarray, after: np.ndarray, tail: float) -> Losses:
+    """``Trial.losses``: what the mean of float [n] loses."""
+    return {WHOLE: compared_means(before, after, tail=tail)}
 
 
 def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:

@@ -20,6 +20,7 @@ Sittings = list[np.ndarray]
 # How often models are opened anew for one comparison, and the fewest calls of one sitting.
 _SITTINGS, _FEWEST = 8, 5
 # Student's t at 97.5 %, by degrees of freedom.
+PERCENTILES = (50, 95, 99)
 _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
 
@@ -36,6 +37,9 @@ class Timing(Record):
         description="Spread: the standard deviation over the mean; above 0.3 the machine was busy or throttled."
     )
     runs: int
+    p50_ms_ci95: tuple[float, float] | None = Field(None, description="95 % intervals between sittings.")
+    p95_ms_ci95: tuple[float, float] | None = None
+    p99_ms_ci95: tuple[float, float] | None = None
 
 
 def spans(
@@ -124,24 +128,60 @@ def sittings(
     return taken
 
 
-def ratio_interval(ours: Sittings, theirs: Sittings) -> tuple[float, float]:
-    """95 % interval of the ratio of two models' median spans, each of the same ``sittings``.
+def ratio_interval(ours: Sittings, theirs: Sittings, percent: float = 50) -> tuple[float, float]:
+    """95 % interval of the ratio of two models' percentiles of spans, medians unless told, each of the same ``sittings``.
 
     Each sitting gives one ratio of medians; Student's interval of the mean of their logarithms holds what differs between
-    sessions and between moments of the machine. The spans of one file, timed once, are a ratio of 1 without doubt.
+    sessions and between moments of the machine. Of higher percentiles one sitting has too few spans: all but one give a
+    value each (the jackknife). The spans of one file, timed once, are a ratio of 1 without doubt.
     """
     if ours is theirs:
         return 1.0, 1.0
-    logs = np.log([np.median(mine) / np.median(other) for mine, other in zip(ours, theirs)])
-    half = _STUDENT[len(logs) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
-    pooled = float(np.log(median_ns(ours) / median_ns(theirs)))  # the figure that is told lies inside
-    low, high = min(float(logs.mean()) - half, pooled), max(float(logs.mean()) + half, pooled)
-    return float(np.exp(low)), float(np.exp(high))
+    pooled = float(np.log(percentile_ns(ours, percent) / percentile_ns(theirs, percent)))
+    if percent == 50:
+        logs = np.log([np.median(mine) / np.median(other) for mine, other in zip(ours, theirs)])
+        return _student(float(logs.mean()), float(logs.std(ddof=1)) / len(logs) ** 0.5, len(logs), pooled)
+    others = [np.log(_left_out(ours, n, percent) / _left_out(theirs, n, percent)) for n in range(len(ours))]
+    return _student(pooled, _jackknifed(others), len(ours), pooled)
+
+
+def _student(middle: float, deviation: float, count: int, pooled: float) -> tuple[float, float]:
+    """Student's interval of a logarithm, of ``count`` sittings, as it was before; the figure that is told lies inside."""
+    half = _STUDENT[count - 1] * deviation
+    return float(np.exp(min(middle - half, pooled))), float(np.exp(max(middle + half, pooled)))
+
+
+def _left_out(taken: Sittings, number: int, percent: float) -> float:
+    """A percentile over all sittings but one."""
+    return percentile_ns([each for other, each in enumerate(taken) if other != number], percent)
+
+
+def _jackknifed(values: list[float]) -> float:
+    """The standard deviation of a figure of all sittings, of its values with each left out (Efron & Stein 1981)."""
+    count = len(values)
+    return float(((count - 1) / count * ((np.array(values) - np.mean(values)) ** 2).sum()) ** 0.5)
 
 
 def median_ns(taken: Sittings) -> float:
     """The median over all sittings."""
-    return float(np.median(np.concatenate(taken)))
+    return percentile_ns(taken, 50)
+
+
+def percentile_ns(taken: Sittings, percent: float) -> float:
+    """A percentile over all sittings."""
+    return float(np.percentile(np.concatenate(taken), percent))
+
+
+def _between_sittings(taken: np.ndarray | Sittings) -> dict[str, tuple[float, float]]:
+    """The intervals of the percentiles, in milliseconds, where there are several sittings."""
+    if not isinstance(taken, list) or not 1 < len(taken) <= len(_STUDENT) + 1:
+        return {}
+    found = {}
+    for percent in PERCENTILES:
+        pooled = float(np.log(percentile_ns(taken, percent) / 1e6))
+        others = [np.log(_left_out(taken, number, percent)) for number in range(len(taken))]
+        found[f"p{percent}_ms_ci95"] = _student(pooled, _jackknifed(others), len(taken), pooled)
+    return found
 
 
 def summary(nanoseconds: np.ndarray | Sittings) -> Timing:
@@ -157,4 +197,5 @@ def summary(nanoseconds: np.ndarray | Sittings) -> Timing:
         mean_ms=float(ms.mean()),
         cv=float(ms.std() / ms.mean()),
         runs=ms.size,
+        **_between_sittings(nanoseconds),
     )

@@ -38,6 +38,10 @@ def computes_int8(candidate: str) -> bool:
     return precision_of(candidate) == "int8" and candidate != "int8-weights"
 
 
+# What follows where a budget of accuracy is missed.
+OnMiss = Literal["try-next", "keep-parent", "stop"]
+
+
 class Budget(Frozen):
     """The shares of the parent that may be left; all that are given count."""
 
@@ -81,8 +85,17 @@ class Prune(StageSection):
         description="Above 1: prune and recover in so many steps, and keep the last that lost no more than max_drop and"
         " max_subset_drop. With 1, a smaller cut is tried where the first lost more.",
     )
-    max_drop: float = Field(0.01, ge=0, description="What quality may fall by against the parent, on validation.")
+    max_drop: float = Field(
+        0.01,
+        ge=0,
+        description="What quality may fall by against the parent, on validation; it must be proved with gates.confidence.",
+    )
     max_subset_drop: float = Field(0.02, ge=0, description="The same for every subset of modalities.")
+    on_miss: OnMiss = Field(
+        "try-next",
+        description="Where the first cut is not proved to lose so little. try-next: smaller ones are tried; keep-parent: none"
+        " is; either way the parent is returned where none is left. stop: the run ends, with exit code 3.",
+    )
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="Channels that are left are a multiple of it, since kernels work on blocks of them. auto: measured on"
@@ -130,8 +143,17 @@ class Quantize(StageSection):
         ("int8-narrow", "int8-extremes", "int8-percentile", "int8-smooth", "int8-mixed"),
         description="Tried in order while no INT8 candidate is inside the budget.",
     )
-    max_drop: float = Field(0.01, ge=0, description="What quality may fall by against FP32, on validation.")
+    max_drop: float = Field(
+        0.01,
+        ge=0,
+        description="What quality may fall by against FP32, on validation; it must be proved with gates.confidence.",
+    )
     max_subset_drop: float = Field(0.02, ge=0, description="The same for every subset of modalities.")
+    on_miss: OnMiss = Field(
+        "try-next",
+        description="Where no candidate in 8 bits is proved to lose so little. try-next: fallbacks and training are tried;"
+        " keep-parent: neither is; either way FP32 is kept where none is left. stop: the run ends, with exit code 3.",
+    )
     calibration: int | None = Field(
         None,
         ge=1,

@@ -14,6 +14,7 @@ from mmedge.frozen import Frozen
 from mmedge.recipe.compression import Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
+from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
 
@@ -39,10 +40,8 @@ class Recipe(Frozen):
     export: Export = Field(Export(), description="The engines that are built.")
     measure: Measure = Field(Measure(), description="How latency and intervals are taken.")
     report: Report = Field(Report(), description="What the report may show of the data.")
-    gates: dict[str, dict[str, float]] = Field(
-        {},
-        description="Stage -> figure -> limit. A figure that misses its limit fails the run: exit code 3 for accuracy, 4 for"
-        " latency, size and memory.",
+    gates: NoneOrGates = Field(
+        Gates(), description="What must hold on the test split, and how it is judged; 'none' asks nothing of a run."
     )
 
     @field_validator("name")
@@ -147,10 +146,10 @@ class Recipe(Frozen):
         only = {gate: name for name, kind in kinds for gate in getattr(kind, "own_gates", ())}
         faults = [
             f"gates: the recipe has no stage {stage!r}{did_you_mean(stage, stages)}; it has {', '.join(stages)}"
-            for stage in self.gates
+            for stage in self.own_limits
             if stage not in stages
         ]
-        for stage, limits in self.gates.items():
+        for stage, limits in self.own_limits.items():
             faults += [
                 f"gates.{stage}: unknown figure {name!r}{did_you_mean(name, gate.FIGURES)}"
                 for name in limits
@@ -169,9 +168,51 @@ class Recipe(Frozen):
                     faults.append(
                         f"gates.{stage}: no subset of modalities {subset!r}{did_you_mean(subset, names)}; there are {', '.join(names)}"
                     )
+                faults += self._label_gate_faults(stage, name, head)
                 if only.get(family, stage) != stage:
                     faults.append(f"gates.{stage}: {name!r} is a figure of the stage {only[family]} alone")
         return faults
+
+    def _label_gate_faults(self, stage: str, name: str, head: str | None) -> list[str]:
+        """A figure that only labels have, asked of a task that has others."""
+        target = self.data.heads.get(head) if head else next(iter(self.data.heads.values()))
+        if gate.family(name) not in gate.OF_LABELS or target is None:
+            return []
+        if head is None and len(self.data.heads) > 1:
+            return [
+                f"gates.{stage}: {name!r} is of one head: write heads.NAME.{name}; there are {', '.join(self.data.heads)}"
+            ]
+        task = tasks.of(target)
+        if task.LABELS and not task.SEVERAL:
+            return []
+        able = [figure for figure, (_, code) in gate.FIGURES.items() if code == 3 and figure not in gate.OF_LABELS]
+        return [f"gates.{stage}: {name!r} is no figure of a {target.task}; it has {', '.join(able)}"]
+
+    @property
+    def own_limits(self) -> Limits:
+        """The gates' limits as the recipe gives them."""
+        return self.gates.limits if isinstance(self.gates, Gates) else {}
+
+    @property
+    def judging(self) -> Gates:
+        """How gates and budgets are judged, also where nothing is asked of the run."""
+        return self.gates if isinstance(self.gates, Gates) else Gates()
+
+    @property
+    def limits(self) -> Limits:
+        """{stage: {figure: limit}} that the run is judged by: the recipe's own, else the default ones; none by 'none'."""
+        if not isinstance(self.gates, Gates):
+            return {}
+        engines = self.export.stages("export")
+        if self.gates.limits:
+            return guarded(self.gates.limits, engines, self.data.heads)
+        teacher = self.teacher.model.modalities or tuple(self.data.modalities)
+        ours = (self.distill.model.modalities if self.distill else None) or (
+            tuple(self.data.modalities) if self.distill else teacher
+        )
+        beside = self.teacher.outputs is not None or not set(teacher) <= set(ours)
+        against: Literal["teacher", "parent"] = "parent" if beside else "teacher"
+        return default_limits(engines, self.data.heads, ours, against, labelled=self.learns_labels)
 
     @property
     def sections(self) -> dict[str, StageSection]:

@@ -69,6 +69,7 @@ class Card(Record):
     )
     splits: dict[str, SplitCard] | None = None
     modalities: dict[str, list[int]] = {}
+    power: list[str] = Field([], description="What the samples that choose and judge can tell of a loss, in words.")
     errors: int = 0
     warnings: int = 0
     faults: list[FaultRecord] = []
@@ -86,6 +87,7 @@ class Card(Record):
         for name, shape in self.modalities.items():
             facts = self.media[name].record() if self.media and name in self.media else {}
             yield f"{name}: {shape}" + "".join(f", {key} {_text(value)}" for key, value in facts.items())
+        yield from (f"power: {sentence}" for sentence in self.power)
         counted: Counter[tuple[str, str]] = Counter()
         for fault in self.faults:
             kind = (fault.severity, fault.kind)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmedge.frozen import Record
-from mmedge.report.schema import Interval
+from mmedge.report.schema import Interval, RunVerdict
 from mmedge.report.table import console_for
 
 
@@ -16,7 +16,7 @@ class FoldRecord(Record):
 
     fold: int
     report: str
-    verdict: Literal["pass", "fail"]
+    verdict: RunVerdict
 
 
 class MeanRecord(Record):
@@ -46,7 +46,7 @@ class FoldsReport(Record):
     folds: list[FoldRecord]
     stages: list[FoldedStageRecord]
     notes: list[str]
-    verdict: Literal["pass", "fail"]
+    verdict: RunVerdict
 
 
 def print_folds(summary: FoldsReport) -> None:

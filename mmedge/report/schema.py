@@ -18,6 +18,7 @@ from mmedge.report.review import ContributionsRecord, DisagreementsRecord, Revie
 
 Interval = tuple[float, float]
 Figures = dict[str, float]
+RunVerdict = Literal["pass", "fail", "cannot tell", "not judged"]
 
 
 class QualityRecord(Record):
@@ -64,6 +65,14 @@ class LatencyRecord(Timing):
     ratio_to_teacher_ci95: Interval | None = None
     ratio_to_parent: float | None = None
     ratio_to_parent_ci95: Interval | None = None
+    p95_ratio_to_teacher: float | None = None
+    p95_ratio_to_teacher_ci95: Interval | None = None
+    p95_ratio_to_parent: float | None = None
+    p95_ratio_to_parent_ci95: Interval | None = None
+    p99_ratio_to_teacher: float | None = None
+    p99_ratio_to_teacher_ci95: Interval | None = None
+    p99_ratio_to_parent: float | None = None
+    p99_ratio_to_parent_ci95: Interval | None = None
 
 
 class GateRecord(Record):
@@ -72,8 +81,17 @@ class GateRecord(Record):
     name: str
     limit: float
     value: float | None = None
-    ci95: Interval | None = Field(None, description="What it was judged by, where the figure has noise: all of it.")
+    ci95: Interval | None = Field(None, description="As bounds; of reports before those.")
     passed: bool
+    outcome: Literal["pass", "fail", "cannot tell"] | None = None
+    bounds: Interval | None = Field(
+        None, description="What it was judged by, where the figure has noise; each holds with the confidence."
+    )
+    confidence: float | None = None
+    method: str | None = Field(None, description="Of the bounds, by its name.")
+    n: int | None = Field(None, description="Samples that they rest on.")
+    needs: int | None = Field(None, description="About how many samples would tell, where these cannot.")
+    sentence: str | None = None
 
 
 class MissRecord(Record):
@@ -167,6 +185,7 @@ class CandidateRecord(Record):
     n: int
     drop: float
     drop_ci95: Interval
+    drop_bound: float | None = Field(None, description="The most that it may truly lose; must be inside the budget.")
     ci95: Interval | None = None
     p50_ms: float
     ratio_to_fp32: float
@@ -258,6 +277,7 @@ class AttemptRecord(Record):
     subsets: Figures | None = None
     drop: float | None = None
     drop_ci95: Interval | None = None
+    drop_bound: float | None = Field(None, description="The most that it may truly lose; must be inside the budget.")
     worst_subset: str | None = None
     worst_subset_drop: float | None = None
 
@@ -328,6 +348,14 @@ class ControlRecord(Record):
     notes: list[str]
 
 
+class BaselineRecord(Record):
+    """A linear model of the same inputs, trained in ``seconds``: what a network must be better than."""
+
+    quality: QualityRecord = Field(description="On the test split.")
+    inputs: dict[str, str] = Field(description="Modality -> what the linear model is given of it.")
+    seconds: float
+
+
 class AlignmentRecord(Record):
     """What joining a stream with timestamps did to the rows of a manifest."""
 
@@ -380,7 +408,8 @@ class Report(Record):
     provenance: ProvenanceRecord | None = Field(None, description="What it was made by.")
     disagreements: DisagreementsRecord | None = None
     contributions: list[ContributionsRecord] | None = Field(None, description="A head each, of what ships.")
-    verdict: Literal["pass", "fail"]
+    baseline: BaselineRecord | None = None
+    verdict: RunVerdict = Field(description="Of all gates; 'not judged' where there were none.")
 
 
 class CallsRecord(Record):

@@ -38,14 +38,19 @@ def print_report(report: Report) -> None:
         )
     for stage in report.stages:
         for gate in stage.gates:
-            mark = ("passed", "green") if gate.passed else ("FAILED", "red")
+            unclear = gate.outcome == "cannot tell"
+            mark = ("passed", "green") if gate.passed else ("cannot tell", "yellow") if unclear else ("FAILED", "red")
+            ends = gate.bounds or gate.ci95
             value = "not measured" if gate.value is None else f"{gate.value:.4g}"
-            value += " [{:.4g}, {:.4g}]".format(*gate.ci95) if gate.ci95 else ""
-            rest = f" {stage.stage}: {gate.name} is {value}, limit {gate.limit:g}"
-            console.print(Text.assemble("  ", mark, rest))
-    colour = "green" if report.verdict == "pass" else "red"
-    nothing = "" if any(stage.gates for stage in report.stages) else ": the recipe sets no gates"
-    console.print(Text.assemble("verdict: ", (report.verdict, f"bold {colour}"), nothing))
+            value += f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
+            more = f"; about {gate.needs:,} samples would tell, {gate.n} cannot" if gate.needs else ""
+            console.print(
+                Text.assemble("  ", mark, f" {stage.stage}: {gate.name} is {value}, limit {gate.limit:g}{more}")
+            )
+    colour = {"pass": "green", "fail": "red"}.get(report.verdict, "yellow")
+    none = report.recipe.get("gates") == "none"
+    nothing = {"not judged": ": the recipe asks nothing (gates: none)" if none else ": nothing that ships was made"}
+    console.print(Text.assemble("verdict: ", (report.verdict, f"bold {colour}"), nothing.get(report.verdict, "")))
 
 
 def _interval(quality: QualityRecord) -> str:
@@ -82,6 +87,10 @@ def _table(report: Report, subsets: list[str], wide: bool) -> Any:
     for stage in report.stages:
         cells = _cells(stage, subsets)
         table.add_row(*(cells.get(heading, "") for heading in _columns(subsets, wide)))
+    if report.baseline:
+        quality = report.baseline.quality
+        cells = {"stage": "baseline", "quality": f"{quality.value:.3f}", "quality [95 %]": _interval(quality)}
+        table.add_row(*((cells | {"status": "linear"}).get(heading, "") for heading in _columns(subsets, wide)))
     return table
 
 

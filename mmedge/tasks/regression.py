@@ -112,7 +112,7 @@ def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, flo
 
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
     """The mean of the known targets."""
-    return np.full((rows, 1), np.nanmean(targets), np.float32)
+    return np.full((rows, 1), np.nanmean(targets) if known(targets).any() else head.mean, np.float32)
 
 
 def same(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -31,6 +31,7 @@ from mmedge.data.store import samples
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
 from mmedge.graph.trace import example
+from mmedge.measure.budget import Budget, losses_of
 from mmedge.measure.comparing import loss_of
 from mmedge.measure.cost import macs
 from mmedge.measure.latency import one_sample, ratios_to
@@ -42,8 +43,7 @@ from mmedge.recipe import Prune, Quantize
 from mmedge.stages.prune.work import work_on
 from mmedge.stages.quantize import quantize
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
-from mmedge.stages.quantize.candidates import over
-from mmedge.stages.quantize.evaluation import evaluator
+from mmedge.stages.quantize.evaluation import Scored, evaluator
 from mmedge.training.context import Context
 
 PARENT = "FP32, as it is (timed twice)"
@@ -58,8 +58,8 @@ class Way:
     stages: tuple[Prune | Quantize, ...]
 
     @property
-    def budget(self) -> Quantize:
-        return Quantize(
+    def budget(self) -> Budget:
+        return Budget(
             max_drop=sum(stage.max_drop for stage in self.stages),
             max_subset_drop=sum(stage.max_subset_drop for stage in self.stages),
         )
@@ -142,11 +142,15 @@ def compared(run: Path, stage: str, folder: Path, shown: Progress) -> None:
     graphs = {way.name: way.make() for way in ways}
     ratios = ratios_to(graph, graphs, one_sample(test, resolved.measure.batch), resolved.measure, shown)
     judge = evaluator(contract, validation)
-    parents = judge(graph)
+    parents, lost = judge(graph), losses_of(contract, validation)
+
+    def within(budget: Budget, made: Scored) -> bool:
+        return budget.over(lost(parents.outputs, made.outputs, 1 - budget.confidence)) <= 0
+
     _head(f"{resolved.name}, {stage}", parent, pruned, int(test.labelled.sum()))
     for way in ways:
         made, ratio = graphs[way.name], ratios[way.name]
-        inside = "yes" if over(judge(made), parents, way.budget) <= 0 else "**no**"
+        inside = "yes" if within(way.budget, judge(made)) else "**no**"
         print(f"| {way.name} | {_test(made, graph, contract, test)} | {inside} | {ratio.value:.3f} [{ratio.low:.3f}, "
               f"{ratio.high:.3f}] | {made.stat().st_size / 1000:.0f} kB |")  # fmt: skip
 

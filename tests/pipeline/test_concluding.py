@@ -82,7 +82,7 @@ def test_the_file_is_the_outcome_and_holds_no_nan(finished):
 def test_the_head_of_the_report(finished):
     report = finished.report
     has(report, REPORT)
-    assert report["schema"] == 1 and report["mmedge"] == __version__ and report["verdict"] in ("pass", "fail")
+    assert report["schema"] == 1 and report["mmedge"] == __version__ and report["verdict"] == "not judged"
     assert {name: report["data"][name] for name in ("train", "validation", "test")} == {
         "train": 240,
         "validation": 50,
@@ -160,7 +160,7 @@ def test_the_bundle_holds_the_graph_of_the_cpu_export_and_all_that_an_app_needs(
     assert len(modalities["image"]["mean"]) == 1 and len(modalities["audio"]["std"]) == 16
     figures = bundle.meta["figures"]["onnxruntime-cpu"]
     assert figures["quality"] == finished.stage("export-onnxruntime-cpu")["quality"]
-    assert bundle.meta["verdict"] in ("pass", "fail")
+    assert bundle.meta["verdict"] == "not judged"
 
 
 def test_nothing_in_a_run_is_a_pickle(finished):

@@ -42,9 +42,13 @@ def table(monkeypatch):
     monkeypatch.setattr(stages, "STAGES", (*STAGES[:3], RELAY, *STAGES[3:]))
 
 
+# Of sixty test samples a hardly trained network is not shown to be better than who always says the same.
+UNGUARDED = {"export-onnxruntime-cpu": {"above_majority": -1.0}}
+
+
 def longer(values, word="handed on"):
     read = dict(parsed(copy.deepcopy(values) | {"export": {"targets": {"onnxruntime-cpu": {}}}}))
-    read |= {"schema": read.pop("schema_"), "relay": {"word": word}, "gates": {"relay": {"macs": 1}}}
+    read |= {"schema": read.pop("schema_"), "relay": {"word": word}, "gates": {"relay": {"macs": 1}, **UNGUARDED}}
     return Longer.model_validate(read)
 
 

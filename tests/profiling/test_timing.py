@@ -86,6 +86,18 @@ def test_what_was_timed_once_is_as_fast_as_itself():
     assert ratio_interval(spans_, spans_) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("percent", [50, 95, 99])
+def test_percentiles_have_intervals_between_sittings_alone_and_as_ratios(percent):
+    random = np.random.default_rng(3)
+    taken = [summary(of_sessions(random, 1.0)) for _ in range(60)]
+    truth = summary(of_sessions(np.random.default_rng(4), 1.0, 4000)[:]).record()[f"p{percent}_ms"]
+    ends = [getattr(timing, f"p{percent}_ms_ci95") for timing in taken]
+    assert np.mean([low <= truth * 1.01 and truth * 0.99 <= high for low, high in ends]) >= 0.9
+    pairs = [(of_sessions(random, 1.0), of_sessions(random, 1.0)) for _ in range(60)]
+    assert np.mean([ratio_interval(*pair, percent)[1] < 1 for pair in pairs]) <= 0.1
+    assert summary(np.arange(1, 9)).p50_ms_ci95 is None  # one sitting tells nothing of others
+
+
 def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error():
     seen = []
 

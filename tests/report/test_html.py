@@ -146,10 +146,11 @@ def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, tmp_pat
 
 
 def test_a_run_without_gates_is_not_shown_as_one_that_passed_them(finished, text, tmp_path, capsys):
-    assert "pass: no gates set" in text and 'class="verdict pass"' not in text
+    assert "not judged: no gate was judged" in text and 'class="verdict pass"' not in text
     report = copy.deepcopy(finished.report)
     print_report(parsed(report, Report))
-    assert "the recipe sets no gates" in capsys.readouterr().err
+    assert "verdict: not judged: the recipe asks nothing (gates: none)" in capsys.readouterr().err
+    report["verdict"] = "pass"
     report["stages"][0]["gates"] = [{"name": "quality", "limit": 0.1, "value": 0.5, "passed": True}]
     write_html(parsed(report, Report), tmp_path / "x.html")
     assert 'class="verdict pass">pass<' in (tmp_path / "x.html").read_text()

@@ -12,8 +12,11 @@ from string import Template
 from typing import Any
 
 from mmedge.data.wizard.propose import Proposal, keys_of
+from mmedge.gate import told_apart
+from mmedge.recipe.gates import default_limits
 from mmedge.spec import AudioSpec, TabularSpec
 from mmedge.tasks import TASKS
+from mmedge.tasks.head import Target
 
 # Widths of the encoders' stages by kind: (teacher, student).
 _WIDTHS = {
@@ -137,9 +140,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
         "",
         "measure: {runs: 500}",
         "",
-        "# Limits that fail the run with exit code 3 (accuracy) or 4 (latency, size):",
-        "# gates:",
-        "#   export-onnxruntime-cpu: {quality_ratio_to_teacher: 0.97, latency_ratio_to_teacher: 0.5}",
+        *_gates(proposal),
     ]
     return "\n".join(lines) + "\n"
 
@@ -156,7 +157,7 @@ def _schedule(proposal: Proposal) -> _Schedule:
     epochs = min(40, max(4, round(_STEPS * batch / train_rows)))
     if not TASKS[proposal.task].LABELS:  # the metric is no share of samples
         return _Schedule(epochs, batch, 0.02, "on validation")
-    why = f"two standard errors of some {validation_rows} validation samples: less cannot be told"
+    why = f"about the least that some {validation_rows} validation samples can prove: two standard errors"
     return _Schedule(epochs, batch, max(0.02, validation_rows**-0.5), why)
 
 
@@ -261,6 +262,33 @@ def _compression(kinds: dict[str, str], schedule: _Schedule) -> list[str]:
         "quantize:",
         "  candidates: [fp32, fp16, int8, int8-mixed]",
         *budget,
+    ]
+
+
+def _gates(proposal: Proposal) -> list[str]:
+    """Limits that the number of test rows can prove, where a model is as good as it should be."""
+    rows = max(1, int(0.15 * proposal.rows))
+    drops = [max(0.02, math.ceil(110 * told_apart(rows, apart)) / 100) for apart in (0.05, 0.1)]
+    engine = "export-onnxruntime-cpu"
+    heads = {"": Target(task=proposal.task)}
+    limits = default_limits([engine], heads, list(proposal.modalities), "teacher", (drops[0], drops[1]))[engine]
+    why = {
+        "quality_drop_to_teacher": f"what some {rows} test samples can prove; a limit below it passes by luck alone",
+        "above_majority": "than who always says the most frequent",
+        "above_baseline": "than a linear model of the same inputs",
+    }
+    return [
+        "# What must hold on the test split, proved with this confidence; what the samples cannot tell does not pass. Exit",
+        "# code 3 (accuracy) or 4 (latency, size). 'gates: none' asks nothing; 'policy: point' takes figures as they are.",
+        "gates:",
+        "  confidence: 0.95",
+        "  policy: strict",
+        f"  {engine}:",
+        *(
+            f"    {_plain(name)}: {limit:g}" + (f"  # {why[name]}" if name in why else "")
+            for name, limit in limits.items()
+        ),
+        "    # latency_ratio_to_teacher: 0.5",
     ]
 
 

@@ -12,7 +12,7 @@ from mmedge.artifact import Artifact
 from mmedge.backends import GRAPH_BACKEND, Backend, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
-from mmedge.measure.latency import Opener, one_sample, time_sessions
+from mmedge.measure.latency import Opener, one_sample, ratio_figures, time_sessions
 from mmedge.recipe import precision_of
 from mmedge.report.schema import CandidateRecord, LatencyRecord
 from mmedge.stages.export import engines
@@ -54,8 +54,7 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     built = f"{name} {best}"
     figures = {"target": name, "batch": measure.batch, "threads": measure.threads, **taken.timing(built).record()}
     for other in others:
-        ratio = taken.ratio(built, other)
-        figures |= {f"ratio_to_{other}": ratio.value, f"ratio_to_{other}_ci95": (ratio.low, ratio.high)}
+        figures |= ratio_figures(taken, built, other, other)
     return best, LatencyRecord.model_validate(figures)
 
 

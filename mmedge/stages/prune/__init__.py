@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mmedge.artifact import Artifact
-from mmedge.errors import MissingDependency, MmedgeError, PeerEnded, UsageError, first_line
+from mmedge.errors import AccuracyGateFailed, MissingDependency, MmedgeError, PeerEnded, UsageError, first_line
 from mmedge.measure.blocks import preferred_block
+from mmedge.measure.budget import WHOLE, Budget
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
 from mmedge.report.schema import AttemptRecord, PruningRecord, ScoreRecord
@@ -52,7 +53,7 @@ def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     """
     try:
         return _pruned(parent, config, context)
-    except (UsageError, MissingDependency, PeerEnded, OSError, MemoryError):
+    except (UsageError, MissingDependency, PeerEnded, AccuracyGateFailed, OSError, MemoryError):
         raise
     except Exception as error:  # what torch-pruning and torch raise is why nothing is cut, never the run's end
         why = error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"
@@ -102,6 +103,12 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     if kept and config.faster and not kept[1].faster:
         kept = None
     taken = kept[1] if kept else None
+    if taken is None and config.on_miss == "stop" and any(isinstance(row, Recovered) for row in rows):
+        raise AccuracyGateFailed(
+            f"no cut is inside the budget of accuracy: {outcome.best_tried(rows).why}",
+            where="prune.on_miss: stop",
+            todo="allow a larger max_drop, add validation samples, or say on_miss: keep-parent",
+        )
     pruning = PruningRecord(
         allocation=config.allocation,
         importance=config.importance,
@@ -132,7 +139,17 @@ def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageR
     return write_trained(Trained(kept.module, work.contract, kept.fitted, model, kept.history), work.context)
 
 
+def _share(number: int, config: Prune) -> float:
+    """The part of the doubt that an attempt may use up: all together are wrong no more often than the confidence says."""
+    count = len(_powers(config))
+    if config.steps > 1 or count == 1:
+        return 1 / count
+    return (0.5, 0.25, 0.25)[number]
+
+
 def _powers(config: Prune) -> list[float]:
+    if config.on_miss != "try-next" and config.steps == 1:
+        return list(_SMALLER[:1])
     return list(_SMALLER) if config.steps == 1 else [(step + 1) / config.steps for step in range(config.steps)]
 
 
@@ -185,6 +202,10 @@ def _attempt(
     task = "recovering after pruning" + (f", step {number + 1}/{steps}" if steps > 1 else "")
     fitted = work.recovered(module, train, f"recovery-{number}", task)
     after = work.judged(module)
-    lost = outcome.losses(config, before, after)
-    recovered = outcome.recovered(row, after, lost, work.loss_ci95(before, after), config)
+    judging = work.context.recipe.judging
+    tail = (1 - judging.confidence) * _share(number, config)
+    budget = Budget(config.max_drop, config.max_subset_drop, judging.policy, 1 - tail)
+    lost = outcome.losses(budget, work.losses(before, after, tail))
+    plain = work.losses(before, after, 0.025)[WHOLE]
+    recovered = outcome.recovered(row, after, lost, (plain.low, plain.high), config)
     return Narrowed(module, base.history + cuts, fitted), recovered

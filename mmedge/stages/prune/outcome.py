@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from mmedge.gate import ACCURACY_EXIT, COST_EXIT
+from mmedge.measure import budget as measured
+from mmedge.measure.budget import WHOLE, Budget
 from mmedge.recipe import Prune
 from mmedge.report.schema import AttemptRecord, BranchRecord, Figures, Interval, MissRecord, OptionRecord
 from mmedge.stages.prune.groups import ChannelGroup
@@ -28,9 +30,11 @@ class Losses:
     """What a cut lost on the validation split, and whether that is inside the budget of accuracy (``passed``)."""
 
     drop: float
+    drop_bound: float
     worst_subset: str
     worst_subset_drop: float
     passed: bool
+    unproven: str | None = None
 
 
 def not_worth_it(config: Prune, row: AttemptRecord, *, nothing_cut: bool) -> str | None:
@@ -42,26 +46,33 @@ def not_worth_it(config: Prune, row: AttemptRecord, *, nothing_cut: bool) -> str
     return None
 
 
-def losses(config: Prune, before: Judged, after: Judged) -> Losses:
+def losses(budget: Budget, lost: measured.Losses) -> Losses:
     """What an attempt lost on the validation split, and whether that is inside the budget of accuracy."""
-    drops = {name: before.subsets[name] - value for name, value in after.subsets.items() if name in before.subsets}
-    worst = max(drops, key=lambda name: drops[name], default="")
-    drop, subset_drop = before.quality - after.quality, drops.get(worst, 0.0)
-    passed = drop <= config.max_drop + 1e-9 and subset_drop <= config.max_subset_drop + 1e-9
-    return Losses(drop, worst, subset_drop, passed)
+    worst = budget.worst(lost)
+    return Losses(
+        drop=lost[WHOLE].value,
+        drop_bound=lost[WHOLE].high,
+        worst_subset=worst,
+        worst_subset_drop=lost[worst].value if worst else 0.0,
+        passed=budget.over(lost) <= 0,
+        unproven=budget.unproven(lost),
+    )
 
 
 def recovered(cut: AttemptRecord, after: Judged, lost: Losses, drop_ci95: Interval, config: Prune) -> Recovered:
     """The record of a cut that was recovered, with a line on it."""
     figures = {"quality": after.quality, "subsets": after.subsets, "drop_ci95": drop_ci95}
-    row = Recovered.model_validate({**cut.record(), **figures, **asdict(lost)})
-    return row.model_copy(update={"why": _in_words(config, row)})
+    told = {name: value for name, value in asdict(lost).items() if name != "unproven"}
+    row = Recovered.model_validate({**cut.record(), **figures, **told})
+    return row.model_copy(update={"why": _in_words(config, row, lost.unproven)})
 
 
-def _in_words(config: Prune, row: Recovered) -> str:
+def _in_words(config: Prune, row: Recovered, unproven: str | None) -> str:
     lost = f"validation {row.quality:.3f} ({_change(row)}), {row.worst_subset} {-row.worst_subset_drop:+.3f}"
     if row.passed:
         return f"{_costs(row)}, {lost}"
+    if unproven:
+        return f"{_costs(row)}, {lost}: {unproven}"
     return f"{_costs(row)}, {lost}: more than max_drop {config.max_drop:g} and max_subset_drop {config.max_subset_drop:g} allow"
 
 

@@ -17,7 +17,7 @@ from mmedge.artifact import Artifact, hash_json, remembered
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
-from mmedge.measure.comparing import compared
+from mmedge.measure.budget import WHOLE, Losses, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
 from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
@@ -40,13 +40,13 @@ _TAYLOR_STEPS = 16
 class Judged(ScoreRecord):
     """Scores on the validation split, and ``overall``, the one figure to choose by.
 
-    ``outputs``: {head: float [n, W]}, to draw samples again from; None where the scores were remembered.
+    ``outputs``: of the whole and of every subset, by which a loss has its bounds; None where the scores were remembered.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     overall: float
-    outputs: Mapping[str, np.ndarray] | None = Field(None, exclude=True, repr=False)
+    outputs: SplitOutputs | None = Field(None, exclude=True, repr=False)
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,16 @@ class PruneWork:
     def _judged(self, module: nn.Module) -> Judged:
         module.eval()
         predict = computed_once(lambda present: predict_module(module, self.contract, self.validation, present))
-        output = predict(self.validation.present)
-        quality = score(self.contract, output, self.validation.targets)
+        output = split_outputs(self.contract, self.validation, predict)
+        quality = score(self.contract, output[WHOLE][1], self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
         overall = balanced(quality, list(subsets.values()))
         return Judged(quality=quality, subsets=subsets, overall=overall, outputs=output)
 
-    def loss_ci95(self, before: Judged, after: Judged) -> tuple[float, float]:
-        """The 95 % interval of what all modalities together lost, paired by sample."""
+    def losses(self, before: Judged, after: Judged, tail: float) -> Losses:
+        """What the whole and every subset lost, paired by sample; each bound leaves out ``tail``."""
         assert before.outputs is not None and after.outputs is not None
-        found = compared(self.contract, before.outputs, after.outputs, self.validation, tail=0.025)
-        return found.low, found.high
+        return losses_of(self.contract, self.validation)(before.outputs, after.outputs, tail)
 
     def latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         """{name: latency over the parent's}: the graphs of all, timed in one interleaved run with the parent's.

@@ -8,7 +8,6 @@ to a run's artifacts.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ import numpy as np
 from mmedge.artifact import Artifact
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.errors import UsageError
+from mmedge.errors import AccuracyGateFailed, UsageError
 from mmedge.gate import ACCURACY_EXIT
-from mmedge.measure.comparing import loss_of
-from mmedge.measure.quality import Outputs
+from mmedge.measure.budget import losses_of
 from mmedge.models.load import contract_of
 from mmedge.recipe import Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, ChoiceRecord, MissRecord
@@ -60,7 +58,9 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         calibration=inputs,
         evaluate=evaluator(contract, validation),
         outputs=outputs_of(graph, contract, validation),
-        loss_ci95=_loss_ci95(contract, validation),
+        losses=losses_of(contract, validation),
+        policy=context.recipe.judging.policy,
+        confidence=context.recipe.judging.confidence,
         time=timer(validation, context.recipe.measure, context.progress),
         progress=context.progress,
         work=context.work,
@@ -73,17 +73,6 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
     choice = concluded(table, config, folder, notes)
     chosen = {name: getattr(choice, name) for name in choice.model_fields_set}
     return QuantizeResult.of(StageResult(**same, notes=choice.notes), calibration=calibrated, **chosen)
-
-
-def _loss_ci95(contract: Contract, validation: Samples) -> Callable[[Outputs, Outputs], tuple[float, float]]:
-    """``Trial.loss_ci95``, paired by sample."""
-    lost = loss_of(contract, validation, tail=0.025)
-
-    def interval(before: Outputs, after: Outputs) -> tuple[float, float]:
-        found = lost(before, after)
-        return found.low, found.high
-
-    return interval
 
 
 def in_float(config: Quantize) -> Quantize:
@@ -139,6 +128,13 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
             notes.append(
                 f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest.precision}"
             )
+    smaller = [row for row in table.rows if row.precision != "fp32"]
+    if config.on_miss == "stop" and smaller and not any(row.kept for row in smaller):
+        raise AccuracyGateFailed(
+            f"no candidate but fp32 is inside the budget of accuracy: {smaller[-1].precision}: {smaller[-1].why}",
+            where="quantize.on_miss: stop",
+            todo="allow a larger max_drop, add validation samples, or say on_miss: keep-parent",
+        )
     check_proof(fastest)
     shutil.copyfile(folder / f"{fastest.precision}.onnx", folder / GRAPH)
     if fastest.precision == "fp32":

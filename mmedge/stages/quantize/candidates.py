@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
+from mmedge.gate import Estimate
 from mmedge.graph import fusion, precision, qdq
+from mmedge.measure.budget import WHOLE, Budget, Losses
+from mmedge.measure.comparing import SAME
 from mmedge.recipe import Candidate, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
 from mmedge.stages.quantize import mixed, ptq
@@ -39,12 +42,15 @@ class Facts:
 class Table:
     """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
-    ``source``: what INT8 was made from, where that is not the trial's graph. Of each graph its ``scores``, and of those
+    ``source``: what INT8 was made from, where that is not the trial's graph. Of each graph its ``scores``, ``losses``
+    against FP32 and by how much these have ``missed`` the budget, and of those
     that compute in 8 bits ``facts``, what ``measured_facts`` gives; each once.
     """
 
     graphs: dict[str, Path] = field(default_factory=dict)
     scores: dict[str, Scored] = field(default_factory=dict)
+    losses: dict[str, Losses] = field(default_factory=dict)
+    missed: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
     rows: list[CandidateRecord] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
@@ -53,13 +59,13 @@ class Table:
     sensitivity: SensitivityRecord | None = None
     source: Path | None = None
 
-    def over(self, name: str, config: Quantize) -> float:
+    def over(self, name: str) -> float:
         """By how much a candidate misses the budget: 0 or less is inside it."""
-        return over(self.scores[name], self.scores["fp32"], config)
+        return self.missed[name]
 
     def best_static(self, config: Quantize) -> str | None:
         """The candidate with quantized activations everywhere that loses least; None where there is none."""
-        return min(filter(is_static, self.graphs), key=lambda name: self.over(name, config), default=None)
+        return min(filter(is_static, self.graphs), key=lambda name: self.over(name), default=None)
 
 
 def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
@@ -75,7 +81,7 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
         trial.progress.say(f"quantize: making the {name} candidate")
         try:
             _make(name, trial, config, folder / f"{name}.onnx", table)
-            table.scores[name] = trial.evaluate(folder / f"{name}.onnx")
+            _score(name, folder / f"{name}.onnx", table, trial, config)
         except (UsageError, MissingDependency, OSError):  # of the recipe or the machine, whatever the candidate is
             raise
         except (
@@ -90,12 +96,12 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
 
     for name in sorted(config.candidates, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)
-    if "int8" in table.graphs:
-        missed = all(table.over(name, config) > 0 for name in table.graphs if computes_int8(name))
+    if "int8" in table.graphs and config.on_miss == "try-next":
+        missed = all(table.over(name) > 0 for name in table.graphs if computes_int8(name))
         for fallback in _fallbacks(trial, config, table) if missed else ():
             if fallback not in config.candidates:
                 add(fallback)
-            if fallback in table.scores and table.over(fallback, config) <= 0:
+            if fallback in table.scores and table.over(fallback) <= 0:
                 break
     judge(table, trial, config)
     return table
@@ -148,7 +154,7 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
                 table.graphs[base],
                 table.source or trial.graph,
                 outputs=lambda graph: trial.outputs(graph, True),
-                overshoot=lambda graph: over(trial.evaluate(graph), table.scores["fp32"], config),
+                overshoot=lambda graph: _lost("int8-mixed", trial.evaluate(graph), table, trial, config)[0],
                 progress=trial.progress,
                 seconds=config.search_seconds,
                 cache=trial.work / "sensitivity",
@@ -180,18 +186,34 @@ def is_static(name: str) -> bool:
     return computes_int8(name) and name != "int8-mixed"
 
 
-def over(scored: Scored, reference: Scored, config: Quantize) -> float:
-    """By how much a candidate misses the budget: 0 or less is inside it."""
-    drops = [reference.subsets[name] - value for name, value in scored.subsets.items()]
-    # Differences of accuracies are whole samples: what floating point adds to them must not decide.
-    return (
-        max(
-            reference.quality - scored.quality - config.max_drop,
-            *(drop - config.max_subset_drop for drop in drops),
-            -1.0,
-        )
-        - 1e-9
-    )
+def tail_of(name: str, config: Quantize, confidence: float) -> float:
+    """What each bound of a candidate's loss leaves out, so that all together are wrong no more often than the confidence says.
+
+    The recipe's candidates share it in equal parts (Bonferroni); its fallbacks and training have one part together.
+    """
+    listed = [each for each in config.candidates if each != "fp32"]
+    part = (1 - confidence) / (len(listed) + 1)
+    return part if name in listed else part / (len([each for each in config.fallbacks if each not in listed]) + 1)
+
+
+def _budget(name: str, trial: Trial, config: Quantize) -> Budget:
+    sure = 1 - tail_of(name, config, trial.confidence)
+    return Budget(config.max_drop, config.max_subset_drop, trial.policy, sure)
+
+
+def _lost(name: str, scored: Scored, table: Table, trial: Trial, config: Quantize) -> tuple[float, Losses]:
+    """(by how much the budget is missed, what is lost against FP32) of a candidate."""
+    tail = tail_of(name, config, trial.confidence)
+    losses = trial.losses(table.scores["fp32"].outputs, scored.outputs, tail)
+    if name == "fp32":  # itself, whatever so few samples tell of others
+        losses = {of: Estimate(0.0, 0.0, 0.0, each.n, SAME) for of, each in losses.items()}
+    return _budget(name, trial, config).over(losses), losses
+
+
+def _score(name: str, graph: Path, table: Table, trial: Trial, config: Quantize) -> None:
+    """Give the table a candidate's scores and what it loses."""
+    table.scores[name] = trial.evaluate(graph)
+    table.missed[name], table.losses[name] = _lost(name, table.scores[name], table, trial, config)
 
 
 def _latencies(trial: Trial, graphs: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
@@ -212,20 +234,24 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
     latencies, reference, table.rows = _latencies(trial, table.graphs), table.scores["fp32"], []
     for name, graph in table.graphs.items():
         scored, (ratio, p50_ms) = table.scores[name], latencies[name]
+        lost = trial.losses(reference.outputs, scored.outputs, 0.025)[WHOLE]
         row = CandidateRecord(
             precision=name,
             quality_validation=scored.quality,
             subsets_validation=scored.subsets,
             n=scored.n,
             drop=reference.quality - scored.quality,
-            drop_ci95=trial.loss_ci95(reference.outputs, scored.outputs),
+            drop_ci95=(lost.low, lost.high),
+            drop_bound=table.losses[name][WHOLE].high,
             p50_ms=p50_ms,
             ratio_to_fp32=ratio,
             size_bytes=graph.stat().st_size,
-            kept=table.over(name, config) <= 0,
+            kept=table.over(name) <= 0,
             why="",
         )
-        row = row.model_copy(update={"why": _why(row, reference)})
+        row = row.model_copy(
+            update={"why": _why(row, reference, _budget(name, trial, config).unproven(table.losses[name]))}
+        )
         table.rows.append(_with_facts(row, table, trial) if computes_int8(name) else row)
 
 
@@ -255,7 +281,8 @@ def _with_facts(row: CandidateRecord, table: Table, trial: Trial) -> CandidateRe
 
 def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Quantize) -> None:
     """Judge one more candidate, that was made elsewhere; all are timed again, in one interleaved run."""
-    table.graphs[name], table.scores[name] = graph, trial.evaluate(graph)
+    table.graphs[name] = graph
+    _score(name, graph, table, trial, config)
     judge(table, trial, config)
 
 
@@ -290,14 +317,15 @@ def check_proof(row: CandidateRecord) -> None:
         )
 
 
-def _why(row: CandidateRecord, reference: Scored) -> str:
+def _why(row: CandidateRecord, reference: Scored, unproven: str | None) -> str:
     drop, (low, high) = row.drop, row.drop_ci95
     drops = {name: reference.subsets[name] - value for name, value in row.subsets_validation.items()}
     worst = max(drops, key=lambda name: drops[name], default="")
     speed = f"{row.ratio_to_fp32:.2f} x the latency of fp32"
     if not row.kept:
         of_worst = f" (worst subset {worst}: {drops[worst]:.3f})" if worst else ""
-        return f"dropped: loses {drop:.3f} [{low:.3f}, {high:.3f}] on validation{of_worst}, {speed}"
+        doubt = f"; {unproven}" if unproven else ""
+        return f"dropped: loses {drop:.3f} [{low:.3f}, {high:.3f}] on validation{of_worst}{doubt}, {speed}"
     lost = f"loses {max(drop, 0):.3f} [{low:.3f}, {high:.3f}] on validation, " if row.precision != "fp32" else ""
     return f"kept: {lost}{speed}"
 

@@ -14,6 +14,8 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
+from mmedge.gate import Policy
+from mmedge.measure.budget import Losses, split_outputs
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import Outputs, Predict, graph_predictor, predict_graph, score, subset_scores
 from mmedge.profiling.timing import Timing
@@ -30,7 +32,7 @@ class Scored:
     """A graph's figures on the split that decides: ``quality`` (more is better) over ``n`` labelled samples.
 
     ``subsets``: the same of every subset of the inputs, where there are any. ``outputs``: what the figure is of, as
-    ``loss_ci95`` takes it.
+    ``Trial.losses`` takes it.
     """
 
     quality: float
@@ -45,8 +47,9 @@ class Trial:
 
     ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
-    and without the runtime's fusions; ``loss_ci95`` gives the interval of what the second of two ``Scored.outputs``
-    loses; ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
+    and without the runtime's fusions; ``losses(before, after, tail)`` gives what the second of two ``Scored.outputs``
+    loses, with bounds that each leave out ``tail``; ``policy`` and ``confidence``: how that is held against the budget;
+    ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
     has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
     ``unfolded``: the graph before it was folded, which is quantized where ``graph`` cannot be. ``required``: whether
     somebody asked for INT8 by name; that it does not run in 8 bits is then an error, else that it is dropped.
@@ -56,13 +59,15 @@ class Trial:
     calibration: list[dict[str, np.ndarray]]
     evaluate: Callable[[Path], Scored]
     outputs: Callable[[Path, bool], np.ndarray]
-    loss_ci95: Callable[[Any, Any], tuple[float, float]]
+    losses: Callable[[Any, Any, float], Losses]
     time: Callable[[Mapping[str, Path]], dict[str, Timing]]
     progress: Progress
     work: Path
     elsewhere: bool = True
     unfolded: Path | None = None
     required: bool = False
+    policy: Policy = "strict"
+    confidence: float = 0.95
 
 
 def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
@@ -70,9 +75,9 @@ def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
 
     def evaluate(graph: Path) -> Scored:
         predict = _finite(graph_predictor(onnxruntime_cpu.session(graph), contract, samples))
-        output = predict(samples.present)
-        quality = score(contract, output, samples.targets)
-        return Scored(quality, subset_scores(contract, samples, predict), int(samples.labelled.sum()), output)
+        quality = score(contract, predict(samples.present), samples.targets)
+        subsets, outputs = subset_scores(contract, samples, predict), split_outputs(contract, samples, predict)
+        return Scored(quality, subsets, int(samples.labelled.sum()), outputs)
 
     return evaluate
 

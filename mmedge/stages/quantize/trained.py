@@ -24,7 +24,7 @@ def add_trained(
     required: training changes no latency.
     """
     base = table.best_static(config)
-    if config.qat == "never" or base is None:
+    if config.qat == "never" or base is None or config.on_miss != "try-next":
         return
     if config.qat == "auto":
         if any(row.kept for row in table.rows if computes_int8(row.precision)):

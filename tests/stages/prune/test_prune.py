@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmedge.errors import UsageError
+from mmedge.errors import AccuracyGateFailed, UsageError
 from mmedge.measure.cost import macs
 from mmedge.measure.latency import Ratio
 from mmedge.models import load
@@ -117,9 +117,9 @@ def losing(monkeypatch, *drops):
     """What each attempt loses is said here: what a hardly trained student loses is chance."""
     real, said = outcome.losses, iter(drops)
 
-    def losses(config, before, after):
+    def losses(budget, lost):
         drop = next(said)
-        return replace(real(config, before, after), drop=drop, passed=drop <= config.max_drop)
+        return replace(real(budget, lost), drop=drop, passed=drop <= budget.max_drop, unproven=None)
 
     monkeypatch.setattr(outcome, "losses", losses)
 
@@ -143,6 +143,20 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
     assert len(left) > 1 and left == sorted(set(left))  # smaller cuts were tried, too, each once
     assert len(ranked) == 1  # all of the same parent
+
+
+@pytest.mark.parametrize("policy", ["keep-parent", "stop"])
+def test_on_a_miss_no_other_cut_is_tried_or_the_run_ends(finished, context, untimed, tmp_path, monkeypatch, policy):
+    losing(monkeypatch, 0.5)
+    how = {"allocation": "uniform", "round_to": 2, "train": SHORT, "faster": False, "on_miss": policy}
+    config = Prune(macs=0.4, **how)
+    if policy == "stop":
+        with pytest.raises(AccuracyGateFailed, match="no cut is inside the budget of accuracy") as raised:
+            staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
+        assert raised.value.exit_code == 3 and raised.value.where == "prune.on_miss: stop"
+        return
+    made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
+    assert len(made.meta["pruning"]["attempts"]) == 1 and made.meta["pruning"]["kept"] is None
 
 
 def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finished, context, untimed, tmp_path):

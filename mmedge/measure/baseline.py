@@ -1,0 +1,161 @@
+"""A linear model of the same inputs, trained in seconds: what a network must be better than to be worth its cost.
+
+A text is its bag of words, a picture its pixels pooled to a coarse grid, a sound or a series mean and deviation of each
+row over time, a table's columns are as they are. What is absent is zero, and a column says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mmedge import tasks
+from mmedge.contract import Contract
+from mmedge.data.store.samples import Samples
+from mmedge.measure.quality import Outputs
+from mmedge.spec import ModalitySpec
+
+# Training rows, the finest grid of a picture, words and values of an array that are looked at: more tells a linear model
+# little, and costs the run's time.
+_ROWS, _GRID, _WORDS, _VALUES = 4000, 8, 512, 256
+_ITERATIONS = 200
+
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed: int) -> list[Outputs]:
+    """{head: float32 [n, W]} of each of ``seen``, as a network of this contract gives them, by a linear model a head.
+
+    Logistic regression for labels, ridge regression for numbers, on standardized features. A head without a label in
+    training gets who always says the same.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    features = _features(contract, train, seed)
+    scaler = StandardScaler().fit(_matrix(contract, features, train, _some(np.arange(len(train)), seed)))
+    matrices = [scaler.transform(_matrix(contract, features, split, np.arange(len(split)))) for split in seen]
+    found: list[dict[str, np.ndarray]] = [{} for _ in seen]
+    for name, head in contract.heads.items():
+        rows = _some(np.flatnonzero(train.known(name)), seed)
+        if not len(rows):
+            for outputs, split in zip(found, seen):
+                outputs[name] = tasks.of(head).majority(train.targets[name], head, len(split))
+            continue
+        fitted = _fitted(scaler.transform(_matrix(contract, features, train, rows)), train.targets[name][rows], head)
+        for outputs, matrix in zip(found, matrices):
+            outputs[name] = fitted(matrix).astype(np.float32)
+    return [dict(outputs) for outputs in found]
+
+
+def majority_outputs(contract: Contract, telling: Samples, rows: int) -> Outputs:
+    """{head: float32 [rows, W]} of who always says what is most frequent among the known targets of ``telling``."""
+    return {name: tasks.of(head).majority(telling.targets[name], head, rows) for name, head in contract.heads.items()}
+
+
+def in_words(contract: Contract) -> dict[str, str]:
+    """{modality: what the linear model is given of it}."""
+    words = {"text": "bag of words", "image": "pooled pixels", "tabular": "its columns", "array": "its values"}
+    return {name: words.get(spec.kind, "mean and deviation over time") for name, spec in contract.modalities.items()}
+
+
+def _some(rows: np.ndarray, seed: int) -> np.ndarray:
+    if len(rows) <= _ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, _ROWS, replace=False))
+
+
+def _features(contract: Contract, train: Samples, seed: int) -> dict[str, Features]:
+    rows = _some(np.arange(len(train)), seed)
+    return {name: _of_kind(spec, train.inputs[name], rows) for name, spec in contract.modalities.items()}
+
+
+def _of_kind(spec: ModalitySpec, x: np.ndarray, rows: np.ndarray) -> Features:
+    """What turns a modality's tensors [n, *shape] into columns [n, k]."""
+    if spec.kind == "text":
+        counts = np.bincount(np.asarray(x[rows]).ravel())
+        return partial(_bag, np.argsort(-counts, kind="stable")[:_WORDS])
+    if spec.kind == "image":
+        return _pooled
+    if spec.kind in ("tabular", "array") or x.ndim < 3:
+        return _values
+    return _over_time
+
+
+def _bag(words: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Whether each of the words is there: more tells of a short text nothing."""
+    return (x[:, :, None] == words[None, None, :]).any(axis=1).astype(np.float64)
+
+
+def _pooled(x: np.ndarray) -> np.ndarray:
+    rows, columns = (np.array_split(np.arange(size), min(_GRID, size)) for size in x.shape[2:4])
+    cells = [x[:, :, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(axis=(2, 3)) for r in rows for c in columns]
+    return np.concatenate(cells, axis=1).astype(np.float64)
+
+
+def _over_time(x: np.ndarray) -> np.ndarray:
+    """Of [n, ..., rows, time]."""
+    flat = x.reshape(len(x), -1, x.shape[-1]).astype(np.float64)
+    return np.concatenate([flat.mean(axis=2), flat.std(axis=2)], axis=1)
+
+
+def _values(x: np.ndarray) -> np.ndarray:
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    parts = np.array_split(np.arange(flat.shape[1]), min(_VALUES, flat.shape[1]))
+    return np.stack([flat[:, part].mean(axis=1) for part in parts], axis=1)
+
+
+def _matrix(contract: Contract, features: Mapping[str, Features], samples: Samples, rows: np.ndarray) -> np.ndarray:
+    """float64 [rows, k]: all modalities beside each other, and which are there."""
+    columns = []
+    for place, name in enumerate(samples.inputs):
+        if name not in contract.modalities:
+            continue
+        there = samples.present[rows, place].astype(np.float64)[:, None]
+        columns += [np.nan_to_num(features[name](np.asarray(samples.inputs[name][rows]))) * there, there]
+    return np.concatenate(columns, axis=1)
+
+
+def _fitted(x: np.ndarray, targets: np.ndarray, head: tasks.Head) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives a head's outputs [n, W] of features [n, k]."""
+    from sklearn.linear_model import Ridge
+
+    task = tasks.of(head)
+    if not task.LABELS:
+        ridge = Ridge(alpha=max(1.0, 0.01 * len(x))).fit(x, targets)
+        return lambda given: np.asarray(ridge.predict(given)).reshape(-1, 1)
+    if task.EXCLUSIVE:
+        return _classes(x, targets, task.width(head))
+    # Grades are above each of the thresholds or not.
+    binary = targets > 0.5 if task.SEVERAL else targets[:, None] > np.arange(task.width(head))
+    each = [_above(x, column) for column in binary.T]
+    return lambda given: np.stack([above(given) for above in each], axis=1)
+
+
+def _classes(x: np.ndarray, targets: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    there = np.unique(targets)
+    if len(there) == 1:
+        return lambda given: np.tile(np.arange(width) == there[0], (len(given), 1)).astype(np.float64)
+    model = _logistic().fit(x, targets)
+
+    def outputs(given: np.ndarray) -> np.ndarray:
+        found = np.full((len(given), width), -30.0)
+        found[:, there] = model.predict_log_proba(given).clip(-30, 0)
+        return found
+
+    return outputs
+
+
+def _above(x: np.ndarray, has: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    if has.all() or not has.any():
+        return lambda given: np.full(len(given), 5.0 if has.all() else -5.0)
+    model = _logistic().fit(x, has)
+    return lambda given: np.asarray(model.decision_function(given))
+
+
+def _logistic() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=0.1, max_iter=_ITERATIONS, tol=1e-3)

@@ -1,0 +1,77 @@
+"""The linear baseline learns each task from each kind of modality, and what is absent is no obstacle."""
+
+import numpy as np
+import pytest
+
+from mmedge import tasks
+from mmedge.contract import Contract
+from mmedge.data.store.samples import Samples
+from mmedge.measure.baseline import in_words, linear_outputs, majority_outputs
+from mmedge.measure.quality import score
+from mmedge.spec import ArraySpec, ImageSpec, SensorSpec
+from mmedge.tasks import Head
+
+SPECS = {
+    "picture": ImageSpec(kind="image", height=20, width=12, channels=1),
+    "series": SensorSpec(kind="sensor", channels=2, length=30),
+    "values": ArraySpec(kind="array", shape=(3,)),
+}
+
+
+def made(task, n=300, seed=0):
+    """(contract, samples): each kind tells something of a hidden number, and a fifth of the rows lacks the series."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(0, 1, n)
+    inputs = {
+        "picture": (hidden[:, None, None, None] * 0.5 + rng.normal(0, 1, (n, 1, 20, 12))).astype(np.float32),
+        "series": (hidden[:, None, None] * 0.5 + rng.normal(0, 1, (n, 2, 30))).astype(np.float32),
+        "values": rng.normal(0, 1, (n, 3)).astype(np.float32),
+    }
+    present = np.ones((n, 3), bool)
+    present[: n // 5, 1] = False
+    inputs["series"][: n // 5] = np.nan
+    if task == "regression":
+        head, targets = Head(task=task, mean=5, std=2), (5 + 2 * hidden).astype(np.float32)
+    elif task == "multilabel":
+        head = Head(task=task, labels=("p", "q"))
+        targets = np.stack([hidden > 0.3, hidden < -0.3], axis=1).astype(np.float32)
+    else:
+        head = Head(task=task, labels=("low", "middle", "high"))
+        targets = np.digitize(hidden, [-0.5, 0.5])
+    contract = Contract(modalities=SPECS, heads={"y": head})
+    ids = tuple(f"s{row}" for row in range(n))
+    return contract, Samples("test", ids, inputs, present, {"y": targets}, np.arange(n), {"y": head})
+
+
+@pytest.mark.parametrize("task", list(tasks.TASKS))
+def test_every_task_is_learnt_by_a_linear_model_better_than_by_who_always_says_the_same(task):
+    contract, train = made(task)
+    _, test = made(task, seed=1)
+    (outputs,) = linear_outputs(contract, train, [test], 0)
+    same = majority_outputs(contract, train, len(test))
+    assert outputs["y"].shape == same["y"].shape == (300, tasks.of(contract.heads["y"]).width(contract.heads["y"]))
+    assert score(contract, outputs, test.targets) > score(contract, same, test.targets) + 0.2
+
+
+def test_texts_are_bags_of_words():
+    from mmedge.spec import TextSpec
+
+    spec = TextSpec(kind="text", length=6, vocabulary=100)
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 200)
+    words = rng.integers(10, 90, (200, 6))
+    words[np.arange(200), rng.integers(0, 6, 200)] = np.where(targets, 7, 8)
+    head = Head(task="classification", labels=("a", "b"))
+    contract = Contract(modalities={"t": spec}, heads={"y": head})
+    rows = tuple(map(str, range(200)))
+    train = Samples("train", rows, {"t": words}, np.ones((200, 1), bool), {"y": targets}, np.arange(200), {"y": head})
+    (outputs,) = linear_outputs(contract, train.taken(np.arange(100)), [train.taken(np.arange(100, 200))], 0)
+    assert score(contract, outputs, {"y": targets[100:]}) > 0.9 and in_words(contract) == {"t": "bag of words"}
+
+
+def test_a_head_whose_training_has_one_class_or_none_says_always_the_same():
+    contract, train = made("classification")
+    for targets in (np.zeros(300, int), np.full(300, -1)):
+        other = Samples("train", train.ids, train.inputs, train.present, {"y": targets}, train.groups, train.heads)
+        (outputs,) = linear_outputs(contract, other, [train], 0)
+        assert len(np.unique(outputs["y"].argmax(axis=1))) == 1

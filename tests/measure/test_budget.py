@@ -1,0 +1,68 @@
+"""A budget on validation is not met by luck: of several candidates that all lose too much, one is taken in one of twenty runs."""
+
+import numpy as np
+import pytest
+
+from mmedge.contract import Contract
+from mmedge.measure.budget import WHOLE, Budget, losses_of, split_outputs
+from mmedge.recipe import Quantize
+from mmedge.spec import ArraySpec
+from mmedge.stages.quantize.candidates import tail_of
+from mmedge.tasks import Head
+from tests.heads import samples
+
+CONTRACT = Contract(
+    modalities={"a": ArraySpec(kind="array", shape=(1,)), "b": ArraySpec(kind="array", shape=(1,))},
+    heads={"logits": Head(task="classification", labels=("x", "y"))},
+)
+
+
+def split(n):
+    present = np.ones((n, 2), bool)
+    present[0, 0] = False  # one row that cannot show the modality a
+    inputs = {"a": np.zeros((n, 1)), "b": np.zeros((n, 1))}
+    rows = tuple(f"s{row}" for row in range(n))
+    return samples("validation", rows, inputs, present, np.arange(n) % 2, np.arange(n), head=CONTRACT.heads["logits"])
+
+
+def outputs_of(given, right):
+    targets = given.targets["logits"]
+    logits = {"logits": 2.0 * np.eye(2)[np.where(right, targets, 1 - targets)]}
+    return split_outputs(CONTRACT, given, lambda present: logits)
+
+
+def taken(trials, n=400, limit=0.03):
+    """How often one of three candidates that lose just what is not allowed any more is inside the budget."""
+    rng, given, config = np.random.default_rng(0), split(n), Quantize()
+    losses, count = losses_of(CONTRACT, given), 0
+    for _ in range(trials):
+        lot = rng.random((3, n))
+        before = outputs_of(given, np.ones(n, bool) & (rng.random(n) < 0.9))
+        right = before[WHOLE][1]["logits"].argmax(axis=1) == given.targets["logits"]
+        passed = []
+        for name, of in zip(("fp16", "int8", "int8-mixed"), lot):
+            tail = tail_of(name, config, 0.95)
+            after = outputs_of(given, np.where(right, of > 0.04, of < 0.06))  # loses .036, gains .006
+            passed.append(Budget(limit, 1.0, "strict", 1 - tail).over(losses(before, after, tail)) <= 0)
+        count += any(passed)
+    return count / trials
+
+
+def test_of_three_candidates_that_all_lose_too_much_one_is_taken_in_at_most_one_of_twenty():
+    assert taken(15) <= 0.07
+
+
+@pytest.mark.slow
+def test_of_three_candidates_that_all_lose_too_much_one_is_taken_in_at_most_one_of_twenty_of_many_trials():
+    assert taken(1000) <= 0.05 + 0.014
+
+
+def test_a_subset_is_judged_on_the_rows_that_have_it_and_the_whole_on_all():
+    given = split(50)
+    before, after = outputs_of(given, np.ones(50, bool)), outputs_of(given, np.arange(50) >= 5)
+    losses = losses_of(CONTRACT, given)(before, after, 0.05)
+    assert set(losses) == {WHOLE, "a", "b", "a+b"}
+    assert losses[WHOLE].value == pytest.approx(0.1) and losses["a"].value == pytest.approx(4 / 49)
+    assert losses["a"].n == 49 and losses[WHOLE].n == 50
+    budget = Budget(0.5, 0.01)
+    assert budget.worst(losses) == "b" and budget.over(losses) == pytest.approx(losses["b"].high - 0.01, abs=1e-6)
