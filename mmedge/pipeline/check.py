@@ -16,10 +16,10 @@ from mmedge.data.checks.cells import empty_rows
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.checks.splits import forgotten_groups
-from mmedge.data.manifest.source import ROW, SPLIT, arranged, with_something
+from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, with_something
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.manifest.targets import cells_of
+from mmedge.data.manifest.targets import cells_of, labelled
 from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
 from mmedge.errors import Fault, MmedgeError
 from mmedge.models import load
