@@ -75,9 +75,7 @@ def values_of(
     return {frozenset(): constant_scores(head, targets), **found}
 
 
-def contributions(
-    stage: str, samples: Samples, predict: Predict, *, resamples: int, seed: int
-) -> list[ContributionsRecord]:
+def contributions(stage: str, samples: Samples, predict: Predict) -> list[ContributionsRecord]:
     """A record a head whose target some sample that has every modality knows; none for one modality or more than ``MOST``."""
     names = list(samples.inputs)
     if not 1 < len(names) <= MOST:
@@ -97,7 +95,7 @@ def contributions(
             ShareRecord(
                 modality=modality,
                 shapley=float(part.mean()),
-                shapley_ci95=_mean_interval(part, groups, resamples, seed),
+                shapley_ci95=_mean_interval(part, groups),
                 alone=float((values[frozenset({k})] - values[frozenset()]).mean()),
                 ablation=float((values[all_of] - values[all_of - {k}]).mean()),
             )
@@ -110,7 +108,7 @@ def contributions(
     return found
 
 
-def _mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+def _mean_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     found = of_figure(lambda rows: float(values[rows].mean()), groups, "difference")
     return found.low, found.high
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.measure.intervals import of_share
+from mmedge.measure.intervals import of_figure, of_share
 from mmedge.report.review import (
     BinRecord,
     ConfusedRecord,
@@ -26,30 +27,24 @@ from mmedge.tasks import Head
 _BINS, _POINTS, _CURVES, _SCATTERED = 15, 50, 12, 1000
 
 
-def review(
-    contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples, *, resamples: int, seed: int
-) -> dict[str, ReviewRecord]:
+def review(contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples) -> dict[str, ReviewRecord]:
     """{head: its review} over the rows whose target is known. ``outputs``: {head: float [N, W]}, N as in ``samples``."""
     found = {}
     for name, head in contract.heads.items():
         known = np.flatnonzero(samples.known(name))
         if len(known):
             output, targets = outputs[name][known], samples.targets[name][known]
-            found[name] = _of_head(head, output, targets, samples.groups[known], samples.split, (resamples, seed))
+            found[name] = _of_head(head, output, targets, samples.groups[known], samples.split)
     return found
 
 
-def _of_head(
-    head: Head, output: np.ndarray, targets: np.ndarray, groups: np.ndarray, split: str, draws: tuple[int, int]
-) -> ReviewRecord:
+def _of_head(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.ndarray, split: str) -> ReviewRecord:
     task = tasks.of(head)
     whole: dict[str, object] = {"split": split, "n": len(output)}
     if task.LABELS:
         has, given = _memberships(head, output, targets)
         p = task.probabilities(output)
-        whole["labels"] = [
-            _label(head, k, has[:, k], given[:, k], p[:, k], groups, draws) for k in range(len(head.labels))
-        ]
+        whole["labels"] = [_label(head, k, has[:, k], given[:, k], p[:, k], groups) for k in range(len(head.labels))]
         whole["rankings"] = _rankings(head, has, p)
         whole["reliability"] = (
             _reliability(p, has, given) if not task.SEVERAL else _reliability_of(p.ravel(), has.ravel())
@@ -70,23 +65,33 @@ def _memberships(head: Head, output: np.ndarray, targets: np.ndarray) -> tuple[n
     return targets[:, None] == index, task.chosen(output)[:, None] == index
 
 
-def _label(
-    head: Head, k: int, has: np.ndarray, given: np.ndarray, p: np.ndarray, groups: np.ndarray, draws: tuple[int, int]
-) -> LabelRecord:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
+def _label(head: Head, k: int, has: np.ndarray, given: np.ndarray, p: np.ndarray, groups: np.ndarray) -> LabelRecord:
     figures: dict[str, object] = {}
-    if has.any():
-        found = given[has]
-        figures["recall"] = float(found.mean())
-        bounds = of_share(found, groups[has])
-        figures["recall_ci95"] = bounds.low, bounds.high
-    if given.any():
-        figures["precision"] = float(has[given].mean())
+    for name, right, rows in (("recall", given, has), ("precision", has, given)):
+        if rows.any():
+            bounds = of_share(right[rows], groups[rows])
+            figures |= {name: float(right[rows].mean()), f"{name}_ci95": (bounds.low, bounds.high)}
     if has.any() and not has.all():
-        figures["average_precision"] = float(average_precision_score(has, p))
-        figures["auc"] = float(roc_auc_score(has, p))
+        for name, figure in (("average_precision", _average_precision), ("auc", _auc)):
+            found = of_figure(partial(figure, has, p), groups)
+            figures |= {name: figure(has, p, np.arange(len(p))), f"{name}_ci95": (found.low, found.high)}
     return LabelRecord(label=head.labels[k], n=int(has.sum()), **figures)  # type: ignore[arg-type]
+
+
+def _average_precision(has: np.ndarray, p: np.ndarray, rows: np.ndarray) -> float:
+    """As scikit-learn's ``average_precision_score`` over some rows; NaN where none has the label."""
+    return tasks.multilabel.score(p[rows, None], has[rows, None].astype(np.float32), Head(task="multilabel"))
+
+
+def _auc(has: np.ndarray, p: np.ndarray, rows: np.ndarray) -> float:
+    """As ``roc_auc_score``: how often who has the label stands above who has not (Mann & Whitney 1947)."""
+    from scipy.stats import rankdata
+
+    there = int(has[rows].sum())
+    if there in (0, len(rows)):
+        return float("nan")
+    above = rankdata(p[rows])[has[rows]].sum() - there * (there + 1) / 2
+    return float(above / (there * (len(rows) - there)))
 
 
 def _confusion(head: Head, targets: np.ndarray, chosen: np.ndarray) -> list[ConfusedRecord]:

@@ -75,13 +75,12 @@ def _looked_at(ran: list[Ran]) -> list[Ran]:
 
 
 def _key(artifact: Artifact, context: Context) -> list[Any]:
-    return [artifact.sha256, context.dataset.sha256, context.recipe.seed, context.recipe.measure.bootstrap]
+    return [artifact.sha256, context.dataset.sha256]
 
 
 def _review(done: Ran, artifact: Artifact, context: Context) -> Any:
     contract, samples, outputs = on_test(done, artifact, context)
-    draws = {"resamples": context.recipe.measure.bootstrap, "seed": context.recipe.seed}
-    return {name: record.record() for name, record in review(contract, outputs, samples, **draws).items()}
+    return {name: record.record() for name, record in review(contract, outputs, samples).items()}
 
 
 def _contributions(done: Ran, artifact: Artifact, context: Context) -> Any:
@@ -90,8 +89,7 @@ def _contributions(done: Ran, artifact: Artifact, context: Context) -> Any:
     rows = np.flatnonzero(samples.present.all(axis=1) & samples.labelled)
     samples = samples.taken(rows[np.linspace(0, len(rows) - 1, min(_CONTRIBUTIONS, len(rows))).round().astype(int)])
     predict = predictor(done, artifact, context, samples)
-    draws = {"resamples": context.recipe.measure.bootstrap, "seed": context.recipe.seed}
-    return [record.record() for record in contributions(done.stage, samples, predict, **draws)]
+    return [record.record() for record in contributions(done.stage, samples, predict)]
 
 
 def _disagreements(first: Ran, second: Ran, context: Context) -> Any:

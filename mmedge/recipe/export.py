@@ -116,4 +116,4 @@ class Measure(Frozen):
     threads: int = Field(1, ge=1, description="Threads of a session; one, which does not spin, is the honest default.")
     runs: int = Field(1000, ge=20, description="Timed calls of each model.")
     warmup: int = Field(50, ge=1, description="Calls before them that are not timed.")
-    bootstrap: int = Field(2000, ge=100, description="Resamplings for the 95 % intervals.")
+    bootstrap: int = Field(2000, ge=100, description="Resamplings for the interval of a gain over several seeds.")

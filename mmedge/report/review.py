@@ -17,8 +17,11 @@ class LabelRecord(Record):
     recall: float | None = Field(None, description="The share of them that were given it; absent where none has it.")
     recall_ci95: Interval | None = Field(None, description="Over independent groups of samples.")
     precision: float | None = Field(None, description="The share of those given it that have it.")
+    precision_ci95: Interval | None = None
     average_precision: float | None = Field(None, description="The area under precision and recall.")
+    average_precision_ci95: Interval | None = None
     auc: float | None = Field(None, description="The area under the ROC curve.")
+    auc_ci95: Interval | None = None
 
 
 class ConfusedRecord(Record):

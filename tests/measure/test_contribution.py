@@ -28,7 +28,7 @@ def test_a_modality_that_the_model_does_not_look_at_contributes_nothing_and_the_
         assert mask.shape == (54, 3) and (mask == mask[0]).all()
         return {"logits": rest * (0.5 * mask[0, 0] + 1.0 * mask[0, 1])}
 
-    (found,) = contributions("student", test, predict, resamples=100, seed=0)
+    (found,) = contributions("student", test, predict)
     shares = {share.modality: share for share in found.modalities}
     assert found.n == 54 and abs(shares["ignored"].shapley) < 1e-12 and shares["ignored"].ablation == 0
     assert shares["heard"].shapley > shares["seen"].shapley > 0
@@ -42,4 +42,4 @@ def test_a_modality_that_the_model_does_not_look_at_contributes_nothing_and_the_
 
 def test_one_modality_has_nothing_to_share():
     test = samples("test", ("a",), {"x": np.zeros((1, 1))}, np.ones((1, 1), bool), [0], np.arange(1))
-    assert contributions("s", test, lambda mask: {"logits": np.zeros((1, 3))}, resamples=100, seed=0) == []
+    assert contributions("s", test, lambda mask: {"logits": np.zeros((1, 3))}) == []

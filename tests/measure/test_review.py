@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.measure.review import disagreements, review
 from mmedge.tasks import Head
@@ -25,7 +26,7 @@ def seen(targets, head):
 
 def reviewed(output, targets, head):
     output = np.asarray(output, np.float32)
-    return review(contract(head), {"out": output}, seen(targets, head), resamples=200, seed=0)["out"]
+    return review(contract(head), {"out": output}, seen(targets, head))["out"]
 
 
 def logits(rows):
@@ -88,3 +89,18 @@ def test_what_the_student_lost_comes_before_what_merely_differs():
     assert [record.row for record in found] == [1, 2, 3]  # lost; then .7 and .4 of probability moved
     assert found[0].distance == pytest.approx(0.6) and (found[0].first.given, found[0].second.given) == ("a", "b")
     assert found[0].first.right and not found[0].second.right and found[1].target == "c" and found[1].id is None
+
+
+def test_every_figure_of_a_label_is_scikit_learns_and_lies_in_its_interval():
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 90)
+    output = np.round(np.eye(3)[targets] + rng.normal(0, 1, (90, 3)), 1)  # with ties
+    p = tasks.of(CLASSES).probabilities(output.astype(np.float32))
+    for k, label in enumerate(reviewed(output, targets, CLASSES).labels):
+        assert label.auc == pytest.approx(roc_auc_score(targets == k, p[:, k]))
+        assert label.average_precision == pytest.approx(average_precision_score(targets == k, p[:, k]))
+        for figure in ("recall", "precision", "average_precision", "auc"):
+            low, high = getattr(label, f"{figure}_ci95")
+            assert 0 <= low < getattr(label, figure) < high <= 1
