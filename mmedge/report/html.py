@@ -11,6 +11,7 @@ from mmedge.artifact import code_hash, hash_json, remembered, replacing
 from mmedge.errors import MissingDependency
 from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
+from mmedge.report.compared import ComparisonRecord, heading_of, text_of
 from mmedge.report.record import modality_subsets
 from mmedge.report.reviewed import contributed, frontier_of, reviewed
 from mmedge.report.schema import FileReport, QualityRecord, Report
@@ -24,6 +25,13 @@ def write_html(report: Report | FileReport, path: Path, kept: Path | None = None
     where jinja2 or matplotlib is not installed.
     """
     page = _page(report, kept) if isinstance(report, Report) else _file_page(report)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def write_comparison(found: ComparisonRecord, path: Path) -> None:
+    """Write the page of several runs. Raises MissingDependency where jinja2 is not installed."""
+    page = _template("comparison.html.j2").render(found=found, heading=heading_of, text=text_of)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

@@ -24,20 +24,29 @@ def read_report(path: Path) -> Report | FileReport:
         ) from None
     except (OSError, ValueError) as error:
         raise MmedgeError(f"the report cannot be read: {error}", where=str(path)) from error
-    known = isinstance(report, dict) and report.get("schema") == 1
-    if not known or not (isinstance(report.get("stages"), list) or isinstance(report.get("candidates"), list)):
+    schema = report.get("schema") if isinstance(report, dict) else None
+    if isinstance(schema, int) and schema > 1:
+        written = f", by mmedge {report['mmedge']}" if isinstance(report.get("mmedge"), str) else ""
+        raise MmedgeError(
+            f"the report is not a report that mmedge reads: it was written in format {schema}{written}; this version reads format 1",
+            where=str(path),
+            todo="update mmedge",
+        )
+    if schema != 1 or not (isinstance(report.get("stages"), list) or isinstance(report.get("candidates"), list)):
         raise MmedgeError("this is not a report that mmedge reads", where=str(path))
-    return parsed(report, Report) if "stages" in report else parsed(report, FileReport)
+    return parsed(report, Report, path) if "stages" in report else parsed(report, FileReport, path)
 
 
-def parsed(record: object, kind: type[AnyReport]) -> AnyReport:
+def parsed(record: object, kind: type[AnyReport], path: Path | None = None) -> AnyReport:
     """A report's JSON as its model; raises MmedgeError where a figure is missing or is none."""
     try:
         return kind.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise MmedgeError(f"this is not a report that mmedge reads: {place}: {first['msg']}") from None
+        raise MmedgeError(
+            f"this is not a report that mmedge reads: {place}: {first['msg']}", where=str(path) if path else None
+        ) from None
 
 
 def modality_subsets(report: Report) -> list[str]:
