@@ -81,7 +81,8 @@ def of_figure(
 
     Student's t with a degree of freedom fewer than there are groups, and the jackknife's variance over them (Efron & Stein
     1981; for few groups MacKinnon, Nielsen & Webb 2023, "Fast and reliable jackknife and bootstrap methods for cluster-robust
-    inference"). It is never narrower than if each sample were a group of its own, which is all that one group can tell.
+    inference"), not scaled down by (groups - 1) / groups, so that it is never too small (Hansen 2025, "Jackknife standard
+    errors for clustered regression"). It is never narrower than if each sample were a group of its own, which is all that one group can tell.
     """
     rows = np.arange(len(groups))
     value = figure(rows)
@@ -105,7 +106,7 @@ def _student(
     count = len(left_out)
     if count < 2:
         return None
-    deviation = float(((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()) ** 0.5)
+    deviation = float(((left_out - value) ** 2).sum() ** 0.5)
     slope = _slope(value, scale)
     if deviation <= 1e-12 or slope is None:
         return None

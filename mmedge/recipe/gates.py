@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from mmedge import tasks
 from mmedge.contract import subsets
+from mmedge.errors import brief, did_you_mean
 from mmedge.frozen import Frozen
 from mmedge.gate import GUARD, Policy
 from mmedge.tasks.head import Target
@@ -34,6 +35,17 @@ class Gates(Frozen):
         description="strict: the bound of a figure must meet its limit, and what its samples cannot tell does not pass;"
         " point: the figure alone, as if it had no noise.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_have_figures(cls, given: Any) -> Any:
+        for name, value in (given or {}).items() if isinstance(given, dict) else ():
+            if name not in cls.model_fields and not isinstance(value, dict):
+                raise ValueError(
+                    f"{brief(name)} is no key here{did_you_mean(str(name), cls.model_fields)}; of a stage write its figures"
+                    " with their limits, as {distill: {quality: 0.9}}"
+                )
+        return {} if given is None else given
 
     @property
     def limits(self) -> Limits:

@@ -85,7 +85,7 @@ def test_two_models_that_are_never_apart_may_differ_by_what_so_few_samples_leave
 def test_a_difference_of_other_figures_is_students():
     values = np.random.default_rng(0).normal(0.1, 1, 50)
     found = of_figures(lambda rows: float(values[rows].mean()), np.arange(50), ALPHA)
-    reach = 1.676551 * values.std(ddof=1) / 50**0.5
+    reach = 1.676551 * values.std(ddof=1) / 49**0.5
     assert (found.low, found.high) == (
         pytest.approx(values.mean() - reach, abs=1e-6),
         pytest.approx(values.mean() + reach, abs=1e-6),

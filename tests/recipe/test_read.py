@@ -94,6 +94,8 @@ def test_the_good_recipe_has_its_values_and_the_defaults(tmp_path):
         ("train: {epochs: 3}", "loss: {labels: 0, logits: 0}", ["every weight is 0"]),
         ("train: {epochs: 3}", "labels: 0", ["distill.labels", "at least 1"]),
         ("quality: 0.5", "quality: .nan", ["gates.distill.quality", "finite"]),
+        ("  distill: {quality", "  confidense: 0.9\n  distill: {quality", ["'confidense' is no key", "'confidence'"]),
+        ("  distill: {quality", "  policy: strikt\n  distill: {quality", ["gates.policy", "did you mean 'strict'"]),
         ("epochs: 3", "learning_rate: .inf", ["distill.train.learning_rate", "finite"]),
         ("schema: 1", "schema: 1\nseed: 9999999999", ["seed", "not 9999999999"]),
         ("{embedding: 8}", "{modalities: []}", ["teacher.model.modalities", "at least one"]),
