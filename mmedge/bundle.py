@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from mmedge import artifact
 from mmedge.artifact import Artifact, not_understood
@@ -91,31 +91,31 @@ def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_sta
     return found
 
 
-class Split(BaseModel):
+class Split(Record):
     """Encoders and fusion head apart: {part: file}, and {modality: the tensors that its encoder gives}."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     files: dict[str, str]
 
 
-class Entry(BaseModel):
+class SubsetLatency(Record):
+    """Of a subset's engine where it was timed, and over that of the whole."""
+
+    p50_ms: float
+    ratio_to_all: float
+
+
+class Entry(Record):
     """What a bundle's manifest says of one backend; files are relative to the bundle.
 
     ``engine``: None where the backend runs the graph ``file`` itself. ``subsets``: {modalities joined by "+": file}.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-
     precision: str = "fp32"
     file: str = GRAPH
     engine: Engine | None = None
     subsets: dict[str, str] = {}
+    subset_latency: dict[str, SubsetLatency] = {}
     split: Split | None = None
-
-    def record(self) -> dict[str, Any]:
-        """As it stands in the manifest."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
     def opened_file(self, backend: str) -> str:
         """The file that the backend opens."""

@@ -102,12 +102,12 @@ class Gate:
     def passed(self) -> bool:
         return self.outcome == "pass"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, str | float | bool | tuple[float, float]]:
         """As it stands in a report."""
-        told = {"name": self.name, "limit": self.limit, "value": self.value, "passed": self.passed}
-        told |= {"outcome": self.outcome, "bounds": self.bounds, "confidence": self.confidence, "method": self.method}
-        told |= {"n": self.n, "needs": self.needs, "sentence": str(self)}
-        return {name: value for name, value in told.items() if value is not None}
+        figures = {"name": self.name, "limit": self.limit, "value": self.value, "passed": self.passed}
+        figures |= {"outcome": self.outcome, "bounds": self.bounds, "confidence": self.confidence, "method": self.method}
+        figures |= {"n": self.n, "needs": self.needs, "sentence": str(self)}
+        return {name: value for name, value in figures.items() if value is not None}
 
     def __str__(self) -> str:
         sign = "at least" if is_minimum(self.name) else "at most"

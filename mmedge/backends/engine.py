@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from mmedge.artifact import sha256_of
 from mmedge.contract import Contract
+from mmedge.frozen import Record
 
 # Of every input, its least shape, the one to optimise for, and its largest, batch axis and all.
 Profiles = dict[str, list[list[int]]]
 
 
-class Part(BaseModel):
+class Part(Record):
     """The engine of a subset of the modalities, or of a part: the graph that it was built of, beside the whole one."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     graph: str
     graph_sha256: str
     profiles: Profiles
 
 
-class Engine(BaseModel):
+class Engine(Record):
     """What was built, with what a backend tells of its own beside it; files are relative to the graph's folder.
 
     ``version``: the builder's. ``batch``: the least and the largest. ``int8_layers``: the nodes that are built to compute
@@ -33,8 +29,6 @@ class Engine(BaseModel):
     ``hardware_compatible``: it runs on GPUs of another ``compute_capability``. ``graph_sha256``,
     ``preprocessing_sha256``: what it belongs to. ``parts``: {file: the engine of a subset or part}.
     """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     file: str
     files: list[str] = []
@@ -51,15 +45,11 @@ class Engine(BaseModel):
     parts: dict[str, Part] = {}
     notes: list[str] = []
 
-    def record(self) -> dict[str, Any]:
-        """As it stands in a manifest: what the builder said, and no more."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
 
 def part_of(folder: Path, graph: str, built: Engine) -> Part:
     """What the whole engine's entry keeps of one that was built of ``graph``, relative to ``folder``."""
-    told = {name: value for name, value in (built.model_extra or {}).items() if name in ("layers", "weight_types")}
-    return Part(graph=graph, graph_sha256=sha256_of(folder / graph), profiles=built.profiles or {}, **told)
+    own = {name: value for name, value in (built.model_extra or {}).items() if name in ("layers", "weight_types")}
+    return Part(graph=graph, graph_sha256=sha256_of(folder / graph), profiles=built.profiles or {}, **own)
 
 
 def profiles_of(contract: Contract, batch: Sequence[int] = (1, 1, 8)) -> Profiles:

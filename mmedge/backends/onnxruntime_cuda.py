@@ -6,13 +6,16 @@ import queue
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmedge.backends import missing, onnxruntime_cpu
 from mmedge.backends.backend import Backend, LayerTimes, Opening
 from mmedge.backends.session import Session
+
+if TYPE_CHECKING:
+    from onnxruntime import IOBinding, OrtValue
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
@@ -34,7 +37,7 @@ def bound(native: Any, device: str) -> Session:
     import onnxruntime
 
     names = [output.name for output in native.get_outputs()]
-    lent: queue.SimpleQueue[tuple[Any, dict[str, Any]]] = queue.SimpleQueue()
+    lent: queue.SimpleQueue[tuple[IOBinding, dict[str, OrtValue]]] = queue.SimpleQueue()
     last: dict[str, float] = {}
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

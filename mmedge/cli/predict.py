@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,11 @@ from mmedge.errors import MmedgeError, UsageError
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 if TYPE_CHECKING:
+    from mmedge.runtime.engine import Engine
     from mmedge.tasks import Prediction
+
+# What an option of a modality says: a file or a text, or a row of cells.
+CellValue = str | list[str | None] | dict[str, str | None]
 
 
 @click.command(
@@ -72,12 +76,12 @@ def predict(
     return 0
 
 
-def _predict_table(engine: Any, path: Path, out: Path | None, as_json: bool) -> int:
+def _predict_table(engine: Engine, path: Path, out: Path | None, as_json: bool) -> int:
     """Predict a table row by row; 1 where a row could not be predicted."""
     from mmedge.data.rows import read_rows
     from mmedge.runtime import rows
 
-    records: list[dict[str, Any]] = []
+    records: list[Mapping[str, object]] = []
     folder, wrong, total, has_id = path.resolve().parent, 0, 0, False
     for row in read_rows(path):  # a table that cannot be read to its end is told before anything is written
         total, has_id = total + 1, "id" in row.cells
@@ -88,7 +92,7 @@ def _predict_table(engine: Any, path: Path, out: Path | None, as_json: bool) -> 
                 for name in rows.absent_from(engine.contract, row.cells):
                     shown.say(f"predict: the table has no column of {name}, which is missing in every row")
             found = rows.predicted(engine, row, folder)
-            known = {"row": row.number} | ({"id": row.cells["id"]} if "id" in row.cells else {})
+            known: dict[str, object] = {"row": row.number, **({"id": row.cells["id"]} if "id" in row.cells else {})}
             if isinstance(found, MmedgeError):
                 wrong += 1
                 record = known | {"error": " ".join(str(found).split())}
@@ -111,7 +115,7 @@ def _predict_table(engine: Any, path: Path, out: Path | None, as_json: bool) -> 
 @contextmanager
 def _writer(
     out: Path | None, as_json: bool, names: list[str]
-) -> Iterator[Callable[[dict[str, Any], dict[str, Any]], None]]:
+) -> Iterator[Callable[[Mapping[str, object], Mapping[str, object]], None]]:
     """``write(record, cells)`` of each row, as JSONL or CSV: into ``out``, else on stdout, which --json has for itself."""
     from mmedge import artifact
 
@@ -142,8 +146,8 @@ def _show(prediction: Prediction, before: str = "") -> None:
         click.echo(f"{before}{label}\t{p:.4f}")
 
 
-def _values(arguments: list[str], engine: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _values(arguments: list[str], engine: Engine) -> dict[str, CellValue]:
+    values: dict[str, CellValue] = {}
     rest = list(arguments)
     while rest:
         option, equals, value = rest.pop(0).partition("=")
@@ -164,7 +168,7 @@ def _values(arguments: list[str], engine: Any) -> dict[str, Any]:
     return values
 
 
-def _cells(value: str, columns: tuple[str, ...]) -> list[str | None] | dict[str, str | None]:
+def _cells(value: str, columns: tuple[str, ...]) -> CellValue:
     """A row of cells with commas: in the columns' order, or each as ``column=cell``; what is empty or not named is missing."""
     cells = [cell.strip() for cell in value.split(",")]
     named = {column.strip(): cell.strip() for column, equals, cell in (c.partition("=") for c in cells) if equals}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.qdq import drop_unread, graphs_of
 from mmedge.preprocess import text
 from mmedge.spec import ArraySpec, ImageSpec, ModalitySpec, SensorSpec, TextSpec
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
 
 _THEIRS = "mmedge.theirs."
 _OPSET = 13
@@ -51,38 +55,32 @@ def adopt(
     layouts = _check_inputs(inputs, contract, names, source)
     heads = _heads(model, outputs, contract, source)
     own_presence = "present" in inputs and "present" not in (names.get(name, name) for name in contract.modalities)
-    types = {name: inputs[names.get(name, name)].type.tensor_type.elem_type for name in contract.modalities}
+    theirs = {
+        name: _Input(given, inputs[given].type.tensor_type.elem_type, *layouts[name])
+        for name in contract.modalities
+        for given in [names.get(name, name)]
+    }
     # Two worlds of names meet in one graph: all of theirs, those inside branches and loops too, get a prefix.
     prefix_names(graph, _THEIRS)
     del graph.input[:], graph.output[:], graph.value_info[:]
     added: list[Any] = []
     notes: list[str] = []
     for index, (name, spec) in enumerate(contract.modalities.items()):
-        ours = helper_type(spec.dtype)
-        graph.input.append(onnx.helper.make_tensor_value_info(name, ours, ["batch", *spec.shape]))
+        batch = ["batch", *spec.shape]
+        graph.input.append(onnx.helper.make_tensor_value_info(name, helper_type(spec.dtype), batch))
         before = name
         if not own_presence:
             stand_in = text.stand_in(spec) if isinstance(spec, TextSpec) else np.asarray(means[name])
             before = _filled(graph, added, name, index, stand_in.astype(spec.dtype))
-        if types[name] in _WHOLE and not isinstance(spec, TextSpec):
+        if theirs[name].type in _WHOLE and not isinstance(spec, TextSpec):
             before = _raw(graph, added, name, spec, before, source)
             notes.append(f"{name} is given in whole numbers, as the model takes it: before it was normalised")
-        steps: list[
-            tuple[str, dict[str, Any]]
-        ] = []  # (operator, attributes) from the data's tensor to the model's input
-        lead, turned = layouts[name]
-        if lead != spec.shape:
-            before = _reshaped(graph, added, name, before, lead)
-            notes.append(f"{name} is given as [batch, {', '.join(map(str, lead))}], as the model takes it")
-        if turned:
-            steps.append(("Transpose", {"perm": [0, *range(2, len(lead) + 1), 1]}))
-        if ours != types[name]:
-            steps.append(("Cast", {"to": types[name]}))
-        for number, (operator, attributes) in enumerate(steps):
-            after = f"mmedge.{name}.{number}"
-            added.append(onnx.helper.make_node(operator, [before], [after], **attributes))
-            before = after
-        added.append(onnx.helper.make_node("Identity", [before], [f"{_THEIRS}{names.get(name, name)}"]))
+        if theirs[name].shape != spec.shape:
+            before = _reshaped(graph, added, name, before, theirs[name].shape)
+            notes.append(
+                f"{name} is given as [batch, {', '.join(map(str, theirs[name].shape))}], as the model takes it"
+            )
+        _lead(added, name, spec, before, theirs[name])
     presence = ["batch", len(contract.modalities)]
     graph.input.append(onnx.helper.make_tensor_value_info("present", onnx.TensorProto.BOOL, presence))
     if own_presence:
@@ -99,6 +97,34 @@ def adopt(
     onnx.checker.check_model(model)
     onnx.save(model, target)
     return notes
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What the model takes of a modality.
+
+    ``name``: its own; ``type``: ONNX's number; ``shape``: the samples' as the model has it, but that its first axis comes
+    last where ``turned``.
+    """
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    turned: bool
+
+
+def _lead(added: list[Any], name: str, spec: ModalitySpec, before: str, theirs: _Input) -> None:
+    """Add what leads from the tensor ``before``, in the data's form, to the model's own input."""
+    from onnx import helper
+
+    if theirs.turned:
+        perm = [0, *range(2, len(theirs.shape) + 1), 1]
+        added.append(helper.make_node("Transpose", [before], [f"mmedge.{name}.turned"], perm=perm))
+        before = f"mmedge.{name}.turned"
+    if helper_type(spec.dtype) != theirs.type:
+        added.append(helper.make_node("Cast", [before], [f"mmedge.{name}.cast"], to=theirs.type))
+        before = f"mmedge.{name}.cast"
+    added.append(helper.make_node("Identity", [before], [_THEIRS + theirs.name]))
 
 
 def _recent(model: Any, source: Path) -> Any:
@@ -180,7 +206,7 @@ def _raw(graph: Any, added: list[Any], name: str, spec: ModalitySpec, before: st
         raise UsageError(
             f"the model takes {name} in whole numbers, and the data gives {spec.kind} features, which are none",
             where=str(source),
-            todo=f"give it as an array under teacher.preprocessing.{name}, or the model's answers as teacher.outputs",
+            todo=f"give it as an array under teacher.preprocessing.{name}, or the model's outputs as teacher.outputs",
         )
     along = [-1 if len(spec.mean or ()) > 1 else 1, *(1 for _ in spec.shape[1:])]
     scale = 255.0 if isinstance(spec, ImageSpec) else 1.0
@@ -217,7 +243,7 @@ def check_whole(source: Path, contract: Contract, names: Mapping[str, str], inpu
             raise UsageError(
                 f"the input {theirs!r} takes {taken[theirs].dtype}, and the data's values of {name} are no whole numbers",
                 where=str(source),
-                todo=f"give the model's own numbers under teacher.preprocessing.{name}, or its answers as teacher.outputs",
+                todo=f"give the model's own numbers under teacher.preprocessing.{name}, or its outputs as teacher.outputs",
             )
 
 
@@ -288,19 +314,19 @@ def count(graph: Path) -> tuple[int, int]:
 
 
 def check_width(graph: Path, contract: Contract, source: Path, where: str) -> None:
-    """Raise UsageError where an adopted graph fails on a batch of two, or does not answer with the contract's outputs.
+    """Raise UsageError where an adopted graph fails on a batch of two, or does not give the contract's outputs.
 
     ``where``: the recipe's section that names ``source``.
     """
     inputs = {name: np.zeros((2, *spec.shape), spec.dtype) for name, spec in contract.modalities.items()}
     try:
-        answers = onnxruntime_cpu.session(graph)({**inputs, "present": np.ones((2, len(inputs)), bool)})
+        given = onnxruntime_cpu.session(graph)({**inputs, "present": np.ones((2, len(inputs)), bool)})
     except MmedgeError:
         raise
     except Exception as error:  # ONNX Runtime raises many kinds of its own
         raise UsageError(f"the model fails on a batch of 2: {first_line(error)}", where=str(source)) from error
     for head in contract.heads:
-        shape, wanted = answers[head].shape, (2, contract.width(head))
+        shape, wanted = given[head].shape, (2, contract.width(head))
         if shape != wanted:
             raise UsageError(
                 f"the model's output has shape {list(shape)} for a batch of 2; the classes need {list(wanted)}",
@@ -328,7 +354,7 @@ def _check_inputs(
             raise UsageError(
                 f"the input {name!r} has shape {dims}; the data gives [batch, {', '.join(map(str, shape))}]",
                 where=str(source),
-                todo=f"give it inputs of its own under teacher.preprocessing.{modality}, or its answers as teacher.outputs",
+                todo=f"give it inputs of its own under teacher.preprocessing.{modality}, or its outputs as teacher.outputs",
             )
         found[modality] = layout
         if dims[0] is not None:
@@ -358,7 +384,7 @@ def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
     return len(dims) == len(shape) + 1 and all(have in (None, want) for have, want in zip(dims[1:], shape))
 
 
-def _heads(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> dict[str, Any]:
+def _heads(model: Any, outputs: Sequence[str], contract: Contract, source: Path) -> dict[str, ValueInfoProto]:
     """{head: a copy of the model's output for it}; a teacher's others teach nothing."""
     import onnx
 

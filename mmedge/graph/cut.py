@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.qdq import drop_unread, graphs_of, read_by
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 # What a graph may do with an input before anything is computed of it.
 _SAME_SHAPE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
@@ -38,7 +41,7 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
     anchor = next(name for name in names if name in subset)
     made: list[Any] = [helper.make_node("Shape", [anchor], ["mmedge.batch"], "mmedge.batch", start=0, end=1)]
     shapes = _shapes(model)
-    replaced: dict[str, Any] = {}
+    replaced: dict[str, list[NodeProto]] = {}
     for node, takes in _decided(model, row):
         kept, out = node.input[1 if takes else 2], node.output[0]
         if shapes.get(kept) == shapes.get(out) and out in shapes:
@@ -189,9 +192,7 @@ def _choose(head: Any, whole: Any, contract: Contract, embeddings: Mapping[str, 
     from onnx import helper
 
     extractor, names = onnx.utils.Extractor(whole), list(contract.modalities)
-    absent: dict[str, Any] = {
-        name: np.zeros((1, *spec.shape), spec.dtype) for name, spec in contract.modalities.items()
-    }
+    absent = {name: np.zeros((1, *spec.shape), spec.dtype) for name, spec in contract.modalities.items()}
     absent["present"] = np.zeros((1, len(names)), bool)
     least = absent | {
         name: absent[name][..., : spec.shortest] for name, spec in contract.modalities.items() if spec.shortest

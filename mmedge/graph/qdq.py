@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import Node
 from mmedge.errors import UsageError
 from mmedge.report.schema import LayersRecord
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -239,7 +242,12 @@ def _needed(tensor: str, wiring: Wiring, quantized: set[str]) -> bool:
 
 
 def _restore_weights(
-    model: Any, node: Any, weight: tuple[int, Any], wiring: Wiring, original: dict[str, Any], values: dict[str, Any]
+    model: Any,
+    node: NodeProto,
+    weight: tuple[int, NodeProto],
+    wiring: Wiring,
+    original: Mapping[str, NodeProto],
+    values: Mapping[str, TensorProto],
 ) -> None:
     from onnx import numpy_helper
 
@@ -263,7 +271,11 @@ def _restore_weights(
 
 
 def _restore_added_bias(
-    model: Any, node: Any, wiring: Wiring, original: dict[str, Any], values: dict[str, Any]
+    model: Any,
+    node: NodeProto,
+    wiring: Wiring,
+    original: Mapping[str, NodeProto],
+    values: Mapping[str, TensorProto],
 ) -> None:
     """The bias of a MatMul stands in an Add behind it."""
     readers = wiring.readers.get(node.output[0], [])

@@ -6,6 +6,7 @@ make, and no second placement that could differ from the one that was measured.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError
-from mmedge.graph.operators import OPERATORS, untrainable
+from mmedge.graph.operators import OPERATORS, Attributes, untrainable
 from mmedge.graph.precision import MIDDLE
 
 # Inputs of a node that hold learned values, beside quantized weights; other constants (an epsilon, a bound) stay.
@@ -81,7 +82,7 @@ class TrainableGraph(nn.Module):
         self._outputs = [output.name for output in self._model.graph.output]
 
     def forward(self, present: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-        values: dict[str, Any] = {**inputs, "": None} | ({} if present is None else {"present": present})
+        values: dict[str, Tensor | None] = {**inputs, "": None} | ({} if present is None else {"present": present})
         for node, attributes in self._nodes:
             if node.op_type == "QuantizeLinear":
                 values[node.output[0]] = self._quantized(self._value(node.input[0], values), node.output[0])
@@ -123,7 +124,7 @@ class TrainableGraph(nn.Module):
         onnx.checker.check_model(model)
         onnx.save(model, path)
 
-    def _quantizer(self, node: Any, attributes: dict[str, Any]) -> None:
+    def _quantizer(self, node: Any, attributes: Attributes) -> None:
         """Note the codes of a Q or DQ node; its scale becomes a parameter, and its weight too where it is stored."""
         value, scale = node.input[0], node.input[1]
         zero = self._stored[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
@@ -167,7 +168,7 @@ class TrainableGraph(nn.Module):
         start: Tensor = getattr(self, f"scale_{number}")
         return start * (_GAIN * self.learned[number]).exp()
 
-    def _value(self, name: str, values: dict[str, Any]) -> Any:
+    def _value(self, name: str, values: Mapping[str, Tensor | None]) -> Any:
         if name in values:
             return values[name]
         number = self._numbers[name]
@@ -195,7 +196,7 @@ def _along(scale: Tensor, rank: int, axis: int) -> Tensor:
     return scale.reshape([-1 if at == axis % rank else 1 for at in range(rank)]) if scale.numel() > 1 else scale
 
 
-def _attributes(node: Any) -> dict[str, Any]:
+def _attributes(node: Any) -> Attributes:
     import onnx
     from onnx import numpy_helper
 

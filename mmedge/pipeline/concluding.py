@@ -16,7 +16,7 @@ from mmedge.pipeline.measuring import GRAPH, controls_of, is_outputs, latencies_
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.pipeline.reviewing import contributions_of, disagreements_of, reviews_of
-from mmedge.recipe import shown
+from mmedge.recipe import portable
 from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
@@ -45,7 +45,7 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     report = Report(
         schema=1,
         mmedge=mmedge.__version__,
-        recipe=shown(recipe),
+        recipe=portable(recipe),
         seed=recipe.seed,
         machine=machine(),
         data=DataRecord(

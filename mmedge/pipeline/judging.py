@@ -78,7 +78,10 @@ class Judging:
             limits = {name: limit for name, limit in limits.items() if name in figures}
         verdict = gate.judge(figures, limits, self.how.policy, self.how.confidence)
         misses = missed(done.result.misses if done.result else [])
-        gates = [*(GateRecord(**judged.record()) for judged in verdict.gates), *(failed for failed, _ in misses)]
+        gates = [
+            *(GateRecord.model_validate(judged.record()) for judged in verdict.gates),
+            *(failed for failed, _ in misses),
+        ]
         return gates, min((code for code in (verdict.exit_code, *(code for _, code in misses)) if code), default=0)
 
     def figures(self, done: Ran, record: StageRecord, names: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -15,7 +15,7 @@ from mmedge.artifact import Artifact, not_understood
 from mmedge.backends import can_run, opened
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import Engine, Profiles, part_of, profiles_of
-from mmedge.bundle import GRAPH, Entry
+from mmedge.bundle import GRAPH, Entry, SubsetLatency
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.profiling import feeds
@@ -48,9 +48,8 @@ def rebuild(path: Path, *, targets: Sequence[str] = (), progress: Progress | Non
             # Beside the bundle: what was timed for one build serves the next.
             timings = path.resolve().with_name(f"{path.resolve().name}.{name}.timing-cache")
             built[name] = _built(found, folder / name, old, entry.precision, name, timings, contract)
-            told = entry.model_copy(update={"engine": built[name]})
-            told = told.model_copy(update=_subsets_timed(folder, told, name))
-            meta["targets"] = meta["targets"] | {name: told.record()}
+            entry = _subsets_timed(folder, entry.model_copy(update={"engine": built[name]}), name)
+            meta["targets"] = meta["targets"] | {name: entry.record()}
     return built
 
 
@@ -99,14 +98,14 @@ def _built(
     return built.model_copy(update={"parts": parts}) if parts else built
 
 
-def _subsets_timed(folder: Path, entry: Entry, backend: str) -> dict[str, Any]:
-    """What the bundle then says of the engines of subsets, timed here beside the whole one; nothing where they cannot be.
+def _subsets_timed(folder: Path, entry: Entry, backend: str) -> Entry:
+    """The entry with the engines of subsets timed here beside the whole one; as it is where they cannot be.
 
     Those that are no faster than the whole are no longer picked: they may have been built where nothing could be timed.
     """
     profiles = entry.engine.profiles if entry.engine else None
     if backends.find(backend).runs_graphs or not profiles or not entry.subsets or not can_run(backend):
-        return {}
+        return entry
     files = {"": entry.opened_file(backend), **entry.subsets}
     taken = sittings(
         {key: partial(_call, folder / file, backend, profiles) for key, file in files.items()},
@@ -114,12 +113,14 @@ def _subsets_timed(folder: Path, entry: Entry, backend: str) -> dict[str, Any]:
         warmup=_RUNS // 10,
     )
     p50 = {key: summary(times).p50_ms for key, times in taken.items()}
-    latency = {key: {"p50_ms": p50[key], "ratio_to_all": p50[key] / p50[""]} for key in entry.subsets}
-    kept = {key for key, one in latency.items() if one["ratio_to_all"] < 1}
-    return {
-        "subsets": {key: file for key, file in entry.subsets.items() if key in kept},
-        "subset_latency": {key: latency[key] for key in kept},
-    }
+    latency = {key: SubsetLatency(p50_ms=p50[key], ratio_to_all=p50[key] / p50[""]) for key in entry.subsets}
+    kept = {key for key, one in latency.items() if one.ratio_to_all < 1}
+    return entry.model_copy(
+        update={
+            "subsets": {key: file for key, file in entry.subsets.items() if key in kept},
+            "subset_latency": {key: latency[key] for key in kept},
+        }
+    )
 
 
 def _call(file: Path, backend: str, profiles: Profiles) -> Callable[[], Any]:

@@ -3,7 +3,7 @@
 from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
-from mmedge.recipe.origin import recall, remember, shown
+from mmedge.recipe.origin import portable, recall, remember
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
     Augment,
@@ -49,9 +49,9 @@ __all__ = [
     "computes_int8",
     "load",
     "parse",
+    "portable",
     "precision_of",
     "recall",
     "remember",
-    "shown",
     "with_overrides",
 ]

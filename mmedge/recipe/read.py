@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from mmedge.backends import Options
 from mmedge.errors import UsageError, brief, did_you_mean
@@ -70,7 +70,7 @@ _PATH_KEYS = (
 )
 
 
-def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+def with_overrides(values: dict[str, JsonValue], overrides: tuple[str, ...]) -> dict[str, JsonValue]:
     """A copy of a recipe's plain values with ``key.subkey=value`` applied."""
     values = copy.deepcopy(values)
     for override in overrides:
@@ -79,7 +79,7 @@ def with_overrides(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[s
 
 
 def parse(
-    values: dict[str, Any],
+    values: dict[str, JsonValue],
     *,
     where: Path,
     tree: Any = None,
@@ -90,13 +90,13 @@ def parse(
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        told = [fault["loc"] for fault in error.errors()]
+        places = [fault["loc"] for fault in error.errors()]
         lines = [
             line
             for fault in error.errors()
             # A list that is too short because its items are faulty: the items' faults say it.
             if not (
-                fault["type"] == "too_short" and any(loc[: len(fault["loc"])] == fault["loc"] != loc for loc in told)
+                fault["type"] == "too_short" and any(loc[: len(fault["loc"])] == fault["loc"] != loc for loc in places)
             )
             for line in _fault_lines(fault, where, tree, values, given)
         ]
@@ -105,7 +105,7 @@ def parse(
     return _anchored(recipe, folder) if folder else recipe
 
 
-def _without(values: dict[str, Any], faults: Sequence[Any]) -> Recipe | None:
+def _without(values: dict[str, JsonValue], faults: Sequence[Any]) -> Recipe | None:
     """The recipe of ``values`` without the keys that are faulty; None where the rest is no recipe either.
 
     A word that was meant is taken in place of a misspelt one, so that all else is judged by it.
@@ -124,7 +124,7 @@ def _without(values: dict[str, Any], faults: Sequence[Any]) -> Recipe | None:
         if path and not (meant_at.get(tuple(path)) and not meant):
             meant_at[tuple(path)] = meant if isinstance(held, str) else None  # else an item of a list
     for (*parents, key), meant in meant_at.items():
-        section = values
+        section: Any = values
         for parent in parents:
             section = section.get(parent, {})
         if meant:
@@ -156,7 +156,7 @@ def each_path(value: Any, change: Callable[[Path], Path]) -> Any:
     return value
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, JsonValue], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UsageError(f"--set takes key=value, not {override!r}", todo="for example --set teacher.train.epochs=5")
@@ -168,13 +168,12 @@ def _override(values: dict[str, Any], override: str) -> None:
     if any(fnmatchcase(dotted, key) for key in _PATH_KEYS) and isinstance(value, str):
         value = str(Path(os.path.abspath(Path(value).expanduser())))  # typed in a shell: relative to where it was typed
     for parent in parents:
-        values = (
-            values.setdefault(parent, {})
-            if values.get(parent) is not None
-            else values.update({parent: {}}) or values[parent]
-        )
-        if not isinstance(values, dict):
+        if values.get(parent) is None:
+            values[parent] = {}
+        below = values[parent]
+        if not isinstance(below, dict):
             raise UsageError(f"--set {dotted}: {parent!r} has no keys below it")
+        values = below
     values[last] = value
 
 
@@ -216,8 +215,8 @@ def _fault_lines(fault: Any, where: Path, tree: Any, values: Any, given: tuple[s
 def _meant(fault: Any) -> str | None:
     """The word that was meant where a value is one of a few words, and near to one of them."""
     if fault["type"] == "value_error" and isinstance(fault["input"], str):  # a word that one of our tables lacks
-        told = re.search(r"\(did you mean '([^']*)'\?\)", str(fault["ctx"]["error"]))
-        return told[1] if told else None
+        meant = re.search(r"\(did you mean '([^']*)'\?\)", str(fault["ctx"]["error"]))
+        return meant[1] if meant else None
     if fault["type"] not in ("literal_error", "union_tag_invalid"):
         return None
     context = fault["ctx"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from mmedge.backends import Options
@@ -41,7 +42,7 @@ class Section:
     like: str | None = None
 
 
-def schema() -> dict[str, Any]:
+def schema() -> dict[str, JsonValue]:
     """The recipe's JSON Schema, with which editors complete and check a recipe while it is written."""
     drawn = Recipe.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **drawn, "title": "mmedge recipe"}
@@ -90,21 +91,21 @@ def _type(field: FieldInfo) -> str:
     limits = [
         f"{sign} {getattr(limit, name)}" for limit in field.metadata for name, sign in _SIGNS if hasattr(limit, name)
     ]
-    return ", ".join([_said(field.annotation), *limits])
+    return ", ".join([_takes(field.annotation), *limits])
 
 
-def _said(annotation: Any) -> str:
+def _takes(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(map(str, inner))
     if origin in _UNIONS:
-        return " | ".join(dict.fromkeys("null" if one is type(None) else _said(one) for one in inner))
+        return " | ".join(dict.fromkeys("null" if one is type(None) else _takes(one) for one in inner))
     if origin is tuple:
-        return f"[{', '.join('...' if one is Ellipsis else _said(one) for one in inner)}]"
+        return f"[{', '.join('...' if one is Ellipsis else _takes(one) for one in inner)}]"
     if origin is dict:
-        return f"{{{_said(inner[0])}: {_said(inner[1])}}}"
+        return f"{{{_takes(inner[0])}: {_takes(inner[1])}}}"
     if inner:  # Annotated
-        return _said(inner[0])
+        return _takes(inner[0])
     if inspect.isclass(annotation) and issubclass(annotation, Frozen):
         return "section"
     return _WORDS.get(getattr(annotation, "__name__", ""), "any")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from mmedge import gate, tasks
 from mmedge.contract import subsets
@@ -230,6 +230,6 @@ class Recipe(Frozen):
         """Whether the training split needs a label. With ``distill.labels: none`` a teacher that is there already can do without."""
         return self.distill is None or self.distill.labels != "none"
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, JsonValue]:
         """The recipe as plain JSON values, every default written out."""
         return self.model_dump(mode="json", by_alias=True)

@@ -59,7 +59,7 @@ def plain(tree: Any, where: str) -> Any:
         if len(path) > _DEEPEST:
             raise _too_deep(where)
         if isinstance(value, Mapping):
-            held: dict[str, Any] = {}
+            held: dict[str, object] = {}
             for key, item in value.items():
                 name = _text(str(key), path, where)
                 if name in held:

@@ -268,7 +268,7 @@ class Engine:
             ]
         )
 
-    def preprocess(self, samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    def preprocess(self, samples: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
         """Raw samples, each {modality: value}, -> what ``run`` takes. Raises MmedgeError for a sample with nothing present."""
         if not isinstance(samples, list) or not samples or not all(isinstance(sample, dict) for sample in samples):
             raise UsageError("preprocess takes a list of samples, at least one, each {modality: value}")
@@ -300,22 +300,24 @@ class Engine:
             place = f"sample {row} of the batch" + (f", {error.where}" if error.where else "")
             raise type(error)(error.what, where=place, todo=error.todo) from error
 
-    def _predict(self, samples: list[dict[str, Any]]) -> list[Prediction]:
+    def _predict(self, samples: Sequence[Mapping[str, object]]) -> list[Prediction]:
         names, tensors = frozenset(samples[0]), self.preprocess(samples)
         if names in self._subset_files and all(sample.keys() == names for sample in samples):
-            found = self.answers(self._run_subset({name: tensors[name] for name in names}))
+            found = self.predictions(self._run_subset({name: tensors[name] for name in names}))
         else:
-            found = self.answers(_executed(self._run, tensors))
+            found = self.predictions(_executed(self._run, tensors))
         if len(found) != len(samples):
             raise MmedgeError(
-                f"the engine gives {len(found)} answers for {len(samples)} samples",
+                f"the engine gives {len(found)} outputs for {len(samples)} samples",
                 todo="the bundle's graph and manifest do not belong together: export it again",
             )
         return found
 
-    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
-        """What ``run`` returns, as Predictions; see ``predictions``."""
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
+        """What ``run`` returns, as one Prediction a row of the batch."""
         return predictions(self.contract, outputs)
+
+    answers = predictions  # as version 0.1 called it
 
     def _unknown(self, names: Any) -> UsageError:
         name = min(map(str, names))

@@ -50,7 +50,7 @@ def absent_from(contract: Contract, columns: Mapping[str, Any]) -> list[str]:
     return absent
 
 
-def sample_of(contract: Contract, cells: Cells, folder: Path) -> dict[str, Any]:
+def sample_of(contract: Contract, cells: Cells, folder: Path) -> dict[str, object]:
     """{modality: value} of those that a row has; relative paths are in ``folder``."""
     sample = {}
     for name, spec in contract.modalities.items():
@@ -69,7 +69,7 @@ def predicted(engine: Engine, row: Row, folder: Path) -> Prediction | MmedgeErro
     return prediction
 
 
-def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, Any]:
+def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]:
     """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank`` or ``value``.
 
     Those of several heads are each under ``HEAD.``

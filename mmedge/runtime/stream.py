@@ -1,4 +1,4 @@
-"""Live streams: modalities that come at different rates, aligned by timestamp; encoders run once a value, not once an answer."""
+"""Live streams: modalities that come at different rates, aligned by timestamp; encoders run once a value, not once a prediction."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mmedge.errors import UsageError, did_you_mean
 from mmedge.runtime.engine import Engine
 from mmedge.tasks import Prediction
 
-# Values that are kept of a modality, for late answers and values that overtake each other, and their most memory.
+# Values that are kept of a modality, for late predictions and values that overtake each other, and their most memory.
 _KEPT, _KEPT_BYTES = 256, 16 << 20
 
 
 @dataclass(frozen=True)
-class Answer:
+class StreamPrediction:
     """A prediction at a moment. ``ages_s``: how old each modality's value was; ``stale``: those that were too old, and so
     taken as missing; ``missing``: those that had none."""
 
@@ -34,10 +34,10 @@ class Answer:
 
 
 class Stream:
-    """The latest values of every modality, and answers from them. May be fed from several threads.
+    """The latest values of every modality, and predictions from them. May be fed from several threads.
 
-    Where the bundle is split (``export.split``), a value is encoded once, when it comes, and its embedding kept; an
-    answer then costs the fusion head alone. ``max_age_s``: seconds after which a value counts as missing, for all or by
+    Where the bundle is split (``export.split``), a value is encoded once, when it comes, and its embedding kept; a
+    prediction then costs the fusion head alone. ``max_age_s``: seconds after which a value counts as missing, for all or by
     modality.
     """
 
@@ -83,8 +83,8 @@ class Stream:
                 if len(kept) > 1 and kept[-2][0] > moment:  # late: streams may overtake each other
                     self._values[name] = deque(sorted(kept, key=lambda pair: pair[0]), maxlen=kept.maxlen)
 
-    def predict(self, at: float | None = None) -> Answer:
-        """Answer for the moment ``at``: of every modality the latest value that is not after it.
+    def predict(self, at: float | None = None) -> StreamPrediction:
+        """Predict for the moment ``at``: of every modality the latest value that is not after it.
 
         Raises UsageError where nothing is fresh enough.
         """
@@ -106,8 +106,10 @@ class Stream:
         for name, blank in self._blank.items():
             feed |= used.get(name, blank)
         output = self._fusion.run(feed) if self._fusion else self._engine.run(feed)
-        prediction = self._engine.answers(output)[0]
-        return Answer(prediction, moment, ages, stale, tuple(name for name, pair in found.items() if pair is None))
+        prediction = self._engine.predictions(output)[0]
+        return StreamPrediction(
+            prediction, moment, ages, stale, tuple(name for name, pair in found.items() if pair is None)
+        )
 
     def _moment(self, at: float | None) -> float:
         moment = self._clock() if at is None else at
@@ -120,12 +122,12 @@ class Stream:
         return encoder.run({name: batch}) if encoder else {name: batch}
 
 
-async def answers(
+async def predictions(
     stream: Stream, sources: Mapping[str, AsyncIterator[tuple[float, Any]]], every: str
-) -> AsyncIterator[Answer]:
-    """Feed a stream from live sources of (timestamp, value) and answer at every value of the modality ``every``.
+) -> AsyncIterator[StreamPrediction]:
+    """Feed a stream from live sources of (timestamp, value) and predict at every value of the modality ``every``.
 
-    Encoding and answering run in threads, so that the event loop goes on. Ends with the source ``every``.
+    Encoding and predicting run in threads, so that the event loop goes on. Ends with the source ``every``.
     """
     if every not in sources:
         raise UsageError(f"there is no source {every!r}{did_you_mean(every, sources)}; there are {', '.join(sources)}")
@@ -146,3 +148,7 @@ async def answers(
         for task in feeding:
             task.cancel()
         await asyncio.gather(*feeding, return_exceptions=True)
+
+
+# As version 0.1 called them.
+Answer, answers = StreamPrediction, predictions

@@ -24,7 +24,7 @@ from mmedge.measure.cost import macs, params
 from mmedge.measure.lengths import check_alone, check_trimmed
 from mmedge.measure.quality import module_run
 from mmedge.models import load
-from mmedge.recipe import Model, shown
+from mmedge.recipe import Model, portable
 from mmedge.stages.results import TORCH, StageResult
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
@@ -75,7 +75,7 @@ def write_trained(trained: Trained, context: Context) -> StageResult:
             load.save(other, folder / name, [])
     return StageResult(
         **provenance(contract, context),
-        model=shown(trained.model),
+        model=portable(trained.model),
         params=params(module),
         macs=macs(module, contract),
         notes=[*trained.fitted.notes, *(() if trained.exported else (_IN_TORCH,))],
@@ -99,7 +99,7 @@ def provenance(contract: Contract, context: Context) -> dict[str, dict[str, Json
     """What every artifact tells of itself: its contract, and the recipe that made it, without its folders."""
     return {
         "contract": contract.model_dump(mode="json", by_alias=True),
-        "recipe": shown(context.recipe),
+        "recipe": portable(context.recipe),
     }
 
 

@@ -13,7 +13,7 @@ def test_of_every_path_only_the_name_is_shown(tmp_path):
     values["data"]["align"] = {"s": {"file": str(tmp_path / "clinic/s.csv"), "tolerance": 1}}
     values["teacher"]["model"]["weights"] = str(tmp_path / "clinic/w.safetensors")
     values["distill"]["model"] = {"factory": "own:net", "args": {"table": str(tmp_path / "clinic/t.csv"), "n": [1]}}
-    shown = origin.shown(parsed(values))
+    shown = origin.portable(parsed(values))
     assert str(tmp_path) not in json.dumps(shown) and shown["data"]["manifest"] == "patients.csv"
     assert shown["distill"]["model"]["args"] == {"table": "t.csv", "n": [1]}
 
@@ -21,8 +21,8 @@ def test_of_every_path_only_the_name_is_shown(tmp_path):
 def test_the_whole_recipe_is_recalled_beside_the_run_and_not_elsewhere(tmp_path):
     recipe = parsed(tiny(tmp_path / "patients.csv"))
     recipes.remember(recipe, tmp_path / "code", tmp_path / "run/.work")
-    assert recipes.recall(origin.shown(recipe), tmp_path / "run/.work") == (recipe.resolved(), tmp_path / "code")
-    assert recipes.recall(origin.shown(recipe), tmp_path / "away") == (origin.shown(recipe), Path())
+    assert recipes.recall(origin.portable(recipe), tmp_path / "run/.work") == (recipe.resolved(), tmp_path / "code")
+    assert recipes.recall(origin.portable(recipe), tmp_path / "away") == (origin.portable(recipe), Path())
 
 
 def test_no_folder_of_the_user_is_in_report_bundle_or_artifact(finished, media):
