@@ -343,5 +343,5 @@ def test_a_graph_that_gives_no_row_is_told(bundle, sample):
         model.graph.node[-1].output[0] = "all"
         model.graph.node.append(helper.make_node("Slice", ["all", "zero", "zero", "zero"], ["logits"]))
         onnx.save(model, folder / "model.onnx")
-    with pytest.raises(MmedgeError, match="gives 0 answers for 1 samples"):
+    with pytest.raises(MmedgeError, match="gives 0 outputs for 1 samples"):
         runtime.load(bundle).predict(**sample)

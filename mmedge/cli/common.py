@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmedge.errors import Interrupted, MissingDependency, MmedgeError
+
+if TYPE_CHECKING:
+    from mmedge.runtime.engine import Engine
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
 # What the base install leaves out;
@@ -68,6 +71,7 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
     @debug_option
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> int:
         interrupts: list[int] = []
+        given = click.get_current_context()
         try:
             with noted(interrupts), _document_alone() if as_json else nullcontext():
                 return command(*args, as_json=as_json, **kwargs) or 0
@@ -78,7 +82,7 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
             if debug and not isinstance(raised, KeyboardInterrupt):
                 raise
             # Once Ctrl-C has come, what a library makes of it on its way is Ctrl-C all the same.
-            error = _told(KeyboardInterrupt() if interrupts else raised, kwargs.get("out"))
+            error = _as_ours(KeyboardInterrupt() if interrupts else raised, given.params.get("out"))
         if as_json:
             print_error(error.what, error.where, error.todo, error.exit_code)
         click.echo(f"error: {error}".encode("utf-8", "backslashreplace").decode(), err=True)
@@ -107,7 +111,7 @@ def noted(interrupts: list[int]) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _told(raised: BaseException, out: Path | None) -> MmedgeError:
+def _as_ours(raised: BaseException, out: Path | None) -> MmedgeError:
     """Whatever a verb raised as an error of ours."""
     causes = [raised]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
@@ -264,6 +268,32 @@ def progress() -> Iterator[Any]:
 def typed() -> list[str]:
     """The command as it was typed."""
     return ["mmedge", *sys.argv[1:]]
+
+
+def bundle_options(command: Callable[..., int]) -> Callable[..., int]:
+    """A bundle and how it is loaded, which the verb gets as ``open_engine``: what loads it."""
+
+    @click.argument("bundle", type=click.Path(path_type=Path))
+    @click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
+    @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+    @click.option(
+        "--require-signature",
+        type=click.Path(path_type=Path),
+        metavar="KEY",
+        help="The public key (PEM) that must have signed the bundle; without its signature nothing is loaded.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any, bundle: Path, target: str | None, threads: int, require_signature: Path | None, **more: Any
+    ) -> int:
+        def load() -> Engine:
+            from mmedge import runtime
+
+            return runtime.load(bundle, target, threads, require_signature=require_signature)
+
+        return command(*args, open_engine=load, **more)
+
+    return wrapper
 
 
 def out_option(default: str | None = None) -> Callable[..., Any]:

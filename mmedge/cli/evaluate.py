@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mmedge.cli.common import framed, print_json, progress
+from mmedge.cli.common import bundle_options, framed, print_json, progress
+
+if TYPE_CHECKING:
+    from mmedge.runtime.engine import Engine
 
 
 @click.command(
@@ -15,7 +20,7 @@ from mmedge.cli.common import framed, print_json, progress
     " A row that cannot be predicted is told and not judged; the exit code is then 1."
     "\n\n\b\nExamples:\n  mmedge evaluate runs/demo/bundle rows.csv\n  mmedge evaluate runs/demo/bundle rows.csv --truth mood --group speaker --json"
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_options
 @click.argument("table", type=click.Path(path_type=Path))
 @click.option(
     "--truth",
@@ -27,28 +32,11 @@ from mmedge.cli.common import framed, print_json, progress
 @click.option(
     "--group", help="The column of the independent unit that intervals draw again.  [default: group, if there]"
 )
-@click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option(
-    "--require-signature",
-    type=click.Path(path_type=Path),
-    metavar="KEY",
-    help="The public key (PEM) that must have signed the bundle; without its signature nothing is loaded.",
-)
 @framed
 def evaluate(
-    bundle: Path,
-    table: Path,
-    truths: tuple[str, ...],
-    group: str | None,
-    target: str | None,
-    threads: int,
-    require_signature: Path | None,
-    as_json: bool,
+    table: Path, truths: tuple[str, ...], group: str | None, open_engine: Callable[[], Engine], as_json: bool
 ) -> int:
-    from mmedge import runtime
-
-    engine = runtime.load(bundle, target, threads, require_signature=require_signature)
+    engine = open_engine()
     with progress() as shown:
         from mmedge.pipeline.evaluating import evaluate as judged
 

@@ -65,9 +65,9 @@ def export(
         if as_json:
             print_json({"bundle": str(recipe), "files": files})
         return 0
-    from mmedge.cli.stages import run_stages
+    from mmedge.cli.stages import RunOptions, run_stages
 
-    code, written = run_stages(recipe, out, start, overrides, "export", as_json)
+    code, written = run_stages(RunOptions(recipe, out, start, overrides), "export", as_json)
     _finish(written / "bundle", zipped, sign)
     return code
 

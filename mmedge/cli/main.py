@@ -4,61 +4,72 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from mmedge import __version__
 
-# verb -> (module of mmedge.cli, what it does). The module's function has the verb's name.
+if TYPE_CHECKING:
+    from mmedge.pipeline.stages import Stage
+
+# verb -> (module of mmedge.cli, what it does). The module's function has the verb's name. Those of the stages come behind
+# ``run``, from their table.
 VERBS = {
     "init": ("init", "Write a recipe for a manifest of your own."),
     "check": ("check", "Look at a recipe's data and models before anything is trained."),
     "run": ("stages", "Run every stage of a recipe and judge the result."),
-    "train": ("stages", "Train the teacher."),
-    "distill": ("stages", "Distil the teacher into a student, and train its control."),
-    "prune": ("stages", "Prune the student and recover it with the teacher."),
-    "quantize": ("quantize", "Make candidate precisions and keep the best."),
-    "export": ("export", "Build the engines and the bundle."),
     "profile": ("profile", "Time bundles and ONNX graphs, interleaved."),
     "report": ("report", "Draw report.html from report.json."),
     "predict": ("predict", "Predict from raw files with a bundle."),
     "evaluate": ("evaluate", "Judge a bundle by a table of labelled samples."),
     "doctor": ("doctor", "Tell what this machine can do."),
 }
+# Verbs of stages that take more than a recipe, each in a module of its name.
+_OWN = ("quantize", "export")
+
+
+def verbs() -> dict[str, str]:
+    """{verb: what it does}, of the table of stages too, which imports nothing that takes time."""
+    found = {}
+    for verb, (_, text) in VERBS.items():
+        found[verb] = text
+        if verb == "run":
+            found |= {row.verb: row.help for row in _stages()}
+    return found
+
+
+def _stages() -> tuple[Stage, ...]:
+    from mmedge.pipeline import stages
+
+    return stages.STAGES
 
 
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(verbs())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return _of_the_table(cmd_name)
-        module = importlib.import_module(f"mmedge.cli.{VERBS[cmd_name][0]}")
-        return getattr(module, cmd_name)
+        if cmd_name in VERBS or cmd_name in _OWN:
+            module = importlib.import_module(f"mmedge.cli.{VERBS.get(cmd_name, (cmd_name,))[0]}")
+            return getattr(module, cmd_name)
+        row = next((row for row in _stages() if row.verb == cmd_name), None)
+        if row is None:
+            return None
+        from mmedge.cli.stages import stage_verb
+
+        return stage_verb(row)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):  # from the table, so that help imports no verb
-            formatter.write_dl([(verb, help_text) for verb, (_, help_text) in VERBS.items()])
+        with formatter.section("Commands"):  # from the tables, so that help imports no verb
+            formatter.write_dl(list(verbs().items()))
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         from mmedge.errors import did_you_mean
 
-        known = not args or args[0] in VERBS or args[0].startswith("-") or _of_the_table(args[0]) is not None
-        if not known:
-            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], VERBS)}")
+        if args and not args[0].startswith("-") and args[0] not in verbs():
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], verbs())}")
         return super().resolve_command(ctx, args)
-
-
-def _of_the_table(verb: str) -> click.Command | None:
-    """The verb of a stage that has no words of its own here: the table of stages says what it is."""
-    from mmedge.cli.stages import stage_verb
-    from mmedge.pipeline.stages import STAGES
-
-    row = next((row for row in STAGES if row.verb == verb), None)
-    if row is None:
-        return None
-    return stage_verb(verb, row.name, f"Run the stage {row.name}.", f"mmedge {verb} recipe.yaml --out runs/NAME")
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,11 +98,11 @@ def main() -> None:
         from mmedge.errors import UsageError
 
         verb = sys.argv[1] if len(sys.argv) > 1 else None
-        said = UsageError(
+        usage = UsageError(
             " ".join(error.format_message().rstrip(".").split()),
-            todo=f"mmedge {verb} --help" if verb in VERBS else "mmedge --help",
+            todo=f"mmedge {verb} --help" if verb in verbs() else "mmedge --help",
         )
         if "--json" in sys.argv[1:]:  # click parses before any verb runs; a caller waits for its document all the same
-            print_error(said.what, None, said.todo, error.exit_code)
-        click.echo(f"error: {said}", err=True)
+            print_error(usage.what, None, usage.todo, error.exit_code)
+        click.echo(f"error: {usage}", err=True)
         sys.exit(error.exit_code)

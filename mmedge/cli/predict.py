@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmedge.cli.common import framed, print_json, progress
+from mmedge.cli.common import bundle_options, framed, print_json, progress
 from mmedge.errors import MmedgeError, UsageError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -33,34 +33,16 @@ CellValue = str | list[str | None] | dict[str, str | None]
     " are relative to its folder, and an empty cell is missing. A row that cannot be predicted says why; the exit code is then 1."
     "\n\n\b\nExamples:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav\n  mmedge predict runs/demo/bundle rows.csv --out predictions.csv",
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_options
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     help="For a table: the file to write, .csv or .jsonl.  [default: CSV on stdout]",
 )
-@click.option("--target", help="One of the bundle's engines.  [default: onnxruntime-cpu]")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option(
-    "--require-signature",
-    type=click.Path(path_type=Path),
-    metavar="KEY",
-    help="The public key (PEM) that must have signed the bundle; without its signature nothing is loaded.",
-)
 @click.pass_context
 @framed
-def predict(
-    ctx: click.Context,
-    bundle: Path,
-    out: Path | None,
-    target: str | None,
-    threads: int,
-    require_signature: Path | None,
-    as_json: bool,
-) -> int:
-    from mmedge import runtime
-
-    engine = runtime.load(bundle, target, threads, require_signature=require_signature)
+def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engine], as_json: bool) -> int:
+    engine = open_engine()
     if ctx.args and not ctx.args[0].startswith("-") and Path(ctx.args[0]).suffix.lower() in TABLES:
         if len(ctx.args) > 1:
             raise UsageError(f"unexpected argument {ctx.args[1]!r}", todo="give one table, or files by modality")
@@ -162,7 +144,7 @@ def _values(arguments: list[str], engine: Engine) -> dict[str, CellValue]:
             value = rest.pop(0)
         name = option.removeprefix("--").replace("-", "_")
         if name in values:
-            raise UsageError(f"--{name} is given twice", todo="predict answers for one sample: one value a modality")
+            raise UsageError(f"--{name} is given twice", todo="predict takes one sample: one value a modality")
         spec = engine.contract.modalities.get(name)
         values[name] = _cells(value, spec.columns_read) if spec is not None and spec.kind == "tabular" else value
     return values

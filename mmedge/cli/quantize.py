@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
-from mmedge.cli.launch import devices_option, launch
+from mmedge.cli.common import framed, print_json, progress
+from mmedge.cli.stages import RunOptions, run_options, run_stage
 from mmedge.errors import UsageError
-from mmedge.training.loop import processes
 
 if TYPE_CHECKING:
     from mmedge.recipe import Quantize
@@ -43,12 +42,7 @@ _OF_A_FILE = {
     " or module:build. Half of it calibrates, the other half judges: by labels where there are any, else by FP32's outputs."
     "\n\n\b\nExamples:\n  mmedge quantize recipes/avdigits.yaml --out runs/demo\n  mmedge quantize model.onnx --data calibration.npz --labels labels.npy --out quantized"
 )
-@click.argument("recipe", type=click.Path(path_type=Path))
-@out_option()
-@start_option
-@set_option
-@code_option
-@devices_option
+@run_options
 @click.option("--data", metavar="DATA", help="For an ONNX file: arrays of what it takes.")
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Class numbers, .npy, .npz or .csv, where DATA has none."
@@ -81,31 +75,20 @@ _OF_A_FILE = {
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split into two halves.")
 @framed
-def quantize(
-    recipe: Path,
-    out: Path | None,
-    start: Path | None,
-    overrides: tuple[str, ...],
-    devices: int,
-    as_json: bool,
-    **of_a_file: Any,
-) -> int:
-    if recipe.suffix.lower() != ".onnx":
-        _refuse_options_of_a_file(recipe)
-        if devices > 1 and not processes.launched():
-            return launch(devices)
-        from mmedge.cli.stages import run_stages
-
-        return run_stages(recipe, out, start, overrides, "quantize", as_json)[0]
+def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:
+    model = options.recipe
+    if model.suffix.lower() != ".onnx":
+        _refuse_options_of_a_file(model)
+        return run_stage(options, "quantize", as_json)
     if of_a_file["data"] is None:
         raise UsageError(
             "an ONNX file is quantized with --data",
-            where=str(recipe),
+            where=str(model),
             todo="give arrays of what the model takes: see mmedge quantize --help",
         )
-    if start or overrides or devices > 1:
-        raise UsageError("--from, --set and --devices belong to a recipe", where=str(recipe))
-    report = _quantized(recipe, out or Path("runs") / f"{recipe.stem}-quantized", of_a_file)
+    if options.start or options.overrides or options.devices > 1:
+        raise UsageError("--from, --set and --devices belong to a recipe", where=str(model))
+    report = _quantized(model, options.out or Path("runs") / f"{model.stem}-quantized", of_a_file)
     if as_json:
         print_json(report.record())
     return report.exit

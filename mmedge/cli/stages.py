@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,34 +18,59 @@ from mmedge.progress import Silent
 from mmedge.training.loop import processes
 
 if TYPE_CHECKING:  # a verb that shows no report waits for none
+    from mmedge.pipeline.stages import Stage
+    from mmedge.recipe import Recipe
     from mmedge.report.schema import Report
 
 
-def stage_verb(verb: str, only: str | None, help_text: str, example: str) -> click.Command:
-    @click.command(
-        verb,
-        help=f"{help_text}\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used.\n\n\b\nExample:\n  {example}",
-    )
+@dataclass(frozen=True)
+class RunOptions:
+    """What a verb that runs stages takes."""
+
+    recipe: Path
+    out: Path | None = None
+    start: Path | None = None
+    overrides: tuple[str, ...] = ()
+    devices: int = 1
+
+
+def run_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of a verb that runs stages, which it gets as RunOptions."""
+
     @click.argument("recipe", type=click.Path(path_type=Path))
     @out_option()
     @start_option
     @set_option
     @code_option
     @devices_option
+    @functools.wraps(command)
+    def wrapper(recipe: Path, out: Path, start: Path, overrides: tuple[str, ...], devices: int, **more: Any) -> int:
+        return command(RunOptions(recipe, out, start, overrides, devices), **more)
+
+    return wrapper
+
+
+def stage_verb(row: Stage) -> click.Command:
+    """The command of a stage."""
+
+    @click.command(
+        row.verb,
+        help=f"{row.help}\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used."
+        f"\n\n\b\nExample:\n  mmedge {row.verb} recipes/avdigits.yaml --out runs/demo",
+    )
+    @run_options
     @framed
-    def command(
-        recipe: Path,
-        out: Path | None,
-        start: Path | None,
-        overrides: tuple[str, ...],
-        devices: int,
-        as_json: bool,
-    ) -> int:
-        if devices > 1 and not processes.launched():
-            return launch(devices)
-        return run_stages(recipe, out, start, overrides, only, as_json)[0]
+    def command(options: RunOptions, as_json: bool) -> int:
+        return run_stage(options, row.name, as_json)
 
     return command
+
+
+def run_stage(options: RunOptions, only: str | None, as_json: bool) -> int:
+    """``run_stages``, in as many processes as the options say; returns the exit code."""
+    if options.devices > 1 and not processes.launched():
+        return launch(options.devices)
+    return run_stages(options, only, as_json)[0]
 
 
 @click.command(
@@ -50,42 +78,29 @@ def stage_verb(verb: str, only: str | None, help_text: str, example: str) -> cli
     "\n\nRECIPE is a recipe file, or the artifact of an earlier stage or the report.json of a run, whose recipe is then used."
     "\n\n\b\nExamples:\n  mmedge run recipes/avdigits.yaml --out runs/demo\n  mmedge run runs/demo/report.json --out runs/again\n  mmedge run recipe.yaml --set 'data.fold={k: 5, index: 0}' --folds all"
 )
-@click.argument("recipe", type=click.Path(path_type=Path))
-@out_option()
-@start_option
-@set_option
-@code_option
-@devices_option
+@run_options
 @click.option(
     "--folds",
     type=click.Choice(["all"]),
     help="Run every fold of data.fold, each into OUT/fold-N, and tell means with intervals.",
 )
 @framed
-def run(
-    recipe: Path,
-    out: Path | None,
-    start: Path | None,
-    overrides: tuple[str, ...],
-    devices: int,
-    folds: str | None,
-    as_json: bool,
-) -> int:
-    if devices > 1 and not processes.launched():
-        return launch(devices)
+def run(options: RunOptions, folds: str | None, as_json: bool) -> int:
     if folds is None:
-        return run_stages(recipe, out, start, overrides, None, as_json)[0]
-    if start:
+        return run_stage(options, None, as_json)
+    if options.start:
         raise UsageError("each fold has data of its own: --from and --folds exclude each other")
-    return _run_folds(recipe, out, overrides, as_json)
+    if options.devices > 1 and not processes.launched():
+        return launch(options.devices)
+    return _run_folds(options, as_json)
 
 
-def _run_folds(path: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
+def _run_folds(options: RunOptions, as_json: bool) -> int:
     """Run a recipe's folds and show their means; returns the exit code of the first that failed."""
-    recipe, code, start = _recipe(path, overrides, None)
+    recipe, code, start = _recipe(options)
     if start:
-        raise UsageError("--folds takes a recipe file, not an artifact", where=str(path))
-    out = out or Path("runs") / recipe.name
+        raise UsageError("--folds takes a recipe file, not an artifact", where=str(options.recipe))
+    out = options.out or Path("runs") / recipe.name
     with progress() if processes.is_main() else nullcontext(Silent()) as shown:
         shown.say(f"mmedge: {recipe.name} into {out}")
         from mmedge.pipeline import folds
@@ -106,12 +121,11 @@ def _run_folds(path: Path, out: Path | None, overrides: tuple[str, ...], as_json
     return next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
 
 
-def run_stages(
-    path: Path, out: Path | None, start: Path | None, overrides: tuple[str, ...], only: str | None, as_json: bool
-) -> tuple[int, Path]:
+def run_stages(options: RunOptions, only: str | None, as_json: bool) -> tuple[int, Path]:
     """Run a recipe's stages and show the report; returns the exit code and the folder that was written to."""
-    recipe, code, start = _recipe(path, overrides, start)
-    out = out or _place(path, recipe.name)
+    path = options.recipe
+    recipe, code, start = _recipe(options)
+    out = options.out or _place(path, recipe.name)
     with progress() if processes.is_main() else nullcontext(Silent()) as shown:
         # The stages import torch; it is told before, since it takes seconds.
         shown.say(f"mmedge: {recipe.name} into {out}")
@@ -133,8 +147,9 @@ def run_stages(
     return outcome.exit_code, out
 
 
-def _recipe(path: Path, overrides: tuple[str, ...], start: Path | None) -> tuple[Any, Path, Path | None]:
+def _recipe(options: RunOptions) -> tuple[Recipe, Path, Path | None]:
     """The recipe of a file, or the one that an artifact was made by; then the artifact is what to start from."""
+    path, overrides, start = options.recipe, options.overrides, options.start
     from mmedge import artifact
     from mmedge import recipe as recipes
     from mmedge.recipe.code import code_of, refuse_foreign
@@ -189,18 +204,3 @@ def _same_data(path: Path, report: Report) -> None:
         same = before.data.sha256 == report.data.sha256
         said = "has the data of the report" if same else "has other data than the report, or the same elsewhere"
         click.echo(f"repeated: it {said} (sha256 {report.data.sha256[:12]}); mmedge report OLD NEW compares", err=True)
-
-
-train = stage_verb("train", "teacher", "Train the teacher.", "mmedge train recipes/avdigits.yaml --out runs/demo")
-distill = stage_verb(
-    "distill",
-    "distill",
-    "Distil the teacher into the student, and train the same student without it, to know the gain.",
-    "mmedge distill recipes/avdigits-few-labels.yaml --from runs/demo/teacher --out runs/few",
-)
-prune = stage_verb(
-    "prune",
-    "prune",
-    "Prune the student and recover it with the teacher.",
-    "mmedge prune recipes/avdigits.yaml --out runs/demo",
-)

@@ -34,7 +34,7 @@ class Ran:
     @cached_property
     def result(self) -> StageResult | None:
         """What the stage said of its artifact."""
-        return self.step.row.result.model_validate(self.artifact.meta) if self.artifact else None
+        return self.step.row.result().model_validate(self.artifact.meta) if self.artifact else None
 
 
 @dataclass(frozen=True)

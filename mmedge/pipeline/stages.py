@@ -1,20 +1,22 @@
 """THE table of the stages: a row each. A new stage is its file in ``stages/``, its section of the recipe, and one row here.
 
 Nothing else decides by a stage's name. The functions import their stage when they are called: what a run takes from its
-folder as it is needs none of the libraries that made it.
+folder as it is needs none of the libraries that made it, and ``mmedge --help`` reads the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mmedge.artifact import Artifact
-from mmedge.backends import Options, require_builder
-from mmedge.recipe import Distill, MainTeacher, Prune, Quantize, Recipe
-from mmedge.stages.results import DistillResult, ExportResult, PruneResult, QuantizeResult, StageResult
-from mmedge.training.context import Context
+if TYPE_CHECKING:
+    from mmedge.artifact import Artifact
+    from mmedge.backends import Options
+    from mmedge.recipe import Distill, MainTeacher, Prune, Quantize, Recipe
+    from mmedge.stages import results
+    from mmedge.stages.results import StageResult
+    from mmedge.training.context import Context
 
 # What comes of a stage: the network that teaches, one that learns from it, the same one made smaller, or an engine, from
 # which nothing follows.
@@ -23,21 +25,24 @@ Role = Literal["teacher", "student", "smaller", "engine"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of the table. ``name``: of its section of the recipe, and of its artifact; ``file``: its code, in the package.
+    """A row of the table. ``name``: of its artifact; ``verb``: on the command line, where ``help`` says what it does;
+    ``section``: its key in the recipe; ``file``: its code, in the package.
 
-    ``run(parent, config, context)`` returns a ``result``; ``depends_on(recipe)``: what its outcome depends on beside its section,
-    the parent, the data and the code; ``taught``: on the teacher too. ``trains(config)``: the processes that train
-    together share its work; else the main one does it. ``repeats``: it may start from an artifact of its own.
+    ``run(parent, config, context)`` returns a ``result()``; ``depends_on(recipe)``: what its outcome depends on beside its
+    section, the parent, the data and the code; ``taught``: on the teacher too. ``trains(config)``: the processes that
+    train together share its work; else the main one does it. ``repeats``: it may start from an artifact of its own.
     ``refuse(context)`` raises what can be known before the stages in front of it are trained, ``tries(context)`` what
     keeps a network of the user's own from shipping, ``require(part)`` what the machine lacks for it.
     """
 
     name: str
     verb: str
+    section: str
     role: Role
     file: str
+    help: str
     run: Callable[..., StageResult]
-    result: type[StageResult] = StageResult
+    result: Callable[[], type[StageResult]] = lambda: _results().StageResult
     depends_on: Callable[[Recipe], tuple[Any, ...]] = lambda recipe: ()
     taught: bool = False
     trains: Callable[[Any], bool] = lambda config: False
@@ -72,9 +77,17 @@ def steps(recipe: Recipe) -> list[Step]:
     return [
         Step(row, name, part, config)
         for row in STAGES
-        if row.name in sections
-        for name, (part, config) in zip(sections[row.name].stages(row.name), sections[row.name].parts().items())
+        if row.section in sections
+        for name, (part, config) in zip(
+            sections[row.section].stages(row.section), sections[row.section].parts().items()
+        )
     ]
+
+
+def _results() -> Any:
+    from mmedge.stages import results
+
+    return results
 
 
 def _train(parent: None, config: MainTeacher, context: Context) -> StageResult:
@@ -95,7 +108,7 @@ def _student_tried(context: Context) -> None:
     try_student(context)
 
 
-def _distill(parent: Artifact, config: Distill, context: Context) -> DistillResult:
+def _distill(parent: Artifact, config: Distill, context: Context) -> results.DistillResult:
     from mmedge.stages.distill import distill
 
     return distill(parent, config, context)
@@ -107,7 +120,7 @@ def _untaught(context: Context) -> None:
     refuse_untaught(context)
 
 
-def _prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
+def _prune(parent: Artifact, config: Prune, context: Context) -> results.PruneResult:
     from mmedge.stages.prune import prune
 
     return prune(parent, config, context)
@@ -124,7 +137,7 @@ def _prune_depends(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.distill, recipe.measure, gpu, _judged_by(recipe)
 
 
-def _quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
+def _quantize(parent: Artifact, config: Quantize, context: Context) -> results.QuantizeResult:
     from mmedge.stages.quantize import quantize
 
     return quantize(parent, config, context)
@@ -135,7 +148,7 @@ def _quantize_depends(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.distill, recipe.measure, recipe.export.elsewhere, recipe.export.asks_int8, _judged_by(recipe)
 
 
-def _export(parent: Artifact, config: Options, context: Context) -> ExportResult:
+def _export(parent: Artifact, config: Options, context: Context) -> results.ExportResult:
     from mmedge.stages.export import export
 
     return export(parent, config, context)
@@ -145,16 +158,35 @@ def _export_depends(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.export, recipe.measure
 
 
+def _builder(part: str) -> None:
+    from mmedge.backends import require_builder
+
+    require_builder(part)
+
+
 STAGES = (
-    Stage("teacher", "train", "teacher", "stages/train", _train, trains=lambda config: config.trained_here, tries=_teacher_tried),
     Stage(
-        "distill", "distill", "student", "stages/distill", _distill, DistillResult,
+        "teacher", "train", "teacher", "teacher", "stages/train", "Train the teacher.", _train,
+        trains=lambda config: config.trained_here, tries=_teacher_tried,
+    ),
+    Stage(
+        "distill", "distill", "distill", "student", "stages/distill",
+        "Distil the teacher into a student, and train its control.", _distill, lambda: _results().DistillResult,
         taught=True, trains=lambda config: True, refuse=_untaught, tries=_student_tried,
     ),
     Stage(
-        "prune", "prune", "smaller", "stages/prune", _prune, PruneResult, _prune_depends,
+        "prune", "prune", "prune", "smaller", "stages/prune", "Prune the student and recover it with the teacher.",
+        _prune, lambda: _results().PruneResult, _prune_depends,
         taught=True, trains=lambda config: True, repeats=True,
     ),
-    Stage("quantize", "quantize", "smaller", "stages/quantize", _quantize, QuantizeResult, _quantize_depends, taught=True),
-    Stage("export", "export", "engine", "stages/export", _export, ExportResult, _export_depends, require=require_builder),
+    Stage(
+        "quantize", "quantize", "quantize", "smaller", "stages/quantize", "Make candidate precisions and keep the best.",
+        _quantize, lambda: _results().QuantizeResult, _quantize_depends,
+        taught=True,
+    ),
+    Stage(
+        "export", "export", "export", "engine", "stages/export", "Build the engines and the bundle.",
+        _export, lambda: _results().ExportResult, _export_depends,
+        require=_builder,
+    ),
 )  # fmt: skip

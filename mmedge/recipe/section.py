@@ -11,6 +11,8 @@ from mmedge.frozen import Frozen
 class StageSection(Frozen):
     """The settings of a stage, under its name in the recipe; a recipe without the section has no such stage."""
 
+    # What its stage is called, where not as the section.
+    stage: ClassVar[str] = ""
     # Figures beside those of every stage that gates may name, and that this stage alone has.
     own_gates: ClassVar[tuple[str, ...]] = ()
 
@@ -20,4 +22,5 @@ class StageSection(Frozen):
 
     def stages(self, section: str) -> list[str]:
         """The names of the stages that the section makes."""
-        return [f"{section}-{part}" if part else section for part in self.parts()]
+        name = self.stage or section
+        return [f"{name}-{part}" if part else name for part in self.parts()]

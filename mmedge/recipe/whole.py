@@ -143,7 +143,7 @@ class Recipe(Frozen):
         stages = self.stages
         fields = type(self).model_fields.items()
         kinds = [(name, kind) for name, field in fields for kind in (field.annotation, *get_args(field.annotation))]
-        only = {gate: name for name, kind in kinds for gate in getattr(kind, "own_gates", ())}
+        only = {own: kind.stage or name for name, kind in kinds for own in getattr(kind, "own_gates", ())}
         faults = [
             f"gates: the recipe has no stage {stage!r}{did_you_mean(stage, stages)}; it has {', '.join(stages)}"
             for stage in self.own_limits

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,18 +24,21 @@ from tests.conftest import child_environment, parsed
 class Relay(StageSection):
     """A stage of this test: its parent goes on as it is."""
 
+    stage = "relay"
+
     word: str = "handed on"
 
 
 class Longer(recipes.Recipe):
-    relay: Relay | None = None
+    relaying: Relay | None = None
 
 
 def relay(parent, config, context):
     return StageResult.of(write_unchanged(parent, context), notes=[config.word])
 
 
-RELAY = Stage("relay", "relay", "smaller", str(Path(__file__).with_suffix("")), relay)
+FILE = str(Path(__file__).with_suffix(""))
+RELAY = Stage("relay", "hand-on", "relaying", "smaller", FILE, "Hand its parent on as it is.", relay)
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ UNGUARDED = {"export-onnxruntime-cpu": {"above_majority": -1.0}}
 
 def longer(values, word="handed on"):
     read = dict(parsed(copy.deepcopy(values) | {"export": {"targets": {"onnxruntime-cpu": {}}}}))
-    read |= {"schema": read.pop("schema_"), "relay": {"word": word}, "gates": {"relay": {"macs": 1}, **UNGUARDED}}
+    read |= {"schema": read.pop("schema_"), "relaying": {"word": word}, "gates": {"relay": {"macs": 1}, **UNGUARDED}}
     return Longer.model_validate(read)
 
 
@@ -86,10 +90,18 @@ def test_the_verb_of_a_new_stage_takes_what_is_in_front_of_it(finished, values, 
 
 
 def test_a_row_has_its_verb_on_the_command_line(mmedge, table):
-    said = mmedge("relay", "--help")
-    assert said.code == 0 and "Run the stage relay" in said.out and "--from" in said.out
-    said = mmedge("relai")
-    assert said.code == 2 and "no command 'relai'" in said.err
+    said = mmedge("hand-on", "--help")
+    assert said.code == 0 and RELAY.help in said.out and "--from" in said.out
+    listed = mmedge("--help").out
+    assert re.search(rf"^  hand-on +{RELAY.help}$", listed, re.M) and "relay" not in listed.split()
+    said = mmedge("hand-in")
+    assert said.code == 2 and "no command 'hand-in' (did you mean 'hand-on'?)" in said.err
+
+
+def test_help_reads_the_table_without_what_a_stage_needs():
+    code = "import sys; from mmedge.pipeline.stages import STAGES; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
+    assert not {"torch", "numpy", "pydantic", "mmedge.recipe"} & set(done.stdout.split()) and done.returncode == 0
 
 
 def test_a_recipe_has_the_stages_of_its_sections_and_an_engine_for_every_target(values):
