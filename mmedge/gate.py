@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 ACCURACY_EXIT, COST_EXIT = 3, 4
 Outcome = Literal["pass", "fail", "cannot tell"]
@@ -105,7 +105,12 @@ class Gate:
     def record(self) -> dict[str, str | float | bool | tuple[float, float]]:
         """As it stands in a report."""
         figures = {"name": self.name, "limit": self.limit, "value": self.value, "passed": self.passed}
-        figures |= {"outcome": self.outcome, "bounds": self.bounds, "confidence": self.confidence, "method": self.method}
+        figures |= {
+            "outcome": self.outcome,
+            "bounds": self.bounds,
+            "confidence": self.confidence,
+            "method": self.method,
+        }
         figures |= {"n": self.n, "needs": self.needs, "sentence": str(self)}
         return {name: value for name, value in figures.items() if value is not None}
 
