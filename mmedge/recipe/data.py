@@ -187,8 +187,7 @@ class Data(Frozen):
                 )
             if head in _OF_TORCH.split():
                 raise ValueError(f"a head cannot be called {head!r}: the name is taken; call it {head}_head, say")
-        columns = [target.column or head for head, target in self.targets.items()]
-        if len(set(columns)) < len(columns):
+        if len(set(self.target_columns.values())) < len(self.target_columns):
             raise ValueError("two heads of 'targets' read one column")
         for head, target in self.heads.items():
             if len(set(target.order)) < len(target.order) or len(target.order) == 1:
@@ -208,11 +207,19 @@ class Data(Frozen):
         same = {name: getattr(self, name) for name in ("task", "separator", "order", "classes")}
         return {tasks.TASKS[self.task].OUTPUT: Target(column=self.target, **same)}
 
+    @property
+    def target_columns(self) -> dict[str, str]:
+        """{head: the column that it learns}: its own name where the recipe names none."""
+        return {head: target.column or head for head, target in self.heads.items()}
+
     def columns_named(self) -> dict[str, str | None]:
         """{recipe key: the column that it names} of targets, ids, groups and splits."""
-        targets = {f"data.targets.{head}": target.column or head for head, target in self.targets.items()}
+        named = {
+            f"data.targets.{head}" if self.targets else "data.target": column
+            for head, column in self.target_columns.items()
+        }
         return {
-            **(targets or {"data.target": self.target}),
+            **named,
             "data.id": self.id,
             "data.group": self.group,
             "data.split": self.split,
@@ -223,7 +230,7 @@ class Data(Frozen):
         read = {column for name, spec in self.modalities.items() for column in spec.columns_read or (name,)}
         for label in set(self.label_columns) & read:
             raise ValueError(f"the label column {label!r} is also the input of a modality")
-        targets = {target.column or head for head, target in self.heads.items()}
+        targets = {*self.target_columns.values()}
         for target in sorted(targets & read):
             raise ValueError(f"the target {target!r} is also the input of a modality")
         taken = {"id": self.id, "group": self.group} if self.manifest else {}

@@ -21,7 +21,7 @@ def target_faults(table: polars.DataFrame, data: Data, file: str, *, learns_labe
     faults = []
     for head, finding in target_findings(data, cells_of(data, tables), learns_labels=learns_labels):
         row = None if finding.row is None else tables[finding.split][ROW][finding.row]
-        column = data.heads[head].column or head
+        column = data.target_columns[head]
         faults.append(Fault(finding.severity, finding.kind, finding.what, file, row, column, todo=finding.todo))
     return faults
 
@@ -40,7 +40,7 @@ def refuse_faulty_targets(
     for head, found in findings:
         if found.severity != "error":
             continue
-        column = data.heads[head].column or head
+        column = data.target_columns[head]
         where = f"data/{found.split}.csv, column {column}"
         if found.row is not None and not errors:  # only the first is told, and to find its row takes time
             where = place(tables[found.split]["id"][found.row], column)

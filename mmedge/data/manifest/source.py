@@ -20,7 +20,7 @@ from mmedge.data.manifest import align, splits
 from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, split_name_faults
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.manifest.targets import joined, strata, target_columns
+from mmedge.data.manifest.targets import joined, strata, written_columns
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, refuse
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
@@ -94,10 +94,8 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[AlignmentRec
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
     # One label however its accents are composed; paths are left as the file system spells them.
-    targets = target_columns(data)
-    columns |= {
-        targets[head]: polars.col(target.column or head).str.normalize("NFC") for head, target in data.heads.items()
-    }
+    targets = written_columns(data)
+    columns |= {targets[head]: polars.col(column).str.normalize("NFC") for head, column in data.target_columns.items()}
     if data.group:  # a row of no group is a group of its own
         columns["group"] = polars.coalesce(data.group, ids.alias("id")).alias("group")
     out = table.select(polars.int_range(1, table.height + 1).alias(ROW), ids.alias("id"), **columns)
@@ -174,7 +172,7 @@ def place(data: Data, seed: int, sample: str, column: str | None) -> str:
 
 def empty_split(split: str, tables: Iterable[polars.DataFrame], data: Data) -> tuple[str, str]:
     """Why a split holds nothing, and what to do. ``tables``: all rows that there are."""
-    columns = target_columns(data).values()
+    columns = written_columns(data).values()
     if any(
         column not in table.columns or table[column].null_count() < table.height
         for table in tables
@@ -224,8 +222,8 @@ def _from_dataset(
         row: dict[str, str | None] = {"id": name}
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
-        for head, column in target_columns(data).items():
-            row[column] = _target_cell(item.get(data.heads[head].column or head))
+        for head, column in written_columns(data).items():
+            row[column] = _target_cell(item.get(data.target_columns[head]))
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)

@@ -18,9 +18,9 @@ _YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 OWN_COLUMNS = ("id", "group", "source")
 
 
-def target_columns(data: Data) -> dict[str, str]:
+def written_columns(data: Data) -> dict[str, str]:
     """{head: the column of the written manifests that holds its target}; a name that mmedge uses itself gets an underscore."""
-    named = {head: target.column or head for head, target in data.heads.items()}
+    named = data.target_columns
     return {head: f"{column}_" if column in OWN_COLUMNS else column for head, column in named.items()}
 
 
@@ -28,13 +28,13 @@ def cells_of(data: Data, tables: Mapping[str, polars.DataFrame]) -> dict[str, di
     """{head: {split: its cells}}. ``tables``: {split: its rows}."""
     return {
         head: {split: table[column].to_list() for split, table in tables.items()}
-        for head, column in target_columns(data).items()
+        for head, column in written_columns(data).items()
     }
 
 
 def labelled(data: Data) -> polars.Expr:
     """Whether a row has the target of any head."""
-    return polars.any_horizontal(polars.col(column).is_not_null() for column in target_columns(data).values())
+    return polars.any_horizontal(polars.col(column).is_not_null() for column in written_columns(data).values())
 
 
 def target_findings(
@@ -70,7 +70,7 @@ def _unlabelled(split: str) -> tuple[str, str]:
 def strata(data: Data, table: polars.DataFrame) -> list[str]:
     """What rows are stratified by, "" where no head has a target: the first head's strata, where it has one."""
     found = [""] * table.height
-    for head, column in target_columns(data).items():
+    for head, column in written_columns(data).items():
         target = data.heads[head]
         for row, stratum in enumerate(tasks.of(target).strata(table[column].to_list(), target)):
             found[row] = found[row] or stratum
