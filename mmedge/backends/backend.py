@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from mmedge.backends.engine import Engine, Profiles
 from mmedge.backends.missing import Missing
@@ -30,6 +30,20 @@ class Options(Frozen):
         True,
         description="Where false, the engine is left out, with a note, where the backend's package is not installed.",
     )
+
+    # Keys of other backends' options that a recipe of version 0.1 may hold here: they have no meaning.
+    _unheeded: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def unheeded(self) -> tuple[str, ...]:
+        """The keys that were given and mean something to other backends alone."""
+        return self._unheeded
+
+    def leaving(self, keys: Iterable[str]) -> Options:
+        """These options, with the keys that were given beside them and are not heeded."""
+        same = self.model_copy()
+        same._unheeded = tuple(keys)
+        return same
 
     @model_validator(mode="after")
     def _batches_in_order(self) -> Options:

@@ -72,6 +72,7 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
     def wrapper(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> int:
         interrupts: list[int] = []
         context = click.get_current_context(silent=True)
+        out = context.params.get("out") if context else None
         try:
             with noted(interrupts), _document_alone() if as_json else nullcontext():
                 return command(*args, as_json=as_json, **kwargs) or 0
@@ -82,7 +83,7 @@ def framed(command: Callable[..., int | None]) -> Callable[..., int]:
             if debug and not isinstance(raised, KeyboardInterrupt):
                 raise
             # Once Ctrl-C has come, what a library makes of it on its way is Ctrl-C all the same.
-            error = _as_ours(KeyboardInterrupt() if interrupts else raised, context and context.params.get("out"))
+            error = _as_ours(KeyboardInterrupt() if interrupts else raised, out)
         if as_json:
             print_error(error.what, error.where, error.todo, error.exit_code)
         click.echo(f"error: {error}".encode("utf-8", "backslashreplace").decode(), err=True)

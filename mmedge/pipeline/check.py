@@ -86,6 +86,8 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     progress.say("check: building the models")
     whole = Contract(modalities=specs, heads=heads)
     found += _model_faults(recipe, whole, code)
+    for key, why in recipe.export.unheeded.items():
+        found.append(Fault("warning", "unheeded", f"{key}: {why}", todo="leave it out"))
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
     labelled = card.splits["train"].labelled if card.splits else None
     found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))

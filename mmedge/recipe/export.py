@@ -51,7 +51,7 @@ class Export(StageSection):
     @field_validator("targets", mode="before")
     @classmethod
     def _by_their_backends(cls, given: Any) -> Any:
-        """Each target's options, as its own backend takes them."""
+        """Each target's options, as its own backend takes them; what only another's takes is left out: 0.1 ignored it."""
         if not isinstance(given, dict):
             return given
         for name in given:
@@ -60,9 +60,22 @@ class Export(StageSection):
                 raise ValueError(
                     f"there is no target {name!r}{did_you_mean(str(name), known)}; there are {', '.join(known)}"
                 )
-        # pydantic keeps the places of faults that are found below: they are told as if the model had found them.
         kinds = {name: backends.find(name).options for name in given}
-        return TypeAdapter(TypedDict("Targets", kinds)).validate_python(given)  # type: ignore[operator]
+        anywhere = {key for options in options_by_backend().values() for key in options.model_fields}
+        unheeded = {
+            name: anywhere.intersection(options).difference(kinds[name].model_fields)
+            for name, options in given.items()
+            if isinstance(options, dict)
+        }
+        heeded = {
+            name: {key: value for key, value in options.items() if key not in unheeded[name]}
+            if name in unheeded
+            else options
+            for name, options in given.items()
+        }
+        # pydantic keeps the places of faults that are found below: they are told as if the model had found them.
+        found = TypeAdapter(TypedDict("Targets", kinds)).validate_python(heeded)  # type: ignore[operator]
+        return {name: options.leaving(sorted(unheeded.get(name, ()))) for name, options in found.items()}
 
     @field_validator("targets")
     @classmethod
@@ -81,6 +94,15 @@ class Export(StageSection):
 
     def parts(self) -> Mapping[str, Frozen]:
         return dict[str, Frozen](self.targets.items())
+
+    @property
+    def unheeded(self) -> dict[str, str]:
+        """{key of the recipe: why it has no meaning}."""
+        return {
+            f"export.targets.{name}.{key}": f"{key!r} is no option of {name}, and is not heeded"
+            for name, options in self.targets.items()
+            for key in options.unheeded
+        }
 
     @property
     def on_gpu(self) -> bool:

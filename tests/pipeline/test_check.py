@@ -44,6 +44,12 @@ def test_a_sound_task_has_no_error_and_a_card_with_counts_classes_presence_and_s
     }
 
 
+def test_an_option_that_the_target_does_not_take_is_a_warning(whole):
+    targets = {"onnxruntime-cpu": {"level": 3}}
+    (fault,) = of(look(whole[0], media=False, model={"export": {"targets": targets}}), "unheeded")
+    assert fault["severity"] == "warning" and "export.targets.onnxruntime-cpu.level" in fault["what"]
+
+
 @pytest.mark.parametrize(
     "column, content",
     [("picture", b""), ("picture", "half"), ("picture", b"no picture"), ("sound", b"RIFF"), ("motion", "half")],

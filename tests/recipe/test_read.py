@@ -239,6 +239,14 @@ def test_a_precision_that_a_target_lacks_is_told_with_what_it_has(tmp_path):
     assert "tensorrt-rtx builds no engine that is 'version_compatible'" in faults(tmp_path, GOOD, portable)
 
 
+def test_an_option_of_tensorrt_under_another_target_is_left_out_as_version_0_1_ignored_it(tmp_path):
+    targets = "export.targets={onnxruntime-cpu: {workspace_mb: 64, max_batch: 4}, openvino-cpu: {}}"
+    export = recipe.load(written(tmp_path, GOOD), (targets,)).export
+    assert export.targets["onnxruntime-cpu"].max_batch == 4 and "workspace" not in str(export.model_dump())
+    assert list(export.unheeded) == ["export.targets.onnxruntime-cpu.workspace_mb"]
+    assert "unknown key" in faults(tmp_path, GOOD, "export.targets.onnxruntime-cpu={workspace: 64}")
+
+
 @pytest.mark.parametrize(
     ("teacher", "trained"),
     [

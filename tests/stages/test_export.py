@@ -71,9 +71,9 @@ def context(tmp_path):
     return Context(recipe, SimpleNamespace(test=test), tmp_path, tmp_path, Silent())
 
 
-def exported(parent, context, name, tmp_path, **options):
+def exported(parent, context, name, tmp_path, unheeded=(), **options):
     context = replace(context, part=name)
-    options = backends.find(name).options(**options)
+    options = backends.find(name).options(**options).leaving(unheeded)
     return staged(export.export, parent, options, context, tmp_path / f"export-{name}")
 
 
@@ -103,7 +103,8 @@ def test_the_engine_of_one_modality_is_cut_verified_and_faster(parent, context, 
 
 def test_an_engine_that_is_not_faster_is_left_out_with_a_note(parent, context, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "NOISE", 1.0)
-    made = exported(parent, context, "onnxruntime-cpu", tmp_path)
+    made = exported(parent, context, "onnxruntime-cpu", tmp_path, unheeded=["workspace_mb"])
+    assert made.meta["notes"][0] == "'workspace_mb' is no option of onnxruntime-cpu, and is not heeded"
     assert made.meta["subsets"] == {}
     assert sum("no engine for" in note for note in made.meta["notes"]) == 2
     assert not list(made.path.glob("subsets/*.onnx"))

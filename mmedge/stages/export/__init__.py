@@ -33,15 +33,16 @@ def export(parent: Artifact, config: Options, context: Context) -> ExportResult:
     A precision that measurement chose, and that the recipe does not require, gives way to FP32 where it differs too much.
     Raises MismatchError where one that it requires does, or FP32.
     """
+    unheeded = [f"{key!r} is no option of {context.part}, and is not heeded" for key in config.unheeded]
     try:
-        return _exported(parent, config, context, [])
+        return _exported(parent, config, context, unheeded)
     except MismatchError as error:
         required = context.recipe.quantize.require if context.recipe.quantize else None
         if config.precision or required or parent.meta.get("precision", "fp32") == "fp32":
             raise
         left = [row for row in parent.meta["candidates"] if row["precision"] == "fp32"]
         plain = replace(parent, meta={**parent.meta, "precision": "fp32", "candidates": left})
-        return _exported(plain, config, context, [f"{parent.meta['precision']} is not taken: {error.what}"])
+        return _exported(plain, config, context, [*unheeded, f"{parent.meta['precision']} is not taken: {error.what}"])
 
 
 def _exported(parent: Artifact, config: Options, context: Context, notes: list[str]) -> ExportResult:
