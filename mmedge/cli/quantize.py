@@ -15,7 +15,7 @@ from mmedge.errors import UsageError
 
 if TYPE_CHECKING:
     from mmedge.recipe import Quantize
-    from mmedge.report.schema import FileReport
+    from mmedge.report.quantized_file import FileReport
 
 # Options of an ONNX file -> the recipe's key that says the same, None where a recipe has none.
 _OF_A_FILE = {

@@ -11,7 +11,8 @@ from mmedge.cli.common import framed, print_json
 from mmedge.errors import UsageError
 
 if TYPE_CHECKING:  # a schema waits for none of it
-    from mmedge.report.schema import FileReport, Report
+    from mmedge.report.quantized_file import FileReport
+    from mmedge.report.schema import Report
 
 
 @click.command(
@@ -56,7 +57,8 @@ def report(runs: tuple[Path, ...], form: str, schema: str | None, as_json: bool)
 
 def _print_schema(name: str) -> None:
     from mmedge.frozen import Record
-    from mmedge.report.schema import FileReport, Report
+    from mmedge.report.quantized_file import FileReport
+    from mmedge.report.schema import Report
     from mmedge.stages.results import Manifest
 
     models: dict[str, type[Record]] = {"report": Report, "file": FileReport, "manifest": Manifest}
@@ -64,7 +66,7 @@ def _print_schema(name: str) -> None:
 
 
 def _one(found: Report | FileReport, folder: Path, form: str, as_json: bool) -> None:
-    from mmedge.report.schema import FileReport
+    from mmedge.report.quantized_file import FileReport
 
     if form == "md":
         from mmedge.report.compared import markdown
@@ -89,7 +91,7 @@ def _one(found: Report | FileReport, folder: Path, form: str, as_json: bool) -> 
 
 def _several(found: list[Report | FileReport], files: list[Path], form: str, as_json: bool) -> None:
     from mmedge.report.compared import compare, comparison_markdown, print_comparison
-    from mmedge.report.schema import FileReport
+    from mmedge.report.quantized_file import FileReport
 
     of_files = [file for one, file in zip(found, files) if isinstance(one, FileReport)]
     if of_files:

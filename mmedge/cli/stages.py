@@ -172,8 +172,8 @@ def _report(path: Path) -> Report | None:
     """The report of a run that a path names; None where it is a recipe, which may be JSON too."""
     import json
 
+    from mmedge.report.quantized_file import FileReport
     from mmedge.report.record import read_report
-    from mmedge.report.schema import FileReport
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -25,7 +25,8 @@ from mmedge.measure.latency import time_graphs
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize
-from mmedge.report.schema import BudgetRecord, CallsRecord, ChoiceRecord, FileReport, MissRecord
+from mmedge.report.quantized_file import BudgetRecord, CallsRecord, FileReport
+from mmedge.report.schema import ChoiceRecord, MissRecord
 from mmedge.stages.quantize import calibration, concluded
 from mmedge.stages.quantize.candidates import make_and_judge
 from mmedge.stages.quantize.evaluation import Scored, Trial

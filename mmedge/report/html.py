@@ -12,9 +12,10 @@ from mmedge.errors import MissingDependency
 from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
 from mmedge.report.compared import ComparisonRecord, heading_of, text_of
+from mmedge.report.quantized_file import FileReport
 from mmedge.report.record import modality_subsets
 from mmedge.report.reviewed import contributed, frontier_of, reviewed
-from mmedge.report.schema import FileReport, QualityRecord, Report
+from mmedge.report.schema import QualityRecord, Report
 from mmedge.report.table import short
 
 

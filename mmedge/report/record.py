@@ -9,7 +9,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.report.schema import FileReport, Report
+from mmedge.report.quantized_file import FileReport
+from mmedge.report.schema import Report
 
 AnyReport = TypeVar("AnyReport", Report, FileReport)
 

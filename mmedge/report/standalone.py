@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmedge.report.schema import FileReport
+from mmedge.report.quantized_file import FileReport
 from mmedge.report.table import console_for
 
 

@@ -16,7 +16,8 @@ from mmedge.pipeline.standalone import FileOptions, quantize_file
 from mmedge.profiling.timing import summary
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
-from mmedge.report.schema import FileReport, LayersRecord
+from mmedge.report.quantized_file import FileReport
+from mmedge.report.schema import LayersRecord
 from mmedge.stages.quantize import candidates
 
 
