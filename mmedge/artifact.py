@@ -124,8 +124,8 @@ def _as_json(value: Any) -> str:
 
 def plain_text(file: Path) -> str:
     """The text of a plain file: OSError for a link, a device, or what is too large to be one of mmedge's own."""
-    told = file.lstat()
-    if not stat.S_ISREG(told.st_mode) or told.st_size > _MOST_BYTES:
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         raise OSError("it is no plain file, or too large")
     return file.read_bytes().decode("utf-8")  # as it is: read_text would turn line ends into its own
 

@@ -78,14 +78,14 @@ def _refuse_parts(path: Path) -> None:
         )
 
 
-def _verified(folder: Path, shown: Path, key: str | Path | bytes | None, any_stage: bool) -> Artifact:
+def _verified(folder: Path, place: Path, key: str | Path | bytes | None, any_stage: bool) -> Artifact:
     if key is not None:
-        _verify_signature(folder, shown, key)
+        _verify_signature(folder, place, key)
     found = artifact.read(folder)
     if found.stage != STAGE and not any_stage:
         raise UsageError(
             f"this is the artifact of stage {found.stage!r}, not a bundle",
-            where=str(shown),
+            where=str(place),
             todo="mmedge run or mmedge export writes a bundle",
         )
     return found
@@ -282,7 +282,7 @@ def sign(folder: Path, private_key: Path) -> None:
         temporary.write_text(key.sign((folder / artifact.MANIFEST).read_bytes()).hex() + "\n")
 
 
-def _verify_signature(folder: Path, shown: Path, key: str | Path | bytes) -> None:
+def _verify_signature(folder: Path, place: Path, key: str | Path | bytes) -> None:
     exceptions = _cryptography("cryptography.exceptions")
     public = _public_key(key)
     try:
@@ -292,17 +292,17 @@ def _verify_signature(folder: Path, shown: Path, key: str | Path | bytes) -> Non
         what = "is not signed" if Path(error.filename).name == SIGNATURE else "has no manifest.json"
         raise MmedgeError(
             f"a signature is required and the bundle {what}",
-            where=str(shown),
+            where=str(place),
             todo="mmedge export BUNDLE --sign KEY signs it",
         ) from None
     except (ValueError, OSError):
-        raise MmedgeError("the bundle's signature cannot be read", where=str(shown), todo="sign it again") from None
+        raise MmedgeError("the bundle's signature cannot be read", where=str(place), todo="sign it again") from None
     try:
         public.verify(signature, manifest)
     except exceptions.InvalidSignature:
         raise MmedgeError(
             "the bundle's signature is not by the key that is required, or the bundle was changed",
-            where=str(shown),
+            where=str(place),
             todo="do not use it: get it again from its source",
         ) from None
 

@@ -77,7 +77,7 @@ def _named(execute: Callable[..., Sequence[np.ndarray]], names: list[str], timeo
     return run_of_one if len(names) == 1 else run
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """What ONNX Runtime says of an error, in one line, without its own code's places and numbers."""
     return _PLACES.sub("", first_line(error)) or first_line(error)
 
@@ -118,7 +118,7 @@ def native_session(
             graph if isinstance(graph, bytes) else str(graph), options, providers=wanted
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        reason, where = said(error), None if isinstance(graph, bytes) else str(graph)
+        reason, where = message_of(error), None if isinstance(graph, bytes) else str(graph)
         if "external data" in reason.lower() or "external initializer" in reason.lower():
             raise MmedgeError(
                 "the graph keeps its weights in another file, which is not beside it",

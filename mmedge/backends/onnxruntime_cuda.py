@@ -61,7 +61,7 @@ def bound(native: Any, device: str) -> Session:
         native.run_with_iobinding(binding)
         binding.synchronize_outputs()
         computed = time.perf_counter()
-        answers = dict(zip(names, binding.copy_outputs_to_cpu()))
+        outputs = dict(zip(names, binding.copy_outputs_to_cpu()))
         ended = time.perf_counter()
         last = {
             "host_to_device": (copied - began) * 1000,
@@ -69,7 +69,7 @@ def bound(native: Any, device: str) -> Session:
             "device_to_host": (ended - computed) * 1000,
         }
         lent.put((binding, held))
-        return answers
+        return outputs
 
     return Session(run, onnxruntime_cpu.tensor_infos(native), native, lambda: last)
 

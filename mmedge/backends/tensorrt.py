@@ -84,7 +84,7 @@ def _described(name: str, version: str, network: Any, job: Job) -> Engine:
     assert isinstance(options, Options)
     file = f"{job.stem}.plan"
     least, _, most = next(iter(job.profiles.values()))
-    asked = {field: value for field in ("workspace_mb", "level") if (value := getattr(options, field)) is not None}
+    limits = {field: value for field in ("workspace_mb", "level") if (value := getattr(options, field)) is not None}
     return Engine.model_validate(
         {
             "file": file,
@@ -95,7 +95,7 @@ def _described(name: str, version: str, network: Any, job: Job) -> Engine:
             "int8_layers": _int8_layers(network),
             "batch": [least[0], most[0]],
             "profiles": job.profiles,
-            **asked,
+            **limits,
             "version_compatible": options.version_compatible,
             "hardware_compatible": options.hardware_compatible or name == "tensorrt-rtx",
             **({"compute_capability": capability} if capability else {}),
@@ -112,9 +112,9 @@ def unsupported_nodes(graph: Path, name: str) -> list[str]:
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
-    asked = parser.supports_model_v2 if hasattr(parser, "supports_model_v2") else parser.supports_model
-    answer = asked(graph.read_bytes(), str(graph))  # the path: where weights in a file beside it are looked for
-    if answer is True or (isinstance(answer, tuple) and answer[0]):
+    supports = parser.supports_model_v2 if hasattr(parser, "supports_model_v2") else parser.supports_model
+    found = supports(graph.read_bytes(), str(graph))  # the path: where weights in a file beside it are looked for
+    if found is True or (isinstance(found, tuple) and found[0]):
         return []
     from mmedge.backends.onnxfile import read_nodes
 
@@ -132,13 +132,13 @@ def _strongly_typed(trt: Any) -> int:
 
 def _parser_errors(parser: Any) -> list[str]:
     """Each as "name (operator): reason"; a node without a name is told by its number, one that is not known has no reason."""
-    told = []
+    found = []
     for error in (parser.get_error(index) for index in range(parser.num_errors)):
         number, operator, reason = error.node(), error.node_operator(), error.desc()
         name = error.node_name() or (f"node {number}" if number >= 0 else "")
         node = f"{name} ({operator})" if operator else name
-        told.append(": ".join(part for part in (node, "" if reason == "false" else reason) if part))
-    return told
+        found.append(": ".join(part for part in (node, "" if reason == "false" else reason) if part))
+    return found
 
 
 def _configure(trt: Any, config: Any, job: Job, notes: list[str]) -> Any:

@@ -57,8 +57,8 @@ def layer_times(engine: Path, inputs: Mapping[str, np.ndarray], name: str, runs:
     times = _layer_times(*_loaded(engine, name), inputs, runs)
     return LayerTimes(
         [
-            LayerTime(layer, "TensorRT", branch_of_layer(f"{layer} {said}", branches), mean)
-            for layer, said, mean in times
+            LayerTime(layer, "TensorRT", branch_of_layer(f"{layer} {metadata}", branches), mean)
+            for layer, metadata, mean in times
         ],
         "TensorRT's layer profiler",
     )
@@ -83,8 +83,10 @@ def _layer_times(
             spans.clear()
         opened.run(inputs)
     # Only engines that were built with detailed verbosity tell more than names.
-    told = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
-    nodes = {row["Name"]: str(row.get("Metadata", "")) for row in told.get("Layers", ()) if isinstance(row, dict)}
+    information = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    nodes = {
+        row["Name"]: str(row.get("Metadata", "")) for row in information.get("Layers", ()) if isinstance(row, dict)
+    }
     return [(name, nodes.get(name, ""), sum(taken) / runs * 1000) for name, taken in spans.items()]
 
 

@@ -32,11 +32,15 @@ def check(recipe: Path, out: Path | None, overrides: tuple[str, ...], no_media: 
             raise
         todo = "correct it; all else was looked at without this key"
         loaded, wrong = error.rest, [Fault("error", "recipe", line, todo=todo) for line in error.lines]
-    with progress() as shown:
+    with progress() as display:
         from mmedge.pipeline.check import check as look
 
         card = look(
-            loaded, out or Path("runs") / loaded.name, code=recipe.resolve().parent, progress=shown, media=not no_media
+            loaded,
+            out or Path("runs") / loaded.name,
+            code=recipe.resolve().parent,
+            progress=display,
+            media=not no_media,
         )
     card = card.with_faults(wrong)
     if as_json:

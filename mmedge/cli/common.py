@@ -210,15 +210,15 @@ class _Lines:
     """Progress for logs: a line when a task begins, every ten seconds, and when it ends."""
 
     def __init__(self) -> None:
-        self._task, self._told, self._began, self._first = "", 0.0, time.monotonic(), 0
+        self._task, self._written, self._began, self._first = "", 0.0, time.monotonic(), 0
 
     def step(self, task: str, done: int, total: int, text: str = "") -> None:
         now = time.monotonic()
         if task != self._task:
-            self._task, self._told, self._began, self._first = task, now, now, done
-        elif (done < total and now - self._told < 10) or (done >= total and self._told == float("inf")):
+            self._task, self._written, self._began, self._first = task, now, now, done
+        elif (done < total and now - self._written < 10) or (done >= total and self._written == float("inf")):
             return
-        self._told = float("inf") if done >= total else now
+        self._written = float("inf") if done >= total else now
         since = done - self._first  # a task that is come back to has done a part before
         left = f", {(now - self._began) / since * (total - done):.0f} s left" if since > 0 and done < total else ""
         self.say(f"{task}: {done}/{total} {text}".rstrip() + left)

@@ -37,10 +37,10 @@ def evaluate(
     table: Path, truths: tuple[str, ...], group: str | None, open_engine: Callable[[], Engine], as_json: bool
 ) -> int:
     engine = open_engine()
-    with progress() as shown:
+    with progress() as display:
         from mmedge.pipeline.evaluating import evaluate as judged
 
-        found = judged(engine, table, truths, group, shown)
+        found = judged(engine, table, truths, group, display)
     if as_json:
         print_json(found.record())
     for line in found.lines():

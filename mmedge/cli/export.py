@@ -45,10 +45,10 @@ def export(
     if (recipe is None) == (rebuild is None):
         raise UsageError("name either a RECIPE to export, or a bundle with --rebuild BUNDLE")
     if rebuild is not None:
-        with progress() as shown:
+        with progress() as display:
             from mmedge.profiling.rebuild import rebuild as build
 
-            built = build(rebuild, progress=shown)
+            built = build(rebuild, progress=display)
         _finish(rebuild, zipped, sign)
         if as_json:
             print_json({name: engine.record() for name, engine in built.items()})

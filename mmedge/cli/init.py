@@ -96,8 +96,8 @@ def init(
         click.echo(f"{column.name}: {column.role}, {column.why}", err=True)
     more = Counter(column.role for column in proposal.columns[_SHOWN:])
     if more:
-        said = ", ".join(f"{count} {role}" for role, count in more.most_common())
-        click.echo(f"{more.total()} more columns: {said}; --json lists all", err=True)
+        counts = ", ".join(f"{count} {role}" for role, count in more.most_common())
+        click.echo(f"{more.total()} more columns: {counts}; --json lists all", err=True)
     files = ", ".join(str(file) for file in (out, module) if file)
     click.echo(f"wrote {files}\nnext: mmedge check {out} && mmedge run {out}", err=True)
     if as_json:

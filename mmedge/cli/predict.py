@@ -68,23 +68,23 @@ def _predict_table(engine: Engine, path: Path, out: Path | None, as_json: bool) 
     for row in read_rows(path):  # a table that cannot be read to its end is told before anything is written
         total, has_id = total + 1, "id" in row.cells
     names = ["row", *(["id"] if has_id else []), *rows.cell_names(engine.contract), "error"]
-    with progress() as shown, _writer(out, as_json, names) as write:
+    with progress() as display, _writer(out, as_json, names) as write:
         for row in read_rows(path):
             if row.number == 1:
                 for name in rows.absent_from(engine.contract, row.cells):
-                    shown.say(f"predict: the table has no column of {name}, which is missing in every row")
+                    display.say(f"predict: the table has no column of {name}, which is missing in every row")
             found = rows.predicted(engine, row, folder)
             known: dict[str, object] = {"row": row.number, **({"id": row.cells["id"]} if "id" in row.cells else {})}
             if isinstance(found, MmedgeError):
                 wrong += 1
                 record = known | {"error": " ".join(str(found).split())}
                 write(record, record)
-                shown.say(f"predict: {row.where}: {found.what}")
+                display.say(f"predict: {row.where}: {found.what}")
             else:
                 record = known | found.record()
                 write(record, known | rows.as_cells(found))
             records += [record] if as_json else []
-            shown.step("predict", row.number, total)
+            display.step("predict", row.number, total)
     if as_json:
         print_json({"rows": records, "wrong": wrong})
     if wrong:

@@ -69,14 +69,14 @@ def profile(
         idle_s=idle,
         shapes=parsed_shapes(shapes),
     )
-    with progress() as shown:
+    with progress() as display:
         if target and target.startswith("ssh:"):
             from mmedge.profiling import remote
 
             where = remote.device(target, options=ssh_options, python=python)
-            record = remote.measured([model, *against], settings, where, shown)
+            record = remote.measured([model, *against], settings, where, display)
         else:
-            record = measured([model, *against], settings, shown)
+            record = measured([model, *against], settings, display)
     from mmedge.report.profiled import print_profile
 
     print_profile(record)

@@ -97,8 +97,8 @@ def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:
 def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> FileReport:
     """The report of an ONNX file that was quantized as the options say, drawn and printed."""
     config = _config(given)
-    with progress() as shown:
-        shown.say(f"mmedge: quantizing {model}")
+    with progress() as display:
+        display.say(f"mmedge: quantizing {model}")
         from mmedge.pipeline.standalone import FileOptions, quantize_file
 
         options = FileOptions(
@@ -110,9 +110,9 @@ def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> FileReport:
             seed=given["seed"],
             policy=given["policy"],
             max_latency_ratio=given["max_latency_ratio"],
-            asked=given["candidates"] is not None,
+            named=given["candidates"] is not None,
         )
-        report = quantize_file(model, given["data"], out, options, shown)
+        report = quantize_file(model, given["data"], out, options, display)
     from mmedge.report.html import write_html
     from mmedge.report.standalone import print_quantized
 

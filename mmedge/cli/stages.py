@@ -101,13 +101,13 @@ def _run_folds(options: RunOptions, as_json: bool) -> int:
     if start:
         raise UsageError("--folds takes a recipe file, not an artifact", where=str(options.recipe))
     out = options.out or Path("runs") / recipe.name
-    with progress() if processes.is_main() else nullcontext(Silent()) as shown:
-        shown.say(f"mmedge: {recipe.name} into {out}")
+    with progress() if processes.is_main() else nullcontext(Silent()) as display:
+        display.say(f"mmedge: {recipe.name} into {out}")
         from mmedge.pipeline import folds
         from mmedge.report.folded import print_folds
         from mmedge.report.html import write_html
 
-        outcomes, summary = folds.run_folds(recipe, out, code=code, progress=shown)
+        outcomes, summary = folds.run_folds(recipe, out, code=code, progress=display)
         for index, outcome in enumerate(outcomes):
             folder = folds.folder_of(out, index)
             if outcome.report is not None:
@@ -126,13 +126,13 @@ def run_stages(options: RunOptions, only: str | None, as_json: bool) -> tuple[in
     path = options.recipe
     recipe, code, start = _recipe(options)
     out = options.out or _place(path, recipe.name)
-    with progress() if processes.is_main() else nullcontext(Silent()) as shown:
+    with progress() if processes.is_main() else nullcontext(Silent()) as display:
         # The stages import torch; it is told before, since it takes seconds.
-        shown.say(f"mmedge: {recipe.name} into {out}")
+        display.say(f"mmedge: {recipe.name} into {out}")
         from mmedge.pipeline import fold as pipeline
         from mmedge.report.html import write_html
 
-        outcome = pipeline.run(recipe, out, code=code, progress=shown, start=start, only=only, command=typed())
+        outcome = pipeline.run(recipe, out, code=code, progress=display, start=start, only=only, command=typed())
         report = outcome.report
         if report is None:  # the main process has it
             return outcome.exit_code, out
@@ -202,5 +202,5 @@ def _same_data(path: Path, report: Report) -> None:
     before = _report(path) if path.suffix == ".json" else None
     if before is not None:
         same = before.data.sha256 == report.data.sha256
-        said = "has the data of the report" if same else "has other data than the report, or the same elsewhere"
-        click.echo(f"repeated: it {said} (sha256 {report.data.sha256[:12]}); mmedge report OLD NEW compares", err=True)
+        data = "has the data of the report" if same else "has other data than the report, or the same elsewhere"
+        click.echo(f"repeated: it {data} (sha256 {report.data.sha256[:12]}); mmedge report OLD NEW compares", err=True)

@@ -338,8 +338,8 @@ def _at_batches(model: Any, anchor: str, size: Sequence[int], names: Sequence[st
     _finish(part, list(part.graph.node), [anchor])
     session = onnxruntime_cpu.session(part.SerializeToString(), optimize=False)
     kind = session.inputs[anchor].dtype
-    answers = [session({anchor: np.zeros((rows, *size), kind)}) for rows in (1, 2, 3)]
-    return [[answer[name] for answer in answers] for name in names]
+    outputs = [session({anchor: np.zeros((rows, *size), kind)}) for rows in (1, 2, 3)]
+    return [[output[name] for output in outputs] for name in names]
 
 
 def _rows_alike(values: Sequence[np.ndarray]) -> bool:

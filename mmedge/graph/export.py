@@ -62,8 +62,8 @@ def first_layer_that_differs(
     model = _exported(module, contract)
     last: dict[str, str] = {}  # by submodule, the last tensor that the graph computes for it
     for node in model.graph.node:
-        told = {prop.key: prop.value for prop in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
-        for scope in ast.literal_eval(told)[:-1]:
+        scopes = {prop.key: prop.value for prop in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+        for scope in ast.literal_eval(scopes)[:-1]:
             last[scope.removeprefix("module.")] = node.output[0]
     expected: dict[str, np.ndarray] = {}
 
@@ -124,8 +124,8 @@ def _cannot(error: Exception, module: nn.Module) -> MmedgeError:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    told = str(cause).strip().split("\n\n", 1)[0]
-    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("=")]
+    message = str(cause).strip().split("\n\n", 1)[0]
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("=")]
     names = {id(child): name for name, child in module.named_modules()}
     where, packed, torchs = None, False, str(Path(torch.__file__).parent)
     for frame, line in traceback.walk_tb(cause.__traceback__):

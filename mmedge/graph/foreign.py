@@ -57,7 +57,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
         model = inliner.inline_local_functions(model)
     without_weight_inputs(model)
     model, notes = _in_float32(model, example)
-    model, said = _modern(model, example)
+    model, modern = _modern(model, example)
     _named(model.graph)
     onnx.save(model, target)
     folded = _folded(target, model, example)
@@ -65,7 +65,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
         onnx.save(model, unfolded(target))
         model = folded
         onnx.save(model, target)
-    return notes + said + _inside(model.graph)
+    return notes + modern + _inside(model.graph)
 
 
 def unfolded(target: Path) -> Path:

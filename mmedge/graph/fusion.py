@@ -140,14 +140,14 @@ def _values(
 
     model = onnx.load(graph)
     made = {name for node in model.graph.node for name in node.output}
-    asked = [name for name in tensors if name in made]
-    if not asked:
+    wanted = [name for name in tensors if name in made]
+    if not wanted:
         return {}
     taken = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked if name not in taken)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in taken)
     run = onnxruntime_cpu.session(model.SerializeToString())
     outputs = [run(sample) for sample in inputs[:_SAMPLES]]
-    return {name: [output[name] for output in outputs] for name in asked}
+    return {name: [output[name] for output in outputs] for name in wanted}
 
 
 def _own_scale(model: Any, wiring: Wiring, quantize: Any, scale: np.float32, numpy_helper: Any) -> None:

@@ -335,10 +335,10 @@ def prove(graph: Path, optimized: Any) -> LayersRecord:
     wiring = Wiring(model)
     open_weights = {node.input[0] for node in optimized.graph.node if node.op_type == _DQ}
     nodes = {node.name: node for node in wiring.nodes}
-    asked = [layer for layer in layers(model) if layer.kind in WEIGHTED and layer.weights]
+    weighted = [layer for layer in layers(model) if layer.kind in WEIGHTED and layer.weights]
     floating: dict[str, str] = {}
     unexplained = []
-    for layer in asked:
+    for layer in weighted:
         weight = wiring.weight(nodes[layer.name])
         if weight is not None and weight[1].input[0] in open_weights:
             reason = _why_float(nodes[layer.name], weight[0], wiring)
@@ -346,7 +346,7 @@ def prove(graph: Path, optimized: Any) -> LayersRecord:
             if reason is None:
                 unexplained.append(layer.label)
     return LayersRecord(
-        asked=len(asked), int8=len(asked) - len(floating), float_layers=floating, unexplained=unexplained
+        asked=len(weighted), int8=len(weighted) - len(floating), float_layers=floating, unexplained=unexplained
     )
 
 

@@ -68,12 +68,12 @@ def classes_of(done: Ran, artifact: Artifact, context: Context) -> ClassMap | No
 def once(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:
     """A measurement that was taken before of the same things is not taken again."""
 
-    def told() -> Any:
+    def taken() -> Any:
         context.progress.say(saying)
         return compute()
 
     name = f"{what}-{hash_json([key, code_hash(*_CODE)])[:24]}.json"
-    return remembered(context.out / ".work" / "measured" / name, told)
+    return remembered(context.out / ".work" / "measured" / name, taken)
 
 
 def with_latency(done: Ran, record: StageRecord, latencies: Mapping[str, LatencyRecord]) -> StageRecord:

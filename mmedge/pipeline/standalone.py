@@ -46,7 +46,7 @@ class FileOptions:
     """``judge``: None for accuracy where there are labels, else agreement for one row of scores, else difference.
 
     ``output``: the one that is judged by labels or agreement, the first by default. ``max_latency_ratio``: to FP32.
-    ``asked``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and
+    ``named``: whether the candidates were named; INT8 that comes out as float is then an error, else it is noted and
     not taken.
     """
 
@@ -58,7 +58,7 @@ class FileOptions:
     seed: int = 0
     max_latency_ratio: float | None = None
     policy: Policy = "strict"
-    asked: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str],
         progress=progress,
         work=graph.parent / ".work",
         elsewhere=False,
-        required=settings.asked or settings.config.require == "int8",
+        required=settings.named or settings.config.require == "int8",
         unfolded=unfolded(graph) if unfolded(graph).is_file() else None,
     )
 

@@ -176,13 +176,13 @@ def _letters(steps: list[Any], pre_tokenizer: Any, texts: list[str]) -> list[str
 
 def _ordered(trained: str) -> str:
     """A trained tokenizer as JSON, the same for the same texts."""
-    told = json.loads(trained)
+    state = json.loads(trained)
     # The letters were given as special tokens for their order alone.
-    told["added_tokens"] = [token for token in told["added_tokens"] if token["content"] in (PAD, UNKNOWN)]
-    if told["model"]["type"] == "Unigram":
-        special, pieces = told["model"]["vocab"][:2], told["model"]["vocab"][2:]
-        told["model"]["vocab"] = [*special, *_ranked({piece: round(score, 9) for piece, score in pieces})]
-    return json.dumps(told, ensure_ascii=False)
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in (PAD, UNKNOWN)]
+    if state["model"]["type"] == "Unigram":
+        special, pieces = state["model"]["vocab"][:2], state["model"]["vocab"][2:]
+        state["model"]["vocab"] = [*special, *_ranked({piece: round(score, 9) for piece, score in pieces})]
+    return json.dumps(state, ensure_ascii=False)
 
 
 def _ranked(scores: dict[str, float]) -> list[list[Any]]:

@@ -204,8 +204,8 @@ def _run(where: Device, remote: str, what: str, *, missing: bool = False) -> sub
     done = subprocess.run(where.command(remote), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode == 0:
         return done
-    said = done.stderr.strip()
-    last = said.splitlines()[-1] if said else f"exit code {done.returncode}"
+    errors = done.stderr.strip()
+    last = errors.splitlines()[-1] if errors else f"exit code {done.returncode}"
     if done.returncode == 255:
         if not missing:
             raise MmedgeError(
@@ -213,33 +213,33 @@ def _run(where: Device, remote: str, what: str, *, missing: bool = False) -> sub
                 where=where.host,
                 todo="look at the network and the device's power, and run the same command again",
             )
-        raise _connection_error(where, said, last)
-    if "Exec format error" in said:
+        raise _connection_error(where, errors, last)
+    if "Exec format error" in errors:
         raise MissingDependency(
             f"{where.python} on the device is of another architecture",
             where=where.host,
             todo="name one that runs there with --python",
         )
-    if missing and ("No module named" in said or done.returncode in (126, 127)):
+    if missing and ("No module named" in errors or done.returncode in (126, 127)):
         raise MissingDependency(
             f"the device has no mmedge in {where.python}: {last}",
             where=where.host,
             todo="there: pip install mmedge (the base install is enough)",
         )
-    line = next((line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")), last)
+    line = next((line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")), last)
     failed = MmedgeError(f"{what} failed: {line}", where=where.host)
     failed.exit_code = done.returncode if done.returncode in (2, 5, 6) else 1
     raise failed
 
 
-def _connection_error(where: Device, said: str, last: str) -> MmedgeError:
-    if "Permission denied" in said:
+def _connection_error(where: Device, errors: str, last: str) -> MmedgeError:
+    if "Permission denied" in errors:
         return MmedgeError(
             "the device refuses the key",
             where=where.host,
             todo=f"ssh-copy-id {where.user + '@' if where.user else ''}{where.host}",
         )
-    if "Host key verification failed" in said or "REMOTE HOST IDENTIFICATION" in said:
+    if "Host key verification failed" in errors or "REMOTE HOST IDENTIFICATION" in errors:
         return MmedgeError(
             "the device's own key is not known, or has changed",
             where=where.host,

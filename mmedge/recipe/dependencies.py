@@ -28,7 +28,7 @@ def code_state(name: str, args: Any, folder: Path, say: Callable[[str], None] = 
 
     That is the module's file, every module of the user's that it imports, however deep, and the contents of files and
     folders that its arguments or texts in its code name, relative to ``folder``, to the module or to where mmedge runs.
-    ``say`` is told what stands for contents that are too many to read.
+    ``say`` gets what stands for contents that are too many to read.
     """
     files = sources(name.partition(":")[0], folder)
     places = {folder, Path.cwd()}
@@ -67,8 +67,8 @@ def path_state(path: Path, say: Callable[[str], None] = lambda line: None) -> st
                 f"{path} holds more than is read again at each start: a change is noticed by the sizes and times of its"
                 f" first {_MOST_FILES} files alone"
             )
-            told = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-            return hash_json([[file.relative_to(path) for file in files], told])
+            state = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            return hash_json([[file.relative_to(path) for file in files], state])
     return hash_json([[file.relative_to(path).as_posix(), sha256_of(file)] for file in files])
 
 

@@ -43,8 +43,8 @@ def read(text: str, where: str, *, lines: bool = False) -> Any:
         NotImplementedError,
     ) as error:
         # ruamel raises what its own code stumbles over: a date of month 13, a number of 5,000 digits
-        said = brief(str(error) or type(error).__name__, quoted=False)
-        raise UsageError(f"the recipe is not valid YAML: {said}", where=where) from error
+        reason = brief(str(error) or type(error).__name__, quoted=False)
+        raise UsageError(f"the recipe is not valid YAML: {reason}", where=where) from error
 
 
 def plain(tree: Any, where: str) -> Any:

@@ -28,8 +28,8 @@ def print_report(report: Report) -> None:
             console.print(f"{stage.stage}: {stage.decision.said}")
         for name, head in (stage.heads or {}).items():
             if head.quality:
-                said = f"{head.quality.metric} {_interval(head.quality)}, n = {head.quality.n}"
-                console.print(f"{stage.stage}: {name} {said}")
+                figure = f"{head.quality.metric} {_interval(head.quality)}, n = {head.quality.n}"
+                console.print(f"{stage.stage}: {name} {figure}")
     for control in report.controls:
         low, high = control.gain_ci95
         seeds = "seed" if control.seeds == 1 else f"seeds (median {control.gain_median:+.3f})"

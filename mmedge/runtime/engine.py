@@ -116,8 +116,10 @@ class Engine:
     def __repr__(self) -> str:
         takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
         heads = self.contract.heads
-        told = {name: f"{len(head.labels)} labels" if head.labels else "a value" for name, head in heads.items()}
-        gives = ", ".join(f"{name}: {what}" for name, what in told.items()) if len(told) > 1 else "".join(told.values())
+        named = {name: f"{len(head.labels)} labels" if head.labels else "a value" for name, head in heads.items()}
+        gives = (
+            ", ".join(f"{name}: {what}" for name, what in named.items()) if len(named) > 1 else "".join(named.values())
+        )
         return f"<mmedge engine on {self.target}: {takes} -> {gives}>"
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -160,14 +162,14 @@ class Engine:
 
     def _first(self, run: Run, tensors: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
         """Run what was checked, and remember it for the short way."""
-        answer = _executed(run, tensors)
+        outputs = _executed(run, tensors)
         if len(self._accepted) >= 64:
             self._accepted.clear()
         self._accepted[tuple(tensors), rows] = (
             run,
             [(name, given.shape, given.dtype) for name, given in tensors.items()],
         )
-        return answer
+        return outputs
 
     def warm_up(self, batch: int = 1) -> int:
         """Run on zeros until the latency is stable; how many runs that took. The subsets' engines are opened too."""

@@ -62,9 +62,9 @@ def check_takes(session: Session, contract: Contract, file: Path) -> None:
             what = f"the engine's input {name} has the fixed length {info.shape[-1]}"
         else:
             continue
-        said = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
+        has = "has none" if ours is None else f"says {ours[0]} {['batch', *ours[1]]}"
         raise MmedgeError(
-            f"{what}, the bundle's contract {said}",
+            f"{what}, the bundle's contract {has}",
             where=str(file),
             todo="graph and manifest do not belong together: export it again",
         )

@@ -130,7 +130,7 @@ def test_a_fast_graph_with_a_layer_that_runs_in_float_is_not_taken_but_an_error_
     assert report.precision == "fp32" and report.exit == 0
     assert "int8: dropped: quantized layers run in float on ONNX Runtime: fusion.0" in report.notes
     with pytest.raises(MismatchError, match=r"quantize.ignore: \[fusion.0\]"):
-        quantized(asked=True)
+        quantized(named=True)
 
 
 def test_an_external_data_model_is_taken_as_one_file_and_a_lost_one_is_told(given, tmp_path, mmedge):
