@@ -121,9 +121,9 @@ def entry(artifact: Artifact) -> bundles.Entry:
         shipped = shipped.model_copy(update={"engine": made.engine})
     if made.subsets:
         latency = {
-            key: {"p50_ms": subset.p50_ms, "ratio_to_all": subset.ratio_to_all}
+            key: bundles.SubsetLatency(p50_ms=subset.p50_ms, ratio_to_all=subset.ratio_to_all)
             for key, subset in made.subsets.items()
-            if subset.p50_ms is not None
+            if subset.p50_ms is not None and subset.ratio_to_all is not None
         }
         files = {key: f"{base}{subset.file}" for key, subset in made.subsets.items()}
         shipped = shipped.model_copy(update={"subsets": files, "subset_latency": latency})
