@@ -104,7 +104,12 @@ class Gate:
 
     def record(self) -> dict[str, str | float | bool | tuple[float, float]]:
         """As it stands in a report."""
-        figures = {"name": self.name, "limit": self.limit, "value": self.value, "passed": self.passed}
+        figures: dict[str, str | float | bool | tuple[float, float] | None] = {
+            "name": self.name,
+            "limit": self.limit,
+            "value": self.value,
+            "passed": self.passed,
+        }
         figures |= {
             "outcome": self.outcome,
             "bounds": self.bounds,
