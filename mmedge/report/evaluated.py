@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from mmedge.frozen import Record
-from mmedge.report.schema import Interval, QualityRecord
+from mmedge.report import Interval
+from mmedge.report.schema import QualityRecord
 
 
 class FigureRecord(Record):

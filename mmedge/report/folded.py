@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from mmedge.frozen import Record
-from mmedge.report.schema import Interval, RunVerdict
+from mmedge.report import Interval
+from mmedge.report.schema import RunVerdict
 from mmedge.report.table import console_for
 
 

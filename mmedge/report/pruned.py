@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmedge.report.plots import figure_and_axes, svg_of
-from mmedge.report.schema import OptionRecord, PruningRecord
+from mmedge.report.pruning import OptionRecord, PruningRecord
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from mmedge.frozen import Record
-
-Interval = tuple[float, float]
+from mmedge.report import Interval
 
 
 class LabelRecord(Record):

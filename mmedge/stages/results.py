@@ -11,7 +11,19 @@ from mmedge.backends import GRAPH_BACKEND
 from mmedge.backends.engine import Engine
 from mmedge.bundle import Contents
 from mmedge.frozen import Record
-from mmedge.report.schema import AgreementRecord, CalibrationRecord, CandidateRecord, DecisionRecord, FusionPointRecord, LatencyRecord, MissRecord, PruningRecord, SensitivityRecord, StageRecord, TriedLossRecord
+from mmedge.report.pruning import PruningRecord
+from mmedge.report.schema import (
+    AgreementRecord,
+    CalibrationRecord,
+    CandidateRecord,
+    DecisionRecord,
+    FusionPointRecord,
+    LatencyRecord,
+    MissRecord,
+    SensitivityRecord,
+    StageRecord,
+    TriedLossRecord,
+)
 
 # The target of a teacher that is not exported.
 TORCH = "pytorch"

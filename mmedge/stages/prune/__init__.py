@@ -14,7 +14,7 @@ from mmedge.measure.blocks import preferred_block
 from mmedge.measure.budget import WHOLE, Budget
 from mmedge.models import load
 from mmedge.recipe import Model, Prune
-from mmedge.report.schema import AttemptRecord, PruningRecord, ScoreRecord
+from mmedge.report.pruning import AttemptRecord, PruningRecord, ScoreRecord
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from mmedge.report.schema import OptionRecord
+from mmedge.report.pruning import OptionRecord
 
 # Up to so many combinations, all are looked at.
 _EXHAUSTIVE = 100_000

@@ -9,7 +9,9 @@ from mmedge.gate import ACCURACY_EXIT, COST_EXIT
 from mmedge.measure import budget as measured
 from mmedge.measure.budget import WHOLE, Budget
 from mmedge.recipe import Prune
-from mmedge.report.schema import AttemptRecord, BranchRecord, Figures, Interval, MissRecord, OptionRecord
+from mmedge.report import Figures, Interval
+from mmedge.report.pruning import AttemptRecord, BranchRecord, OptionRecord
+from mmedge.report.schema import MissRecord
 from mmedge.stages.prune.groups import ChannelGroup
 from mmedge.stages.prune.work import Judged
 

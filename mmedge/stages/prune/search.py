@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from mmedge.measure.latency import Ratio
-from mmedge.report.schema import OptionRecord
+from mmedge.report.pruning import OptionRecord
 from mmedge.stages.prune.allocation import choose
 from mmedge.stages.prune.groups import ChannelGroup
 from mmedge.stages.prune.work import Judged, PruneWork

@@ -23,7 +23,7 @@ from mmedge.measure.latency import Ratio, one_sample, ratios_to
 from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
-from mmedge.report.schema import ScoreRecord
+from mmedge.report.pruning import ScoreRecord
 from mmedge.stages.prune.groups import ChannelGroup, cut, working_together
 from mmedge.training.context import Context
 from mmedge.training.loop import processes

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mmedge.report.schema import OptionRecord
+from mmedge.report.pruning import OptionRecord
 from mmedge.stages.prune import allocation
 from mmedge.stages.prune.allocation import choose, growing, predicted
 from mmedge.stages.prune.search import smallest
