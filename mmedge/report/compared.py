@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mmedge.frozen import Record
-from mmedge.report.schema import GateRecord, Interval, Report, StageRecord
+from mmedge.report import Interval
+from mmedge.report.schema import GateRecord, Report, StageRecord
 from mmedge.report.table import console_for, short
 
 
