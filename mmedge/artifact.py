@@ -27,8 +27,8 @@ from mmedge.errors import MmedgeError
 from mmedge.leftovers import BESIDE, held, put_aside, remove
 
 MANIFEST = "manifest.json"
-# What an artifact keeps a network's weights in.
-WEIGHTS = "weights.safetensors"
+# What an artifact keeps a network's weights in, and its graph.
+WEIGHTS, GRAPH = "weights.safetensors", "model.onnx"
 SCHEMA = 1
 # A tokenizer of 200,000 tokens stands in a manifest and takes some 20 MB; beside it there are some thousand lines.
 _MOST_BYTES, _MOST_LINES, _MOST_VALUES = 64 << 20, 300_000, 3_000_000

@@ -1,4 +1,4 @@
-"""A table read row by row, CSV and JSONL without any library: what ``predict`` answers on a device too."""
+"""A table read row by row, CSV and JSONL without any library: what ``predict`` reads on a device too."""
 
 from __future__ import annotations
 

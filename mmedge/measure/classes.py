@@ -180,7 +180,7 @@ def check_order(output: np.ndarray, targets: np.ndarray, labels: Sequence[str], 
     """Raise UsageError where the labels say that a teacher's outputs are the data's classes in another order.
 
     ``output``: float [n, classes] of labelled samples; ``targets``: int [n], indices of ``labels``, the order that is
-    taken for granted. It is refused where the best other one (the assignment problem; Kuhn 1955) makes most answers
+    taken for granted. It is refused where the best other one (the assignment problem; Kuhn 1955) makes most outputs
     right, and far more of them.
     """
     from scipy.optimize import linear_sum_assignment

@@ -75,7 +75,7 @@ def paired(
 ) -> tuple[float, float]:
     """The 95 % interval of the mean over seeds of ``difference(number of the seed, rows)``.
 
-    Seeds and samples are both drawn by chance, and every seed's students answer the same samples: the model of many
+    Seeds and samples are both drawn by chance, and every seed's students get the same samples: the model of many
     readers and many cases of Obuchowski & Rockette 1995. The variance of the mean is MS / seeds + Cov, where MS is that
     of the differences between seeds, and Cov the covariance of two seeds' differences when whole groups of labelled
     samples are drawn again (Field & Welsh 2007), the same rows for both sides. MS is not taken below what the samples

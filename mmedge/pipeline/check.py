@@ -28,8 +28,8 @@ from mmedge.pipeline import judgeable
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
+from mmedge.report.arranged import AlignmentRecord
 from mmedge.report.checked import Card
-from mmedge.report.schema import AlignmentRecord
 from mmedge.spec import ModalitySpec
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial

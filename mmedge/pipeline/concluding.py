@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import mmedge
-from mmedge.artifact import WEIGHTS, Artifact, write_json
+from mmedge.artifact import GRAPH, WEIGHTS, Artifact, write_json
 from mmedge.data.outputs import OUTPUTS_FILE
 from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.evidence import baseline_of
 from mmedge.pipeline.judging import Judging, verdict_of
-from mmedge.pipeline.measuring import GRAPH, controls_of, is_outputs, latencies_of, measured, with_latency
+from mmedge.pipeline.measuring import controls_of, is_outputs, latencies_of, measured, with_latency
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.pipeline.reviewing import contributions_of, disagreements_of, reviews_of

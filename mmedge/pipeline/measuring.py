@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.artifact import Artifact, code_hash, contract_of, hash_json, remembered
+from mmedge.artifact import GRAPH, Artifact, code_hash, contract_of, hash_json, remembered
 from mmedge.backends import GRAPH_BACKEND, Session
 from mmedge.backends.session import TensorInfo
 from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
@@ -23,7 +23,6 @@ from mmedge.report.schema import ControlRecord, FiguresRecord, LatencyRecord, St
 from mmedge.stages.results import TORCH, ComparedRecord
 from mmedge.training.context import Context
 
-GRAPH = "model.onnx"
 # What a figure may depend on, beside what was measured.
 _CODE = ("measure", "tasks", "gate.py", "pipeline/evidence.py", "profiling/timing.py", "backends")
 

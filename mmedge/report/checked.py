@@ -10,8 +10,8 @@ from pydantic import Field
 
 from mmedge.errors import Fault
 from mmedge.frozen import Record
+from mmedge.report.arranged import AlignmentRecord
 from mmedge.report.provenance import SplitCard
-from mmedge.report.schema import AlignmentRecord
 
 # Findings of one kind that are told in full; --json has all of them.
 _IN_FULL = 10

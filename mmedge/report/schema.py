@@ -14,6 +14,7 @@ from mmedge.frozen import Record
 from mmedge.machine import Machine
 from mmedge.profiling.timing import Timing
 from mmedge.report import Figures, Interval
+from mmedge.report.arranged import ArrangedRecord
 from mmedge.report.provenance import ProvenanceRecord, SplitCard
 from mmedge.report.pruning import PruningRecord
 from mmedge.report.review import ContributionsRecord, DisagreementsRecord, ReviewRecord
@@ -289,33 +290,6 @@ class BaselineRecord(Record):
     quality: QualityRecord = Field(description="On the test split.")
     inputs: dict[str, str] = Field(description="Modality -> what the linear model is given of it.")
     seconds: float
-
-
-class AlignmentRecord(Record):
-    """What joining a stream with timestamps did to the rows of a manifest."""
-
-    stream: str
-    method: str
-    rows: int = Field(description="Of the manifest.")
-    aligned: int = Field(description="Rows that found a partner.")
-    dropped: int = Field(description="Rows that did not; their cells are empty.")
-    stream_rows: int
-    stream_rows_unused: int = Field(description="Rows of the stream that met none of the manifest's.")
-    seconds_apart: Figures = Field(description="p50, p95 and max over the aligned.")
-
-    def __str__(self) -> str:
-        apart = ", ".join(f"{name} {value:.3g} s" for name, value in self.seconds_apart.items())
-        return (
-            f"align: {self.aligned} of {self.rows} rows found a {self.method} partner in {self.stream}"
-            f"{f' ({apart} apart)' if apart else ''}; {self.dropped} did not, {self.stream_rows_unused} of its {self.stream_rows} rows are unused"
-        )
-
-
-class ArrangedRecord(Record):
-    """What arranging the data did: rows left out for want of any modality, and how each stream was joined."""
-
-    left_out: int | None = None
-    align: list[AlignmentRecord] | None = None
 
 
 class DataRecord(ArrangedRecord):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, JsonValue
 from typing_extensions import Self
 
+from mmedge.artifact import Artifact
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.backends.engine import Engine
 from mmedge.bundle import Contents
@@ -61,6 +62,12 @@ class StageResult(Record):
     latency: LatencyRecord | None = None
     students: list[str] = []
     controls: dict[str, ComparedRecord] = {}
+
+    @classmethod
+    def like(cls, parent: Artifact, notes: list[str]) -> StageResult:
+        """Of what another form of the parent's network is: with its contract, its recipe and its size."""
+        names = ("contract", "params", "macs", "recipe")
+        return StageResult(**{name: parent.meta[name] for name in names if name in parent.meta}, notes=notes)
 
     @classmethod
     def of(cls, written: StageResult, **more: Any) -> Self:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mmedge import tasks
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.data.outputs import OUTPUTS_FILE, no_common_sample, write_outputs
@@ -22,7 +22,7 @@ from mmedge.measure.quality import Outputs, predict_graph, predict_module
 from mmedge.models.load import refuse_probabilities
 from mmedge.recipe import MainTeacher
 from mmedge.stages.results import StageResult
-from mmedge.stages.trained import GRAPH, Trained, provenance, write_trained
+from mmedge.stages.trained import Trained, provenance, write_trained
 from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.loop import processes

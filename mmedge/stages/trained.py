@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import JsonValue
 from torch import nn
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
@@ -31,7 +31,6 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.fit import Fitted
 from mmedge.training.loop.log import CSV, csv_of
 
-GRAPH = "model.onnx"
 _IN_TORCH = (
     "not exported, as the recipe says: quality and latency are PyTorch's, so that ratios to it are of two runtimes"
 )

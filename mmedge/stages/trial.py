@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmedge.artifact import GRAPH
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError, UsageError
@@ -15,7 +16,7 @@ from mmedge.leftovers import scratch
 from mmedge.models import load
 from mmedge.models.traps import behaviour
 from mmedge.recipe import Model
-from mmedge.stages.trained import GRAPH, verify
+from mmedge.stages.trained import verify
 from mmedge.training.context import Context
 
 # Fresh weights give larger differences than trained ones; what cannot be exported differs by far more.

@@ -9,7 +9,7 @@ import polars
 
 from mmedge.errors import MmedgeError, did_you_mean
 from mmedge.recipe import TimedTable
-from mmedge.report.schema import AlignmentRecord
+from mmedge.report.arranged import AlignmentRecord
 
 _LEFT, _TIME, _STREAM_TIME = "__left", "__time", "__stream_time"
 

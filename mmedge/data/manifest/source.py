@@ -25,7 +25,7 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean, refuse
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
 from mmedge.recipe.code import load_attribute
-from mmedge.report.schema import AlignmentRecord, ArrangedRecord
+from mmedge.report.arranged import AlignmentRecord, ArrangedRecord
 from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
 
 # Columns of an arranged manifest that no user's column can be mistaken for.

@@ -29,8 +29,8 @@ from mmedge.leftovers import remove_of_run
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
+from mmedge.report.arranged import ArrangedRecord
 from mmedge.report.provenance import SplitCard
-from mmedge.report.schema import ArrangedRecord
 from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Head
 from mmedge.tasks.cells import Cells, defining_splits

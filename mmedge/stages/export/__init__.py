@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmedge import bundle as bundles
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.backends import GRAPH_BACKEND, Options, Session, can_run, find, opened
 from mmedge.backends.engine import Engine
 from mmedge.data.store.samples import Samples
@@ -22,7 +22,7 @@ from mmedge.models.load import contract_of
 from mmedge.recipe import precision_of
 from mmedge.stages.export import choice, engines, parts
 from mmedge.stages.export.engines import ExportWork
-from mmedge.stages.export.verification import GRAPH, reference, verify
+from mmedge.stages.export.verification import reference, verify
 from mmedge.stages.results import ExportResult, SplitRecord, StageResult, SubsetRecord
 from mmedge.training.context import Context
 
@@ -62,11 +62,10 @@ def _exported(parent: Artifact, config: Options, context: Context, notes: list[s
         built_here = opened(file, name, host_code=True) if runs else None
         agreements = _verified(work, parent, chosen, built_here)
         cuts = _cut(work, chosen, engine)
-    same = {field: parent.meta[field] for field in ("contract", "params", "macs", "recipe") if field in parent.meta}
     verification = [agreement.record() for agreement in agreements]
-    built = {"precision": chosen, "candidate": candidate, "notes": work.notes, "verification": verification}
+    built = {"target": name, "precision": chosen, "candidate": candidate, "verification": verification}
     more = {"latency": latency, "subsets": cuts.subsets, "split": cuts.split, "engine": cuts.engine}
-    return ExportResult.of(StageResult(**same, **built, target=name), **more)
+    return ExportResult.of(StageResult.like(parent, work.notes), **built, **more)
 
 
 def _verified(work: ExportWork, parent: Artifact, chosen: str, engine: Session | None) -> list[Agreement]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.backends import GRAPH_BACKEND, Backend, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
@@ -17,7 +17,7 @@ from mmedge.recipe import precision_of
 from mmedge.report.schema import CandidateRecord, LatencyRecord
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
-from mmedge.stages.export.verification import GRAPH, reference
+from mmedge.stages.export.verification import reference
 
 # Another precision, or a subset's engine, must be faster by this share to be taken.
 NOISE = 0.05

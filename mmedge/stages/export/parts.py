@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.artifact import GRAPH
 from mmedge.backends import Session, can_run, onnxruntime_cpu, opened
 from mmedge.backends.engine import Part, Profiles
 from mmedge.contract import subsets
@@ -23,7 +24,7 @@ from mmedge.measure.quality import Run
 from mmedge.stages.export import engines
 from mmedge.stages.export.choice import NOISE
 from mmedge.stages.export.engines import ExportWork
-from mmedge.stages.export.verification import GRAPH, TOLERANCES
+from mmedge.stages.export.verification import TOLERANCES
 from mmedge.stages.results import SplitRecord, SubsetRecord
 
 _UNTIMED = "this machine cannot run the target"

@@ -1,4 +1,4 @@
-"""Whether a graph answers as its parent does: over every test sample and subset, within stated tolerances."""
+"""Whether a graph gives what its parent does: over every test sample and subset, within stated tolerances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.backends import onnxruntime_cpu
 from mmedge.backends.session import Session
 from mmedge.contract import Contract, subsets
@@ -16,7 +16,6 @@ from mmedge.graph.bisect import first_difference
 from mmedge.measure.agreement import Agreement, agreements
 from mmedge.measure.lengths import check_alone, check_trimmed
 
-GRAPH = "model.onnx"
 # Stated tolerances against the FP32 parent: (largest difference relative to the largest output, least top-1 agreement).
 TOLERANCES: dict[str, tuple[float, float]] = {"fp32": (1e-4, 0.999), "fp16": (2e-2, 0.98), "int8": (0.5, 0.90)}
 # What GPUs make of FP32: products of 10 bits of mantissa, as FP16 has, unless they are told otherwise.

@@ -1,7 +1,7 @@
 """Heads of an attention of the user's own: guessed by the widths it multiplies, and proved by what is left without one.
 
 A forward may read the number of heads off the shapes (``view(b, n, -1, d)``) or keep it as an attribute, which then has
-to change with the layers. Nothing is believed: without the first head the model must answer as with that head silenced.
+to change with the layers. Nothing is believed: without the first head the model must give what it gives with that head silenced.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _proved(
     module: nn.Module, contract: Contract, root: str, units: Tensor, counts: Sequence[tuple[str, str, int]],
     graph: Any, names: Mapping[Any, str],
 ) -> bool:  # fmt: skip
-    """Whether the model without the first head answers as it does with that head silenced."""
+    """Whether the model without the first head gives what it gives with that head silenced."""
     silenced, without = copy.deepcopy(module), copy.deepcopy(module)
     channels = units[0].tolist()
     inputs = noise(contract)

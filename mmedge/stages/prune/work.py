@@ -13,7 +13,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import nn
 
-from mmedge.artifact import Artifact, hash_json, remembered
+from mmedge.artifact import GRAPH, Artifact, hash_json, remembered
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
@@ -170,7 +170,7 @@ class PruneWork:
             export(module, self.contract, graphs[name])
         measure = self.context.recipe.measure
         inputs = one_sample(self.validation, measure.batch)
-        found = ratios_to(self.parent.file("model.onnx"), graphs, inputs, measure, self.context.progress)
+        found = ratios_to(self.parent.file(GRAPH), graphs, inputs, measure, self.context.progress)
         for graph in graphs.values():
             graph.unlink()
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import AccuracyGateFailed, UsageError
@@ -33,8 +33,6 @@ from mmedge.stages.quantize.evaluation import Trial, evaluator, outputs_of, time
 from mmedge.stages.quantize.trained import add_trained
 from mmedge.stages.results import QuantizeResult, StageResult
 from mmedge.training.context import Context
-
-GRAPH = "model.onnx"
 
 
 def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
@@ -69,10 +67,9 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
     )
     table = make_and_judge(trial, config, folder)
     add_trained(table, trial, config, parent, context, folder, notes)
-    same = {name: parent.meta[name] for name in ("contract", "params", "macs", "recipe") if name in parent.meta}
     choice = concluded(table, config, folder, notes)
     chosen = {name: getattr(choice, name) for name in choice.model_fields_set}
-    return QuantizeResult.of(StageResult(**same, notes=choice.notes), calibration=calibrated, **chosen)
+    return QuantizeResult.of(StageResult.like(parent, choice.notes), calibration=calibrated, **chosen)
 
 
 def in_float(config: Quantize) -> Quantize:

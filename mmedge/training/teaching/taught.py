@@ -196,7 +196,7 @@ def _of_artifact(
         if "model" in artifact.meta:
             source = ModuleSource(context.rebuild(artifact), contract, views, hints, key=key, who=where)
         else:
-            source = GraphSource(artifact.file("model.onnx"), contract, views, hints, key=key, who=where)
+            source = GraphSource(artifact.file(artifacts.GRAPH), contract, views, hints, key=key, who=where)
     return _mapped(source, contract, section, context, where)
 
 
