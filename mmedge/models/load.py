@@ -28,6 +28,8 @@ from mmedge.spec import ModalitySpec, TextSpec
 from mmedge.tasks import Head
 
 HISTORY = "pruning.json"
+# Of a built-in network: beyond it check alone, which exports a copy, takes gigabytes.
+_MOST_PARAMETERS = 50_000_000
 SPLIT = "split attention"
 COUNT = "count of heads"
 _SAVE_WEIGHTS = "save module.state_dict() as safetensors"
@@ -56,12 +58,9 @@ def build(
                 f"model.outputs names {', '.join(model.outputs)}, and the built-in network has its heads alone",
                 todo="leave it out, or name a network of your own: model.factory",
             )
-        encoders = {
-            name: encoder_of(spec, model.encoders.get(name, Encoder()), model)
-            for name, spec in contract.modalities.items()
-        }
-        heads = {name: partial(_head, model, head) for name, head in contract.heads.items()}
-        module = FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate)
+        with torch.device("meta"):  # nothing is allocated, and no random number drawn
+            _refuse_huge(_built_in(model, contract))
+        module = _built_in(model, contract)
     else:
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):
@@ -76,6 +75,24 @@ def build(
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
+
+
+def _built_in(model: Model, contract: Contract) -> FusionNet:
+    encoders = {
+        name: encoder_of(spec, model.encoders.get(name, Encoder()), model) for name, spec in contract.modalities.items()
+    }
+    heads = {name: partial(_head, model, head) for name, head in contract.heads.items()}
+    return FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate)
+
+
+def _refuse_huge(module: nn.Module) -> None:
+    """Raise UsageError for a built-in network that a few digits too many have made: building it would fill the memory."""
+    count = sum(parameter.numel() for parameter in module.parameters())
+    if count > _MOST_PARAMETERS:
+        raise UsageError(
+            f"the built-in network would have {count / 1e6:,.0f} million parameters, more than {_MOST_PARAMETERS / 1e6:g} million",
+            todo="lower widths, depth, embedding or hidden; a large network of your own is named by model.factory",
+        )
 
 
 def _unit(head: Head) -> Rescale | None:

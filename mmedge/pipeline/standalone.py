@@ -26,8 +26,8 @@ from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Quantize
 from mmedge.report.quantized_file import BudgetRecord, CallsRecord, FileReport
-from mmedge.report.schema import ChoiceRecord, MissRecord
-from mmedge.stages.quantize import calibration, concluded
+from mmedge.report.schema import CandidateRecord, ChoiceRecord, MissRecord
+from mmedge.stages.quantize import calibrated_or_float, calibration, concluded
 from mmedge.stages.quantize.candidates import make_and_judge
 from mmedge.stages.quantize.evaluation import Scored, Trial
 
@@ -90,11 +90,16 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
         graph = folder / "whole.onnx"
         notes += tidied(model, graph, data.calibrating.inputs[0])
-        trial = _trial(data, graph, settings, notes, progress)
-        table = make_and_judge(trial, settings.config, folder)
-        choice = concluded(table, settings.config, folder, notes)
+        (inputs, _), config, unmade = calibrated_or_float(
+            lambda: (_calibrated(data, graph, settings, notes, progress), None), settings.config
+        )
+        table = make_and_judge(_trial(data, graph, inputs, settings, notes, progress), config, folder)
+        table.absent |= unmade
+        choice = concluded(table, config, folder, notes)
         rows = [
             row.model_copy(update={"ci95": _mean_ci95(table.scores[row.precision].outputs)})
+            if isinstance(row, CandidateRecord)
+            else row
             for row in choice.candidates
         ]
         report = _report(model, source, data, settings, choice.model_copy(update={"candidates": rows}))
@@ -145,8 +150,10 @@ def _notes(data: FileData, settings: FileOptions) -> list[str]:
     return notes + _not_finite(data.judging, data.expected)
 
 
-def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str], progress: Progress) -> Trial:
-    """What candidates of ``graph`` are made from and judged by; ``notes`` gets what a reader must know of that."""
+def _calibrated(
+    data: FileData, graph: Path, settings: FileOptions, notes: list[str], progress: Progress
+) -> list[dict[str, np.ndarray]]:
+    """The calls that calibrate, as many as suffice."""
     inputs, _ = calibration.calibrated(
         graph,
         lambda: data.calibrating.inputs,
@@ -155,6 +162,18 @@ def _trial(data: FileData, graph: Path, settings: FileOptions, notes: list[str],
         lambda done, total: progress.step("calibration", done, total, "calls"),
         of="them",
     )
+    return inputs
+
+
+def _trial(
+    data: FileData,
+    graph: Path,
+    inputs: list[dict[str, np.ndarray]],
+    settings: FileOptions,
+    notes: list[str],
+    progress: Progress,
+) -> Trial:
+    """What candidates of ``graph`` are made from and judged by; ``notes`` gets what a reader must know of that."""
     return Trial(
         graph=graph,
         calibration=inputs,
@@ -301,7 +320,8 @@ def _report(model: Path, source: str, data: FileData, settings: FileOptions, cho
 
 def _slower(choice: ChoiceRecord, limit: float | None) -> list[MissRecord]:
     """The candidate that is taken, where it is slower than ``limit`` times FP32."""
-    ratio = next(row for row in choice.candidates if row.precision == choice.precision).ratio_to_fp32
+    made = [row for row in choice.candidates if isinstance(row, CandidateRecord)]
+    ratio = next(row for row in made if row.precision == choice.precision).ratio_to_fp32
     if limit is None or ratio <= limit:
         return []
     return [MissRecord(name="latency_ratio_to_fp32", limit=limit, value=ratio, exit=COST_EXIT)]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mmedge.frozen import Record
 from mmedge.machine import Machine
-from mmedge.report.schema import CandidateRecord, FusionPointRecord, MissRecord, SensitivityRecord
+from mmedge.report.schema import CandidateRecord, FusionPointRecord, MissRecord, SensitivityRecord, UnmadeRecord
 
 
 class CallsRecord(Record):
@@ -40,7 +40,7 @@ class FileReport(Record):
     output: str
     budget: BudgetRecord
     threads: int
-    candidates: list[CandidateRecord]
+    candidates: list[CandidateRecord | UnmadeRecord]
     precision: str
     fusion_points: list[FusionPointRecord] | None = None
     sensitivity: SensitivityRecord | None = None

@@ -198,6 +198,14 @@ class CandidateRecord(Record):
     saturation: float | None = None
 
 
+class UnmadeRecord(Record):
+    """A precision that lost before it could be measured: it could not be made, or does not run."""
+
+    precision: str
+    kept: Literal[False]
+    why: str
+
+
 class LayerGroupRecord(Record):
     """Layers that were judged together: the error of the outputs with these alone in INT8, 0 to 1."""
 
@@ -226,7 +234,7 @@ class SensitivityRecord(Record):
 class ChoiceRecord(Record):
     """What came of the candidates, and the one that is taken."""
 
-    candidates: list[CandidateRecord]
+    candidates: list[CandidateRecord | UnmadeRecord]
     precision: str
     notes: list[str]
     misses: list[MissRecord] = []
@@ -260,7 +268,7 @@ class StageRecord(Record):
     losses: list[TriedLossRecord] | None = None
     pruning: PruningRecord | None = None
     precision: str | None = None
-    candidates: list[CandidateRecord] | None = None
+    candidates: list[CandidateRecord | UnmadeRecord] | None = None
     calibration: CalibrationRecord | None = None
     fusion_points: list[FusionPointRecord] | None = None
     sensitivity: SensitivityRecord | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmedge.report.quantized_file import FileReport
+from mmedge.report.schema import UnmadeRecord
 from mmedge.report.table import console_for
 
 
@@ -16,6 +17,9 @@ def print_quantized(report: FileReport) -> None:
     for heading in ("candidate", "score [95 %]", "drop [95 %]", "p50 ms", "÷ FP32", "size", "kept"):
         table.add_column(heading, justify="left" if heading == "candidate" else "right", no_wrap=True)
     for row in report.candidates:
+        if isinstance(row, UnmadeRecord):
+            table.add_row(row.precision, *[""] * 5, "no")
+            continue
         table.add_row(
             row.precision + (" *" if row.precision == report.precision else ""),
             f"{row.quality_validation:.3f}" + (" [{:.3f}, {:.3f}]".format(*row.ci95) if row.ci95 else ""),

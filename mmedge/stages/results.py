@@ -24,6 +24,7 @@ from mmedge.report.schema import (
     SensitivityRecord,
     StageRecord,
     TriedLossRecord,
+    UnmadeRecord,
 )
 
 # The target of a teacher that is not exported.
@@ -107,7 +108,7 @@ class QuantizeResult(StageResult):
     reported = (*StageResult.reported, "precision", "candidates", "calibration", "fusion_points", "sensitivity")
 
     precision: str = "fp32"
-    candidates: list[CandidateRecord] = []
+    candidates: list[CandidateRecord | UnmadeRecord] = []
     calibration: CalibrationRecord | None = None
     fusion_points: list[FusionPointRecord] | None = None
     sensitivity: SensitivityRecord | None = None

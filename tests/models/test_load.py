@@ -275,3 +275,18 @@ def test_weights_of_a_network_load_into_one_that_wraps_it(tmp_path):
     ours = nn.Sequential(Theirs())
     load.load_weights(ours, tmp_path / "w.pt")
     assert all(torch.equal(a, b) for a, b in zip(theirs.state_dict().values(), ours.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    "model", [{"encoders": {"x": {"widths": [65_536] * 3, "depth": 1000}}}, {"hidden": 65_536, "embedding": 65_536}]
+)
+def test_a_built_in_network_of_a_few_digits_too_many_is_refused_before_it_fills_the_memory(model):
+    contract = Contract.model_validate(
+        {
+            "task": "classification",
+            "labels": ["a", "b"],
+            "modalities": {"x": {"kind": "sensor", "channels": 2, "length": 20}},
+        }
+    )
+    with pytest.raises(UsageError, match="would have [0-9,]+ million parameters, more than 50 million"):
+        load.build(Model.model_validate(model), contract)

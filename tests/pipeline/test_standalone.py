@@ -41,6 +41,8 @@ def test_every_candidate_is_judged_with_its_interval_on_calls_that_did_not_calib
         given / "data.npz",
         "--max-drop",
         1,
+        "--candidates",
+        "fp32,fp16,bf16,int8",
         "--out",
         tmp_path / "q",
         "--json",
@@ -51,8 +53,11 @@ def test_every_candidate_is_judged_with_its_interval_on_calls_that_did_not_calib
     assert report["judged_by"].startswith("accuracy") and report["verdict"] == "pass"
     rows = {row["precision"]: row for row in report["candidates"]}
     assert {"fp32", "fp16", "int8"} <= set(rows)
-    run = onnxruntime_cpu.session(given / "model.onnx")
+    run, unmade = onnxruntime_cpu.session(given / "model.onnx"), rows["bf16"]
+    assert unmade.keys() == {"precision", "kept", "why"} and unmade["why"].startswith("not made: ONNX Runtime has no")
     for row in rows.values():
+        if row is unmade:
+            continue
         assert row["n"] == 40 and row["ci95"][0] <= row["quality_validation"] <= row["ci95"][1]
         assert row["drop_ci95"][0] <= row["drop"] <= row["drop_ci95"][1] and row["p50_ms"] > 0
         assert set(onnxruntime_cpu.session(tmp_path / "q" / f"{row['precision']}.onnx").inputs) == set(run.inputs)

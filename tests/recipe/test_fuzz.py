@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import os
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +21,8 @@ from mmedge.cli.main import cli
 
 EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "15"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
-# What a recipe may take at most, in seconds of this process.
-_SLOWEST = 20.0
+# What a recipe may take at most: seconds of this process, and megabytes that it grows by.
+_SLOWEST, _LARGEST = 5.0, 1000
 
 TRAIN = {"epochs": 1, "batch_size": 8, "augment": {"note": {"mask": 2}}}
 GOOD: dict[str, Any] = {
@@ -70,7 +71,13 @@ VALUES: list[Any] = [
     *([], {}, [[]], [1], ["age"], ["age", "age"], {"1": 2}, {"a": {"b": {}}}, [None], "auto", "every", "none", "m.csv"),
     *("os:system", "nowhere:net", "a:b:c", ":", "note", "vitals", "text", "image", "regression", "multilabel"),
 ]
-values = st.sampled_from(VALUES) | st.sampled_from(NAMES) | st.integers() | st.floats() | st.text(max_size=8)
+values = (
+    st.sampled_from(VALUES).map(copy.deepcopy)
+    | st.sampled_from(NAMES)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+)
 names = st.sampled_from(NAMES) | st.text(max_size=5)
 
 
@@ -118,9 +125,10 @@ def checked(text: str, table: str) -> dict[str, Any]:
         (Path(folder) / "m.csv").write_bytes(Path(table).read_bytes())
         recipe = Path(folder) / "r.yaml"
         recipe.write_text(text, encoding="utf-8", errors="surrogatepass")
-        began = time.process_time()
+        began, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result = CliRunner().invoke(cli, ["check", str(recipe), "--out", f"{folder}/out", "--json"])
         assert time.process_time() - began < _SLOWEST
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024 < _LARGEST
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     document = json.loads(result.stdout)
     assert not document.get("error", {}).get("what", "").startswith("unexpected "), document

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmedge.report.plots import FAINT, INK, figure_and_axes, millisecond_ticks, svg_of, tip
-from mmedge.report.schema import Report, StageRecord
+from mmedge.report.schema import Report, StageRecord, UnmadeRecord
 from mmedge.report.table import short
 
 
@@ -70,6 +70,8 @@ def _precisions(stage: StageRecord, report: Report) -> Iterator[Point]:
     """Precisions, on the time scale of the run that all stages were timed in."""
     parent = _parent(stage, report)
     for row in stage.candidates or ():
+        if isinstance(row, UnmadeRecord):
+            continue
         latency_ms = parent.latency.p50_ms * row.ratio_to_fp32 if parent and parent.latency else row.p50_ms
         yield Point(
             stage.stage, row.precision, row.quality_validation, latency_ms, row.size_bytes,

@@ -84,8 +84,9 @@ def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, O
 
 
 def candidates_of(parent: Artifact) -> dict[str, CandidateRecord]:
-    """{precision: what quantization found of it}, empty where the parent was not quantized."""
-    rows = [CandidateRecord.model_validate(row) for row in parent.meta.get("candidates", [])]
+    """{precision: what quantization found of it}, of those that were made; empty where the parent was not quantized."""
+    made = [row for row in parent.meta.get("candidates", []) if "p50_ms" in row]
+    rows = [CandidateRecord.model_validate(row) for row in made]
     return {row.precision: row for row in rows}
 
 

@@ -8,6 +8,7 @@ to a run's artifacts.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from mmedge.gate import ACCURACY_EXIT
 from mmedge.measure.budget import losses_of
 from mmedge.models.load import contract_of
 from mmedge.recipe import Quantize, computes_int8
-from mmedge.report.schema import CalibrationRecord, ChoiceRecord, MissRecord
+from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
@@ -34,6 +35,9 @@ from mmedge.stages.quantize.trained import add_trained
 from mmedge.stages.results import QuantizeResult, StageResult
 from mmedge.training.context import Context
 
+# Calibration inputs, and the record of them.
+Calibrated = tuple[list[dict[str, np.ndarray]], CalibrationRecord | None]
+
 
 def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
     """Make every candidate, judge it on the validation split, and make the fastest one that is kept ``model.onnx``."""
@@ -42,15 +46,9 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
     )
     graph, folder, notes = parent.file(GRAPH), context.folder, list[str]()
-    try:
-        inputs, calibrated = calibrate(graph, train, contract, config, context, notes)
-    except (UsageError, OSError):
-        raise
-    except Exception as error:  # what ONNX Runtime raises on the graph with its inner tensors as outputs
-        if config.require == "int8":
-            raise
-        notes.append(f"warning: INT8 was not tried, since calibration fails: {reason(error)}")
-        config, inputs, calibrated = in_float(config), [], None
+    (inputs, calibrated), config, unmade = calibrated_or_float(
+        lambda: calibrate(graph, train, contract, config, context, notes), config
+    )
     trial = Trial(
         graph=graph,
         calibration=inputs,
@@ -66,21 +64,36 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         required=config.require == "int8",
     )
     table = make_and_judge(trial, config, folder)
+    table.absent |= unmade
     add_trained(table, trial, config, parent, context, folder, notes)
     choice = concluded(table, config, folder, notes)
     chosen = {name: getattr(choice, name) for name in choice.model_fields_set}
     return QuantizeResult.of(StageResult.like(parent, choice.notes), calibration=calibrated, **chosen)
 
 
-def in_float(config: Quantize) -> Quantize:
-    """The section without the candidates that compute in 8 bits."""
-    floats = tuple(name for name in config.candidates if not computes_int8(name))
-    return config.model_copy(update={"candidates": floats, "fallbacks": ()})
+def calibrated_or_float(
+    calibrate: Callable[[], Calibrated], config: Quantize
+) -> tuple[Calibrated, Quantize, dict[str, str]]:
+    """(what ``calibrate`` gives, the section, {}), or where it fails (nothing, the section without the candidates that
+    compute in 8 bits, {each of them: why}). Raises what it raises where INT8 is required.
+    """
+    try:
+        return calibrate(), config, {}
+    except (UsageError, OSError):
+        raise
+    except Exception as error:  # what ONNX Runtime raises on the graph with its inner tensors as outputs
+        if config.require == "int8":
+            raise
+        lost: dict[str, str] = {
+            name: f"calibration fails: {reason(error)}" for name in config.candidates if computes_int8(name)
+        }
+        floats = tuple(name for name in config.candidates if name not in lost)
+        return ([], None), config.model_copy(update={"candidates": floats, "fallbacks": ()}), lost
 
 
 def calibrate(
     graph: Path, train: Samples, contract: Contract, config: Quantize, context: Context, notes: list[str]
-) -> tuple[list[dict[str, np.ndarray]], CalibrationRecord | None]:
+) -> Calibrated:
     """(calibration inputs, the record of them); none where no candidate is INT8."""
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
     inputs, curve = calibration.calibrated(
@@ -136,8 +149,10 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
     shutil.copyfile(folder / f"{fastest.precision}.onnx", folder / GRAPH)
     if fastest.precision == "fp32":
         notes.append("fp32, the parent's precision, is kept: no candidate is faster inside the budget")
-    notes += [f"{row.precision}: {row.why}" for row in table.rows]
-    notes += [f"{name}: not made: {why}" for name, why in table.absent.items()]
-    choice = ChoiceRecord(candidates=table.rows, precision=fastest.precision, notes=notes + table.notes)
+    rows: list[CandidateRecord | UnmadeRecord] = list(table.rows)
+    for name, why in table.absent.items():
+        rows.append(UnmadeRecord(precision=name, kept=False, why=f"not made: {why}"))
+    notes += [f"{row.precision}: {row.why}" for row in rows]
+    choice = ChoiceRecord(candidates=rows, precision=fastest.precision, notes=notes + table.notes)
     found = {"misses": misses, "fusion_points": table.fusion_points, "sensitivity": table.sensitivity}
     return choice.model_copy(update={name: value for name, value in found.items() if value})

@@ -13,6 +13,7 @@ from mmedge.pipeline.judging import missed
 from mmedge.recipe import Quantize
 from mmedge.report.schema import CandidateRecord
 from mmedge.stages import quantize
+from mmedge.stages.export.choice import candidates_of
 from mmedge.stages.quantize import candidates, evaluation
 from tests.conftest import staged
 
@@ -172,9 +173,30 @@ def test_int8_that_nobody_required_and_that_does_not_run_is_a_row_that_lost(fini
     config = Quantize(candidates=("fp32", "fp16", "int8"), fallbacks=(), calibration=8, qat="never")
     made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
     table = {row["precision"]: row for row in made.meta["candidates"]}
-    assert made.meta["precision"] == "fp32" and list(table) == ["fp32", "int8"]
+    assert made.meta["precision"] == "fp32" and list(table) == ["fp32", "int8", "fp16"]
     assert not table["int8"]["kept"] and "no 8-bit kernel" in table["int8"]["why"]
+    # What could not be made is a row too: it has no figures, and none is invented.
+    assert table["fp16"] == {"precision": "fp16", "kept": False, "why": "not made: KeyError: 'axes'"}
     assert "fp16: not made: KeyError: 'axes'" in made.meta["notes"]
+    assert list(candidates_of(made)) == ["fp32", "int8"]
+
+
+def test_where_calibration_fails_int8_is_a_row_that_lost_unless_it_is_required(
+    finished, context, tmp_path, monkeypatch
+):
+    def broken(*_, **__):
+        raise RuntimeError("the graph does not run with its inner tensors as outputs")
+
+    monkeypatch.setattr(quantize.calibration, "calibrated", broken)
+    config = Quantize(candidates=("fp32", "int8", "int8-mixed"), qat="never")
+    made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
+    why = "not made: calibration fails: RuntimeError: the graph does not run with its inner tensors as outputs"
+    assert made.meta["precision"] == "fp32" and made.meta["candidates"][1:] == [
+        {"precision": name, "kept": False, "why": why} for name in ("int8", "int8-mixed")
+    ]
+    with pytest.raises(RuntimeError, match="inner tensors"):
+        required = config.model_copy(update={"require": "int8"})
+        staged(quantize.quantize, finished.artifact("prune"), required, context, tmp_path / "r")
 
 
 def test_a_candidate_that_answers_infinity_lost(finished, context, tmp_path, monkeypatch):
