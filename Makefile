@@ -52,7 +52,7 @@ bench-losses: $(INSTALLED)
 $(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[toolchain,openvino,tensorrt-rtx,sign,demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[toolchain,openvino,tensorrt-rtx,sign,explain,demo,dev]'
 	touch $@
 
 clean:

@@ -21,6 +21,7 @@ VERBS = {
     "run": ("stages", "Run every stage of a recipe and judge the result."),
     "profile": ("profile", "Time bundles and ONNX graphs, interleaved."),
     "report": ("report", "Draw report.html from report.json."),
+    "explain": ("explain", "Tell what each modality contributes, and where a model looks."),
     "predict": ("predict", "Predict from raw files with a bundle."),
     "evaluate": ("evaluate", "Judge a bundle by a table of labelled samples."),
     "doctor": ("doctor", "Tell what this machine can do."),

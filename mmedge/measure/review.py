@@ -174,7 +174,7 @@ def disagreements(
                 row=int(known[at]) + 1,
                 head=name,
                 distance=float(distance[at]),
-                target=_named(head, targets[at]),
+                target=named(head, targets[at]),
                 first=opinions[0],
                 second=opinions[1],
             )
@@ -208,7 +208,7 @@ def _opinion(head: Head, row: np.ndarray, right: bool | None) -> OpinionRecord:
     return OpinionRecord(given=given, **told)  # type: ignore[arg-type]
 
 
-def _named(head: Head, target: np.ndarray) -> str:
+def named(head: Head, target: np.ndarray) -> str:
     """A target of one row in words."""
     task = tasks.of(head)
     if not task.LABELS:

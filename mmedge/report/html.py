@@ -11,7 +11,9 @@ from mmedge.artifact import code_hash, hash_json, remembered, replacing
 from mmedge.errors import MissingDependency
 from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
+from mmedge.report.charts import contribution, embedding
 from mmedge.report.compared import ComparisonRecord, heading_of, text_of
+from mmedge.report.explained import ExplanationRecord
 from mmedge.report.quantized_file import FileReport
 from mmedge.report.record import modality_subsets
 from mmedge.report.reviewed import contributed, frontier_of, reviewed
@@ -33,6 +35,19 @@ def write_html(report: Report | FileReport, path: Path, kept: Path | None = None
 def write_comparison(found: ComparisonRecord, path: Path) -> None:
     """Write the page of several runs. Raises MissingDependency where jinja2 is not installed."""
     page = _template("comparison.html.j2").render(found=found, heading=heading_of, text=text_of)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def write_explanation(found: ExplanationRecord, path: Path) -> None:
+    """Write the page of an explanation. Raises MissingDependency where jinja2 or matplotlib is not installed."""
+    from markupsafe import Markup
+
+    page = _template("explanation.html.j2").render(
+        found=found,
+        contributed=[(part, Markup(contribution.draw(part))) for part in found.contributions],
+        embeddings=[(part.place, Markup(embedding.draw(part))) for part in found.embeddings],
+    )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
