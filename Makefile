@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz mutants lint bench bench-big bench-losses bench-compression clean
+.PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression clean
 
 demo: $(INSTALLED)
 	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
@@ -20,6 +20,11 @@ test-slow: $(INSTALLED)
 FUZZ ?= 10000
 fuzz: $(INSTALLED)
 	MMEDGE_FUZZ=$(FUZZ) $(BIN)/pytest tests/runtime/test_fuzz.py tests/recipe/test_fuzz.py
+
+# A run killed at KILLS random moments ends in equal figures and leaves nothing behind; some ten minutes.
+KILLS ?= 60
+kills: $(INSTALLED)
+	MMEDGE_KILLS=$(KILLS) $(BIN)/python -m tests.benchmarks kills
 
 # Changes of meaning on gates, judging, measures, losses, training, cache keys, bundles, splits and preprocessing: does a
 # test see each? Some minutes; MUTANTS=gate takes the files of that name alone.
