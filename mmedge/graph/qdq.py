@@ -148,6 +148,11 @@ def _label(weight: str, node: Any, wiring: Wiring) -> str:
     return best.removeprefix("module.").removesuffix(".weight").removesuffix(".bias")
 
 
+def _known_as(layer: QuantizedLayer) -> tuple[str, str]:
+    """A layer's label as the graph has it, and as a user's own module does, which is wrapped."""
+    return layer.label, layer.label.removeprefix("inner.")
+
+
 def named(wanted: Sequence[str], known: Iterable[QuantizedLayer], *, where: str) -> list[str]:
     """Names of the layers that a recipe names: by node, by label, by the first parts of a label, or by branch.
 
@@ -159,7 +164,8 @@ def named(wanted: Sequence[str], known: Iterable[QuantizedLayer], *, where: str)
         hits = [
             layer.name
             for layer in all_layers
-            if name in (layer.name, layer.label, layer.branch) or layer.label.startswith(f"{name}.")
+            if name in (layer.name, layer.branch, *_known_as(layer))
+            or any(label.startswith(f"{name}.") for label in _known_as(layer))
         ]
         if not hits:
             names = dict.fromkeys(name for layer in all_layers for name in (layer.label, layer.name))

@@ -31,6 +31,7 @@ from mmedge.recipe.code import load_attribute
 from mmedge.report.arranged import AlignmentRecord
 from mmedge.report.checked import Card
 from mmedge.spec import ModalitySpec
+from mmedge.stages.ignored import ignored_faults
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
 from mmedge.tasks import Head
@@ -91,6 +92,7 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
     labelled = card.splits["train"].labelled if card.splits else None
     found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))
+    found += ignored_faults(recipe, whole, lambda model: _factory(model, code))
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
     return card.with_faults(found)
 

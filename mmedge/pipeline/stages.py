@@ -115,9 +115,12 @@ def _distill(parent: Artifact, config: Distill, context: Context) -> results.Dis
 
 
 def _untaught(context: Context) -> None:
+    from mmedge.errors import UsageError, refuse
+    from mmedge.stages.ignored import ignored_faults
     from mmedge.training.faults import refuse_untaught
 
     refuse_untaught(context)
+    refuse(ignored_faults(context.recipe, context.dataset.contract, context.factory), UsageError)
 
 
 def _prune(parent: Artifact, config: Prune, context: Context) -> results.PruneResult:

@@ -240,14 +240,24 @@ def _importance(config: Prune, module: nn.Module) -> Any:
     return importance.BNScaleImportance()
 
 
+def _prunable(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, PRUNABLE)}
+
+
+def ignorable(module: nn.Module) -> dict[str, str]:
+    """{name that ``prune.ignore`` may say: the layer's}, also without the name of what wraps a user's module."""
+    layers = _prunable(module)
+    return {name.removeprefix("inner."): name for name in layers} | {name: name for name in layers}
+
+
 def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
     """The layers that stay as they are: those that the recipe names, and the last ones of the heads' widths."""
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, PRUNABLE)}
-    known = {name.removeprefix("inner."): name for name in layers}
+    layers, known = _prunable(module), ignorable(module)
     for name in config.ignore:
-        if name not in known and name not in layers:
+        if name not in known:
             raise UsageError(
-                f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+                f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are "
+                + ", ".join(layer.removeprefix("inner.") for layer in layers)
             )
     widths = Counter(contract.width(head) for head in contract.heads)
     order: dict[int, list[str]] = {width: [] for width in widths}
