@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
 import shutil
 import stat
@@ -10,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import JsonValue, ValidationError
 
-from mmedge import artifact
+from mmedge import artifact, encryption
 from mmedge.artifact import Artifact, not_understood
 from mmedge.backends.engine import Engine
 from mmedge.backends.onnxfile import beside
@@ -41,19 +42,30 @@ class Bundle:
         return self.artifact.path
 
 
-def read(path: Path, *, require_signature: str | Path | bytes | None = None, any_stage: bool = False) -> Bundle:
+def read(
+    path: Path,
+    *,
+    require_signature: str | Path | bytes | None = None,
+    any_stage: bool = False,
+    key: str | Path | bytes | None = None,
+) -> Bundle:
     """Read a bundle, folder or zip, verifying every file. ``require_signature``: a public key (PEM file, or its bytes).
 
-    ``any_stage``: the artifact of another stage is taken too.
+    ``any_stage``: the artifact of another stage is taken too. ``key``: what an encrypted one is decrypted with, which
+    is then unpacked in memory alone.
 
     Raises MmedgeError for a damaged, foreign, unsigned or wrongly signed one, UsageError for another kind of artifact.
     """
+    if key is not None and not encryption.is_encrypted(path):
+        raise UsageError("a key is given, and the bundle is not encrypted", where=str(path), todo="leave the key out")
     if path.is_file():
-        _refuse_parts(path)
+        content = None if key is None else encryption.decrypt(path, encryption.read_key(key))
+        if content is None:
+            _refuse_parts(path)
         held = ExitStack()
-        folder = held.enter_context(scratch())
+        folder = held.enter_context(scratch(encryption.memory_folder() if content else None))
         try:
-            unpack(path, folder)
+            unpack(path, folder, content)
             return Bundle(_verified(folder, path, require_signature, any_stage), held)
         except BaseException:
             held.close()
@@ -67,6 +79,10 @@ def read(path: Path, *, require_signature: str | Path | bytes | None = None, any
 
 def _refuse_parts(path: Path) -> None:
     """A graph or manifest is no bundle; where it lies in one, that one was meant."""
+    if encryption.is_encrypted(path):
+        raise UsageError(
+            "the bundle is encrypted", where=str(path), todo="load it with its key: load(path, key=KEYFILE)"
+        )
     inside = next((folder for folder in path.parents if (folder / artifact.MANIFEST).is_file()), None)
     if path.suffix.lower() == ".onnx" or (inside is not None and not zipfile.is_zipfile(path)):
         raise MmedgeError(
@@ -205,11 +221,25 @@ def belonging(engine: Engine, precision: str, graph: Path, contract: Contract) -
 
 def pack(folder: Path, target: Path) -> None:
     """Write a bundle's folder as one zip file, nothing compressed, so that it is read as fast as the files are."""
+    with artifact.replacing(target) as temporary, temporary.open("wb") as stream:
+        _packed(folder, stream)
+
+
+def encrypt(folder: Path, target: Path, key: str | Path | bytes) -> None:
+    """Write a bundle's folder as one encrypted file, its signature included where it has one."""
+    secret, content = encryption.read_key(key), io.BytesIO()
+    _packed(folder, content)
+    content.seek(0)
+    with artifact.replacing(target) as temporary, temporary.open("wb") as stream:
+        encryption.encrypt(content, stream, secret)
+
+
+def _packed(folder: Path, stream: BinaryIO) -> None:
     listed = artifact.read(folder)
     names = [artifact.MANIFEST, *sorted(listed.files)]
     if (folder / SIGNATURE).is_file():
         names.insert(1, SIGNATURE)
-    with artifact.replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as out:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as out:
         for name in names:
             # A fixed date: the same bundle is the same file.
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
@@ -217,14 +247,14 @@ def pack(folder: Path, target: Path) -> None:
             out.writestr(entry, (folder / name).read_bytes())
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a bundle's zip into an empty folder.
+def unpack(archive: Path, folder: Path, content: io.BytesIO | None = None) -> None:
+    """Unpack a bundle's zip into an empty folder. ``content``: of an archive that was encrypted.
 
     Raises MmedgeError for what no bundle holds: names that lead out of the folder, links, the same name twice,
     compressed or encrypted entries, sizes that are not those of the file.
     """
     try:
-        with zipfile.ZipFile(archive) as source:
+        with zipfile.ZipFile(content or archive) as source:
             entries = source.infolist()
             _check_entries(archive, entries)
             for entry in entries:

@@ -42,10 +42,13 @@ def held(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for temporary files, removed at the end, or, where this process is killed, by the next that wants one."""
-    _remove_scratch()
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as name, held(Path(name)):
+def scratch(inside: Path | None = None) -> Iterator[Path]:
+    """A folder for temporary files, removed at the end, or, where this process is killed, by the next that wants one.
+
+    ``inside``: a folder to make it in instead of the system's.
+    """
+    _remove_scratch(inside)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=inside, ignore_cleanup_errors=True) as name, held(Path(name)):
         yield Path(name)
 
 
@@ -99,11 +102,11 @@ def remove_of_run(out: Path) -> None:
     _remove_scratch()
 
 
-@lru_cache(maxsize=1)  # once a process
-def _remove_scratch() -> None:
+@lru_cache(maxsize=2)  # once a process, in each place
+def _remove_scratch(inside: Path | None = None) -> None:
     if fcntl is None:
         return
-    temporary = Path(tempfile.gettempdir())
+    temporary = inside or Path(tempfile.gettempdir())
     with suppress(OSError):
         remove([path for path in temporary.glob(f"{_SCRATCH}*") if path.lstat().st_uid == os.getuid()])
 

@@ -283,14 +283,23 @@ def bundle_options(command: Callable[..., int]) -> Callable[..., int]:
         metavar="KEY",
         help="The public key (PEM) that must have signed the bundle; without its signature nothing is loaded.",
     )
+    @click.option(
+        "--key", type=click.Path(path_type=Path), metavar="KEYFILE", help="What the bundle was encrypted with."
+    )
     @functools.wraps(command)
     def wrapper(
-        *args: Any, bundle: Path, target: str | None, threads: int, require_signature: Path | None, **more: Any
+        *args: Any,
+        bundle: Path,
+        target: str | None,
+        threads: int,
+        require_signature: Path | None,
+        key: Path | None,
+        **more: Any,
     ) -> int:
         def load() -> Engine:
             from mmedge import runtime
 
-            return runtime.load(bundle, target, threads, require_signature=require_signature)
+            return runtime.load(bundle, target, threads, require_signature=require_signature, key=key)
 
         return command(*args, open_engine=load, **more)
 

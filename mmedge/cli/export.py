@@ -12,8 +12,9 @@ from mmedge.errors import UsageError
 
 @click.command(
     help="Build the engines and the bundle. RECIPE is a recipe file, or the artifact of an earlier stage, or a finished bundle"
-    " that is only to be zipped or signed."
+    " that is only to be zipped, signed or encrypted."
     "\n\n\b\nExamples:\n  mmedge export recipes/avdigits.yaml --out runs/demo --zip\n  mmedge export runs/demo/bundle --sign KEY.pem"
+    "\n  mmedge export runs/demo/bundle --encrypt KEYFILE"
     "\n  mmedge export --rebuild runs/demo/bundle"
 )
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
@@ -24,6 +25,12 @@ from mmedge.errors import UsageError
 @click.option("--zip", "zipped", is_flag=True, help="Write the bundle as one file, too: BUNDLE.zip.")
 @click.option(
     "--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign the bundle with an Ed25519 key (PEM)."
+)
+@click.option(
+    "--encrypt",
+    type=click.Path(path_type=Path),
+    metavar="KEYFILE",
+    help="Write the bundle as one encrypted file, too: BUNDLE.enc. The key is 32 bytes, or 64 hexadecimal digits.",
 )
 @click.option(
     "--rebuild",
@@ -39,6 +46,7 @@ def export(
     overrides: tuple[str, ...],
     zipped: bool,
     sign: Path | None,
+    encrypt: Path | None,
     rebuild: Path | None,
     as_json: bool,
 ) -> int:
@@ -49,26 +57,30 @@ def export(
             from mmedge.profiling.rebuild import rebuild as build
 
             built = build(rebuild, progress=display)
-        _finish(rebuild, zipped, sign)
+        _finish(rebuild, zipped, sign, encrypt)
         if as_json:
             print_json({name: engine.record() for name, engine in built.items()})
         return 0
     assert recipe is not None
-    if recipe.is_dir() and (zipped or sign) and _is_bundle(recipe):
+    if encrypt is not None:  # before hours of building
+        from mmedge.encryption import read_key
+
+        read_key(encrypt)
+    if recipe.is_dir() and (zipped or sign or encrypt) and _is_bundle(recipe):
         if out or start or overrides:
             raise UsageError(
                 "--out, --from and --set have no meaning for a finished bundle: it is signed where it is, and zipped beside it",
                 where=str(recipe),
                 todo=f"mmedge export {recipe} without them",
             )
-        files = _finish(recipe, zipped, sign)
+        files = _finish(recipe, zipped, sign, encrypt)
         if as_json:
             print_json({"bundle": str(recipe), "files": files})
         return 0
     from mmedge.cli.stages import RunOptions, run_stages
 
     code, written = run_stages(RunOptions(recipe, out, start, overrides), "export", as_json)
-    _finish(written / "bundle", zipped, sign)
+    _finish(written / "bundle", zipped, sign, encrypt)
     return code
 
 
@@ -78,8 +90,8 @@ def _is_bundle(path: Path) -> bool:
     return artifact.read(path).stage == "bundle"
 
 
-def _finish(bundle: Path, zipped: bool, sign: Path | None) -> list[str]:
-    """Sign and zip a bundle, in this order, so that the one file holds the signature."""
+def _finish(bundle: Path, zipped: bool, sign: Path | None, encrypt: Path | None) -> list[str]:
+    """Sign a bundle, then zip and encrypt it, so that the one file holds the signature."""
     from mmedge import bundle as bundles
 
     written = []
@@ -89,6 +101,10 @@ def _finish(bundle: Path, zipped: bool, sign: Path | None) -> list[str]:
     if zipped:
         target = bundle.with_name(f"{bundle.name}.zip")
         bundles.pack(bundle, target)
+        written.append(str(target))
+    if encrypt is not None:
+        target = bundle.with_name(f"{bundle.name}.enc")
+        bundles.encrypt(bundle, target, encrypt)
         written.append(str(target))
     for file in written:
         click.echo(f"written: {file}", err=True)

@@ -36,12 +36,14 @@ def load(
     providers: Sequence[Any] | None = None,
     require_signature: str | Path | bytes | None = None,
     timeout_s: float | None = None,
+    key: str | Path | bytes | None = None,
 ) -> Engine:
     """Load a bundle, a folder or a zip file, verifying every file before it is used.
 
     ``target``: one that the bundle holds; ``onnxruntime-cpu`` where none is named. ``providers``: ONNX Runtime's own,
     as ``["TensorrtExecutionProvider"]``, instead of the target's. ``require_signature``: the public key (PEM) that must
-    have signed the bundle. ``timeout_s``: what opening a graph, and each of its runs, may take, for a bundle that you do
+    have signed the bundle. ``key``: the file, or the 32 bytes, that an encrypted bundle was encrypted with: it is opened in
+    memory, and nothing decrypted is written to a disk. ``timeout_s``: what opening a graph, and each of its runs, may take, for a bundle that you do
     not trust: an unsigned graph may compute for ever (``onnxruntime-cpu`` alone; it adds a process at opening and some
     0.2 ms a run). Raises MmedgeError for a damaged, foreign or unsigned one, and for one that takes longer, UsageError
     for an unknown target, MissingDependency where the target cannot run here.
@@ -52,6 +54,7 @@ def load(
         ("threads", threads, int),
         ("providers", providers, (list, tuple, type(None))),
         ("require_signature", require_signature, (str, os.PathLike, bytes, type(None))),
+        ("key", key, (str, os.PathLike, bytes, type(None))),
         ("timeout_s", timeout_s, (int, float, type(None))),
     ):
         if not isinstance(given, takes):
@@ -60,7 +63,7 @@ def load(
             )
     if timeout_s is not None and not 0 < timeout_s <= threading.TIMEOUT_MAX:
         raise UsageError(f"load's timeout_s cannot be {timeout_s!r}", todo="give seconds: timeout_s=10")
-    read = bundles.read(Path(path), require_signature=require_signature)
+    read = bundles.read(Path(path), require_signature=require_signature, key=key)
     found = read.artifact
     contract = contract_of(found)
     backend = target or GRAPH_BACKEND
