@@ -133,3 +133,11 @@ def test_tensors_that_fill_the_memory_or_hold_nothing_are_refused_by_the_spec():
     ):
         with pytest.raises(ValidationError, match="is empty, or larger than"):
             wrong()
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "wordpiece", "unigram"])
+def test_a_tokenizer_learns_from_no_more_of_a_text_than_is_ever_looked_at(tokenizer):
+    spec = TextSpec(kind="text", length=8, vocabulary=300, tokenizer=tokenizer)
+    texts = ["red stone in a cold river", "a warm blue stone", "x" + " red river" * 7000]
+    learned = preprocess.fit_vocabulary(spec, [*texts[:2], texts[2] + " zzqqzzqq" * 1_000_000])
+    assert learned == preprocess.fit_vocabulary(spec, texts) and "zz" not in learned.fitted
