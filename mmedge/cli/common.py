@@ -238,6 +238,7 @@ def progress() -> Iterator[Any]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -252,7 +253,7 @@ def progress() -> Iterator[Any]:
         TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         class Bars:
             def step(self, task: str, done: int, total: int, text: str = "") -> None:

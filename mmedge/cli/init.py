@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,8 @@ from mmedge.errors import UsageError
 _SHOWN = 60
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from mmedge.data.wizard.propose import Proposal
 
 
@@ -72,7 +74,7 @@ def init(
         print_json(reference.schema())
         return
     if keys is not None:
-        _tell_keys(keys, as_json)
+        _show_keys(keys, as_json)
         return
     if manifest is None:
         raise UsageError(
@@ -133,12 +135,12 @@ def _write(proposal: Proposal, out: Path, module: Path | None) -> None:
     load(out)  # what it writes is a valid recipe, or this says why
 
 
-def _record(proposal: Proposal, out: Path, module: Path | None) -> dict[str, Any]:
+def _record(proposal: Proposal, out: Path, module: Path | None) -> dict[str, JsonValue]:
     from mmedge.data.wizard.propose import keys_of
 
     return {
         "recipe": str(out),
-        "code": module and str(module),
+        "code": str(module) if module else None,
         "rows": proposal.rows,
         "target": proposal.target,
         "task": proposal.task,
@@ -147,7 +149,7 @@ def _record(proposal: Proposal, out: Path, module: Path | None) -> dict[str, Any
     }
 
 
-def _tell_keys(within: str, as_json: bool) -> None:
+def _show_keys(within: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from mmedge.recipe.reference import sections

@@ -30,6 +30,7 @@ def sensitivity(measured: SensitivityRecord) -> str:
     axes.set_xlabel("error of the outputs, it alone in INT8 (hollow: taken back to FP32)")
     for branch, colour in colours.items():
         axes.barh(0, 0, color=colour, label=branch)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    if colours:
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(alpha=0.25, axis="x")
     return svg_of(figure)
