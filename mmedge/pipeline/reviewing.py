@@ -115,17 +115,18 @@ def _disagreements(first: Ran, second: Ran, context: Context) -> Any:
 def _named(record: DisagreementRecord, seen: Samples, contract: Contract, context: Context) -> DisagreementRecord:
     """With the row of the whole split and, as far as the recipe allows, its id and its pictures."""
     at, allowed = record.row - 1, context.recipe.report.samples
-    more: dict[str, Any] = {"row": context.dataset.test.ids.index(seen.ids[at]) + 1}
-    if allowed != "rows":
-        more["id"] = seen.ids[at]
-    if allowed == "pictures":
-        drawn = {
-            name: picture(contract.modalities[name], x[at])
-            for number, (name, x) in enumerate(seen.inputs.items())
-            if seen.present[at, number]
-        }
-        more["pictures"] = {name: uri for name, uri in drawn.items() if uri}
-    return DisagreementRecord(**record.record() | more)
+    named = record.model_copy(update={"row": context.dataset.test.ids.index(seen.ids[at]) + 1})
+    if allowed == "rows":
+        return named
+    named = named.model_copy(update={"id": seen.ids[at]})
+    if allowed == "ids":
+        return named
+    drawn = {
+        name: picture(contract.modalities[name], x[at])
+        for number, (name, x) in enumerate(seen.inputs.items())
+        if seen.present[at, number]
+    }
+    return named.model_copy(update={"pictures": {name: uri for name, uri in drawn.items() if uri}})
 
 
 def on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Outputs]:

@@ -43,7 +43,7 @@ def contributed(report: Report, picture: Picture) -> list[tuple[ContributionsRec
     return [(found, picture(contribution.draw, found)) for found in report.contributions or ()]
 
 
-def frontier_of(report: Report, picture: Picture) -> dict[str, Any]:
+def frontier_of(report: Report, picture: Picture) -> dict[str, object]:
     """``points``, and their picture; nothing where fewer than two candidates have all three figures."""
     points = frontier.points(report)
     return {"points": points, "picture": picture(frontier.draw, report)} if len(points) > 1 else {}

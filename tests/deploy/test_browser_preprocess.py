@@ -127,7 +127,7 @@ def test_answers_of_every_task_are_those_of_the_runtime(in_node, made_bundle, ta
     engine.contract = engine.contract.model_copy(update={"heads": {name: head}})
     rows = np.array([[2, 0.5, -3], [-1, -2, -1], [0, 1, 4], [20, 30, -900], [900, -900, 800]], np.float32)
     rows = rows[:, : engine.contract.width(name)]
-    expected = [answer.record() for answer in engine.answers({name: rows})]
+    expected = [prediction.record() for prediction in engine.predictions({name: rows})]
     for got, wanted in zip(
         in_node([("answer", engine.contract, {name: row.tolist()}) for row in rows]), expected, strict=True
     ):

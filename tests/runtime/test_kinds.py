@@ -51,7 +51,7 @@ def test_every_subset_answers_by_its_own_engine_as_the_whole_one_does(engine):
         whole = engine._run(tensors)
         alone = engine.run({name: tensors[name] for name in names})[next(iter(engine.contract.heads))]
         np.testing.assert_allclose(alone, whole[next(iter(engine.contract.heads))], atol=1e-5)
-        expected = engine.answers(whole)[0].probabilities
+        expected = engine.predictions(whole)[0].probabilities
         assert engine.predict(**given).probabilities == pytest.approx(expected, abs=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmedge import artifact, runtime
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.runtime.stream import Stream, answers
+from mmedge.runtime.stream import Stream, answers, predictions
 
 
 @pytest.fixture(scope="module")
@@ -258,10 +258,11 @@ def test_async_sources_of_different_rates_are_aligned(engine, sample):
 
     async def collect():
         return [
-            answer async for answer in answers(Stream(engine, 10), {"image": images(), "vitals": vitals()}, "image")
+            answer async for answer in predictions(Stream(engine, 10), {"image": images(), "vitals": vitals()}, "image")
         ]
 
     got = asyncio.run(collect())
+    assert answers is predictions  # as version 0.1 called it
     assert [answer.at for answer in got] == [0, 0.5, 1, 1.5, 2, 2.5]
     assert got[-1].ages_s == pytest.approx({"image": 0.0, "vitals": 0.5})
     assert got[1].ages_s["vitals"] == pytest.approx(0.5)
