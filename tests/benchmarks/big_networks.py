@@ -149,7 +149,7 @@ def users_file() -> None:
         feed = {"image": held[:1]}
         ratio = ratios_to(int8, {"fp32": fp32}, feed, Measure(runs=200, warmup=8), Silent(), longest_s=600)["fp32"]
     median, low, high = ratio.value, ratio.low, ratio.high
-    drop = next(row for row in report["candidates"] if row["precision"] == "int8")
+    drop = next(row for row in report.candidates if row.precision == "int8").record()
     print(f"INT8 is {median:.2f} [{low:.2f}, {high:.2f}] times faster (asked: 2.5) and loses {drop['drop']:+.4f} [{drop['drop_ci95'][0]:+.4f}, {drop['drop_ci95'][1]:+.4f}] of accuracy (allowed: 0.01)")  # fmt: skip
     print("kernels:", drop.get("int8_kernels"))
 
