@@ -1,5 +1,6 @@
 """Reading recipes: every fault at once, each with its line and, where one is near, the key that was meant."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -342,3 +343,12 @@ def test_no_modality_is_called_what_the_network_that_holds_it_has_already():
         name for name in dir(own) if str(getattr(getattr(own, name), "__module__", "")).startswith("transformers")
     }
     assert {name for name in dir(own) if not name.startswith("_")} - theirs <= RESERVED
+
+
+@pytest.mark.parametrize(
+    "name", ["fusion", "logits", "target", "json", "threads", "present", "out", "self.x", "a b", "[/x]"]
+)
+def test_a_modality_whose_name_means_something_elsewhere_is_told(tmp_path, name):
+    text = GOOD.replace("audio: {kind", f"{json.dumps(name)}: {{kind")
+    told = faults(tmp_path, text)
+    assert "a modality cannot be called" in told or "must be a Python identifier" in told
