@@ -26,7 +26,8 @@ Outputs = Mapping[str, np.ndarray]
 Predict = Callable[[np.ndarray], Outputs]
 # {subset: (rows that have all of it, outputs)}.
 SubsetOutputs = Mapping[str, tuple[np.ndarray, Outputs]]
-_BATCH = 250
+# Samples that are run at a time, and bytes of their inputs: a network's maps inside take some hundred times as much.
+_BATCH, _BYTES = 250, 8 << 20
 
 
 def metric_of(contract: Contract) -> str:
@@ -172,8 +173,10 @@ def balanced(quality: float, subsets: Collection[float]) -> float:
 
 def batched_outputs(run: Run, samples: Samples, present: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """Every output of a model, batch by batch in the samples' order. ``present``: bool [n, M]."""
-    for start in range(0, len(samples), _BATCH):
-        rows = slice(start, start + _BATCH)
+    sample = sum(x.dtype.itemsize * int(np.prod(x.shape[1:])) for x in samples.inputs.values())
+    batch = int(np.clip(_BYTES // max(1, sample), 1, _BATCH))
+    for start in range(0, len(samples), batch):
+        rows = slice(start, start + batch)
         inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()}
         yield dict(run({**inputs, "present": np.array(present[rows])}))
 

@@ -276,15 +276,20 @@ def save(module: nn.Module, folder: Path, history: list[Any]) -> None:
     """Write weights and pruning history into an artifact's folder; weights that share memory are written once a name."""
     from safetensors.torch import save_file
 
-    state, taken = {}, set()
-    for name, value in module.state_dict().items():
-        kept = value.detach().contiguous().cpu()
-        memory = kept.untyped_storage().data_ptr()
-        state[name] = kept.clone() if memory in taken else kept
-        taken.add(memory)
-    save_file(state, folder / WEIGHTS)
+    save_file(unshared(module.state_dict()), folder / WEIGHTS)
     if history:
         (folder / HISTORY).write_text(json.dumps(history))
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: on the CPU, and copied where one shares the memory of another, as tied weights do."""
+    found, taken = {}, set()
+    for name, value in tensors.items():
+        kept = value.detach().contiguous().cpu()
+        memory = kept.untyped_storage().data_ptr()
+        found[name] = kept.clone() if memory in taken else kept
+        taken.add(memory)
+    return found
 
 
 def rebuild(artifact: Artifact, factory: Any = None, weights: str = WEIGHTS) -> nn.Module:
@@ -295,11 +300,16 @@ def rebuild(artifact: Artifact, factory: Any = None, weights: str = WEIGHTS) -> 
             where=str(artifact.path),
             todo="use the artifact of teacher, distill or prune",
         )
-    section, contract = Model.model_validate(artifact.meta["model"]), contract_of(artifact)
+    section, contract = section_of(artifact), contract_of(artifact)
     module = build(section, contract, factory=factory, fresh=True)
     apply_history(module, history_of(artifact), contract)
     load_weights(module, artifact.file(weights))
     return module.eval()
+
+
+def section_of(artifact: Artifact) -> Model:
+    """The section that an artifact's model was built by. Version 0.1, which wrote of no pooling, knew the mean alone."""
+    return Model.model_validate({"text_pooling": "mean", **artifact.meta["model"]})
 
 
 def history_of(artifact: Artifact) -> list[Any]:

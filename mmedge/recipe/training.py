@@ -53,6 +53,14 @@ class Model(Frozen):
     embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
     hidden: int = Field(64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
+    token_dropout: float = Field(
+        0.3, ge=0, lt=1, description="Share of a text's tokens that its built-in encoder does not see in training."
+    )
+    text_pooling: Literal["max", "mean"] = Field(
+        "max",
+        description="How the built-in encoder of a text comes to one vector. max: the mean of the tokens' embeddings beside"
+        " the most that each convolution found anywhere; mean: the mean of the convolutions, as version 0.1 had it.",
+    )
 
     @field_validator("factory")
     @classmethod

@@ -175,7 +175,7 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
             kind="text",
             length=int(np.clip(8 * np.ceil(float(np.percentile(tokens, 95)) / 8), 8, 128)),
             tokenizer="bpe",
-            vocabulary=int(np.clip(2 * vocabulary, 400, 4000)),
+            vocabulary=int(np.clip(2 * vocabulary, 400, 8000)),
         )
         question = "does it name people? Then take it out, or redact it" if _NAME.search(name) else None
         return Column(name, "text", f"free text, {words:.1f} words on average", spec, question=question)

@@ -32,7 +32,7 @@ _SHIFTS = {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows
 # Columns that are not used and told one by one.
 _LISTED = 60
 # Optimizer steps that a small model settles in.
-_STEPS = 600
+_STEPS = 1000
 
 
 # The module of ``--code``.

@@ -13,7 +13,7 @@ from mmedge.errors import AccuracyGateFailed, MissingDependency, MmedgeError, Pe
 from mmedge.measure.blocks import preferred_block
 from mmedge.measure.budget import WHOLE, Budget
 from mmedge.models import load
-from mmedge.recipe import Model, Prune
+from mmedge.recipe import Prune
 from mmedge.report.pruning import AttemptRecord, PruningRecord, ScoreRecord
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
@@ -135,7 +135,7 @@ def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageR
     """What was kept as the files of an artifact; the parent's where nothing was."""
     if kept is None or kept.fitted is None:
         return write_unchanged(parent, work.context)
-    model = Model.model_validate(parent.meta["model"])
+    model = load.section_of(parent)
     return write_trained(Trained(kept.module, work.contract, kept.fitted, model, kept.history), work.context)
 
 

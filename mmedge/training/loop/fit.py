@@ -23,6 +23,7 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch, Training, batches, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.device import training_device
+from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.log import logging_to
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
@@ -73,7 +74,11 @@ def fit(
     notes: tuple[str, ...] = ()
     diverged = False
     kind = train.log if processes.is_main() else "csv"
-    with logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log, synchronised(run.parts):
+    with (
+        logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log,
+        synchronised(run.parts),
+        computed_once(module, state.with_suffix(f".frozen{processes.rank()}"), _inputs(training)) as of_frozen,
+    ):
         for epoch in range(len(run.history), train.epochs):
             if _stalled(run.history, train.early_stopping):
                 notes = (
@@ -99,10 +104,10 @@ def fit(
             log.row(run.history[-1])
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
-    module.load_state_dict(run.best)
+    module.load_state_dict(run.best, strict=False)  # it lacks what was not trained
     processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
     module.to("cpu").eval()
-    return Fitted(run.history, best, notes, diverged)
+    return Fitted(run.history, best, (*notes, *of_frozen), diverged)
 
 
 def _prepared(module: nn.Module, objective: Objective, training: Training) -> tuple[State, Any]:
@@ -116,6 +121,13 @@ def _prepared(module: nn.Module, objective: Objective, training: Training) -> tu
     learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
     average = Average(module, train.ema) if train.ema else None
     return State(parts, optimizer_of(parts, train), scaler_of(train, device), average), learner
+
+
+def _inputs(training: Training) -> int:
+    """How many different inputs a part of the network gets; 0 where none comes again, or what is compiled is not to be touched."""
+    train = training.schedule
+    views = min(train.views, train.epochs) * len(training.samples) + len(training.validation)
+    return 0 if train.epochs == 1 or train.compile else views
 
 
 class _Learner(nn.Module):
@@ -225,7 +237,11 @@ def _validated(run: State, module: nn.Module, training: Training) -> dict[str, f
     with run.average.swapped_in() if run.average else nullcontext():
         figures = processes.of_main(lambda: _validate(module, training))
         if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
-            run.best = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            still = {
+                name for name, weight in module.named_parameters(remove_duplicate=False) if not weight.requires_grad
+            }
+            live = module.state_dict()
+            run.best = {name: value.detach().clone() for name, value in live.items() if name not in still}
     return figures
 
 

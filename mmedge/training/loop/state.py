@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.artifact import replacing
+from mmedge.models.load import unshared
 from mmedge.training.loop.optimizer import Average
 
 
@@ -48,8 +49,7 @@ class State:
             "updates": json.dumps(self.average.updates if self.average else 0),
         }
         with replacing(path) as temporary:
-            # Cloned, since tied weights share memory, which the format does not have.
-            save_file({n: v.detach().cpu().clone().contiguous() for n, v in tensors.items()}, temporary, described)
+            save_file(unshared(tensors), temporary, described)
 
     def restore(self, path: Path) -> None:
         """Take the state of ``path`` on, where there is such a file."""

@@ -16,6 +16,12 @@ def test_every_class_has_its_share_in_every_split():
         np.testing.assert_allclose(np.bincount(parts[labels == label], minlength=3) / count, SHARES, atol=0.06)
 
 
+def test_a_class_of_few_rows_goes_where_most_of_it_is_due():
+    # One row: .7 of it is due to the second part. Two: then .5 * 2 is due to the second and .3 * 2 to the third.
+    assert by_ratio(np.array(["a"]), None, [0.15, 0.7, 0.15], 0).tolist() == [1]
+    assert sorted(by_ratio(np.array(["a", "a"]), None, [0.2, 0.5, 0.3], 0)) == [1, 2]
+
+
 def test_the_seed_decides_and_nothing_else():
     labels = np.array(list("ab") * 50)
     assert (by_ratio(labels, None, SHARES, 0) == by_ratio(labels, None, SHARES, 0)).all()
