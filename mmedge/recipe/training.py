@@ -58,7 +58,7 @@ class Model(Frozen):
     )
     text_pooling: Literal["max", "mean"] = Field(
         "max",
-        description="How the built-in encoder of a text comes to one vector. max: the mean of the tokens' embeddings beside"
+        description="How the built-in encoder of a text comes to one vector. max: the sum of the tokens' embeddings beside"
         " the most that each convolution found anywhere; mean: the mean of the convolutions, as version 0.1 had it.",
     )
 

@@ -50,30 +50,41 @@ def test_a_word_that_was_seldom_seen_says_next_to_nothing():
     assert 0.01 < reader().embed.weight.std() < 0.03
 
 
-def test_a_text_is_the_mean_of_its_words_beside_the_most_that_is_found_anywhere():
+def test_a_text_is_the_bag_of_its_words_beside_the_most_that_is_found_anywhere():
     encoder = reader(dropout=0.0).eval()
-    words = torch.tensor([[3, 5, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
+    words = torch.tensor([[3, 5, 3, 5, 0, 0, 0, 0, 0, 0, 0, 0]])
     pooled = []
     encoder.project.register_forward_pre_hook(lambda layer, x: pooled.append(x[0]))
     encoder(words)
     table = encoder.embed.weight
-    torch.testing.assert_close(pooled[0][0, :6], (2 * table[3] + table[5]) / 3)
+    torch.testing.assert_close(pooled[0][0, :6], (2 * table[3] + 2 * table[5]) / 2)  # four words: over the root of 4
     maps = encoder.features(encoder.embed(words).transpose(1, 2) * (words != 0).float().unsqueeze(1))
-    torch.testing.assert_close(pooled[0][0, 6:], maps[0, :, :3].amax(dim=1))
+    torch.testing.assert_close(pooled[0][0, 6:], maps[0, :, :4].amax(dim=1))
+
+
+def test_the_words_learn_by_the_bag_alone_and_the_convolutions_on_top():
+    encoder = reader(dropout=0.0, token_dropout=0.0).train()
+    pooled = []
+    encoder.project.register_forward_pre_hook(lambda layer, x: pooled.append(x[0]))
+    encoder(torch.tensor([[3, 5, 3, 5] + [0] * 8, [3, 3] + [0] * 10]))
+    pooled[0][:, 6:].sum().backward(retain_graph=True)
+    assert not encoder.embed.weight.grad.any() and encoder.features[0].weight.grad.any()
+    pooled[0][1, :6].sum().backward()
+    torch.testing.assert_close(encoder.embed.weight.grad[3], torch.full((6,), 2 / 2**0.5))
+    assert not encoder.embed.weight.grad[5].any()
 
 
 def test_a_share_of_the_words_is_not_seen_in_training_and_every_one_afterwards():
     encoder = reader(token_dropout=0.5, dropout=0.0)
     words, seen = torch.full((400, 12), 7), []
-    encoder.project.register_forward_pre_hook(lambda layer, x: seen.append(x[0][:, :6]))
+    encoder.project.register_forward_pre_hook(lambda layer, x: seen.append(x[0][:, :6] / encoder.embed.weight[7]))
     encoder.train()(words)
-    # The mean is over the words that are seen: of one word it is that word's, however many are left.
-    torch.testing.assert_close(seen[0], encoder.embed.weight[7].expand(400, 6))
-    mixed = torch.tensor([[3, 5] * 6]).repeat(400, 1)
-    encoder(mixed)
-    assert seen[1].std(dim=0).min() > 0
-    encoder.eval()(mixed)
-    assert seen[2].std(dim=0).max() < 1e-7
+    encoder.eval()(words)
+    # n equal words over the root of n are the root of n words.
+    counts = (seen[0][:, 0] ** 2).round()
+    torch.testing.assert_close(seen[0] ** 2, counts[:, None].expand(400, 6), rtol=1e-3, atol=1e-3)
+    assert 5.5 < counts.mean() < 6.5 and counts.min() < 4 and counts.max() > 8
+    torch.testing.assert_close(seen[1] ** 2, torch.full((400, 6), 12.0), rtol=1e-3, atol=1e-3)
 
 
 def test_the_mean_of_convolutions_is_what_an_artifact_of_version_0_1_has():

@@ -1,4 +1,4 @@
-"""Encoder of texts: the mean of its tokens' embeddings, and the largest that convolutions along them find."""
+"""Encoder of texts: a bag of its tokens' embeddings, and the most that convolutions along them find."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def build(spec: TextSpec, encoder: Encoder, model: Model) -> nn.Module:
 class TextEncoder(nn.Module):
     """Token embeddings of the first width and 1-D convolutions over 3 tokens, brought from the text's length to one vector.
 
-    By ``text_pooling`` max that is the mean of the embeddings, which is a bag of words (Iyyer et al. 2015, "Deep
-    unordered composition rivals syntactic methods for text classification", from whom the token dropout is too), beside
-    the most that each convolution found anywhere (Kim 2014, "Convolutional neural networks for sentence
-    classification"); by mean it is the convolutions' mean. What is padding counts in neither.
+    By ``text_pooling`` max that is the sum of the n embeddings over the root of n, which is a bag of words (Iyyer et al.
+    2015, "Deep unordered composition rivals syntactic methods for text classification", from whom the token dropout is
+    too), beside the most that each convolution found anywhere (Kim 2014, "Convolutional neural networks for sentence
+    classification"). The embeddings learn by the bag alone: convolutions that may move those of rare tokens learn texts
+    by heart. By mean it is the convolutions' mean. What is padding counts in neither.
 
     ``forward``: int64 [batch, length] -> [batch, embedding]. A text of nothing but padding gives a finite vector.
     ``masked``, where texts may be of any length: padding is nothing after every layer, so that the output does not
@@ -51,17 +52,13 @@ class TextEncoder(nn.Module):
         if self.training and self.token_dropout:
             seen = mask * (torch.rand_like(mask) >= self.token_dropout)
         embedded = self.embed(x).transpose(1, 2) * seen
-        features = embedded
+        features = embedded.detach() if self.bag and self.training else embedded
         for layer in self.features:
             features = layer(features)
             if self.masked and isinstance(layer, nn.ReLU):
                 features = features * mask
         features = features * mask
         if not self.bag:
-            return self.project(_mean(features, mask))
-        return self.project(torch.cat([_mean(embedded, seen), features.amax(dim=2)], dim=1))
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    """[batch, width, length] -> [batch, width], over what the mask [batch, 1, length] keeps; the rest of ``x`` is 0."""
-    return x.sum(dim=2) / mask.sum(dim=2).clamp(min=1.0)
+            return self.project(features.sum(dim=2) / mask.sum(dim=2).clamp(min=1.0))
+        bag = embedded.sum(dim=2) / seen.sum(dim=2).clamp(min=1.0).sqrt()
+        return self.project(torch.cat([bag, features.amax(dim=2)], dim=1))
