@@ -39,7 +39,7 @@ class RunRecord(Record):
     mmedge: str
     seed: int
     verdict: str
-    failed: list[str] = Field(description="Stage and name of each gate that did not pass.")
+    failed: list[str] = Field(description="Stage and name of each gate that did not pass, or of which one cannot tell.")
 
 
 class ComparisonRecord(Record):
@@ -164,7 +164,7 @@ def print_comparison(found: ComparisonRecord) -> None:
     console.print(table)
     for run in found.runs:
         console.print(
-            f"{run.name}: verdict {run.verdict}" + (f"; failed {', '.join(run.failed)}" if run.failed else "")
+            f"{run.name}: verdict {run.verdict}" + (f"; not passed: {', '.join(run.failed)}" if run.failed else "")
         )
     for note in found.notes:
         console.print(note)
@@ -172,7 +172,7 @@ def print_comparison(found: ComparisonRecord) -> None:
 
 def comparison_markdown(found: ComparisonRecord) -> str:
     """Two tables for a pull request: verdicts, and figures of what the runs have in common."""
-    lines = ["| run | recipe | mmedge | seed | verdict | failed gates |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| run | recipe | mmedge | seed | verdict | gates not passed |", "| --- | --- | --- | --- | --- | --- |"]
     for run in found.runs:
         lines.append(
             _row([run.name, run.recipe, run.mmedge, str(run.seed), run.verdict, ", ".join(run.failed) or "none"])
@@ -219,8 +219,11 @@ def markdown(report: Report) -> str:
 
 def _gate(stage: str, gate: GateRecord) -> str:
     value = "not measured" if gate.value is None else f"{gate.value:.4g}"
-    value += " [{:.4g}, {:.4g}]".format(*gate.ci95) if gate.ci95 else ""
-    return _row([stage, gate.name, f"{gate.limit:g}", value, "passed" if gate.passed else "**failed**"])
+    bounds = gate.bounds or gate.ci95
+    value += " [{:.4g}, {:.4g}]".format(*bounds) if bounds else ""
+    outcome = "passed" if gate.passed else "**cannot tell**" if gate.outcome == "cannot tell" else "**failed**"
+    outcome += f": about {gate.needs:,} samples would" if gate.needs else ""
+    return _row([stage, gate.name, f"{gate.limit:g}", value, outcome])
 
 
 def _row(cells: list[str]) -> str:

@@ -39,7 +39,7 @@ def test_two_runs_stand_side_by_side_with_what_changed(two, mmedge, finished):
     first, second = rows["distill", "latency p50", "ms"]
     assert second["change"] == pytest.approx(first["value"])
     assert ("prune", "image", "") in rows and ("export-onnxruntime-cpu", "latency p50", "of teacher") in rows
-    assert "(+0.050)" in said.err and "after: verdict fail; failed distill: quality" in said.err
+    assert "(+0.050)" in said.err and "after: verdict fail; not passed: distill: quality" in said.err
     page = (after / "comparison.html").read_text()
     assert "(+0.050)" in page and not (before / "comparison.html").exists()
 
@@ -47,7 +47,7 @@ def test_two_runs_stand_side_by_side_with_what_changed(two, mmedge, finished):
 def test_markdown_for_a_pull_request_has_the_same_figures_in_whole_tables(two, mmedge, finished):
     before, after, _ = two
     said = mmedge("report", before, after, "--format", "md")
-    assert said.code == 0 and "(+0.050)" in said.out and "failed distill" not in said.err
+    assert said.code == 0 and "(+0.050)" in said.out and "not passed" not in said.err
     single = mmedge("report", before, "--format", "md").out
     assert single == markdown(Report.model_validate(finished.report))
     quality = finished.report["stages"][0]["quality"]

@@ -93,6 +93,8 @@ def limits(report: Report) -> tuple[dict[str, float], dict[str, float]]:
                 along[name] = gate.limit * teacher.latency.p50_ms
             elif gate.name == "quality":
                 across[name] = gate.limit
+            elif gate.name == "quality_drop_to_teacher" and teacher and teacher.quality:
+                across[name] = teacher.quality.value - gate.limit
             elif gate.name == "quality_ratio_to_teacher" and teacher and teacher.quality:
                 across[name] = gate.limit * teacher.quality.value
     return along, across
