@@ -47,6 +47,8 @@ FIGURES: dict[str, tuple[bool, int]] = {
     "macs": (False, COST_EXIT),
     "macs_ratio_to_parent": (False, COST_EXIT),
     "size_bytes": (False, COST_EXIT),
+    "memory_bytes": (False, COST_EXIT),
+    "energy_mj": (False, COST_EXIT),
 }
 # What stands on every shipped engine, whatever the recipe's author forgot: labels drawn by chance shall never pass. So it is
 # judged by its bounds under every policy, and with this confidence.

@@ -10,6 +10,7 @@ from typing import Any
 from mmedge import gate
 from mmedge.gate import Estimate
 from mmedge.measure.comparing import SAME
+from mmedge.pipeline.costs import demanded
 from mmedge.pipeline.evidence import BASELINE, MAJORITY, Evidence, evidence_of
 from mmedge.pipeline.measuring import once
 from mmedge.pipeline.ran import Ran
@@ -89,6 +90,8 @@ class Judging:
         if done.result is None:
             return {}
         costs = self._costs(record) | self._gains(done)
+        if self.context is not None and done.artifact is not None:
+            costs |= demanded(done.artifact, names, self.context)
         found = {name: costs[name] for name in names if name in costs}
         asked = sorted(name for name in names if name not in found and gate.accuracy(name) and not gate.of_gain(name))
         return found | (self._of_outputs(done, record, asked) if asked else {})

@@ -83,6 +83,18 @@ def test_the_worst_label_and_calibration_are_gates(judged):
     assert code == 3 and gates["worst_class_recall"]["outcome"] == "fail" and not gates["ece"]["passed"]
 
 
+def test_memory_and_energy_are_measured_where_a_gate_names_them(judged):
+    """Memory of a fresh process beyond that before the model was opened; energy where the machine tells it."""
+    report, code = judged(
+        {ENGINE: {"memory_bytes": 1e9, "energy_mj": 1e9, "above_majority": -1.0}, "quantize": {"memory_bytes": 1.0}}
+    )
+    gates = {(stage["stage"], one["name"]): one for stage in report["stages"] for one in stage["gates"]}
+    memory, energy = gates[ENGINE, "memory_bytes"], gates[ENGINE, "energy_mj"]
+    assert memory["passed"] and 1e5 < memory["value"] < 5e8
+    assert energy["passed"] if "value" in energy else "was not measured" in energy["sentence"]
+    assert not gates["quantize", "memory_bytes"]["passed"] and code in (3, 4)
+
+
 def test_a_network_made_smaller_is_told_with_what_the_test_split_then_showed(finished):
     for stage in ("prune", "quantize"):
         notes = " ".join(finished.stage(stage)["notes"])
