@@ -102,7 +102,7 @@ def fusion() -> None:
         "prune": recipe.Prune(macs=0.5, train=recovery),
         "quantize": recipe.Quantize(),
         "export": recipe.Export(),
-        "gates": {},
+        "gates": "none",
         "measure": whole.measure.model_copy(update={"runs": 300}),
     }
     out = Path(os.environ.get("MMEDGE_BIG", "runs/big"))
