@@ -74,6 +74,10 @@ def test_budgets_are_what_the_validation_samples_can_tell_and_fixed_for_regressi
         recipe = recipes.load(tmp_path / f"{target}.yaml")
         for section in (recipe.prune, recipe.quantize):
             assert (section.max_drop, section.max_subset_drop) == pytest.approx((told, 2 * told), rel=0.05)
+            assert section.on_miss != "stop"
+        # What init wrote is a wish: nothing is demanded, neither of sizes nor of a precision, that would end a run.
+        assert recipe.prune.macs is None and not recipe.prune.budget.model_dump(exclude_none=True)
+        assert recipe.quantize.require is None and not recipe.export.asks_int8
 
 
 def test_names_in_chinese_and_with_blanks_are_kept(tmp_path):
