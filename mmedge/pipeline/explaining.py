@@ -23,7 +23,7 @@ from mmedge.measure.quality import Predict, Run, computed_once, module_run, pred
 from mmedge.measure.review import named
 from mmedge.progress import Progress
 from mmedge.recipe.code import load_attribute, refuse_foreign
-from mmedge.report.explained import EmbeddingRecord, ExplanationRecord, SaliencyRecord, SampleRecord
+from mmedge.report.explained import AttentionRecord, EmbeddingRecord, ExplanationRecord, SaliencyRecord, SampleRecord
 from mmedge.runtime.rows import sample_of
 from mmedge.tasks.head import Target
 
@@ -77,7 +77,7 @@ def explain(path: Path, wanted: Wanted, progress: Progress) -> ExplanationRecord
     of_whole = computed_once(lambda present: predict_graph(model.run, model.contract, whole, present))
     found = contributions(model.artifact.stage, whole, of_whole)
     each = _each(model, whole, of_whole, rows, ids) if found else []
-    saliency, embeddings = [], []
+    saliency, attention, embeddings = [], [], []
     if model.module is None:
         notes.append(
             "no integrated gradients and no features: an engine has no gradients; explain the artifact of teacher, distill or prune"
@@ -85,6 +85,7 @@ def explain(path: Path, wanted: Wanted, progress: Progress) -> ExplanationRecord
     else:
         progress.say("explain: evidence in pictures and spectrograms")
         saliency = _saliency(model, model.module, samples, wanted, notes)
+        attention = _attention(model.module, samples, wanted)
         progress.say("explain: features before and after fusion")
         embeddings = _embeddings(model.module, samples, predict, model, notes)
     return ExplanationRecord(
@@ -98,6 +99,7 @@ def explain(path: Path, wanted: Wanted, progress: Progress) -> ExplanationRecord
         contributions=found,
         each=each,
         saliency=saliency,
+        attention=attention,
         embeddings=embeddings,
         notes=notes,
     )
@@ -227,7 +229,7 @@ def _saliency(
     ((name, head),) = list(model.contract.heads.items())[:1]
     if len(model.contract.heads) > 1:
         notes.append(f"evidence is of the first head, {name}")
-    for row in np.unique(np.linspace(0, len(samples) - 1, min(wanted.pictures, len(samples))).round().astype(int)):
+    for row in _spread(len(samples), wanted.pictures):
         inputs = {key: np.array(x[row : row + 1]) for key, x in samples.inputs.items()}
         present = samples.present[row : row + 1]
         output = model.run({**inputs, "present": present})[name]
@@ -251,6 +253,28 @@ def _saliency(
             )
         )
     return found
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many rows, from all over."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist() if most else []
+
+
+def _attention(module: nn.Module, samples: Samples, wanted: Wanted) -> list[AttentionRecord]:
+    from mmedge.measure.attending import attention_maps, map_picture
+
+    rows = _spread(len(samples), wanted.pictures)
+    if not rows:
+        return []
+    chosen = samples.taken(np.array(rows))
+    maps = attention_maps(module, {name: np.array(x) for name, x in chosen.inputs.items()}, chosen.present)
+    return [
+        AttentionRecord(
+            row=int(sample), layer=layer, queries=x.shape[1], keys=x.shape[2], picture=map_picture(x[number])
+        )
+        for layer, x in maps.items()
+        for number, sample in enumerate(chosen.ids)
+    ]
 
 
 def _embeddings(

@@ -39,6 +39,16 @@ class SaliencyRecord(Record):
     gap: float
 
 
+class AttentionRecord(Record):
+    """What one attention layer attends to on a sample, the mean over its heads, as a picture: a row a query, dark where it attends."""
+
+    row: int
+    layer: str
+    queries: int
+    keys: int
+    picture: str
+
+
 class EmbeddingRecord(Record):
     """Features of the samples in two dimensions, by t-SNE: a point a sample."""
 
@@ -63,5 +73,6 @@ class ExplanationRecord(Record):
     contributions: list[ContributionsRecord]
     each: list[SampleRecord]
     saliency: list[SaliencyRecord]
+    attention: list[AttentionRecord]
     embeddings: list[EmbeddingRecord]
     notes: list[str]
