@@ -27,6 +27,22 @@ class UsageError(MmedgeError):
     exit_code = 2
 
 
+class UnusableModel(UsageError):
+    """An object that was given as a model is none that mmedge can work on."""
+
+
+class UnreadableData(UsageError):
+    """An object that was given as data yields nothing that can be read as samples."""
+
+
+class UnmatchedInputs(UsageError):
+    """The data's inputs cannot be told to be those of the model."""
+
+
+class UnlabelledData(UsageError):
+    """Labels are needed and the data has none."""
+
+
 class AccuracyGateFailed(MmedgeError):
     """A gate on accuracy did not pass."""
 

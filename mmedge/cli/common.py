@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -19,6 +18,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmedge.errors import Interrupted, MissingDependency, MmedgeError
+from mmedge.progress import shown as progress
+
+__all__ = [
+    "bundle_options",
+    "code_option",
+    "document",
+    "framed",
+    "noted",
+    "out_option",
+    "print_error",
+    "print_json",
+    "progress",
+    "set_option",
+    "start_option",
+    "typed",
+]
 
 if TYPE_CHECKING:
     from mmedge.runtime.engine import Engine
@@ -204,67 +219,6 @@ def print_json(value: Any) -> None:
 def print_error(what: str, where: str | None, todo: str | None, exit_code: int) -> None:
     """The document of ``--json`` where a verb failed."""
     print_json({"error": {"what": what, "where": where, "todo": todo, "exit_code": exit_code}})
-
-
-class _Lines:
-    """Progress for logs: a line when a task begins, every ten seconds, and when it ends."""
-
-    def __init__(self) -> None:
-        self._task, self._written, self._began, self._first = "", 0.0, time.monotonic(), 0
-
-    def step(self, task: str, done: int, total: int, text: str = "") -> None:
-        now = time.monotonic()
-        if task != self._task:
-            self._task, self._written, self._began, self._first = task, now, now, done
-        elif (done < total and now - self._written < 10) or (done >= total and self._written == float("inf")):
-            return
-        self._written = float("inf") if done >= total else now
-        since = done - self._first  # a task that is come back to has done a part before
-        left = f", {(now - self._began) / since * (total - done):.0f} s left" if since > 0 and done < total else ""
-        self.say(f"{task}: {done}/{total} {text}".rstrip() + left)
-
-    def say(self, line: str) -> None:
-        click.echo(line, err=True)
-
-
-@contextmanager
-def progress() -> Iterator[Any]:
-    """Bars with time left where stderr is a terminal, lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        class Bars:
-            def step(self, task: str, done: int, total: int, text: str = "") -> None:
-                if task not in tasks:
-                    tasks[task] = bars.add_task(task, total=total, text=text)
-                bars.update(tasks[task], completed=done, total=total, text=text)
-
-            def say(self, line: str) -> None:
-                bars.console.print(line, highlight=False, markup=False)
-
-        yield Bars()
 
 
 def typed() -> list[str]:

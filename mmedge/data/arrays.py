@@ -17,6 +17,9 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.recipe.code import load_attribute
 
 LABELS = ("label", "labels")
+# {input: array with a row a call}, as a caller gives them, and what messages and reports call that.
+Arrays = Mapping[str, np.ndarray]
+GIVEN = "the arrays that were given"
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class Calls:
         return Calls([self.inputs[row] for row in rows], labels, [self.places[row] for row in rows])
 
 
-def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None = None) -> Calls:
+def read_calls(source: str | Arrays, infos: Mapping[str, TensorInfo], labels: Path | None = None) -> Calls:
     """The calls that ``source`` gives to a graph with the inputs ``infos``.
 
-    ``source``: an .npz with an array an input; a folder of .npz files, a call or several each, or of one ``INPUT.npy``
+    ``source``: arrays; an .npz with an array an input; a folder of .npz files, a call or several each, or of one ``INPUT.npy``
     an input; a .csv with a column of .npy paths an input; or ``module:build``, a function that returns {input: array},
     with its labels as a pair, or an iterable of such dicts. An array holds one call more on its first axis: of a
     graph's rank where that axis is the batch, of one rank more where each call is whole; one that has just the graph's
@@ -51,30 +54,9 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
 
     Raises UsageError and MmedgeError with the input and the file where something does not fit.
     """
-    path = Path(source)
-    found: list[tuple[str, dict[str, np.ndarray]]]
-    if path.is_dir():
-        found = _folder(path, infos)
-    elif path.suffix.lower() == ".npz":
-        found = [(str(path), _npz(path))]
-    elif path.suffix.lower() in (".csv", ".tsv"):
-        found = _table(path, infos)
-    elif path.suffix.lower() == ".npy":
-        found = [(str(path), {_only(infos, path): _npy(path)})]
-    elif ":" in source and not path.exists():
-        found = _built(load_attribute(source, Path.cwd(), "dataset")(), source)
-    elif not path.exists():
-        raise MmedgeError(
-            "the data does not exist",
-            where=source,
-            todo="name an .npz, a folder of .npz or .npy files, a .csv, or module:build",
-        )
-    else:
-        raise UsageError(
-            f"data of {path.suffix or 'this kind'} is not read",
-            where=source,
-            todo="save the model's inputs as .npz or .npy",
-        )
+    path = Path(source) if isinstance(source, str) else Path()
+    found = _found(source, path, infos) if isinstance(source, str) else [(GIVEN, _as_arrays(source))]
+    whole = str(labels or (source if isinstance(source, str) else GIVEN))
     calls: list[dict[str, np.ndarray]] = []
     known: list[Any] = []
     places: list[str] = []
@@ -89,10 +71,37 @@ def read_calls(source: str, infos: Mapping[str, TensorInfo], labels: Path | None
                 raise UsageError(f"{len(flat)} labels for {len(parts)} calls", where=place)
             known += flat.tolist()
     if labels is not None:
-        known = _label_file(labels, [Path(place).name for place in places] if path.is_dir() else [])
+        known = _label_file(
+            labels, [Path(place).name for place in places] if isinstance(source, str) and path.is_dir() else []
+        )
     if known and len(known) != len(calls):
-        raise UsageError(f"{len(known)} labels for {len(calls)} calls", where=str(labels or source))
-    return Calls(calls, _classes(known, str(labels or source)) if known else None, places)
+        raise UsageError(f"{len(known)} labels for {len(calls)} calls", where=whole)
+    return Calls(calls, _classes(known, whole) if known else None, places)
+
+
+def _found(source: str, path: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """(place, its arrays) of all that a file, a folder or ``module:build`` holds."""
+    if path.is_dir():
+        return _folder(path, infos)
+    if path.suffix.lower() == ".npz":
+        return [(str(path), arrays_of(path))]
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _table(path, infos)
+    if path.suffix.lower() == ".npy":
+        return [(str(path), {_only(infos, path): _npy(path)})]
+    if ":" in source and not path.exists():
+        return _built(load_attribute(source, Path.cwd(), "dataset")(), source)
+    if not path.exists():
+        raise MmedgeError(
+            "the data does not exist",
+            where=source,
+            todo="name an .npz, a folder of .npz or .npy files, a .csv, or module:build",
+        )
+    raise UsageError(
+        f"data of {path.suffix or 'this kind'} is not read",
+        where=source,
+        todo="save the model's inputs as .npz or .npy",
+    )
 
 
 def _classes(values: list[Any], where: str) -> np.ndarray:
@@ -123,7 +132,7 @@ def _label_file(path: Path, files: list[str]) -> list[Any]:
         return [row[name] for row in rows]
     _check_order(files, path)
     if path.suffix.lower() == ".npz":
-        arrays = _npz(path)
+        arrays = arrays_of(path)
         name = next((name for name in LABELS if name in arrays), next(iter(arrays)))
         return list(arrays[name].reshape(-1).tolist())
     return list(_npy(path).reshape(-1).tolist())
@@ -155,7 +164,8 @@ def _check_order(files: list[str], labels: Path) -> None:
         )
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by their names; raises MmedgeError where it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -179,7 +189,7 @@ def _npy(path: Path) -> np.ndarray:
 def _folder(folder: Path, infos: Mapping[str, TensorInfo]) -> list[tuple[str, dict[str, np.ndarray]]]:
     several = sorted(folder.glob("*.npz"))
     if several:
-        return [(str(path), _npz(path)) for path in several]
+        return [(str(path), arrays_of(path)) for path in several]
     single = sorted(folder.glob("*.npy"))
     if not single:
         raise MmedgeError("the folder holds no .npz and no .npy file", where=str(folder))
@@ -263,7 +273,10 @@ def _as_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _split(
     arrays: Mapping[str, np.ndarray], infos: Mapping[str, TensorInfo], place: str
 ) -> list[dict[str, np.ndarray]]:
-    """One set of arrays as calls; see ``read_calls``."""
+    """One set of arrays as calls; see ``read_calls``. A graph of mmedge's is told that everything is present, unless the data says."""
+    presence = infos.get("present")
+    if presence is not None and presence.dtype == np.dtype(bool) and presence.shape[1:] not in ((), (None,)):
+        arrays = {"present": np.ones(presence.shape[1:], bool), **arrays}
     missing = [name for name in infos if name not in arrays]
     if missing:
         raise UsageError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmedge import __version__, artifact
 from mmedge.backends import onnxruntime_cpu
-from mmedge.data.arrays import Calls, read_calls
+from mmedge.data.arrays import GIVEN, Arrays, Calls, read_calls
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT, Policy
 from mmedge.graph.foreign import tidied, unfolded
@@ -76,17 +76,20 @@ class FileData:
     affordable: int
 
 
-def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, progress: Progress) -> FileReport:
+def quantize_file(
+    model: Path, source: str | Arrays, out: Path, settings: FileOptions, progress: Progress
+) -> FileReport:
     """Write the candidates of ``model`` that were kept, the best as ``model.onnx``, and ``report.json`` into ``out``.
 
-    Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that
+    ``source``: see ``read_calls``. Half of the calls calibrate, the other half judges. Returns the report; its ``exit`` is 3 where the precision that
     is required is not inside the accuracy budget, 4 where the best is slower than asked, else 0. Raises MmedgeError.
     """
     _check_out(out)
-    progress.say(f"quantize: reading {source}")
+    place = source if isinstance(source, str) else GIVEN
+    progress.say(f"quantize: reading {place}")
     data = _read(model, source, settings, progress)
     notes = _notes(data, settings)
-    key = artifact.hash_json([artifact.sha256_of(model), source, settings])
+    key = artifact.hash_json([artifact.sha256_of(model), place, settings])
     with artifact.creating(out, stage="quantize", key=key, parent=artifact.sha256_of(model)) as (folder, meta):
         graph = folder / "whole.onnx"
         notes += tidied(model, graph, data.calibrating.inputs[0])
@@ -102,7 +105,7 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
             else row
             for row in choice.candidates
         ]
-        report = _report(model, source, data, settings, choice.model_copy(update={"candidates": rows}))
+        report = _report(model, place, data, settings, choice.model_copy(update={"candidates": rows}))
         _tidy(folder, graph)
         record = report.record()
         artifact.write_json(folder / "report.json", record)
@@ -110,14 +113,14 @@ def quantize_file(model: Path, source: str, out: Path, settings: FileOptions, pr
     return report
 
 
-def _read(model: Path, source: str, settings: FileOptions, progress: Progress) -> FileData:
+def _read(model: Path, source: str | Arrays, settings: FileOptions, progress: Progress) -> FileData:
     """Read the calls, split them by the seed, and run FP32 on those that judge."""
     native = onnxruntime_cpu.session(model, threads=settings.threads)
     calls = read_calls(source, native.inputs, settings.labels)
     if len(calls) < 4:
         raise UsageError(
             f"{len(calls)} calls of data: half of them calibrate and half judge",
-            where=source,
+            where=source if isinstance(source, str) else GIVEN,
             todo="give at least 4, better some hundreds",
         )
     order = np.random.default_rng(settings.seed).permutation(len(calls))
@@ -136,7 +139,7 @@ def _read(model: Path, source: str, settings: FileOptions, progress: Progress) -
         )
     kind = settings.judge or judge_of(expected, chosen, labels=judging.labels is not None)
     if kind == "accuracy":
-        check_labels(judging.labels, expected, chosen, source)
+        check_labels(judging.labels, expected, chosen, source if isinstance(source, str) else GIVEN)
     return FileData(calibrating, judging, expected, chosen, kind, affordable)
 
 

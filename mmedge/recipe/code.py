@@ -22,6 +22,7 @@ from typing import Any, Literal
 from mmedge.artifact import Artifact, sha256_of
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.recipe.dependencies import is_installed, sources
+from mmedge.recipe.objects import held, is_object
 from mmedge.recipe.whole import Recipe
 
 Kind = Literal["network", "dataset"]
@@ -33,8 +34,11 @@ _imported: dict[str, dict[str, str]] = {}
 def load_attribute(name: str, folder: Path, kind: Kind = "network") -> Any:
     """What ``module:attribute`` names, imported from ``folder`` or a package that the user has allowed.
 
-    Raises UsageError where it may not be run, before its module is imported where that shows already.
+    Or the object that the caller of this process gave under that name. Raises UsageError where it may not be run, before
+    its module is imported where that shows already.
     """
+    if is_object(name):
+        return held(name)
     module_name, _, attribute = name.partition(":")
     folder = folder.resolve()
     sys.path.insert(0, str(folder))
@@ -77,7 +81,7 @@ def refuse_foreign(names: Collection[str], where: str) -> None:
     """Raise UsageError for the first of ``names``, which something from elsewhere names, that the user has not allowed."""
     for name in names:
         module = name.partition(":")[0]
-        if not _is_allowed(module):
+        if not is_object(name) and not _is_allowed(module):
             raise UsageError(
                 f"the artifact names code, {name}, and data from elsewhere runs none unasked",
                 where=where,

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmedge.artifact import hash_json, sha256_of
 from mmedge.backends.onnxfile import files_of
+from mmedge.recipe.objects import is_object
 
 # Of a folder that an argument names: beyond so many files or bytes their sizes and times stand for their contents.
 _MOST_FILES, _MOST_BYTES = 20_000, 4 << 30
@@ -28,8 +29,10 @@ def code_state(name: str, args: Any, folder: Path, say: Callable[[str], None] = 
 
     That is the module's file, every module of the user's that it imports, however deep, and the contents of files and
     folders that its arguments or texts in its code name, relative to ``folder``, to the module or to where mmedge runs.
-    ``say`` gets what stands for contents that are too many to read.
+    ``say`` gets what stands for contents that are too many to read. An object's name holds its hash.
     """
+    if is_object(name):
+        return hash_json(name)
     files = sources(name.partition(":")[0], folder)
     places = {folder, Path.cwd()}
     state = {

@@ -318,7 +318,7 @@ def test_a_users_module_that_exits_is_an_error_and_one_document(mmedge, finished
 def test_the_time_left_counts_what_was_done_since_a_task_was_come_back_to(capsys, monkeypatch):
     now = iter([0.0, 0.0, 1.0, 1.0, 61.0])
     monkeypatch.setattr(common.time, "monotonic", lambda: next(now))
-    lines = common._Lines()
+    lines = progress.Lines()
     for task, done in (("fit", 0), ("answers", 0), ("fit", 50), ("fit", 60)):
         lines.step(task, done, 100)
     said = capsys.readouterr().err.splitlines()

@@ -223,7 +223,7 @@ def _from_dataset(
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
         for head, column in written_columns(data).items():
-            row[column] = _target_cell(item.get(data.target_columns[head]))
+            row[column] = target_cell(item.get(data.target_columns[head]))
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)
@@ -231,7 +231,7 @@ def _from_dataset(
     return polars.DataFrame(rows, infer_schema_length=None)
 
 
-def _target_cell(target: Any) -> str | None:
+def target_cell(target: Any) -> str | None:
     """A dataset's target as a cell; several labels as a JSON list."""
     if isinstance(target, (list, tuple, set, frozenset)):
         return json.dumps([str(label) for label in target], ensure_ascii=False)
