@@ -27,8 +27,20 @@ def main(package: Path, target: Path) -> None:
         for emoji in chosen:
             picture = package / "img" / "twitter" / "64" / emoji["image"]
             # A police officer comes as a person, a man and a woman: one thing in three poses, kept in one split.
-            kin = " ".join(word for word in emoji["name"].lower().split() if word not in ("man", "woman", "male", "female", "person"))
-            table.writerow([emoji["short_name"], os.path.relpath(picture, target.parent), emoji["name"].lower(), kin, emoji["category"]])
+            kin = " ".join(
+                word
+                for word in emoji["name"].lower().split()
+                if word not in ("man", "woman", "male", "female", "person")
+            )
+            table.writerow(
+                [
+                    emoji["short_name"],
+                    os.path.relpath(picture, target.parent),
+                    emoji["name"].lower(),
+                    kin,
+                    emoji["category"],
+                ]
+            )
     print(f"{target}: {len(chosen)} emoji")
 
 

@@ -59,7 +59,9 @@ def recordings() -> dict:
         sys.exit("seglearn is not installed: pip install 'mmedge[demo]'")
     source = Path(package.origin).parent / "data" / "watch_dataset.npy"
     if hashlib.sha256(source.read_bytes()).hexdigest() != SHA256:
-        sys.exit(f"{source} is not the file this script knows: it is not opened, since opening it runs what is pickled in it")
+        sys.exit(
+            f"{source} is not the file this script knows: it is not opened, since opening it runs what is pickled in it"
+        )
     return np.load(source, allow_pickle=True).item()
 
 

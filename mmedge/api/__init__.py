@@ -61,7 +61,9 @@ def distill(
         start = work.taught(student, teacher, data, options, folder)
         recipe = work.recipe_of(start, "distill", {}, options)
         outcome = work.run(recipe, start, folder, "distill", told)
-    return Model(folder / "distill", folder, outcome.report, recipe, start.code, start.keeps)
+    return Model(
+        folder / "distill", folder, outcome.report, recipe, start.code, start.keeps, exit_code=outcome.exit_code
+    )
 
 
 def prune(
@@ -134,7 +136,7 @@ def _smaller(
         start = work.started(model, data, options, folder)
         recipe = work.recipe_of(start, verb, {verb: options.own}, options)
         outcome = work.run(recipe, start, folder, verb, told)
-    return Model(folder / verb, folder, outcome.report, recipe, start.code, start.keeps)
+    return Model(folder / verb, folder, outcome.report, recipe, start.code, start.keeps, exit_code=outcome.exit_code)
 
 
 def run(
@@ -165,18 +167,18 @@ def run(
         folder = work.folder(out, told)
         begun = work.Start({}, code, Path(start).expanduser() if start else None)
         outcome = work.run(parsed, begun, folder, None, told)
-    return Run(folder, folder, outcome.report, parsed, code)
+    return Run(folder, folder, outcome.report, parsed, code, exit_code=outcome.exit_code)
 
 
-def load(path: str | Path, target: str | None = None, threads: int = 1) -> Engine:
+def load(path: str | Path, target: str | None = None, threads: int = 1, **options: Any) -> Engine:
     """Open a bundle, folder or zip file: ``engine.predict(image="a.png")`` or ``engine.run({"image": array})``.
 
     ``target``: one of the bundle's backends, ``onnxruntime-cpu`` where none is named. Needs neither torch nor the code
-    that trained. ``mmedge.runtime.load`` takes providers and a signature's key too.
+    that trained. ``options``: ``providers``, ``require_signature`` and ``timeout_s``, as of ``mmedge.runtime.load``.
     """
     from mmedge.runtime.engine import load as opened
 
-    return opened(path, target, threads)
+    return opened(path, target, threads, **options)
 
 
 def samples(

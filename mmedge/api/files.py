@@ -21,7 +21,7 @@ from mmedge.recipe import Quantize
 from mmedge.recipe.objects import hold
 
 # Settings of a file that no recipe has.
-_OF_A_FILE = ("judge", "output", "labels", "threads", "max_latency_ratio")
+_OF_A_FILE = ("judge", "output", "labels", "threads", "max_latency_ratio", "prefer", "policy")
 _OF_EXPORT = ("dtype", "batch", "opset", "shapes", "classes", "per_subset", "split")
 
 
@@ -35,16 +35,11 @@ def quantized(
     settings: Mapping[str, Any],
 ) -> QuantizedFile:
     """``mmedge.quantize`` of an ONNX file."""
-    from pydantic import ValidationError
-
     from mmedge.pipeline.standalone import FileOptions, quantize_file
     from mmedge.report.html import write_html
 
     own = {name: settings[name] for name in _OF_A_FILE if settings.get(name) is not None}
-    try:
-        config = Quantize.model_validate({name: value for name, value in settings.items() if name not in _OF_A_FILE})
-    except ValidationError as error:
-        raise _unfit(error.errors()[0], (*_OF_A_FILE, *Quantize.model_fields)) from None
+    config = _config({name: value for name, value in settings.items() if name not in _OF_A_FILE and value is not None})
     if "labels" in own:
         own["labels"] = Path(own["labels"])
     if data is None:
@@ -56,20 +51,27 @@ def quantized(
     with work.progressing(progress) as told:
         told.say(f"mmedge: quantizing {model}")
         folder = work.folder(out, told)
-        options = FileOptions(config, seed=seed, asked="candidates" in settings, **own)
+        options = FileOptions(config, seed=seed, named="candidates" in settings, **own)
         report = quantize_file(model, source, folder, options, told)
     write_html(report, folder / "report.html")
-    return QuantizedFile(folder, folder, report)
+    return QuantizedFile(folder, folder, report, exit_code=report.exit)
 
 
-def _unfit(fault: Any, known: Sequence[str]) -> UsageError:
-    """The error for a setting, by the first of pydantic's."""
+def _config(values: Mapping[str, Any]) -> Quantize:
+    """The recipe's section ``quantize`` of the settings; raises UsageError that names the one that does not fit."""
+    from pydantic import ValidationError
+
+    try:
+        return Quantize.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
     name = str(fault["loc"][0]) if fault["loc"] else "quantize"
     if fault["type"] == "extra_forbidden":
-        return UsageError(
+        known = (*_OF_A_FILE, *Quantize.model_fields)
+        raise UsageError(
             f"there is no setting {name!r}{did_you_mean(name, known)}", todo="mmedge init --keys quantize lists them"
         )
-    return UsageError(f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
+    raise UsageError(f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
 
 
 def _arrays(data: Any, taker: Network) -> dict[str, np.ndarray]:
@@ -130,12 +132,13 @@ def exported(
             for note in start.notes:
                 told.say(f"model: {note}")
             export_unmeasured(recipe, folder, code=start.code, progress=told)
-            record = None
+            record, exit_code = None, 0
         else:
             start = work.started(model, data, options, folder)
             recipe = work.recipe_of(start, "export", section, options)
-            record = work.run(recipe, start, folder, "export", told).report
-    return Bundle(_placed(folder / "bundle", target), folder, record)
+            outcome = work.run(recipe, start, folder, "export", told)
+            record, exit_code = outcome.report, outcome.exit_code
+    return Bundle(_placed(folder / "bundle", target), folder, record, exit_code=exit_code)
 
 
 def _refuse_other(target: Path) -> None:

@@ -99,6 +99,8 @@ def network(given: Any, *, weights: str | Path | None = None, args: Mapping[str,
             raise UsageError("'weights' and 'args' are of a module:factory; the module that is given has its own")
         return _of_module(given)
     if isinstance(given, (str, Path)) and str(given).lower().endswith(".onnx"):
+        if weights or args:
+            raise UsageError("'weights' and 'args' are of a module:factory; an ONNX file has its own", where=str(given))
         return _of_file(Path(given))
     section: dict[str, Any] = {"args": dict(args)} if args else {}
     if weights is not None:
@@ -152,8 +154,12 @@ def _plain(given: Any) -> tuple[Any, tuple[str, ...]]:
         notes.append("taken out of torch.compile")
     tensors = [*given.parameters(), *given.buffers()]
     devices = sorted({str(x.device) for x in tensors} - {"cpu"})
+    # Weights that hooks compute hang on the graph of gradients, which cannot be copied; they are computed anew.
+    computed = [
+        x for child in given.modules() for x in vars(child).values() if isinstance(x, torch.Tensor) and not x.is_leaf
+    ]
     try:
-        module = copy.deepcopy(given)
+        module = copy.deepcopy(given, {id(x): x.detach().clone() for x in computed}).to("cpu").float().eval()
     except Exception as error:  # whatever a module holds says why it cannot be copied
         raise UnusableModel(
             f"the model cannot be copied: {first_line(error)}",
@@ -170,7 +176,7 @@ def _plain(given: Any) -> tuple[Any, tuple[str, ...]]:
     if given.training:
         notes.append("it was in training mode, and is taken in evaluation mode")
     module._compiled_call_impl = None
-    return module.to("cpu").float().eval(), tuple(notes)
+    return module, tuple(notes)
 
 
 def _without_hooks(module: Any) -> bool:

@@ -14,7 +14,8 @@ from mmedge.errors import UsageError
 if TYPE_CHECKING:
     from mmedge.profiling.record import ProfileRecord
     from mmedge.recipe import Recipe
-    from mmedge.report.schema import CandidateRecord, FileReport, Report, StageRecord
+    from mmedge.report.quantized_file import FileReport
+    from mmedge.report.schema import CandidateRecord, Report, StageRecord, UnmadeRecord
     from mmedge.runtime.engine import Engine
 
 _REPORT, _PAGE = "report.json", "report.html"
@@ -22,13 +23,17 @@ _REPORT, _PAGE = "report.json", "report.html"
 
 @dataclass(frozen=True)
 class Result:
-    """``path``: the folder, or file, that was written; ``out``: the folder with the report of how that came about."""
+    """``path``: the folder, or file, that was written; ``out``: the folder with the report of how that came about.
+
+    ``exit_code``: what the command line ends with: 0, or 3 to 5 where a limit that was asked for was missed.
+    """
 
     kind: ClassVar[str] = "result"
 
     path: Path
     out: Path
     record: Any = field(repr=False)
+    exit_code: int = field(default=0, kw_only=True)
 
     @property
     def verdict(self) -> str:
@@ -97,7 +102,8 @@ def figure_rows(stage: StageRecord) -> list[tuple[str, str]]:
     for gate in stage.gates:
         if not gate.passed:
             value = "not measured" if gate.value is None else f"{gate.value:.4g}"
-            rows.append(("FAILED", f"{gate.name}: {value}, limit {gate.limit:g}"))
+            outcome = "cannot tell" if gate.outcome == "cannot tell" else "FAILED"
+            rows.append((outcome, f"{gate.name}: {value}, limit {gate.limit:g}"))
     return rows
 
 
@@ -199,7 +205,9 @@ class QuantizedFile(Result):
     def _rows(self) -> list[tuple[str, str]]:
         figures = self.figures
 
-        def told(row: CandidateRecord) -> str:
+        def told(row: CandidateRecord | UnmadeRecord) -> str:
+            if not hasattr(row, "size_bytes"):
+                return row.why
             mark = " *" if row.precision == figures.precision else "" if row.kept else " (not kept)"
             return (
                 f"{row.quality_validation:.3f}, {row.ratio_to_fp32:.2f} x the latency, {row.size_bytes:,} bytes{mark}"

@@ -107,7 +107,7 @@ def _gone_on(model: Model, data: Any, options: Options) -> Start:
     """The recipe that made a model, with other data where some is given, and without the stages behind it."""
     assert model.recipe is not None
     stage = artifact.read(model.path).stage
-    values = model.recipe.resolved()
+    values: dict[str, Any] = model.recipe.resolved()
     names = list(model.recipe.sections)
     place = next((number for number, name in enumerate(names) if stage == name or stage.startswith(f"{name}-")), 0)
     for name in names[place + 1 :]:
@@ -135,8 +135,10 @@ def taught(student: Any, teacher: Any, data: Any, options: Options, out: Path) -
             raise UsageError("data is missing", todo="give the samples that the student learns from")
         if data is None:
             assert earlier is not None and earlier.recipe is not None
-            section = earlier.recipe.resolved()["data"]
-            given = dataset.Given(section, {name: name for name in section["modalities"]}, earlier.code, earlier.keeps)
+            whole: dict[str, Any] = earlier.recipe.resolved()
+            given = dataset.Given(
+                whole["data"], {name: name for name in whole["data"]["modalities"]}, earlier.code, earlier.keeps
+            )
         else:
             given = dataset.given(data, master if master.takes else learner, seed=options.seed)
         values = {"data": given.values, "teacher": _with(master.written(out), given.model(master))}

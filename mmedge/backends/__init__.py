@@ -31,7 +31,7 @@ __all__ = [
     "require_builder",
 ]
 
-BACKENDS = {
+BACKENDS: dict[str, str] = {
     "onnxruntime-cpu": "mmedge.backends.onnxruntime_cpu",
     "openvino-cpu": "mmedge.backends.openvino_cpu",
     "onnxruntime-cuda": "mmedge.backends.onnxruntime_cuda",

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
+from mmedge.cli.models import Given, folder_of, is_model, model_options, refuse_for_models, refuse_options, run_model
+from mmedge.cli.stages import RunOptions, run_stages
 from mmedge.errors import UsageError
+
+# Options of a model that no recipe heeds.
+_OF_A_MODEL = ("backends", "dtype", "batch", "opset", "shapes")
 
 
 @click.command(
     help="Build the engines and the bundle. RECIPE is a recipe file, or the artifact of an earlier stage, or a finished bundle"
-    " that is only to be zipped, signed or encrypted."
-    "\n\n\b\nExamples:\n  mmedge export recipes/avdigits.yaml --out runs/demo --zip\n  mmedge export runs/demo/bundle --sign KEY.pem"
+    " that is only to be zipped, signed or encrypted; or a model of your own: an ONNX file, or module:factory with --weights. Its engines"
+    " are compared with it on --data, and measured; without data on generated inputs, and nothing is measured."
+    "\n\n\b\nExamples:\n  mmedge export recipes/avdigits.yaml --out runs/demo --zip\n  mmedge export model.onnx --backend tensorrt-rtx --dtype fp16\n  mmedge export runs/demo/bundle --sign KEY.pem"
     "\n  mmedge export runs/demo/bundle --encrypt KEYFILE"
     "\n  mmedge export --rebuild runs/demo/bundle"
 )
@@ -38,6 +45,18 @@ from mmedge.errors import UsageError
     metavar="BUNDLE",
     help="Build a bundle's engines again, for this device.",
 )
+@model_options
+@click.option("--backend", "backends", multiple=True, help="Of a model: what engines are built for. Repeatable.")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="Of a model: the engines' precision.")
+@click.option("--batch", type=click.IntRange(1), help="Of a model: the largest batch of its engines.  [default: 8]")
+@click.option("--opset", type=click.IntRange(18, 23), help="Of module:factory: the graph's opset.  [default: 20]")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="INPUT=N,N…",
+    help="Of a model without data: an input's shape, no batch.",
+)
 @framed
 def export(
     recipe: Path | None,
@@ -49,6 +68,7 @@ def export(
     encrypt: Path | None,
     rebuild: Path | None,
     as_json: bool,
+    **of_a_model: Any,
 ) -> int:
     if (recipe is None) == (rebuild is None):
         raise UsageError("name either a RECIPE to export, or a bundle with --rebuild BUNDLE")
@@ -66,6 +86,13 @@ def export(
         from mmedge.encryption import read_key
 
         read_key(encrypt)
+    if is_model(recipe):
+        refuse_for_models(RunOptions(recipe, out, start))
+        out = out or folder_of(recipe, "exported")
+        code = _of_a_model(recipe, out, of_a_model, overrides, as_json)
+        _finish(out / "bundle", zipped, sign, encrypt)
+        return code
+    refuse_options(recipe, _OF_A_MODEL)
     if recipe.is_dir() and (zipped or sign or encrypt) and _is_bundle(recipe):
         if out or start or overrides:
             raise UsageError(
@@ -77,11 +104,29 @@ def export(
         if as_json:
             print_json({"bundle": str(recipe), "files": files})
         return 0
-    from mmedge.cli.stages import RunOptions, run_stages
-
     code, written = run_stages(RunOptions(recipe, out, start, overrides), "export", as_json)
     _finish(written / "bundle", zipped, sign, encrypt)
     return code
+
+
+def _of_a_model(model: Path, out: Path, options: dict[str, Any], overrides: tuple[str, ...], as_json: bool) -> int:
+    """The bundle of a model; returns the exit code."""
+    from mmedge.api import export as of_model
+    from mmedge.profiling.feeds import parsed_shapes
+
+    more = {
+        "dtype": options["dtype"],
+        "batch": options["batch"],
+        "opset": options["opset"],
+        "backends": options["backends"],
+    }
+    if options["shapes"]:
+        more["shapes"] = parsed_shapes(options["shapes"])
+    if options["classes"] and options["data"] is None:
+        more["classes"] = options["classes"].split(",")
+    return run_model(
+        "export", Given(str(model), options, overrides), out, as_json, of_model, path=out / "bundle", **more
+    )
 
 
 def _is_bundle(path: Path) -> bool:

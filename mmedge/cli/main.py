@@ -27,7 +27,7 @@ VERBS = {
     "doctor": ("doctor", "Tell what this machine can do."),
 }
 # Verbs of stages that take more than a recipe, each in a module of its name.
-_OWN = ("quantize", "export")
+_OWN = ("prune", "quantize", "export")
 
 
 def verbs() -> dict[str, str]:

@@ -10,16 +10,24 @@ import click
 from click.core import ParameterSource
 
 from mmedge.cli.common import framed, print_json, progress
+from mmedge.cli.models import (
+    Given,
+    folder_of,
+    is_model,
+    model_options,
+    refuse_for_models,
+    refuse_options,
+    refuse_unheeded,
+    run_model,
+)
 from mmedge.cli.stages import RunOptions, run_options, run_stage
 from mmedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmedge.recipe import Quantize
-    from mmedge.report.quantized_file import FileReport
+    from mmedge.api import QuantizedFile
 
 # Options of an ONNX file -> the recipe's key that says the same, None where a recipe has none.
 _OF_A_FILE = {
-    "data": None,
     "labels": None,
     "candidates": "quantize.candidates",
     "max_drop": "quantize.max_drop",
@@ -30,20 +38,31 @@ _OF_A_FILE = {
     "ignore": "quantize.ignore",
     "calibration": "quantize.calibration",
     "threads": "measure.threads",
-    "seed": "seed",
     "policy": "gates.policy",
 }
+# Of those what a function takes as it was typed.
+_SETTINGS = (
+    "labels",
+    "max_drop",
+    "require",
+    "max_latency_ratio",
+    "judge",
+    "output",
+    "ignore",
+    "calibration",
+    "threads",
+)
 
 
 @click.command(
     help="Make candidate precisions, judge and time them, keep the best."
-    "\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used, or an ONNX file of your own:"
-    " then --data gives what it takes, as an .npz with an array an input, a folder of .npz or .npy files, a .csv of .npy paths,"
+    "\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used; or module:factory"
+    " with --weights and --data, what mmedge prune takes too; or an ONNX file of your own: then --data gives what it takes, as an .npz with an array an input, a folder of .npz or .npy files, a .csv of .npy paths,"
     " or module:build. Half of it calibrates, the other half judges: by labels where there are any, else by FP32's outputs."
     "\n\n\b\nExamples:\n  mmedge quantize recipes/avdigits.yaml --out runs/demo\n  mmedge quantize model.onnx --data calibration.npz --labels labels.npy --out quantized"
 )
 @run_options
-@click.option("--data", metavar="DATA", help="For an ONNX file: arrays of what it takes.")
+@model_options
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Class numbers, .npy, .npz or .csv, where DATA has none."
 )
@@ -73,13 +92,20 @@ _OF_A_FILE = {
     show_default=True,
     help="strict: a loss must be proved to be inside the budget; point: as measured, by which luck passes too.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split into two halves.")
 @framed
 def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:
     model = options.recipe
     if model.suffix.lower() != ".onnx":
         _refuse_options_of_a_file(model)
+        if is_model(model):
+            from mmedge.api import quantize as of_module
+
+            refuse_for_models(options)
+            given = Given(str(model), of_a_file, options.overrides)
+            return run_model("quantize", given, options.out or folder_of(model, "quantized"), as_json, of_module)
+        refuse_options(model)
         return run_stage(options, "quantize", as_json)
+    refuse_unheeded(model, ("weights", "target", "classes", "task"))
     if of_a_file["data"] is None:
         raise UsageError(
             "an ONNX file is quantized with --data",
@@ -88,38 +114,31 @@ def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:
         )
     if options.start or options.overrides or options.devices > 1:
         raise UsageError("--from, --set and --devices belong to a recipe", where=str(model))
-    report = _quantized(model, options.out or Path("runs") / f"{model.stem}-quantized", of_a_file)
+    made = _quantized(model, options.out or folder_of(model, "quantized"), of_a_file)
     if as_json:
-        print_json(report.record())
-    return report.exit
+        print_json(made.figures.record())
+    return made.exit_code
 
 
-def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> FileReport:
-    """The report of an ONNX file that was quantized as the options say, drawn and printed."""
-    config = _config(given)
-    with progress() as display:
-        display.say(f"mmedge: quantizing {model}")
-        from mmedge.pipeline.standalone import FileOptions, quantize_file
-
-        options = FileOptions(
-            config,
-            given["judge"],
-            given["output"],
-            given["labels"],
-            given["threads"],
-            seed=given["seed"],
-            policy=given["policy"],
-            max_latency_ratio=given["max_latency_ratio"],
-            named=given["candidates"] is not None,
-        )
-        report = quantize_file(model, given["data"], out, options, display)
-    from mmedge.report.html import write_html
+def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> QuantizedFile:
+    """An ONNX file that was quantized as the options say, and its table printed."""
+    from mmedge.api.files import quantized
     from mmedge.report.standalone import print_quantized
 
-    write_html(report, out / "report.html")
-    print_quantized(report)
-    click.echo(f"written: {out / 'model.onnx'}, {out / 'report.json'}, {out / 'report.html'}", err=True)
-    return report
+    settings = {name: given[name] for name in _SETTINGS}
+    if given["candidates"]:
+        settings["candidates"] = tuple(given["candidates"].split(","))
+    with progress() as shown:
+        try:
+            made = quantized(model, given["data"], out=out, seed=given["seed"], progress=shown, settings=settings)
+        except UsageError as error:
+            key = error.what.partition(":")[0]
+            raise (
+                UsageError(f"--{key.replace('_', '-')}{error.what[len(key) :]}") if key in _OF_A_FILE else error
+            ) from None
+    print_quantized(made.figures)
+    click.echo(f"written: {made.onnx}, {out / 'report.json'}, {out / 'report.html'}", err=True)
+    return made
 
 
 def _refuse_options_of_a_file(recipe: Path) -> None:
@@ -128,24 +147,7 @@ def _refuse_options_of_a_file(recipe: Path) -> None:
     for name, key in _OF_A_FILE.items():
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UsageError(
-                f"--{name.replace('_', '-')} belongs to an ONNX file, and this is a recipe or an artifact",
+                f"--{name.replace('_', '-')} belongs to an ONNX file, and this is none",
                 where=str(recipe),
                 todo=f"say it as --set {key}=…" if key else "leave it out: the recipe names its data and targets",
             )
-
-
-def _config(given: Mapping[str, Any]) -> Quantize:
-    """The recipe's section ``quantize`` of what was typed; raises UsageError that names the option."""
-    from pydantic import ValidationError
-
-    from mmedge.recipe import Quantize
-
-    values = {key: given[key] for key in ("max_drop", "require", "ignore", "calibration")}
-    if given["candidates"]:
-        values["candidates"] = tuple(given["candidates"].split(","))
-    try:
-        return Quantize.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        option = "--" + str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "quantize"
-        raise UsageError(f"{option}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from None

@@ -275,8 +275,8 @@ def _split(
 ) -> list[dict[str, np.ndarray]]:
     """One set of arrays as calls; see ``read_calls``. A graph of mmedge's is told that everything is present, unless the data says."""
     presence = infos.get("present")
-    if presence is not None and presence.dtype == np.dtype(bool) and presence.shape[1:] not in ((), (None,)):
-        arrays = {"present": np.ones(presence.shape[1:], bool), **arrays}
+    if presence is not None and presence.dtype == np.dtype(bool) and len(presence.shape) == 2 and presence.shape[1]:
+        arrays = {"present": np.ones(presence.shape[1], bool), **arrays}
     missing = [name for name in infos if name not in arrays]
     if missing:
         raise UsageError(

@@ -37,7 +37,7 @@ class _Positional(nn.Module):
         return tuple(given[name] for name in self.outputs)
 
 
-def export(module: nn.Module, contract: Contract, path: Path) -> None:
+def export(module: nn.Module, contract: Contract, path: Path, opset: int | None = None) -> None:
     """Write ``module`` as ONNX: named inputs, dynamic batch, checked, without the exporter's stack traces.
 
     It has all ``outputs_of`` the module, under their names, the answer first. Raises MmedgeError where the module
@@ -45,7 +45,7 @@ def export(module: nn.Module, contract: Contract, path: Path) -> None:
     """
     import onnx
 
-    model = strip(_exported(module, contract))
+    model = strip(_exported(module, contract, opset or OPSET))
     _check_batch(model)
     _check_lengths(model, contract)
     onnx.checker.check_model(model, full_check=True)
@@ -90,7 +90,7 @@ def first_layer_that_differs(
     return None
 
 
-def _exported(module: nn.Module, contract: Contract) -> Any:
+def _exported(module: nn.Module, contract: Contract, opset: int = OPSET) -> Any:
     names, module = [*contract.modalities, "present"], module.eval()
     # A batch of two: at one, the exporter would take the batch axis for a constant.
     traced = example(contract, batch=2)
@@ -110,7 +110,7 @@ def _exported(module: nn.Module, contract: Contract) -> Any:
                 dynamic_shapes=(tuple(dynamic),),
                 input_names=names,
                 output_names=outputs,
-                opset_version=OPSET,
+                opset_version=opset,
                 verbose=False,
             )
     except Exception as error:  # the exporter's failures share no base class

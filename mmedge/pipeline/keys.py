@@ -28,6 +28,7 @@ CODE = (
     "runtime/rows.py",
     "contract.py",
     "spec",
+    "stages/preference.py",
     "stages/trained.py",
 )
 

@@ -90,6 +90,11 @@ def _results() -> Any:
     return results
 
 
+def _graph_depends(recipe: Recipe) -> tuple[Any, ...]:
+    """The opset of what is exported, where the recipe says one."""
+    return () if recipe.export.opset is None else (recipe.export.opset,)
+
+
 def _train(parent: None, config: MainTeacher, context: Context) -> StageResult:
     from mmedge.stages.train import train
 
@@ -137,7 +142,7 @@ def _judged_by(recipe: Recipe) -> tuple[str, float]:
 def _prune_depends(recipe: Recipe) -> tuple[Any, ...]:
     """What the channels that are left are a multiple of follows the targets, unless the recipe says it."""
     gpu = recipe.prune and recipe.prune.round_to == "auto" and recipe.export.on_gpu
-    return recipe.distill, recipe.measure, gpu, _judged_by(recipe)
+    return recipe.distill, recipe.measure, gpu, _judged_by(recipe), recipe.prefer, *_graph_depends(recipe)
 
 
 def _quantize(parent: Artifact, config: Quantize, context: Context) -> results.QuantizeResult:
@@ -148,7 +153,14 @@ def _quantize(parent: Artifact, config: Quantize, context: Context) -> results.Q
 
 def _quantize_depends(recipe: Recipe) -> tuple[Any, ...]:
     """Which fallbacks are tried, and whether INT8 is trained that is no faster here, follows the targets."""
-    return recipe.distill, recipe.measure, recipe.export.elsewhere, recipe.export.asks_int8, _judged_by(recipe)
+    return (
+        recipe.distill,
+        recipe.measure,
+        recipe.export.elsewhere,
+        recipe.export.asks_int8,
+        _judged_by(recipe),
+        recipe.prefer,
+    )
 
 
 def _export(parent: Artifact, config: Options, context: Context) -> results.ExportResult:
@@ -158,7 +170,7 @@ def _export(parent: Artifact, config: Options, context: Context) -> results.Expo
 
 
 def _export_depends(recipe: Recipe) -> tuple[Any, ...]:
-    return recipe.export, recipe.measure
+    return recipe.export, recipe.measure, recipe.prefer
 
 
 def _builder(part: str) -> None:
@@ -169,12 +181,13 @@ def _builder(part: str) -> None:
 
 STAGES = (
     Stage(
-        "teacher", "train", "teacher", "teacher", "stages/train", "Train the teacher.", _train,
+        "teacher", "train", "teacher", "teacher", "stages/train", "Train the teacher.", _train, depends_on=_graph_depends,
         trains=lambda config: config.trained_here, tries=_teacher_tried,
     ),
     Stage(
         "distill", "distill", "distill", "student", "stages/distill",
         "Distil the teacher into a student, and train its control.", _distill, lambda: _results().DistillResult,
+        _graph_depends,
         taught=True, trains=lambda config: True, refuse=_untaught, tries=_student_tried,
     ),
     Stage(

@@ -24,7 +24,7 @@ from mmedge.measure.intervals import of_figure, of_share
 from mmedge.measure.latency import time_graphs
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
-from mmedge.recipe import Measure, Quantize
+from mmedge.recipe import Measure, Prefer, Quantize
 from mmedge.report.quantized_file import BudgetRecord, CallsRecord, FileReport
 from mmedge.report.schema import CandidateRecord, ChoiceRecord, MissRecord
 from mmedge.stages.quantize import calibrated_or_float, calibration, concluded
@@ -57,6 +57,7 @@ class FileOptions:
     threads: int = 1
     seed: int = 0
     max_latency_ratio: float | None = None
+    prefer: Prefer = "latency"
     policy: Policy = "strict"
     named: bool = False
 
@@ -98,7 +99,7 @@ def quantize_file(
         )
         table = make_and_judge(_trial(data, graph, inputs, settings, notes, progress), config, folder)
         table.absent |= unmade
-        choice = concluded(table, config, folder, notes)
+        choice = concluded(table, config, folder, notes, settings.prefer)
         rows = [
             row.model_copy(update={"ci95": _mean_ci95(table.scores[row.precision].outputs)})
             if isinstance(row, CandidateRecord)

@@ -1,6 +1,6 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
-from mmedge.recipe.compression import Candidate, Precision, Prune, Quantize, computes_int8, precision_of
+from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
 from mmedge.recipe.origin import portable, recall, remember
@@ -38,6 +38,7 @@ __all__ = [
     "Measure",
     "Model",
     "Precision",
+    "Prefer",
     "Prune",
     "Quantize",
     "Recipe",

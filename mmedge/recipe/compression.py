@@ -28,6 +28,10 @@ Candidate = Literal[
 ]
 
 
+# What is best among candidates inside the accuracy budget; ``stages/preference.py`` decides by it.
+Prefer = Literal["latency", "size", "energy", "accuracy"]
+
+
 def precision_of(candidate: str) -> str:
     """``int8`` of ``int8-mixed``."""
     return candidate.partition("-")[0]

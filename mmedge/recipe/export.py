@@ -48,6 +48,14 @@ class Export(StageSection):
         False, description="Encoders and fusion head apart too, for modalities that come at different rates."
     )
 
+    opset: int | None = Field(
+        None,
+        ge=18,
+        le=23,
+        description="ONNX opset of the graphs that networks are exported to, for a runtime that is older or newer; 20 where"
+        " null. ONNX files that are given keep their own.",
+    )
+
     @field_validator("targets", mode="before")
     @classmethod
     def _by_their_backends(cls, given: Any) -> Any:

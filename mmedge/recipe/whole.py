@@ -11,7 +11,7 @@ from mmedge import gate, tasks
 from mmedge.contract import subsets
 from mmedge.errors import brief, did_you_mean
 from mmedge.frozen import Frozen
-from mmedge.recipe.compression import Prune, Quantize
+from mmedge.recipe.compression import Prefer, Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
@@ -40,6 +40,14 @@ class Recipe(Frozen):
     export: Export = Field(Export(), description="The engines that are built.")
     measure: Measure = Field(Measure(), description="How latency and intervals are taken.")
     report: Report = Field(Report(), description="What the report may show of the data.")
+    prefer: Prefer = Field(
+        "latency",
+        description="What is best among candidates inside the accuracy budget, in prune, quantize and the choice of an"
+        " engine's precision. latency: the fastest, measured here, or on the backend. size: the smallest file; a pruned"
+        " network is taken though it is no faster. energy: the fastest, since of candidates no power is measured and one"
+        " thread's time stands for it; of two that are as fast the smaller. accuracy: the highest quality on validation, of"
+        " equals the fastest; of several cuts the one that loses least.",
+    )
     gates: NoneOrGates = Field(
         Gates(), description="What must hold on the test split, and how it is judged; 'none' asks nothing of a run."
     )

@@ -65,7 +65,7 @@ def write_trained(trained: Trained, context: Context) -> StageResult:
         load.save(module, folder, list(trained.history))
         if trained.exported:
             context.progress.say(f"{context.stage}: exporting the graph and comparing it with torch")
-            export(module, contract, folder / GRAPH)
+            export(module, contract, folder / GRAPH, context.recipe.export.opset)
             validation = context.dataset.validation.only(tuple(contract.modalities))
             compared = verify(module, folder / GRAPH, contract, validation)
         (folder / CSV).write_text(csv_of(trained.fitted.history))

@@ -15,12 +15,11 @@ from mmedge.graph import precision as precisions
 from mmedge.measure.latency import Opener, one_sample, ratio_figures, time_sessions
 from mmedge.recipe import precision_of
 from mmedge.report.schema import CandidateRecord, LatencyRecord
+from mmedge.stages import preference
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import reference
-
-# Another precision, or a subset's engine, must be faster by this share to be taken.
-NOISE = 0.05
+from mmedge.stages.preference import Costs
 
 
 def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, LatencyRecord]:
@@ -45,9 +44,16 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     )
     shutil.rmtree(timed)
     p50 = {precision: taken.timing(f"{name} {precision}").p50_ms for precision in kept}
-    best = min(kept, key=lambda precision: p50[precision])
-    if "fp32" in kept and p50[best] > p50["fp32"] * (1 - NOISE):
-        best = "fp32"
+    rows = candidates_of(parent)
+    costs = {
+        each: Costs(
+            p50[each],
+            rows[each].size_bytes if each in rows else 0,
+            rows[each].quality_validation if each in rows else 0,
+        )
+        for each in kept
+    }
+    best = preference.best(context.recipe.prefer, costs, "fp32")
     for precision in kept:
         if precision != best:
             work.notes.append(f"{precision}: {p50[precision] / p50[best]:.2f} x the latency of {best} on {name}")

@@ -22,9 +22,9 @@ from mmedge.measure.agreement import SAME, agreements
 from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.measure.quality import Run
 from mmedge.stages.export import engines
-from mmedge.stages.export.choice import NOISE
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import TOLERANCES
+from mmedge.stages.preference import NOISE
 from mmedge.stages.results import SplitRecord, SubsetRecord
 
 _UNTIMED = "this machine cannot run the target"

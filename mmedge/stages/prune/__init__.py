@@ -13,8 +13,9 @@ from mmedge.errors import AccuracyGateFailed, MissingDependency, MmedgeError, Pe
 from mmedge.measure.blocks import preferred_block
 from mmedge.measure.budget import WHOLE, Budget
 from mmedge.models import load
-from mmedge.recipe import Prune
+from mmedge.recipe import Prefer, Prune
 from mmedge.report.pruning import AttemptRecord, PruningRecord, ScoreRecord
+from mmedge.stages.preference import Costs, best
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
@@ -65,6 +66,9 @@ def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
 
 
 def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
+    prefer = context.recipe.prefer
+    if prefer == "size":  # a smaller network is better, however fast
+        config = config.model_copy(update={"faster": False})
     module = context.rebuild(parent)
     work = work_on(parent, module, config, context)
     before = work.judged(module)
@@ -93,12 +97,14 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
         rows.append(row)
         context.progress.say(f"prune: {row.why}")
         if isinstance(row, Recovered) and row.passed:
-            kept = network, row
+            kept = (network, row) if kept is None or config.steps > 1 else _better(prefer, kept, (network, row))
         # Where the budget is out of reach, a smaller cut is one that is smaller than this one.
         if number == 0 and config.steps == 1:
             limits = {name: max(limit, row.left[name]) for name, limit in limits.items()}
-        # One cut ends with the first that passes, or that is no faster; several steps with the first that does not pass.
-        if row.passed == (config.steps == 1) or not isinstance(row, Recovered):
+        # One cut ends with the first that passes, or that is no faster, unless smaller ones may lose less; several steps
+        # with the first that does not pass.
+        every = prefer == "accuracy" and config.steps == 1
+        if (row.passed == (config.steps == 1) and not every) or not isinstance(row, Recovered):
             break
     if kept and config.faster and not kept[1].faster:
         kept = None
@@ -129,6 +135,15 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     taught, loss = handed_on(parent)
     more = {"pruning": pruning, "misses": misses, "notes": list(notes), "taught": taught, "loss": loss}
     return PruneResult.of(written, **more)
+
+
+def _better(
+    prefer: Prefer, kept: tuple[Narrowed, Recovered], other: tuple[Narrowed, Recovered]
+) -> tuple[Narrowed, Recovered]:
+    """Of two cuts that both lose little enough the one to keep."""
+    rows = {"kept": kept[1], "other": other[1]}
+    costs = {name: Costs(row.left["latency"], row.left["params"], row.quality) for name, row in rows.items()}
+    return other if best(prefer, costs) == "other" else kept
 
 
 def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageResult:

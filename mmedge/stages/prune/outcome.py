@@ -124,7 +124,9 @@ def _notes(config: Prune, rows: list[AttemptRecord], kept: Recovered | None, *, 
         f"{_change(kept)} on validation, worst subset {kept.worst_subset} {-kept.worst_subset_drop:+.3f}",
     ]
     if not kept.faster:
-        lines.append("no faster than its parent here beyond the noise, and taken since the recipe says 'faster: false'")
+        lines.append(
+            "no faster than its parent here beyond the noise, and taken since the recipe says 'faster: false' or 'prefer: size'"
+        )
     lines += [f"not taken: {row.why}" for row in rows if row is not kept and not row.passed]
     return tuple(lines)
 

@@ -20,13 +20,13 @@ from mmedge.errors import AccuracyGateFailed, UsageError
 from mmedge.gate import ACCURACY_EXIT
 from mmedge.measure.budget import losses_of
 from mmedge.models.load import contract_of
-from mmedge.recipe import Quantize, computes_int8
+from mmedge.recipe import Prefer, Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
+    best_kept,
     check_proof,
-    fastest_kept,
     make_and_judge,
     reason,
 )
@@ -40,7 +40,7 @@ Calibrated = tuple[list[dict[str, np.ndarray]], CalibrationRecord | None]
 
 
 def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeResult:
-    """Make every candidate, judge it on the validation split, and make the fastest one that is kept ``model.onnx``."""
+    """Make every candidate, judge it on the validation split, and make the best one that is kept ``model.onnx``."""
     contract = contract_of(parent)
     train, validation = (
         split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
@@ -66,7 +66,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
     table = make_and_judge(trial, config, folder)
     table.absent |= unmade
     add_trained(table, trial, config, parent, context, folder, notes)
-    choice = concluded(table, config, folder, notes)
+    choice = concluded(table, config, folder, notes, context.recipe.prefer)
     chosen = {name: getattr(choice, name) for name in choice.model_fields_set}
     return QuantizeResult.of(StageResult.like(parent, choice.notes), calibration=calibrated, **chosen)
 
@@ -116,27 +116,27 @@ def _is_of(candidate: str, required: str) -> bool:
     return computes_int8(candidate) if required == "int8" else candidate == required
 
 
-def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) -> ChoiceRecord:
-    """Write ``model.onnx`` and return what the artifact says of the candidates.
+def concluded(
+    table: Table, config: Quantize, folder: Path, notes: list[str], prefer: Prefer = "latency"
+) -> ChoiceRecord:
+    """Write ``model.onnx``, what is best by ``prefer``, and return what the artifact says of the candidates.
 
     Raises MismatchError where the taken graph's INT8 layers run in float. Where a precision is required and none of it
     is inside the budget, the one that loses least is taken, and ``misses`` holds the gate that it failed.
     """
     misses: list[MissRecord] = []
-    fastest = fastest_kept(table.rows)
+    taken = best_kept(table.rows, prefer)
     if config.require is not None:
         of_it = [row for row in table.rows if _is_of(row.precision, config.require)]
         kept = [row for row in of_it if row.kept]
-        fastest = (
-            min(kept, key=lambda row: row.ratio_to_fp32) if kept else max(of_it, key=lambda row: row.quality_validation)
-        )
+        taken = best_kept(kept, prefer) if kept else max(of_it, key=lambda row: row.quality_validation)
         if not kept:
             reference = next(row for row in table.rows if row.precision == "fp32")
-            loss = reference.quality_validation - fastest.quality_validation
+            loss = reference.quality_validation - taken.quality_validation
             name = f"max_drop of {config.require}"
             misses.append(MissRecord(name=name, limit=config.max_drop, value=loss, exit=ACCURACY_EXIT))
             notes.append(
-                f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {fastest.precision}"
+                f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {taken.precision}"
             )
     smaller = [row for row in table.rows if row.precision != "fp32"]
     if config.on_miss == "stop" and smaller and not any(row.kept for row in smaller):
@@ -145,14 +145,16 @@ def concluded(table: Table, config: Quantize, folder: Path, notes: list[str]) ->
             where="quantize.on_miss: stop",
             todo="allow a larger max_drop, add validation samples, or say on_miss: keep-parent",
         )
-    check_proof(fastest)
-    shutil.copyfile(folder / f"{fastest.precision}.onnx", folder / GRAPH)
-    if fastest.precision == "fp32":
-        notes.append("fp32, the parent's precision, is kept: no candidate is faster inside the budget")
+    check_proof(taken)
+    shutil.copyfile(folder / f"{taken.precision}.onnx", folder / GRAPH)
+    if taken.precision == "fp32":
+        notes.append(
+            f"fp32, the parent's precision, is kept: no candidate inside the budget is better ({prefer} is preferred)"
+        )
     rows: list[CandidateRecord | UnmadeRecord] = list(table.rows)
     for name, why in table.absent.items():
         rows.append(UnmadeRecord(precision=name, kept=False, why=f"not made: {why}"))
     notes += [f"{row.precision}: {row.why}" for row in rows]
-    choice = ChoiceRecord(candidates=rows, precision=fastest.precision, notes=notes + table.notes)
+    choice = ChoiceRecord(candidates=rows, precision=taken.precision, notes=notes + table.notes)
     found = {"misses": misses, "fusion_points": table.fusion_points, "sensitivity": table.sensitivity}
     return choice.model_copy(update={name: value for name, value in found.items() if value})

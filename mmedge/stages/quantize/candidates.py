@@ -15,13 +15,12 @@ from mmedge.gate import Estimate
 from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
-from mmedge.recipe import Candidate, Quantize, computes_int8
+from mmedge.recipe import Candidate, Prefer, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
+from mmedge.stages.preference import NOISE, Costs, best
 from mmedge.stages.quantize import mixed, ptq
 from mmedge.stages.quantize.evaluation import Scored, Trial
 
-# A candidate must beat FP32's median latency by this share to take its place.
-NOISE = 0.05
 # Share of the outputs' power that fused kernels may differ by from the same graph run node by node.
 _SATURATION = 0.01
 
@@ -330,10 +329,11 @@ def _why(row: CandidateRecord, reference: Scored, unproven: str | None) -> str:
     return f"kept: {lost}{speed}"
 
 
-def fastest_kept(table: Sequence[CandidateRecord]) -> CandidateRecord:
-    """The fastest candidate inside the budget; FP32 stays unless another is faster by more than timing noise."""
-    best = min((row for row in table if row.kept), key=lambda row: row.ratio_to_fp32)
-    return best if best.ratio_to_fp32 < 1 - NOISE else next(row for row in table if row.precision == "fp32")
+def best_kept(table: Sequence[CandidateRecord], prefer: Prefer = "latency") -> CandidateRecord:
+    """The best candidate inside the budget; FP32 stays unless another is better by more than timing noise."""
+    rows = {row.precision: row for row in table if row.kept}
+    costs = {name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation) for name, row in rows.items()}
+    return rows[best(prefer, costs, "fp32")]
 
 
 def reason(error: Exception) -> str:

@@ -1,0 +1,56 @@
+"""What is best among candidates that are inside the accuracy budget: the one place that knows what a recipe may prefer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmedge.recipe import Prefer
+
+# Another candidate must be faster, or smaller, by this share to be taken instead of what is there already.
+NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A candidate. ``latency``: in any one unit, the same for all; ``quality``: on validation, more is better."""
+
+    latency: float
+    size_bytes: float
+    quality: float
+
+
+def best(prefer: Prefer, candidates: Mapping[str, Costs], standing: str | None = None) -> str:
+    """The name of the best of ``candidates``, which are all inside the budget.
+
+    ``standing``: the one that stays unless another is better than it beyond the noise of a measurement.
+    """
+    chosen = min(candidates, key=lambda name: _order(prefer, candidates[name]))
+    if standing is None or standing not in candidates:
+        return chosen
+    ours, theirs = candidates[chosen], candidates[standing]
+    match prefer:
+        case "size":
+            better = ours.size_bytes < theirs.size_bytes * (1 - NOISE)
+        case "accuracy":
+            better = ours.quality > theirs.quality or ours.latency < theirs.latency * (1 - NOISE)
+        case "energy":
+            better = ours.latency < theirs.latency * (1 - NOISE) or (
+                ours.size_bytes < theirs.size_bytes * (1 - NOISE) and ours.latency <= theirs.latency * (1 + NOISE)
+            )
+        case _:
+            better = ours.latency < theirs.latency * (1 - NOISE)
+    return chosen if better else standing
+
+
+def _order(prefer: Prefer, one: Costs) -> tuple[float, ...]:
+    """What candidates are sorted by, the best first."""
+    match prefer:
+        case "size":
+            return one.size_bytes, one.latency
+        case "accuracy":
+            return -one.quality, one.latency
+        case "energy":
+            return one.latency, one.size_bytes
+        case _:
+            return (one.latency,)

@@ -1,0 +1,191 @@
+"""The functions make what the command line makes, on a user's own network and data, and their results go on and tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import mmedge
+from mmedge import artifact
+from mmedge.errors import UsageError
+from tests import small
+from tests.api import digits
+from tests.conftest import child_environment
+
+QUICK = {"measure": {"runs": 20, "warmup": 1, "bootstrap": 100}}
+# Chosen by no measurement of time, so that it is the same at each call.
+CUT = {
+    "macs": 0.5,
+    "round_to": 2,
+    "allocation": "uniform",
+    "faster": False,
+    "max_drop": 1.0,
+    "max_subset_drop": 1.0,
+    "train": {"epochs": 1},
+}
+
+
+def options(settings: dict[str, Any]) -> list[str]:
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.fixture
+def command(request: pytest.FixtureRequest) -> Any:
+    """The command line; its fixture is called as the package is."""
+    return request.getfixturevalue("mmedge")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ONNX file and data for it."""
+    folder = tmp_path_factory.mktemp("graph")
+    small.write_graph(folder / "model.onnx")
+    random = np.random.default_rng(0)
+    image, vitals = random.normal(size=(24, 1, 8, 8)), random.normal(size=(24, 3))
+    np.savez(folder / "data.npz", image=image.astype(np.float32), vitals=vitals.astype(np.float32))
+    return folder
+
+
+def test_quantizing_a_file_by_the_function_and_by_the_command_gives_the_same_bytes(graph, command, tmp_path):
+    data = dict(np.load(graph / "data.npz"))
+    made = mmedge.quantize(graph / "model.onnx", data, out=tmp_path / "a", progress=False, candidates=("fp32", "int8"))
+    said = command(
+        "quantize",
+        graph / "model.onnx",
+        "--data",
+        graph / "data.npz",
+        "--out",
+        tmp_path / "b",
+        "--candidates",
+        "fp32,int8",
+    )
+    assert said.code == 0, said.err
+    for name in ("fp32.onnx", "int8.onnx"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    ours, theirs = (json.loads((tmp_path / name / "report.json").read_text()) for name in "ab")
+    scores = [[row["quality_validation"] for row in report["candidates"]] for report in (ours, theirs)]
+    assert scores[0] == scores[1]
+    assert made.figures.model_sha256 == theirs["model_sha256"] and made.onnx.is_file()
+    assert "int8" in repr(made) and "<table>" in made._repr_html_() and made.report().is_file()
+
+
+def test_exporting_a_file_by_the_function_and_by_the_command_gives_the_same_bundle(graph, command, tmp_path):
+    """Without data engines are compared on generated inputs; the shapes are those that the file has."""
+    made = mmedge.export(graph / "model.onnx", tmp_path / "bundle", out=tmp_path / "a", progress=False)
+    said = command("export", graph / "model.onnx", "--out", tmp_path / "b")
+    assert said.code == 0, said.err
+    ours, theirs = artifact.read(tmp_path / "bundle"), artifact.read(tmp_path / "b" / "bundle")
+    assert ours.files == theirs.files and ours.meta == theirs.meta
+    assert ours.meta["verdict"] == "not judged" and ours.meta["data"] == "generated inputs"
+    engine = mmedge.load(made.path)
+    held = np.load(graph / "data.npz")
+    feed = {name: held[name][:2] for name in ("image", "vitals")} | {"present": np.ones((2, 2), bool)}
+    from mmedge.backends import onnxruntime_cpu
+
+    expected = onnxruntime_cpu.session(graph / "model.onnx")(feed)["logits"]
+    np.testing.assert_allclose(engine.run(feed)["logits"], expected, atol=1e-6)
+    assert "onnxruntime-cpu" in repr(made) and made.figures == {}
+    with pytest.raises(UsageError, match="no report"):
+        made.report()
+
+
+def test_a_profile_is_of_what_the_functions_return(graph, tmp_path):
+    made = mmedge.profile(graph / "model.onnx", runs=20, idle_s=0, seconds=0.05, out=tmp_path, progress=False)
+    assert made.figures.models[0].batches[0].compute.p50_ms > 0 and "p50" in repr(made)
+    assert json.loads(made.path.read_text())["schema"] == 1
+    with pytest.raises(UsageError, match="mmedge.export"):
+        mmedge.profile(digits.Halves(), progress=False)
+
+
+def test_a_finished_run_gives_models_to_go_on_from(finished, tmp_path):
+    model = mmedge.Model.load(finished.out / "prune")
+    assert model.figures.params == finished.stage("prune")["params"]
+    assert model.onnx.is_file() and sum(x.numel() for x in model.module.parameters()) == model.figures.params
+    assert "parameters" in repr(model) and model.save(tmp_path / "copy").is_dir()
+    with pytest.raises(UsageError, match="something already"):
+        model.save(tmp_path / "copy")
+
+
+def test_run_takes_a_recipe_file_and_a_mapping_and_takes_what_is_unchanged(finished, tmp_path, values):
+    out = finished.whole_copy(tmp_path / "out")
+    found = mmedge.run(values, out, progress=False)
+    assert {stage.status for stage in found.figures.stages} == {"cached"} and found.verdict == "pass"
+    assert found.bundle.path.is_dir() and found.model("distill").figures.quality.n == 60
+    assert "distill" in repr(found) and found.report() == out / "report.html"
+    with pytest.raises(UsageError, match="no stage 'distil'"):
+        found.model("distil")
+
+
+def test_a_setting_that_does_not_exist_is_told_with_a_near_one(graph, tmp_path):
+    with pytest.raises(UsageError, match=r"mmedge\.prune: unknown key 'prune\.max_drp' \(did you mean 'max_drop'"):
+        mmedge.prune(digits.trained(), digits.arrays(), out=tmp_path, progress=False, max_drp=1)
+    with pytest.raises(UsageError, match="did you mean 'max_drop'"):
+        mmedge.quantize(graph / "model.onnx", graph / "data.npz", out=tmp_path / "q", progress=False, max_drp=1)
+    with pytest.raises(UsageError, match="did you mean 'dtype'"):
+        mmedge.export(graph / "model.onnx", tmp_path / "b", progress=False, dtypes="fp16")
+    with pytest.raises(UsageError, match="data is missing"):
+        mmedge.prune(digits.trained(), out=tmp_path, progress=False)
+    with pytest.raises(UsageError, match=r"shapes=\{'upper': \(1, 28, 28\)\}"):
+        mmedge.export(digits.trained(), tmp_path / "b", out=tmp_path, progress=False)
+
+
+def test_importing_mmedge_imports_nothing_heavy_and_help_is_a_page():
+    code = (
+        "import sys, mmedge; heavy = {'numpy', 'torch', 'pydantic', 'onnxruntime', 'mmedge.api'} & set(sys.modules);"
+        "assert not heavy, heavy; import pydoc; print(pydoc.render_doc(mmedge, renderer=pydoc.plaintext))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=child_environment(), check=True
+    )
+    for word in ("mmedge.prune(model, loader)", "distill(student", "export(model", "quantize(model", "samples("):
+        assert word in said.stdout
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        mmedge.prun  # noqa: B018
+
+
+@pytest.mark.slow
+def test_pruning_by_the_function_and_by_the_command_gives_the_same_bytes(command, tmp_path, monkeypatch):
+    (tmp_path / "my_net.py").write_text("from tests.api.digits import Halves\n\ndef build():\n    return Halves()\n")
+    monkeypatch.chdir(tmp_path)
+    save_file(digits.trained_weights(), tmp_path / "w.safetensors")
+    np.savez(tmp_path / "d.npz", **digits.arrays())
+    made = mmedge.prune(digits.trained(), digits.arrays(), out=tmp_path / "a", progress=False, **CUT, **QUICK)
+    said = command(
+        "prune", "my_net:build", "--weights", "w.safetensors", "--data", "d.npz", "--out", tmp_path / "b",
+        *options({f"prune.{key}": value for key, value in CUT.items()}), *options(QUICK),
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    for name in ("weights.safetensors", "model.onnx", "pruning.json"):
+        assert (tmp_path / "a" / "prune" / name).read_bytes() == (tmp_path / "b" / "prune" / name).read_bytes()
+    assert made.module.upper[0].out_channels < 16, "the caller's own class, narrowed"
+    assert digits.trained().upper[0].out_channels == 16
+
+
+@pytest.mark.slow
+def test_from_a_trained_network_to_a_bundle_in_a_few_calls(tmp_path):
+    small_net = mmedge.distill(
+        digits.Halves(6), digits.trained(), digits.arrays(), out=tmp_path / "d", progress=False,
+        train={"epochs": 2}, controls={"seeds": 1}, **QUICK,
+    )  # fmt: skip
+    cut = mmedge.prune(small_net, out=tmp_path / "p", progress=False, **CUT)
+    quick = mmedge.quantize(
+        cut, digits.arrays(), out=tmp_path / "q", progress=False, candidates=("fp32", "int8"), qat="never"
+    )
+    bundle = mmedge.export(quick, tmp_path / "bundle", backends=["openvino-cpu"], progress=False)
+    assert set(bundle.figures) == {"onnxruntime-cpu", "openvino-cpu"}
+    engine = bundle.load()
+    held = digits.arrays()
+    assert engine.predict(upper=held["upper"][0], lower=held["lower"][0]).label in map(str, range(10))
+    alone = mmedge.load(tmp_path / "bundle", "openvino-cpu").predict(upper=held["upper"][0])
+    assert alone.label in map(str, range(10)), "an absent input is what the training data has on average"
+    with torch.no_grad():
+        module = cut.module(torch.from_numpy(held["upper"][:2]), torch.from_numpy(held["lower"][:2]))
+    assert module.shape == (2, 10)
