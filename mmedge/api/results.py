@@ -203,10 +203,12 @@ class QuantizedFile(Result):
         return found
 
     def _rows(self) -> list[tuple[str, str]]:
+        from mmedge.report.schema import UnmadeRecord
+
         figures = self.figures
 
         def told(row: CandidateRecord | UnmadeRecord) -> str:
-            if not hasattr(row, "size_bytes"):
+            if isinstance(row, UnmadeRecord):
                 return row.why
             mark = " *" if row.precision == figures.precision else "" if row.kept else " (not kept)"
             return (

@@ -39,6 +39,7 @@ _OF_A_FILE = {
     "calibration": "quantize.calibration",
     "threads": "measure.threads",
     "policy": "gates.policy",
+    "prefer": "prefer",
 }
 # Of those what a function takes as it was typed.
 _SETTINGS = (
@@ -57,7 +58,8 @@ _SETTINGS = (
 @click.command(
     help="Make candidate precisions, judge and time them, keep the best."
     "\n\nRECIPE is a recipe file, or the artifact of an earlier stage, whose recipe is then used; or module:factory"
-    " with --weights and --data, what mmedge prune takes too; or an ONNX file of your own: then --data gives what it takes, as an .npz with an array an input, a folder of .npz or .npy files, a .csv of .npy paths,"
+    " with --weights and --data, what mmedge prune takes too; or an ONNX file of your own: then --data gives what it"
+    " takes, as an .npz with an array an input, a folder of .npz or .npy files, a .csv of .npy paths,"
     " or module:build. Half of it calibrates, the other half judges: by labels where there are any, else by FP32's outputs."
     "\n\n\b\nExamples:\n  mmedge quantize recipes/avdigits.yaml --out runs/demo\n  mmedge quantize model.onnx --data calibration.npz --labels labels.npy --out quantized"
 )
@@ -91,6 +93,13 @@ _SETTINGS = (
     default="strict",
     show_default=True,
     help="strict: a loss must be proved to be inside the budget; point: as measured, by which luck passes too.",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(["latency", "size", "energy", "accuracy"]),
+    default="latency",
+    show_default=True,
+    help="What is best among candidates inside the budget.",
 )
 @framed
 def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:

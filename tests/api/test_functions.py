@@ -117,7 +117,7 @@ def test_a_finished_run_gives_models_to_go_on_from(finished, tmp_path):
 def test_run_takes_a_recipe_file_and_a_mapping_and_takes_what_is_unchanged(finished, tmp_path, values):
     out = finished.whole_copy(tmp_path / "out")
     found = mmedge.run(values, out, progress=False)
-    assert {stage.status for stage in found.figures.stages} == {"cached"} and found.verdict == "pass"
+    assert {stage.status for stage in found.figures.stages} == {"cached"} and found.verdict == "not judged"
     assert found.bundle.path.is_dir() and found.model("distill").figures.quality.n == 60
     assert "distill" in repr(found) and found.report() == out / "report.html"
     with pytest.raises(UsageError, match="no stage 'distil'"):
@@ -189,3 +189,37 @@ def test_from_a_trained_network_to_a_bundle_in_a_few_calls(tmp_path):
     with torch.no_grad():
         module = cut.module(torch.from_numpy(held["upper"][:2]), torch.from_numpy(held["lower"][:2]))
     assert module.shape == (2, 10)
+
+
+@pytest.mark.slow
+def test_the_python_lines_of_the_readme_run(monkeypatch, tmp_path, capsys):
+    from tests.conftest import REPOSITORY
+    from tests.readme_commands import python_blocks
+
+    block = next(block for block in python_blocks((REPOSITORY / "README.md").read_text()) if "mmedge.prune" in block)
+    monkeypatch.syspath_prepend(REPOSITORY)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert "openvino-cpu" in capsys.readouterr().out and (tmp_path / "runs/own-python/bundle/manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_hugging_face_dataset_and_a_frame_go_all_the_way(tmp_path):
+    from tests.api.test_data import hugging_face
+
+    made = mmedge.quantize(
+        digits.trained(),
+        hugging_face(),
+        out=tmp_path / "hf",
+        progress=False,
+        candidates=("fp32", "fp16"),
+        prefer="size",
+        **QUICK,
+    )
+    assert made.figures.precision == "fp16" and made.figures.quality.value > 0.6
+    import pandas
+
+    pixels = np.concatenate([digits.arrays()["upper"], digits.arrays()["lower"]], 3).reshape(-1, 64)
+    frame = pandas.DataFrame({**{f"p{at}": pixels[:, at] for at in range(64)}, "label": digits.arrays()["label"]})
+    bundle = mmedge.export(torch.nn.Linear(64, 10), tmp_path / "bundle", frame, progress=False, **QUICK)
+    assert bundle.load().predict(input=pixels[0]).label in map(str, range(10))

@@ -236,7 +236,7 @@ def test_every_key_that_quantize_points_to_is_one_of_a_recipe(finished):
     from mmedge import recipe
     from mmedge.cli.quantize import _OF_A_FILE
 
-    values = {"candidates": "[fp32, int8]", "require": "int8", "ignore": "[head]", "policy": "point"}
+    values = {"prefer": "size", "candidates": "[fp32, int8]", "require": "int8", "ignore": "[head]", "policy": "point"}
     told = {key: values.get(name, "1") for name, key in _OF_A_FILE.items() if key}
     recipe.load(finished.recipe_file, ("gates={}", *(f"{key}={value}" for key, value in told.items())))
 

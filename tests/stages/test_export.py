@@ -66,7 +66,7 @@ def context(tmp_path):
     ids = tuple(map(str, range(n)))
     test = made_samples("test", ids, inputs, np.ones((n, 2), bool), np.zeros(n, np.int64), np.arange(n))
     recipe = SimpleNamespace(
-        export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5), quantize=None
+        export=Export(per_subset=True, split=True), measure=Measure(runs=60, warmup=5), quantize=None, prefer="latency"
     )
     return Context(recipe, SimpleNamespace(test=test), tmp_path, tmp_path, Silent())
 
