@@ -107,6 +107,7 @@ def _bars() -> Iterator[Progress]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -122,7 +123,7 @@ def _bars() -> Iterator[Progress]:
         TextColumn("{task.fields[text]}", markup=False),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         class Terminal:
             def step(self, task: str, done: int, total: int, text: str = "") -> None:
