@@ -54,6 +54,7 @@ def main() -> None:
                     process.wait()
                     places[reached(out)] += 1
                     done += 1
+                    print(f"kill {done}: {reached(out)} was written", flush=True)
                     continue
                 if code != 0:
                     sys.exit(f"the run that goes on after {done} kills ends with exit code {code}")
