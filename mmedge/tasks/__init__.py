@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from mmedge.tasks import classification, multilabel, ordinal, regression
-from mmedge.tasks.cells import Cells, Finding, TargetCard
+from mmedge.tasks.cells import CellFault, Cells, TargetCard
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -52,7 +52,7 @@ class Task(Protocol):
     def stand_in(self) -> Head:
         """A head of the least width, for looking at models where the data could not be read."""
 
-    def faults(self, cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
+    def faults(self, cells: Mapping[str, Cells], target: Target) -> Iterator[CellFault]:
         """All that is wrong with the targets of the splits: {split: its cells}. What is found may be an error or a warning."""
 
     def targets(self, cells: Cells, head: Head, target: Target) -> np.ndarray:

@@ -16,7 +16,7 @@ TINY = 5
 
 
 @dataclass(frozen=True)
-class Finding:
+class CellFault:
     """One thing wrong with targets: in which split, and in which row of it (from 0), where it is of a single one."""
 
     severity: Literal["error", "warning"]
@@ -50,7 +50,7 @@ def label_faults(
     *,
     needs: int,
     classes: Sequence[str] = (),
-) -> Iterator[Finding]:
+) -> Iterator[CellFault]:
     """What is wrong with labels.
 
     ``named``: {split: the labels of each row}; ``defining``: the splits that say which there are; ``needs``: the least
@@ -65,34 +65,34 @@ def label_faults(
         for label in sorted(counts[split].keys() - (set(classes) or known)):
             first = next(row for row, names in enumerate(rows) if names and label in names)
             what = f"the label {label!r} of {counts[split][label]} {split} samples is {lacking}"
-            yield Finding("error", "unseen-label", what, "correct the label or the split", split, first)
+            yield CellFault("error", "unseen-label", what, "correct the label or the split", split, first)
     if defining and len(known) < needs:
         what = f"one class only: {next(iter(known))!r}" if known else "no sample with any label"
         todo = "two different ones are the least that can be told apart: correct the split, or add rows"
-        yield Finding("error", "one-class", f"the {' and '.join(defining)} split has {what}", todo, defining[0])
+        yield CellFault("error", "one-class", f"the {' and '.join(defining)} split has {what}", todo, defining[0])
     for split in counts:
         if split not in defining and len(counts[split]) == 1 and needs > 1:
             what = f"the {split} split has one class only: {next(iter(counts[split]))!r}"
             todo = "classification needs two: correct the split, or add rows"
-            yield Finding("warning", "one-class", what, todo, split)
+            yield CellFault("warning", "one-class", what, todo, split)
     yield from _alike(named)
     for label, count in sorted(counts.get("train", Counter()).items()):
         if count < TINY:
             what = f"the class {label!r} has {count} training sample{'s' if count > 1 else ''}"
             todo = "add samples, join classes, or set train.class_weights: balanced"
-            yield Finding("warning", "tiny-class", what, todo, "train")
+            yield CellFault("warning", "tiny-class", what, todo, "train")
         for split in ("validation", "test"):
             if counts.get(split) and label not in counts[split]:
                 what = f"the class {label!r} has no {split} sample: nothing tells how well it is known"
                 todo = "add samples, or change data.ratios or data.split"
-                yield Finding("warning", "empty-class", what, todo, split)
+                yield CellFault("warning", "empty-class", what, todo, split)
             elif counts.get(split) and counts[split][label] == 1:
                 what = f"the class {label!r} has one {split} sample, which alone decides how well it seems known"
                 todo = "add samples, or change data.ratios, data.split or the seed"
-                yield Finding("warning", "single-sample", what, todo, split)
+                yield CellFault("warning", "single-sample", what, todo, split)
 
 
-def _alike(named: Mapping[str, Sequence[frozenset[str] | None]]) -> Iterator[Finding]:
+def _alike(named: Mapping[str, Sequence[frozenset[str] | None]]) -> Iterator[CellFault]:
     """Labels that a reader takes for one: of other blanks, case, or Unicode form."""
     first: dict[str, tuple[str, int]] = {}
     for split, rows in named.items():
@@ -107,4 +107,4 @@ def _alike(named: Mapping[str, Sequence[frozenset[str] | None]]) -> Iterator[Fin
             what = (
                 f"the labels {other!r} and {label!r} differ in blanks, case or Unicode form only, and are two classes"
             )
-            yield Finding("warning", "alike-labels", what, "spell them alike", split, row)
+            yield CellFault("warning", "alike-labels", what, "spell them alike", split, row)

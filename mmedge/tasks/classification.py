@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits, label_faults
+from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -37,7 +37,7 @@ def stand_in() -> Head:
     return Head(task="classification", labels=("first", "second"))
 
 
-def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
+def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[CellFault]:
     found = {split: named(of_split, target) for split, of_split in cells.items()}
     yield from label_faults(found, defining_splits(cells), needs=2, classes=target.classes)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits, label_faults
+from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.classification import FLOOR
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -54,14 +54,14 @@ def stand_in() -> Head:
     return Head(task="multilabel", labels=("first", "second"))
 
 
-def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
+def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[CellFault]:
     found = {split: named(of_split, target) for split, of_split in cells.items()}
     yield from label_faults(found, defining_splits(cells), needs=2, classes=target.classes)
     for split in ("validation", "test"):
         labelled = [names for names in found.get(split, ()) if names is not None]
         if labelled and not any(labelled):
             what = f"no sample of the {split} split has any of the labels: nothing can be judged by them"
-            yield Finding("error", "no-positives", what, "correct data.split or data.ratios", split)
+            yield CellFault("error", "no-positives", what, "correct data.split or data.ratios", split)
 
 
 def targets(cells: Cells, head: Head, target: Target) -> np.ndarray:

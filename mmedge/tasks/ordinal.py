@@ -14,7 +14,7 @@ import numpy as np
 
 from mmedge.errors import did_you_mean
 from mmedge.tasks import classification, multilabel
-from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits, label_faults
+from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -51,23 +51,23 @@ def stand_in() -> Head:
     return Head(task="ordinal", labels=("first", "second", "third"))
 
 
-def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
+def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[CellFault]:
     defining = defining_splits(cells)
     words = sorted({c for split in defining for c in cells[split] if c is not None and math.isnan(_as_number(c))})
     if words and not target.order:
         what = f"grades that are words have no order of their own: {', '.join(words[:8])}"
-        yield Finding("error", "no-order", what, "list them under 'order', lowest first", defining[0])
+        yield CellFault("error", "no-order", what, "list them under 'order', lowest first", defining[0])
         return
     for split, of_split in cells.items() if target.order else ():
         for label in sorted({cell for cell in of_split if cell is not None} - set(target.order)):
             what = f"the grade {label!r} is not in 'order'{did_you_mean(label, target.order)}"
             todo = f"'order' lists {', '.join(target.order)}: add it, or correct the cell"
-            yield Finding("error", "unknown-grade", what, todo, split, list(of_split).index(label))
+            yield CellFault("error", "unknown-grade", what, todo, split, list(of_split).index(label))
     found = {split: named(of_split, target) for split, of_split in cells.items()}
     # A grade that 'order' lists needs no sample in the training split.
-    for finding in label_faults(found, defining, needs=2):
-        if finding.kind != "unseen-label" or not target.order:
-            yield finding
+    for cell_fault in label_faults(found, defining, needs=2):
+        if cell_fault.kind != "unseen-label" or not target.order:
+            yield cell_fault
 
 
 def ranks(output: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mmedge.tasks.cells import Cells, Finding, TargetCard, defining_splits
+from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
 from mmedge.tasks.scale import Scale
@@ -52,7 +52,7 @@ def stand_in() -> Head:
     return Head(task="regression")
 
 
-def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
+def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[CellFault]:
     values = {split: numbers(of_split) for split, of_split in cells.items()}
     wrong = False
     for split, of_split in cells.items():
@@ -60,17 +60,17 @@ def faults(cells: Mapping[str, Cells], target: Target) -> Iterator[Finding]:
             if cell is not None and math.isnan(value):
                 wrong = True
                 todo = "correct it, or empty the cell: the sample is then unlabelled"
-                yield Finding("error", "target", f"the target {cell!r} is not a finite number", todo, split, row)
+                yield CellFault("error", "target", f"the target {cell!r} is not a finite number", todo, split, row)
     if wrong:
         return
     defining = np.concatenate([np.empty(0), *(values[split] for split in defining_splits(cells))])
     if len(np.unique(defining[~np.isnan(defining)])) == 1:
-        yield Finding("error", "constant", "the target has one value only", "there is nothing to learn", "train")
+        yield CellFault("error", "constant", "the target has one value only", "there is nothing to learn", "train")
     for split in ("validation", "test"):
         found = values[split][~np.isnan(values[split])] if split in values else np.empty(0)
         if len(found) and np.ptp(found) == 0:
             what = f"the targets of the {split} split are all the same: nothing can be judged by them"
-            yield Finding("error", "constant", what, "correct data.split or data.ratios", split)
+            yield CellFault("error", "constant", what, "correct data.split or data.ratios", split)
 
 
 def targets(cells: Cells, head: Head, target: Target) -> np.ndarray:

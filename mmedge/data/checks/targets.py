@@ -8,7 +8,7 @@ import polars
 
 from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
-from mmedge.data.manifest.targets import cells_of, target_findings
+from mmedge.data.manifest.targets import cell_faults, cells_of
 from mmedge.errors import Fault, refuse
 from mmedge.recipe import Data
 from mmedge.tasks.cells import Cells
@@ -19,10 +19,10 @@ def target_faults(table: polars.DataFrame, data: Data, file: str, *, learns_labe
     tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
     tables = {split: rows for split, rows in tables.items() if rows.height}
     faults = []
-    for head, finding in target_findings(data, cells_of(data, tables), learns_labels=learns_labels):
-        row = None if finding.row is None else tables[finding.split][ROW][finding.row]
+    for head, found in cell_faults(data, cells_of(data, tables), learns_labels=learns_labels):
+        row = None if found.row is None else tables[found.split][ROW][found.row]
         column = data.target_columns[head]
-        faults.append(Fault(finding.severity, finding.kind, finding.what, file, row, column, todo=finding.todo))
+        faults.append(Fault(found.severity, found.kind, found.what, file, row, column, todo=found.todo))
     return faults
 
 
@@ -35,9 +35,8 @@ def refuse_faulty_targets(
     learns_labels: bool,
 ) -> None:
     """Raise MmedgeError with the first error of the targets. ``place(sample, column)``: where the user finds it."""
-    findings = target_findings(data, cells, learns_labels=learns_labels)
     errors: list[Fault] = []
-    for head, found in findings:
+    for head, found in cell_faults(data, cells, learns_labels=learns_labels):
         if found.severity != "error":
             continue
         column = data.target_columns[head]

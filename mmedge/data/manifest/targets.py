@@ -10,7 +10,7 @@ import polars
 from mmedge import tasks
 from mmedge.errors import MmedgeError
 from mmedge.recipe import Data
-from mmedge.tasks import Finding
+from mmedge.tasks import CellFault
 from mmedge.tasks.cells import Cells
 
 _YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
@@ -37,9 +37,9 @@ def labelled(data: Data) -> polars.Expr:
     return polars.any_horizontal(polars.col(column).is_not_null() for column in written_columns(data).values())
 
 
-def target_findings(
+def cell_faults(
     data: Data, cells: Mapping[str, Mapping[str, Cells]], *, learns_labels: bool
-) -> Iterator[tuple[str, Finding]]:
+) -> Iterator[tuple[str, CellFault]]:
     """(head, what is wrong with its targets), for all heads: what ``check`` lists, and a run stops at the first error of.
 
     ``cells``: as of ``cells_of``; ``learns_labels``: whether the training split needs a label.
@@ -48,14 +48,14 @@ def target_findings(
         for split, of_split in cells[head].items():
             unknown = sum(cell is None for cell in of_split)
             if unknown == len(of_split) > 0 and (split != "train" or learns_labels):
-                yield head, Finding("error", "unlabelled-split", *_unlabelled(split), split)
+                yield head, CellFault("error", "unlabelled-split", *_unlabelled(split), split)
             elif unknown and split != "train" and len(data.heads) == 1:
                 what = f"{unknown} samples of the {split} split have no label and cannot be scored"
                 todo = "move them to the training split, where distillation uses them"
-                yield head, Finding("warning", "unlabelled", what, todo, split)
+                yield head, CellFault("warning", "unlabelled", what, todo, split)
         if any(cell is not None for of_split in cells[head].values() for cell in of_split):
-            for finding in tasks.of(target).faults(cells[head], target):
-                yield head, finding
+            for cell_fault in tasks.of(target).faults(cells[head], target):
+                yield head, cell_fault
 
 
 def _unlabelled(split: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
 from mmedge.stages.prune.outcome import Recovered
 from mmedge.stages.prune.search import CutPlan, by_branch, latency_of, probe, uniform
-from mmedge.stages.prune.work import Judged, PruneWork, work_on
+from mmedge.stages.prune.work import PruneWork, Scores, work_on
 from mmedge.stages.results import PruneResult, StageResult
 from mmedge.stages.trained import Trained, write_trained, write_unchanged
 from mmedge.training.context import Context
@@ -190,7 +190,7 @@ def _rounding(module: nn.Module, work: PruneWork) -> tuple[int, dict[str, float]
 
 
 def _attempt(
-    work: PruneWork, base: Narrowed, plan: CutPlan, number: int, before: Judged
+    work: PruneWork, base: Narrowed, plan: CutPlan, number: int, before: Scores
 ) -> tuple[Narrowed, AttemptRecord]:
     """Cut ``base`` down to the plan, recover it where that is worth it, and measure it."""
     config = work.config

@@ -13,7 +13,7 @@ from mmedge.report import Figures, Interval
 from mmedge.report.pruning import AttemptRecord, BranchRecord, OptionRecord
 from mmedge.report.schema import MissRecord
 from mmedge.stages.prune.groups import ChannelGroup
-from mmedge.stages.prune.work import Judged
+from mmedge.stages.prune.work import Scores
 
 
 class Recovered(AttemptRecord):
@@ -28,7 +28,7 @@ class Recovered(AttemptRecord):
 
 
 @dataclass(frozen=True)
-class Losses:
+class CutLoss:
     """What a cut lost on the validation split, and whether that is inside the budget of accuracy (``passed``)."""
 
     drop: float
@@ -48,10 +48,10 @@ def not_worth_it(config: Prune, row: AttemptRecord, *, nothing_cut: bool) -> str
     return None
 
 
-def losses(budget: Budget, lost: measured.Losses) -> Losses:
+def losses(budget: Budget, lost: measured.Losses) -> CutLoss:
     """What an attempt lost on the validation split, and whether that is inside the budget of accuracy."""
     worst = budget.worst(lost)
-    return Losses(
+    return CutLoss(
         drop=lost[WHOLE].value,
         drop_bound=lost[WHOLE].high,
         worst_subset=worst,
@@ -61,11 +61,11 @@ def losses(budget: Budget, lost: measured.Losses) -> Losses:
     )
 
 
-def recovered(cut: AttemptRecord, after: Judged, lost: Losses, drop_ci95: Interval, config: Prune) -> Recovered:
+def recovered(cut: AttemptRecord, after: Scores, lost: CutLoss, drop_ci95: Interval, config: Prune) -> Recovered:
     """The record of a cut that was recovered, with a line on it."""
     figures = {"quality": after.quality, "subsets": after.subsets, "drop_ci95": drop_ci95}
-    told = {name: value for name, value in asdict(lost).items() if name != "unproven"}
-    row = Recovered.model_validate({**cut.record(), **figures, **told})
+    kept = {name: value for name, value in asdict(lost).items() if name != "unproven"}
+    row = Recovered.model_validate({**cut.record(), **figures, **kept})
     return row.model_copy(update={"why": _in_words(config, row, lost.unproven)})
 
 

@@ -12,7 +12,7 @@ from mmedge.measure.latency import Ratio
 from mmedge.report.pruning import OptionRecord
 from mmedge.stages.prune.allocation import choose
 from mmedge.stages.prune.groups import ChannelGroup
-from mmedge.stages.prune.work import Judged, PruneWork
+from mmedge.stages.prune.work import PruneWork, Scores
 
 _LARGEST_RATIO, _RATIO_STEPS = 0.95, 40
 _CORRECTIONS = 4
@@ -33,7 +33,7 @@ class CutPlan:
 
 
 def probe(
-    work: PruneWork, module: nn.Module, before: Judged, branches: Branches, largest: Mapping[str, float], round_to: int
+    work: PruneWork, module: nn.Module, before: Scores, branches: Branches, largest: Mapping[str, float], round_to: int
 ) -> dict[str, list[OptionRecord]]:
     """{branch: what each ratio leaves and loses}, each branch narrowed alone and judged on validation, as ``before`` was.
 
@@ -64,7 +64,7 @@ def probe(
         work.context.progress.step(
             "sensitivity of the branches", number, len(keeps), f"{ratio:.0%} of {branch} removed"
         )
-        judged = work.remembered("sensitivity", name, Judged, partial(_recovered_briefly, work, cuts[name], name))
+        judged = work.remembered("sensitivity", name, Scores, partial(_recovered_briefly, work, cuts[name], name))
         left = {"latency": ratios[name].value, **work.shares(cuts[name])}
         loss = before.overall - judged.overall
         figures = {"loss": loss, "quality": judged.quality, "subsets": judged.subsets}
@@ -72,7 +72,7 @@ def probe(
     return {branch: found for branch, found in options.items() if found}
 
 
-def _recovered_briefly(work: PruneWork, module: nn.Module, name: str) -> Judged:
+def _recovered_briefly(work: PruneWork, module: nn.Module, name: str) -> Scores:
     steps = work.config.probe_steps
     if steps:
         train = work.config.train.model_copy(update={"epochs": 1, "max_steps": steps})

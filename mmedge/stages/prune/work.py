@@ -37,7 +37,7 @@ T = TypeVar("T")
 _TAYLOR_STEPS = 16
 
 
-class Judged(ScoreRecord):
+class Scores(ScoreRecord):
     """Scores on the validation split, and ``overall``, the one figure to choose by.
 
     ``outputs``: of the whole and of every subset, by which a loss has its bounds; None where the scores were remembered.
@@ -135,20 +135,20 @@ class PruneWork:
         for own, copied in zip(module.parameters(), student.parameters()):
             own.grad = torch.zeros_like(own) if copied.grad is None else copied.grad.detach()
 
-    def judged(self, module: nn.Module) -> Judged:
+    def judged(self, module: nn.Module) -> Scores:
         """Scores of ``module`` on the validation split; of several processes the main one's, since they decide."""
         return processes.of_main(lambda: self._judged(module))
 
-    def _judged(self, module: nn.Module) -> Judged:
+    def _judged(self, module: nn.Module) -> Scores:
         module.eval()
         predict = computed_once(lambda present: predict_module(module, self.contract, self.validation, present))
         output = split_outputs(self.contract, self.validation, predict)
         quality = score(self.contract, output[WHOLE][1], self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)
         overall = balanced(quality, list(subsets.values()))
-        return Judged(quality=quality, subsets=subsets, overall=overall, outputs=output)
+        return Scores(quality=quality, subsets=subsets, overall=overall, outputs=output)
 
-    def losses(self, before: Judged, after: Judged, tail: float) -> Losses:
+    def losses(self, before: Scores, after: Scores, tail: float) -> Losses:
         """What the whole and every subset lost, paired by sample; each bound leaves out ``tail``."""
         assert before.outputs is not None and after.outputs is not None
         return losses_of(self.contract, self.validation)(before.outputs, after.outputs, tail)
