@@ -16,7 +16,7 @@ from mmedge.report.provenance import ProvenanceRecord
 _PACKAGES = (
     "numpy", "torch", "onnx", "onnxruntime", "onnxscript", "nncf", "openvino", "tensorrt-rtx", "tensorrt", "torch-pruning",
     "accelerate", "transformers", "tokenizers", "timm", "scikit-learn", "scipy", "polars", "pillow", "soundfile", "soxr",
-    "kaldi-native-fbank", "opacus",
+    "kaldi-native-fbank",
 )  # fmt: skip
 
 
