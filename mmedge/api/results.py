@@ -142,6 +142,8 @@ class Model(Result):
 
         Built anew at each access. Raises UsageError where the network was given as an object in another process.
         """
+        import torch
+
         from mmedge import artifact
         from mmedge.models import load
         from mmedge.models.heads import Rescale, Wrapped
@@ -151,7 +153,8 @@ class Model(Result):
         found = artifact.read(self.path)
         section = Section.model_validate(found.meta.get("model") or {})
         factory = load_attribute(section.factory, self.code) if section.factory else None
-        module = load.rebuild(found, factory)
+        with torch.inference_mode(False), torch.enable_grad():  # what was pruned is traced by its gradients
+            module = load.rebuild(found, factory)
         scaled = any(isinstance(part, Rescale) for part in module.modules())
         return module.inner if isinstance(module, Wrapped) and not scaled else module
 

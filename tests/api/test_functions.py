@@ -108,7 +108,9 @@ def test_a_profile_is_of_what_the_functions_return(graph, tmp_path):
 def test_a_finished_run_gives_models_to_go_on_from(finished, tmp_path):
     model = mmedge.Model.load(finished.out / "prune")
     assert model.figures.params == finished.stage("prune")["params"]
-    assert model.onnx.is_file() and sum(x.numel() for x in model.module.parameters()) == model.figures.params
+    with torch.no_grad():
+        module = model.module
+    assert model.onnx.is_file() and sum(x.numel() for x in module.parameters()) == model.figures.params
     assert "parameters" in repr(model) and model.save(tmp_path / "copy").is_dir()
     with pytest.raises(UsageError, match="something already"):
         model.save(tmp_path / "copy")
@@ -214,6 +216,8 @@ def test_a_hugging_face_dataset_and_a_frame_go_all_the_way(tmp_path):
         progress=False,
         candidates=("fp32", "fp16"),
         prefer="size",
+        max_drop=0.5,  # a smaller one can be proved on the few samples of this test
+        max_subset_drop=0.5,
         **QUICK,
     )
     assert made.figures.precision == "fp16" and made.figures.quality.value > 0.6
