@@ -33,6 +33,7 @@ def kinds(tmp_path_factory):
     del values["distill"]
     values["export"] = {"per_subset": True, "split": True}
     values["measure"] = {"runs": 60, "warmup": 5, "bootstrap": 100}
+    values["gates"] = "none"
     outcome = pipeline.run(parsed(values), folder / "out", code=folder, progress=Silent())
     assert outcome.exit_code == 0
     return folder / "out/bundle"

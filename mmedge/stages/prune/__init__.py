@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,7 @@ def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
 
 
 def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
-    prefer = context.recipe.prefer
-    if prefer == "size":  # a smaller network is better, however fast
+    if context.recipe.prefer == "size":  # a smaller network is better, however fast
         config = config.model_copy(update={"faster": False})
     module = context.rebuild(parent)
     work = work_on(parent, module, config, context)
@@ -85,29 +85,7 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
         return uniform(work, module, branches, largest, goal, round_to)
 
     whole = Narrowed(module, load.history_of(parent) + history, None, groups)
-    rows: list[AttemptRecord] = []
-    kept: tuple[Narrowed, Recovered] | None = None
-    limits, cuts = config.limits, []
-    for number, power in enumerate(_powers(config)):
-        plan = planned({name: limit**power for name, limit in limits.items()})
-        if config.steps == 1 and plan.keep in cuts:  # smaller by less than a block is the same again
-            continue
-        cuts.append(plan.keep)
-        network, row = _attempt(work, kept[0] if kept and config.steps > 1 else whole, plan, number, before)
-        rows.append(row)
-        context.progress.say(f"prune: {row.why}")
-        if isinstance(row, Recovered) and row.passed:
-            kept = (network, row) if kept is None or config.steps > 1 else _better(prefer, kept, (network, row))
-        # Where the budget is out of reach, a smaller cut is one that is smaller than this one.
-        if number == 0 and config.steps == 1:
-            limits = {name: max(limit, row.left[name]) for name, limit in limits.items()}
-        # One cut ends with the first that passes, or that is no faster, unless smaller ones may lose less; several steps
-        # with the first that does not pass.
-        every = prefer == "accuracy" and config.steps == 1
-        if (row.passed == (config.steps == 1) and not every) or not isinstance(row, Recovered):
-            break
-    if kept and config.faster and not kept[1].faster:
-        kept = None
+    rows, kept = _attempts(work, whole, planned, before)
     taken = kept[1] if kept else None
     if taken is None and config.on_miss == "stop" and any(isinstance(row, Recovered) for row in rows):
         raise AccuracyGateFailed(
@@ -135,6 +113,37 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     taught, loss = handed_on(parent)
     more = {"pruning": pruning, "misses": misses, "notes": list(notes), "taught": taught, "loss": loss}
     return PruneResult.of(written, **more)
+
+
+def _attempts(
+    work: PruneWork, whole: Narrowed, planned: Callable[[dict[str, float]], CutPlan], before: Scores
+) -> tuple[list[AttemptRecord], tuple[Narrowed, Recovered] | None]:
+    """Every cut that was tried, and of those inside the budget the one to keep."""
+    config, prefer = work.config, work.context.recipe.prefer
+    rows: list[AttemptRecord] = []
+    kept: tuple[Narrowed, Recovered] | None = None
+    limits, cuts = config.limits, []
+    for number, power in enumerate(_powers(config)):
+        plan = planned({name: limit**power for name, limit in limits.items()})
+        if config.steps == 1 and plan.keep in cuts:  # smaller by less than a block is the same again
+            continue
+        cuts.append(plan.keep)
+        network, row = _attempt(work, kept[0] if kept and config.steps > 1 else whole, plan, number, before)
+        rows.append(row)
+        work.context.progress.say(f"prune: {row.why}")
+        if isinstance(row, Recovered) and row.passed:
+            kept = (network, row) if kept is None or config.steps > 1 else _better(prefer, kept, (network, row))
+        # Where the budget is out of reach, a smaller cut is one that is smaller than this one.
+        if number == 0 and config.steps == 1:
+            limits = {name: max(limit, row.left[name]) for name, limit in limits.items()}
+        # One cut ends with the first that passes, or that is no faster, unless smaller ones may lose less; several steps
+        # with the first that does not pass.
+        every = prefer == "accuracy" and config.steps == 1
+        if (row.passed == (config.steps == 1) and not every) or not isinstance(row, Recovered):
+            break
+    if kept and config.faster and not kept[1].faster:
+        kept = None
+    return rows, kept
 
 
 def _better(

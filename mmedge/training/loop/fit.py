@@ -104,10 +104,15 @@ def fit(
             log.row(run.history[-1])
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
-    module.load_state_dict(run.best, strict=False)  # it lacks what was not trained
+    _leave_at(run.best, module)
+    return Fitted(run.history, best, (*notes, *of_frozen), diverged)
+
+
+def _leave_at(best: dict[str, torch.Tensor], module: nn.Module) -> None:
+    """Give ``module`` its best weights, the same in every process, on the CPU and in evaluation mode."""
+    module.load_state_dict(best, strict=False)  # it lacks what was not trained
     processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
     module.to("cpu").eval()
-    return Fitted(run.history, best, (*notes, *of_frozen), diverged)
 
 
 def _prepared(module: nn.Module, objective: Objective, training: Training) -> tuple[State, Any]:
