@@ -73,13 +73,12 @@ def slow_to_open(tmp_path):
 
 
 def test_a_graph_that_loops_for_ever_ends_in_a_sentence(endless, sample):
-    engine = runtime.load(endless, timeout_s=0.3)
+    engine = runtime.load(endless, timeout_s=2)  # on a busy machine it must have opened by then
     begun = time.monotonic()
-    for _ in range(2):  # it can be asked again
-        with pytest.raises(MmedgeError, match=r"the graph gives nothing within 0.3 s\n  do: do not run it"):
-            engine.predict(**sample)
+    with pytest.raises(MmedgeError, match=r"the graph gives nothing within 2 s\n  do: do not run it"):
+        engine.predict(**sample)
     tensors = engine.preprocess([sample])
-    with pytest.raises(MmedgeError, match="gives nothing within"):
+    with pytest.raises(MmedgeError, match="gives nothing within"):  # it can be run again
         engine.run(tensors)
     assert time.monotonic() - begun < 60
 
