@@ -18,12 +18,15 @@ from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import Outputs
 from mmedge.spec import ModalitySpec
 
-# Training rows, the finest grid of a picture, words and values of an array that are looked at: more tells a linear model
-# little, and costs the run's time.
-_ROWS, _GRID, _WORDS, _VALUES = 4000, 8, 512, 256
+# Training rows, the finest grid of a picture and values of an array that are looked at: more tells a linear model little,
+# and costs the run's time. Of texts all rows and words are, in sparse matrices.
+_ROWS, _GRID, _VALUES = 4000, 8, 256
 _ITERATIONS = 200
+# The inverse of the penalty on what is standardized; and a word's step, at which words are penalized as by C = 1: standardized,
+# the rare ones would be learnt by heart.
+_C, _WORD = 0.1, 10**0.5
 
-Features = Callable[[np.ndarray], np.ndarray]
+Features = Callable[[np.ndarray], Any]
 
 
 def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed: int) -> list[Outputs]:
@@ -34,17 +37,23 @@ def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed
     """
     from sklearn.preprocessing import StandardScaler
 
-    features = _features(contract, train, seed)
-    scaler = StandardScaler().fit(_matrix(contract, features, train, _some(np.arange(len(train)), seed)))
-    matrices = [scaler.transform(_matrix(contract, features, split, np.arange(len(split)))) for split in seen]
+    features = {name: _of_kind(spec, train.inputs[name]) for name, spec in contract.modalities.items()}
+    most = len(train) if any(spec.kind == "text" for spec in contract.modalities.values()) else _ROWS
+    scaler = StandardScaler().fit(_columns(contract, features, train, _some(np.arange(len(train)), most, seed))[0])
+
+    def matrix(split: Samples, rows: np.ndarray) -> Any:
+        dense, words = _columns(contract, features, split, rows)
+        return _beside(scaler.transform(dense), words)
+
+    matrices = [matrix(split, np.arange(len(split))) for split in seen]
     found: list[dict[str, np.ndarray]] = [{} for _ in seen]
     for name, head in contract.heads.items():
-        rows = _some(np.flatnonzero(train.known(name)), seed)
+        rows = _some(np.flatnonzero(train.known(name)), most, seed)
         if not len(rows):
             for outputs, split in zip(found, seen):
                 outputs[name] = tasks.of(head).majority(train.targets[name], head, len(split))
             continue
-        fitted = _fitted(scaler.transform(_matrix(contract, features, train, rows)), train.targets[name][rows], head)
+        fitted = _fitted(matrix(train, rows), train.targets[name][rows], head)
         for outputs, matrix in zip(found, matrices):
             outputs[name] = fitted(matrix).astype(np.float32)
     return [dict(outputs) for outputs in found]
@@ -61,32 +70,32 @@ def in_words(contract: Contract) -> dict[str, str]:
     return {name: words.get(spec.kind, "mean and deviation over time") for name, spec in contract.modalities.items()}
 
 
-def _some(rows: np.ndarray, seed: int) -> np.ndarray:
-    if len(rows) <= _ROWS:
+def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    if len(rows) <= most:
         return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, _ROWS, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _features(contract: Contract, train: Samples, seed: int) -> dict[str, Features]:
-    rows = _some(np.arange(len(train)), seed)
-    return {name: _of_kind(spec, train.inputs[name], rows) for name, spec in contract.modalities.items()}
-
-
-def _of_kind(spec: ModalitySpec, x: np.ndarray, rows: np.ndarray) -> Features:
-    """What turns a modality's tensors [n, *shape] into columns [n, k]."""
+def _of_kind(spec: ModalitySpec, x: np.ndarray) -> Features:
+    """What turns a modality's tensors [n, *shape] into columns [n, k], sparse ones of a text."""
     if spec.kind == "text":
-        counts = np.bincount(np.asarray(x[rows]).ravel())
-        return partial(_bag, np.argsort(-counts, kind="stable")[:_WORDS])
+        return partial(_bag, int(x.max(initial=0)) + 1)  # a tokenizer of one's own has as many words as it has
     if spec.kind == "image":
         return _pooled
-    if spec.kind in ("tabular", "array") or x.ndim < 3:
+    if spec.kind in ("tabular", "array") or len(spec.shape) < 2:
         return _values
     return _over_time
 
 
-def _bag(words: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Whether each of the words is there: more tells of a short text nothing."""
-    return (x[:, :, None] == words[None, None, :]).any(axis=1).astype(np.float64)
+def _bag(words: int, x: np.ndarray) -> Any:
+    """A step for each of the words that is there: how often tells of a short text nothing more."""
+    from scipy.sparse import csr_array
+
+    row, place = np.nonzero(x < words)
+    bag = csr_array((np.ones(len(row)), (row, x[row, place])), shape=(len(x), words))
+    bag.sum_duplicates()
+    bag.data[:] = _WORD
+    return bag
 
 
 def _pooled(x: np.ndarray) -> np.ndarray:
@@ -107,24 +116,41 @@ def _values(x: np.ndarray) -> np.ndarray:
     return np.stack([flat[:, part].mean(axis=1) for part in parts], axis=1)
 
 
-def _matrix(contract: Contract, features: Mapping[str, Features], samples: Samples, rows: np.ndarray) -> np.ndarray:
-    """float64 [rows, k]: all modalities beside each other, and which are there."""
-    columns = []
+def _columns(
+    contract: Contract, features: Mapping[str, Features], samples: Samples, rows: np.ndarray
+) -> tuple[np.ndarray, list[Any]]:
+    """(float64 [rows, k] of all modalities beside each other and which are there, the sparse columns of texts)."""
+    from scipy.sparse import diags_array
+
+    dense, words = [], []
     for place, name in enumerate(samples.inputs):
         if name not in contract.modalities:
             continue
-        there = samples.present[rows, place].astype(np.float64)[:, None]
-        columns += [np.nan_to_num(features[name](np.asarray(samples.inputs[name][rows]))) * there, there]
-    return np.concatenate(columns, axis=1)
+        there = samples.present[rows, place].astype(np.float64)
+        dense.append(there[:, None])
+        found = features[name](np.asarray(samples.inputs[name][rows]))
+        if contract.modalities[name].kind == "text":
+            words.append(diags_array(there) @ found)
+        else:
+            dense.append(np.nan_to_num(found) * there[:, None])
+    return np.concatenate(dense, axis=1), words
 
 
-def _fitted(x: np.ndarray, targets: np.ndarray, head: tasks.Head) -> Callable[[np.ndarray], np.ndarray]:
+def _beside(dense: np.ndarray, words: list[Any]) -> Any:
+    if not words:
+        return dense
+    from scipy.sparse import csr_array, hstack
+
+    return hstack([csr_array(dense), *words], format="csr")
+
+
+def _fitted(x: Any, targets: np.ndarray, head: tasks.Head) -> Callable[[np.ndarray], np.ndarray]:
     """What gives a head's outputs [n, W] of features [n, k]."""
     from sklearn.linear_model import Ridge
 
     task = tasks.of(head)
     if not task.LABELS:
-        ridge = Ridge(alpha=max(1.0, 0.01 * len(x))).fit(x, targets)
+        ridge = Ridge(alpha=max(1.0, 0.01 * x.shape[0])).fit(x, targets)
         return lambda given: np.asarray(ridge.predict(given)).reshape(-1, 1)
     if task.EXCLUSIVE:
         return _classes(x, targets, task.width(head))
@@ -134,23 +160,23 @@ def _fitted(x: np.ndarray, targets: np.ndarray, head: tasks.Head) -> Callable[[n
     return lambda given: np.stack([above(given) for above in each], axis=1)
 
 
-def _classes(x: np.ndarray, targets: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
+def _classes(x: Any, targets: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
     there = np.unique(targets)
     if len(there) == 1:
-        return lambda given: np.tile(np.arange(width) == there[0], (len(given), 1)).astype(np.float64)
+        return lambda given: np.tile(np.arange(width) == there[0], (given.shape[0], 1)).astype(np.float64)
     model = _logistic().fit(x, targets)
 
     def outputs(given: np.ndarray) -> np.ndarray:
-        found = np.full((len(given), width), -30.0)
+        found = np.full((given.shape[0], width), -30.0)
         found[:, there] = model.predict_log_proba(given).clip(-30, 0)
         return found
 
     return outputs
 
 
-def _above(x: np.ndarray, has: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _above(x: Any, has: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     if has.all() or not has.any():
-        return lambda given: np.full(len(given), 5.0 if has.all() else -5.0)
+        return lambda given: np.full(given.shape[0], 5.0 if has.all() else -5.0)
     model = _logistic().fit(x, has)
     return lambda given: np.asarray(model.decision_function(given))
 
@@ -158,4 +184,4 @@ def _above(x: np.ndarray, has: np.ndarray) -> Callable[[np.ndarray], np.ndarray]
 def _logistic() -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=0.1, max_iter=_ITERATIONS, tol=1e-3)
+    return LogisticRegression(C=_C, max_iter=_ITERATIONS, tol=1e-3)
