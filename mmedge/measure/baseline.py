@@ -41,11 +41,11 @@ def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed
     most = len(train) if any(spec.kind == "text" for spec in contract.modalities.values()) else _ROWS
     scaler = StandardScaler().fit(_columns(contract, features, train, _some(np.arange(len(train)), most, seed))[0])
 
-    def matrix(split: Samples, rows: np.ndarray) -> Any:
+    def columns_of(split: Samples, rows: np.ndarray) -> Any:
         dense, words = _columns(contract, features, split, rows)
         return _beside(scaler.transform(dense), words)
 
-    matrices = [matrix(split, np.arange(len(split))) for split in seen]
+    matrices = [columns_of(split, np.arange(len(split))) for split in seen]
     found: list[dict[str, np.ndarray]] = [{} for _ in seen]
     for name, head in contract.heads.items():
         rows = _some(np.flatnonzero(train.known(name)), most, seed)
@@ -53,7 +53,7 @@ def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed
             for outputs, split in zip(found, seen):
                 outputs[name] = tasks.of(head).majority(train.targets[name], head, len(split))
             continue
-        fitted = _fitted(matrix(train, rows), train.targets[name][rows], head)
+        fitted = _fitted(columns_of(train, rows), train.targets[name][rows], head)
         for outputs, matrix in zip(found, matrices):
             outputs[name] = fitted(matrix).astype(np.float32)
     return [dict(outputs) for outputs in found]

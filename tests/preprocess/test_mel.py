@@ -42,3 +42,21 @@ def test_options_that_no_sound_can_have_are_told(keys, what):
     spec = AudioSpec(kind="audio", sample_rate=8000, **keys)
     with pytest.raises(MmedgeError, match=what):
         mel.features(spec, np.zeros(spec.samples, np.float32))
+
+
+def test_energies_are_those_of_sixteen_bit_integers_as_kaldi_reads_them():
+    import kaldi_native_fbank as kaldi
+
+    spec = AudioSpec(kind="audio", sample_rate=16000, mels=24)
+    integers = RNG.integers(-20000, 20000, spec.samples)
+    options = kaldi.FbankOptions()
+    options.frame_opts.frame_length_ms, options.frame_opts.frame_shift_ms = spec.window_ms, spec.hop_ms
+    options.frame_opts.dither, options.frame_opts.snip_edges = 0, False
+    options.mel_opts.num_bins = 24
+    options.mel_opts.low_freq, options.mel_opts.high_freq = spec.band_hz
+    extractor = kaldi.OnlineFbank(options)
+    extractor.accept_waveform(16000, integers.tolist())
+    extractor.input_finished()
+    found = mel.features(spec, (integers / 32768).astype(np.float32))
+    # A scale of 32767 would lower each logarithm by 6e-5.
+    np.testing.assert_allclose(found[:, 0], extractor.get_frame(0), atol=2e-5)
