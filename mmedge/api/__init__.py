@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmedge.api.data import Source
+from mmedge.api.options import Options
 from mmedge.api.results import Bundle, Model, Profile, QuantizedFile, Run
 from mmedge.progress import Progress
 
@@ -55,7 +56,7 @@ def distill(
     """
     from mmedge.api import work
 
-    options = work.Options(out, seed, weights, settings)
+    options = Options(out, seed, weights, settings)
     with work.progressing(progress) as told:
         folder = work.folder(out, told)
         start = work.taught(student, teacher, data, options, folder)
@@ -86,7 +87,7 @@ def prune(
     Returns the narrowed network, or the same one where nothing smaller is as accurate and faster: the report says why.
     Raises UsageError and its kinds; limits that were asked for and missed make its ``verdict`` ``fail``.
     """
-    return _smaller("prune", model, data, weights, out, seed, progress, settings)
+    return _smaller("prune", model, data, Options(out, seed, weights, settings), progress)
 
 
 def quantize(
@@ -114,25 +115,15 @@ def quantize(
         from mmedge.api.files import quantized
 
         return quantized(Path(model), data, out=out, seed=seed, progress=progress, settings=settings)
-    return _smaller("quantize", model, data, weights, out, seed, progress, settings)
+    return _smaller("quantize", model, data, Options(out, seed, weights, settings), progress)
 
 
-def _smaller(
-    verb: str,
-    model: Any,
-    data: Any,
-    weights: str | Path | None,
-    out: str | Path | None,
-    seed: int,
-    progress: Progress | bool | None,
-    settings: Mapping[str, Any],
-) -> Model:
+def _smaller(verb: str, model: Any, data: Any, options: Options, progress: Progress | bool | None) -> Model:
     """The stage of that verb, of a network that has learnt already."""
     from mmedge.api import work
 
-    options = work.Options(out, seed, weights, settings)
     with work.progressing(progress) as told:
-        folder = work.folder(out, told)
+        folder = work.folder(options.out, told)
         start = work.started(model, data, options, folder)
         recipe = work.recipe_of(start, verb, {verb: options.own}, options)
         outcome = work.run(recipe, start, folder, verb, told)
@@ -217,7 +208,6 @@ def export(
     backends: Sequence[str] = (),
     weights: str | Path | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Bundle:
@@ -230,22 +220,13 @@ def export(
     ``tensorrt-rtx``.
 
     ``settings``: ``dtype`` (``"fp32"``, ``"fp16"``, or ``"int8"`` of a quantized model), ``batch`` (the largest that
-    engines are built for), ``opset``, ``classes`` (where there is no data), ``per_subset``, ``split``.
+    engines are built for), ``opset``, ``classes`` (where there is no data), ``per_subset``, ``split``, ``seed`` (of the data's splits).
     Raises MissingDependency for a backend that cannot be built here, MismatchError where an engine differs.
     """
     from mmedge.api.files import exported
 
-    return exported(
-        model,
-        Path(path),
-        data,
-        backends=tuple(backends),
-        weights=weights,
-        out=out,
-        seed=seed,
-        progress=progress,
-        settings=settings,
-    )
+    options = Options(out, settings.pop("seed", 0), weights, settings)
+    return exported(model, Path(path), data, tuple(backends), options, progress)
 
 
 def profile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmedge import artifact
 from mmedge.api import dataset, work
 from mmedge.api.data import Columns, Source, columns
 from mmedge.api.networks import Network, network
+from mmedge.api.options import Options
 from mmedge.api.results import Bundle, Model, Profile, QuantizedFile, Result
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.errors import UnreadableData, UsageError, did_you_mean
@@ -104,26 +106,21 @@ def exported(
     model: Any,
     path: Path,
     data: Any,
-    *,
     backends: Sequence[str],
-    weights: str | Path | None,
-    out: str | Path | None,
-    seed: int,
+    given: Options,
     progress: Progress | bool | None,
-    settings: Mapping[str, Any],
 ) -> Bundle:
     """``mmedge.export``."""
     target = path.expanduser()
     _refuse_other(target)
+    settings = given.settings
     strange = [name for name in settings if name not in _OF_EXPORT and name not in ("measure", "gates", "prefer")]
     if strange:
         raise UsageError(f"there is no setting {strange[0]!r}{did_you_mean(strange[0], _OF_EXPORT)}")
-    options = work.Options(
-        out, seed, weights, {name: value for name, value in settings.items() if name not in _OF_EXPORT}
-    )
+    options = replace(given, settings={name: value for name, value in settings.items() if name not in _OF_EXPORT})
     section = {"export": _section(backends, settings)}
     with work.progressing(progress) as told:
-        folder = work.folder(out, told)
+        folder = work.folder(options.out, told)
         if data is None and not _has_data(model):
             from mmedge.pipeline.unmeasured import export_unmeasured
 
@@ -178,7 +175,7 @@ def _has_data(model: Any) -> bool:
     return isinstance(model, Model) or (isinstance(model, (str, Path)) and (Path(model) / artifact.MANIFEST).is_file())
 
 
-def _without_data(model: Any, settings: Mapping[str, Any], options: work.Options, out: Path) -> work.Start:
+def _without_data(model: Any, settings: Mapping[str, Any], options: Options, out: Path) -> work.Start:
     """The recipe of a network of which only the shapes of its inputs are known."""
     taker = network(model, weights=options.weights)
     if taker.module is None and taker.onnx is None and not taker.model.get("weights"):

@@ -13,35 +13,13 @@ from mmedge import artifact
 from mmedge import recipe as recipes
 from mmedge.api import dataset
 from mmedge.api.networks import network
+from mmedge.api.options import Options
 from mmedge.api.results import Model
 from mmedge.errors import UsageError
 from mmedge.pipeline import fold
 from mmedge.pipeline.ran import Outcome
 from mmedge.progress import Progress, Silent, shown
 from mmedge.recipe import Recipe
-
-# What a recipe has beside the section of a function.
-_SHARED = ("measure", "gates", "prefer")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every function takes beside model and data. ``settings``: keys of the recipe's section of that verb."""
-
-    out: str | Path | None
-    seed: int
-    weights: str | Path | None
-    settings: Mapping[str, Any]
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """The settings that are the whole recipe's."""
-        return {name: self.settings[name] for name in _SHARED if name in self.settings}
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """The settings of the section."""
-        return {name: value for name, value in self.settings.items() if name not in _SHARED}
 
 
 @dataclass(frozen=True)
