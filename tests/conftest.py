@@ -119,6 +119,12 @@ def tiny(manifest: Path) -> dict[str, Any]:
     }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for the finished run come first: a process makes it while another works at those that need none."""
+    waiting = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in waiting)
+
+
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder that ``make`` fills: by the first of this run's processes that wants it, for all of them."""
     base = tmp_path_factory.getbasetemp()

@@ -55,8 +55,8 @@ class Columns:
 
     def add(self, inputs: Mapping[str, Any], label: Any, group: Any) -> None:
         """Append a sample."""
-        for name in inputs.keys() - self.inputs.keys():
-            self.inputs[name] = [None] * len(self)
+        for name in inputs:  # in their order: a set's differs from process to process, and the order is the model's
+            self.inputs.setdefault(name, [None] * len(self))
         for name, values in self.inputs.items():
             values.append(inputs.get(name))
         self.labels.append(label)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import mmedge
 from mmedge import recipe
 from mmedge.api import dataset
+from mmedge.api.data import Columns
 from mmedge.api.networks import network
 from mmedge.data.store import samples
 from mmedge.errors import UnlabelledData, UnmatchedInputs, UnreadableData, UsageError
@@ -141,6 +142,14 @@ def test_unknown_labels_and_missing_inputs_stay_in_training(tmp_path):
     assert found.test.labelled.all() and found.validation.labelled.all()
     assert int(found.train.labelled.sum()) < len(found.train)
     assert sum(int((~part.present[:, 0]).sum()) for part in (found.train, found.validation, found.test)) == 30
+
+
+def test_modalities_stand_in_the_order_of_the_inputs():
+    names = [f"sensor{number}" for number in (5, 2, 9, 1, 7, 3, 8, 0)]  # a set of eight has this order by luck alone
+    held = Columns()
+    held.add(dict.fromkeys(names[:6], 0.0), 1, None)
+    held.add(dict.fromkeys(names, 0.0), 1, None)
+    assert list(held.inputs) == names and held.inputs["sensor0"] == [None, 0.0]
 
 
 def test_a_group_stays_in_one_split(tmp_path):
