@@ -128,15 +128,15 @@ class Gate:
         measured = f"{self.name} is {self.value:.4g}"
         if self.bounds and self.bounds != (self.value, self.value):
             measured += f" [{self.bounds[0]:.4g}, {self.bounds[1]:.4g}]"
-        asked = f"{sign} {self.limit:g} is asked"
+        limit = f"{sign} {self.limit:g} is asked"
         match self.outcome:
             case "pass":
-                return f"{measured}, {asked}: passed"
+                return f"{measured}, {limit}: passed"
             case "fail":
-                return f"{measured}, {asked}: failed"
+                return f"{measured}, {limit}: failed"
         of = f" from {self.n} samples" if self.n else ""
         more = f": about {self.needs:,} would" if self.needs else "" if self.n else f" ({self.method})"
-        return f"{measured}, {asked}: cannot tell{of}{more}"
+        return f"{measured}, {limit}: cannot tell{of}{more}"
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,11 @@ def distill(
     from mmedge.api import work
 
     options = Options(out, seed, weights, settings)
-    with work.progressing(progress) as told:
-        folder = work.folder(out, told)
+    with work.progressing(progress) as reporter:
+        folder = work.folder(out, reporter)
         start = work.taught(student, teacher, data, options, folder)
         recipe = work.recipe_of(start, "distill", {}, options)
-        outcome = work.run(recipe, start, folder, "distill", told)
+        outcome = work.run(recipe, start, folder, "distill", reporter)
     return Model(
         folder / "distill", folder, outcome.report, recipe, start.code, start.keeps, exit_code=outcome.exit_code
     )
@@ -122,11 +122,11 @@ def _smaller(verb: str, model: Any, data: Any, options: Options, progress: Progr
     """The stage of that verb, of a network that has learnt already."""
     from mmedge.api import work
 
-    with work.progressing(progress) as told:
-        folder = work.folder(options.out, told)
+    with work.progressing(progress) as reporter:
+        folder = work.folder(options.out, reporter)
         start = work.started(model, data, options, folder)
         recipe = work.recipe_of(start, verb, {verb: options.own}, options)
-        outcome = work.run(recipe, start, folder, verb, told)
+        outcome = work.run(recipe, start, folder, verb, reporter)
     return Model(folder / verb, folder, outcome.report, recipe, start.code, start.keeps, exit_code=outcome.exit_code)
 
 
@@ -154,10 +154,10 @@ def run(
     else:
         file = Path(recipe).expanduser()
         parsed, code = recipes.load(file, tuple(overrides)), file.resolve().parent
-    with work.progressing(progress) as told:
-        folder = work.folder(out, told)
+    with work.progressing(progress) as reporter:
+        folder = work.folder(out, reporter)
         begun = work.Start({}, code, Path(start).expanduser() if start else None)
-        outcome = work.run(parsed, begun, folder, None, told)
+        outcome = work.run(parsed, begun, folder, None, reporter)
     return Run(folder, folder, outcome.report, parsed, code, exit_code=outcome.exit_code)
 
 

@@ -34,7 +34,7 @@ _UNLABELLED = (
 
 
 @dataclass(frozen=True)
-class Given:
+class DataSection:
     """``values``: the recipe's section ``data``; ``names``: {modality: the parameter of ``forward`` that takes it}.
 
     ``few``: {modality: [n, *shape]} of some samples, to look at a network with; ``folder``: of the recipe's own code.
@@ -82,7 +82,7 @@ class HeldData:
         return self.parts[split]
 
 
-def given(data: Any, taker: Network, *, seed: int, labels: bool = True) -> Given:
+def given(data: Any, taker: Network, *, seed: int, labels: bool = True) -> DataSection:
     """The section of any kind of data. ``taker``: the network that it is for; ``labels``: whether some are needed.
 
     Raises UnreadableData, UnmatchedInputs and UnlabelledData.
@@ -124,7 +124,7 @@ def given(data: Any, taker: Network, *, seed: int, labels: bool = True) -> Given
         values["group"] = "group"
     values["dataset"] = hold("data", _digest(rows), build)
     names = {called: parameters.get(name, name) for name, called in renamed.items()}
-    return Given(values, names, Path.cwd(), build, {renamed[name]: x for name, x in few.items()})
+    return DataSection(values, names, Path.cwd(), build, {renamed[name]: x for name, x in few.items()})
 
 
 def modality(name: str) -> str:
@@ -361,14 +361,14 @@ def _digest(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     return digest.hexdigest()
 
 
-def _of_manifest(path: Path, source: Source) -> Given:
+def _of_manifest(path: Path, source: Source) -> DataSection:
     """A manifest's section, as ``mmedge init`` proposes it, or that of a recipe file."""
     from mmedge import recipe as recipes
     from mmedge.data.wizard.propose import Wishes, propose
 
     if path.suffix.lower() in (".yaml", ".yml"):
         values = recipes.load(path).data.model_dump(mode="json", by_alias=True)
-        return Given(values, {name: name for name in values["modalities"]}, path.resolve().parent)
+        return DataSection(values, {name: name for name in values["modalities"]}, path.resolve().parent)
     proposal = propose(path, Wishes(source.target, source.task, source.group))
     values = {
         "manifest": str(path.resolve()),
@@ -383,4 +383,6 @@ def _of_manifest(path: Path, source: Source) -> Given:
     }
     values["modalities"] |= {name: dict(spec) for name, spec in source.modalities.items()}
     parameters = source.names if isinstance(source.names, Mapping) else {}
-    return Given(values, {name: parameters.get(name, name) for name in values["modalities"]}, path.resolve().parent)
+    return DataSection(
+        values, {name: parameters.get(name, name) for name in values["modalities"]}, path.resolve().parent
+    )

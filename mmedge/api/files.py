@@ -50,11 +50,11 @@ def quantized(
         )
     given = data.data if isinstance(data, Source) and not (data.names or data.target) else data
     source = str(given) if isinstance(given, (str, Path)) else _arrays(data, network(model))
-    with work.progressing(progress) as told:
-        told.say(f"mmedge: quantizing {model}")
-        folder = work.folder(out, told)
+    with work.progressing(progress) as reporter:
+        reporter.say(f"mmedge: quantizing {model}")
+        folder = work.folder(out, reporter)
         options = FileOptions(config, seed=seed, named="candidates" in settings, **own)
-        report = quantize_file(model, source, folder, options, told)
+        report = quantize_file(model, source, folder, options, reporter)
     write_html(report, folder / "report.html")
     return QuantizedFile(folder, folder, report, exit_code=report.exit)
 
@@ -119,21 +119,21 @@ def exported(
         raise UsageError(f"there is no setting {strange[0]!r}{did_you_mean(strange[0], _OF_EXPORT)}")
     options = replace(given, settings={name: value for name, value in settings.items() if name not in _OF_EXPORT})
     section = {"export": _section(backends, settings)}
-    with work.progressing(progress) as told:
-        folder = work.folder(options.out, told)
+    with work.progressing(progress) as reporter:
+        folder = work.folder(options.out, reporter)
         if data is None and not _has_data(model):
             from mmedge.pipeline.unmeasured import export_unmeasured
 
             start = _without_data(model, settings, options, folder)
             recipe = work.recipe_of(start, "export", section, options)
             for note in start.notes:
-                told.say(f"model: {note}")
-            export_unmeasured(recipe, folder, code=start.code, progress=told)
+                reporter.say(f"model: {note}")
+            export_unmeasured(recipe, folder, code=start.code, progress=reporter)
             record, exit_code = None, 0
         else:
             start = work.started(model, data, options, folder)
             recipe = work.recipe_of(start, "export", section, options)
-            outcome = work.run(recipe, start, folder, "export", told)
+            outcome = work.run(recipe, start, folder, "export", reporter)
             record, exit_code = outcome.report, outcome.exit_code
     return Bundle(_placed(folder / "bundle", target), folder, record, exit_code=exit_code)
 
@@ -202,7 +202,9 @@ def _without_data(model: Any, settings: Mapping[str, Any], options: Options, out
         **({"classes": list(classes)} if classes else {}),
     }
     names = {dataset.modality(name): name for name in shapes}
-    given = dataset.Given(values, names, Path.cwd(), build, {dataset.modality(name): x for name, x in few.items()})
+    given = dataset.DataSection(
+        values, names, Path.cwd(), build, {dataset.modality(name): x for name, x in few.items()}
+    )
     section = {**taker.written(out)}
     section["model"] = {**section.get("model", {}), **given.model(taker)}
     return work.Start({"data": values, "teacher": section}, given.folder, keeps=(taker.keeps, build), notes=taker.notes)
@@ -238,9 +240,9 @@ def profiled(
         raise UsageError(
             f"profile: {error}", todo="it takes threads, runs, streams, seconds, idle_s and shapes"
         ) from None
-    with work.progressing(progress) as told:
-        record = measured([_measurable(model) for model in models], options, told)
-        folder = work.folder(out, told)
+    with work.progressing(progress) as reporter:
+        record = measured([_measurable(model) for model in models], options, reporter)
+        folder = work.folder(out, reporter)
     write_json(folder / "profile.json", record.record())
     return Profile(folder / "profile.json", folder, record)
 

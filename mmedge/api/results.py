@@ -210,7 +210,7 @@ class QuantizedFile(Result):
 
         figures = self.figures
 
-        def told(row: CandidateRecord | UnmadeRecord) -> str:
+        def line_of(row: CandidateRecord | UnmadeRecord) -> str:
             if isinstance(row, UnmadeRecord):
                 return row.why
             mark = " *" if row.precision == figures.precision else "" if row.kept else " (not kept)"
@@ -218,7 +218,7 @@ class QuantizedFile(Result):
                 f"{row.quality_validation:.3f}, {row.ratio_to_fp32:.2f} x the latency, {row.size_bytes:,} bytes{mark}"
             )
 
-        return [("judged by", figures.judged_by), *((row.precision, told(row)) for row in figures.candidates)]
+        return [("judged by", figures.judged_by), *((row.precision, line_of(row)) for row in figures.candidates)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -286,9 +286,9 @@ class Run(Result):
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("verdict", self.verdict)]
         for stage in self.figures.stages:
-            shown = dict(figure_rows(stage))
+            figures = dict(figure_rows(stage))
             metric = stage.quality.metric if stage.quality else ""
-            kept = [shown[name] for name in (metric, "latency p50", "precision") if name in shown]
+            kept = [figures[name] for name in (metric, "latency p50", "precision") if name in figures]
             rows.append((stage.stage, "; ".join(kept) or stage.status))
         return rows
 

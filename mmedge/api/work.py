@@ -104,7 +104,7 @@ def taught(student: Any, teacher: Any, data: Any, options: Options, out: Path) -
     earlier = _earlier(teacher)
     if earlier is not None and artifact.read(earlier.path).stage == "teacher":
         start = _gone_on(earlier, data, options)
-        given = dataset.Given(
+        given = dataset.DataSection(
             start.values["data"], {name: name for name in start.values["data"]["modalities"]}, start.code
         )
     else:
@@ -114,7 +114,7 @@ def taught(student: Any, teacher: Any, data: Any, options: Options, out: Path) -
         if data is None:
             assert earlier is not None and earlier.recipe is not None
             whole: dict[str, Any] = earlier.recipe.resolved()
-            given = dataset.Given(
+            given = dataset.DataSection(
                 whole["data"], {name: name for name in whole["data"]["modalities"]}, earlier.code, earlier.keeps
             )
         else:

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from mmedge.cli.common import code_option, framed, out_option, print_json, progress, set_option, start_option
-from mmedge.cli.models import Given, folder_of, is_model, model_options, refuse_for_models, refuse_options, run_model
+from mmedge.cli.models import (
+    ModelArguments,
+    folder_of,
+    is_model,
+    model_options,
+    refuse_for_models,
+    refuse_options,
+    run_model,
+)
 from mmedge.cli.stages import RunOptions, run_stages
 from mmedge.errors import UsageError
 
@@ -125,7 +133,7 @@ def _of_a_model(model: Path, out: Path, options: dict[str, Any], overrides: tupl
     if options["classes"] and options["data"] is None:
         more["classes"] = options["classes"].split(",")
     return run_model(
-        "export", Given(str(model), options, overrides), out, as_json, of_model, path=out / "bundle", **more
+        "export", ModelArguments(str(model), options, overrides), out, as_json, of_model, path=out / "bundle", **more
     )
 
 

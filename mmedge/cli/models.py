@@ -22,7 +22,7 @@ _OF_A_MODEL = ("weights", "data", "target", "classes", "task", "seed")
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelArguments:
     """What was typed of a model: its name, the options of ``model_options``, and --set."""
 
     model: str
@@ -107,7 +107,9 @@ def refuse_for_models(options: RunOptions) -> None:
         raise UsageError("--from and --devices belong to a recipe", where=str(options.recipe))
 
 
-def run_model(verb: str, given: Given, out: Path, as_json: bool, call: Callable[..., Result], **more: Any) -> int:
+def run_model(
+    verb: str, given: ModelArguments, out: Path, as_json: bool, call: Callable[..., Result], **more: Any
+) -> int:
     """Make the call of the function that has the verb's name, and show its report; returns the exit code."""
     with progress() as shown:
         shown.say(f"mmedge: {verb} {given.model} into {out}")

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from mmedge.cli.common import framed
-from mmedge.cli.models import Given, folder_of, is_model, model_options, refuse_for_models, refuse_options, run_model
+from mmedge.cli.models import (
+    ModelArguments,
+    folder_of,
+    is_model,
+    model_options,
+    refuse_for_models,
+    refuse_options,
+    run_model,
+)
 from mmedge.cli.stages import RunOptions, run_options, run_stage
 
 
@@ -26,7 +34,7 @@ def prune(options: RunOptions, as_json: bool, **of_a_model: Any) -> int:
         from mmedge.api import prune as of_module
 
         refuse_for_models(options)
-        given = Given(str(options.recipe), of_a_model, options.overrides)
+        given = ModelArguments(str(options.recipe), of_a_model, options.overrides)
         return run_model("prune", given, options.out or folder_of(options.recipe, "pruned"), as_json, of_module)
     refuse_options(options.recipe)
     return run_stage(options, "prune", as_json)

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from mmedge.cli.common import framed, print_json, progress
 from mmedge.cli.models import (
-    Given,
+    ModelArguments,
     folder_of,
     is_model,
     model_options,
@@ -110,7 +110,7 @@ def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:
             from mmedge.api import quantize as of_module
 
             refuse_for_models(options)
-            given = Given(str(model), of_a_file, options.overrides)
+            given = ModelArguments(str(model), of_a_file, options.overrides)
             return run_model("quantize", given, options.out or folder_of(model, "quantized"), as_json, of_module)
         refuse_options(model)
         return run_stage(options, "quantize", as_json)

@@ -15,7 +15,7 @@ from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
-from mmedge.graph.inputs import Given, ModelInput, connected, helper_type, layout_of
+from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
 from mmedge.graph.qdq import drop_unread, graphs_of
 from mmedge.preprocess import text
 from mmedge.spec import ArraySpec, SensorSpec, TextSpec
@@ -69,7 +69,7 @@ def adopt(
         stand_in = None
         if not own_presence:
             stand_in = text.stand_in(spec) if isinstance(spec, TextSpec) else np.asarray(means[name])
-        nodes, more = connected(graph, Given(name, spec, index, stand_in), theirs[name], source)
+        nodes, more = connected(graph, ModalityInput(name, spec, index, stand_in), theirs[name], source)
         added, notes = added + nodes, notes + more
     presence = ["batch", len(contract.modalities)]
     graph.input.append(onnx.helper.make_tensor_value_info("present", onnx.TensorProto.BOOL, presence))

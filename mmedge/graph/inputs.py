@@ -17,7 +17,7 @@ _WHOLE = (2, 3, 4, 5, 6, 7, 9, 12, 13)
 
 
 @dataclass(frozen=True)
-class Given:
+class ModalityInput:
     """A modality as the data gives it: its column in ``present``, and what stands in for it where it is absent.
 
     ``stand_in``: [*shape]; None where the model knows presence itself.
@@ -58,7 +58,7 @@ def _takes(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
     return len(dims) == len(shape) + 1 and all(have in (None, want) for have, want in zip(dims[1:], shape))
 
 
-def connected(graph: Any, given: Given, theirs: ModelInput, source: Path) -> tuple[list[Any], list[str]]:
+def connected(graph: Any, given: ModalityInput, theirs: ModelInput, source: Path) -> tuple[list[Any], list[str]]:
     """(nodes that lead from the data's tensor to the model's input, notes on what they change); constants go into ``graph``.
 
     Raises UsageError where there is no way. ``source``: the model's file.

@@ -45,7 +45,7 @@ def data_uri(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     scale = _SIDE / max(image.size)
     size = [max(1, round(side * (scale if scale < 1 else max(1, int(scale))))) for side in image.size]
-    shown = image.resize((size[0], size[1]), Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
+    resized = image.resize((size[0], size[1]), Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
     stream = io.BytesIO()
-    shown.save(stream, "PNG", optimize=True)
+    resized.save(stream, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -50,12 +50,12 @@ def integrated_gradients(
 
 def overlay(spec: ModalitySpec, tensor: np.ndarray, evidence: np.ndarray) -> str | None:
     """A data URI: the input [*shape] in grey, red where ``evidence`` [*shape] is for the output, blue where against."""
-    planes, told = planes_of(spec, tensor), planes_of(spec, evidence)
-    if planes is None or told is None:
+    planes, evidence_planes = planes_of(spec, tensor), planes_of(spec, evidence)
+    if planes is None or evidence_planes is None:
         return None
     grey = planes.mean(axis=-1)
     grey = 255 - 140 * (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
-    sums = told.sum(axis=-1)
+    sums = evidence_planes.sum(axis=-1)
     strength = np.clip(sums / max(float(np.percentile(np.abs(sums), 99)), 1e-12), -1, 1)
     pixels = np.repeat(grey[..., None], 3, axis=-1)
     for sign, colour in ((1, (214, 40, 40)), (-1, (40, 90, 214))):

@@ -34,7 +34,7 @@ class Side:
     samples: Samples
     predict: Predict
 
-    def shown(self, subset: str | None) -> tuple[Samples, Outputs]:
+    def masked_to(self, subset: str | None) -> tuple[Samples, Outputs]:
         """The samples as they are, or with a subset of the modalities (those that lack a part of it unlabelled), and the outputs."""
         samples = self.samples.masked_to(subset.split("+")) if subset else self.samples
         return samples, self.predict(samples.present)
@@ -65,7 +65,7 @@ class Evidence:
         if ours is None or (subset and not set(subset.split("+")) <= set(ours.samples.inputs)):
             return None
         contract = of_head(ours.contract, head) if head else ours.contract
-        samples, outputs = ours.shown(subset)
+        samples, outputs = ours.masked_to(subset)
         known = np.flatnonzero(np.any([samples.known(each) for each in contract.heads], axis=0))
         if not len(known):
             return None
@@ -91,7 +91,7 @@ class Evidence:
         contract = of_head(ours.contract, head) if head else ours.contract
         if subset and not set(subset.split("+")) <= set(ours.samples.inputs):
             return None
-        samples, outputs = ours.shown(subset)
+        samples, outputs = ours.masked_to(subset)
         if isinstance(other, str):
             given = self._of_nobody(other, contract, len(samples))
             if given is None:
@@ -101,7 +101,7 @@ class Evidence:
             side = self.side(other)
             if side is None or (subset and not set(subset.split("+")) <= set(side.samples.inputs)):
                 return None
-            their_samples, all_theirs = side.shown(subset)
+            their_samples, all_theirs = side.masked_to(subset)
             place = {sample: row for row, sample in enumerate(their_samples.ids)}
             labelled = their_samples.labelled
             rows = np.array(

@@ -300,8 +300,8 @@ def _embeddings(
         )
         if at.sum() >= LEAST:
             points = laid_out(rows[at], _SEED)
-            told = [labels(int(row)) for row in np.flatnonzero(at)]
-            found.append(EmbeddingRecord(place=place, x=_short(points[:, 0]), y=_short(points[:, 1]), labels=told))
+            names = [labels(int(row)) for row in np.flatnonzero(at)]
+            found.append(EmbeddingRecord(place=place, x=_short(points[:, 0]), y=_short(points[:, 1]), labels=names))
     return found
 
 

@@ -93,8 +93,10 @@ class Judging:
         if self.context is not None and done.artifact is not None:
             costs |= demanded(done.artifact, names, self.context)
         found = {name: costs[name] for name in names if name in costs}
-        asked = sorted(name for name in names if name not in found and gate.accuracy(name) and not gate.of_gain(name))
-        return found | (self._of_outputs(done, record, asked) if asked else {})
+        of_outputs = sorted(
+            name for name in names if name not in found and gate.accuracy(name) and not gate.of_gain(name)
+        )
+        return found | (self._of_outputs(done, record, of_outputs) if of_outputs else {})
 
     def with_losses(self, done: Ran, record: StageRecord) -> StageRecord:
         """The record of a network that was made smaller, with a note of what that lost on the test split."""
@@ -104,13 +106,13 @@ class Judging:
         found = self._of_outputs(done, record, [_TEST_LOSS], confidence=0.975).get(_TEST_LOSS)
         if found is None:
             return record
-        said = (
+        loss_note = (
             "its outputs on the test split are its parent's"
             if found.method == SAME
             else f"on the test split it loses {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] against its parent"
             f" (95 %, {found.method})"
         )
-        return record.model_copy(update={"notes": [*record.notes, said]})
+        return record.model_copy(update={"notes": [*record.notes, loss_note]})
 
     def _of_outputs(
         self, done: Ran, record: StageRecord, names: list[str], confidence: float | None = None

@@ -81,13 +81,15 @@ def _write(engines: dict[str, Artifact], context: Context) -> None:
     """The bundle, whose figures are those alone that need no data."""
     from mmedge.stages import export
 
-    told = ("params", "macs", "latency", "notes")
+    without_data = ("params", "macs", "latency", "notes")
     first = engines[GRAPH_BACKEND]
     contents = bundles.Contents(
         name=context.recipe.name,
         contract=first.meta["contract"],
         targets={name: export.entry(made) for name, made in engines.items()},
-        figures={name: {key: made.meta[key] for key in told if key in made.meta} for name, made in engines.items()},
+        figures={
+            name: {key: made.meta[key] for key in without_data if key in made.meta} for name, made in engines.items()
+        },
         verdict=NOT_JUDGED,
         data=SOURCE,
     )

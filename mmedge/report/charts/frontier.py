@@ -114,8 +114,10 @@ def draw(report: Report) -> str:
             markersize=5 + 14 * (point.size_bytes / largest) ** 0.5,
             markerfacecolor=colours[point.stage] if point.kept else "none", alpha=0.75,
         )  # fmt: skip
-        said = f"{point.stage} {point.name}: {point.quality:.3f}, {point.latency_ms:.3f} ms, {short(point.size_bytes)}B"
-        tip(dot, f"{said}. {point.why}".rstrip(". "))
+        words = (
+            f"{point.stage} {point.name}: {point.quality:.3f}, {point.latency_ms:.3f} ms, {short(point.size_bytes)}B"
+        )
+        tip(dot, f"{words}. {point.why}".rstrip(". "))
     best = sorted((point.latency_ms, point.quality) for point in found if point.best)
     axes.plot(*zip(*best), color=INK, linewidth=1, zorder=0, drawstyle="steps-post")
     along, across = limits(report)
