@@ -118,7 +118,7 @@ def given(data: Any, taker: Network, *, seed: int, labels: bool = True) -> DataS
     rows = {split: _samples(part, renamed, modalities, source) for split, part in whole.items()}
     build = HeldData(rows)
     values: dict[str, Any] = {"modalities": modalities, "task": task, **({"classes": list(classes)} if classes else {})}
-    if task == "ordinal" and source.classes:
+    if tasks.TASKS[task].ORDERED and source.classes:
         values["order"] = list(source.classes)
     if any(group is not None for part in whole.values() for group in part.groups):
         values["group"] = "group"
@@ -167,14 +167,15 @@ def meaning(
     width = _width(outputs)
     listed = any(isinstance(label, list) for label in known)
     task = source.task or _task(known, width, listed)
-    if task == "multilabel":
+    kind = tasks.TASKS[task]
+    if kind.SEVERAL:
         count = max((len(label) for label in known if isinstance(label, list)), default=0)
         flags = all(isinstance(label, list) and len(label) == count and set(label) <= {0, 1} for label in known)
         names = source.classes or part.classes or (tuple(map(str, range(count))) if flags else ())
         return task, names, (lambda label: [names[at] for at, flag in enumerate(label) if flag]) if flags else _texts
-    if not tasks.TASKS[task].LABELS:
+    if not kind.LABELS:
         return task, (), float
-    if task == "ordinal":
+    if kind.ORDERED:
         return task, (), _text
     numbers = [label for label in known if not isinstance(label, str)]
     if len(numbers) < len(known):

@@ -23,7 +23,7 @@ class Task(Protocol):
 
     ``OUTPUT`` is the graph's output where a model has one head, ``METRIC`` the figure that it is judged by (more is
     better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
-    logits of a softmax, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
+    logits of a softmax, ``ORDERED`` whether labels are grades, which stand in an ``order``, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
     set), ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
     ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold,
     ``FIGURES`` the scale of the metric and of each of ``others``.
@@ -34,6 +34,7 @@ class Task(Protocol):
     LABELS: bool
     SEVERAL: bool
     EXCLUSIVE: bool
+    ORDERED: bool
     BALANCED: bool
     UNIT: bool
     CONFIDENCE: bool
