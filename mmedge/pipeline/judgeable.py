@@ -45,19 +45,10 @@ def unjudgeable(
 ) -> Iterator[Fault]:
     """What no run could judge, each kind of it once. ``targets``, ``present``: {head}, {modality: bool [n]} of the test split; ``learnt``: whether training has labels."""
     found: dict[str, Fault] = {}
-    for fault in _unjudgeable(recipe, heads, targets, present, learnt=learnt):
-        found.setdefault(fault.what, fault)
-    yield from found.values()
 
+    def fault(where: str, what: str, todo: str) -> None:
+        found.setdefault(what, Fault("error", "gate", f"a gate cannot be judged: {what}", module=where, todo=todo))
 
-def _unjudgeable(
-    recipe: Recipe,
-    heads: Mapping[str, Head],
-    targets: Mapping[str, np.ndarray],
-    present: Mapping[str, np.ndarray],
-    *,
-    learnt: bool,
-) -> Iterator[Fault]:
     for stage, limits in recipe.limits.items():
         for name in limits:
             head = gate.head_of(name)[0] or next(iter(heads))
@@ -66,20 +57,17 @@ def _unjudgeable(
             subset = gate.subset_of(name)
             own = name in recipe.own_limits.get(stage, {})
             if gate.accuracy(name) and not gate.of_gain(name) and not known.any():
-                yield _fault(where, f"no test sample has a target of {head}", "label some, or say gates: none")
+                fault(where, f"no test sample has a target of {head}", "label some, or say gates: none")
             elif gate.family(name) == gate.GUARD and _one(heads[head], targets[head][known]):
                 what = f"all labelled test samples have one class: nothing of {head} can be judged by them"
-                yield _fault(where, what, "correct data.split or data.ratios, or say gates: none")
+                fault(where, what, "correct data.split or data.ratios, or say gates: none")
             elif subset and own and not _there(subset, present).any():
                 names = ["+".join(chosen) for chosen in subsets(tuple(present))]
                 able = ", ".join(each for each in names if _there(each, present).any())
-                yield _fault(where, f"no test sample has all of {subset}", f"name another subset; there are {able}")
+                fault(where, f"no test sample has all of {subset}", f"name another subset; there are {able}")
             elif gate.family(name) == "above_baseline" and own and not learnt:
-                yield _fault(where, "training has no label that a baseline could learn", "take the gate out")
-
-
-def _fault(where: str, what: str, todo: str) -> Fault:
-    return Fault("error", "gate", f"a gate cannot be judged: {what}", module=where, todo=todo)
+                fault(where, "training has no label that a baseline could learn", "take the gate out")
+    yield from found.values()
 
 
 def _one(head: Head, targets: np.ndarray) -> bool:
