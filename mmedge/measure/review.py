@@ -53,7 +53,7 @@ def _of_head(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.nda
             whole["confusion"] = _confusion(head, targets, task.chosen(output))
     elif task.UNIT:
         rows = np.linspace(0, len(output) - 1, min(_SCATTERED, len(output))).round().astype(int)
-        whole["scatter"] = ScatterRecord(target=_short(targets[rows]), predicted=_short(output[rows, 0]))
+        whole["scatter"] = ScatterRecord(target=short(targets[rows]), predicted=short(output[rows, 0]))
     return ReviewRecord(**whole)  # type: ignore[arg-type]
 
 
@@ -132,7 +132,7 @@ def _rankings(head: Head, has: np.ndarray, p: np.ndarray) -> list[RankingRecord]
         false, true, _ = roc_curve(has[:, k], p[:, k])
         curves = [*_thin(recall, precision), *_thin(false, true)]
         names = ("recall", "precision", "false_positive_rate", "true_positive_rate")
-        found.append(RankingRecord(label=head.labels[k], **dict(zip(names, map(_short, curves)))))
+        found.append(RankingRecord(label=head.labels[k], **dict(zip(names, map(short, curves)))))
     return found
 
 
@@ -141,7 +141,7 @@ def _thin(*curves: np.ndarray) -> list[np.ndarray]:
     return [curve[rows] for curve in curves]
 
 
-def _short(values: np.ndarray) -> list[float]:
+def short(values: np.ndarray) -> list[float]:
     """Four figures, so that a report stays readable."""
     return [float(f"{value:.4g}") for value in values.tolist()]
 

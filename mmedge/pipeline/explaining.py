@@ -20,7 +20,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
 from mmedge.measure.contribution import MOST, coalition_outputs, contributions, shapley, values_of
 from mmedge.measure.quality import Predict, Run, computed_once, module_run, predict_graph
-from mmedge.measure.review import named
+from mmedge.measure.review import named, short
 from mmedge.progress import Progress
 from mmedge.recipe.code import load_attribute, refuse_foreign
 from mmedge.report.explained import AttentionRecord, EmbeddingRecord, ExplanationRecord, SaliencyRecord, SampleRecord
@@ -301,9 +301,5 @@ def _embeddings(
         if at.sum() >= LEAST:
             points = laid_out(rows[at], _SEED)
             names = [labels(int(row)) for row in np.flatnonzero(at)]
-            found.append(EmbeddingRecord(place=place, x=_short(points[:, 0]), y=_short(points[:, 1]), labels=names))
+            found.append(EmbeddingRecord(place=place, x=short(points[:, 0]), y=short(points[:, 1]), labels=names))
     return found
-
-
-def _short(values: np.ndarray) -> list[float]:
-    return [float(f"{value:.4g}") for value in values.tolist()]
