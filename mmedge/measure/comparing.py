@@ -23,7 +23,7 @@ def compared(contract: Contract, ours: Outputs, theirs: Outputs, samples: Sample
     ``ours``, ``theirs``: {head: float [n, W]} of the same samples; those with a known target count. Two models that give the
     same outputs but for rounding are one, whatever samples there are: the difference is 0 without doubt.
     """
-    known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
+    known = samples.known_rows(contract.heads)
     return compared_rows(
         contract,
         rows_of(ours, known),

@@ -71,7 +71,7 @@ def quality(contract: Contract, outputs: Outputs, samples: Samples) -> QualityRe
                 "the model's output holds NaN or infinity",
                 where=f"{samples.split} split, sample {samples.ids[int(np.argwhere(~np.isfinite(outputs[name]))[0][0])]}",
             )
-    known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
+    known = samples.known_rows(contract.heads)
     outputs, targets, groups = rows_of(outputs, known), rows_of(samples.targets, known), samples.groups[known]
     found, others = bounds(contract, outputs, targets, groups), _others(contract, outputs, targets)
     return QualityRecord(

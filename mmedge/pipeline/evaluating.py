@@ -171,7 +171,7 @@ def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path
 
 def _figure(contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples) -> FigureRecord:
     """The metric with its interval, over the rows whose target is known."""
-    known = np.flatnonzero(np.any([samples.known(name) for name in contract.heads], axis=0))
+    known = samples.known_rows(contract.heads)
     outputs, targets = rows_of(outputs, known), rows_of(samples.targets, known)
     value = score(contract, outputs, targets)
     if np.isnan(value):

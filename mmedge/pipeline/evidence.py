@@ -19,7 +19,7 @@ from mmedge.measure.comparing import compared
 from mmedge.measure.quality import Outputs, Predict, bounds, computed_once, of_head, quality, rows_of, score
 from mmedge.pipeline.measuring import is_outputs, once
 from mmedge.pipeline.ran import Ran
-from mmedge.pipeline.reviewing import on_test, predictor, shipped_of
+from mmedge.pipeline.reviewing import predictor_on_test, shipped_of
 from mmedge.report.schema import BaselineRecord
 from mmedge.training.context import Context
 
@@ -66,7 +66,7 @@ class Evidence:
             return None
         contract = of_head(ours.contract, head) if head else ours.contract
         samples, outputs = ours.masked_to(subset)
-        known = np.flatnonzero(np.any([samples.known(each) for each in contract.heads], axis=0))
+        known = samples.known_rows(contract.heads)
         if not len(known):
             return None
         outputs, targets, groups = rows_of(outputs, known), rows_of(samples.targets, known), samples.groups[known]
@@ -109,7 +109,7 @@ class Evidence:
             )
             theirs = rows_of(all_theirs, np.array([place[samples.ids[row]] for row in rows], np.int64))
         taken = samples.taken(rows)
-        known = np.flatnonzero(np.any([taken.known(each) for each in contract.heads], axis=0))
+        known = taken.known_rows(contract.heads)
         if not len(known) or any(each not in theirs for each in contract.heads):
             return None
         found = compared(contract, rows_of(outputs, rows), theirs, taken, tail=tail)
@@ -139,13 +139,8 @@ def evidence_of(context: Context) -> Evidence:
 def _side(done: Ran, context: Context) -> Side | None:
     if done.artifact is None:
         return None
-    contract, samples, outputs = on_test(done, done.artifact, context)
-    if not samples.labelled.any():
-        return None
-    if is_outputs(done.artifact):
-        return Side(contract, samples, lambda present: outputs)
-    predict = predictor(done, done.artifact, context, samples)
-    return Side(contract, samples, computed_once(predict))
+    contract, samples, predict = predictor_on_test(done, done.artifact, context)
+    return Side(contract, samples, computed_once(predict)) if samples.labelled.any() else None
 
 
 def _linear(context: Context, names: tuple[str, ...]) -> tuple[Outputs, float]:

@@ -130,9 +130,18 @@ def _named(record: DisagreementRecord, seen: Samples, contract: Contract, contex
 
 
 def on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Outputs]:
-    """(the data's contract as far as the model has it, test samples that there are outputs of, these in the data's classes)."""
-    classes = classes_of(done, artifact, context)
+    """``predictor_on_test`` with what it gives for the samples as they are."""
+    contract, samples, predict = predictor_on_test(done, artifact, context)
+    return contract, samples, predict(samples.present)
+
+
+def predictor_on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Predict]:
+    """(the data's contract as far as the model has it, test samples that there are outputs of, what gives these).
+
+    Of a file of outputs those are the same, whatever is present.
+    """
     if is_outputs(artifact):
+        classes = classes_of(done, artifact, context)
         stored, contract, samples = (
             stored_outputs(artifact.file(OUTPUTS_FILE)),
             context.dataset.contract,
@@ -140,11 +149,13 @@ def on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, 
         )
         rows = stored.rows(samples.ids)
         outputs: Outputs = {contract.output: stored.logits[rows[rows >= 0]]}
-        return contract, samples.taken(np.flatnonzero(rows >= 0)), classes.spread(outputs) if classes else outputs
+        spread = classes.spread(outputs) if classes else outputs
+        return contract, samples.taken(np.flatnonzero(rows >= 0)), lambda present: spread
     contract = contract_of(artifact)
     samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
-    contract = context.dataset.contract.only(tuple(samples.inputs)) if classes else contract
-    return contract, samples, predictor(done, artifact, context, samples)(samples.present)
+    if classes_of(done, artifact, context):
+        contract = context.dataset.contract.only(tuple(samples.inputs))
+    return contract, samples, predictor(done, artifact, context, samples)
 
 
 def predictor(done: Ran, artifact: Artifact, context: Context, samples: Samples) -> Predict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,6 +63,10 @@ class Samples:
     def labelled(self) -> np.ndarray:
         """bool [N]: whose target is known, of any head."""
         return np.any([self.known(head) for head in self.heads], axis=0)
+
+    def known_rows(self, heads: Iterable[str]) -> np.ndarray:
+        """int64: the rows whose target is known, of any of ``heads``."""
+        return np.flatnonzero(np.any([self.known(head) for head in heads], axis=0))
 
     def hidden(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The targets with those of some rows (indices, or bool [N]) unknown."""
