@@ -18,7 +18,7 @@ from mmedge.api.networks import Network
 from mmedge.data.manifest import splits
 from mmedge.data.manifest.source import target_cell
 from mmedge.data.manifest.splits import SPLITS
-from mmedge.errors import UnlabelledData, UnmatchedInputs, UnreadableData, UsageError, brief
+from mmedge.errors import UnlabelledData, UnmatchedInputs, UnreadableData, UsageError, brief, did_you_mean
 from mmedge.recipe.data import RESERVED, Data
 from mmedge.recipe.objects import hold
 from mmedge.tasks import Target
@@ -167,6 +167,10 @@ def meaning(
     width = _width(outputs)
     listed = any(isinstance(label, list) for label in known)
     task = source.task or _task(known, width, listed)
+    if task not in tasks.TASKS:
+        raise UsageError(
+            f"unknown task {task!r}{did_you_mean(task, tasks.TASKS)}", todo=f"tasks: {', '.join(tasks.TASKS)}"
+        )
     kind = tasks.TASKS[task]
     if kind.SEVERAL:
         count = max((len(label) for label in known if isinstance(label, list)), default=0)

@@ -144,6 +144,11 @@ def test_unknown_labels_and_missing_inputs_stay_in_training(tmp_path):
     assert sum(int((~part.present[:, 0]).sum()) for part in (found.train, found.validation, found.test)) == 30
 
 
+def test_a_task_that_does_not_exist_is_told_with_a_near_one(tmp_path):
+    with pytest.raises(UsageError, match="unknown task 'clasification'.*did you mean 'classification'"):
+        prepared(mmedge.samples(digits.arrays(), task="clasification"), tmp_path)
+
+
 def test_modalities_stand_in_the_order_of_the_inputs():
     names = [f"sensor{number}" for number in (5, 2, 9, 1, 7, 3, 8, 0)]  # a set of eight has this order by luck alone
     held = Columns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,3 +228,10 @@ def test_a_hugging_face_dataset_and_a_frame_go_all_the_way(tmp_path):
     frame = pandas.DataFrame({**{f"p{at}": pixels[:, at] for at in range(64)}, "label": digits.arrays()["label"]})
     bundle = mmedge.export(torch.nn.Linear(64, 10), tmp_path / "bundle", frame, progress=False, **QUICK)
     assert bundle.load().predict(input=pixels[0]).label in map(str, range(10))
+
+
+def test_the_package_offers_what_its_functions_module_has_and_its_stub_names_the_same():
+    from mmedge import api
+
+    stub = Path(mmedge.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    assert mmedge.__all__ == api.__all__ == re.findall(r"^from mmedge\.api import \w+ as (\w+)$", stub, flags=re.M)
