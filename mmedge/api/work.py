@@ -18,6 +18,7 @@ from mmedge.api.results import Model
 from mmedge.errors import UsageError
 from mmedge.pipeline import fold
 from mmedge.pipeline.ran import Outcome
+from mmedge.pipeline.stages import row_of
 from mmedge.progress import Progress, Silent, shown
 from mmedge.recipe import Recipe
 
@@ -84,11 +85,10 @@ def _earlier(model: Any) -> Model | None:
 def _gone_on(model: Model, data: Any, options: Options) -> Start:
     """The recipe that made a model, with other data where some is given, and without the stages behind it."""
     assert model.recipe is not None
-    stage = artifact.read(model.path).stage
+    section = row_of(artifact.read(model.path).stage).section
     values: dict[str, Any] = model.recipe.resolved()
     names = list(model.recipe.sections)
-    place = next((number for number, name in enumerate(names) if stage == name or stage.startswith(f"{name}-")), 0)
-    for name in names[place + 1 :]:
+    for name in names[names.index(section) + 1 :]:
         values.pop(name, None)
     keeps = [model.keeps]
     if data is not None:
@@ -102,7 +102,7 @@ def taught(student: Any, teacher: Any, data: Any, options: Options, out: Path) -
     """The recipe of a student and what teaches it."""
     learner = network(student)
     earlier = _earlier(teacher)
-    if earlier is not None and artifact.read(earlier.path).stage == "teacher":
+    if earlier is not None and row_of(artifact.read(earlier.path).stage).role == "teacher":
         start = _gone_on(earlier, data, options)
         given = dataset.DataSection(
             start.values["data"], {name: name for name in start.values["data"]["modalities"]}, start.code

@@ -84,6 +84,12 @@ def steps(recipe: Recipe) -> list[Step]:
     ]
 
 
+def row_of(stage: str) -> Stage:
+    """The row whose artifact is called so: its own name, or its name and a part's. KeyError where none is."""
+    rows = {row.name: row for row in STAGES}
+    return rows[stage] if stage in rows else rows[stage.partition("-")[0]]
+
+
 def _results() -> Any:
     from mmedge.stages import results
 
