@@ -33,8 +33,8 @@ mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check mmedge tests
-	$(BIN)/ruff format --check mmedge tests
+	$(BIN)/ruff check mmedge tests recipes deploy
+	$(BIN)/ruff format --check mmedge tests recipes deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

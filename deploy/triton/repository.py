@@ -11,8 +11,8 @@ from pathlib import Path
 from mmedge import bundle as bundles
 from mmedge.artifact import contract_of
 from mmedge.backends.onnxruntime_cpu import native_session
-from mmedge.errors import MmedgeError, UsageError
 from mmedge.contract import Contract
+from mmedge.errors import MmedgeError, UsageError
 
 _MOST = 8
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
