@@ -210,7 +210,7 @@ def finished(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     def make(folder: Path) -> None:
         file = write_recipe(tiny(media / "manifest.csv"), folder / "tiny.yaml")
         outcome = pipeline.run(recipe.load(file), folder / "out", code=folder, progress=Silent())
-        write_html(outcome.report, folder / "out" / "report.html")
+        write_html(outcome.report, folder / "out" / "report.html", folder / "out" / ".work" / "pictures")
         (folder / "outcome.pickle").write_bytes(pickle.dumps((outcome.report.record(), outcome.exit_code)))
 
     folder = once(tmp_path_factory, "run", make)

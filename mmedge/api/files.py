@@ -14,7 +14,7 @@ from mmedge import artifact
 from mmedge.api import dataset, work
 from mmedge.api.data import Columns, Source, columns
 from mmedge.api.networks import Network, network
-from mmedge.api.options import Options
+from mmedge.api.options import SHARED, Options
 from mmedge.api.results import Bundle, Model, Profile, QuantizedFile, Result
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.errors import UnreadableData, UsageError, did_you_mean
@@ -114,7 +114,7 @@ def exported(
     target = path.expanduser()
     _refuse_other(target)
     settings = given.settings
-    strange = [name for name in settings if name not in _OF_EXPORT and name not in ("measure", "gates", "prefer")]
+    strange = [name for name in settings if name not in (*_OF_EXPORT, *SHARED)]
     if strange:
         raise UsageError(f"there is no setting {strange[0]!r}{did_you_mean(strange[0], _OF_EXPORT)}")
     options = replace(given, settings={name: value for name, value in settings.items() if name not in _OF_EXPORT})

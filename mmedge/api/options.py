@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # What a recipe has beside the section of a function.
-_SHARED = ("measure", "gates", "prefer")
+SHARED = ("measure", "gates", "prefer", "track")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Options:
     @property
     def shared(self) -> dict[str, Any]:
         """The settings that are the whole recipe's."""
-        return {name: self.settings[name] for name in _SHARED if name in self.settings}
+        return {name: self.settings[name] for name in SHARED if name in self.settings}
 
     @property
     def own(self) -> dict[str, Any]:
         """The settings of the section."""
-        return {name: value for name, value in self.settings.items() if name not in _SHARED}
+        return {name: value for name, value in self.settings.items() if name not in SHARED}

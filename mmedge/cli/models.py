@@ -31,12 +31,13 @@ class ModelArguments:
 
     def settings(self, verb: str) -> dict[str, Any]:
         """What --set says of the verb's section, and of measure and gates, as the function takes it."""
+        from mmedge.api.options import SHARED
         from mmedge.recipe import with_overrides
 
         values: dict[str, Any] = with_overrides({}, self.overrides)
         settings: dict[str, Any] = values.pop(verb, {})
         for name in values:
-            if name not in ("measure", "gates", "prefer"):
+            if name not in SHARED:
                 raise UsageError(
                     f"--set {name}: a model has no recipe with that section", todo=f"--set {verb}.KEY=VALUE"
                 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars
 
-from mmedge import tasks
+from mmedge import tasks, tracking
 from mmedge.contract import Contract
 from mmedge.data.card import split_card
 from mmedge.data.checks import table_faults
@@ -21,7 +21,7 @@ from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of, labelled
 from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
-from mmedge.errors import Fault, MmedgeError
+from mmedge.errors import Fault, MissingDependency, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.pipeline import judgeable
@@ -87,6 +87,11 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     progress.say("check: building the models")
     whole = Contract(modalities=specs, heads=heads)
     found += _model_faults(recipe, whole, code)
+    for tracker in recipe.trackers:
+        try:
+            tracking.require(tracker)
+        except MissingDependency as error:
+            found.append(Fault.of(error, "dependency"))
     for key, why in recipe.export.unheeded.items():
         found.append(Fault("warning", "unheeded", f"{key}: {why}", todo="leave it out"))
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}

@@ -16,6 +16,7 @@ from mmedge.pipeline.measuring import controls_of, is_outputs, latencies_of, mea
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.pipeline.reviewing import contributions_of, disagreements_of, reviews_of
+from mmedge.pipeline.tracked import tell
 from mmedge.recipe import portable
 from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord
 from mmedge.stages.results import TORCH
@@ -67,6 +68,8 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     )
     write_bundle(ran, report, context)
     write_json(context.out / "report.json", report.record())
+    if context.tracking:
+        tell(report, context)
     return Outcome(report, min((code for code in exit_codes if code), default=0))
 
 

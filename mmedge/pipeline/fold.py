@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmedge import artifact as artifacts
+from mmedge import tracking
 from mmedge.artifact import Artifact, contract_of
 from mmedge.contract import Contract
 from mmedge.data.store import samples
@@ -21,10 +22,12 @@ from mmedge.pipeline.judgeable import refuse_unjudgeable
 from mmedge.pipeline.keys import key_of
 from mmedge.pipeline.ran import Ran, parent_of, teacher_of
 from mmedge.pipeline.stages import Step, steps
+from mmedge.pipeline.tracked import parameters_of
 from mmedge.progress import Progress, Silent
 from mmedge.recipe import Recipe, remember
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.stages.results import StageResult
+from mmedge.tracking import following
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 
@@ -78,7 +81,9 @@ def run(
     if given:
         refuse_foreign(code_of_artifact(given, recipe), str(given.path))
     plan = planned(recipe, out, given, only)
-    for step in plan.every:  # a package that is missing is told before anything is trained for it
+    for name in recipe.trackers:  # a package that is missing is told before anything is trained for it
+        tracking.require(name)
+    for step in plan.every:
         if step.name in plan.wanted and getattr(step.config, "required", True):
             step.row.require(step.part)
     with samples.held(out) if processes.is_main() else nullcontext():
@@ -86,7 +91,10 @@ def run(
             dataset = samples.prepare(recipe, out, code=code, progress=progress)
             remember(recipe, code, out / ".work")
             refuse_unjudgeable(recipe, dataset)
-        return _fold(plan, Context(recipe, dataset, out, code, progress, command=tuple(command)))
+        context = Context(recipe, dataset, out, code, progress, command=tuple(command))
+        with following(recipe.trackers if processes.is_main() else (), recipe.name, out, progress.say) as tracked:
+            tracked.parameters(parameters_of(recipe))
+            return _fold(plan, replace(context, tracking=tracked))
 
 
 def planned(recipe: Recipe, out: Path, given: Artifact | None, only: str | None) -> Plan:

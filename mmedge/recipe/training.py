@@ -163,7 +163,8 @@ class Train(Frozen):
     )
     log: Literal["csv", "tensorboard"] = Field(
         "csv",
-        description="tensorboard: event files in OUT/tensorboard, beside the training.csv that every stage has.",
+        description="tensorboard: the same as track: [tensorboard] of the whole recipe, which is newer. Every stage has a"
+        " training.csv.",
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
+from mmedge.tracking import Name as Tracker
 
 # What names a folder on every system, and means nothing to a shell or a terminal.
 PLAIN_NAME = re.compile(r"\w(?:[\w .-]*\w)?")
@@ -47,6 +48,12 @@ class Recipe(Frozen):
         " network is taken though it is no faster. energy: the fastest, since of candidates no power is measured and one"
         " thread's time stands for it; of two that are as fast the smaller. accuracy: the highest quality on validation, of"
         " equals the fastest; of several cuts the one that loses least.",
+    )
+    track: tuple[Tracker, ...] = Field(
+        (),
+        description="What follows the run beside its report: tensorboard (curves, in OUT/tensorboard), mlflow, wandb"
+        " (parameters, curves, every stage's figures, report and bundle; where to is for MLFLOW_TRACKING_URI, WANDB_MODE and"
+        " their kin). One that fails is left out with a warning, and the run goes on.",
     )
     gates: NoneOrGates = Field(
         Gates(), description="What must hold on the test split, and how it is judged; 'none' asks nothing of a run."
@@ -195,6 +202,12 @@ class Recipe(Frozen):
             return []
         able = [figure for figure, (_, code) in gate.FIGURES.items() if code == 3 and figure not in gate.OF_LABELS]
         return [f"gates.{stage}: {name!r} is no figure of a {target.task}; it has {', '.join(able)}"]
+
+    @property
+    def trackers(self) -> tuple[Tracker, ...]:
+        """What follows the run, each once: of ``track``, and of a schedule's own older key."""
+        older = [train.log for _, train in self._schedules() if train and train.log != "csv"]
+        return tuple(dict.fromkeys((*self.track, *older)))
 
     @property
     def own_limits(self) -> Limits:

@@ -66,7 +66,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
             state=context.work / "teacher.safetensors",
             task="training the teacher",
             progress=context.progress,
-            logs=context.logs / "teacher",
+            log=context.log("teacher"),
         )
     return write_trained(Trained(module, contract, fitted, config.model, exported=config.export), context)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mmedge.data.store.samples import Dataset
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, load_attribute, refuse_foreign
+from mmedge.tracking import Log, Tracking
 
 if TYPE_CHECKING:  # a run that computes nothing does not wait for torch
     from torch import nn
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # a run that computes nothing does not wait for torch
 
 @dataclass(frozen=True)
 class Context:
-    """``out``: the run's folder; ``code``: where a user's modules are imported from.
+    """``out``: the run's folder; ``code``: where a user's modules are imported from; ``tracking``: what follows the run.
 
     Of the stage at work: ``stage``, its name; ``part``, the backend that an export is for, else empty; ``key``, its cache
     key; ``command``, what was typed, if anything was; ``teacher``, the artifact that teaches (absent while the teacher itself is trained). Stages choose by
@@ -38,6 +39,7 @@ class Context:
     part: str = ""
     key: str = ""
     command: tuple[str, ...] = ()
+    tracking: Tracking = field(default_factory=Tracking)
 
     def build(self, section: Model, contract: Contract) -> nn.Module:
         """A fresh model of a recipe's section, checked against the contract."""
@@ -68,10 +70,9 @@ class Context:
         """Where the stage writes the files of its artifact."""
         return self.work / "made"
 
-    @property
-    def logs(self) -> Path:
-        """Where TensorBoard's event files of this stage go, outside the work folder."""
-        return self.out / "tensorboard" / self.stage
+    def log(self, training: str) -> Log:
+        """Where the epochs of one of the stage's trainings are told."""
+        return self.tracking.log(f"{self.stage}/{training}")
 
     def factory(self, section: Model) -> Any:
         return load_attribute(section.factory, self.code) if section.factory else None

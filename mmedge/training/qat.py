@@ -50,7 +50,7 @@ def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, c
         state=context.work / "qat.safetensors",
         task="quantization-aware training",
         progress=context.progress,
-        logs=context.logs / "qat",
+        log=context.log("qat"),
     )
     with replacing(target) as temporary:
         module.write(temporary)

@@ -107,7 +107,7 @@ class PruneWork:
             state=self.context.work / f"{name}.safetensors",
             task=task,
             progress=self.context.progress,
-            logs=self.context.logs / name,
+            log=self.context.log(name),
         )
         module.load_state_dict(student.state_dict())
         module.eval()

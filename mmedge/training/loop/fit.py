@@ -19,12 +19,12 @@ from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.quality import balanced, predict_module, score, subset_scores
 from mmedge.progress import Progress
 from mmedge.recipe import Train
+from mmedge.tracking import Log
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch, Training, batches, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.device import training_device
 from mmedge.training.loop.frozen_parts import computed_once
-from mmedge.training.loop.log import logging_to
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
 from mmedge.training.loop.state import State
@@ -54,7 +54,7 @@ def fit(
     state: Path,
     task: str,
     progress: Progress,
-    logs: Path | None = None,
+    log: Log = lambda record: None,
 ) -> Fitted:
     """Train ``module`` in place and leave it at its best epoch by validation, in evaluation mode.
 
@@ -62,8 +62,7 @@ def fit(
     parameters are trained along. Where several processes train, each works on its part of every batch and all leave
     with the same weights; the main one validates and writes. ``state`` is
     written at each epoch's end: the same call after a kill goes on from there and ends with the same weights, since
-    every random choice is a function of the seed and the epoch. ``logs``: where TensorBoard's files go if the recipe
-    asks for them, by default beside ``state``. Raises MmedgeError where the loss is not finite before a first good
+    every random choice is a function of the seed and the epoch. ``log`` gets each epoch's figures, of the main process. Raises MmedgeError where the loss is not finite before a first good
     epoch, UsageError where batch norm would get a batch of one, and MissingDependency where the machine lacks what
     ``train`` asks for.
     """
@@ -73,9 +72,7 @@ def fit(
     total = steps_per_epoch(training.samples, train) * train.epochs
     notes: tuple[str, ...] = ()
     diverged = False
-    kind = train.log if processes.is_main() else "csv"
     with (
-        logging_to(kind, logs or state.with_suffix(""), len(run.history)) as log,
         synchronised(run.parts),
         computed_once(module, state.with_suffix(f".frozen{processes.rank()}"), _inputs(training)) as of_frozen,
     ):
@@ -101,7 +98,7 @@ def fit(
             run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
             if processes.is_main():
                 run.store(state)
-            log.row(run.history[-1])
+                log(run.history[-1])
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
     _leave_at(run.best, module)

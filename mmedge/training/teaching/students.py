@@ -84,6 +84,6 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
         state=context.work / f"{variant.name}-{number}.safetensors",
         task=f"{variant.title}, seed {number + 1}",
         progress=context.progress,
-        logs=context.logs / f"{variant.name}-{number}",
+        log=context.log(f"{variant.name}-{number}"),
     )
     return Student(module, fitted)

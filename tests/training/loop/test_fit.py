@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from mmedge.contract import Contract
-from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.quality import predict_module, score
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Train
 from mmedge.spec import ArraySpec
+from mmedge.tracking import following
 from mmedge.training.loop import precision
 from mmedge.training.loop.batches import Batch, Training, batches
 from mmedge.training.loop.fit import _best, fit
@@ -62,7 +63,7 @@ def split(name, n, seed):
     return made_samples(name, tuple(map(str, range(n))), {"series": x}, np.ones((n, 1), bool), targets, np.arange(n))
 
 
-def trained(state, objective=None, train=TRAIN, seed=0, module=None, progress=None):
+def trained(state, objective=None, train=TRAIN, seed=0, module=None, progress=None, **more):
     torch.manual_seed(seed)
     module = module or Net()
     samples = split("train", 160, 0)
@@ -73,6 +74,7 @@ def trained(state, objective=None, train=TRAIN, seed=0, module=None, progress=No
         state=state,
         task="training",
         progress=progress or Silent(),
+        **more,
     )
     return module, fitted
 
@@ -113,7 +115,7 @@ class StoppedIn(nn.Module):
         {"optimizer": "sgd", "learning_rate": 0.05},
         {"optimizer": "sgd", "momentum": 0.0},
         {"precision": "fp16"},
-        {"augment": {}, "log": "tensorboard"},
+        {"augment": {}},
     ],
     ids=str,
 )
@@ -357,20 +359,23 @@ def test_progress_tells_the_epoch_and_the_last_figure_of_validation(tmp_path):
     assert said[-1][:2] == (60, 60) and said[-1][2].endswith(f"epoch {fitted.best_epoch}")
 
 
-def test_tensorboard_gets_a_row_an_epoch_and_none_twice_after_an_interruption(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
+def test_a_tracker_gets_a_row_an_epoch_and_none_twice_after_an_interruption(tmp_path, monkeypatch, tracker):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    said = []
+    with pytest.raises(Stop), following((tracker,), "run", tmp_path, said.append) as found:
+        trained(tmp_path / "a.safetensors", StoppedIn(3), log=found.log("teacher/teacher"))
+    with following((tracker,), "run", tmp_path, said.append) as found:
+        identity = found.ids[tracker]
+        _, fitted = trained(tmp_path / "a.safetensors", log=found.log("teacher/teacher"))
+    if tracker == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train = TRAIN.model_copy(update={"log": "tensorboard"})
-    with pytest.raises(Stop):
-        trained(tmp_path / "a.safetensors", StoppedIn(3), train)
-    _, fitted = trained(tmp_path / "a.safetensors", train=train)
-    events = EventAccumulator(str(tmp_path / "a")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("quality")] == [
-        (h["epoch"], pytest.approx(h["quality"])) for h in fitted.history
-    ]
+        events = EventAccumulator(str(tmp_path / "tensorboard" / "teacher" / "teacher")).Reload()
+        rows = [(e.step, e.value) for e in events.Scalars("quality")]
+    else:
+        from mlflow import MlflowClient
 
-
-def test_without_tensorboard_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingDependency, match="pip install tensorboard"):
-        trained(tmp_path / "a", train=TRAIN.model_copy(update={"log": "tensorboard"}))
+        rows = [(m.step, m.value) for m in MlflowClient().get_metric_history(identity, "teacher/teacher/quality")]
+    assert rows == [(h["epoch"], pytest.approx(h["quality"])) for h in fitted.history]
+    assert not said and not list((tmp_path / ".work" / "tracking").iterdir()), "the next call is a run of its own"
