@@ -23,6 +23,8 @@ TORCH_FREE = (
     "mmedge.spec",
     "mmedge.gate",
     "mmedge.machine",
+    "mmedge.tracking",
+    "mmedge.hub",
     "mmedge.errors",
     "mmedge.progress",
 )

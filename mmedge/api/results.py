@@ -243,6 +243,30 @@ class Bundle(Result):
 
         return load(self.path, target, threads)
 
+    def card(self, license: str | None = None, repository: str = "") -> Path:
+        """Write a model card into the bundle, ``README.md`` with the Hub's metadata, of the report; returns it.
+
+        ``license``: its identifier, as ``apache-2.0``; none is claimed where it is not given.
+        """
+        from mmedge import artifact
+        from mmedge.report.model_card import write_card
+
+        return write_card(artifact.read(self.path), self.record, license, repository)
+
+    def push_to_hub(
+        self, repository: str, *, license: str | None = None, private: bool = True, update: bool = False
+    ) -> str:
+        """Upload the bundle with its card to ``repository``, ``owner/name``, on the Hugging Face Hub; returns its address.
+
+        The token is that of ``HF_TOKEN`` or ``hf auth login``. ``update``: a repository that is there already gets a
+        commit. Raises UsageError for a name that is none or taken, and without a token; MissingDependency, MmedgeError.
+        """
+        from mmedge.hub import check_repository, push
+
+        check_repository(repository)
+        self.card(license, repository)
+        return push(self.path, repository, private=private, update=update)
+
     def _rows(self) -> list[tuple[str, str]]:
         from mmedge import artifact
 

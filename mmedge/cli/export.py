@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,38 @@ from mmedge.cli.models import (
 )
 from mmedge.cli.stages import RunOptions, run_stages
 from mmedge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """What is done with a finished bundle."""
+
+    zipped: bool
+    sign: Path | None
+    encrypt: Path | None
+    card: bool
+    license: str | None
+    repository: str | None
+    public: bool
+    update: bool
+
+    @property
+    def something(self) -> bool:
+        return bool(self.zipped or self.sign or self.encrypt or self.card or self.repository)
+
+    def check(self) -> None:
+        """Raise what can be known before hours of building."""
+        if (self.public or self.update) and not self.repository:
+            raise UsageError("--public and --update say how --push-to-hub does it", todo="--push-to-hub OWNER/NAME")
+        if self.encrypt is not None:
+            from mmedge.encryption import read_key
+
+            read_key(self.encrypt)
+        if self.repository is not None:
+            from mmedge.hub import check_repository
+
+            check_repository(self.repository)
+
 
 # Options of a model that no recipe heeds.
 _OF_A_MODEL = ("backends", "dtype", "batch", "opset", "shapes")
@@ -53,6 +86,16 @@ _OF_A_MODEL = ("backends", "dtype", "batch", "opset", "shapes")
     metavar="BUNDLE",
     help="Build a bundle's engines again, for this device.",
 )
+@click.option("--card", is_flag=True, help="Write a model card into the bundle: README.md, with the Hub's metadata.")
+@click.option("--license", "license_", metavar="NAME", help="What the card says of the license, as apache-2.0.")
+@click.option(
+    "--push-to-hub",
+    "repository",
+    metavar="OWNER/NAME",
+    help="Upload the bundle and its card to the Hugging Face Hub, with the token of HF_TOKEN or hf auth login.",
+)
+@click.option("--public", is_flag=True, help="Of --push-to-hub: for everybody.  [default: private]")
+@click.option("--update", is_flag=True, help="Of --push-to-hub: a commit to a repository that is there already.")
 @model_options
 @click.option("--backend", "backends", multiple=True, help="Of a model: what engines are built for. Repeatable.")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="Of a model: the engines' precision.")
@@ -75,9 +118,15 @@ def export(
     sign: Path | None,
     encrypt: Path | None,
     rebuild: Path | None,
+    card: bool,
+    license_: str | None,
+    repository: str | None,
+    public: bool,
+    update: bool,
     as_json: bool,
     **of_a_model: Any,
 ) -> int:
+    finishing = Finishing(zipped, sign, encrypt, card or license_ is not None, license_, repository, public, update)
     if (recipe is None) == (rebuild is None):
         raise UsageError("name either a RECIPE to export, or a bundle with --rebuild BUNDLE")
     if rebuild is not None:
@@ -85,35 +134,32 @@ def export(
             from mmedge.profiling.rebuild import rebuild as build
 
             built = build(rebuild, progress=display)
-        _finish(rebuild, zipped, sign, encrypt)
+        _finish(rebuild, finishing)
         if as_json:
             print_json({name: engine.record() for name, engine in built.items()})
         return 0
     assert recipe is not None
-    if encrypt is not None:  # before hours of building
-        from mmedge.encryption import read_key
-
-        read_key(encrypt)
+    finishing.check()
     if is_model(recipe):
         refuse_for_models(RunOptions(recipe, out, start))
         out = out or folder_of(recipe, "exported")
         code = _of_a_model(recipe, out, of_a_model, overrides, as_json)
-        _finish(out / "bundle", zipped, sign, encrypt)
+        _finish(out / "bundle", finishing)
         return code
     refuse_options(recipe, _OF_A_MODEL)
-    if recipe.is_dir() and (zipped or sign or encrypt) and _is_bundle(recipe):
+    if recipe.is_dir() and finishing.something and _is_bundle(recipe):
         if out or start or overrides:
             raise UsageError(
-                "--out, --from and --set have no meaning for a finished bundle: it is signed where it is, and zipped beside it",
+                "--out, --from and --set have no meaning for a finished bundle: it is signed and described where it is, and zipped beside it",
                 where=str(recipe),
                 todo=f"mmedge export {recipe} without them",
             )
-        files = _finish(recipe, zipped, sign, encrypt)
+        files = _finish(recipe, finishing)
         if as_json:
             print_json({"bundle": str(recipe), "files": files})
         return 0
     code, written = run_stages(RunOptions(recipe, out, start, overrides), "export", as_json)
-    _finish(written / "bundle", zipped, sign, encrypt)
+    _finish(written / "bundle", finishing)
     return code
 
 
@@ -143,22 +189,38 @@ def _is_bundle(path: Path) -> bool:
     return artifact.read(path).stage == "bundle"
 
 
-def _finish(bundle: Path, zipped: bool, sign: Path | None, encrypt: Path | None) -> list[str]:
-    """Sign a bundle, then zip and encrypt it, so that the one file holds the signature."""
+def _finish(bundle: Path, wanted: Finishing) -> list[str]:
+    """Describe and sign a bundle, then zip and encrypt it, so that the one file holds the signature, then share it."""
     from mmedge import bundle as bundles
 
     written = []
-    if sign is not None:
-        bundles.sign(bundle, sign)
+    if wanted.card or wanted.repository:
+        written.append(str(_card(bundle, wanted)))
+    if wanted.sign is not None:
+        bundles.sign(bundle, wanted.sign)
         written.append(str(bundle / bundles.SIGNATURE))
-    if zipped:
+    if wanted.zipped:
         target = bundle.with_name(f"{bundle.name}.zip")
         bundles.pack(bundle, target)
         written.append(str(target))
-    if encrypt is not None:
+    if wanted.encrypt is not None:
         target = bundle.with_name(f"{bundle.name}.enc")
-        bundles.encrypt(bundle, target, encrypt)
+        bundles.encrypt(bundle, target, wanted.encrypt)
         written.append(str(target))
     for file in written:
         click.echo(f"written: {file}", err=True)
+    if wanted.repository:
+        from mmedge.hub import push
+
+        address = push(bundle, wanted.repository, private=not wanted.public, update=wanted.update)
+        click.echo(f"shared: {address}", err=True)
+        written.append(address)
     return written
+
+
+def _card(bundle: Path, wanted: Finishing) -> Path:
+    from mmedge import artifact
+    from mmedge.report.model_card import report_of, write_card
+
+    found = artifact.read(bundle)
+    return write_card(found, report_of(found), wanted.license, wanted.repository or "")

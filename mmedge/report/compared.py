@@ -175,17 +175,17 @@ def comparison_markdown(found: ComparisonRecord) -> str:
     lines = ["| run | recipe | mmedge | seed | verdict | gates not passed |", "| --- | --- | --- | --- | --- | --- |"]
     for run in found.runs:
         lines.append(
-            _row([run.name, run.recipe, run.mmedge, str(run.seed), run.verdict, ", ".join(run.failed) or "none"])
+            cells_row([run.name, run.recipe, run.mmedge, str(run.seed), run.verdict, ", ".join(run.failed) or "none"])
         )
-    lines += ["", _row(["stage", "figure", *(run.name for run in found.runs)])]
+    lines += ["", cells_row(["stage", "figure", *(run.name for run in found.runs)])]
     lines.append("| --- | --- |" + " ---: |" * len(found.runs))
-    lines += [_row([row.stage, heading_of(row), *(text_of(row, v) for v in row.values)]) for row in found.rows]
+    lines += [cells_row([row.stage, heading_of(row), *(text_of(row, v) for v in row.values)]) for row in found.rows]
     return "\n".join([*lines, "", *(f"- {note}" for note in found.notes)]).rstrip() + "\n"
 
 
 def markdown(report: Report) -> str:
     """One run for a pull request: verdict, a row a stage, the gates."""
-    lines = [f"### {_plain(str(report.recipe.get('name', 'run')))}: {report.verdict}", ""]
+    lines = [f"### {plain_words(str(report.recipe.get('name', 'run')))}: {report.verdict}", ""]
     lines += [
         "| stage | quality [95 %] | p50 ms | of teacher | size | params |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -194,7 +194,7 @@ def markdown(report: Report) -> str:
         quality, latency = stage.quality, stage.latency
         ratio = latency.ratio_to_teacher if latency else None
         lines.append(
-            _row(
+            cells_row(
                 [
                     stage.stage + (f" ({stage.precision})" if stage.precision else ""),
                     "{:.3f} [{:.3f}, {:.3f}]".format(quality.value, *quality.ci95) if quality else "—",
@@ -223,13 +223,14 @@ def _gate(stage: str, gate: GateRecord) -> str:
     value += " [{:.4g}, {:.4g}]".format(*bounds) if bounds else ""
     outcome = "passed" if gate.passed else "**cannot tell**" if gate.outcome == "cannot tell" else "**failed**"
     outcome += f": about {gate.needs:,} samples would" if gate.needs else ""
-    return _row([stage, gate.name, f"{gate.limit:g}", value, outcome])
+    return cells_row([stage, gate.name, f"{gate.limit:g}", value, outcome])
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(map(_plain, cells)) + " |"
+def cells_row(cells: list[str]) -> str:
+    """A row of a table in Markdown."""
+    return "| " + " | ".join(map(plain_words, cells)) + " |"
 
 
-def _plain(text: str) -> str:
+def plain_words(text: str) -> str:
     """A user's own words as words: no column, no markup and no line of their own."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
