@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from mmedge import tasks
@@ -37,8 +39,7 @@ def worst_class_recall(
 def ece(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.ndarray, tail: float) -> Estimate:
     """The expected calibration error of the label that each row is given: mean distance of confidence and share of right rows.
 
-    In bins that hold equally many samples (Nguyen & O'Connor 2015; Naeini, Cooper & Hauskrecht 2015). Of few samples it is
-    more than the truth, never less, so that a limit on it errs to the safe side.
+    Of few samples it is more than the truth, never less, so that a limit on it errs to the safe side.
     """
     task = tasks.of(head)
     chosen = task.chosen(output)
@@ -46,13 +47,25 @@ def ece(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.ndarray,
     right = (chosen == targets).astype(np.float64)
 
     # The bins stay where they are: were they cut anew without some rows, the jackknife would measure their borders' moves.
-    count = max(1, min(_BINS, len(sure) // _FEWEST))
-    bins = np.empty(len(sure), np.int64)
-    bins[np.argsort(sure, kind="stable")] = np.arange(len(sure)) * count // len(sure)
-
-    def figure(rows: np.ndarray) -> float:
-        apart = np.bincount(bins[rows], (sure - right)[rows], count)
-        return float(np.abs(apart).sum() / len(rows))
-
+    bins = bins_of(sure)
+    figure = partial(calibration_error, sure, right, bins)
     value, found = figure(np.arange(len(targets))), of_figure(figure, groups, "difference", tail)
     return Estimate(value, max(found.low, 0.0), found.high, len(targets), found.method)
+
+
+def bins_of(sure: np.ndarray) -> np.ndarray:
+    """int64 [n]: the bin of each probability, at most 15 that hold as many each, at least 10; equal ones share one.
+
+    Naeini, Cooper & Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning", who take bins of
+    equal mass as the plain form; so does Nguyen & O'Connor 2015.
+    """
+    count = max(1, min(_BINS, len(sure) // _FEWEST))
+    return np.asarray(np.searchsorted(np.sort(sure), sure) * count // max(1, len(sure)))
+
+
+def calibration_error(sure: np.ndarray, right: np.ndarray, bins: np.ndarray, rows: np.ndarray) -> float:
+    """THE expected calibration error over ``rows``: the mean distance of probability and share right over bins, by samples.
+
+    ``sure``, ``right``: float [n]; ``bins``: as ``bins_of`` gives them.
+    """
+    return float(np.abs(np.bincount(bins[rows], (sure - right)[rows])).sum() / len(rows))

@@ -10,6 +10,7 @@ import numpy as np
 from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
+from mmedge.measure.classwise import bins_of, calibration_error
 from mmedge.measure.intervals import of_figure, of_share
 from mmedge.report.review import (
     BinRecord,
@@ -24,7 +25,7 @@ from mmedge.report.review import (
 )
 from mmedge.tasks import Head
 
-_BINS, _POINTS, _CURVES, _SCATTERED = 15, 50, 12, 1000
+_POINTS, _CURVES, _SCATTERED = 50, 12, 1000
 
 
 def review(contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples) -> dict[str, ReviewRecord]:
@@ -43,7 +44,7 @@ def _of_head(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.nda
     whole: dict[str, object] = {"split": split, "n": len(output)}
     if task.LABELS:
         has, given = _memberships(head, output, targets)
-        p = task.probabilities(output)
+        p = task.probabilities(output.astype(np.float64))
         whole["labels"] = [_label(head, k, has[:, k], given[:, k], p[:, k], groups) for k in range(len(head.labels))]
         whole["rankings"] = _rankings(head, has, p)
         whole["reliability"] = (
@@ -107,16 +108,20 @@ def _reliability(p: np.ndarray, has: np.ndarray, given: np.ndarray) -> Reliabili
 
 
 def _reliability_of(p: np.ndarray, right: np.ndarray) -> ReliabilityRecord:
-    place = np.minimum((p * _BINS).astype(int), _BINS - 1)
-    bins, error = [], 0.0
-    for k in np.unique(place):
-        inside = place == k
-        confidence, share = float(p[inside].mean()), float(right[inside].mean())
-        error += inside.mean() * abs(confidence - share)
-        bins.append(
-            BinRecord(low=k / _BINS, high=(k + 1) / _BINS, n=int(inside.sum()), confidence=confidence, right=share)
+    p = p.astype(np.float64)
+    place = bins_of(p)
+    each = [(p[place == k], right[place == k]) for k in np.unique(place)]
+    bins = [
+        BinRecord(
+            low=float(sure.min()),
+            high=float(sure.max()),
+            n=len(sure),
+            confidence=float(sure.mean()),
+            right=float(share.mean()),
         )
-    return ReliabilityRecord(ece=float(error), bins=bins)
+        for sure, share in each
+    ]
+    return ReliabilityRecord(ece=calibration_error(p, right, place, np.arange(len(p))), bins=bins)
 
 
 def _rankings(head: Head, has: np.ndarray, p: np.ndarray) -> list[RankingRecord]:

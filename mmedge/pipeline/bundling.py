@@ -11,7 +11,7 @@ from mmedge.report.schema import Report
 from mmedge.training.context import Context
 
 # What a bundle tells of each of its engines.
-_FIGURES = ("quality", "subsets", "latency", "params", "macs", "size_bytes", "notes")
+_FIGURES = ("quality", "subsets", "latency", "params", "macs", "size_bytes", "privacy", "notes")
 
 
 def write_bundle(ran: list[Ran], report: Report, context: Context) -> None:

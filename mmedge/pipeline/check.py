@@ -36,6 +36,7 @@ from mmedge.stages.quantize.calibration import MOST, calibration_rows
 from mmedge.stages.trial import trial
 from mmedge.tasks import Head
 from mmedge.training.faults import own_contract, teaching_faults
+from mmedge.training.privacy import budget_faults, network_faults
 
 Cells = dict[str, dict[str, list[str | None]]]
 
@@ -96,6 +97,9 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
         found.append(Fault("warning", "unheeded", f"{key}: {why}", todo="leave it out"))
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
     labelled = card.splits["train"].labelled if card.splits else None
+    if card.splits:
+        found += budget_faults(recipe, card.splits["train"].samples, card.splits["train"].labelled)
+    found += network_faults(recipe, whole, lambda model: _factory(model, code))
     found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))
     found += ignored_faults(recipe, whole, lambda model: _factory(model, code))
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order

@@ -129,8 +129,10 @@ def _untaught(context: Context) -> None:
     from mmedge.errors import UsageError, refuse
     from mmedge.stages.ignored import ignored_faults
     from mmedge.training.faults import refuse_untaught
+    from mmedge.training.privacy import refuse_unkept
 
     refuse_untaught(context)
+    refuse_unkept(context)
     refuse(ignored_faults(context.recipe, context.dataset.contract, context.factory), UsageError)
 
 

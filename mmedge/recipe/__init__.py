@@ -3,18 +3,18 @@
 from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
+from mmedge.recipe.model import Encoder, Model
 from mmedge.recipe.origin import portable, recall, remember
+from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
     Augment,
     Controls,
     Distill,
-    Encoder,
     FurtherTeacher,
     Hint,
     Loss,
     MainTeacher,
-    Model,
     Schedule,
     TeacherConfig,
     Train,
@@ -39,6 +39,7 @@ __all__ = [
     "Model",
     "Precision",
     "Prefer",
+    "Privacy",
     "Prune",
     "Quantize",
     "Recipe",

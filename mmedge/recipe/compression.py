@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,6 +40,13 @@ def precision_of(candidate: str) -> str:
 def computes_int8(candidate: str) -> bool:
     """Whether activations are quantized too, so that a runtime can compute in 8 bits: all of INT8 but ``int8-weights``."""
     return precision_of(candidate) == "int8" and candidate != "int8-weights"
+
+
+def _without_privacy(section: Any) -> Any:
+    """Raise ValueError where a stage that trains without noise is to be private."""
+    if section.train.privacy:
+        raise ValueError("'train.privacy' is of teacher and distill alone: this training has no private form")
+    return section
 
 
 # What follows where a budget of accuracy is missed.
@@ -113,6 +120,8 @@ class Prune(StageSection):
     )
     train: Train = Field(Train(epochs=10, learning_rate=1e-3), description="The schedule of recovery.")
 
+    _no_privacy = model_validator(mode="after")(_without_privacy)
+
     @model_validator(mode="after")
     def _one_budget_in_macs(self) -> Prune:
         if self.macs is not None and self.budget.macs is not None:
@@ -179,6 +188,8 @@ class Quantize(StageSection):
         " kept and the run ends with exit code 3.",
     )
     search_seconds: float = Field(120.0, gt=0, description="Seconds that the search for int8-mixed may take.")
+
+    _no_privacy = model_validator(mode="after")(_without_privacy)
 
     @model_validator(mode="after")
     def _required_is_made(self) -> Quantize:

@@ -15,6 +15,7 @@ from mmedge.recipe.compression import Prefer, Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
+from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
 from mmedge.tracking import Name as Tracker
@@ -75,6 +76,7 @@ class Recipe(Frozen):
             *self._teacher_faults(),
             *self._task_faults(),
             *self._gate_faults(),
+            *privacy_faults(self),
         ]
         if faults:
             raise ValueError("\n".join(faults))

@@ -32,10 +32,10 @@ class ConfusedRecord(Record):
 
 
 class BinRecord(Record):
-    """The outputs whose probability lies in one bin, bounds in 0 to 1."""
+    """The outputs whose probability lies in one bin; the bins hold as many outputs each, as near as equal ones allow."""
 
-    low: float
-    high: float
+    low: float = Field(description="The least probability in it.")
+    high: float = Field(description="The largest.")
     n: int
     confidence: float = Field(description="Their mean probability.")
     right: float = Field(description="The share of them that was right.")

@@ -104,6 +104,34 @@ class MissRecord(Record):
     exit: int
 
 
+class PrivacyRecord(Record):
+    """What a network may tell of any one training sample: (epsilon, delta)-differential privacy, by the accountant.
+
+    Of one sample that is there, or blank in its place.
+    """
+
+    epsilon: float = Field(
+        description="Spent by all trainings of which this network was chosen, and by its teacher's where that is private."
+    )
+    delta: float
+    noise_multiplier: float = Field(description="Standard deviation of the noise on a batch's sum, over ``clip``.")
+    clip: float = Field(description="Norm that each sample's gradient was cut to.")
+    sample_rate: float = Field(description="Share of the samples that a step draws, each by chance alone.")
+    steps: int = Field(description="Of all the trainings.")
+    trainings: int
+    teacher_epsilon: float | None = Field(None, description="The part that is the teacher's.")
+    accountant: str = "Renyi, by Opacus"
+    not_covered: list[str] = Field(description="What the bound does not hold of.")
+
+    def __str__(self) -> str:
+        several = f" by {self.trainings} trainings of which one is kept" if self.trainings > 1 else ""
+        teacher = f" ({self.teacher_epsilon:.3g} of it its teacher's)" if self.teacher_epsilon else ""
+        return (
+            f"private for each training sample: epsilon {self.epsilon:.3g} with delta {self.delta:.2g} spent{several}"
+            f"{teacher}, noise {self.noise_multiplier:.2f}; not covered: {'; '.join(self.not_covered)}"
+        )
+
+
 class LearningRecord(Record):
     """A figure an epoch: the training loss, and quality and the weighed selection on validation."""
 
@@ -257,6 +285,7 @@ class StageRecord(Record):
     params: int | None = None
     macs: int | None = None
     learning: LearningRecord | None = None
+    privacy: PrivacyRecord | None = Field(None, description="Where it was trained privately, or made of what was.")
     quality: QualityRecord | None = Field(None, description="On the test split.")
     subsets: Figures | None = None
     subsets_ci95: dict[str, Interval] | None = None

@@ -24,6 +24,8 @@ def print_report(report: Report) -> None:
     for stage in report.stages:
         if stage.pruning:
             print_pruning(console, stage.pruning)
+        if stage.privacy and stage.learning:  # where it was spent
+            console.print(f"{stage.stage}: {stage.privacy}")
         if stage.decision:
             console.print(f"{stage.stage}: {stage.decision.said}")
         for name, head in (stage.heads or {}).items():

@@ -11,11 +11,12 @@ from mmedge.contract import Contract, subsets
 from mmedge.measure.gain import decide
 from mmedge.models import load
 from mmedge.recipe import Distill, Loss
-from mmedge.report.schema import DecisionRecord, TriedLossRecord
+from mmedge.report.schema import DecisionRecord, PrivacyRecord, TriedLossRecord
 from mmedge.stages.results import ComparedRecord, DistillResult
 from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context
 from mmedge.training.objectives import Distillation, Supervised
+from mmedge.training.privacy import refuse_open_teacher, spent_record, student_noise
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
 from mmedge.training.teaching.students import Student, Variant, train_student
 from mmedge.training.teaching.taught import taught_samples, teacher_for
@@ -33,6 +34,7 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     All students share the schedule, the number of steps and the augmented views; the control without a teacher draws
     from the labelled samples only, since nothing else can teach it.
     """
+    refuse_open_teacher(parent, context)
     contract = context.contract(config.model)
     candidates = [_candidate(config, loss, context, contract) for loss in config.losses]
     first = _tried(candidates, config, context, contract)
@@ -59,11 +61,13 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     others = {name: student.module for name, student in every.items()}
     losses = _losses(candidates, first, chosen)
     trained = write_trained(Trained(best.module, contract, best.fitted, config.model, others=others), context)
+    privacy = _privacy(first, students, parent, config, context)
     notes = [
         f"{candidate.variant.samples.labelled.sum()} of {len(candidate.variant.samples)} training samples have a label that the student may see",
         *candidate.teacher.notes,
         *([_chosen_note(losses)] if losses else []),
         decision.said,
+        *([str(privacy)] if privacy else []),
         *_unfinished(students["distilled"]),
         f"seed {number} of {config.controls.seeds} kept, by validation",
         *_untaken(config, context, contract),
@@ -72,7 +76,20 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     ]
     loss = candidate.config.loss.model_dump(mode="json")
     more = {"controls": compared, "decision": decision, "loss": loss, "losses": losses or None, "notes": notes}
+    more["privacy"] = privacy
     return DistillResult.of(trained, students=sorted(every), **more)
+
+
+def _privacy(
+    tried: list[Student], students: dict[str, list[Student]], teacher: Artifact, config: Distill, context: Context
+) -> PrivacyRecord | None:
+    """What all students that could have shipped have spent; the other controls cost nothing, since none is chosen."""
+    able = [*students["distilled"], *students.get("control", []), *tried]
+    phases = [student.fitted.private for student in {id(student): student for student in able}.values()]
+    spent = [phase for phase in phases if phase is not None]
+    learned = any(loss.logits for loss in config.losses)
+    factory = config.model.factory is not None
+    return spent_record(config.train, spent, context, teacher=teacher if learned else None, factory=factory)
 
 
 def _tried(candidates: list[_Candidate], config: Distill, context: Context, contract: Contract) -> list[Student]:
@@ -136,6 +153,7 @@ def _candidate(config: Distill, loss: Loss, context: Context, contract: Contract
         context.dataset.validation.only(tuple(contract.modalities)),
         np.arange(len(samples)),
         config.train,
+        student_noise(context.recipe, len(samples), int(context.dataset.train.labelled.sum())),
     )
     # Hints that do not fit are told before controls are trained.
     variant.objective(context.build(config.model, contract))

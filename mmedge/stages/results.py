@@ -21,6 +21,7 @@ from mmedge.report.schema import (
     FusionPointRecord,
     LatencyRecord,
     MissRecord,
+    PrivacyRecord,
     SensitivityRecord,
     StageRecord,
     TriedLossRecord,
@@ -48,7 +49,7 @@ class StageResult(Record):
     """
 
     # What the report repeats.
-    reported: ClassVar[tuple[str, ...]] = ("params", "macs", "verification")
+    reported: ClassVar[tuple[str, ...]] = ("params", "macs", "verification", "privacy")
 
     contract: dict[str, JsonValue]
     recipe: dict[str, JsonValue]
@@ -57,6 +58,7 @@ class StageResult(Record):
     params: int | None = None
     macs: int | None = None
     verification: list[AgreementRecord] | None = None
+    privacy: PrivacyRecord | None = None
     misses: list[MissRecord] = []
     target: str = GRAPH_BACKEND
     engine: Engine | None = None
@@ -67,7 +69,7 @@ class StageResult(Record):
     @classmethod
     def like(cls, parent: Artifact, notes: list[str]) -> StageResult:
         """Of what another form of the parent's network is: with its contract, its recipe and its size."""
-        names = ("contract", "params", "macs", "recipe")
+        names = ("contract", "params", "macs", "recipe", "privacy")
         return StageResult(**{name: parent.meta[name] for name in names if name in parent.meta}, notes=notes)
 
     @classmethod

@@ -29,6 +29,7 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Supervised
+from mmedge.training.privacy import spent_record
 from mmedge.training.teaching.taught import read_teacher_outputs
 
 # Training samples whose values are held against what an ONNX teacher takes.
@@ -68,7 +69,11 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
             progress=context.progress,
             log=context.log("teacher"),
         )
-    return write_trained(Trained(module, contract, fitted, config.model, exported=config.export), context)
+    written = write_trained(Trained(module, contract, fitted, config.model, exported=config.export), context)
+    if config.train is None or fitted.private is None:
+        return written
+    privacy = spent_record(config.train, [fitted.private], context, factory=config.model.factory is not None)
+    return StageResult.of(written, privacy=privacy, notes=[*written.notes, str(privacy)])
 
 
 def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:

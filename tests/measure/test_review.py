@@ -5,6 +5,7 @@ import pytest
 
 from mmedge import tasks
 from mmedge.contract import Contract
+from mmedge.measure.classwise import ece
 from mmedge.measure.review import disagreements, review
 from mmedge.tasks import Head
 from tests.heads import samples
@@ -47,10 +48,27 @@ def test_confusion_recall_and_precision_are_counts_of_samples():
 
 
 def test_calibration_is_the_mean_distance_of_confidence_and_share_right():
-    p = [[0.91, 0.05, 0.04]] * 4 + [[0.5, 0.3, 0.2]] * 2
-    found = reviewed(logits(p), [0, 0, 0, 1, 0, 1], CLASSES).reliability
-    assert [(b.n, b.right) for b in found.bins] == [(2, 0.5), (4, 0.75)]
-    assert found.ece == pytest.approx(4 / 6 * abs(0.91 - 0.75) + 2 / 6 * 0.0, abs=1e-6)
+    p = [[0.91, 0.05, 0.04]] * 12 + [[0.5, 0.3, 0.2]] * 12
+    targets = [0] * 9 + [1] * 3 + [0] * 6 + [1] * 6
+    found = reviewed(logits(p), targets, CLASSES).reliability
+    assert [(b.n, b.right, round(b.low, 6), round(b.high, 6)) for b in found.bins] == [
+        (12, 0.5, 0.5, 0.5),
+        (12, 0.75, 0.91, 0.91),
+    ]
+    assert found.ece == pytest.approx(0.5 * abs(0.91 - 0.75), abs=1e-6)
+    few = reviewed(logits(p[9:15]), targets[9:15], CLASSES).reliability  # so few are one bin: 3 of 6 right
+    assert [(b.n, b.right) for b in few.bins] == [(6, 0.5)]
+    assert few.ece == pytest.approx((0.91 + 0.5) / 2 - 0.5, abs=1e-6)
+
+
+def test_the_pages_calibration_error_is_the_gates():
+    rng = np.random.default_rng(0)
+    output, targets = rng.normal(size=(300, 3)), rng.integers(0, 3, 300)
+    gate = ece(CLASSES, output.astype(np.float32), targets, np.arange(300), 0.05)
+    found = reviewed(output, targets, CLASSES).reliability
+    assert len(found.bins) == 15 and {b.n for b in found.bins} == {20}
+    assert found.ece == gate.value
+    assert found.ece == pytest.approx(sum(b.n * abs(b.confidence - b.right) for b in found.bins) / 300)
 
 
 def test_labels_of_which_a_sample_may_have_several_have_curves_and_no_confusion():

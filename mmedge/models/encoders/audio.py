@@ -29,7 +29,7 @@ class WaveEncoder(SeriesEncoder):
     def __init__(self, sample_rate: int, encoder: Encoder, model: Model) -> None:
         super().__init__(encoder.widths[0], encoder, model)
         kernel, stride = sample_rate // 100 | 1, max(1, sample_rate // 400)
-        self.filters = stages(1, 1, encoder.widths[:1], 1, kernel=kernel, stride=stride)
+        self.filters = stages(1, 1, encoder.widths[:1], 1, kernel=kernel, stride=stride, norm=model.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.filters(x.unsqueeze(1)))

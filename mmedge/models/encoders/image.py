@@ -25,7 +25,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, shape: Sequence[int], encoder: Encoder, model: Model) -> None:
         super().__init__()
         channels, height, width = shape
-        self.features = stages(2, channels, encoder.widths, encoder.depth, kernel=3, stride=2)
+        self.features = stages(2, channels, encoder.widths, encoder.depth, kernel=3, stride=2, norm=model.norm)
         for _ in encoder.widths:
             height, width = (height + 1) // 2, (width + 1) // 2
         left = encoder.widths[-1] * height * width

@@ -24,7 +24,7 @@ class SeriesEncoder(nn.Module):
 
     def __init__(self, channels: int, encoder: Encoder, model: Model) -> None:
         super().__init__()
-        self.features = stages(1, channels, encoder.widths, encoder.depth, kernel=5, stride=2)
+        self.features = stages(1, channels, encoder.widths, encoder.depth, kernel=5, stride=2, norm=model.norm)
         self.project = nn.Sequential(
             nn.Dropout(model.dropout), nn.Linear(encoder.widths[-1], model.embedding), nn.ReLU()
         )

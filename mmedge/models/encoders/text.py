@@ -42,7 +42,7 @@ class TextEncoder(nn.Module):
         first, *rest = encoder.widths
         self.embed = nn.Embedding(spec.tokens, first)
         nn.init.normal_(self.embed.weight, std=_SPREAD)
-        self.features = stages(1, first, rest or [first], encoder.depth, kernel=3, stride=1)
+        self.features = stages(1, first, rest or [first], encoder.depth, kernel=3, stride=1, norm=model.norm)
         pooled = encoder.widths[-1] + (first if self.bag else 0)
         self.project = nn.Sequential(nn.Dropout(model.dropout), nn.Linear(pooled, model.embedding), nn.ReLU())
 

@@ -11,7 +11,7 @@ def draw(reliability: ReliabilityRecord) -> str:
     figure, axes = figure_and_axes(4.6, 3.6)
     most = max(found.n for found in reliability.bins)
     for found in reliability.bins:
-        width = found.high - found.low
+        width = max(found.high - found.low, 0.01)
         (bar,) = axes.bar(
             found.low, found.right, width=width, align="edge", color="C0", alpha=0.25 + 0.6 * found.n / most
         )

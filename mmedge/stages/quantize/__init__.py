@@ -35,6 +35,7 @@ from mmedge.stages.quantize.trained import add_trained
 from mmedge.stages.results import QuantizeResult, StageResult
 from mmedge.training.context import Context
 
+_NOT_PRIVATE = "warning: calibrated on training samples, and so not private any more, as its parent was"
 # Calibration inputs, and the record of them.
 Calibrated = tuple[list[dict[str, np.ndarray]], CalibrationRecord | None]
 
@@ -68,7 +69,11 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
     add_trained(table, trial, config, parent, context, folder, notes)
     choice = concluded(table, config, folder, notes, context.recipe.prefer)
     chosen = {name: getattr(choice, name) for name in choice.model_fields_set}
-    return QuantizeResult.of(StageResult.like(parent, choice.notes), calibration=calibrated, **chosen)
+    written = StageResult.like(parent, choice.notes)
+    if written.privacy and computes_int8(choice.precision):
+        written = written.model_copy(update={"privacy": None})
+        chosen["notes"] = [*choice.notes, _NOT_PRIVATE]
+    return QuantizeResult.of(written, calibration=calibrated, **chosen)
 
 
 def calibrated_or_float(

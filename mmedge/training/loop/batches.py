@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -52,9 +52,9 @@ class Batch:
         return replace(self, inputs=inputs, present=self.present.to(device), targets=targets, weights=weights)
 
 
-def steps_per_epoch(samples: Samples, train: Train) -> int:
+def steps_per_epoch(samples: int, train: Train) -> int:
     """An epoch is as many steps as all samples fill, labelled or not, so that schedules with and without a teacher agree."""
-    whole = max(1, len(samples) // train.batch_size)
+    whole = max(1, samples // train.batch_size)
     return whole if train.max_steps is None else min(whole, train.max_steps)
 
 
@@ -63,7 +63,8 @@ class Training:
     """What a model is trained on, how, and by which chance.
 
     ``usable``: int64, the rows of ``samples`` that may be drawn; ``seed``: of their order and of what is dropped;
-    ``view_seed``: of the augmented views, which teacher and student share.
+    ``view_seed``: of the augmented views, which teacher and student share. ``noise``: of a private training that shares its
+    budget with others, in units of its clip; None where the budget is its own.
     """
 
     contract: Contract
@@ -73,30 +74,27 @@ class Training:
     usable: np.ndarray
     seed: int
     view_seed: int
+    noise: float | None = None
 
 
-def batches(training: Training, epoch: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
+def batches(
+    training: Training, epoch: int, rank: int = 0, count: int = 1, drawn: Iterable[np.ndarray] | None = None
+) -> Iterator[Batch]:
     """The batches of one epoch over the usable rows, each row as often as any other, unless ``sampling`` is balanced.
 
     Each comes in ``train.accumulate`` parts, one after another, and of each part come the rows of process ``rank`` of
-    ``count``: batch norm over all processes sees the same samples together as in one process.
+    ``count``: batch norm over all processes sees the same samples together as in one process. ``drawn``: the rows of each
+    step, int64, where something else draws them; of these a part may be empty.
     """
-    samples, train, usable = training.samples, training.schedule, training.usable
+    samples, train = training.samples, training.schedule
     rng = np.random.default_rng([training.seed, epoch])
-    size = min(train.batch_size, len(samples))
-    steps = steps_per_epoch(samples, train)
-    rounds = -(-steps * size // len(usable))
-    if train.sampling == "balanced":
-        order = rng.choice(usable, steps * size, p=_shares(samples, usable))
-    else:
-        order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
     weights = class_weights(samples) if train.class_weights == "balanced" else {}
     view = epoch % train.views
-    own = [
-        _part(part, count, rank)
-        for part in (_part(slice(0, size), train.accumulate, n) for n in range(train.accumulate))
-    ]
-    for whole in order.reshape(steps, size):
+    for whole in _steps(training, rng) if drawn is None else drawn:
+        own = [
+            _part(part, count, rank)
+            for part in (_part(slice(0, len(whole)), train.accumulate, n) for n in range(train.accumulate))
+        ]
         available = samples.present[whole]
         if train.modality_dropout == "every":
             present = every_side(available, rng)
@@ -104,7 +102,8 @@ def batches(training: Training, epoch: int, rank: int = 0, count: int = 1) -> It
             present = drop_modalities(available, train.modality_dropout, rng)
         for rows in own:
             index = whole[rows]
-            inputs = view_of(samples, index, train.augment, view_seed=training.view_seed, view=view)
+            augment = train.augment if len(index) else {}
+            inputs = view_of(samples, index, augment, view_seed=training.view_seed, view=view)
             yield Batch(
                 index,
                 view,
@@ -113,8 +112,20 @@ def batches(training: Training, epoch: int, rank: int = 0, count: int = 1) -> It
                 {head: torch.from_numpy(x[index]) for head, x in samples.targets.items()},
                 {head: torch.from_numpy(x[index]) for head, x in weights.items()},
                 epoch / train.epochs,
-                len(index) / size,
+                len(index) / max(1, len(whole)),
             )
+
+
+def _steps(training: Training, rng: np.random.Generator) -> np.ndarray:
+    """int64 [steps, batch]: the rows of each step of an epoch."""
+    samples, train, usable = training.samples, training.schedule, training.usable
+    size, steps = min(train.batch_size, len(samples)), steps_per_epoch(len(samples), train)
+    if train.sampling == "balanced":
+        order = rng.choice(usable, steps * size, p=_shares(samples, usable))
+    else:
+        rounds = -(-steps * size // len(usable))
+        order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
+    return order.reshape(steps, size)
 
 
 def _part(rows: slice, parts: int, number: int) -> slice:

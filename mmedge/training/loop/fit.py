@@ -21,12 +21,14 @@ from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.tracking import Log
 from mmedge.training.loop import processes
+from mmedge.training.loop.accounting import Phase, noise_for
 from mmedge.training.loop.batches import Batch, Training, batches, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.device import training_device
 from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
+from mmedge.training.loop.private import Private, check_private
 from mmedge.training.loop.state import State
 
 # Called with the module (or what runs it in another precision, or compiled) and a batch; a scalar.
@@ -38,12 +40,14 @@ class Fitted:
     """What a fit ended with.
 
     ``history``: one record an epoch; ``notes``: what a reader of the report must know; ``diverged``: it ended with the best epoch before its loss was no number.
+    ``private``: what a private training spent.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     notes: tuple[str, ...]
     diverged: bool = False
+    private: Phase | None = None
 
 
 def fit(
@@ -64,12 +68,13 @@ def fit(
     written at each epoch's end: the same call after a kill goes on from there and ends with the same weights, since
     every random choice is a function of the seed and the epoch. ``log`` gets each epoch's figures, of the main process. Raises MmedgeError where the loss is not finite before a first good
     epoch, UsageError where batch norm would get a batch of one, and MissingDependency where the machine lacks what
-    ``train`` asks for.
+    ``train`` asks for. With ``train.privacy`` the weights are differentially private (``loop/private.py``); then also
+    UsageError where the budget or the network does not allow it.
     """
     train = training.schedule
     run, learner = _prepared(module, objective, training)
     run.restore(state)
-    total = steps_per_epoch(training.samples, train) * train.epochs
+    total = steps_per_epoch(len(training.samples), train) * train.epochs
     notes: tuple[str, ...] = ()
     diverged = False
     with (
@@ -102,7 +107,8 @@ def fit(
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
     _leave_at(run.best, module)
-    return Fitted(run.history, best, (*notes, *of_frozen), diverged)
+    spent = run.private.phase if run.private else None
+    return Fitted(run.history, best, (*notes, *of_frozen), diverged, spent)
 
 
 def _leave_at(best: dict[str, torch.Tensor], module: nn.Module) -> None:
@@ -118,6 +124,10 @@ def _prepared(module: nn.Module, objective: Objective, training: Training) -> tu
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
     parts.to(device)
     _check_batch_norm(parts, min(train.batch_size, len(training.samples)), train)
+    if train.privacy:
+        private = _private(module, optimizer_of(parts, train), training)
+        average = Average(module, train.ema) if train.ema else None
+        return State(parts, private.optimizer, None, average, private), objective
     call = caller(module, train, device)
     # Before the average is made: it gives the weights new memory where there are several processes.
     learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
@@ -125,11 +135,19 @@ def _prepared(module: nn.Module, objective: Objective, training: Training) -> tu
     return State(parts, optimizer_of(parts, train), scaler_of(train, device), average), learner
 
 
+def _private(module: nn.Module, optimizer: torch.optim.Optimizer, training: Training) -> Private:
+    check_private(module, training.contract, "train.privacy")
+    train, usable = training.schedule, len(training.usable)
+    steps = steps_per_epoch(len(training.samples), train) * train.epochs
+    noise = training.noise or noise_for(train, usable, steps, 1, "train.privacy")
+    return Private(module, optimizer, training, noise)
+
+
 def _inputs(training: Training) -> int:
     """How many different inputs a part of the network gets; 0 where none comes again, or what is compiled is not to be touched."""
     train = training.schedule
     views = min(train.views, train.epochs) * len(training.samples) + len(training.validation)
-    return 0 if train.epochs == 1 or train.compile else views
+    return 0 if train.epochs == 1 or train.compile or train.privacy else views
 
 
 class _Learner(nn.Module):
@@ -147,13 +165,21 @@ def _epoch(
     run: State, learner: Any, training: Training, epoch: int, task: str, progress: Progress
 ) -> tuple[Tensor, float]:
     """Train for an epoch: (the loss of each step, float64 [steps], the last learning rate)."""
-    train, device, steps = training.schedule, training_device(), steps_per_epoch(training.samples, training.schedule)
+    train, device = training.schedule, training_device()
+    steps = steps_per_epoch(len(training.samples), train)
     torch.manual_seed(_mixed(training.seed, epoch, processes.rank()))  # dropout's generator
     losses, rate = [], 0.0
-    drawn = batches(training, epoch, processes.rank(), processes.count())
+    chosen = run.private.drawn(epoch) if run.private else None
+    drawn = batches(training, epoch, processes.rank(), processes.count(), chosen)
     for step in range(epoch * steps, (epoch + 1) * steps):
         rate = set_rate(run.optimizer, train, step, steps * train.epochs)
-        losses.append(_step(run, learner, islice(drawn, train.accumulate), train, device))
+        parts = islice(drawn, train.accumulate)
+        if run.private:
+            losses.append(run.private.step(learner, parts, device))
+            if run.average:
+                run.average.update()
+        else:
+            losses.append(_step(run, learner, parts, train, device))
         if step % 10 == 0:
             progress.step(task, step, steps * train.epochs, _status(epoch, train, run.history))
     # Read once an epoch: a GPU is not waited for at every step.

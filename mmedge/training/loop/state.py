@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmedge.artifact import replacing
 from mmedge.models.load import unshared
 from mmedge.training.loop.optimizer import Average
+from mmedge.training.loop.private import Private
 
 
 @dataclass
@@ -19,13 +20,15 @@ class State:
     """All that changes from epoch to epoch.
 
     ``parts``: the module and what is trained along; ``best``: the weights of the best epoch; ``history``: one record an
-    epoch. Everything else is a function of the recipe, the seed and the epoch.
+    epoch; ``private``: what a private training has of its own. Everything else is a function of the recipe, the seed and
+    the epoch.
     """
 
     parts: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None = None
     average: Average | None = None
+    private: Private | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -47,6 +50,7 @@ class State:
             "history": json.dumps(self.history),
             "scaler": json.dumps(self.scaler.state_dict() if self.scaler else {}),
             "updates": json.dumps(self.average.updates if self.average else 0),
+            "private": self.private.stored() if self.private else "null",
         }
         with replacing(path) as temporary:
             save_file(unshared(tensors), temporary, described)
@@ -74,4 +78,6 @@ class State:
             self.scaler.load_state_dict(described["scaler"])
         if self.average:
             self.average.load(taken("average"), described["updates"])
+        if self.private:
+            self.private.restore(described["private"])
         self.best, self.history = taken("best"), described["history"]

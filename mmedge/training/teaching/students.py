@@ -23,7 +23,7 @@ class Variant:
     """One way to make a student. ``objective(student)`` is what it learns from; ``usable``: int64 rows that it may draw.
 
     ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
-    where these are not all that it takes.
+    where these are not all that it takes; ``noise``: of students that share a budget of privacy.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Variant:
     validation: Samples
     usable: np.ndarray
     train: Train
+    noise: float | None = None
     subset: tuple[str, ...] | None = None
 
     def alone(self, chosen: tuple[str, ...]) -> Variant:
@@ -79,7 +80,14 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
         module,
         variant.objective(module),
         Training(
-            contract, variant.samples, variant.validation, variant.train, variant.usable, seed, context.recipe.seed
+            contract,
+            variant.samples,
+            variant.validation,
+            variant.train,
+            variant.usable,
+            seed,
+            context.recipe.seed,
+            variant.noise,
         ),
         state=context.work / f"{variant.name}-{number}.safetensors",
         task=f"{variant.title}, seed {number + 1}",

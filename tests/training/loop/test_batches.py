@@ -74,7 +74,7 @@ def test_few_usable_rows_fill_as_many_steps_and_no_other_row_is_drawn():
     samples, train, usable = made(64), Train(batch_size=16), np.array([3, 8, 20])
     steps = drawn(samples, train, usable=usable)
     counts = np.bincount(np.concatenate([batch.index for batch in steps]), minlength=64)
-    assert len(steps) == steps_per_epoch(samples, train) == 4
+    assert len(steps) == steps_per_epoch(len(samples), train) == 4
     assert set(np.flatnonzero(counts)) == set(usable) and np.ptp(counts[usable]) <= 1
 
 

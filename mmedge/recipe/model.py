@@ -1,0 +1,93 @@
+"""The section ``model`` of a teacher or a student: which network, and of what size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mmedge.frozen import Frozen
+
+
+class Encoder(Frozen):
+    """The size of a built-in encoder."""
+
+    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (16, 32, 48), min_length=1, description="Channels of each stage."
+    )
+    depth: int = Field(1, ge=1, le=1000, description="Layers in each stage.")
+
+
+class Model(Frozen):
+    """A network: the built-in fusion network, or a user's own where ``factory`` names one."""
+
+    factory: str | None = Field(
+        None,
+        description="A network of your own as module:factory. One for regression that has no weights yet gives outputs in"
+        " standard units of the training targets.",
+    )
+    args: dict[str, Any] = Field({}, description="Keyword arguments that the factory is called with.")
+    inputs: dict[str, str] = Field({}, description="Modality -> name of the parameter of the factory's forward.")
+    outputs: tuple[str, ...] = Field(
+        (),
+        description="Names of what forward gives and the graph shall have, first the one that is judged, which is called"
+        " logits there. Left out: every tensor with a row a sample; judged is the one called logits, or the only one."
+        " What a tuple holds is output_0, output_1, ...",
+    )
+    weights: Path | None = Field(
+        None, description="Safetensors, or a checkpoint that torch.load(weights_only=True) reads."
+    )
+    modalities: tuple[str, ...] | None = Field(
+        None, description="What the network takes; all of the data's where null."
+    )
+    hallucinate: tuple[str, ...] = Field(
+        (),
+        description="Modalities of the data that the network does not take and imagines: a branch of its own makes their"
+        " features from those it has, taught by the teacher's encoder.",
+    )
+    encoders: dict[str, Encoder] = Field({}, description="Modality -> size of its built-in encoder.")
+    embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
+    hidden: int = Field(64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
+    token_dropout: float = Field(
+        0.3, ge=0, lt=1, description="Share of a text's tokens that its built-in encoder does not see in training."
+    )
+    norm: Literal["batch", "group"] = Field(
+        "batch",
+        description="What normalises between the built-in network's convolutions: a batch (folded into them when exported),"
+        " or groups of four channels within each sample, which private training needs.",
+    )
+    text_pooling: Literal["max", "mean"] = Field(
+        "max",
+        description="How the built-in encoder of a text comes to one vector. max: the sum of the tokens' embeddings beside"
+        " the most that each convolution found anywhere; mean: the mean of the convolutions, as version 0.1 had it.",
+    )
+
+    @field_validator("factory")
+    @classmethod
+    def _module_and_attribute(cls, factory: str | None) -> str | None:
+        if factory is not None and (factory.count(":") != 1 or not all(factory.split(":"))):
+            raise ValueError(f"must be 'module:factory', not {factory!r}")
+        return factory
+
+    @model_validator(mode="after")
+    def _imagines_what_it_lacks(self) -> Model:
+        if self.hallucinate and self.factory:
+            raise ValueError("'hallucinate' belongs to the built-in network; teach a branch of your own by a hint")
+        if self.hallucinate and (self.modalities is None or set(self.hallucinate) & set(self.modalities)):
+            raise ValueError("'hallucinate' names modalities that are not among 'modalities'")
+        return self
+
+    @model_validator(mode="after")
+    def _names_its_own_outputs(self) -> Model:
+        if len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("'outputs' names one twice")
+        return self
+
+    @field_validator("modalities")
+    @classmethod
+    def _some_and_each_once(cls, modalities: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if modalities is not None and (not modalities or len(set(modalities)) < len(modalities)):
+            raise ValueError("must name at least one modality, each once; leave it out for all of them")
+        return modalities
