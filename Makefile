@@ -5,8 +5,12 @@ INSTALLED := .venv/.installed
 
 .PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression clean
 
+# Elsewhere a large teacher learns from all the labels; here a student that is to fit a device learns from it, of 200.
 demo: $(INSTALLED)
-	$(BIN)/mmedge run recipes/avdigits.yaml --out runs/demo
+	@echo "1 of 2, elsewhere: a large teacher learns from all 3,500 labels"
+	$(BIN)/mmedge train recipes/avdigits-all-labels.yaml --out runs/elsewhere
+	@echo "2 of 2, here: a small student sees 200 of them, and the teacher on the other 3,300 pairs"
+	$(BIN)/mmedge run recipes/avdigits.yaml --from runs/elsewhere/teacher --out runs/demo
 
 # A process a core (make test JOBS=0: all in one), which share the finished tiny run (tests/conftest.py, `once`).
 JOBS ?= logical
@@ -58,6 +62,7 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmedge is built with Python 3.11 or newer: make PYTHON=python3.11")'
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[toolchain,openvino,tensorrt-rtx,sign,explain,demo,dev]'
+	$(BIN)/mmedge init --schema > recipes/recipe.schema.json
 	touch $@
 
 clean:

@@ -10,14 +10,26 @@ Somebody with a trained model and data needs a few lines; what is not said has a
     engine = mmedge.load("bundle")                       # on the device, without torch
     engine.predict(image=image, audio=audio).label
 
-``model`` is an ``nn.Module``, ``"module:factory"`` with ``weights``, an ONNX file, or what a call returned. ``loader``
-is a torch ``DataLoader`` or ``Dataset``, a ``datasets.Dataset``, a pandas or polars frame, {name: array} or a file:
-see ``samples``. A student that is smaller by design is taught by ``mmedge.distill(student, model, loader)``.
+The verbs, each with a page of its own below (``help(mmedge.prune)``):
 
-Results show their figures where they are printed, hold them as ``result.figures``, and have ``result.report()``, the
-page, ``result.save(path)`` and, of models, ``result.module`` and ``result.onnx``. The same verbs are commands
-(``mmedge --help``) and stages of recipes (``mmedge.run``), which are the same code. Errors are classes of
-``mmedge.errors``: what, where, and what to do.
+    distill(student, teacher, data)   teach a smaller network, and tell by controls what the teacher was worth
+    prune(model, data)                take channels and attention heads out, and recover
+    quantize(model_or_onnx, data)     make precisions, judge and time them, keep the best
+    export(model, path, data)         build engines and write the bundle that ships
+    profile(model, *against)          time models in turn: latency, memory, energy, layers
+    run(recipe, out)                  all of it, as a recipe says, with a report that judges every stage
+    load(bundle)                      open what ships: an engine with ``predict`` and ``run``
+    samples(data, ...)                data with what it does not say itself: names, classes, groups, preprocessing
+
+``model`` is an ``nn.Module``, ``"module:factory"`` with ``weights``, an ONNX file, or what a call returned; it stays as
+it is. ``data`` is a torch ``DataLoader`` or ``Dataset``, a ``datasets.Dataset``, a pandas or polars frame, {name: array}
+or a file. ``out`` is the folder to write to, a temporary one, which is told, where none is named: a repeated call takes
+what is unchanged from there. ``seed`` makes a call repeatable; ``progress=False`` makes it silent.
+
+Results (``Model``, ``QuantizedFile``, ``Bundle``, ``Profile``, ``Run``) show their figures where they are printed, hold
+them as ``result.figures``, and have ``result.verdict``, ``result.report()``, the page, ``result.save(path)`` and, of
+models, ``result.module`` and ``result.onnx``. The same verbs are commands (``mmedge --help``) and stages of recipes,
+which are the same code. Errors are classes of ``mmedge.errors``: what, where, and what to do.
 """
 
 __version__ = "0.2.0"
@@ -37,7 +49,7 @@ _PUBLIC = (
     "run",
     "samples",
 )
-__all__ = [*_PUBLIC]
+__all__ = [name for name in _PUBLIC if name.islower()]  # what ``help`` tells of: results speak where they are printed
 
 
 def __getattr__(name: str) -> object:
@@ -51,4 +63,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
+    """What an editor completes."""
     return sorted([*globals(), *_PUBLIC])

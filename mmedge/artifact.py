@@ -155,30 +155,49 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def creating(path: Path, *, stage: str, key: str, parent: str | None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (temporary folder, meta to fill); what stands there at the end becomes the artifact at ``path``."""
+    with _replacing_folder(path) as temporary:
+        meta: dict[str, Any] = {}
+        yield temporary, meta
+        files = {
+            p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size}
+            for p in sorted(temporary.rglob("*"))
+            if p.is_file()
+        }
+        body = {
+            "schema": SCHEMA,
+            "mmedge": __version__,
+            "stage": stage,
+            "key": key,
+            "parent": parent,
+            "files": files,
+            "meta": meta,
+        }
+        write_json(temporary / MANIFEST, {**body, "sha256": hash_json(body)})
+
+
+def copied(found: Artifact, path: Path) -> Artifact:
+    """The same artifact at ``path``: copied there, unless it is there already."""
+    there = unchanged(path, found.key, lambda damaged: None)
+    if there and there.sha256 == found.sha256:
+        return there
+    with _replacing_folder(path) as temporary:
+        for name in (MANIFEST, *found.files):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.file(name), temporary / name)
+    return read(path)
+
+
+@contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; it takes the place of ``path`` where the block ends without an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{BESIDE}", dir=path.parent))
         os.chmod(temporary, 0o755)
-        meta: dict[str, Any] = {}
         try:
             with held(temporary):
-                yield temporary, meta
-                files = {
-                    p.relative_to(temporary).as_posix(): {"sha256": sha256_of(p), "size_bytes": p.stat().st_size}
-                    for p in sorted(temporary.rglob("*"))
-                    if p.is_file()
-                }
-                body = {
-                    "schema": SCHEMA,
-                    "mmedge": __version__,
-                    "stage": stage,
-                    "key": key,
-                    "parent": parent,
-                    "files": files,
-                    "meta": meta,
-                }
-                write_json(temporary / MANIFEST, {**body, "sha256": hash_json(body)})
+                yield temporary
                 _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Runs the README's commands: ``python -m tests.readme_commands``. CI calls it after ``make demo``.
+"""Runs the commands of the README and of docs/: ``python -m tests.readme_commands``. CI calls it after ``make demo``.
 
 A process a core, each with one thread; a command waits for those before it that it shares a folder of ``runs/`` with,
 but for what only reads the demo. Controls are of one seed here, where the README's recipes have three: whether a
@@ -18,6 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ONE_SEED = "--set distill.controls.seeds=1"
 DEMO = "runs/demo"
+NOTEBOOKS = "python -m pytest -m slow -p no:randomly tests/test_notebooks.py"
+
+
+def pages() -> list[Path]:
+    """What users read, in the order in which it is told."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands(text: str) -> list[str]:
@@ -83,10 +89,11 @@ def run_all(lines: list[str], processes: int) -> list[str]:
 
 
 def main() -> int:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    failures = run_all([shortened(command) for command in commands(text)], os.cpu_count() or 1)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages())
+    lines = dict.fromkeys(shortened(command) for command in commands(text))  # what two pages tell is run once
+    failures = run_all([NOTEBOOKS, *lines], os.cpu_count() or 1)
     print(*failures, sep="\n")
-    for block in python_blocks(text) if not failures else ():
+    for block in dict.fromkeys(python_blocks(text)) if not failures else ():
         subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
         print(f"ok: python, {len(block.splitlines())} lines", flush=True)
     return 1 if failures else 0

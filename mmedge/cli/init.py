@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     help="Write a recipe for a manifest of your own: a CSV, JSONL or Parquet table, a row a sample, of paths and values;"
     " or for a folder of class folders, of which the table is written too."
     " It looks at every column, proposes modalities, target and preprocessing, and runs as it is. Rows with holes are kept."
+    " Beside it stands recipe.schema.json, by which editors complete and check the recipe."
     "\n\n\b\nExample:\n  mmedge init data/manifest.csv --out my.yaml\n  mmedge init data/pictures --out my.yaml\n  mmedge init --keys distill"
 )
 @click.argument("manifest", type=click.Path(path_type=Path), required=False)
@@ -101,7 +102,7 @@ def init(
         counts = ", ".join(f"{count} {role}" for role, count in more.most_common())
         click.echo(f"{more.total()} more columns: {counts}; --json lists all", err=True)
     files = ", ".join(str(file) for file in (out, module) if file)
-    click.echo(f"wrote {files}\nnext: mmedge check {out} && mmedge run {out}", err=True)
+    click.echo(f"wrote {files}, and recipe.schema.json for editors\nnext: mmedge check {out} && mmedge run {out}", err=True)
     if as_json:
         print_json(_record(proposal, out, module))
 
@@ -122,10 +123,12 @@ def _module_beside(out: Path) -> Path:
 
 
 def _write(proposal: Proposal, out: Path, module: Path | None) -> None:
-    from mmedge.artifact import replacing
+    from mmedge.artifact import replacing, write_json
     from mmedge.data.wizard.draft import code_text, recipe_text
     from mmedge.recipe import load
+    from mmedge.recipe.reference import SCHEMA_FILE, schema
 
+    write_json(out.with_name(SCHEMA_FILE), schema())
     texts = {out: recipe_text(proposal, out, module.stem if module else None)}
     if module:
         texts[module] = code_text(proposal, out)

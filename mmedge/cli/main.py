@@ -76,12 +76,24 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mmedge")
 def cli() -> None:
-    """Distil a multimodal fusion model into a small, verified engine for an edge device.
+    """Turn a large multimodal model into a small, verified engine for an edge device.
 
     \b
-    Example:
-      mmedge run recipes/avdigits.yaml --out runs/demo
-      mmedge predict runs/demo/bundle --image digit.png --audio digit.wav
+    With data of your own:
+      mmedge init table.csv --out mine.yaml    a recipe that runs as it is
+      mmedge check mine.yaml                   every fault, before anything is trained
+      mmedge run mine.yaml --out runs/mine     teacher, student, engines, report
+      mmedge predict runs/mine/bundle --photo a.jpg --clip a.wav
+
+    \b
+    With a model that you have:
+      mmedge quantize model.onnx --data samples.npz
+      mmedge export model.onnx --backend openvino-cpu
+
+    \b
+    A recipe's keys:   mmedge init --keys
+    Shell completion:  eval "$(_MMEDGE_COMPLETE=bash_source mmedge)"
+    In Python:         import mmedge; help(mmedge)
     """
 
 

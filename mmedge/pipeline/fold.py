@@ -183,7 +183,7 @@ def _run_step(step: Step, before: list[Ran], plan: Plan, context: Context) -> Ra
     """Run one stage, or take it from the run's folder where nothing that it depends on has changed."""
     given = plan.given
     if given and given.stage == step.name and not any(done.stage == PARENT for done in before):
-        return Ran(step, given, "cached", 0.0, given=True)
+        return Ran(step, _with_the_run(given, context), "cached", 0.0, given=True)
     if not getattr(step.config, "required", True):
         try:
             step.row.require(step.part)
@@ -207,6 +207,13 @@ def _run_step(step: Step, before: list[Ran], plan: Plan, context: Context) -> Ra
             made = make(step.row.run, parent, step.config, context) if alone else artifacts.read(target)
     _forget_work(step, context)
     return Ran(step, made, "ran", time.monotonic() - started)
+
+
+def _with_the_run(given: Artifact, context: Context) -> Artifact:
+    """A copy of the artifact that a whole run starts from: the run's folder lacks nothing when that one has gone."""
+    with processes.main_first():
+        target = context.out / given.stage
+        return artifacts.copied(given, target) if processes.is_main() else artifacts.read(target)
 
 
 def make(run: Callable[..., StageResult], parent: Artifact | None, config: Any, context: Context) -> Artifact:

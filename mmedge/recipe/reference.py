@@ -17,6 +17,10 @@ from mmedge.frozen import Frozen
 from mmedge.recipe.export import options_by_backend
 from mmedge.recipe.whole import Recipe
 
+# The schema as a file beside a recipe, which the recipe's first line names to editors.
+SCHEMA_FILE = "recipe.schema.json"
+SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
+
 _UNIONS = (Union, types.UnionType)
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true | false", "Path": "path"}

@@ -85,20 +85,35 @@ def subset_matrix(report: Report) -> str:
 
 
 def gains(report: Report) -> str:
-    """The gain of distillation over each control, with its interval, and the seeds behind it."""
+    """What the student has with and without its teacher, seed by seed, and the gain with its interval: a row a control."""
     controls = report.controls
-    figure, axes = figure_and_axes(8.2, 1.2 + 0.5 * len(controls))
+    figure, (figures, differences) = figure_and_axes(9.2, 1.5 + 0.55 * len(controls), columns=2)
     for row, control in enumerate(controls):
+        for colour, values in ((FAINT, control.control_by_seed), ("C0", control.distilled_by_seed)):
+            figures.plot(values, [row] * len(values), "|", color=colour, markersize=14)
+        ends = [sum(values) / control.seeds for values in (control.control_by_seed, control.distilled_by_seed)]
+        figures.plot(ends, [row, row], color=FAINT, linewidth=1, zorder=0)
+        for colour, value, name, above in zip((FAINT, "C0"), ends, ("control", "distilled student"), (-18, 9)):
+            figures.plot(value, row, "o", color=colour, markersize=9, label=name if row == 0 else None)
+            place: dict[str, Any] = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
+            figures.annotate(f"{value:.3f}", (value, row), **place)
         low, high = control.gain_ci95
-        axes.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
-        axes.plot(control.gain, row, "o", color="C0", markersize=8)
-        for distilled, alone in zip(control.distilled_by_seed, control.control_by_seed):
-            axes.plot(distilled - alone, row + 0.25, "|", color=FAINT, markersize=10)
-    axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(controls)), [control.name for control in controls])
-    axes.set_ylim(-0.6, len(controls) - 0.4)
-    axes.set_xlabel("gain of the distilled student (dot and 95 % interval; ticks: single seeds)")
-    axes.grid(alpha=0.25, axis="x")
+        differences.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
+        differences.plot(control.gain, row, "o", color="C0", markersize=9)
+        told = f"{control.gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+        differences.annotate(told, (control.gain, row), xytext=(0, 9), textcoords="offset points", ha="center")
+    teacher = next((stage.quality for stage in report.stages if stage.parent is None and stage.quality), None)
+    if teacher:
+        figures.axvline(teacher.value, color="C1", linewidth=1, linestyle="--", label=f"teacher {teacher.value:.3f}")
+    differences.axvline(0, color=INK, linewidth=1)
+    figures.set_yticks(range(len(controls)), [control.name for control in controls])
+    figures.set_ylim(len(controls) - 0.4, -0.6)  # the first on top
+    figures.set_xlabel(f"{controls[0].quality.metric} on the test split (ticks: seeds)")
+    differences.set_xlabel("gain of the distilled student, 95 % interval")
+    figures.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    for each in (figures, differences):
+        each.margins(x=0.2)
+        each.grid(alpha=0.25, axis="x")
     return svg_of(figure)
 
 
@@ -121,8 +136,11 @@ def learning_curves(report: Report) -> str:
     return svg_of(figure)
 
 
-def figure_and_axes(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
-    """A figure of inches with one axes, or an array of ``rows`` of them; raises MissingDependency where matplotlib is not installed."""
+def figure_and_axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of inches with one axes, or an array of ``rows`` below or ``columns`` beside one another.
+
+    Raises MissingDependency where matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -130,8 +148,8 @@ def figure_and_axes(width: float, height: float, rows: int = 1) -> tuple[Any, An
             "the report's pictures need matplotlib, which is not installed", todo="pip install 'mmedge[toolchain]'"
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, sharex=True)
-    for each in axes if rows > 1 else [axes]:
+    axes = figure.subplots(rows, columns, sharex=columns == 1, sharey=rows == 1)
+    for each in figure.axes:
         for side in ("top", "right"):
             each.spines[side].set_visible(False)
     return figure, axes

@@ -29,7 +29,7 @@ from mmedge.report.standalone import print_quantized
 from tests.benchmarks.compression import compared
 
 _PIXELS, _SMALL, _BATCH, _HELD_OUT = 56, 32, 32, 800
-_RECIPE = Path(__file__).parent.parent.parent / "recipes" / "avdigits.yaml"
+_RECIPE = Path(__file__).parent.parent.parent / "recipes" / "avdigits-all-labels.yaml"
 
 
 class Block(nn.Module):

@@ -32,7 +32,7 @@ from mmedge.training.teaching.students import Variant, train_student
 from mmedge.training.teaching.taught import taught_samples, teacher_for
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-STUDENTS = {"image + audio": "avdigits-few-labels.yaml", "audio only": "avdigits-audio-only.yaml"}
+STUDENTS = {"image + audio": "avdigits.yaml", "audio only": "avdigits-audio-only.yaml"}
 FUSION, SOUND = Hint(weight=0.5), Hint(teacher="encoders.audio", student="encoders.audio", weight=0.5)
 LOSSES = {
     "KD (Hinton)": Loss(),

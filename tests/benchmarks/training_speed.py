@@ -1,7 +1,7 @@
 """Speed of distillation's loop against a bare PyTorch loop of the same arithmetic, and what reading a sample costs of it.
 
 `python -m tests.benchmarks.training_speed` prints one JSON document; nothing is asserted about time, since machines differ.
-Teacher and student are those of recipes/avdigits.yaml; the samples are noise of the demo's shapes in mapped files.
+Teacher and student are those of recipes/avdigits-all-labels.yaml; the samples are noise of the demo's shapes in mapped files.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Timed(nn.Module):
 
 def measured(folder: Path) -> dict[str, Any]:
     """Steps per second of each way, all in turn (A B C A B C …), as medians over the rounds."""
-    demo = recipe.load(Path(__file__).parents[2] / "recipes" / "avdigits.yaml")
+    demo = recipe.load(Path(__file__).parents[2] / "recipes" / "avdigits-all-labels.yaml")
     assert demo.distill is not None
     schedule = demo.distill.train
     train = schedule.model_copy(update={"epochs": 1})

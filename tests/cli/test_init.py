@@ -53,6 +53,8 @@ def test_every_column_is_seen_for_what_it_is(manifest):
 def test_the_recipe_has_no_fault_and_keeps_every_row(manifest, tmp_path):
     result = run("init", manifest, "--out", tmp_path / "my.yaml")
     assert result.return_value == 0, result.output
+    assert (tmp_path / "my.yaml").read_text().startswith("# yaml-language-server: $schema=recipe.schema.json\n")
+    assert json.loads((tmp_path / "recipe.schema.json").read_text())["title"] == "mmedge recipe"
     recipe = recipes.load(tmp_path / "my.yaml")
     assert recipe.stages == ["teacher", "distill", "prune", "quantize", "export-onnxruntime-cpu"]
     card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent()).record()

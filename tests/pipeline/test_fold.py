@@ -103,6 +103,8 @@ def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tm
     assert by_stage["export-onnxruntime-cpu"]["parent"] == finished.artifact("quantize").sha256
     assert (tmp_path / "out" / "bundle" / "model.onnx").is_file()
     assert not (tmp_path / "out" / "teacher").exists()
+    # What the run started from is copied: its folder is whole when that one has gone.
+    assert artifact.read(out / "quantize").sha256 == finished.artifact("quantize").sha256
     # Its parent, the pruned model, is not in this run: there is nothing to give a ratio to.
     assert "ratio_to_parent" not in by_stage["quantize"]["latency"]
     assert "ratio_to_teacher" in by_stage["quantize"]["latency"]

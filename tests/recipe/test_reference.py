@@ -9,7 +9,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from mmedge.errors import UsageError
-from mmedge.recipe.reference import schema, sections
+from mmedge.recipe import load
+from mmedge.recipe.reference import SCHEMA_LINE, schema, sections
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -60,7 +61,8 @@ def test_the_json_schema_holds_for_recipes_of_ours_and_for_no_misspelt_one():
         drawn["properties"]["distill"]["description"] and "description" in drawn["$defs"]["Loss"]["properties"]["beta"]
     )
     validator = jsonschema.Draft202012Validator(drawn)
-    for file in RECIPES:
+    for file in RECIPES:  # by which an editor finds the schema: make writes it, as init does beside what it writes
+        assert file.read_text(encoding="utf-8").startswith(f"{SCHEMA_LINE}\n"), file
         assert not list(validator.iter_errors(YAML(typ="safe").load(file))), file
     wrong = YAML(typ="safe").load(RECIPES[0])
     wrong["teacher"]["modle"] = {}
@@ -74,3 +76,10 @@ def test_sections_with_the_same_keys_are_told_once():
 def test_an_unknown_section_is_refused_with_the_nearest_one():
     with pytest.raises(UsageError, match=r"did you mean 'distill'"):
         sections("distil")
+
+
+def test_the_demo_finds_the_teacher_that_was_trained_elsewhere_to_be_its_own():
+    """So that each verb alone takes it, which the run was given by --from."""
+    few, every = (load(RECIPES[0].with_name(f"avdigits{name}.yaml")) for name in ("", "-all-labels"))
+    assert (few.teacher, few.data, few.seed) == (every.teacher, every.data, every.seed)
+    assert few.distill.labels == 200 and every.distill.labels == "all"

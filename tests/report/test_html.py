@@ -45,10 +45,14 @@ def test_the_page_shows_what_each_branch_can_spare_and_what_was_taken(text, fini
     assert "branches narrowed one at a time" in capsys.readouterr().err
 
 
-def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text):
+def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text, finished):
     assert Page(text).svgs == 14 and "all of audio" in text and "hollow: taken back to FP32" in text
     for said in ("latency, ms", "95 % interval", "image + audio", "epoch (dot: kept)", "gain of the distilled student"):
         assert said in text, said
+    places = [text.index(part) for part in ("Was the teacher worth it?", "<svg", "Accuracy against latency")]
+    assert places == sorted(places), "what the teacher was worth is the first picture"
+    control = finished.report["controls"][0]
+    assert "{:+.3f} [{:+.3f}, {:+.3f}]".format(control["gain"], *control["gain_ci95"]) in text
 
 
 def test_the_page_has_every_stage_and_its_figures(finished, text):

@@ -14,6 +14,7 @@ from typing import Any
 from mmedge.data.wizard.propose import Proposal, keys_of
 from mmedge.gate import told_apart
 from mmedge.recipe.gates import default_limits
+from mmedge.recipe.reference import SCHEMA_LINE
 from mmedge.spec import AudioSpec, TabularSpec
 from mmedge.tasks import TASKS
 from mmedge.tasks.head import Target
@@ -119,6 +120,7 @@ def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
     kinds: dict[str, str] = {name: spec.kind for name, spec in proposal.modalities.items()}
     schedule = _schedule(proposal)
     lines = [
+        SCHEMA_LINE,
         f"# Written by mmedge init from {proposal.manifest.name}: {proposal.rows} rows, none of them dropped.",
         "# It runs as it is:",
         f"#   mmedge check {path.name} && mmedge run {path.name}",
