@@ -102,7 +102,9 @@ def init(
         counts = ", ".join(f"{count} {role}" for role, count in more.most_common())
         click.echo(f"{more.total()} more columns: {counts}; --json lists all", err=True)
     files = ", ".join(str(file) for file in (out, module) if file)
-    click.echo(f"wrote {files}, and recipe.schema.json for editors\nnext: mmedge check {out} && mmedge run {out}", err=True)
+    click.echo(
+        f"wrote {files}, and recipe.schema.json for editors\nnext: mmedge check {out} && mmedge run {out}", err=True
+    )
     if as_json:
         print_json(_record(proposal, out, module))
 
