@@ -17,6 +17,7 @@ from mmedge.artifact import GRAPH, Artifact, hash_json, remembered
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
+from mmedge.graph.narrowed import narrowed
 from mmedge.measure.budget import WHOLE, Losses, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
@@ -163,14 +164,15 @@ class PruneWork:
     def _latencies(self, modules: Mapping[str, nn.Module]) -> dict[str, Ratio]:
         folder = self.context.work / "timed"
         folder.mkdir(parents=True, exist_ok=True)
-        graphs: dict[str, Path] = {}
+        parent, graphs = self.parent.file(GRAPH), dict[str, Path]()
+        measure = self.context.recipe.measure
+        inputs = one_sample(self.validation, measure.batch)
         for number, (name, module) in enumerate(modules.items()):
             self.context.progress.step("exporting what is to be timed", number, len(modules), name)
             graphs[name] = folder / f"{number}.onnx"
-            export(module, self.contract, graphs[name])
-        measure = self.context.recipe.measure
-        inputs = one_sample(self.validation, measure.batch)
-        found = ratios_to(self.parent.file(GRAPH), graphs, inputs, measure, self.context.progress)
+            if not narrowed(parent, module, inputs, graphs[name]):
+                export(module, self.contract, graphs[name])
+        found = ratios_to(parent, graphs, inputs, measure, self.context.progress)
         for graph in graphs.values():
             graph.unlink()
         return found
