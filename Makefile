@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 
 # A process a core (make test JOBS=0: all in one), which share the finished tiny run (tests/conftest.py, `once`).
 JOBS ?= logical
-test: lint
+test: $(INSTALLED)
 	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 test-slow: $(INSTALLED)
