@@ -15,6 +15,7 @@ import numpy as np
 from mmedge import tasks
 from mmedge.api.data import Columns, Source, columns, from_file, kind_of
 from mmedge.api.networks import Network
+from mmedge.api.values import array_of, few_of, raw_value, readings, spec_of, taken, tried
 from mmedge.data.manifest import splits
 from mmedge.data.manifest.source import target_cell
 from mmedge.data.manifest.splits import SPLITS
@@ -66,7 +67,7 @@ class DataSection:
         if len(taken) < len(self.names):
             section["modalities"] = list(taken)
         head = tasks.TASKS[self.values["task"]].OUTPUT
-        found = _tried(network, {name: self.few[modality] for modality, name in taken.items() if modality in self.few})
+        found = tried(network, {name: self.few[modality] for modality, name in taken.items() if modality in self.few})
         if len(found) > 1 and head not in found:
             section["outputs"] = list(found)
         return section
@@ -99,11 +100,13 @@ def given(data: Any, taker: Network, *, seed: int, labels: bool = True) -> DataS
     if labels and not known:
         raise UnlabelledData("the data has no label", todo=_UNLABELLED)
     first = next(iter(parts.values()))
-    few, parameters = _few(first), source.names if isinstance(source.names, Mapping) else {}
-    named = {parameters.get(name, name): x for name, x in few.items()}
-    if len(named) == len(taker.takes) == 1:
-        named = {taker.takes[0]: next(iter(named.values()))}
-    task, classes, cell = meaning(known, source, first, _tried(taker, named))
+    few, parameters = few_of(first), source.names if isinstance(source.names, Mapping) else {}
+    inputs = {name: parameters.get(name, name) for name in few}
+    if len(inputs) == len(taker.takes) == 1:
+        inputs = dict.fromkeys(inputs, taker.takes[0])
+    named = taken(taker, {inputs[name]: readings(x) for name, x in few.items()})
+    few = {name: named[called] for name, called in inputs.items()}
+    task, classes, cell = meaning(known, source, first, tried(taker, named))
     for part in parts.values():
         part.labels = [None if (known := plain(label)) is None else cell(known) for label in part.labels]
     whole = _split(parts, Target(task=task, classes=classes), seed)
@@ -114,7 +117,7 @@ def given(data: Any, taker: Network, *, seed: int, labels: bool = True) -> DataS
     renamed = {name: modality(name) for part in whole.values() for name in part.inputs}
     modalities: dict[str, Any] = {}
     for name, called in renamed.items():
-        modalities[called] = source.modalities.get(name) or _spec(name, whole)
+        modalities[called] = source.modalities.get(name) or spec_of(name, whole, few.get(name))
     rows = {split: _samples(part, renamed, modalities, source) for split, part in whole.items()}
     build = HeldData(rows)
     values: dict[str, Any] = {"modalities": modalities, "task": task, **({"classes": list(classes)} if classes else {})}
@@ -244,25 +247,6 @@ def _width(outputs: Mapping[str, np.ndarray]) -> int | None:
     return int(judged.shape[1]) if judged.ndim > 1 else 1
 
 
-def _few(part: Columns) -> dict[str, np.ndarray]:
-    """{name: [2, *shape]} of the first samples that have everything; empty where values are raw."""
-    rows = [row for row in range(len(part)) if all(values[row] is not None for values in part.inputs.values())][:2]
-    try:
-        return {name: np.stack([_array(name, values[row]) for row in rows]) for name, values in part.inputs.items()}
-    except (UnreadableData, ValueError):
-        return {}
-
-
-def _tried(taker: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the network gives for a few samples; nothing where it does not run: the run itself tells why, and where."""
-    if not inputs:
-        return {}
-    try:
-        return taker.call(inputs)
-    except Exception:
-        return {}
-
-
 def _split(parts: dict[str, Columns], target: Target, seed: int) -> dict[str, Columns]:
     """Three splits: those of the data; what is missing is drawn from training, stratified or by whole groups."""
     found = {split: part for split, part in parts.items() if split}
@@ -288,43 +272,6 @@ def _split(parts: dict[str, Columns], target: Target, seed: int) -> dict[str, Co
     return {split: found[split] for split in SPLITS}
 
 
-def _array(name: str, value: Any) -> np.ndarray:
-    """float32 of a tensor, an array or numbers; raises UnreadableData for anything else."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.array(None)
-    if array.dtype.kind not in "fiub":
-        raise UnreadableData(
-            f"the input {name!r} holds {kind_of(value)}, which is no array of numbers",
-            todo=f"give what forward takes; or say how it is preprocessed: mmedge.samples(data, modalities={{{name!r}: {{'kind': 'image', …}}}})",
-        )
-    if array.dtype.kind == "i" and array.dtype.itemsize > 2 and array.ndim:
-        raise UnreadableData(
-            f"the input {name!r} holds {array.dtype}, and models of mmedge take float32",
-            todo=f"convert it with .float(); of tokens give the texts: mmedge.samples(data, modalities={{{name!r}: {{'kind': 'text'}}}})",
-        )
-    return np.ascontiguousarray(array, np.float32).reshape(array.shape or (1,))
-
-
-def _spec(name: str, parts: Mapping[str, Columns]) -> dict[str, Any]:
-    """The preprocessing of values that are what ``forward`` takes: none."""
-    values = (value for part in parts.values() for value in part.inputs.get(name, ()) if value is not None)
-    first = next(values, None)
-    if first is None:
-        raise UnreadableData(f"no sample has the input {name!r}", todo="leave it out")
-    shape = _array(name, first).shape
-    for value in values:
-        if _array(name, value).shape != shape:
-            raise UnreadableData(
-                f"the input {name!r} has the shapes {list(shape)} and {list(_array(name, value).shape)}",
-                todo="bring all samples to one shape, as the model's preprocessing does",
-            )
-    return {"kind": "array", "shape": list(shape), "mean": [0.0], "std": [1.0]}
-
-
 def _samples(
     part: Columns, renamed: Mapping[str, str], modalities: Mapping[str, Any], source: Source
 ) -> list[dict[str, Any]]:
@@ -335,23 +282,15 @@ def _samples(
         for name, values in part.inputs.items():
             value = values[row]
             if value is not None:
-                value = _raw(value) if name in source.modalities else _array(name, value)
+                spec = modalities[renamed[name]]
+                value = raw_value(value) if name in source.modalities else array_of(name, value).reshape(spec["shape"])
+                if name not in source.modalities:
+                    value = value.astype(np.int64 if "ids" in spec else np.float32)
             sample[renamed[name]] = value
         if part.groups[row] is not None:
             sample["group"] = str(plain(part.groups[row]))
         rows.append(sample)
     return rows
-
-
-def _raw(value: Any) -> Any:
-    """A raw value as a recipe's dataset gives it: pictures as arrays, Hugging Face's sounds as (samples, rate)."""
-    if type(value).__module__.startswith("PIL."):
-        return np.asarray(value)
-    if hasattr(value, "detach"):
-        return value.detach().cpu().numpy()
-    if isinstance(value, Mapping) and "array" in value and "sampling_rate" in value:
-        return np.asarray(value["array"], np.float32), int(value["sampling_rate"])
-    return value
 
 
 def _digest(rows: Mapping[str, list[dict[str, Any]]]) -> str:

@@ -16,6 +16,7 @@ from mmedge.api.data import Columns, Source, columns
 from mmedge.api.networks import Network, network
 from mmedge.api.options import SHARED, Options
 from mmedge.api.results import Bundle, Model, Profile, QuantizedFile, Result
+from mmedge.api.values import taken
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.errors import UnreadableData, UsageError, did_you_mean
 from mmedge.progress import Progress
@@ -190,14 +191,21 @@ def _without_data(model: Any, settings: Mapping[str, Any], options: Options, out
             else f"the model takes no {unknown[0]!r}{did_you_mean(unknown[0], taker.takes)}",
             todo=f"give data, or shapes={{{(lacking or taker.takes)[0]!r}: (1, 28, 28)}}, without the batch axis",
         )
-    few = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes.items()}
+    few = taken(
+        taker,
+        {name: [np.zeros((2, *shape), kind) for kind in (np.float32, np.int64)] for name, shape in shapes.items()},
+    )
     source = Source(None, classes=tuple(map(str, settings.get("classes") or ())))
     task, classes, _ = dataset.meaning((), source, Columns(), taker.call(few))
     build = dataset.HeldData({})
-    spec = {"kind": "array", "mean": [0.0], "std": [1.0]}
+    # Of ids nobody has said how many: the first two are in every vocabulary.
+    numbers, ids = {"kind": "array", "mean": [0.0], "std": [1.0]}, {"kind": "array", "ids": 2}
     values: dict[str, Any] = {
         "dataset": hold("data", artifact.hash_json([shapes, task, classes]), build),
-        "modalities": {dataset.modality(name): {**spec, "shape": list(shape)} for name, shape in shapes.items()},
+        "modalities": {
+            dataset.modality(name): {**(ids if few[name].dtype.kind == "i" else numbers), "shape": list(shape)}
+            for name, shape in shapes.items()
+        },
         "task": task,
         **({"classes": list(classes)} if classes else {}),
     }

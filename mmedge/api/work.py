@@ -118,7 +118,7 @@ def taught(student: Any, teacher: Any, data: Any, options: Options, out: Path) -
                 whole["data"], {name: name for name in whole["data"]["modalities"]}, earlier.code, earlier.keeps
             )
         else:
-            given = dataset.given(data, master if master.takes else learner, seed=options.seed)
+            given = dataset.given(data, master if master.takes or master.may_take else learner, seed=options.seed)
         values = {"data": given.values, "teacher": _with(master.written(out), given.model(master))}
         start = Start(values, given.folder, keeps=(master.keeps, given.keeps), notes=master.notes)
     section = {**options.own, "model": {**learner.model, **given.model(learner)}}

@@ -100,7 +100,11 @@ _OF_A_MODEL = ("backends", "dtype", "batch", "opset", "shapes")
 @click.option("--backend", "backends", multiple=True, help="Of a model: what engines are built for. Repeatable.")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "int8"]), help="Of a model: the engines' precision.")
 @click.option("--batch", type=click.IntRange(1), help="Of a model: the largest batch of its engines.  [default: 8]")
-@click.option("--opset", type=click.IntRange(18, 23), help="Of module:factory: the graph's opset.  [default: 20]")
+@click.option(
+    "--opset",
+    type=click.IntRange(18, 23),
+    help="Of a model: the graph's opset.  [default: 20; an ONNX file keeps its own]",
+)
 @click.option(
     "--shape",
     "shapes",

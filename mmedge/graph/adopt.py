@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmedge import tasks
+from mmedge import preprocess, tasks
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
@@ -17,8 +17,7 @@ from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
 from mmedge.graph.qdq import drop_unread, graphs_of
-from mmedge.preprocess import text
-from mmedge.spec import ArraySpec, SensorSpec, TextSpec
+from mmedge.spec import ArraySpec, SensorSpec
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
@@ -68,7 +67,7 @@ def adopt(
         graph.input.append(onnx.helper.make_tensor_value_info(name, helper_type(spec.dtype), batch))
         stand_in = None
         if not own_presence:
-            stand_in = text.stand_in(spec) if isinstance(spec, TextSpec) else np.asarray(means[name])
+            stand_in = preprocess.stand_in(spec, means[name])
         nodes, more = connected(graph, ModalityInput(name, spec, index, stand_in), theirs[name], source)
         added, notes = added + nodes, notes + more
     presence = ["batch", len(contract.modalities)]
@@ -130,7 +129,11 @@ def check_whole(source: Path, contract: Contract, names: Mapping[str, str], inpu
     taken = onnxruntime_cpu.session(source).inputs
     for name, spec in contract.modalities.items():
         theirs = names.get(name, name)
-        if not isinstance(spec, (ArraySpec, SensorSpec)) or taken[theirs].dtype.kind not in "iu":
+        if (
+            not isinstance(spec, (ArraySpec, SensorSpec))
+            or spec.dtype != "float32"
+            or taken[theirs].dtype.kind not in "iu"
+        ):
             continue
         along = (-1 if len(spec.mean or ()) > 1 else 1, *(1 for _ in spec.shape[1:]))
         std, mean = (np.reshape(values or (default,), along) for values, default in ((spec.std, 1), (spec.mean, 0)))

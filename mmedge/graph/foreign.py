@@ -137,6 +137,33 @@ def _modern(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, list[st
     ]
 
 
+def to_opset(graph: Path, opset: int, example: Mapping[str, np.ndarray]) -> list[str]:
+    """Convert a graph to another opset, in place; what is to be said of it. ``example``: inputs that both must answer alike.
+
+    Raises UsageError where it has operators that the other opset lacks, or other answers there.
+    """
+    import onnx
+
+    model = onnx.load(graph)
+    before = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+    if before == opset:
+        return []
+    try:
+        converted = onnx.version_converter.convert_version(model, opset)
+        onnx.checker.check_model(converted)
+        reason = "" if _alike(model, converted, example) else "the answers would differ"
+    except Exception as error:  # the converter raises RuntimeError of its own, the checker and runtimes theirs
+        reason = first_line(error)
+    if reason:
+        raise UsageError(
+            f"the ONNX file is of opset {before}, and cannot be converted to {opset}: {reason}",
+            where="export.opset",
+            todo="leave it out: the file keeps its own",
+        )
+    onnx.save(converted, graph)
+    return [f"converted from opset {before} to {opset}; the answers are the same"]
+
+
 def _folded(graph: Path, model: Any, example: Mapping[str, np.ndarray]) -> Any | None:
     """``model``, which is in the file ``graph``, as ONNX Runtime folds it; None where that needs operators of its own."""
     folded = optimized(graph, everything=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import UsageError
-from mmedge.spec import ArraySpec, ImageSpec, ModalitySpec, SensorSpec, TextSpec
+from mmedge.spec import ArraySpec, ImageSpec, ModalitySpec, SensorSpec
 
 # ONNX's numbers of the types of whole numbers and booleans.
 _WHOLE = (2, 3, 4, 5, 6, 7, 9, 12, 13)
@@ -68,7 +68,7 @@ def connected(graph: Any, given: ModalityInput, theirs: ModelInput, source: Path
     notes: list[str] = []
     if given.stand_in is not None:
         before = _filled(graph, added, name, given.column, given.stand_in.astype(spec.dtype))
-    if theirs.type in _WHOLE and not isinstance(spec, TextSpec):
+    if theirs.type in _WHOLE and spec.dtype == "float32":
         before = _raw(graph, added, name, spec, before, source)
         notes.append(f"{name} is given in whole numbers, as the model takes it: before it was normalised")
     if theirs.shape != spec.shape:

@@ -40,8 +40,9 @@ def generated(contract: Contract, batch: int, seed: int = 0) -> dict[str, Tensor
             pad, tokens = getattr(spec, "pad", 0), getattr(spec, "tokens", None) or 2
             ids = torch.randint(0, tokens, x.shape, generator=generator)
             ids = torch.where(ids == pad, 0 if pad else 1, ids)
-            lengths = torch.randint(1, x.shape[-1] + 1, (batch, 1), generator=generator)
-            out[name] = torch.where(torch.arange(x.shape[-1]) < lengths, ids, pad)
+            long = x.shape[-1] if spec.shape else 1
+            lengths = torch.randint(1, long + 1, (batch, *(1 for _ in spec.shape)), generator=generator)
+            out[name] = torch.where(torch.arange(long) < lengths, ids, pad) if spec.shape else ids
     return out
 
 

@@ -38,7 +38,7 @@ def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed
     from sklearn.preprocessing import StandardScaler
 
     features = {name: _of_kind(spec, train.inputs[name]) for name, spec in contract.modalities.items()}
-    most = len(train) if any(spec.kind == "text" for spec in contract.modalities.values()) else _ROWS
+    most = len(train) if any(spec.dtype != "float32" for spec in contract.modalities.values()) else _ROWS
     scaler = StandardScaler().fit(_columns(contract, features, train, _some(np.arange(len(train)), most, seed))[0])
 
     def columns_of(split: Samples, rows: np.ndarray) -> Any:
@@ -78,7 +78,7 @@ def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 def _of_kind(spec: ModalitySpec, x: np.ndarray) -> Features:
     """What turns a modality's tensors [n, *shape] into columns [n, k], sparse ones of a text."""
-    if spec.kind == "text":
+    if spec.dtype != "float32":
         return partial(_bag, int(x.max(initial=0)) + 1)  # a tokenizer of one's own has as many words as it has
     if spec.kind == "image":
         return _pooled
@@ -91,6 +91,7 @@ def _bag(words: int, x: np.ndarray) -> Any:
     """A step for each of the words that is there: how often tells of a short text nothing more."""
     from scipy.sparse import csr_array
 
+    x = x.reshape(len(x), -1)
     row, place = np.nonzero(x < words)
     bag = csr_array((np.ones(len(row)), (row, x[row, place])), shape=(len(x), words))
     bag.sum_duplicates()
@@ -129,7 +130,7 @@ def _columns(
         there = samples.present[rows, place].astype(np.float64)
         dense.append(there[:, None])
         found = features[name](np.asarray(samples.inputs[name][rows]))
-        if contract.modalities[name].kind == "text":
+        if contract.modalities[name].dtype != "float32":
             words.append(diags_array(there) @ found)
         else:
             dense.append(np.nan_to_num(found) * there[:, None])

@@ -67,7 +67,9 @@ class Wrapped(nn.Module):
                 there = present[:, index].reshape(-1, *(1 for _ in x.shape[1:]))
                 absent = getattr(self, f"mean_{name}")
                 # A text may be given at any length up to that of what stands in for it.
-                x = torch.where(there, x, absent if x.is_floating_point() else absent[: x.shape[-1]])
+                x = torch.where(
+                    there, x, absent[: x.shape[-1]] if x.dim() == 2 and not x.is_floating_point() else absent
+                )
             arguments[parameter] = x
         result = self.inner(**arguments, **({"present": present} if self.takes_present else {}))
         named = {name: value for name, value in entries(result).items() if isinstance(value, Tensor)}

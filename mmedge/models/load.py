@@ -22,9 +22,9 @@ from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
-from mmedge.preprocess import text
+from mmedge.preprocess import stand_in
 from mmedge.recipe import Encoder, Model
-from mmedge.spec import ModalitySpec, TextSpec
+from mmedge.spec import TextSpec
 from mmedge.tasks import Head
 
 HISTORY = "pruning.json"
@@ -65,13 +65,13 @@ def build(
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):
             raise UsageError(f"the factory returned {type(inner).__name__}, not a torch.nn.Module", where=model.factory)
-        stand_in = {
-            name: torch.from_numpy(_stand_in(spec, means[name] if means else None))
+        stand_ins = {
+            name: torch.from_numpy(np.array(stand_in(spec, means[name] if means else None)))
             for name, spec in contract.modalities.items()
         }
         names = {name: model.inputs.get(name, name) for name in contract.modalities}
         units = {name: _unit(head) if model.weights is None else None for name, head in contract.heads.items()}
-        module = Wrapped(inner, names, stand_in, units, model.outputs)
+        module = Wrapped(inner, names, stand_ins, units, model.outputs)
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
@@ -337,10 +337,3 @@ def set_counts(module: nn.Module, steps: Sequence[Any]) -> None:
     """Set what the steps [``COUNT``, name, attribute, value] say."""
     for _, name, attribute, value in steps:
         setattr(module.get_submodule(name), attribute, value)
-
-
-def _stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
-    """What an absent input is to a module that knows no presence: the training mean; of a text one token and padding."""
-    if isinstance(spec, TextSpec):
-        return text.stand_in(spec)
-    return np.array(np.zeros(spec.shape) if mean is None else mean, spec.dtype)

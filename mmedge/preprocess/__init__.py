@@ -54,7 +54,7 @@ def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
     if isinstance(spec, TabularSpec):
         return tabular.normalise(spec, features)
     if spec.mean is None or spec.std is None:
-        return np.ascontiguousarray(features, spec.dtype)
+        return np.asarray(features, spec.dtype, order="C")  # of no axis too
     mean, std = _statistics(spec.mean, spec.std, _statistics_shape(spec))
     return np.ascontiguousarray((features - mean) / std, np.float32)
 
@@ -62,6 +62,18 @@ def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
 def trimmed(spec: ModalitySpec, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
     """A batch [n, *shape] cut to the longest of its rows where the length is dynamic. ``present``: bool [n]."""
     return text.trimmed(spec, batch, present) if isinstance(spec, TextSpec) else batch
+
+
+def stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
+    """[*shape]: what an absent input is to a network that knows no presence: the training mean; of ids one and padding."""
+    if isinstance(spec, TextSpec):
+        return text.stand_in(spec)
+    out = np.zeros(spec.shape, spec.dtype)
+    if spec.dtype == "float32":
+        return out if mean is None else np.asarray(mean, np.float32)
+    # A mask of nothing but zeros would leave attention nothing to attend to.
+    out.reshape(-1)[:1] = 1
+    return out
 
 
 def fit_vocabulary(spec: ModalitySpec, values: Iterable[Any]) -> ModalitySpec:

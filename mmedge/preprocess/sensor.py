@@ -72,9 +72,19 @@ def _check_steps(steps: float, name: str, value: Any) -> None:
 
 
 def array(spec: ArraySpec, value: Any, name: str) -> np.ndarray:
-    """float32 [*spec.shape] of a .npy file or an array."""
+    """float32 [*spec.shape] of a .npy file or an array; int64 of ids, which raises MmedgeError for what is none."""
     loaded = load_npy(value, name) if isinstance(value, (str, Path)) else value
-    return shaped(numbers(loaded, name), spec.shape, name)
+    if spec.ids is None:
+        return shaped(numbers(loaded, name), spec.shape, name)
+    try:
+        given = np.asarray(loaded)
+        ids = given.astype(np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MmedgeError(f"{name} must be ids: {error}") from error
+    strange = given[(ids < 0) | (ids >= spec.ids) | (ids != given)]
+    if strange.size:
+        raise MmedgeError(f"{name} holds {strange.flat[0]}, and its ids are 0 to {spec.ids - 1}")
+    return shaped(ids, spec.shape, name)
 
 
 def _table(spec: SensorSpec, value: str | Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:

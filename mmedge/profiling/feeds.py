@@ -12,7 +12,7 @@ import numpy as np
 from mmedge.backends.session import TensorInfo
 from mmedge.contract import Contract
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TabularSpec
 
 # An input of more bytes than this is a slip of the pen.
 _MOST_BYTES = 4 << 30
@@ -116,4 +116,6 @@ def _raw(spec: ModalitySpec, random: np.random.Generator) -> Any:
         return {**dict(zip(spec.columns, random.normal(size=len(spec.columns)).tolist())), **words}
     if spec.kind == "text":
         return " ".join(["word"] * spec.shape[0])
+    if isinstance(spec, ArraySpec) and spec.ids is not None:
+        return random.integers(0, spec.ids, spec.shape)
     return random.standard_normal(spec.shape).astype(np.float32)

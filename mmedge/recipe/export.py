@@ -53,7 +53,7 @@ class Export(StageSection):
         ge=18,
         le=23,
         description="ONNX opset of the graphs that networks are exported to, for a runtime that is older or newer; 20 where"
-        " null. ONNX files that are given keep their own.",
+        " null. ONNX files that are given keep their own where null, and are converted to it else.",
     )
 
     @field_validator("targets", mode="before")

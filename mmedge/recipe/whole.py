@@ -103,8 +103,8 @@ class Recipe(Frozen):
         ]
         for stage, train in self._schedules():
             for name, augment in (train.augment if train else {}).items():
-                if name in known and known[name].kind == "text" and augment != Augment(mask=augment.mask):
-                    faults.append(f"{stage}.train.augment.{name}: of a text, only 'mask' can be changed")
+                if name in known and known[name].dtype != "float32" and augment != Augment(mask=augment.mask):
+                    faults.append(f"{stage}.train.augment.{name}: of a text or of ids, only 'mask' can be changed")
         return faults
 
     def _task_faults(self) -> list[str]:

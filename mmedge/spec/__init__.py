@@ -209,15 +209,46 @@ class SensorSpec(ModalityBase):
 
 
 class ArraySpec(ModalityBase):
-    """A ``.npy`` file or array of a fixed shape -> float32 of that shape: preprocessing that is the user's own."""
+    """A ``.npy`` file or array of a fixed shape -> float32 of that shape, or int64 of ids: preprocessing that is the user's own."""
 
     kind: Literal["array"] = Field(description="What the modality is.")
     array_shape: tuple[int, ...] = Field(alias="shape", description="Its shape, without the batch.")
+    ids: int | None = Field(
+        None,
+        ge=2,
+        le=1 << 31,
+        description="It holds ids, of tokens or categories, 0 to so many less one: int64, as it is. 0 is padding to the"
+        " built-in encoder. Null: it holds numbers.",
+    )
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _ids_as_they_are(self) -> ArraySpec:
+        if self.ids is not None and self.mean is not None:
+            raise ValueError("'ids' are taken as they are: leave out 'mean' and 'std'")
+        return self
 
     @property
     def statistics(self) -> int:
         return 1
+
+    @property
+    def fitted_statistics(self) -> bool:
+        return self.ids is None
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self.ids is None else "int64"
+
+    @property
+    def tokens(self) -> int | None:
+        """How many ids there are, as a text has."""
+        return self.ids
+
+    @property
+    def pad(self) -> int:
+        """The id of padding, as a text has."""
+        return 0
 
     @property
     def shape(self) -> tuple[int, ...]:

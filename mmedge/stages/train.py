@@ -17,6 +17,7 @@ from mmedge.data.outputs import OUTPUTS_FILE, no_common_sample, write_outputs
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_whole, check_width, count
+from mmedge.graph.foreign import to_opset
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
 from mmedge.models.load import refuse_probabilities
@@ -34,6 +35,8 @@ from mmedge.training.teaching.taught import read_teacher_outputs
 
 # Training samples whose values are held against what an ONNX teacher takes.
 _LOOKED_AT = 64
+# Those that an ONNX teacher in another opset must answer as before.
+_ANSWERED = 8
 
 
 def train(parent: Artifact | None, config: MainTeacher, context: Context) -> StageResult:
@@ -86,6 +89,11 @@ def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Con
     present = samples.present[:_LOOKED_AT].T
     looked = {name: x[:_LOOKED_AT][there] for (name, x), there in zip(samples.inputs.items(), present)}
     check_whole(source, contract, config.model.inputs, looked)
+    if context.recipe.export.opset is not None:
+        few = {name: x[:_ANSWERED] for name, x in samples.inputs.items()}
+        example = {**few, "present": samples.present[:_ANSWERED]}
+        notes += to_opset(graph, context.recipe.export.opset, example)
+        session = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
     _check_order(config, context, samples, lambda part: predict_graph(session, contract, part, part.present))
     parameters, multiplied = count(graph)
     notes = [f"an ONNX file, taken as it is: {source.name}", *notes]

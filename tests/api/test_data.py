@@ -19,7 +19,8 @@ from mmedge.api import dataset
 from mmedge.api.data import Columns
 from mmedge.api.networks import network
 from mmedge.data.store import samples
-from mmedge.errors import UnlabelledData, UnmatchedInputs, UnreadableData, UsageError
+from mmedge.errors import MmedgeError, UnlabelledData, UnmatchedInputs, UnreadableData, UsageError
+from mmedge.preprocess import tensor
 from mmedge.progress import Silent
 from tests.api import digits
 
@@ -272,13 +273,52 @@ def test_what_does_not_fit_the_models_output_is_told():
 
 def test_values_that_no_model_takes_are_told():
     held = digits.arrays()
-    assert "float32" in refused({**held, "upper": np.ones((300, 4), np.int64)}, UnreadableData)
     assert "modalities=" in refused({**held, "upper": ["a text"] * 300}, UnreadableData)
     ragged = [np.zeros((1, 4, 8 + row % 2), np.float32) for row in range(300)]
     assert "one shape" in refused({**held, "upper": ragged}, UnreadableData)
     assert "different lengths" in refused({**held, "upper": held["upper"][:3]}, UnreadableData)
     frame = pandas.DataFrame({"a": [1.0, float("nan")] * 30, "label": [0, 1] * 30})
     assert "row 1" in refused(frame, UnreadableData, torch.nn.Linear(1, 2))
+
+
+class Looked(torch.nn.Module):
+    """Looks up words, [N, 6], and a category, [N] or, where ``rows``, [N, 1]; the rest are numbers."""
+
+    def __init__(self, *, rows: bool = False) -> None:
+        super().__init__()
+        self.words, self.kinds = torch.nn.Embedding(50, 8), torch.nn.Embedding(4, 8)
+        self.rows, self.head = rows, torch.nn.Linear(8 + 3, 10)
+
+    def forward(self, words: torch.Tensor, kind: torch.Tensor, counts: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+        assert kind.dim() == 1 + self.rows
+        kinds = self.kinds(kind[:, 0] if self.rows else kind)
+        return self.head(torch.cat([self.words(words).mean(1) + kinds, counts, age], 1))
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_whole_numbers_are_ids_where_the_network_looks_them_up_and_numbers_elsewhere(rows, tmp_path):
+    random, label = np.random.default_rng(0), digits.arrays()["label"]
+    held = {
+        "words": random.integers(0, 50, (300, 6)),
+        "kind": random.integers(0, 4, 300),
+        "counts": random.integers(0, 9, (300, 2), np.int16),
+        "age": random.integers(0, 90, 300),
+        "label": label,
+    }
+    model = Looked(rows=rows)
+    found = prepared(held, tmp_path, model)
+    shapes = {name: (spec.dtype, spec.shape) for name, spec in found.contract.modalities.items()}
+    assert shapes == {
+        "words": ("int64", (6,)), "kind": ("int64", (1,) if rows else ()), "counts": ("float32", (2,)), "age": ("float32", (1,)),
+    }  # fmt: skip
+    words = {x.tobytes() for x in held["words"]}
+    assert found.test.inputs["words"].dtype == np.int64 and {x.tobytes() for x in found.test.inputs["words"]} <= words
+    few = {name: x[:5] for name, x in found.test.inputs.items()}
+    assert next(iter(network(model).call(few).values())).shape == (5, 10)
+    bundled = tensor(found.contract.modalities["words"], held["words"][0].tolist())
+    np.testing.assert_array_equal(bundled, held["words"][0])
+    with pytest.raises(MmedgeError, match="holds 50, and its ids are 0 to 49"):
+        tensor(found.contract.modalities["words"], [50, 0, 0, 0, 0, 0], "words")
 
 
 def test_reserved_names_are_called_otherwise():

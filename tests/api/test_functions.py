@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -80,9 +81,10 @@ def test_quantizing_a_file_by_the_function_and_by_the_command_gives_the_same_byt
 
 def test_exporting_a_file_by_the_function_and_by_the_command_gives_the_same_bundle(graph, command, tmp_path):
     """Without data engines are compared on generated inputs; the shapes are those that the file has."""
-    made = mmedge.export(graph / "model.onnx", tmp_path / "bundle", out=tmp_path / "a", progress=False)
-    said = command("export", graph / "model.onnx", "--out", tmp_path / "b")
+    made = mmedge.export(graph / "model.onnx", tmp_path / "bundle", out=tmp_path / "a", progress=False, opset=21)
+    said = command("export", graph / "model.onnx", "--out", tmp_path / "b", "--opset", "21")
     assert said.code == 0, said.err
+    assert onnx.load(tmp_path / "bundle" / "model.onnx").opset_import[0].version == 21
     ours, theirs = artifact.read(tmp_path / "bundle"), artifact.read(tmp_path / "b" / "bundle")
     assert ours.files == theirs.files and ours.meta == theirs.meta
     assert ours.meta["verdict"] == "not judged" and ours.meta["data"] == "generated inputs"

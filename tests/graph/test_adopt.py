@@ -11,6 +11,7 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.graph.adopt import adopt, count
+from mmedge.graph.foreign import to_opset
 from mmedge.spec import ArraySpec, TextSpec
 
 CONTRACT = Contract(
@@ -55,6 +56,26 @@ def test_present_inputs_pass_and_absent_ones_become_the_training_mean(foreign, t
     filled_left = np.where(present[:, :1], left, MEANS["left"])
     filled_right = np.where(present[:, 1:], right, MEANS["right"])
     np.testing.assert_allclose(scores, np.concatenate([filled_left, filled_right], 1) @ WEIGHT, rtol=1e-6)
+
+
+def test_a_graph_is_converted_to_another_opset_or_it_is_told_why_not(foreign, tmp_path):
+    graph = tmp_path / "adopted.onnx"
+    adopt(foreign(), CONTRACT, NAMES, MEANS, graph)
+    example = {
+        "left": np.ones((3, 3), np.float32),
+        "right": np.ones((3, 2), np.float32),
+        "present": np.ones((3, 2), bool),
+    }
+    before = onnxruntime_cpu.session(graph)(example)["logits"]
+    assert to_opset(graph, 21, example) == ["converted from opset 18 to 21; the answers are the same"]
+    assert onnx.load(graph).opset_import[0].version == 21 and to_opset(graph, 21, example) == []
+    np.testing.assert_array_equal(onnxruntime_cpu.session(graph)(example)["logits"], before)
+    model = onnx.load(graph)
+    model.graph.node[-1].op_type = "Gelu"  # there from opset 20 on
+    onnx.save(model, graph)
+    with pytest.raises(UsageError, match="is of opset 21, and cannot be converted to 18") as caught:
+        to_opset(graph, 18, example)
+    assert "export.opset" in str(caught.value)
 
 
 def test_parameters_and_multiplications_are_counted(foreign):

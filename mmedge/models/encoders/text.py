@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from mmedge.errors import MmedgeError
 from mmedge.models.encoders.stages import stages
 from mmedge.recipe import Encoder, Model
-from mmedge.spec import TextSpec
+from mmedge.spec import ArraySpec, TextSpec
 
 # Of the embeddings at first. PyTorch's 1.0 is noise for good where a token is rare, which most are.
 _SPREAD = 0.02
 
 
-def build(spec: TextSpec, encoder: Encoder, model: Model) -> nn.Module:
+def build(spec: TextSpec | ArraySpec, encoder: Encoder, model: Model) -> nn.Module:
     """The encoder of token ids [length]; raises MmedgeError where the text has no tokenizer yet."""
     return TextEncoder(spec, encoder, model)
 
@@ -33,7 +33,7 @@ class TextEncoder(nn.Module):
     depend on how much of it there is.
     """
 
-    def __init__(self, spec: TextSpec, encoder: Encoder, model: Model) -> None:
+    def __init__(self, spec: TextSpec | ArraySpec, encoder: Encoder, model: Model) -> None:
         super().__init__()
         if spec.tokens is None:
             raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
