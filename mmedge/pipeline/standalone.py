@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT, Policy
 from mmedge.graph.foreign import tidied, unfolded
 from mmedge.machine import machine
+from mmedge.measure import power
 from mmedge.measure.budget import WHOLE, Losses
 from mmedge.measure.calls import Judge, check_arrays, check_labels, column, judge_of, scores
 from mmedge.measure.comparing import compared_means
@@ -27,6 +29,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Measure, Prefer, Quantize
 from mmedge.report.quantized_file import BudgetRecord, CallsRecord, FileReport
 from mmedge.report.schema import CandidateRecord, ChoiceRecord, MissRecord
+from mmedge.stages.preference import by_energy
 from mmedge.stages.quantize import calibrated_or_float, calibration, concluded
 from mmedge.stages.quantize.candidates import make_and_judge
 from mmedge.stages.quantize.evaluation import Scored, Trial
@@ -178,6 +181,7 @@ def _trial(
     progress: Progress,
 ) -> Trial:
     """What candidates of ``graph`` are made from and judged by; ``notes`` gets what a reader must know of that."""
+    typical = _typical(data.judging, notes)
     return Trial(
         graph=graph,
         calibration=inputs,
@@ -185,7 +189,10 @@ def _trial(
         outputs=_outputs(data.judging, min(max(data.affordable, _FEWEST), _FEW)),
         losses=_losses,
         policy=settings.policy,
-        time=_timer(_typical(data.judging, notes), settings, progress),
+        time=_timer(typical, settings, progress),
+        energy=partial(power.of_graphs, inputs=typical, threads=settings.threads)
+        if by_energy(settings.prefer)
+        else None,
         progress=progress,
         work=graph.parent / ".work",
         elsewhere=False,

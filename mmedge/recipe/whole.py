@@ -46,8 +46,9 @@ class Recipe(Frozen):
         "latency",
         description="What is best among candidates inside the accuracy budget, in prune, quantize and the choice of an"
         " engine's precision. latency: the fastest, measured here, or on the backend. size: the smallest file; a pruned"
-        " network is taken though it is no faster. energy: the fastest, since of candidates no power is measured and one"
-        " thread's time stands for it; of two that are as fast the smaller. accuracy: the highest quality on validation, of"
+        " network is taken though it is no faster. energy: what takes the fewest millijoules a call"
+        " by the machine's counter (RAPL, INA3221, NVML); where it has none that can be read, and between cuts in prune, one"
+        " thread's time stands for it, which the report says; of two that take as much the smaller. accuracy: the highest quality on validation, of"
         " equals the fastest; of several cuts the one that loses least.",
     )
     track: tuple[Tracker, ...] = Field(

@@ -217,6 +217,9 @@ class CandidateRecord(Record):
     drop_bound: float | None = Field(None, description="The most that it may truly lose; must be inside the budget.")
     ci95: Interval | None = None
     p50_ms: float
+    energy_mj: float | None = Field(
+        None, description="Of a call, where energy is preferred and the machine tells of it."
+    )
     ratio_to_fp32: float
     size_bytes: int
     kept: bool

@@ -13,11 +13,26 @@ NOISE = 0.05
 
 @dataclass(frozen=True)
 class Costs:
-    """A candidate. ``latency``: in any one unit, the same for all; ``quality``: on validation, more is better."""
+    """A candidate. ``latency``: in any one unit, the same for all; ``quality``: on validation, more is better; ``energy``: in
+    any one unit too, None where the machine tells of none: latency then stands for it."""
 
     latency: float
     size_bytes: float
     quality: float
+    energy: float | None = None
+
+    @property
+    def spent(self) -> float:
+        return self.latency if self.energy is None else self.energy
+
+
+# What a reader is told where energy is preferred and none could be measured; ``why`` goes in front.
+INSTEAD = "energy is preferred, and the one thread's time stands for it"
+
+
+def by_energy(prefer: Prefer) -> bool:
+    """Whether candidates' energy is to be measured."""
+    return prefer == "energy"
 
 
 def best(prefer: Prefer, candidates: Mapping[str, Costs], standing: str | None = None) -> str:
@@ -35,8 +50,8 @@ def best(prefer: Prefer, candidates: Mapping[str, Costs], standing: str | None =
         case "accuracy":
             better = ours.quality > theirs.quality or ours.latency < theirs.latency * (1 - NOISE)
         case "energy":
-            better = ours.latency < theirs.latency * (1 - NOISE) or (
-                ours.size_bytes < theirs.size_bytes * (1 - NOISE) and ours.latency <= theirs.latency * (1 + NOISE)
+            better = ours.spent < theirs.spent * (1 - NOISE) or (
+                ours.size_bytes < theirs.size_bytes * (1 - NOISE) and ours.spent <= theirs.spent * (1 + NOISE)
             )
         case _:
             better = ours.latency < theirs.latency * (1 - NOISE)
@@ -51,6 +66,6 @@ def _order(prefer: Prefer, one: Costs) -> tuple[float, ...]:
         case "accuracy":
             return -one.quality, one.latency
         case "energy":
-            return one.latency, one.size_bytes
+            return one.spent, one.size_bytes
         case _:
             return (one.latency,)

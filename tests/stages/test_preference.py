@@ -17,6 +17,12 @@ FASTER = DEMO | {"int8": Costs(0.6, 35_000, 0.957)}
         ("size", DEMO, "int8"),
         ("energy", DEMO, "fp32"),
         ("energy", FASTER, "int8"),
+        (
+            "energy",
+            {"fp32": Costs(1.0, 9, 0.9, 5.0), "int8": Costs(1.2, 9, 0.9, 3.0)},
+            "int8",
+        ),  # slower, and takes less
+        ("latency", {"fp32": Costs(1.0, 9, 0.9, 5.0), "int8": Costs(1.2, 9, 0.9, 3.0)}, "fp32"),
         ("accuracy", FASTER, "fp32"),
         ("accuracy", {**FASTER, "fp16": Costs(0.7, 48_000, 0.961)}, "fp16"),  # as accurate, and faster
     ],

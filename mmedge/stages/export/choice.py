@@ -12,6 +12,7 @@ from mmedge.artifact import GRAPH, Artifact
 from mmedge.backends import GRAPH_BACKEND, Backend, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
+from mmedge.measure import power
 from mmedge.measure.latency import Opener, one_sample, ratio_figures, time_sessions
 from mmedge.recipe import precision_of
 from mmedge.report.schema import CandidateRecord, LatencyRecord
@@ -30,7 +31,7 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     timed = folder / ".timed"
     timed.mkdir()
     openers = _candidates(work, parent, timed)
-    kept = list(openers)
+    kept, sample = list(openers), one_sample(context.dataset.test, measure.batch)
     others = {other: found for other, found in (("parent", parent), ("teacher", context.teacher)) if found is not None}
     taken = time_sessions(
         {f"{name} {each}": opener for each, opener in openers.items()}
@@ -38,11 +39,15 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
             other: partial(onnxruntime_cpu.session, found.file(GRAPH), threads=measure.threads)
             for other, found in others.items()
         },
-        one_sample(context.dataset.test, measure.batch),
+        sample,
         measure,
         context.progress,
     )
+    spent = power.energies(openers, sample) if preference.by_energy(context.recipe.prefer) and len(kept) > 1 else {}
     shutil.rmtree(timed)
+    if isinstance(spent, str):
+        work.notes.append(f"{spent}: {preference.INSTEAD}")
+        spent = {}
     p50 = {precision: taken.timing(f"{name} {precision}").p50_ms for precision in kept}
     rows = candidates_of(parent)
     costs = {
@@ -50,6 +55,7 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
             p50[each],
             rows[each].size_bytes if each in rows else 0,
             rows[each].quality_validation if each in rows else 0,
+            spent.get(each),
         )
         for each in kept
     }

@@ -16,7 +16,7 @@ from mmedge.measure.budget import WHOLE, Budget
 from mmedge.models import load
 from mmedge.recipe import Prefer, Prune
 from mmedge.report.pruning import AttemptRecord, PruningRecord, ScoreRecord
-from mmedge.stages.preference import Costs, best
+from mmedge.stages.preference import INSTEAD, Costs, best, by_energy
 from mmedge.stages.prune import outcome
 from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
@@ -108,6 +108,8 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     )
     written = _written(kept[0] if kept else None, parent, work)
     notes = outcome.notes(config, rows, taken, taught=work.teacher is not None, round_to=round_to)
+    if by_energy(context.recipe.prefer):
+        notes += (f"cuts' energy is not measured: {INSTEAD}",)
     notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
     misses = outcome.misses(config, rows, taken)
     taught, loss = handed_on(parent)

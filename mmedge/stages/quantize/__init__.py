@@ -8,7 +8,8 @@ to a run's artifacts.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import AccuracyGateFailed, UsageError
 from mmedge.gate import ACCURACY_EXIT
+from mmedge.measure import power
 from mmedge.measure.budget import losses_of
+from mmedge.measure.latency import one_sample
 from mmedge.models.load import contract_of
 from mmedge.recipe import Prefer, Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
+from mmedge.stages.preference import by_energy
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
@@ -63,6 +67,7 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         work=context.work,
         elsewhere=context.recipe.export.elsewhere,
         required=config.require == "int8",
+        energy=_energies(validation, context) if by_energy(context.recipe.prefer) else None,
     )
     table = make_and_judge(trial, config, folder)
     table.absent |= unmade
@@ -74,6 +79,12 @@ def quantize(parent: Artifact, config: Quantize, context: Context) -> QuantizeRe
         written = written.model_copy(update={"privacy": None})
         chosen["notes"] = [*choice.notes, _NOT_PRIVATE]
     return QuantizeResult.of(written, calibration=calibrated, **chosen)
+
+
+def _energies(validation: Samples, context: Context) -> Callable[[Mapping[str, Path]], dict[str, float] | str]:
+    """``Trial.energy`` on the first of the samples."""
+    measure = context.recipe.measure
+    return partial(power.of_graphs, inputs=one_sample(validation, measure.batch), threads=measure.threads)
 
 
 def calibrated_or_float(

@@ -17,7 +17,7 @@ from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
 from mmedge.recipe import Candidate, Prefer, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
-from mmedge.stages.preference import NOISE, Costs, best
+from mmedge.stages.preference import INSTEAD, NOISE, Costs, best
 from mmedge.stages.quantize import mixed, ptq
 from mmedge.stages.quantize.evaluation import Scored, Trial
 
@@ -252,6 +252,17 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
             update={"why": _why(row, reference, _budget(name, trial, config).unproven(table.losses[name]))}
         )
         table.rows.append(_with_facts(row, table, trial) if computes_int8(name) else row)
+    if trial.energy is not None:
+        table.rows = _with_energy(trial.energy(table.graphs), table)
+
+
+def _with_energy(found: Mapping[str, float] | str, table: Table) -> list[CandidateRecord]:
+    """The rows with what each takes; as they are, with a note that says why, where that cannot be measured."""
+    if isinstance(found, str):
+        note = f"{found}: {INSTEAD}"
+        table.notes += [] if note in table.notes else [note]
+        return table.rows
+    return [row.model_copy(update={"energy_mj": found[row.precision]}) for row in table.rows]
 
 
 def _with_facts(row: CandidateRecord, table: Table, trial: Trial) -> CandidateRecord:
@@ -332,7 +343,10 @@ def _why(row: CandidateRecord, reference: Scored, unproven: str | None) -> str:
 def best_kept(table: Sequence[CandidateRecord], prefer: Prefer = "latency") -> CandidateRecord:
     """The best candidate inside the budget; FP32 stays unless another is better by more than timing noise."""
     rows = {row.precision: row for row in table if row.kept}
-    costs = {name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation) for name, row in rows.items()}
+    costs = {
+        name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation, row.energy_mj)
+        for name, row in rows.items()
+    }
     return rows[best(prefer, costs, "fp32")]
 
 

@@ -49,7 +49,8 @@ class Trial:
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
     and without the runtime's fusions; ``losses(before, after, tail)`` gives what the second of two ``Scored.outputs``
     loses, with bounds that each leave out ``tail``; ``policy`` and ``confidence``: how that is held against the budget;
-    ``time({name: graph})`` times all in one interleaved run. ``work``: a folder for what an interrupted search
+    ``time({name: graph})`` times all in one interleaved run, ``energy`` gives their millijoules a call or why it cannot;
+    None where nobody asks. ``work``: a folder for what an interrupted search
     has measured. ``elsewhere``: whether a target other than ONNX Runtime CPU may take INT8.
     ``unfolded``: the graph before it was folded, which is quantized where ``graph`` cannot be. ``required``: whether
     somebody asked for INT8 by name; that it does not run in 8 bits is then an error, else that it is dropped.
@@ -66,6 +67,7 @@ class Trial:
     elsewhere: bool = True
     unfolded: Path | None = None
     required: bool = False
+    energy: Callable[[Mapping[str, Path]], dict[str, float] | str] | None = None
     policy: Policy = "strict"
     confidence: float = 0.95
 
