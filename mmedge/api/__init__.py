@@ -186,8 +186,8 @@ def samples(
 
     ``data``: a torch ``DataLoader`` or ``Dataset``, a ``datasets.Dataset``, a pandas or polars frame, {name: array of
     [N, *shape]}, an ``.npz``, a manifest (CSV, JSONL, Parquet), a recipe file or ``"module:build"``; or {"train": …,
-    "validation": …, "test": …} of these. What has no splits of its own is split .7 / .15 / .15, stratified; only
-    training may lack labels. A sample is a dict by name, or a tuple in the order of ``forward``, the label behind.
+    "validation": …, "test": …} of these. What has no splits of its own is split .7 / .15 / .15, stratified, the same
+    way at each call: a loader that shuffles is read in the order of its dataset; only training may lack labels. A sample is a dict by name, or a tuple in the order of ``forward``, the label behind.
     Values are what ``forward`` takes, without the batch axis: numbers, float32, or ids of tokens and categories, int64
     where the network takes them so; labels are class numbers (columns of the
     output; -1 and -100 are unknown), names, numbers to predict, or lists of 0 and 1. None is a missing input.

@@ -122,7 +122,7 @@ def _items(source: Source, data: Any, taker: Network) -> Iterator[Any]:
             todo="give list(…) of it, or a Dataset",
         )
     elif _is_loader(data):
-        yield from _unbatched(data)
+        yield from _unbatched(_in_order(data))
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes)):
         for row in range(len(data)):
             yield data[row]
@@ -139,6 +139,20 @@ def _is_loader(data: Any) -> bool:
     return (isinstance(data, DataLoader) and data.batch_size is not None) or (
         isinstance(data, DataLoader) and data.batch_sampler is not None
     )
+
+
+def _in_order(loader: Any) -> Any:
+    """A loader of the same samples, each once and in the order of its dataset: one that is drawn anew at each call would
+    put a sample in another split at each."""
+    from torch.utils.data import DataLoader, RandomSampler, Subset, SubsetRandomSampler, WeightedRandomSampler
+
+    sampler, dataset = getattr(loader, "sampler", None), loader.dataset
+    if isinstance(sampler, SubsetRandomSampler):
+        dataset = Subset(dataset, sorted(map(int, sampler.indices)))
+    elif not isinstance(sampler, (RandomSampler, WeightedRandomSampler)):
+        return loader
+    workers = loader.num_workers
+    return DataLoader(dataset, loader.batch_size or 1, collate_fn=loader.collate_fn, num_workers=workers)
 
 
 def _unbatched(loader: Iterable[Any]) -> Iterator[Any]:

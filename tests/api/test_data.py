@@ -11,7 +11,7 @@ import pandas
 import polars
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 import mmedge
 from mmedge import recipe
@@ -77,6 +77,11 @@ def hugging_face() -> Any:
 KINDS = {
     "arrays": lambda: digits.arrays(),
     "loader of 3-tuples": lambda: DataLoader(tensors(), batch_size=64),
+    "loader that shuffles and drops": lambda: DataLoader(tensors(), batch_size=64, shuffle=True, drop_last=True),
+    "loader that draws with replacement": lambda: DataLoader(
+        tensors(), 64, sampler=WeightedRandomSampler([1.0] * 300, 90)
+    ),
+    "loader of some": lambda: DataLoader(tensors(), 64, sampler=SubsetRandomSampler(range(300))),
     "loader of nested tuples": lambda: DataLoader(tensors(), batch_size=50, collate_fn=nested),
     "loader of dicts": lambda: DataLoader(Dicts(), batch_size=100),
     "dataset of dicts": lambda: Dicts(),

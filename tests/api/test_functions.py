@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import mmedge
 from mmedge import artifact
 from mmedge.errors import UsageError
+from mmedge.progress import Silent
 from tests import small
 from tests.api import digits
 from tests.conftest import child_environment
@@ -142,6 +143,48 @@ def test_a_setting_that_does_not_exist_is_told_with_a_near_one(graph, tmp_path):
         mmedge.export(digits.trained(), tmp_path / "b", out=tmp_path, progress=False)
 
 
+class Kept(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.slow
+def test_a_module_is_taken_as_it_is_and_loaded_in_another_process_with_what_builds_it(tmp_path):
+    """What was done to a copy of it is said; the caller's own stays in training mode, compiled, with its hook."""
+    held = {name: torch.from_numpy(digits.arrays()[name][:3]) for name in ("upper", "lower")}
+    shapes = dict.fromkeys(held, (1, 4, 8))
+    module, progress, seen = digits.trained(), Kept(), []
+    expected = module(**held).detach()
+    module.train().head.register_forward_hook(lambda *_: seen.append(1))
+    mmedge.export(torch.compile(module), tmp_path / "bundle", shapes=shapes, out=tmp_path / "out", progress=progress)
+    told = [line for line in progress.lines if line.startswith("model: ")]
+    assert len(told) == 3 and "torch.compile" in told[0] and "hooks of head" in told[1] and "training mode" in told[2]
+    assert module.training and not seen and module.head._forward_hooks
+    code = (
+        "import sys, torch, mmedge\nfrom mmedge.errors import UsageError\nfrom tests.api import digits\n"
+        "held = {name: torch.from_numpy(digits.arrays()[name][:3]) for name in ('upper', 'lower')}\n"
+        "try:\n    mmedge.Model.load(sys.argv[1]).module\nexcept UsageError as error:\n    print(error.todo)\n"
+        "made = mmedge.Model.load(sys.argv[1], factory=digits.Halves)\n"
+        "torch.save(made.module(**held).detach(), sys.argv[2])"
+    )
+    arguments = [sys.executable, "-c", code, tmp_path / "out" / "teacher", tmp_path / "outputs.pt"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=child_environment())
+    assert done.returncode == 0, done.stderr
+    assert "Model.load(folder, factory=" in done.stdout, "what it is told without one"
+    assert torch.equal(torch.load(tmp_path / "outputs.pt", weights_only=True), expected)
+
+
+def test_accuracy_that_nothing_can_judge_is_told(graph, tmp_path):
+    with pytest.raises(UsageError, match="label") as caught:
+        mmedge.quantize(graph / "model.onnx", graph / "data.npz", judge="accuracy", out=tmp_path, progress=False)
+    assert caught.value.todo
+
+
 def test_importing_mmedge_imports_nothing_heavy_and_help_is_a_page():
     code = (
         "import sys, mmedge; heavy = {'numpy', 'torch', 'pydantic', 'onnxruntime', 'mmedge.api'} & set(sys.modules);"
@@ -157,21 +200,45 @@ def test_importing_mmedge_imports_nothing_heavy_and_help_is_a_page():
 
 
 @pytest.mark.slow
-def test_pruning_by_the_function_and_by_the_command_gives_the_same_bytes(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("verb", "settings", "stage", "files"),
+    [
+        ("prune", CUT, "prune", ("weights.safetensors", "model.onnx", "pruning.json")),
+        (
+            "quantize",
+            {"candidates": ["fp32", "fp16", "int8"], "qat": "never", "require": "int8", "max_drop": 1.0, "max_subset_drop": 1.0},
+            "quantize",
+            ("model.onnx", "fp32.onnx", "fp16.onnx", "int8.onnx"),
+        ),
+        ("export", {}, "bundle", ("model.onnx", "openvino-cpu/model.xml", "openvino-cpu/model.bin")),
+    ],
+)  # fmt: skip
+def test_a_verb_by_the_function_and_by_the_command_gives_the_same_bytes(
+    verb, settings, stage, files, command, tmp_path, monkeypatch
+):
+    """Of an ``nn.Module`` and arrays, and of the same by their names: module:factory, its weights and an .npz."""
     (tmp_path / "my_net.py").write_text("from tests.api.digits import Halves\n\ndef build():\n    return Halves()\n")
     monkeypatch.chdir(tmp_path)
     save_file(digits.trained_weights(), tmp_path / "w.safetensors")
     np.savez(tmp_path / "d.npz", **digits.arrays())
-    made = mmedge.prune(digits.trained(), digits.arrays(), out=tmp_path / "a", progress=False, **CUT, **QUICK)
+    given = {"backends": ["openvino-cpu"], "path": tmp_path / "a" / "bundle"} if verb == "export" else settings
+    call = getattr(mmedge, verb)
+    made = call(digits.trained(), data=digits.arrays(), out=tmp_path / "a", progress=False, **given, **QUICK)
+    typed = (
+        ["--backend", "openvino-cpu"]
+        if verb == "export"
+        else options({f"{verb}.{key}": x for key, x in settings.items()})
+    )
     said = command(
-        "prune", "my_net:build", "--weights", "w.safetensors", "--data", "d.npz", "--out", tmp_path / "b",
-        *options({f"prune.{key}": value for key, value in CUT.items()}), *options(QUICK),
+        verb, "my_net:build", "--weights", "w.safetensors", "--data", "d.npz", "--out", tmp_path / "b",
+        *typed, *options(QUICK),
     )  # fmt: skip
     assert said.code == 0, said.err
-    for name in ("weights.safetensors", "model.onnx", "pruning.json"):
-        assert (tmp_path / "a" / "prune" / name).read_bytes() == (tmp_path / "b" / "prune" / name).read_bytes()
-    assert made.module.upper[0].out_channels < 16, "the caller's own class, narrowed"
-    assert digits.trained().upper[0].out_channels == 16
+    for name in files:
+        assert (tmp_path / "a" / stage / name).read_bytes() == (tmp_path / "b" / stage / name).read_bytes(), name
+    if verb == "prune":
+        assert made.module.upper[0].out_channels < 16, "the caller's own class, narrowed"
+        assert digits.trained().upper[0].out_channels == 16
 
 
 @pytest.mark.slow
