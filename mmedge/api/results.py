@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mmedge.api import candidates
 from mmedge.errors import UsageError
 
 if TYPE_CHECKING:
     from mmedge.profiling.record import ProfileRecord
     from mmedge.recipe import Recipe
+    from mmedge.report.charts.frontier import Point
     from mmedge.report.quantized_file import FileReport
-    from mmedge.report.schema import CandidateRecord, Report, StageRecord, UnmadeRecord
+    from mmedge.report.schema import Report, StageRecord
     from mmedge.runtime.engine import Engine
 
 _REPORT, _PAGE = "report.json", "report.html"
@@ -63,19 +65,25 @@ class Result:
         """(what, its figure) for people."""
         return []
 
+    def _candidates(self) -> list[Point]:
+        """What was tried and measured on the way."""
+        return []
+
     def __repr__(self) -> str:
-        rows = self._rows()
+        rows = [*self._rows(), *candidates.rows(self._candidates())]
         wide = max((len(name) for name, _ in rows), default=0)
         lines = [f"mmedge {self.kind}: {self.path}", *(f"  {name:<{wide}}  {value}" for name, value in rows)]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        found = self._candidates()
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self._rows()
+            for name, value in [*self._rows(), *candidates.rows(found)]
         )
         return (
             f"<b>mmedge {html.escape(self.kind)}</b> <code>{html.escape(str(self.path))}</code><table>{cells}</table>"
+            f"{candidates.picture(found, self.record)}"
         )
 
 
@@ -187,6 +195,9 @@ class Model(Result):
     def _rows(self) -> list[tuple[str, str]]:
         return figure_rows(self.figures) if self.record else []
 
+    def _candidates(self) -> list[Point]:
+        return candidates.of_report(self.record, self.figures.stage) if self.record else []
+
 
 @dataclass(frozen=True, repr=False)
 class QuantizedFile(Result):
@@ -208,17 +219,11 @@ class QuantizedFile(Result):
     def _rows(self) -> list[tuple[str, str]]:
         from mmedge.report.schema import UnmadeRecord
 
-        figures = self.figures
+        unmade = [row for row in self.figures.candidates if isinstance(row, UnmadeRecord)]
+        return [("judged by", self.figures.judged_by), *((row.precision, row.why) for row in unmade)]
 
-        def line_of(row: CandidateRecord | UnmadeRecord) -> str:
-            if isinstance(row, UnmadeRecord):
-                return row.why
-            mark = " *" if row.precision == figures.precision else "" if row.kept else " (not kept)"
-            return (
-                f"{row.quality_validation:.3f}, {row.ratio_to_fp32:.2f} x the latency, {row.size_bytes:,} bytes{mark}"
-            )
-
-        return [("judged by", figures.judged_by), *((row.precision, line_of(row)) for row in figures.candidates)]
+    def _candidates(self) -> list[Point]:
+        return candidates.of_file(self.figures)
 
 
 @dataclass(frozen=True, repr=False)
@@ -315,6 +320,9 @@ class Run(Result):
             kept = [figures[name] for name in (metric, "latency p50", "precision") if name in figures]
             rows.append((stage.stage, "; ".join(kept) or stage.status))
         return rows
+
+    def _candidates(self) -> list[Point]:
+        return candidates.of_report(self.figures)
 
 
 @dataclass(frozen=True, repr=False)

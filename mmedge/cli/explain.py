@@ -12,7 +12,7 @@ from mmedge.cli.common import code_option, framed, print_json, progress
 @click.command(
     help="Explain what a model does on samples of its own kind: what each modality contributes (exact Shapley values and"
     " ablation, for each label and each sample), where in pictures and spectrograms the evidence lies (integrated"
-    " gradients), and its features before and after fusion. The artifact of teacher, distill or prune has it all; an engine"
+    " gradients and Grad-CAM), what attends to what, and its features before and after fusion. The artifact of teacher, distill or prune has it all; an engine"
     " or a bundle the first. Writes explanation.json and explanation.html."
     "\n\n\b\nExample:\n  mmedge explain runs/demo/distill --samples runs/demo/data/test.csv"
 )

@@ -21,6 +21,8 @@ from mmedge.tasks import Head
 
 # 2 ** MOST subsets are computed.
 MOST = 8
+# Labels whose values have an interval, and are drawn.
+LABELS = 20
 Coalition = frozenset[int]
 
 
@@ -101,10 +103,9 @@ def contributions(stage: str, samples: Samples, predict: Predict) -> list[Contri
             )
             for k, (modality, part) in enumerate(zip(names, parts.T))
         ]
-        by_label = _by_label(head, parts, targets, names)
         whole = {"nothing": float(values[frozenset()].mean()), "whole": float(values[all_of].mean())}
         record = ContributionsRecord(stage=stage, head=name, n=len(rows), **whole, modalities=shares)
-        found.append(record.model_copy(update={"labels": by_label}) if by_label else record)
+        found.append(record.model_copy(update=_by_label(head, parts, targets, groups, names)))
     return found
 
 
@@ -113,14 +114,21 @@ def _mean_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float
     return found.low, found.high
 
 
-def _by_label(head: Head, parts: np.ndarray, targets: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
-    """{label: {modality: mean value over the rows that have it}}."""
+def _by_label(
+    head: Head, parts: np.ndarray, targets: np.ndarray, groups: np.ndarray, names: list[str]
+) -> dict[str, object]:
+    """The labels' fields of ContributionsRecord: each label's mean over the rows that have it."""
     task = tasks.of(head)
     if not task.LABELS:
         return {}
     has = targets > 0.5 if task.SEVERAL else targets[:, None] == np.arange(len(head.labels))
+    rows = {label: np.flatnonzero(has[:, k]) for k, label in enumerate(head.labels) if has[:, k].any()}
+    frequent = sorted(rows, key=lambda label: -len(rows[label]))[:LABELS]
     return {
-        label: dict(zip(names, parts[has[:, k]].mean(axis=0).tolist()))
-        for k, label in enumerate(head.labels)
-        if has[:, k].any()
+        "labels": {label: dict(zip(names, parts[of].mean(axis=0).tolist())) for label, of in rows.items()},
+        "labels_n": {label: len(of) for label, of in rows.items()},
+        "labels_ci95": {
+            label: {name: _mean_interval(parts[rows[label], k], groups[rows[label]]) for k, name in enumerate(names)}
+            for label in frequent
+        },
     }

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from mmedge.models.fusion import FusionNet
+from mmedge.data.store.samples import Samples
+from mmedge.measure.places import Key, Place, Places, taken_at, watched
+from mmedge.measure.quality import batched_outputs, module_run
 
 # Fewer have no neighbours to speak of.
 LEAST = 10
+FUSION = "fusion"
+# Whose labels are compared with a sample's own.
+_NEIGHBOURS = 5
 
 
-def features(module: nn.Module, inputs: Mapping[str, np.ndarray], present: np.ndarray) -> dict[str, np.ndarray]:
-    """{encoder's modality, or fusion: float [n, features]} of the built-in network; empty of any other."""
-    net = next((part for part in module.modules() if isinstance(part, FusionNet)), None)
-    if net is None:
-        return {}
-    found: dict[str, np.ndarray] = {}
+def features(module: nn.Module, places: Places, samples: Samples) -> dict[str, np.ndarray]:
+    """{modality whose encoder gives them, or ``fusion``: float [n, features]} of any network, as far as it has such places."""
+    wanted = {**places.encoders, **({FUSION: places.fusion} if places.fusion else {})}
+    at = defaultdict[Key, list[tuple[str, Place]]](list)
+    for name, place in wanted.items():
+        at[place.layer, place.call].append((name, place))
+    found = defaultdict[str, list[np.ndarray]](list)
+    run = module_run(module)
 
-    def keeping(name: str):  # type: ignore[no-untyped-def]
-        return lambda _, given, output: found.__setitem__(name, output.detach().flatten(1).cpu().numpy())
+    def keep(key: Key, layer: nn.Module, given: Any, output: Any) -> None:
+        for name, place in at.get(key, ()):
+            value = taken_at(place, given, output)
+            if value is not None:
+                found[name].append(value.float().flatten(1).cpu().numpy())
 
-    places = {**dict(net.encoders.items()), "fusion": net.fusion}
-    hooks = [part.register_forward_hook(keeping(name)) for name, part in places.items()]
-    try:
-        with torch.no_grad():
-            module(**{name: torch.from_numpy(x) for name, x in inputs.items()}, present=torch.from_numpy(present))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    def watching(inputs: Any) -> Any:
+        with watched(module, keep):  # calls are counted anew in every batch
+            return run(inputs)
+
+    for _ in batched_outputs(watching, samples, samples.present):
+        pass
+    return {name: np.concatenate(found[name]) for name in wanted if found[name]}
 
 
 def laid_out(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -41,3 +49,11 @@ def laid_out(rows: np.ndarray, seed: int) -> np.ndarray:
 
     perplexity = min(30.0, (len(rows) - 1) / 3)
     return np.asarray(TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(rows))
+
+
+def alike(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float [n]: the share of each row's nearest five others, by its features [n, features], that have its label."""
+    from sklearn.neighbors import NearestNeighbors
+
+    near = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(rows) - 1)).fit(rows).kneighbors(return_distance=False)
+    return np.asarray((labels[near] == labels[:, None]).mean(axis=1))

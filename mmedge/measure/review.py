@@ -208,9 +208,16 @@ def _opinion(head: Head, row: np.ndarray, right: bool | None) -> OpinionRecord:
     (prediction,) = tasks.of(head).predictions(row[None], head)
     told: dict[str, object] = {} if right is None else {"right": right}
     if prediction.label is not None:
-        return OpinionRecord(given=prediction.label, sure=float(prediction.probabilities[prediction.label]), **told)  # type: ignore[arg-type]
-    given = ", ".join(prediction.labels) or "none" if prediction.labels is not None else f"{prediction.value:.4g}"
-    return OpinionRecord(given=given, **told)  # type: ignore[arg-type]
+        told["sure"] = float(prediction.probabilities[prediction.label])
+    return OpinionRecord(given=given_words(head, row), **told)  # type: ignore[arg-type]
+
+
+def given_words(head: Head, row: np.ndarray) -> str:
+    """What one row of a head's outputs, float [W], says, in words."""
+    (prediction,) = tasks.of(head).predictions(row[None], head)
+    if prediction.label is not None:
+        return str(prediction.label)
+    return ", ".join(prediction.labels) or "none" if prediction.labels is not None else f"{prediction.value:.4g}"
 
 
 def named(head: Head, target: np.ndarray) -> str:

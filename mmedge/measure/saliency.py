@@ -1,8 +1,10 @@
-"""Where a network looks: integrated gradients (Sundararajan et al. 2017, "Axiomatic attribution for deep networks"), by captum."""
+"""Where a network looks: integrated gradients (Sundararajan et al. 2017, "Axiomatic attribution for deep networks") and Grad-CAM
+(Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based localization"), by captum."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,36 +18,76 @@ from mmedge.spec import ModalitySpec
 _STEPS = 64
 
 
-def integrated_gradients(
-    module: nn.Module, contract: Contract, inputs: Mapping[str, np.ndarray], present: np.ndarray, head: str, column: int
-) -> tuple[dict[str, np.ndarray], float]:
-    """({modality: evidence [1, *shape]}, gap) of one sample for an output's column, from inputs of zeros: the training means.
-
-    Modalities of whole numbers (texts) stay as they are: there is nothing between two tokens. Raises MissingDependency.
-    """
+def require_captum() -> None:
+    """Raises MissingDependency where captum is not installed."""
     try:
-        from captum.attr import IntegratedGradients
+        import captum.attr  # noqa: F401
     except ImportError as error:
         raise MissingDependency(
-            "integrated gradients need captum, which is not installed", todo="pip install 'mmedge[explain]'"
+            "integrated gradients and Grad-CAM need captum, which is not installed",
+            todo="pip install 'mmedge[explain]'",
         ) from error
-    names = [name for name in contract.modalities if np.issubdtype(inputs[name].dtype, np.floating)]
-    fixed = {name: torch.from_numpy(np.array(x)) for name, x in inputs.items() if name not in names}
-    there = torch.from_numpy(np.array(present))
 
-    def output(*given: Tensor) -> Tensor:
-        count = len(given[0])
-        kept = {name: x.expand(count, *x.shape[1:]) for name, x in fixed.items()}
-        every = dict(zip(names, given)) | kept
-        outputs = module(**{name: every[name] for name in contract.modalities}, present=there.expand(count, -1))
-        column_of: Tensor = outputs[head][:, column]
-        return column_of
 
-    given = tuple(torch.from_numpy(np.array(inputs[name])) for name in names)
-    found, gap = IntegratedGradients(output).attribute(
-        given, n_steps=_STEPS, return_convergence_delta=True, internal_batch_size=_STEPS
+@dataclass(frozen=True)
+class Question:
+    """What the evidence is for: one ``column`` of a head's outputs for one sample, ``inputs`` [1, *shape] with ``present`` bool [1, M]."""
+
+    contract: Contract
+    inputs: Mapping[str, np.ndarray]
+    present: np.ndarray
+    head: str
+    column: int
+
+    @property
+    def names(self) -> list[str]:
+        """The modalities that have something between two values. Texts, of whole numbers, have nothing between two tokens."""
+        return [name for name in self.contract.modalities if np.issubdtype(self.inputs[name].dtype, np.floating)]
+
+    def given(self) -> tuple[Tensor, ...]:
+        """The inputs of ``names``."""
+        return tuple(torch.from_numpy(np.array(self.inputs[name])) for name in self.names)
+
+    def asked_of(self, module: nn.Module) -> Callable[..., Tensor]:
+        """``f(*given) -> [n]``: the column for any number of rows."""
+        fixed = {name: torch.from_numpy(np.array(x)) for name, x in self.inputs.items() if name not in self.names}
+        there = torch.from_numpy(np.array(self.present))
+
+        def output(*given: Tensor) -> Tensor:
+            count = len(given[0])
+            kept = {name: x.expand(count, *x.shape[1:]) for name, x in fixed.items()}
+            every = dict(zip(self.names, given)) | kept
+            outputs = module(
+                **{name: every[name] for name in self.contract.modalities}, present=there.expand(count, -1)
+            )
+            column_of: Tensor = outputs[self.head][:, self.column]
+            return column_of
+
+        return output
+
+
+def integrated_gradients(module: nn.Module, question: Question) -> tuple[dict[str, np.ndarray], float]:
+    """({modality: evidence [1, *shape]}, gap), from inputs of zeros: the training means. Raises MissingDependency.
+
+    Modalities of whole numbers stay as they are.
+    """
+    require_captum()
+    from captum.attr import IntegratedGradients
+
+    found, gap = IntegratedGradients(question.asked_of(module)).attribute(
+        question.given(), n_steps=_STEPS, return_convergence_delta=True, internal_batch_size=_STEPS
     )
-    return {name: x.detach().numpy() for name, x in zip(names, found)}, float(gap.abs().max())
+    return {name: x.detach().numpy() for name, x in zip(question.names, found)}, float(gap.abs().max())
+
+
+def grad_cam(module: nn.Module, question: Question, layer: str, size: tuple[int, int]) -> np.ndarray:
+    """float32 [1, 1, *size], 0 or more: what a layer's convolutional map says for the output. Raises MissingDependency."""
+    require_captum()
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    cam = LayerGradCam(question.asked_of(module), module.get_submodule(layer))
+    found = cam.attribute(question.given(), relu_attributions=True)
+    return np.asarray(LayerAttribution.interpolate(found, size, "bilinear").detach().numpy())
 
 
 def overlay(spec: ModalitySpec, tensor: np.ndarray, evidence: np.ndarray) -> str | None:

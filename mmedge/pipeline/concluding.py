@@ -15,7 +15,7 @@ from mmedge.pipeline.judging import Judging, verdict_of
 from mmedge.pipeline.measuring import controls_of, is_outputs, latencies_of, measured, with_latency
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
-from mmedge.pipeline.reviewing import contributions_of, disagreements_of, reviews_of
+from mmedge.pipeline.reviewing import contributions_of, disagreements_of, inside_of, reviews_of
 from mmedge.pipeline.tracked import tell
 from mmedge.recipe import portable
 from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord
@@ -37,6 +37,7 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
         for record in records
     ]
     differ, contributions = disagreements_of(ran, context), contributions_of(ran, context)
+    inside = inside_of(ran, context)
     baseline = baseline_of(ran, context) if recipe.gates != "none" else None
     judging = Judging.of(ran, records, controls, context)
     records = [judging.with_losses(done, record) for done, record in zip(ran, records)]
@@ -64,6 +65,7 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
         **({"baseline": baseline} if baseline else {}),
         **({"disagreements": differ} if differ else {}),
         **({"contributions": contributions} if contributions else {}),
+        **({"inside": inside} if inside else {}),
         verdict=verdict_of([gate for gates, _ in verdicts for gate in gates]),
     )
     write_bundle(ran, report, context)

@@ -17,13 +17,14 @@ from mmedge.contract import Contract
 from mmedge.data.outputs import OUTPUTS_FILE
 from mmedge.data.rows import read_rows
 from mmedge.data.store.samples import Samples
-from mmedge.errors import MissingDependency, MmedgeError, UsageError
+from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.contribution import MOST, coalition_outputs, contributions, shapley, values_of
+from mmedge.measure.inside import Seen, inside, spread
 from mmedge.measure.quality import Predict, Run, computed_once, module_run, predict_graph
-from mmedge.measure.review import named, short
+from mmedge.measure.review import given_words, named
 from mmedge.progress import Progress
 from mmedge.recipe.code import load_attribute, refuse_foreign
-from mmedge.report.explained import AttentionRecord, EmbeddingRecord, ExplanationRecord, SaliencyRecord, SampleRecord
+from mmedge.report.explained import ExplanationRecord, InsideRecord, SampleRecord
 from mmedge.runtime.rows import sample_of
 from mmedge.tasks.head import Target
 
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _GRAPH = "model.onnx"
-# Of the layout of features.
-_SEED, _THREADS = 0, 2
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,16 @@ def explain(path: Path, wanted: Wanted, progress: Progress) -> ExplanationRecord
     of_whole = computed_once(lambda present: predict_graph(model.run, model.contract, whole, present))
     found = contributions(model.artifact.stage, whole, of_whole)
     each = _each(model, whole, of_whole, rows, ids) if found else []
-    saliency, attention, embeddings = [], [], []
+    seen = InsideRecord(saliency=[], attention=[], embeddings=[], notes=[])
     if model.module is None:
         notes.append(
-            "no integrated gradients and no features: an engine has no gradients; explain the artifact of teacher, distill or prune"
+            "no evidence and no features: an engine has no gradients; explain the artifact of teacher, distill or prune"
         )
     else:
-        progress.say("explain: evidence in pictures and spectrograms")
-        saliency = _saliency(model, model.module, samples, wanted, notes)
-        attention = _attention(model.module, samples, wanted)
-        progress.say("explain: features before and after fusion")
-        embeddings = _embeddings(model.module, samples, predict, model, notes)
+        progress.say("explain: evidence, attention and features")
+        row_of: Callable[[int], tuple[int, str | None]] = lambda row: (int(samples.ids[row]), ids[row])  # noqa: E731
+        with_all = Seen(model.module, model.contract, samples, predict(samples.present), row_of)
+        seen = inside(with_all, wanted.pictures)
     return ExplanationRecord(
         schema=1,
         mmedge=__version__,
@@ -98,10 +97,7 @@ def explain(path: Path, wanted: Wanted, progress: Progress) -> ExplanationRecord
         targets="labels" if of_labels else "outputs",
         contributions=found,
         each=each,
-        saliency=saliency,
-        attention=attention,
-        embeddings=embeddings,
-        notes=notes,
+        **{**dict(seen), "notes": [*notes, *seen.notes]},
     )
 
 
@@ -136,7 +132,7 @@ def _samples(model: _Model, wanted: Wanted) -> tuple[Samples, bool, list[str | N
     given: list[tuple[int, dict[str, object]]] = []
     cells = []
     every = list(read_rows(wanted.table))  # tables stand in the order of their classes: taken from all over
-    for place in np.unique(np.linspace(0, len(every) - 1, min(wanted.limit, len(every))).round().astype(int)):
+    for place in spread(len(every), wanted.limit):
         row = every[place]
         sample = sample_of(contract, row.cells, folder)
         if sample:
@@ -203,103 +199,10 @@ def _each(
                     id=ids[rows[row]],
                     head=name,
                     target=named(head, targets[at]),
-                    given=_given(model, name, outputs[all_of][name][row]),
+                    given=given_words(head, outputs[all_of][name][row]),
                     score=float(values[all_of][at]),
                     shapley=dict(zip(names, parts[at].tolist())),
                     ablation={m: float(values[all_of][at] - values[all_of - {k}][at]) for k, m in enumerate(names)},
                 )
             )
     return records
-
-
-def _given(model: _Model, name: str, output: np.ndarray) -> str:
-    head = model.contract.heads[name]
-    (prediction,) = tasks.of(head).predictions(output[None], head)
-    if prediction.label is not None:
-        return prediction.label
-    return f"{prediction.value:.4g}" if prediction.labels is None else ", ".join(prediction.labels) or "none"
-
-
-def _saliency(
-    model: _Model, module: nn.Module, samples: Samples, wanted: Wanted, notes: list[str]
-) -> list[SaliencyRecord]:
-    from mmedge.measure.saliency import integrated_gradients, overlay
-
-    found = []
-    ((name, head),) = list(model.contract.heads.items())[:1]
-    if len(model.contract.heads) > 1:
-        notes.append(f"evidence is of the first head, {name}")
-    for row in _spread(len(samples), wanted.pictures):
-        inputs = {key: np.array(x[row : row + 1]) for key, x in samples.inputs.items()}
-        present = samples.present[row : row + 1]
-        output = model.run({**inputs, "present": present})[name]
-        column = int(output[0].argmax()) if tasks.of(head).LABELS else 0
-        try:
-            evidence, gap = integrated_gradients(module, model.contract, inputs, present, name, column)
-        except MissingDependency as error:
-            notes.append(f"{error.what}: {error.todo}")
-            return []
-        drawn = {key: overlay(model.contract.modalities[key], inputs[key][0], x[0]) for key, x in evidence.items()}
-        sums = {key: float(np.abs(x).sum()) for key, x in evidence.items()}
-        total = sum(sums.values()) or 1.0
-        found.append(
-            SaliencyRecord(
-                row=int(samples.ids[row]),
-                head=name,
-                given=_given(model, name, output[0]),
-                pictures={key: uri for key, uri in drawn.items() if uri},
-                shares={key: value / total for key, value in sums.items()},
-                gap=gap,
-            )
-        )
-    return found
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many rows, from all over."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist() if most else []
-
-
-def _attention(module: nn.Module, samples: Samples, wanted: Wanted) -> list[AttentionRecord]:
-    from mmedge.measure.attending import attention_maps, map_picture
-
-    rows = _spread(len(samples), wanted.pictures)
-    if not rows:
-        return []
-    chosen = samples.taken(np.array(rows))
-    maps = attention_maps(module, {name: np.array(x) for name, x in chosen.inputs.items()}, chosen.present)
-    return [
-        AttentionRecord(
-            row=int(sample), layer=layer, queries=x.shape[1], keys=x.shape[2], picture=map_picture(x[number])
-        )
-        for layer, x in maps.items()
-        for number, sample in enumerate(chosen.ids)
-    ]
-
-
-def _embeddings(
-    module: nn.Module, samples: Samples, predict: Predict, model: _Model, notes: list[str]
-) -> list[EmbeddingRecord]:
-    from mmedge.measure.embedding import LEAST, features, laid_out
-
-    if len(samples) < LEAST:
-        notes.append(f"no features: {len(samples)} rows; {LEAST} have neighbours to speak of")
-        return []
-    places = features(module, {name: np.array(x) for name, x in samples.inputs.items()}, samples.present)
-    if not places:
-        notes.append("no features: of a network of your own it is not known where modalities meet")
-    name, head = next(iter(model.contract.heads.items()))
-    known = samples.known(name)
-    labels: Callable[[int], str] = lambda row: named(head, samples.targets[name][row]) if known[row] else "?"  # noqa: E731
-    found = []
-    for place, rows in places.items():
-        at = (
-            samples.present[:, list(samples.inputs).index(place)]
-            if place in samples.inputs
-            else np.ones(len(rows), bool)
-        )
-        if at.sum() >= LEAST:
-            points = laid_out(rows[at], _SEED)
-            names = [labels(int(row)) for row in np.flatnonzero(at)]
-            found.append(EmbeddingRecord(place=place, x=short(points[:, 0]), y=short(points[:, 1]), labels=names))
-    return found

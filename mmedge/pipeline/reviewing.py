@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from mmedge.artifact import Artifact, contract_of
+from mmedge.artifact import WEIGHTS, Artifact, contract_of
 from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.contract import Contract
 from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.data.store.samples import Samples
+from mmedge.errors import first_line
 from mmedge.measure.contribution import contributions
 from mmedge.measure.pictures import picture
-from mmedge.measure.quality import Outputs, Predict, graph_predictor, module_run, rows_of
+from mmedge.measure.quality import Outputs, Predict, graph_predictor, module_run, predict_module, rows_of
 from mmedge.measure.review import disagreements, review
 from mmedge.pipeline.measuring import classes_of, is_outputs, once
 from mmedge.pipeline.ran import Ran
+from mmedge.report.explained import InsideRecord, InsideStageRecord
 from mmedge.report.review import ContributionsRecord, DisagreementRecord, DisagreementsRecord, ReviewRecord
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
@@ -53,6 +57,57 @@ def contributions_of(ran: list[Ran], context: Context) -> list[ContributionsReco
     compute = partial(_contributions, done, done.artifact, context)
     given = once("contributions", _key(done.artifact, context), context, "what each modality contributes", compute)
     return TypeAdapter(list[ContributionsRecord]).validate_python(given)
+
+
+def inside_of(ran: list[Ran], context: Context) -> InsideStageRecord | None:
+    """What is seen inside the last network of the run, from which what ships is made; None where the recipe wants none."""
+    networks = [done for done in ran if done.artifact and _holds_network(done, done.artifact, context)]
+    wanted = context.recipe.report
+    if not networks or not wanted.explained or not len(context.dataset.test):
+        return None
+    done, artifact = networks[-1], networks[-1].artifact
+    assert artifact
+    key = [*_key(artifact, context), wanted.model_dump(mode="json"), _captum()]
+    saying = f"looking inside {done.stage}, on {min(wanted.explained, len(context.dataset.test))} test samples (report.explained)"
+    return InsideStageRecord.model_validate(
+        once("inside", key, context, saying, partial(_inside, done, artifact, context))
+    )
+
+
+def _holds_network(done: Ran, artifact: Artifact, context: Context) -> bool:
+    own = "model" in artifact.meta and artifact.file(WEIGHTS).is_file()
+    return own and classes_of(done, artifact, context) is None
+
+
+def _captum() -> str | None:
+    """What evidence depends on, beside mmedge's own code."""
+    try:
+        return version("captum")
+    except PackageNotFoundError:
+        return None
+
+
+def _inside(done: Ran, artifact: Artifact, context: Context) -> Any:
+    from mmedge.measure.inside import Seen, inside, spread
+
+    started, contract, wanted = time.monotonic(), contract_of(artifact), context.recipe.report
+    test = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
+    samples = test.taken(np.array(spread(len(test), wanted.explained)))
+    module, place = context.rebuild(artifact), {sample: row for row, sample in enumerate(context.dataset.test.ids)}
+    outputs = predict_module(module, contract, samples, samples.present)
+
+    def row_of(row: int) -> tuple[int, str | None]:
+        return place[samples.ids[row]] + 1, samples.ids[row]
+
+    drawn = wanted.evidence if wanted.samples == "pictures" else 0
+    try:
+        found = inside(Seen(module, contract, samples, outputs, row_of), drawn)
+    except Exception as error:  # whatever a user's network does under hooks, the run's figures are there
+        found = InsideRecord(
+            saliency=[], attention=[], embeddings=[], notes=[f"it cannot be seen: {first_line(error)}"]
+        )
+    seconds = round(time.monotonic() - started, 1)
+    return InsideStageRecord(**dict(found), stage=done.stage, split="test", n=len(samples), seconds=seconds).record()
 
 
 def disagreements_of(ran: list[Ran], context: Context) -> DisagreementsRecord | None:

@@ -103,13 +103,7 @@ def quantize_file(
         table = make_and_judge(_trial(data, graph, inputs, settings, notes, progress), config, folder)
         table.absent |= unmade
         choice = concluded(table, config, folder, notes, settings.prefer)
-        rows = [
-            row.model_copy(update={"ci95": _mean_ci95(table.scores[row.precision].outputs)})
-            if isinstance(row, CandidateRecord)
-            else row
-            for row in choice.candidates
-        ]
-        report = _report(model, place, data, settings, choice.model_copy(update={"candidates": rows}))
+        report = _report(model, place, data, settings, choice)
         _tidy(folder, graph)
         record = report.record()
         artifact.write_json(folder / "report.json", record)
@@ -253,7 +247,7 @@ def _scorer(data: FileData) -> Callable[[Path], Scored]:
         calls, expected = data.judging, data.expected
         outputs = expected if graph.stem == "fp32" else _run(onnxruntime_cpu.session(graph), calls)
         found = scores(data.judge, outputs, expected, data.output, calls.labels)
-        return Scored(float(found.mean()), {}, len(found), found)
+        return Scored(float(found.mean()), {}, len(found), found, _mean_ci95(found))
 
     return evaluate
 

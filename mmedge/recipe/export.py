@@ -134,9 +134,20 @@ class Report(Frozen):
     samples: Literal["rows", "ids", "pictures"] = Field(
         "rows",
         description="How samples on which student and teacher differ are named: by their row in the run's data/test.csv,"
-        " by their id too, or with pictures of images and spectrograms. Ids and pictures may be personal.",
+        " by their id too, or with pictures of images and spectrograms, and of where in them the evidence lies. Ids and"
+        " pictures may be personal.",
     )
     disagreements: int = Field(20, ge=0, le=1000, description="Samples on which they differ most that are listed.")
+    explained: int = Field(
+        300,
+        ge=0,
+        le=5000,
+        description="Test samples whose features before and after fusion are laid out, which takes seconds and is done"
+        " once; 0 leaves features and evidence out.",
+    )
+    evidence: int = Field(
+        6, ge=0, le=100, description="Samples whose evidence and attention are drawn, where samples are pictures."
+    )
 
 
 class Measure(Frozen):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmedge.frozen import Record
+from mmedge.report import Interval
 from mmedge.report.review import ContributionsRecord
 
 
@@ -28,15 +29,19 @@ class SaliencyRecord(Record):
 
     ``pictures``: modality -> data URI, the input in grey, red where evidence is for it and blue where against;
     ``shares``: modality -> its share of all evidence. ``gap``: how far the evidence misses the change of the output from
-    the baseline, 0 for a whole integral.
+    the baseline, 0 for a whole integral. ``grad_cam``: modality -> data URI, red where the last convolutional map of it
+    speaks for what was given.
     """
 
     row: int
+    id: str | None = None
     head: str
+    target: str | None = Field(None, description="What is right, where that is known.")
     given: str
     pictures: dict[str, str]
     shares: dict[str, float]
     gap: float
+    grad_cam: dict[str, str] | None = None
 
 
 class AttentionRecord(Record):
@@ -52,14 +57,36 @@ class AttentionRecord(Record):
 class EmbeddingRecord(Record):
     """Features of the samples in two dimensions, by t-SNE: a point a sample."""
 
-    place: str = Field(description="A modality's encoder, or fusion.")
+    place: str = Field(description="A modality, as its encoder gives it, or fusion: what the head is given.")
     x: list[float]
     y: list[float]
     labels: list[str]
+    alike: float | None = Field(
+        None, description="The share of a sample's five nearest, by all features, that have its label; of labels only."
+    )
+    alike_ci95: Interval | None = Field(None, description="Over independent groups of samples.")
 
 
-class ExplanationRecord(Record):
-    """explanation.json. ``notes``: what could not be explained, and why."""
+class InsideRecord(Record):
+    """What was seen inside a network. ``notes``: what could not be, and why."""
+
+    saliency: list[SaliencyRecord]
+    attention: list[AttentionRecord]
+    embeddings: list[EmbeddingRecord]
+    notes: list[str]
+
+
+class InsideStageRecord(InsideRecord):
+    """The same of a stage of a run, on ``n`` samples of a split; it took ``seconds``."""
+
+    stage: str
+    split: str
+    n: int
+    seconds: float
+
+
+class ExplanationRecord(InsideRecord):
+    """explanation.json."""
 
     schema_: Literal[1] = Field(1, alias="schema")
     mmedge: str
@@ -72,7 +99,3 @@ class ExplanationRecord(Record):
     )
     contributions: list[ContributionsRecord]
     each: list[SampleRecord]
-    saliency: list[SaliencyRecord]
-    attention: list[AttentionRecord]
-    embeddings: list[EmbeddingRecord]
-    notes: list[str]

@@ -46,7 +46,7 @@ def write_explanation(found: ExplanationRecord, path: Path) -> None:
     page = _template("explanation.html.j2").render(
         found=found,
         contributed=[(part, Markup(contribution.draw(part))) for part in found.contributions],
-        embeddings=[(part.place, Markup(embedding.draw(part))) for part in found.embeddings],
+        embeddings=[(part, Markup(embedding.draw(part))) for part in found.embeddings],
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -115,6 +115,13 @@ def _page(report: Report, kept: Path | None) -> str:
         reviewed=reviewed(drawn, picture),
         disagreements=report.disagreements,
         contributed=contributed(drawn, picture),
+        inside=report.inside,
+        embeddings=[
+            (part, picture(embedding.draw, part)) for part in (report.inside.embeddings if report.inside else ())
+        ],
+        shipped=drawn.contributions[0].stage if drawn.contributions else "",
+        allowed=_allowed(report),
+        several=any(stage.heads for stage in report.stages),
         data=report.data,
         classes=_classes(report),
         provenance=report.provenance,
@@ -137,6 +144,12 @@ def _classes(report: Report) -> dict[str, dict[str, list[int]]]:
     return found
 
 
+def _allowed(report: Report) -> str:
+    """How the recipe lets samples be named."""
+    section = report.recipe.get("report")
+    return str(section.get("samples")) if isinstance(section, dict) else "rows"
+
+
 def _counted(quality: QualityRecord) -> str:
     """How much the interval rests on: samples, and independent groups where they are fewer."""
     return f"n = {quality.n}" + (f" in {quality.groups} groups" if quality.groups < quality.n else "")
@@ -150,7 +163,8 @@ def _headline(report: Report) -> list[tuple[str, str]]:
     if not timed or not teacher or timed[-1][0] is teacher:
         return []
     last, latency, quality = timed[-1]
-    beside = f"; the teacher has {teacher.quality.value:.3f}" if teacher.quality else ""
+    theirs = teacher.quality
+    beside = f"; the teacher has {theirs.value:.3f} ({theirs.ci95[0]:.3f} to {theirs.ci95[1]:.3f})" if theirs else ""
     low, high = quality.ci95
     about = f"{quality.metric} of {last.stage} ({low:.3f} to {high:.3f}, {_counted(quality)}){beside}"
     cards = [(f"{quality.value:.3f}", about)]

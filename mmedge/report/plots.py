@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 from typing import Any
 
@@ -18,7 +19,7 @@ INK, FAINT = "#1f2933", "#9aa5b1"
 def accuracy_against_latency(report: Report) -> str:
     """Every timed stage: median latency (logarithmic; bar to p95) against quality with its interval."""
     stages = [(s.stage, s.latency, s.quality) for s in report.stages if s.latency and s.quality]
-    figure, axes = figure_and_axes(8.2, 4.2)
+    figure, axes = figure_and_axes(11.4, 4.2)
     xs: list[float] = []
     ys: list[float] = []
     for number, (name, latency, quality) in enumerate(stages):
@@ -42,9 +43,9 @@ def accuracy_against_latency(report: Report) -> str:
     axes.set_xlabel("latency, ms (dot: p50, bar to p95; logarithmic)")
     metric = stages[0][2].metric if stages else "quality"
     axes.set_ylabel(f"{metric} on the test split, 95 % interval")
-    axes.legend(frameon=False, fontsize=9, loc="best")
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.25, which="both")
-    return svg_of(figure)
+    return svg_of(figure, zoom=axes)
 
 
 def millisecond_ticks(axes: Any) -> None:
@@ -57,26 +58,28 @@ def millisecond_ticks(axes: Any) -> None:
 
 def subset_matrix(report: Report) -> str:
     """Quality of every subset of modalities at every stage: where a modality dies, a column turns dark."""
-    stages, names = [(s.stage, s.subsets) for s in report.stages if s.subsets], modality_subsets(report)
-    figure, axes = figure_and_axes(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.5 * len(names))
-    values = [[subsets.get(name) for _, subsets in stages] for name in names]
+    stages = [(s.stage, s.subsets, s.subsets_ci95) for s in report.stages if s.subsets]
+    names = modality_subsets(report)
+    figure, axes = figure_and_axes(max(5.0, 1.5 + 1.25 * len(stages)), 1.4 + 0.55 * len(names))
+    values = [[subsets.get(name) for _, subsets, _ in stages] for name in names]
     numbers = [[float("nan") if value is None else value for value in row] for row in values]
     worst = min((v for row in values for v in row if v is not None), default=0) - 0.15
     axes.imshow(numbers, aspect="auto", cmap="YlGnBu", vmin=worst, vmax=1)
     for row, of_subset in enumerate(values):
         for column, value in enumerate(of_subset):
+            ends = (stages[column][2] or {}).get(names[row])
             axes.text(
                 column,
                 row,
-                "—" if value is None else f"{value:.3f}",
+                "—" if value is None else f"{value:.3f}" + (f"\n{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""),
                 ha="center",
                 va="center",
                 color="white"
                 if value is not None and value > (1 + worst) / 2
                 else "#1f2934",  # on a light field in a dark page too
-                fontsize=10,
+                fontsize=9,
             )
-    axes.set_xticks(range(len(stages)), [stage.replace("export-", "export\n") for stage, _ in stages])
+    axes.set_xticks(range(len(stages)), [stage.replace("export-", "export\n") for stage, *_ in stages])
     axes.set_yticks(range(len(names)), [name.replace("+", " + ") for name in names])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -164,8 +167,11 @@ _TIP = "tip-"
 _TIPPED = re.compile(f'<g id="{_TIP}([0-9a-f]*)">')
 
 
-def svg_of(figure: Any) -> str:
-    """The figure as SVG text, the same for the same figure; black is the page's own colour."""
+def svg_of(figure: Any, zoom: Any = None) -> str:
+    """The figure as SVG text, the same for the same figure; black is the page's own colour.
+
+    ``zoom``: the axes that the page's script may look into more closely.
+    """
     import matplotlib
 
     text = io.StringIO()
@@ -176,4 +182,16 @@ def svg_of(figure: Any) -> str:
     svg = _TIPPED.sub(lambda at: f'<g class="tip"><title>{html.escape(bytes.fromhex(at[1]).decode())}</title>', svg)
     for black in ("#000000", INK):
         svg = svg.replace(black, "currentColor")
-    return svg
+    return svg if zoom is None else svg.replace("<svg ", f"<svg data-zoom='{json.dumps(_zoomed(figure, zoom))}' ", 1)
+
+
+def _zoomed(figure: Any, axes: Any) -> dict[str, object]:
+    """``box``: where the axes lie in the drawing, left, top, right, bottom in points; ``x`` and ``y``: what they span."""
+    (left, bottom), (right, top) = 72 / figure.dpi * axes.get_window_extent().get_points()
+    height = 72 * figure.get_figheight()
+    scales = {name: (getattr(axes, f"get_{name}lim")(), getattr(axes, f"get_{name}scale")()) for name in "xy"}
+    spans = {
+        name: {"log": scale == "log", "low": float(low), "high": float(high)}
+        for name, ((low, high), scale) in scales.items()
+    }
+    return {"box": [round(float(v), 3) for v in (left, height - top, right, height - bottom)], **spans}

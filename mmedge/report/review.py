@@ -137,3 +137,7 @@ class ContributionsRecord(Record):
     whole: float
     modalities: list[ShareRecord]
     labels: dict[str, dict[str, float]] | None = Field(None, description="Label -> modality -> mean Shapley value.")
+    labels_n: dict[str, int] | None = Field(None, description="Label -> samples.")
+    labels_ci95: dict[str, dict[str, Interval]] | None = Field(
+        None, description="Of the 20 most frequent labels, over independent groups of samples."
+    )

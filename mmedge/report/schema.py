@@ -15,6 +15,7 @@ from mmedge.machine import Machine
 from mmedge.profiling.timing import Timing
 from mmedge.report import Figures, Interval
 from mmedge.report.arranged import ArrangedRecord
+from mmedge.report.explained import InsideStageRecord
 from mmedge.report.provenance import ProvenanceRecord, SplitCard
 from mmedge.report.pruning import PruningRecord
 from mmedge.report.review import ContributionsRecord, DisagreementsRecord, ReviewRecord
@@ -357,5 +358,6 @@ class Report(Record):
     provenance: ProvenanceRecord | None = Field(None, description="What it was made by.")
     disagreements: DisagreementsRecord | None = None
     contributions: list[ContributionsRecord] | None = Field(None, description="A head each, of what ships.")
+    inside: InsideStageRecord | None = Field(None, description="Of the network that what ships was made of.")
     baseline: BaselineRecord | None = None
     verdict: RunVerdict = Field(description="Of all gates; 'not judged' where there were none.")

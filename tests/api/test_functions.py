@@ -77,7 +77,14 @@ def test_quantizing_a_file_by_the_function_and_by_the_command_gives_the_same_byt
     scores = [[row["quality_validation"] for row in report["candidates"]] for report in (ours, theirs)]
     assert scores[0] == scores[1]
     assert made.figures.model_sha256 == theirs["model_sha256"] and made.onnx.is_file()
-    assert "int8" in repr(made) and "<table>" in made._repr_html_() and made.report().is_file()
+    shown = repr(made)
+    for row in ours["candidates"]:
+        figures = (
+            f"{row['quality_validation']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}], {row['p50_ms']:.3f} ms"
+        )
+        assert f"quantize {row['precision']}" in shown and figures in shown
+    assert shown.count("; taken") == 1 and "unbeaten" in shown
+    assert "<table>" in made._repr_html_() and made._repr_html_().count("<svg") == 1 and made.report().is_file()
 
 
 def test_exporting_a_file_by_the_function_and_by_the_command_gives_the_same_bundle(graph, command, tmp_path):
@@ -126,6 +133,10 @@ def test_run_takes_a_recipe_file_and_a_mapping_and_takes_what_is_unchanged(finis
     assert {stage.status for stage in found.figures.stages} == {"cached"} and found.verdict == "not judged"
     assert found.bundle.path.is_dir() and found.model("distill").figures.quality.n == 60
     assert "distill" in repr(found) and found.report() == out / "report.html"
+    shown, precisions = repr(found), found.figures.stages[3].candidates
+    assert all(f"quantize {row.precision} " in shown for row in precisions) and found._repr_html_().count("<svg") == 1
+    quantized = repr(found.model("quantize"))
+    assert all(f"quantize {row.precision} " in quantized for row in precisions) and "distill" not in quantized
     with pytest.raises(UsageError, match="no stage 'distil'"):
         found.model("distil")
 

@@ -10,6 +10,7 @@ import torch
 from mmedge import artifact
 from mmedge.data.outputs import OUTPUTS_FILE
 from mmedge.measure import saliency
+from mmedge.measure.places import places_of
 from mmedge.models.load import rebuild
 from mmedge.spec import AudioSpec, ImageSpec
 
@@ -36,10 +37,11 @@ def test_a_student_is_explained_by_modality_by_place_and_by_features(finished, m
     assert len(found["saliency"]) == 2
     for one in found["saliency"]:
         assert set(one["pictures"]) == {"image", "audio"} and sum(one["shares"].values()) == pytest.approx(1)
+        assert set(one["grad_cam"]) == {"image", "audio"}
         assert one["gap"] < 0.01
     assert [place["place"] for place in found["embeddings"]] == ["image", "audio", "fusion"]
     assert all(len(place["x"]) == len(place["labels"]) == 60 for place in found["embeddings"])
-    assert page.count("<svg") == 4 and page.count("data:image/png;base64,") == 4
+    assert page.count("<svg") == 4 and page.count("data:image/png;base64,") == 8
     with (finished.out / "data/test.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert all(rows[one["row"] - 1]["id"] == one["id"] for one in found["each"])
@@ -84,7 +86,8 @@ def test_evidence_adds_up_to_what_the_inputs_change(finished, dataset):
     inputs = {name: np.array(x[:1]) for name, x in dataset.test.inputs.items()}
     for present in ([[True, True]], [[True, False]]):
         there = np.array(present)
-        evidence, gap = saliency.integrated_gradients(module, contract, inputs, there, "logits", 3)
+        question = saliency.Question(contract, inputs, there, "logits", 3)
+        evidence, gap = saliency.integrated_gradients(module, question)
         with torch.no_grad():
             mask = torch.from_numpy(there)
             ends = [
@@ -97,6 +100,26 @@ def test_evidence_adds_up_to_what_the_inputs_change(finished, dataset):
         assert sum(x.sum() for x in evidence.values()) == pytest.approx(change, abs=0.02 * max(1, abs(change)))
         assert gap < 0.02
     assert np.abs(evidence["audio"]).sum() == 0 < np.abs(evidence["image"]).sum()
+
+
+def test_grad_cam_is_the_map_weighed_by_its_mean_gradients(finished, dataset):
+    """Selvaraju et al. 2017, equations 1 and 2, written out by hooks of torch."""
+    found = finished.artifact("distill")
+    module, contract = rebuild(found), artifact.contract_of(found)
+    inputs = {name: np.array(x[:1]) for name, x in dataset.test.inputs.items()}
+    place = places_of(module, contract, "logits").maps["image"]
+    assert place.layer == "encoders.image.features"
+    kept = []
+    hook = module.get_submodule(place.layer).register_forward_hook(lambda _, given, output: kept.append(output))
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    output = module(**{name: torch.from_numpy(x) for name, x in inputs.items()}, present=mask)["logits"][0, 3]
+    hook.remove()
+    (gradient,) = torch.autograd.grad(output, kept[0])
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    wanted = torch.relu((weights * kept[0]).sum(dim=1, keepdim=True)).detach()
+    wanted = torch.nn.functional.interpolate(wanted, (28, 28), mode="bilinear").numpy()
+    question = saliency.Question(contract, inputs, mask.numpy(), "logits", 3)
+    assert saliency.grad_cam(module, question, place.layer, (28, 28)) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_picture_is_red_where_evidence_is_for_and_blue_where_against():

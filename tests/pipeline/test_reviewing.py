@@ -3,6 +3,7 @@
 import copy
 import csv
 
+import numpy as np
 import pytest
 
 from mmedge import recipe
@@ -48,12 +49,30 @@ def test_contributions_add_up_and_are_of_what_ships(finished):
     assert sum(s["shapley"] for s in found["modalities"]) == pytest.approx(found["whole"] - found["nothing"])
 
 
+def test_the_network_that_ships_is_looked_into_and_no_sample_is_shown_unasked(finished):
+    found = finished.report["inside"]
+    assert (found["stage"], found["split"], found["n"]) == ("prune", "test", 20) and found["seconds"] > 0
+    assert [part["place"] for part in found["embeddings"]] == ["image", "audio", "fusion"]
+    rows = np.linspace(0, 59, 20).round().astype(int)  # from all over
+    labels = [rows_of(finished.out)[row]["label"] for row in rows]
+    for part in found["embeddings"]:
+        assert part["labels"] == labels and len(part["x"]) == len(part["y"]) == 20
+        assert part["alike_ci95"][0] <= part["alike"] <= part["alike_ci95"][1]
+    assert found["saliency"] == [] == found["attention"]
+
+
 def test_ids_and_pictures_are_shown_where_the_recipe_says_so(finished, tmp_path):
     out = finished.whole_copy(tmp_path / "out")
     values = copy.deepcopy(recipe.load(finished.recipe_file).resolved())
-    values["report"] = {"samples": "pictures", "disagreements": 3}
+    values["report"] = {"samples": "pictures", "disagreements": 3, "explained": 20, "evidence": 2}
     outcome = pipeline.run(parsed(values), out, code=tmp_path, progress=Silent())
     report = outcome.report.record()
+    inside = report["inside"]
+    assert [record["row"] for record in inside["saliency"]] == [1, 60] and inside["n"] == 20
+    for record in inside["saliency"]:
+        assert record["id"] == rows_of(out)[record["row"] - 1]["id"] and set(record["grad_cam"]) == {"image", "audio"}
+    again = pipeline.run(parsed(values), out, code=tmp_path, progress=Silent()).report.record()
+    assert again["inside"] == inside  # its seconds too: nothing is computed again
     found = report["disagreements"]["samples"]
     test = rows_of(out)
     assert len(found) == 3 and [record["id"] for record in found] == [test[r["row"] - 1]["id"] for r in found]

@@ -1,6 +1,7 @@
 """The page in a real headless Chromium: it says nothing on the console, sorts, and shows what report.json holds."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -24,9 +25,27 @@ const found = { wrong, stages: all(".stages"), frontier: all(".frontier"), diffe
 found.heads = [...document.querySelectorAll("section[data-head]")].map((part) => ({
   stage: part.dataset.stage, head: part.dataset.head, labels: cells(part.querySelector(".labels")), matrix: cells(part.querySelector(".matrix")),
 }));
+found.features = [...document.querySelectorAll("figure:not(.evidence)")].filter((part) => part.textContent.includes("nearest alike")).map((part) => ({ caption: part.querySelector("figcaption").innerText, dots: part.querySelectorAll("use").length }));
 found.tips = document.querySelectorAll("svg .tip > title").length;
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 found.styles = [...document.querySelectorAll("svg")].map((svg) => svg.getBoundingClientRect().width);
+const frame = document.querySelector(".frontier").closest(".wide"), bar = frame.previousElementSibling;
+const chart = bar.previousElementSibling.querySelector("svg");
+const dots = () => [...chart.querySelectorAll(".tip use")].map((dot) => [+dot.getAttribute("x"), +dot.getAttribute("y")]);
+const pointer = (name, on, x, y) => {
+  const at = new DOMPoint(x, y).matrixTransform(chart.getScreenCTM());
+  on.dispatchEvent(new PointerEvent(name, { clientX: at.x, clientY: at.y, bubbles: true, pointerType: "mouse" }));
+};
+const { box: [left, top_, right, bottom] } = JSON.parse(chart.dataset.zoom);
+found.zoom = { box: [left, top_, right, bottom], before: dots() };
+pointer("pointerdown", chart, left, top_);
+pointer("pointermove", chart, (left + right) / 2, (top_ + bottom) / 2);
+pointer("pointerup", window, 0, 0);
+found.zoom.near = dots();
+found.zoom.ticks = [...chart.querySelectorAll(".ticks text")].map((tick) => [+tick.textContent, +tick.getAttribute("x"), +tick.getAttribute("y")]);
+found.zoom.axes = JSON.parse(chart.dataset.zoom);
+[...bar.querySelectorAll("button")].at(-1).click();
+found.zoom.whole = dots();
 const labels = document.querySelector(".labels");
 labels.tHead.rows[0].cells[2].click();
 found.sorted = cells(labels).slice(1).map((row) => row[2]);
@@ -73,10 +92,11 @@ def test_the_stages_and_candidates_are_those_of_the_report(found, finished):
     (frontier,) = found["frontier"]
     precisions = {c["precision"]: c for c in finished.stage("quantize")["candidates"]}
     shown = {row[1]: row for row in frontier if row[0] == "quantize"}
-    assert precisions.keys() < shown.keys() and len(frontier) - 1 > len(precisions) + 4
+    assert precisions.keys() == shown.keys() and len(frontier) - 1 >= len(precisions) + 4
     for name, candidate in precisions.items():
         assert shown[name][2] == f"{candidate['quality_validation']:.3f}"
-        assert shown[name][4] == f"{candidate['size_bytes'] / 1000:,.0f} kB"
+        assert shown[name][3] == "[{:.3f}, {:.3f}]".format(*candidate["ci95"])
+        assert shown[name][5] == f"{candidate['size_bytes'] / 1000:,.0f} kB"
 
 
 def test_confusion_recall_disagreements_and_shares_are_those_of_the_report(found, finished):
@@ -94,6 +114,28 @@ def test_confusion_recall_disagreements_and_shares_are_those_of_the_report(found
     (rows,) = found["share"]
     shares = finished.report["contributions"][0]["modalities"]
     assert [row[:2] for row in rows[1:]] == [[s["modality"], f"{s['shapley']:+.3f}"] for s in shares]
+
+
+def test_what_is_seen_inside_is_that_of_the_report(found, finished):
+    inside = finished.report["inside"]
+    assert len(found["features"]) == len(inside["embeddings"]) == 3
+    for shown, part in zip(found["features"], inside["embeddings"]):
+        told = "{:.3f} [{:.3f}, {:.3f}]".format(part["alike"], *part["alike_ci95"])
+        assert f"n = {len(part['x'])}; {told}" in shown["caption"] and shown["dots"] >= len(part["x"])
+
+
+def test_a_drag_over_a_part_of_a_chart_fills_it_with_that_part(found):
+    zoom = found["zoom"]
+    left, top, _, _ = zoom["box"]
+    assert len(zoom["before"]) > 5 and zoom["whole"] == [pytest.approx(dot) for dot in zoom["before"]]
+    for (x, y), near in zip(zoom["before"], zoom["near"]):
+        assert near == pytest.approx([left + 2 * (x - left), top + 2 * (y - top)], abs=0.1)
+    axes, (_, _, right, bottom) = zoom["axes"], zoom["box"]
+    across = [(value, x) for value, x, y in zoom["ticks"] if y > bottom + 10]
+    assert len(across) > 2 and len(zoom["ticks"]) - len(across) > 2 and axes["x"]["log"]
+    for value, x in across:  # a round number stands where it lies on the axis, which shows its first half
+        low, high = (math.log10(axes["x"][end]) for end in ("low", "high"))
+        assert x == pytest.approx(left + (right - left) * 2 * (math.log10(value) - low) / (high - low), abs=0.1)
 
 
 def test_a_click_on_a_heading_sorts_and_another_turns_it_round(found):

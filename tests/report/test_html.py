@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_page_shows_what_each_branch_can_spare_and_what_was_taken(text, fini
 
 
 def test_the_page_has_its_pictures_sensitivity_of_layers_among_them(text, finished):
-    assert Page(text).svgs == 14 and "all of audio" in text and "hollow: taken back to FP32" in text
+    assert Page(text).svgs == 17 and "all of audio" in text and "hollow: taken back to FP32" in text
     for said in ("latency, ms", "95 % interval", "image + audio", "epoch (dot: kept)", "gain of the distilled student"):
         assert said in text, said
     places = [text.index(part) for part in ("Was the teacher worth it?", "<svg", "Accuracy against latency")]
@@ -68,7 +69,13 @@ def test_the_same_report_gives_the_same_page(finished, text, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def changed(finished, tmp_path_factory):
+def kept(finished, tmp_path_factory):
+    """The run's pictures, so that those of unchanged figures need not be drawn again."""
+    return shutil.copytree(finished.out / ".work/pictures", tmp_path_factory.mktemp("kept") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def changed(finished, kept, tmp_path_factory):
     """(report, its page): with words that look like HTML, gates that failed and a figure of few groups; drawn once."""
     report, file = copy.deepcopy(finished.report), tmp_path_factory.mktemp("changed") / "x.html"
     report["recipe"]["name"] = "<script>alert(1)</script>"
@@ -80,7 +87,7 @@ def changed(finished, tmp_path_factory):
     report["verdict"] = "fail"
     report["stages"][-1] |= {"notes": [], "latency": report["stages"][0]["latency"] | {"ratio_to_teacher": 0.5}}
     report["stages"][-1]["quality"] |= {"n": 269, "groups": 2}
-    write_html(parsed(report, Report), file)
+    write_html(parsed(report, Report), file, kept)
     return report, file.read_text()
 
 
@@ -89,7 +96,7 @@ def test_what_a_user_wrote_is_escaped(changed):
     assert "<script>alert" not in page and "<b>bold</b>" not in page and "&lt;script&gt;" in page
 
 
-def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(finished, tmp_path, capsys):
+def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(finished, kept, tmp_path, capsys):
     report = copy.deepcopy(finished.report)
     report["controls"] = []
     report["stages"][-1] = {"stage": "export-tensorrt", "status": "skipped", "gates": [], "notes": ["not installed"]}
@@ -98,8 +105,8 @@ def test_a_report_with_a_skipped_stage_and_without_controls_or_latency_is_drawn(
         stage.pop("sensitivity", None)
         stage.pop("pruning", None)
         stage.pop("learning", None)
-    write_html(parsed(report, Report), tmp_path / "x.html")
-    assert Page((tmp_path / "x.html").read_text()).svgs == 9  # what needs latency is not there
+    write_html(parsed(report, Report), tmp_path / "x.html", kept)
+    assert Page((tmp_path / "x.html").read_text()).svgs == 12  # what needs latency is not there
     print_report(parsed(report, Report))
     said = capsys.readouterr()
     assert said.out == "" and "skipped" in said.err
@@ -138,25 +145,25 @@ def test_the_page_and_the_table_say_which_student_ships(finished, text, capsys):
     assert f"distill: {said}" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, tmp_path, capsys):
+def test_a_student_a_subset_is_drawn_beside_the_other_controls(finished, kept, tmp_path, capsys):
     report = copy.deepcopy(finished.report)
     alone = {**report["controls"][0], "name": "alone-image", "notes": ["holds: no more than 0.02 below"]}
     report["controls"].append(alone)
-    write_html(parsed(report, Report), tmp_path / "x.html")
+    write_html(parsed(report, Report), tmp_path / "x.html", kept)
     page = (tmp_path / "x.html").read_text()
     assert page.count("alone-image") >= 2 and "Holds: no more than 0.02 below" in page
     print_report(parsed(report, Report))
     assert "alone-image: gain" in capsys.readouterr().err
 
 
-def test_a_run_without_gates_is_not_shown_as_one_that_passed_them(finished, text, tmp_path, capsys):
+def test_a_run_without_gates_is_not_shown_as_one_that_passed_them(finished, text, kept, tmp_path, capsys):
     assert "not judged: no gate was judged" in text and 'class="verdict pass"' not in text
     report = copy.deepcopy(finished.report)
     print_report(parsed(report, Report))
     assert "verdict: not judged: the recipe asks nothing (gates: none)" in capsys.readouterr().err
     report["verdict"] = "pass"
     report["stages"][0]["gates"] = [{"name": "quality", "limit": 0.1, "value": 0.5, "passed": True}]
-    write_html(parsed(report, Report), tmp_path / "x.html")
+    write_html(parsed(report, Report), tmp_path / "x.html", kept)
     assert 'class="verdict pass">pass<' in (tmp_path / "x.html").read_text()
 
 

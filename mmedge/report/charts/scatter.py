@@ -14,7 +14,7 @@ def predicted(scatter: ScatterRecord) -> str:
     axes.plot(ends, ends, color=FAINT, linewidth=1, linestyle="--")
     axes.set_xlabel("target")
     axes.set_ylabel("predicted")
-    return svg_of(figure)
+    return svg_of(figure, zoom=axes)
 
 
 def residuals(scatter: ScatterRecord) -> str:
@@ -25,4 +25,4 @@ def residuals(scatter: ScatterRecord) -> str:
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xlabel("target")
     axes.set_ylabel("predicted − target")
-    return svg_of(figure)
+    return svg_of(figure, zoom=axes)

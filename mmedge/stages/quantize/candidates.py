@@ -239,6 +239,7 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
             quality_validation=scored.quality,
             subsets_validation=scored.subsets,
             n=scored.n,
+            ci95=scored.ci95,
             drop=reference.quality - scored.quality,
             drop_ci95=(lost.low, lost.high),
             drop_bound=table.losses[name][WHOLE].high,

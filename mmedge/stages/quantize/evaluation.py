@@ -17,7 +17,16 @@ from mmedge.errors import MmedgeError
 from mmedge.gate import Policy
 from mmedge.measure.budget import Losses, split_outputs
 from mmedge.measure.latency import one_sample, time_graphs
-from mmedge.measure.quality import Outputs, Predict, graph_predictor, predict_graph, score, subset_scores
+from mmedge.measure.quality import (
+    Outputs,
+    Predict,
+    bounds,
+    graph_predictor,
+    predict_graph,
+    rows_of,
+    score,
+    subset_scores,
+)
 from mmedge.profiling.timing import Timing
 from mmedge.progress import Progress
 from mmedge.recipe import Measure
@@ -32,13 +41,14 @@ class Scored:
     """A graph's figures on the split that decides: ``quality`` (more is better) over ``n`` labelled samples.
 
     ``subsets``: the same of every subset of the inputs, where there are any. ``outputs``: what the figure is of, as
-    ``Trial.losses`` takes it.
+    ``Trial.losses`` takes it. ``ci95``: the figure's 95 % interval.
     """
 
     quality: float
     subsets: dict[str, float]
     n: int
     outputs: Any = field(repr=False, compare=False)
+    ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,10 @@ def evaluator(contract: Contract, samples: Samples) -> Callable[[Path], Scored]:
         predict = _finite(graph_predictor(onnxruntime_cpu.session(graph), contract, samples))
         quality = score(contract, predict(samples.present), samples.targets)
         subsets, outputs = subset_scores(contract, samples, predict), split_outputs(contract, samples, predict)
-        return Scored(quality, subsets, int(samples.labelled.sum()), outputs)
+        known = samples.known_rows(contract.heads)
+        whole, targets = rows_of(predict(samples.present), known), rows_of(samples.targets, known)
+        ends = bounds(contract, whole, targets, samples.groups[known])
+        return Scored(quality, subsets, int(samples.labelled.sum()), outputs, (ends.low, ends.high))
 
     return evaluate
 
