@@ -208,7 +208,7 @@ def _framed(source: Source, table: dict[str, list[Any]], taker: Network) -> Iter
     if isinstance(source.names, Mapping):
         named = list(source.names)
     else:
-        named = list(source.names) or [name for name in (*taker.takes, *source.modalities) if name in table]
+        named = list(source.names) or [name for name in taker.takes if name in table] or list(source.modalities)
     if named or len(taker.takes) != 1:
         yield from _rows(table, "the columns")
         return
@@ -254,6 +254,7 @@ def _of_mapping(source: Source, item: dict[str, Any], taker: Network) -> tuple[d
     target = _target(source, item)
     group = item.pop(source.group, None) if source.group else None
     label = item.pop(target, None) if target else None
+    _gather(source, item)
     named = source.names if isinstance(source.names, Mapping) else {}
     known = {*taker.takes, *taker.may_take, *named, *source.modalities}
     chosen = {name: value for name, value in item.items() if taker.any_input or name in known}
@@ -268,6 +269,23 @@ def _of_mapping(source: Source, item: dict[str, Any], taker: Network) -> tuple[d
             todo=f"name them: mmedge.samples(data, names={{{next(iter(item), 'x')!r}: {(lacking or ['parameter'])[0]!r}, …}})",
         )
     return chosen, label, group
+
+
+def _gather(source: Source, item: dict[str, Any]) -> None:
+    """Put the columns of a table's modality, which stand each for itself in a sample, under its name, in place."""
+    for name, spec in source.modalities.items():
+        columns = [*spec.get("columns", ()), *spec.get("categorical", ())]
+        if name in item or not columns:
+            continue
+        lacking = next((column for column in columns if column not in item), None)
+        if lacking is not None:
+            raise UnreadableData(
+                f"the data has no column {lacking!r}{did_you_mean(lacking, item)}; it has {', '.join(item)}",
+                todo=f"correct modalities[{name!r}]",
+            )
+        cells = {column: item.pop(column) for column in columns}
+        cells = {column: None if cell != cell else cell for column, cell in cells.items()}  # NaN is a gap
+        item[name] = cells if any(cell is not None for cell in cells.values()) else None
 
 
 def _of_tuple(source: Source, parts: list[Any], taker: Network) -> tuple[dict[str, Any], Any, Any]:

@@ -224,7 +224,7 @@ def _made(
     ]
 
     def call(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
+        tensors = {name: torch.from_numpy(np.array(x, order="C")) for name, x in inputs.items()}
         if "present" in parameters:
             batch = len(next(iter(tensors.values())))
             tensors["present"] = torch.ones(batch, len(inputs), dtype=torch.bool)

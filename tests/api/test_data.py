@@ -213,6 +213,30 @@ def test_raw_values_are_preprocessed_as_the_caller_says(tmp_path):
     )
 
 
+def test_columns_of_a_frame_are_a_table_beside_pictures(tmp_path):
+    from PIL import Image
+
+    held = digits.arrays()
+    frame = pandas.DataFrame(
+        {
+            "photo": [Image.fromarray((x[0] * 255).astype(np.uint8)) for x in held["upper"][:60]],
+            "age": [float(row) if row % 7 else float("nan") for row in range(60)],
+            "sex": [["f", "m", None][row % 3] for row in range(60)],
+            "label": held["label"][:60] % 2,
+        }
+    )
+    spec = {
+        "photo": {"kind": "image", "height": 4, "width": 8, "channels": 1},
+        "patient": {"kind": "tabular", "columns": ["age"], "categorical": ["sex"]},
+    }
+    found = prepared(mmedge.samples(frame, modalities=spec), tmp_path, {"hidden": 8})
+    assert found.contract.modalities["patient"].categories == {"sex": ("f", "m")}
+    assert found.train.inputs["patient"].shape[1:] == (4,) and found.train.present[:, 1].mean() < 1
+    spec["patient"]["columns"] = ["aje"]
+    with pytest.raises(UnreadableData, match="no column 'aje' .did you mean 'age'"):
+        prepared(mmedge.samples(frame, modalities=spec), tmp_path, {"hidden": 8})
+
+
 def refused(data: Any, kind: type[Exception], model: Any = None) -> str:
     with pytest.raises(kind) as caught:
         dataset.given(data, network(model or digits.Halves()), seed=0)

@@ -244,7 +244,7 @@ def test_a_verb_by_the_function_and_by_the_command_gives_the_same_bytes(
         verb, "my_net:build", "--weights", "w.safetensors", "--data", "d.npz", "--out", tmp_path / "b",
         *typed, *options(QUICK),
     )  # fmt: skip
-    assert said.code == 0, said.err
+    assert said.code == made.exit_code, said.err
     for name in files:
         assert (tmp_path / "a" / stage / name).read_bytes() == (tmp_path / "b" / stage / name).read_bytes(), name
     if verb == "prune":

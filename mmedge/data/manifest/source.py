@@ -281,5 +281,5 @@ def _cells(
                 where=f"sample {sample}",
             )
         case _:
-            np.save(path := path.with_suffix(".npy"), np.asarray(value, np.float32))
+            np.save(path := path.with_suffix(".npy"), np.asarray(value, spec.dtype))
     return {columns[0]: path.relative_to(folder).as_posix()}
