@@ -1,22 +1,19 @@
-"""All that is measured of one artifact's graph, apart from latency."""
+"""All that is measured of one network, apart from latency."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.contract import Contract
 from mmedge.data.outputs import StoredOutputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.measure.classes import ClassMap
 from mmedge.measure.quality import (
     Predict,
-    Run,
     bounds,
-    graph_predictor,
     of_head,
     quality,
     rows_of,
@@ -25,31 +22,14 @@ from mmedge.measure.quality import (
 )
 from mmedge.report.schema import FiguresRecord, HeadRecord, QualityRecord
 
-_THREADS = 2
 
+def figures(seen: Callable[[str], tuple[Contract, Samples, Predict]]) -> FiguresRecord:
+    """Quality on validation and test, whole and of every subset, of a network.
 
-def figures(
-    graph: Path | Run,
-    contract: Contract,
-    dataset: Dataset,
-    *,
-    target: str = GRAPH_BACKEND,
-    classes: ClassMap | None = None,
-) -> FiguresRecord:
-    """Quality on validation and test, whole and of every subset, of an exported graph or engine, as the target computes it.
-
-    ``graph``: its file, or what already runs it.
-    ``classes``: what the graph's classes mean, where they are not the data's; it is judged by the data's.
+    ``seen(split)``: its contract, the samples as it takes them, and what it gives for them in the data's classes.
     """
-    run = opened(graph, target, threads=_THREADS) if isinstance(graph, Path) else graph
-
-    def seen(split: Samples) -> tuple[Samples, Predict]:
-        samples = split.only(tuple(contract.modalities))
-        predict = graph_predictor(run, contract, samples)
-        return samples, _in_the_datas_classes(predict, classes) if classes else predict
-
-    validation = _of_split(contract, *seen(dataset.validation))
-    samples, predict = seen(dataset.test)
+    validation = _of_split(*seen("validation"))
+    contract, samples, predict = seen("test")
     test = _of_split(contract, samples, predict)
     heads = {
         name: _of_split(of_head(contract, name), _labelled_by(samples, name), predict)
@@ -81,10 +61,6 @@ def _of_split(contract: Contract, samples: Samples, predict: Predict) -> HeadRec
 def _labelled_by(samples: Samples, head: str) -> Samples:
     """The samples with the targets of one head alone."""
     return replace(samples, targets={head: samples.targets[head]}, heads={head: samples.heads[head]})
-
-
-def _in_the_datas_classes(predict: Predict, classes: ClassMap) -> Predict:
-    return lambda present: classes.spread(predict(present))
 
 
 def figures_of_stored(

@@ -12,7 +12,8 @@ from mmedge.machine import machine
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.evidence import baseline_of
 from mmedge.pipeline.judging import Judging, verdict_of
-from mmedge.pipeline.measuring import controls_of, is_outputs, latencies_of, measured, with_latency
+from mmedge.pipeline.measuring import controls_of, latencies_of, measured, with_latency
+from mmedge.pipeline.predicting import Predictions, is_outputs
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.pipeline.reviewing import contributions_of, disagreements_of, inside_of, reviews_of
@@ -27,19 +28,20 @@ from mmedge.training.loop.log import CSV, csv_read
 def conclude(ran: list[Ran], context: Context) -> Outcome:
     """Measure every stage, judge it, write the bundle and the report."""
     recipe, dataset = context.recipe, context.dataset
-    found = [_record(done, context) for done in ran]
+    predictions = Predictions(context)
+    found = [_record(done, predictions) for done in ran]
     latencies = latencies_of(ran, context)
     records = [with_latency(done, record, latencies) for done, record in zip(ran, found)]
     controls = controls_of(ran, context)
-    reviews = reviews_of(ran, context)
+    reviews = reviews_of(ran, predictions)
     records = [
         record.model_copy(update={"review": reviews[record.stage]}) if reviews.get(record.stage) else record
         for record in records
     ]
-    differ, contributions = disagreements_of(ran, context), contributions_of(ran, context)
+    differ, contributions = disagreements_of(ran, predictions), contributions_of(ran, predictions)
     inside = inside_of(ran, context)
     baseline = baseline_of(ran, context) if recipe.gates != "none" else None
-    judging = Judging.of(ran, records, controls, context)
+    judging = Judging.of(ran, records, controls, predictions)
     records = [judging.with_losses(done, record) for done, record in zip(ran, records)]
     # What was given was judged by the run that made it, which has its parents to compare with.
     verdicts = [([], 0) if done.given else judging.judge(done, record) for done, record in zip(ran, records)]
@@ -75,18 +77,18 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     return Outcome(report, min((code for code in exit_codes if code), default=0))
 
 
-def _record(done: Ran, context: Context) -> StageRecord:
+def _record(done: Ran, predictions: Predictions) -> StageRecord:
     """What a stage made, and its figures; latency is all stages' together."""
     artifact, result = done.artifact, done.result
     if artifact is None or result is None:
         return StageRecord(stage=done.stage, status="skipped", gates=[], notes=[done.note or ""])
     own = WEIGHTS if result.target == TORCH else OUTPUTS_FILE if is_outputs(artifact) else GRAPH
     shipped = result.engine.files if result.engine and result.engine.files else [own]
-    found, notes = measured(done, artifact, context)
+    found, notes = measured(done, artifact, predictions)
     record = StageRecord(
         stage=done.stage,
         parent=artifact.parent,
-        artifact=Path(os.path.relpath(artifact.path, context.out)).as_posix(),
+        artifact=Path(os.path.relpath(artifact.path, predictions.context.out)).as_posix(),
         sha256=artifact.sha256,
         size_bytes=sum(artifact.file(name).stat().st_size for name in shipped),
         seconds=round(done.seconds, 2),

@@ -8,7 +8,8 @@ from mmedge.artifact import Artifact, contract_of
 from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.gate import Estimate
 from mmedge.measure.latency import one_sample
-from mmedge.pipeline.measuring import is_outputs, once
+from mmedge.pipeline.measuring import once
+from mmedge.pipeline.predicting import is_outputs
 from mmedge.profiling import cold, energy
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context

@@ -16,10 +16,11 @@ from mmedge.gate import Estimate
 from mmedge.measure import classwise
 from mmedge.measure.baseline import in_words, linear_outputs, majority_outputs
 from mmedge.measure.comparing import compared
-from mmedge.measure.quality import Outputs, Predict, bounds, computed_once, of_head, quality, rows_of, score
-from mmedge.pipeline.measuring import is_outputs, once
+from mmedge.measure.quality import Outputs, Predict, bounds, of_head, quality, rows_of, score
+from mmedge.pipeline.measuring import once
+from mmedge.pipeline.predicting import Predictions, is_outputs
 from mmedge.pipeline.ran import Ran
-from mmedge.pipeline.reviewing import predictor_on_test, shipped_of
+from mmedge.pipeline.reviewing import shipped_of
 from mmedge.report.schema import BaselineRecord
 from mmedge.training.context import Context
 
@@ -121,9 +122,9 @@ class Evidence:
         return self.linear(contract) if self.linear else None
 
 
-def evidence_of(context: Context) -> Evidence:
-    """The evidence of a run's artifacts, whose graphs are run again on the test split where something is asked."""
-    dataset = context.dataset
+def evidence_of(predictions: Predictions) -> Evidence:
+    """The evidence of a run's artifacts, whose graphs are run on the test split where they were not yet."""
+    context, dataset = predictions.context, predictions.context.dataset
     telling = dataset.train if dataset.train.labelled.any() else dataset.validation
     taken: dict[tuple[str, ...], Outputs] = {}
 
@@ -133,14 +134,14 @@ def evidence_of(context: Context) -> Evidence:
             taken[names] = _linear(context, names)[0]
         return taken[names]
 
-    return Evidence(lambda done: _side(done, context), telling, linear if dataset.train.labelled.any() else None)
+    return Evidence(lambda done: _side(done, predictions), telling, linear if dataset.train.labelled.any() else None)
 
 
-def _side(done: Ran, context: Context) -> Side | None:
+def _side(done: Ran, predictions: Predictions) -> Side | None:
     if done.artifact is None:
         return None
-    contract, samples, predict = predictor_on_test(done, done.artifact, context)
-    return Side(contract, samples, computed_once(predict)) if samples.labelled.any() else None
+    side = Side(*predictions.of(done, done.artifact))
+    return side if side.samples.labelled.any() else None
 
 
 def _linear(context: Context, names: tuple[str, ...]) -> tuple[Outputs, float]:

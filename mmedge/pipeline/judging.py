@@ -13,6 +13,7 @@ from mmedge.measure.comparing import SAME
 from mmedge.pipeline.costs import demanded
 from mmedge.pipeline.evidence import BASELINE, MAJORITY, Evidence, evidence_of
 from mmedge.pipeline.measuring import once
+from mmedge.pipeline.predicting import Predictions
 from mmedge.pipeline.ran import Ran
 from mmedge.recipe.gates import Gates, Limits
 from mmedge.report.schema import ControlRecord, GateRecord, MissRecord, RunVerdict, StageRecord
@@ -59,12 +60,16 @@ class Judging:
 
     @classmethod
     def of(
-        cls, ran: Sequence[Ran], records: Sequence[StageRecord], controls: Sequence[ControlRecord], context: Context
+        cls,
+        ran: Sequence[Ran],
+        records: Sequence[StageRecord],
+        controls: Sequence[ControlRecord],
+        predictions: Predictions,
     ) -> Judging:
         """Of a run."""
-        recipe = context.recipe
+        context, recipe = predictions.context, predictions.context.recipe
         own = bool(recipe.own_limits)
-        return cls(ran, records, controls, recipe.limits, evidence_of(context), recipe.judging, own, context)
+        return cls(ran, records, controls, recipe.limits, evidence_of(predictions), recipe.judging, own, context)
 
     def judge(self, done: Ran, record: StageRecord) -> tuple[list[GateRecord], int]:
         """The record's gates, and the exit code of the first kind that failed.

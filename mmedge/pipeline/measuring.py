@@ -13,55 +13,46 @@ from mmedge.backends import GRAPH_BACKEND, Session
 from mmedge.backends.session import TensorInfo
 from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.machine import machine
-from mmedge.measure.classes import ClassMap, class_map
 from mmedge.measure.figures import figures, figures_of_stored
 from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, ratio_figures, time_graphs
 from mmedge.measure.quality import module_run, predict_module
+from mmedge.pipeline.predicting import Predictions, classes_of, is_outputs
 from mmedge.pipeline.ran import Ran
 from mmedge.report.schema import ControlRecord, FiguresRecord, LatencyRecord, StageRecord
 from mmedge.stages.results import TORCH, ComparedRecord
 from mmedge.training.context import Context
 
 # What a figure may depend on, beside what was measured.
-_CODE = ("measure", "tasks", "gate.py", "pipeline/evidence.py", "profiling/timing.py", "backends")
+_CODE = (
+    "measure",
+    "tasks",
+    "gate.py",
+    "pipeline/evidence.py",
+    "pipeline/predicting.py",
+    "profiling/timing.py",
+    "backends",
+)
 
 
-def measured(done: Ran, artifact: Artifact, context: Context) -> tuple[FiguresRecord, list[str]]:
+def measured(done: Ran, artifact: Artifact, predictions: Predictions) -> tuple[FiguresRecord, list[str]]:
     """Quality and subsets, with notes; of a teacher that is a file of outputs, quality where the file has the split's samples."""
+    context = predictions.context
     classes = classes_of(done, artifact, context)
     key: list[Any] = [artifact.sha256, context.dataset.sha256]
     key += [classes.to] if classes else []
-    compute = partial(_measured, artifact, classes, context)
+
+    def compute() -> Any:
+        if is_outputs(artifact):
+            stored = stored_outputs(artifact.file(OUTPUTS_FILE))
+            return figures_of_stored(stored, context.dataset.contract, context.dataset, classes=classes).record()
+        try:
+            return figures(partial(predictions.of, done, artifact)).record()
+        finally:
+            predictions.close()
+
     found = FiguresRecord.model_validate(once("figures", key, context, f"measuring {done.stage}", compute))
     return found, [*([classes.note()] if classes else []), *found.absent]
-
-
-def _measured(artifact: Artifact, classes: ClassMap | None, context: Context) -> Any:
-    contract, dataset = contract_of(artifact), context.dataset
-    if is_outputs(artifact):
-        stored = stored_outputs(artifact.file(OUTPUTS_FILE))
-        return figures_of_stored(stored, dataset.contract, dataset, classes=classes).record()
-    from mmedge.stages import export
-
-    seen = dataset.preprocessed(contract.modalities, context.progress)
-    if artifact.meta.get("target") == TORCH:
-        run = module_run(context.rebuild(artifact))
-        return figures(run, contract, seen, classes=classes).record()
-    engine, on = export.measured_file(artifact)
-    return figures(engine, contract, seen, target=on, classes=classes).record()
-
-
-def is_outputs(artifact: Artifact) -> bool:
-    """Whether it is a file of outputs, without a graph."""
-    return artifact.file(OUTPUTS_FILE).is_file()
-
-
-def classes_of(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None:
-    """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
-    if done.step.row.role != "teacher":
-        return None
-    return class_map(contract_of(artifact), context.dataset.contract, done.step.config.classes, "teacher.classes")
 
 
 def once(what: str, key: list[Any], context: Context, saying: str, compute: Callable[[], Any]) -> Any:

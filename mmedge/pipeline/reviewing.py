@@ -11,24 +11,23 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from mmedge.artifact import WEIGHTS, Artifact, contract_of
-from mmedge.backends import GRAPH_BACKEND, opened
+from mmedge.backends import GRAPH_BACKEND
 from mmedge.contract import Contract
-from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.data.store.samples import Samples
 from mmedge.errors import first_line
 from mmedge.measure.contribution import contributions
 from mmedge.measure.pictures import picture
-from mmedge.measure.quality import Outputs, Predict, graph_predictor, module_run, predict_module, rows_of
+from mmedge.measure.quality import Outputs, predict_module, rows_of
 from mmedge.measure.review import disagreements, review
-from mmedge.pipeline.measuring import classes_of, is_outputs, once
+from mmedge.pipeline.measuring import once
+from mmedge.pipeline.predicting import Predictions, classes_of, is_outputs
 from mmedge.pipeline.ran import Ran
 from mmedge.report.explained import InsideRecord, InsideStageRecord
 from mmedge.report.review import ContributionsRecord, DisagreementRecord, DisagreementsRecord, ReviewRecord
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
 
-_THREADS = 2
-# Samples that contributions are taken of: 2 ** M passes.
+# Samples that contributions are taken of.
 _CONTRIBUTIONS = 1000
 
 
@@ -38,23 +37,24 @@ def shipped_of(ran: list[Ran]) -> Ran | None:
     return able[-1] if able else None
 
 
-def reviews_of(ran: list[Ran], context: Context) -> dict[str, dict[str, ReviewRecord]]:
+def reviews_of(ran: list[Ran], predictions: Predictions) -> dict[str, dict[str, ReviewRecord]]:
     """{stage: {head: its review}} of the teacher and of what ships."""
-    found = {}
+    found, context = {}, predictions.context
     for done in _looked_at(ran):
         assert done.artifact
-        compute = partial(_review, done, done.artifact, context)
+        compute = partial(_review, done, done.artifact, predictions)
         given = once("review", _key(done.artifact, context), context, f"reviewing {done.stage}", compute)
         found[done.stage] = TypeAdapter(dict[str, ReviewRecord]).validate_python(given)
     return found
 
 
-def contributions_of(ran: list[Ran], context: Context) -> list[ContributionsRecord]:
+def contributions_of(ran: list[Ran], predictions: Predictions) -> list[ContributionsRecord]:
     """What each modality contributes to what ships."""
     done = shipped_of(ran)
     if done is None or done.artifact is None or is_outputs(done.artifact):
         return []
-    compute = partial(_contributions, done, done.artifact, context)
+    context = predictions.context
+    compute = partial(_contributions, done, done.artifact, predictions)
     given = once("contributions", _key(done.artifact, context), context, "what each modality contributes", compute)
     return TypeAdapter(list[ContributionsRecord]).validate_python(given)
 
@@ -110,14 +110,14 @@ def _inside(done: Ran, artifact: Artifact, context: Context) -> Any:
     return InsideStageRecord(**dict(found), stage=done.stage, split="test", n=len(samples), seconds=seconds).record()
 
 
-def disagreements_of(ran: list[Ran], context: Context) -> DisagreementsRecord | None:
+def disagreements_of(ran: list[Ran], predictions: Predictions) -> DisagreementsRecord | None:
     """Where what ships differs most from the teacher; None where one of them is not there."""
     looked = _looked_at(ran)
     if len(looked) < 2 or not (looked[0].artifact and looked[1].artifact):
         return None
-    first, second = looked[0].artifact, looked[1].artifact
+    first, second, context = looked[0].artifact, looked[1].artifact, predictions.context
     key = [*_key(first, context), second.sha256, context.recipe.report.model_dump(mode="json")]
-    compute = partial(_disagreements, looked[0], looked[1], context)
+    compute = partial(_disagreements, looked[0], looked[1], predictions)
     given = once("disagreements", key, context, "where the student differs from its teacher", compute)
     return DisagreementsRecord.model_validate(given) if given else None
 
@@ -133,24 +133,29 @@ def _key(artifact: Artifact, context: Context) -> list[Any]:
     return [artifact.sha256, context.dataset.sha256]
 
 
-def _review(done: Ran, artifact: Artifact, context: Context) -> Any:
-    contract, samples, outputs = on_test(done, artifact, context)
-    return {name: record.record() for name, record in review(contract, outputs, samples).items()}
+def _review(done: Ran, artifact: Artifact, predictions: Predictions) -> Any:
+    contract, samples, predict = predictions.of(done, artifact)
+    return {name: record.record() for name, record in review(contract, predict(samples.present), samples).items()}
 
 
-def _contributions(done: Ran, artifact: Artifact, context: Context) -> Any:
-    contract = contract_of(artifact)
-    samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
+def _contributions(done: Ran, artifact: Artifact, predictions: Predictions) -> Any:
+    _, samples, predict = predictions.of(done, artifact)
     rows = np.flatnonzero(samples.present.all(axis=1) & samples.labelled)
-    samples = samples.taken(rows[np.linspace(0, len(rows) - 1, min(_CONTRIBUTIONS, len(rows))).round().astype(int)])
-    predict = predictor(done, artifact, context, samples)
-    return [record.record() for record in contributions(done.stage, samples, predict)]
+    rows = rows[np.linspace(0, len(rows) - 1, min(_CONTRIBUTIONS, len(rows))).round().astype(int)]
+
+    def of_rows(present: np.ndarray) -> Outputs:
+        """Of the whole split with the same modalities, which it was run with before."""
+        return rows_of(predict(samples.present & present[0]), rows)
+
+    return [record.record() for record in contributions(done.stage, samples.taken(rows), of_rows)]
 
 
-def _disagreements(first: Ran, second: Ran, context: Context) -> Any:
+def _disagreements(first: Ran, second: Ran, predictions: Predictions) -> Any:
     assert first.artifact and second.artifact
-    _, theirs, their_outputs = on_test(first, first.artifact, context)
-    contract, ours, our_outputs = on_test(second, second.artifact, context)
+    context = predictions.context
+    _, theirs, they_predict = predictions.of(first, first.artifact)
+    contract, ours, we_predict = predictions.of(second, second.artifact)
+    their_outputs, our_outputs = they_predict(theirs.present), we_predict(ours.present)
     place = {sample: row for row, sample in enumerate(ours.ids)}
     rows = np.array([place[sample] for sample in theirs.ids if sample in place], np.int64)
     if not len(rows):
@@ -182,46 +187,3 @@ def _named(record: DisagreementRecord, seen: Samples, contract: Contract, contex
         if seen.present[at, number]
     }
     return named.model_copy(update={"pictures": {name: uri for name, uri in drawn.items() if uri}})
-
-
-def on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Outputs]:
-    """``predictor_on_test`` with what it gives for the samples as they are."""
-    contract, samples, predict = predictor_on_test(done, artifact, context)
-    return contract, samples, predict(samples.present)
-
-
-def predictor_on_test(done: Ran, artifact: Artifact, context: Context) -> tuple[Contract, Samples, Predict]:
-    """(the data's contract as far as the model has it, test samples that there are outputs of, what gives these).
-
-    Of a file of outputs those are the same, whatever is present.
-    """
-    if is_outputs(artifact):
-        classes = classes_of(done, artifact, context)
-        stored, contract, samples = (
-            stored_outputs(artifact.file(OUTPUTS_FILE)),
-            context.dataset.contract,
-            context.dataset.test,
-        )
-        rows = stored.rows(samples.ids)
-        outputs: Outputs = {contract.output: stored.logits[rows[rows >= 0]]}
-        spread = classes.spread(outputs) if classes else outputs
-        return contract, samples.taken(np.flatnonzero(rows >= 0)), lambda present: spread
-    contract = contract_of(artifact)
-    samples = context.dataset.preprocessed(contract.modalities, context.progress).test.only(tuple(contract.modalities))
-    if classes_of(done, artifact, context):
-        contract = context.dataset.contract.only(tuple(samples.inputs))
-    return contract, samples, predictor(done, artifact, context, samples)
-
-
-def predictor(done: Ran, artifact: Artifact, context: Context, samples: Samples) -> Predict:
-    """Outputs in the data's classes, by the exported graph where there is one."""
-    from mmedge.stages import export
-
-    classes = classes_of(done, artifact, context)
-    if artifact.meta.get("target") == TORCH:
-        run = module_run(context.rebuild(artifact))
-    else:
-        file, backend = export.measured_file(artifact)
-        run = opened(file, backend, threads=_THREADS)
-    predict = graph_predictor(run, contract_of(artifact), samples)
-    return (lambda present: classes.spread(predict(present))) if classes else predict

@@ -1,0 +1,103 @@
+"""What a run's networks give for its samples: each graph is run once on a split and a subset, whoever asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmedge.artifact import Artifact, contract_of, hash_json
+from mmedge.backends import opened
+from mmedge.contract import Contract
+from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
+from mmedge.data.store.samples import Samples
+from mmedge.measure.classes import ClassMap, class_map
+from mmedge.measure.quality import Outputs, Predict, Run, computed_once, graph_predictor, module_run
+from mmedge.pipeline.ran import Ran
+from mmedge.stages.results import TORCH
+from mmedge.training.context import Context
+
+_THREADS = 2
+# (the data's contract as far as a network has it, the samples of a split that there are outputs of, what gives these).
+Predicted = tuple[Contract, Samples, Predict]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The outputs of a run's artifacts, in the data's classes. Two of the same graph are one."""
+
+    context: Context
+    _known: dict[str, Predict] = field(default_factory=dict)
+    _engines: dict[str, _Engine] = field(default_factory=dict)
+
+    def of(self, done: Ran, artifact: Artifact, split: str = "test") -> Predicted:
+        """What a stage's network gives for a split. Of a file of outputs that is the same, whatever is present."""
+        classes, dataset = classes_of(done, artifact, self.context), self.context.dataset
+        if is_outputs(artifact):
+            stored, contract, samples = (
+                stored_outputs(artifact.file(OUTPUTS_FILE)),
+                dataset.contract,
+                getattr(dataset, split),
+            )
+            rows = stored.rows(samples.ids)
+            outputs: Outputs = {contract.output: stored.logits[rows[rows >= 0]]}
+            spread = classes.spread(outputs) if classes else outputs
+            return contract, samples.taken(np.flatnonzero(rows >= 0)), lambda present: spread
+        own = contract_of(artifact)
+        seen = dataset.preprocessed(own.modalities, self.context.progress)
+        samples = getattr(seen, split).only(tuple(own.modalities))
+        contract = dataset.contract.only(tuple(samples.inputs)) if classes else own
+        opening, graph = self._graph(artifact)
+        key = hash_json([graph, own.model_dump(mode="json", by_alias=True), classes.to if classes else None, split])
+        if key not in self._known:
+            engine = self._engines.setdefault(graph, _Engine(opening))
+            self._known[key] = _in_the_datas_classes(graph_predictor(engine, own, samples), classes)
+        return contract, samples, self._known[key]
+
+    def close(self) -> None:
+        """Let go of the engines, not of what they gave: large ones together would fill the memory."""
+        for engine in self._engines.values():
+            engine.run = None
+
+    def _graph(self, artifact: Artifact) -> tuple[Callable[[], Run], str]:
+        """(what opens the graph that is measured, what tells it from others: its files' hashes and where it runs)."""
+        from mmedge.stages import export
+
+        if artifact.meta.get("target") == TORCH:
+            return lambda: module_run(self.context.rebuild(artifact)), artifact.sha256
+        file, backend = export.measured_file(artifact)
+        folder = file.parent.relative_to(artifact.path)
+        near = {Path(name).name: sha for name, sha in artifact.files.items() if Path(name).parent == folder}
+        own = [sha for name, sha in sorted(near.items()) if Path(name).stem == file.stem or name.startswith(file.name)]
+        return lambda: opened(file, backend, threads=_THREADS), hash_json([own, backend])
+
+
+def is_outputs(artifact: Artifact) -> bool:
+    """Whether it is a file of outputs, without a graph."""
+    return artifact.file(OUTPUTS_FILE).is_file()
+
+
+def classes_of(done: Ran, artifact: Artifact, context: Context) -> ClassMap | None:
+    """What a teacher's classes mean, where they are not the data's; every other stage has the data's."""
+    if done.step.row.role != "teacher":
+        return None
+    return class_map(contract_of(artifact), context.dataset.contract, done.step.config.classes, "teacher.classes")
+
+
+@dataclass
+class _Engine:
+    """A network that is opened when it is first run: what was measured before needs none."""
+
+    opening: Callable[[], Run]
+    run: Run | None = None
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        if self.run is None:
+            self.run = self.opening()
+        return self.run(inputs)
+
+
+def _in_the_datas_classes(predict: Predict, classes: ClassMap | None) -> Predict:
+    return computed_once(lambda present: classes.spread(predict(present))) if classes else predict
