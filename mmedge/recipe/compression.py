@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mmedge.backends.backend import Precision
 from mmedge.frozen import Frozen
-from mmedge.recipe.section import StageSection
+from mmedge.recipe.section import OnMiss, StageSection
 from mmedge.recipe.training import Train
 
 # What a graph can be made into: a precision, or a way to come to one. ``precision_of`` gives the precision.
@@ -47,10 +47,6 @@ def _without_privacy(section: Any) -> Any:
     if section.train.privacy:
         raise ValueError("'train.privacy' is of teacher and distill alone: this training has no private form")
     return section
-
-
-# What follows where a budget of accuracy is missed.
-OnMiss = Literal["try-next", "keep-parent", "stop"]
 
 
 class Budget(Frozen):

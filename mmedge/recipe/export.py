@@ -14,7 +14,7 @@ from mmedge import backends
 from mmedge.backends import GRAPH_BACKEND, Options
 from mmedge.errors import did_you_mean
 from mmedge.frozen import Frozen
-from mmedge.recipe.section import StageSection
+from mmedge.recipe.section import OnMiss, StageSection
 
 
 def options_by_backend() -> dict[str, type[Options]]:
@@ -47,7 +47,12 @@ class Export(StageSection):
     split: bool = Field(
         False, description="Encoders and fusion head apart too, for modalities that come at different rates."
     )
-
+    on_miss: OnMiss = Field(
+        "try-next",
+        description="Where an engine differs from its parent by more than its precision's tolerance, and no recipe asks for that"
+        " precision. try-next: the next best one that quantization kept, FP32 at last; keep-parent: FP32; stop: the run ends,"
+        " with exit code 5.",
+    )
     opset: int | None = Field(
         None,
         ge=18,

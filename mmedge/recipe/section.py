@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
 
 from mmedge.frozen import Frozen
+
+# What follows where a stage's budget is missed.
+OnMiss = Literal["try-next", "keep-parent", "stop"]
 
 
 class StageSection(Frozen):
     """The settings of a stage, under its name in the recipe; a recipe without the section has no such stage."""
 
+    # Why its stage has no on_miss, where it has none: what a recipe that gives one is told.
+    never_misses: ClassVar[str] = "it has no budget of its own; a limit on what it makes is a gate"
     # What its stage is called, where not as the section.
     stage: ClassVar[str] = ""
     # Figures beside those of every stage that gates may name, and that this stage alone has.
     own_gates: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _misses_something(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "on_miss" in given and "on_miss" not in cls.model_fields:
+            raise ValueError(f"'on_miss' is not of this stage: {cls.never_misses}")
+        return given
 
     def parts(self) -> Mapping[str, Frozen]:
         """The settings of each stage that the section makes, by what follows the section's name in the stage's."""

@@ -287,6 +287,10 @@ class Distill(StageSection):
     """The student, its loss, its schedule and its controls."""
 
     own_gates: ClassVar[tuple[str, ...]] = ("gain", "gain_ci95_low")
+    never_misses: ClassVar[str] = (
+        "every loss of 'candidates' is tried, and where no teacher helps the student without one ships; what must be gained is"
+        " a gate (gates: {distill: {gain_ci95_low: 0}})"
+    )
 
     model: Model = Field(Model(), description="The student's network.")
     labels: int | Literal["all", "none"] = Field(

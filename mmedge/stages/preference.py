@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmedge.recipe import Prefer
+from mmedge.report.schema import CandidateRecord
 
 # Another candidate must be faster, or smaller, by this share to be taken instead of what is there already.
 NOISE = 0.05
@@ -33,6 +34,15 @@ INSTEAD = "energy is preferred, and the one thread's time stands for it"
 def by_energy(prefer: Prefer) -> bool:
     """Whether candidates' energy is to be measured."""
     return prefer == "energy"
+
+
+def best_kept(rows: Sequence[CandidateRecord], prefer: Prefer = "latency") -> CandidateRecord:
+    """The best candidate precision inside the budget; FP32 stays unless another is better by more than timing noise."""
+    kept = {row.precision: row for row in rows if row.kept}
+    costs = {
+        name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation, row.energy_mj) for name, row in kept.items()
+    }
+    return kept[best(prefer, costs, "fp32")]
 
 
 def best(prefer: Prefer, candidates: Mapping[str, Costs], standing: str | None = None) -> str:

@@ -352,3 +352,14 @@ def test_a_modality_whose_name_means_something_elsewhere_is_told(tmp_path, name)
     text = GOOD.replace("audio: {kind", f"{json.dumps(name)}: {{kind")
     told = faults(tmp_path, text)
     assert "a modality cannot be called" in told or "must be a Python identifier" in told
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [("teacher", "a limit on what it makes is a gate"), ("distill", "every loss of 'candidates' is tried")],
+)
+def test_a_stage_without_a_budget_has_no_on_miss_and_says_why(tmp_path, section, told):
+    text = GOOD.replace(f"{section}:\n", f"{section}:\n  on_miss: stop\n", 1)
+    assert f"'on_miss' is not of this stage: {told}" in faults(tmp_path, text).replace(
+        "it has no budget of its own; ", ""
+    )

@@ -149,6 +149,24 @@ def test_a_precision_that_nobody_asked_for_gives_way_to_fp32_where_it_differs(pa
     wanted = replace(context, recipe=SimpleNamespace(**vars(context.recipe) | {"quantize": Quantize(require="fp16")}))
     with pytest.raises(MismatchError, match="the fp16 graph differs"):
         exported(chosen, wanted, "onnxruntime-cpu", tmp_path / "required")
+    stop = replace(context, recipe=SimpleNamespace(**vars(context.recipe) | {"export": Export(on_miss="stop")}))
+    with pytest.raises(MismatchError, match="the fp16 graph differs") as raised:
+        exported(chosen, stop, "onnxruntime-cpu", tmp_path / "stopped")
+    assert raised.value.exit_code == 5
+
+
+@pytest.mark.parametrize(("policy", "taken"), [("try-next", "int8-weights"), ("keep-parent", "fp32")])
+def test_where_a_precision_differs_the_next_that_was_kept_follows_or_the_parents(
+    parent, context, tmp_path, monkeypatch, policy, taken
+):
+    monkeypatch.setitem(verification.TOLERANCES, "fp16", (0.0, 1.01))
+    precision.weights_only(parent.file("fp32.onnx"), parent.path / "int8-weights.onnx")
+    rows = [*parent.meta["candidates"], {**CANDIDATE, "precision": "int8-weights", "ratio_to_fp32": 0.5}]
+    chosen = replace(parent, meta={**parent.meta, "precision": "fp16", "candidates": rows})
+    recipe = SimpleNamespace(**vars(context.recipe) | {"export": Export(on_miss=policy)})
+    made = exported(chosen, replace(context, recipe=recipe), "onnxruntime-cpu", tmp_path)
+    assert made.meta["candidate"] == taken
+    assert any(note.startswith("fp16 is not taken: ") for note in made.meta["notes"])
 
 
 def built(name, graph, profiles):

@@ -20,9 +20,11 @@ from mmedge.errors import MismatchError, MmedgeError
 from mmedge.measure.agreement import Agreement
 from mmedge.models.load import contract_of
 from mmedge.recipe import precision_of
+from mmedge.report.schema import LatencyRecord
 from mmedge.stages.export import choice, engines, parts
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import reference, verify
+from mmedge.stages.preference import best_kept
 from mmedge.stages.results import ExportResult, SplitRecord, StageResult, SubsetRecord
 from mmedge.training.context import Context
 
@@ -30,38 +32,59 @@ from mmedge.training.context import Context
 def export(parent: Artifact, config: Options, context: Context) -> ExportResult:
     """Build the engine of the context's backend and compare it with the parent over every test sample and subset.
 
-    A precision that measurement chose, and that the recipe does not require, gives way to FP32 where it differs too much.
-    Raises MismatchError where one that it requires does, or FP32.
+    A precision that measurement chose, and that the recipe does not require, gives way as ``export.on_miss`` says where it
+    differs too much. Raises MismatchError where one that it requires does, or FP32, or nothing is to give way.
     """
-    unheeded = [f"{key!r} is no option of {context.part}, and is not heeded" for key in config.unheeded]
-    try:
-        return _exported(parent, config, context, unheeded)
-    except MismatchError as error:
-        required = context.recipe.quantize.require if context.recipe.quantize else None
-        if config.precision or required or parent.meta.get("precision", "fp32") == "fp32":
-            raise
-        left = [row for row in parent.meta["candidates"] if row["precision"] == "fp32"]
-        plain = replace(parent, meta={**parent.meta, "precision": "fp32", "candidates": left})
-        return _exported(plain, config, context, [*unheeded, f"{parent.meta['precision']} is not taken: {error.what}"])
+    notes = [f"{key!r} is no option of {context.part}, and is not heeded" for key in config.unheeded]
+    work = ExportWork(find(context.part), config, contract_of(parent), context, notes)
+    left, wanted = parent, config.precision
+    while True:
+        with _of_parent(left, context.folder):
+            candidate, latency, runs = _chosen(work, left, wanted)
+            try:
+                return _built(work, left, candidate, latency, runs=runs)
+            except MismatchError as error:
+                after = _next(left, candidate, config, context)
+                if after is None:
+                    raise
+                notes.append(f"{candidate} is not taken: {error.what}")
+        left = after
+        # Where nothing is measured the recipe decides, and it names none.
+        wanted = "fp32" if context.part != GRAPH_BACKEND and not runs else None
 
 
-def _exported(parent: Artifact, config: Options, context: Context, notes: list[str]) -> ExportResult:
-    """Where the backend can be run here its own engine is compared; elsewhere the graph that it is built from."""
-    name, folder = context.part, context.folder
-    work = ExportWork(find(name), config, contract_of(parent), context, notes)
-    with _of_parent(parent, folder):
-        context.progress.say(f"export: building for {name}")
-        wanted: str | None = config.precision
-        latency, runs = None, name != GRAPH_BACKEND and can_run(name)
-        if runs:
-            wanted, latency = choice.measured(work, parent, folder)
-        candidate = choice.choose(parent, wanted, work.backend, folder / GRAPH, work.notes, measured=runs)
-        chosen = precision_of(candidate)
-        engine = engines.build(work, folder / GRAPH, chosen)
-        file = folder / (engine.file if engine else GRAPH)
-        built_here = opened(file, name, host_code=True) if runs else None
-        agreements = _verified(work, parent, chosen, built_here)
-        cuts = _cut(work, chosen, engine)
+def _next(parent: Artifact, failed: str, config: Options, context: Context) -> Artifact | None:
+    """The parent without the candidates that are not to be tried any more; None where the failure is to be told."""
+    recipe, rows = context.recipe, choice.candidates_of(parent)
+    required = recipe.quantize.require if recipe.quantize else None
+    if config.precision or required or failed == "fp32" or recipe.export.on_miss == "stop":
+        return None
+    left = [row for name, row in rows.items() if name == "fp32" or (row.kept and name != failed)]
+    if recipe.export.on_miss == "keep-parent":
+        left = [row for row in left if row.precision == "fp32"]
+    best = best_kept(left, recipe.prefer).precision if left else "fp32"
+    return replace(parent, meta={**parent.meta, "precision": best, "candidates": [row.record() for row in left]})
+
+
+def _chosen(work: ExportWork, parent: Artifact, wanted: str | None) -> tuple[str, LatencyRecord | None, bool]:
+    """(the candidate whose graph is now in the stage's folder, its latency where it was measured, whether the backend runs here)."""
+    name, folder = work.backend.name, work.context.folder
+    work.context.progress.say(f"export: building for {name}")
+    latency, runs = None, name != GRAPH_BACKEND and can_run(name)
+    if runs:
+        wanted, latency = choice.measured(work, parent, folder)
+    return choice.choose(parent, wanted, work.backend, folder / GRAPH, work.notes, measured=runs), latency, runs
+
+
+def _built(
+    work: ExportWork, parent: Artifact, candidate: str, latency: LatencyRecord | None, *, runs: bool
+) -> ExportResult:
+    name, folder, chosen = work.backend.name, work.context.folder, precision_of(candidate)
+    engine = engines.build(work, folder / GRAPH, chosen)
+    file = folder / (engine.file if engine else GRAPH)
+    built_here = opened(file, name, host_code=True) if runs else None
+    agreements = _verified(work, parent, chosen, built_here)
+    cuts = _cut(work, chosen, engine)
     verification = [agreement.record() for agreement in agreements]
     built = {"target": name, "precision": chosen, "candidate": candidate, "verification": verification}
     more = {"latency": latency, "subsets": cuts.subsets, "split": cuts.split, "engine": cuts.engine}

@@ -25,11 +25,10 @@ from mmedge.measure.latency import one_sample
 from mmedge.models.load import contract_of
 from mmedge.recipe import Prefer, Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
-from mmedge.stages.preference import by_energy
+from mmedge.stages.preference import best_kept, by_energy
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
-    best_kept,
     check_proof,
     make_and_judge,
     reason,

@@ -6,7 +6,7 @@ Nothing here knows of training: a graph, calibration inputs, a function that eva
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from mmedge.gate import Estimate
 from mmedge.graph import fusion, precision, qdq
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
-from mmedge.recipe import Candidate, Prefer, Quantize, computes_int8
+from mmedge.recipe import Candidate, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
-from mmedge.stages.preference import INSTEAD, NOISE, Costs, best
+from mmedge.stages.preference import INSTEAD, NOISE
 from mmedge.stages.quantize import mixed, ptq
 from mmedge.stages.quantize.evaluation import Scored, Trial
 
@@ -339,16 +339,6 @@ def _why(row: CandidateRecord, reference: Scored, unproven: str | None) -> str:
         return f"dropped: loses {drop:.3f} [{low:.3f}, {high:.3f}] on validation{of_worst}{doubt}, {speed}"
     lost = f"loses {max(drop, 0):.3f} [{low:.3f}, {high:.3f}] on validation, " if row.precision != "fp32" else ""
     return f"kept: {lost}{speed}"
-
-
-def best_kept(table: Sequence[CandidateRecord], prefer: Prefer = "latency") -> CandidateRecord:
-    """The best candidate inside the budget; FP32 stays unless another is better by more than timing noise."""
-    rows = {row.precision: row for row in table if row.kept}
-    costs = {
-        name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation, row.energy_mj)
-        for name, row in rows.items()
-    }
-    return rows[best(prefer, costs, "fp32")]
 
 
 def reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from mmedge.recipe import Quantize
 from mmedge.report.schema import CandidateRecord
 from mmedge.stages import quantize
 from mmedge.stages.export.choice import candidates_of
+from mmedge.stages.preference import best_kept
 from mmedge.stages.quantize import candidates, evaluation
 from tests.conftest import staged
 
@@ -59,7 +60,7 @@ def row(precision, p50, kept=True, quality=0.9, layers=None):
     ],
 )
 def test_the_fastest_candidate_inside_the_budget_is_chosen(table, chosen):
-    assert candidates.best_kept(table).precision == chosen
+    assert best_kept(table).precision == chosen
 
 
 def test_a_candidate_that_so_few_samples_cannot_prove_to_be_inside_the_budget_is_dropped(finished, context, tmp_path):
