@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,8 +28,8 @@ def of_shares(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, tail: fl
     size = effective_size(difference, groups, tail)
     n = len(difference)
     gained, lost = float((difference > 0).sum()) * size / n, float((difference < 0).sum()) * size / n
-    low = _low(np.floor(gained + 1e-9), np.ceil(lost - 1e-9), np.floor(size), tail)
-    high = -_low(np.floor(lost + 1e-9), np.ceil(gained - 1e-9), np.floor(size), tail)
+    low = _low(math.floor(gained + 1e-9), math.ceil(lost - 1e-9), math.floor(size), tail)
+    high = -_low(math.floor(lost + 1e-9), math.ceil(gained - 1e-9), math.floor(size), tail)
     value = float(difference.mean())
     alone = len(np.unique(groups)) == n
     return Bounds(min(low, value), max(high, value), SCORE if alone else SCORE_GROUPS)
@@ -38,7 +40,8 @@ def of_figures(difference: Callable[[np.ndarray], float], groups: np.ndarray, ta
     return of_figure(difference, groups, "difference", tail)
 
 
-def _low(gained: float, lost: float, n: float, tail: float) -> float:
+@lru_cache(4096)
+def _low(gained: int, lost: int, n: int, tail: float) -> float:
     """The least difference that is not refused: by bisection between -1 and what was measured."""
     low, high = -1.0, (gained - lost) / n
     for _ in range(_STEPS):
@@ -50,7 +53,7 @@ def _low(gained: float, lost: float, n: float, tail: float) -> float:
     return low
 
 
-def _probability(gained: float, lost: float, n: float, limit: float) -> float:
+def _probability(gained: int, lost: int, n: int, limit: float) -> float:
     """That of a table at least as far above ``limit``, where the difference is just that."""
     from scipy.special import gammaln, ndtr
 
@@ -71,7 +74,7 @@ def _probability(gained: float, lost: float, n: float, limit: float) -> float:
     return float(np.exp(logs)[scores >= float(score) - 1e-9].sum())
 
 
-def _score(gained: np.ndarray, lost: np.ndarray, n: float, limit: float) -> tuple[np.ndarray, np.ndarray]:
+def _score(gained: np.ndarray, lost: np.ndarray, n: int, limit: float) -> tuple[np.ndarray, np.ndarray]:
     """(Tango's score, the likeliest probability that they alone are right) where the difference is ``limit``."""
     b, c = np.asarray(gained, np.float64), np.asarray(lost, np.float64)
     first, second, third = 2 * n, -b - c + (2 * n - b + c) * limit, -c * limit * (1 - limit)

@@ -188,11 +188,14 @@ def is_static(name: str) -> bool:
 def tail_of(name: str, config: Quantize, confidence: float) -> float:
     """What each bound of a candidate's loss leaves out, so that all together are wrong no more often than the confidence says.
 
-    The recipe's candidates share it in equal parts (Bonferroni); its fallbacks and training have one part together.
+    The recipe's candidates share it in equal parts (Bonferroni); its fallbacks and training have one part together, and the
+    mixes that the search for int8-mixed looks at share that one's.
     """
     listed = [each for each in config.candidates if each != "fp32"]
     part = (1 - confidence) / (len(listed) + 1)
-    return part if name in listed else part / (len([each for each in config.fallbacks if each not in listed]) + 1)
+    if name not in listed:
+        part /= len([each for each in config.fallbacks if each not in listed]) + 1
+    return part / mixed.LOOKS if name == "int8-mixed" else part
 
 
 def _budget(name: str, trial: Trial, config: Quantize) -> Budget:

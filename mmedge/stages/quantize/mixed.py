@@ -22,6 +22,8 @@ from mmedge.report.schema import LayerGroupRecord, SensitivityRecord
 
 # Of the time that a search may take, the most that is spent on measuring one group after the other.
 _SENSITIVITY_SHARE = 0.6
+# Mixes of INT8 and FP32 that are held against the budget.
+LOOKS = 6
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def search(problem: Search, target: Path) -> SensitivityRecord:
     def back(count: int) -> list[str]:
         return [*parts.free, *(name for index in order[:count] for name in groups[index].names)]
 
-    high, ended = _fewest(parts, problem, len(groups), back)
+    high, ended = fewest(parts.overshoot, len(groups), back, problem.progress, lambda: parts.spent() > problem.seconds)
     found = high < len(groups) and bool(back(high))
     if found:
         parts.write(back(high), target)
@@ -181,18 +183,28 @@ def _sensitivity(parts: _Parts, problem: Search) -> tuple[list[LayerGroup], list
     return groups, errors + [0.0] * (len(groups) - len(errors))
 
 
-def _fewest(parts: _Parts, problem: Search, count: int, back: Callable[[int], list[str]]) -> tuple[int, bool]:
-    """How many groups must go ``back`` to FP32, by bisection, and whether the time ended before that was known."""
+def fewest(
+    overshoot: Callable[[list[str]], float],
+    count: int,
+    back: Callable[[int], list[str]],
+    progress: Progress,
+    late: Callable[[], bool],
+) -> tuple[int, bool]:
+    """How many of ``count`` groups must go ``back`` to FP32, and whether ``late`` ended it before that was known.
+
+    By bisection in ``LOOKS`` steps: to one in 32 groups. Each looks at the same samples, and one that passes by luck is
+    taken: ``overshoot`` must allow for so many.
+    """
     low, high, tried = -1, count, 0  # low misses the budget; high holds it: all in FP32
-    while high - low > 1 and parts.spent() <= problem.seconds:
+    while high - low > 1 and tried < LOOKS and not late():
         middle = (low + high) // 2 if low >= 0 else 0
-        problem.progress.step("mixed precision", tried, max(1, count.bit_length() + 1), f"{middle} groups in FP32")
+        progress.step("mixed precision", tried, min(LOOKS, count.bit_length() + 1), f"{middle} groups in FP32")
         tried += 1
-        if parts.overshoot(back(middle)) <= 0:
+        if overshoot(back(middle)) <= 0:
             high = middle
         else:
             low = middle
-    return high, high - low > 1
+    return high, high - low > 1 and tried < LOOKS
 
 
 def _in_words(ended: bool, found: bool, back: int, seconds: float) -> str:
