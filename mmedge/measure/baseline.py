@@ -7,6 +7,7 @@ row over time, a table's columns are as they are. What is absent is zero, and a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,14 @@ from mmedge.measure.quality import Outputs
 from mmedge.spec import ModalitySpec
 
 # Training rows, the finest grid of a picture and values of an array that are looked at: more tells a linear model little,
-# and costs the run's time. Of texts all rows and words are, in sparse matrices.
+# and costs the run's time. Of texts all words are, in sparse matrices, and all rows that the time allows.
 _ROWS, _GRID, _VALUES = 4000, 8, 256
-_ITERATIONS = 200
+_ITERATIONS, _FEWEST_ITERATIONS = 200, 50
+# What learning may cost, in products of a feature and a weight, and reading, in values of the training split: seconds each.
+# A word costs as much as so many features, since its place is looked up.
+_PRODUCTS, _READ, _WORD_COST = 10_000_000_000, 2_000_000_000, 5
+# Rows that are learned from whatever that costs, and rows that are made features of at a time.
+_FEWEST, _CHUNK = 500, 256
 # The inverse of the penalty on what is standardized; and a word's step, at which words are penalized as by C = 1: standardized,
 # the rare ones would be learnt by heart.
 _C, _WORD = 0.1, 10**0.5
@@ -29,17 +35,45 @@ _C, _WORD = 0.1, 10**0.5
 Features = Callable[[np.ndarray], Any]
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a linear model may cost: ``rows`` of the training split, and iterations over them."""
+
+    rows: int
+    iterations: int
+
+
+def effort_of(contract: Contract, train: Samples) -> Effort:
+    """How much of ``train`` is learned from: all, or as much as some seconds allow, so that it costs a run of any size little.
+
+    Fewer iterations come first, since most models have converged by then, and then fewer rows.
+    """
+    texts = [name for name, spec in contract.modalities.items() if spec.dtype != "float32"]
+    dense = {name: x for name, x in train.inputs.items() if name in contract.modalities and name not in texts}
+    one = {name: np.asarray(x[:1]) for name, x in dense.items()}
+    columns = sum(_of_kind(contract.modalities[name], dense[name])(x).shape[1] + 1 for name, x in one.items())
+    words = sum(int(np.prod(train.inputs[name].shape[1:])) for name in texts)
+    outputs = sum(tasks.of(head).width(head) for head in contract.heads.values())
+    products = outputs * (columns + _WORD_COST * words)
+    rows = len(train) if texts else min(len(train), _ROWS)
+    rows = min(rows, max(_FEWEST, _READ // max(1, sum(x.size for x in one.values()))))
+    iterations = int(np.clip(_PRODUCTS // max(1, rows * products), _FEWEST_ITERATIONS, _ITERATIONS))
+    return Effort(min(rows, max(_FEWEST, _PRODUCTS // max(1, iterations * products))), iterations)
+
+
 def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed: int) -> list[Outputs]:
     """{head: float32 [n, W]} of each of ``seen``, as a network of this contract gives them, by a linear model a head.
 
-    Logistic regression for labels, ridge regression for numbers, on standardized features. A head without a label in
-    training gets who always says the same.
+    Logistic regression for labels, ridge regression for numbers, on standardized features of as many training rows as
+    ``effort_of`` allows. A head without a label in training gets who always says the same.
     """
     from sklearn.preprocessing import StandardScaler
 
     features = {name: _of_kind(spec, train.inputs[name]) for name, spec in contract.modalities.items()}
-    most = len(train) if any(spec.dtype != "float32" for spec in contract.modalities.values()) else _ROWS
-    scaler = StandardScaler().fit(_columns(contract, features, train, _some(np.arange(len(train)), most, seed))[0])
+    effort = effort_of(contract, train)
+    scaler = StandardScaler().fit(
+        _columns(contract, features, train, _some(np.arange(len(train)), effort.rows, seed))[0]
+    )
 
     def columns_of(split: Samples, rows: np.ndarray) -> Any:
         dense, words = _columns(contract, features, split, rows)
@@ -48,12 +82,12 @@ def linear_outputs(contract: Contract, train: Samples, seen: list[Samples], seed
     matrices = [columns_of(split, np.arange(len(split))) for split in seen]
     found: list[dict[str, np.ndarray]] = [{} for _ in seen]
     for name, head in contract.heads.items():
-        rows = _some(np.flatnonzero(train.known(name)), most, seed)
+        rows = _some(np.flatnonzero(train.known(name)), effort.rows, seed)
         if not len(rows):
             for outputs, split in zip(found, seen):
                 outputs[name] = tasks.of(head).majority(train.targets[name], head, len(split))
             continue
-        fitted = _fitted(columns_of(train, rows), train.targets[name][rows], head)
+        fitted = _fitted(columns_of(train, rows), train.targets[name][rows], head, effort.iterations)
         for outputs, matrix in zip(found, matrices):
             outputs[name] = fitted(matrix).astype(np.float32)
     return [dict(outputs) for outputs in found]
@@ -129,11 +163,12 @@ def _columns(
             continue
         there = samples.present[rows, place].astype(np.float64)
         dense.append(there[:, None])
-        found = features[name](np.asarray(samples.inputs[name][rows]))
+        x = samples.inputs[name]
         if contract.modalities[name].dtype != "float32":
-            words.append(diags_array(there) @ found)
-        else:
-            dense.append(np.nan_to_num(found) * there[:, None])
+            words.append(diags_array(there) @ features[name](np.asarray(x[rows])))
+        else:  # a split of pictures is larger than the memory
+            parts = [features[name](np.asarray(x[rows[k : k + _CHUNK]])) for k in range(0, len(rows), _CHUNK)]
+            dense.append(np.nan_to_num(np.concatenate(parts)) * there[:, None])
     return np.concatenate(dense, axis=1), words
 
 
@@ -145,7 +180,7 @@ def _beside(dense: np.ndarray, words: list[Any]) -> Any:
     return hstack([csr_array(dense), *words], format="csr")
 
 
-def _fitted(x: Any, targets: np.ndarray, head: tasks.Head) -> Callable[[np.ndarray], np.ndarray]:
+def _fitted(x: Any, targets: np.ndarray, head: tasks.Head, iterations: int) -> Callable[[np.ndarray], np.ndarray]:
     """What gives a head's outputs [n, W] of features [n, k]."""
     from sklearn.linear_model import Ridge
 
@@ -154,18 +189,18 @@ def _fitted(x: Any, targets: np.ndarray, head: tasks.Head) -> Callable[[np.ndarr
         ridge = Ridge(alpha=max(1.0, 0.01 * x.shape[0])).fit(x, targets)
         return lambda given: np.asarray(ridge.predict(given)).reshape(-1, 1)
     if task.EXCLUSIVE:
-        return _classes(x, targets, task.width(head))
+        return _classes(x, targets, task.width(head), iterations)
     # Grades are above each of the thresholds or not.
     binary = targets > 0.5 if task.SEVERAL else targets[:, None] > np.arange(task.width(head))
-    each = [_above(x, column) for column in binary.T]
+    each = [_above(x, column, iterations) for column in binary.T]
     return lambda given: np.stack([above(given) for above in each], axis=1)
 
 
-def _classes(x: Any, targets: np.ndarray, width: int) -> Callable[[np.ndarray], np.ndarray]:
+def _classes(x: Any, targets: np.ndarray, width: int, iterations: int) -> Callable[[np.ndarray], np.ndarray]:
     there = np.unique(targets)
     if len(there) == 1:
         return lambda given: np.tile(np.arange(width) == there[0], (given.shape[0], 1)).astype(np.float64)
-    model = _logistic().fit(x, targets)
+    model = _logistic(iterations).fit(x, targets)
 
     def outputs(given: np.ndarray) -> np.ndarray:
         found = np.full((given.shape[0], width), -30.0)
@@ -175,14 +210,14 @@ def _classes(x: Any, targets: np.ndarray, width: int) -> Callable[[np.ndarray], 
     return outputs
 
 
-def _above(x: Any, has: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _above(x: Any, has: np.ndarray, iterations: int) -> Callable[[np.ndarray], np.ndarray]:
     if has.all() or not has.any():
         return lambda given: np.full(given.shape[0], 5.0 if has.all() else -5.0)
-    model = _logistic().fit(x, has)
+    model = _logistic(iterations).fit(x, has)
     return lambda given: np.asarray(model.decision_function(given))
 
 
-def _logistic() -> Any:
+def _logistic(iterations: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=_C, max_iter=_ITERATIONS, tol=1e-3)
+    return LogisticRegression(C=_C, max_iter=iterations, tol=1e-3)

@@ -40,7 +40,7 @@ def conclude(ran: list[Ran], context: Context) -> Outcome:
     ]
     differ, contributions = disagreements_of(ran, predictions), contributions_of(ran, predictions)
     inside = inside_of(ran, context)
-    baseline = baseline_of(ran, context) if recipe.gates != "none" else None
+    baseline = baseline_of(ran, predictions) if recipe.gates != "none" else None
     judging = Judging.of(ran, records, controls, predictions)
     records = [judging.with_losses(done, record) for done, record in zip(ran, records)]
     # What was given was judged by the run that made it, which has its parents to compare with.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.gate import Estimate
 from mmedge.measure import classwise
-from mmedge.measure.baseline import in_words, linear_outputs, majority_outputs
+from mmedge.measure.baseline import effort_of, in_words, majority_outputs
 from mmedge.measure.comparing import compared
 from mmedge.measure.quality import Outputs, Predict, bounds, of_head, quality, rows_of, score
 from mmedge.pipeline.measuring import once
@@ -22,7 +21,6 @@ from mmedge.pipeline.predicting import Predictions, is_outputs
 from mmedge.pipeline.ran import Ran
 from mmedge.pipeline.reviewing import shipped_of
 from mmedge.report.schema import BaselineRecord
-from mmedge.training.context import Context
 
 MAJORITY, BASELINE = "majority", "baseline"
 
@@ -124,15 +122,11 @@ class Evidence:
 
 def evidence_of(predictions: Predictions) -> Evidence:
     """The evidence of a run's artifacts, whose graphs are run on the test split where they were not yet."""
-    context, dataset = predictions.context, predictions.context.dataset
+    dataset = predictions.context.dataset
     telling = dataset.train if dataset.train.labelled.any() else dataset.validation
-    taken: dict[tuple[str, ...], Outputs] = {}
 
     def linear(contract: Contract) -> Outputs:
-        names = tuple(contract.modalities)
-        if names not in taken:
-            taken[names] = _linear(context, names)[0]
-        return taken[names]
+        return predictions.linear(tuple(contract.modalities))[0]
 
     return Evidence(lambda done: _side(done, predictions), telling, linear if dataset.train.labelled.any() else None)
 
@@ -144,18 +138,9 @@ def _side(done: Ran, predictions: Predictions) -> Side | None:
     return side if side.samples.labelled.any() else None
 
 
-def _linear(context: Context, names: tuple[str, ...]) -> tuple[Outputs, float]:
-    """(outputs on test, seconds) of the linear model of these modalities."""
-    contract = context.dataset.contract.only(names)
-    began = time.monotonic()
-    train, test = (split.only(names) for split in (context.dataset.train, context.dataset.test))
-    (outputs,) = linear_outputs(contract, train, [test], context.recipe.seed)
-    return outputs, time.monotonic() - began
-
-
-def baseline_of(ran: list[Ran], context: Context) -> BaselineRecord | None:
+def baseline_of(ran: list[Ran], predictions: Predictions) -> BaselineRecord | None:
     """The linear model of what ships: its quality and what it was given; None where training has no label."""
-    done = shipped_of(ran)
+    context, done = predictions.context, shipped_of(ran)
     if done is None or done.artifact is None or not context.dataset.train.labelled.any():
         return None
     names = tuple(context.dataset.contract.modalities)
@@ -163,10 +148,11 @@ def baseline_of(ran: list[Ran], context: Context) -> BaselineRecord | None:
         names = tuple(name for name in names if name in contract_of(done.artifact).modalities)
 
     def compute() -> Mapping[str, object]:
-        outputs, seconds = _linear(context, names)
-        contract = context.dataset.contract.only(names)
+        outputs, seconds = predictions.linear(names)
+        contract, train = context.dataset.contract.only(names), context.dataset.train.only(names)
         record = quality(contract, outputs, context.dataset.test.only(names))
-        return BaselineRecord(quality=record, seconds=round(seconds, 2), inputs=in_words(contract)).record()
+        rows, inputs = effort_of(contract, train).rows, in_words(contract)
+        return BaselineRecord(quality=record, seconds=round(seconds, 2), inputs=inputs, rows=rows).record()
 
     key = [context.dataset.sha256, list(names), context.recipe.seed]
     return BaselineRecord.model_validate(once("baseline", key, context, "training the linear baseline", compute))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmedge.backends import opened
 from mmedge.contract import Contract
 from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.data.store.samples import Samples
+from mmedge.measure.baseline import linear_outputs
 from mmedge.measure.classes import ClassMap, class_map
 from mmedge.measure.quality import Outputs, Predict, Run, computed_once, graph_predictor, module_run
 from mmedge.pipeline.ran import Ran
@@ -31,6 +33,7 @@ class Predictions:
     context: Context
     _known: dict[str, Predict] = field(default_factory=dict)
     _engines: dict[str, _Engine] = field(default_factory=dict)
+    _linear: dict[tuple[str, ...], tuple[Outputs, float]] = field(default_factory=dict)
 
     def of(self, done: Ran, artifact: Artifact, split: str = "test") -> Predicted:
         """What a stage's network gives for a split. Of a file of outputs that is the same, whatever is present."""
@@ -55,6 +58,15 @@ class Predictions:
             engine = self._engines.setdefault(graph, _Engine(opening))
             self._known[key] = _in_the_datas_classes(graph_predictor(engine, own, samples), classes)
         return contract, samples, self._known[key]
+
+    def linear(self, names: tuple[str, ...]) -> tuple[Outputs, float]:
+        """(outputs on test, seconds) of the linear model of these modalities, trained once."""
+        if names not in self._linear:
+            dataset, began = self.context.dataset, time.monotonic()
+            train, test = (split.only(names) for split in (dataset.train, dataset.test))
+            (outputs,) = linear_outputs(dataset.contract.only(names), train, [test], self.context.recipe.seed)
+            self._linear[names] = outputs, time.monotonic() - began
+        return self._linear[names]
 
     def close(self) -> None:
         """Let go of the engines, not of what they gave: large ones together would fill the memory."""

@@ -330,6 +330,9 @@ class BaselineRecord(Record):
 
     quality: QualityRecord = Field(description="On the test split.")
     inputs: dict[str, str] = Field(description="Modality -> what the linear model is given of it.")
+    rows: int | None = Field(
+        None, description="Training samples that it learned from: no more than some seconds allow."
+    )
     seconds: float
 
 

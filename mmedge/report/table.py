@@ -92,7 +92,9 @@ def _table(report: Report, subsets: list[str], wide: bool) -> Any:
     if report.baseline:
         quality = report.baseline.quality
         cells = {"stage": "baseline", "quality": f"{quality.value:.3f}", "quality [95 %]": _interval(quality)}
-        table.add_row(*((cells | {"status": "linear"}).get(heading, "") for heading in _columns(subsets, wide)))
+        few = report.baseline.rows is not None and report.baseline.rows < data.train
+        status = f"linear, of {report.baseline.rows:,} samples" if few else "linear"
+        table.add_row(*((cells | {"status": status}).get(heading, "") for heading in _columns(subsets, wide)))
     return table
 
 

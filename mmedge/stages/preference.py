@@ -40,7 +40,8 @@ def best_kept(rows: Sequence[CandidateRecord], prefer: Prefer = "latency") -> Ca
     """The best candidate precision inside the budget; FP32 stays unless another is better by more than timing noise."""
     kept = {row.precision: row for row in rows if row.kept}
     costs = {
-        name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation, row.energy_mj) for name, row in kept.items()
+        name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation, row.energy_mj)
+        for name, row in kept.items()
     }
     return kept[best(prefer, costs, "fp32")]
 

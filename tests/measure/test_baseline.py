@@ -6,9 +6,9 @@ import pytest
 from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.measure.baseline import in_words, linear_outputs, majority_outputs
+from mmedge.measure.baseline import Effort, effort_of, in_words, linear_outputs, majority_outputs
 from mmedge.measure.quality import score
-from mmedge.spec import ArraySpec, ImageSpec, SensorSpec
+from mmedge.spec import ArraySpec, ImageSpec, SensorSpec, TextSpec
 from mmedge.tasks import Head
 
 SPECS = {
@@ -54,8 +54,6 @@ def test_every_task_is_learnt_by_a_linear_model_better_than_by_who_always_says_t
 
 
 def test_texts_are_bags_of_words():
-    from mmedge.spec import TextSpec
-
     spec = TextSpec(kind="text", length=6, vocabulary=100)
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, 200)
@@ -75,3 +73,62 @@ def test_a_head_whose_training_has_one_class_or_none_says_always_the_same():
         other = Samples("train", train.ids, train.inputs, train.present, {"y": targets}, train.groups, train.heads)
         (outputs,) = linear_outputs(contract, other, [train], 0)
         assert len(np.unique(outputs["y"].argmax(axis=1))) == 1
+
+
+class Counted:
+    """An array that is too large to be there: what is read of it is counted, and is noise."""
+
+    def __init__(self, n, *shape, tokens=None):
+        self.shape, self.read, self._tokens = (n, *shape), 0, tokens
+
+    def __getitem__(self, rows):
+        count = len(range(self.shape[0])[rows]) if isinstance(rows, slice) else len(rows)
+        self.read += count
+        rng = np.random.default_rng(count)
+        if self._tokens:
+            return rng.integers(0, self._tokens, (count, *self.shape[1:]))
+        return rng.normal(size=(count, *self.shape[1:])).astype(np.float32)
+
+    def max(self, initial):
+        return self._tokens - 1
+
+
+LARGE = {
+    "table": (ArraySpec(kind="array", shape=(30,)), Counted(100_000, 30), 10),
+    "pictures": (ImageSpec(kind="image", height=224, width=224, channels=3), Counted(100_000, 3, 224, 224), 10),
+    "pictures of a thousand": (
+        ImageSpec(kind="image", height=224, width=224, channels=3),
+        Counted(100_000, 3, 224, 224),
+        1000,
+    ),
+    "texts": (TextSpec(kind="text", length=64, vocabulary=8000), Counted(100_000, 64, tokens=8000), 10),
+    "texts of a thousand": (TextSpec(kind="text", length=64, vocabulary=8000), Counted(100_000, 64, tokens=8000), 1000),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_of_a_hundred_thousand_rows_no_more_is_learned_from_than_some_seconds_allow(kind):
+    spec, values, classes = LARGE[kind]
+    head = Head(task="classification", labels=tuple(map(str, range(classes))))
+    contract = Contract(modalities={"x": spec}, heads={"y": head})
+    n = 100_000
+    rows = np.arange(n)
+    train = Samples("train", rows, {"x": values}, np.ones((n, 1), bool), {"y": rows % classes}, rows, {"y": head})
+    effort = effort_of(contract, train)
+    columns = {"table": 30, "pictures": 3 * 64, "texts": 5 * 64}[kind.partition(" ")[0]]
+    products = effort.rows * effort.iterations * columns * classes
+    assert products <= 1e10 or effort == Effort(500, 50)
+    assert effort.rows * np.prod(values.shape[1:]) <= 2e9
+    assert effort.rows >= {"table": 4000, "pictures": 4000, "texts": 50_000}.get(kind, 500)
+
+
+def test_what_is_learned_from_is_all_that_is_read_of_training():
+    values = Counted(50_000, 3)
+    head = Head(task="classification", labels=("a", "b"))
+    contract = Contract(modalities={"x": ArraySpec(kind="array", shape=(3,))}, heads={"y": head})
+    rows = np.arange(50_000)
+    train = Samples("train", rows, {"x": values}, np.ones((50_000, 1), bool), {"y": rows % 2}, rows, {"y": head})
+    test = train.taken(np.arange(10))
+    values.read = 0
+    linear_outputs(contract, train, [test], 0)
+    assert values.read <= 2 * effort_of(contract, train).rows + 20 == 8020
