@@ -6,15 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mmedge import gate
 from mmedge.contract import Contract
+from mmedge.data.store.samples import Samples
 from mmedge.pipeline import measuring
 from mmedge.pipeline.evidence import Evidence, Side
 from mmedge.pipeline.judging import Judging, verdict_of
-from mmedge.recipe.gates import Gates
+from mmedge.recipe.gates import Gates, default_limits
 from mmedge.report.schema import ControlRecord, GateRecord, LatencyRecord, StageRecord
 from mmedge.spec import ArraySpec
 from mmedge.stages.results import ComparedRecord
 from mmedge.tasks import Head
+from mmedge.tasks.head import Target
 from tests.heads import samples
 
 N = 100
@@ -211,3 +214,46 @@ def test_a_control_is_what_the_gain_is_over_and_the_taught_student_is_not(monkey
     compared = ComparedRecord(students="control", against="distilled", shown=None)
     ours, theirs = measuring._compare(None, students, "no-distillation", compared, context)
     assert ours == ["distilled-0", "distilled-1"] and theirs == ["control-0", "control-1"]
+
+
+HEADS = {"kind": Head(task="classification", labels=("x", "y")), "price": Head(task="regression")}
+PRICES = np.linspace(-1, 1, N)
+
+
+def of_two(good):
+    """A network of two heads, with all modalities and with some; what is bad is wrong on nearly all samples."""
+    inputs = {"a": np.zeros((N, 1)), "b": np.zeros((N, 1))}
+    known = {"kind": TARGETS, "price": PRICES}
+    both = Samples("test", TEST.ids, inputs, TEST.present, known, TEST.groups, HEADS)
+    right = np.arange(N) < N * (0.9 if good else 0.1)
+    kinds = 2.0 * np.eye(2)[np.where(right, TARGETS, 1 - TARGETS)]
+    outputs = {"kind": kinds, "price": (PRICES if good else -PRICES)[:, None] + 0.1 * np.cos(np.arange(N))[:, None]}
+    return Side(Contract(modalities=CONTRACT.modalities, heads=HEADS), both, lambda present: outputs)
+
+
+@pytest.mark.parametrize("against", ["teacher", "parent"])
+@pytest.mark.parametrize("chosen", [["kind"], ["price"], ["kind", "price"]])
+def test_each_limit_that_nobody_set_fails_at_its_own_value_with_exit_code_3_and_a_sentence(against, chosen):
+    """Shares and other figures, of one head and of several, against the teacher and against the parent."""
+    targets = {name: Target(task=HEADS[name].task) for name in chosen}
+    limits = default_limits(["Q"], targets, ("a", "b"), against)
+    heads = {name: HEADS[name] for name in chosen}
+
+    def side(done):
+        found = of_two(done.stage != "Q")
+        contract = found.contract.model_copy(update={"heads": heads})
+        samples = replace(found.samples, heads=heads, targets={name: found.samples.targets[name] for name in chosen})
+        return Side(contract, samples, found.predict)
+
+    ran = [stage("T", "teacher"), stage("S", "student"), stage("Q", "engine")]
+    records = [record(name, parent, params=1, macs=1) for name, parent in (("T", None), ("S", "T"), ("Q", "S"))]
+    good = of_two(True)
+    evidence = Evidence(side, side(ran[0]).samples, lambda contract: good.predict(good.samples.present))
+    gates, code = Judging(ran, records, [], limits, evidence, own=False).judge(ran[2], records[2])
+    assert [gate.name for gate in gates] == list(limits["Q"]) and code == 3
+    for judged in gates:
+        assert judged.outcome == "fail" and judged.limit in (0.02, 0.95, 0.0) and judged.method, judged
+        sign = "at least" if gate.is_minimum(judged.name) else "at most"
+        assert judged.sentence.startswith(f"{judged.name} is ")
+        assert judged.sentence.endswith(f"], {sign} {judged.limit:g} is asked: failed")
+    assert verdict_of(gates) == "fail"
