@@ -138,6 +138,7 @@ def _not_covered(context: Context, open_teacher: Artifact | None, factory: bool)
     if factory:
         found.append("the training means that stand in for absent inputs of a network of one's own")
     found.append("the validation samples, which choose the epoch and the student")
+    found.append("other trainings on the same samples, before or after: each spends anew")
     return [*found, "the run's folder and report, where losses, other networks and their figures are without noise"]
 
 
