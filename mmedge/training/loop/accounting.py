@@ -13,7 +13,7 @@ from mmedge.errors import MissingDependency, UsageError
 from mmedge.recipe import Privacy, Train
 
 # The orders of Renyi divergence that are tried: small budgets are bounded best by large ones.
-_ORDERS = [*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512]
+_ORDERS = [*(1 + x / 4 for x in range(1, 40)), *range(11, 64), 80, 96, 128, 192, 256, 512]
 
 
 class Phase(NamedTuple):
