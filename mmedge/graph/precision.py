@@ -81,19 +81,18 @@ def to_one_type(graph: Path) -> int:
 def to_symmetric(graph: Path, target: Path) -> int:
     """Write a Q/DQ graph with symmetric int8 activations, as TensorRT takes them; returns how many tensors changed.
 
-    uint8 around 128 is that but for the type. The outputs of a ReLU have uint8 codes with zero point 0: the same range
-    in int8 has half the codes, scale times 255/127. Raises ValueError for another zero point, which has no symmetric
-    form.
+    uint8 around 128 is that but for the type. Any other zero point gives codes to a range that is not symmetric, as the
+    outputs of a ReLU have: the symmetric one that holds it has fewer steps, and a scale of its own.
     """
     import onnx
 
     model = onnx.load(graph)
-    from_zero, around_middle = _zero_points(model)
-    _recode(model, from_zero, np.float32(255 / 127), np.int8, 0)
-    _recode(model, around_middle, np.float32(1), np.int8, 0)
+    points = _zero_points(model)
+    for point, names in points.items():
+        _recode(model, names, _widened(point), np.int8, 0)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
-    return len(from_zero | around_middle)
+    return len(set().union(*points.values()))
 
 
 def to_unsigned(graph: Path, like: Path, target: Path) -> None:
@@ -103,26 +102,30 @@ def to_unsigned(graph: Path, like: Path, target: Path) -> None:
     import onnx
 
     model = onnx.load(graph)
-    from_zero, around_middle = _zero_points(onnx.load(like))
-    _recode(model, from_zero, np.float32(127 / 255), np.uint8, 0)
-    _recode(model, around_middle, np.float32(1), np.uint8, MIDDLE)
+    for point, names in _zero_points(onnx.load(like)).items():
+        _recode(model, names, np.float32(1) / _widened(point), np.uint8, point)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
 
 
-def _zero_points(model: Any) -> tuple[set[str], set[str]]:
-    """The names of the stored zero points of uint8 codes: those that are 0, and those in the middle; ValueError for others."""
+def _widened(point: int) -> np.float32:
+    """How many times as large the steps are of the symmetric range that holds one whose zero has this uint8 code."""
+    return np.float32(1 if point == MIDDLE else max(point, 255 - point) / 127)
+
+
+def _zero_points(model: Any) -> dict[int, set[str]]:
+    """{zero point: the names of the stored tensors that hold it} of uint8 codes; ValueError where one has several."""
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    found: tuple[set[str], set[str]] = (set(), set())
+    found: dict[int, set[str]] = {}
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
             value = numpy_helper.to_array(stored[node.input[2]])
             if value.dtype == np.uint8:
-                if not np.isin(value, (0, MIDDLE)).all() or np.ptp(value):
-                    raise ValueError(f"{node.name} has a zero point other than 0 and {MIDDLE}")
-                found[int(value.any())].add(node.input[2])
+                if np.ptp(value):
+                    raise ValueError(f"{node.name} has several zero points")
+                found.setdefault(int(value.flat[0]), set()).add(node.input[2])
     return found
 
 

@@ -146,7 +146,8 @@ class Quantize(StageSection):
         " 0.01 %; -histogram the range of least error; -narrow weights of 7 bits, which do not saturate on CPUs without"
         " VNNI; -bias corrects biases layer by layer instead of at once; -smooth is SmoothQuant, for transformers; -weights"
         " quantizes weights alone; -mixed takes layers that the runtime computes in float anyway back to FP32, and of the"
-        " others the most sensitive until the budget holds.",
+        " others the most sensitive until the budget holds. In a graph with attention or layer norms convolutions, linear layers and"
+        " embeddings alone are quantized, biases are corrected, and int8 takes the range of least error.",
     )
     fallbacks: tuple[Candidate, ...] = Field(
         ("int8-narrow", "int8-extremes", "int8-percentile", "int8-smooth", "int8-mixed"),

@@ -151,15 +151,17 @@ def test_symmetric_codes_are_int8_with_zero_point_0_and_tensorrt_takes_them(fini
     assert (tmp_path / built.file).stat().st_size > 1000 and built.record()["weight_types"]["int8"] > 0
 
 
-def test_a_zero_point_other_than_0_has_no_symmetric_form(quantized, tmp_path):
+def test_a_range_that_is_not_symmetric_is_held_by_one_that_is(quantized, tmp_path):
     model = onnx.load(quantized / "int8.onnx")
-    for tensor in model.graph.initializer:
-        value = numpy_helper.to_array(tensor)
-        if value.dtype == np.uint8 and value.size == 1:
-            tensor.CopyFrom(numpy_helper.from_array(np.full_like(value, 7), tensor.name))
+    quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    stored[quantizer.input[2]].CopyFrom(numpy_helper.from_array(np.uint8(200), quantizer.input[2]))
+    scale = float(numpy_helper.to_array(stored[quantizer.input[1]]))
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match="zero point"):
-        precision.to_symmetric(tmp_path / "m.onnx", tmp_path / "s.onnx")
+    precision.to_symmetric(tmp_path / "m.onnx", tmp_path / "s.onnx")
+    after = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "s.onnx").graph.initializer}
+    assert after[quantizer.input[2]].dtype == np.int8 and not after[quantizer.input[2]].any()
+    assert 127 * float(after[quantizer.input[1]]) == pytest.approx(200 * scale)  # code 0 was 200 steps below zero
 
 
 def test_int8_kernels_are_counted_where_they_run_and_only_there(quantized):

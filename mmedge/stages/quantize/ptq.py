@@ -1,4 +1,4 @@
-"""Post-training quantization by NNCF: the one file that imports it."""
+"""Post-training quantization: of graphs with attention by what is known of it, of others by NNCF, which this file alone imports."""
 
 from __future__ import annotations
 
@@ -13,17 +13,45 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import precision
+from mmedge.graph import placement, precision, structure
+from mmedge.graph.placement import Form
+from mmedge.graph.smoothing import smooth
+from mmedge.leftovers import scratch
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
 
 
+# What a variant is in a graph with attention, where biases are always corrected.
+_FORMS = {
+    "int8": Form(),
+    "int8-extremes": Form("extremes"),
+    "int8-percentile": Form("percentile"),
+    "int8-narrow": Form(most=63),
+    "int8-smooth": Form(),
+}
+
+
 def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
     """Write the INT8 form of an FP32 graph as plain Q/DQ, calibrated on ``inputs``: {input: [1, *shape]} each.
 
-    ``variant``: a candidate's name, see ``recipe.Quantize``. Raises MmedgeError where NNCF cannot quantize the graph.
+    ``variant``: a candidate's name, see ``recipe.Quantize``. Raises MmedgeError where the graph has no such form.
     """
+    import onnx
+
+    if not structure.has_attention(onnx.load(graph, load_external_data=False)):
+        _by_nncf(graph, target, inputs, variant)
+    elif variant not in _FORMS:
+        raise MmedgeError(f"in a graph with attention {variant} is what int8 is")
+    elif variant == "int8-smooth":
+        with scratch() as folder:
+            smooth(graph, folder / "smooth.onnx", inputs)
+            placement.int8(folder / "smooth.onnx", target, inputs, _FORMS[variant])
+    else:
+        placement.int8(graph, target, inputs, _FORMS[variant])
+
+
+def _by_nncf(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str) -> None:
     with _nncf() as nncf:
         import onnx
 

@@ -1,0 +1,52 @@
+"""A float graph that computes the same and is easier to quantize: outliers of a few channels go into the weights behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmedge.errors import MmedgeError
+from mmedge.graph import ranges, structure
+from mmedge.graph.placement import output_axis
+from mmedge.graph.qdq import Wiring, drop_unread
+
+# How much of the outliers moves from activations, which have one scale, into weights, which have one a channel.
+_SHARE = 0.5
+
+
+def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
+    """Divide what layer norms give by a factor a channel and multiply the weights behind by it, with no node more.
+
+    Returns how many norms took up a factor. Source: Xiao et al. 2023, "SmoothQuant". Raises MmedgeError where there is
+    none: each is read by more than weighted layers, as in a transformer whose norms stand behind the sums.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    wiring = Wiring(model)
+    norms = structure.norms_of(wiring, structure.weighted(wiring))
+    if not norms:
+        raise MmedgeError("no layer norm is read by weighted layers alone, so that none can take up a scale")
+    values = ranges.collected(model, dict.fromkeys(norms, -1), inputs)
+
+    def store(name: str, value: np.ndarray) -> str:
+        model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+        return name
+
+    for name, readers in norms.items():
+        weights = [wiring.value(node.input[1]) for node in readers]
+        inputs_last = [output_axis(node, weight) == 0 for node, weight in zip(readers, weights)]
+        reach = np.max([np.abs(w).max(axis=0 if last else 1) for w, last in zip(weights, inputs_last)], axis=0)
+        factor = np.maximum(values[name].largest, 1e-5) ** _SHARE / np.maximum(reach, 1e-5) ** (1 - _SHARE)
+        factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3)
+        norm = wiring.made_by[name]
+        for place in range(1, len(norm.input)):
+            norm.input[place] = store(f"{norm.name}.smooth.{place}", wiring.value(norm.input[place]) / factor)
+        for node, weight, last in zip(readers, weights, inputs_last):
+            node.input[1] = store(f"{node.input[1]}.{node.name}", weight * (factor if last else factor[:, None]))
+    drop_unread(model)
+    onnx.save(model, target)
+    return len(norms)
