@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmedge.recipe import Prefer
+from mmedge.recipe import Prefer, Quantize
 from mmedge.report.schema import CandidateRecord
 
 # Another candidate must be faster, or smaller, by this share to be taken instead of what is there already.
 NOISE = 0.05
+# Mixes of INT8 and FP32 that a search may hold against the budget.
+LOOKS = 6
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,16 @@ def _order(prefer: Prefer, one: Costs) -> tuple[float, ...]:
             return one.spent, one.size_bytes
         case _:
             return (one.latency,)
+
+
+def tail_of(name: str, config: Quantize, confidence: float) -> float:
+    """What each bound of a candidate's loss leaves out, so that all together are wrong no more often than the confidence says.
+
+    The recipe's candidates share it in equal parts (Bonferroni); its fallbacks and training have one part together, and the
+    mixes that the search for int8-mixed looks at share that one's.
+    """
+    listed = [each for each in config.candidates if each != "fp32"]
+    part = (1 - confidence) / (len(listed) + 1)
+    if name not in listed:
+        part /= len([each for each in config.fallbacks if each not in listed]) + 1
+    return part / LOOKS if name == "int8-mixed" else part

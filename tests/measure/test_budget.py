@@ -10,8 +10,8 @@ from mmedge.measure.paired import of_shares
 from mmedge.progress import Silent
 from mmedge.recipe import Quantize
 from mmedge.spec import ArraySpec
+from mmedge.stages.preference import LOOKS, tail_of
 from mmedge.stages.quantize import mixed
-from mmedge.stages.quantize.candidates import tail_of
 from mmedge.tasks import Head
 from tests.heads import samples
 
@@ -79,7 +79,7 @@ def test_the_search_for_a_mix_looks_at_no_more_than_it_allowed_for():
         return 1.0 if len(back) < 700 else 0.0
 
     found, ended = mixed.fewest(overshoot, 1000, lambda count: [""] * count, Silent(), lambda: False)
-    assert len(tries) == mixed.LOOKS and 700 <= found <= 732 and not ended
+    assert len(tries) == LOOKS and 700 <= found <= 732 and not ended
 
 
 @pytest.mark.slow

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mmedge.artifact import GRAPH, Artifact
-from mmedge.backends import GRAPH_BACKEND, Backend, onnxruntime_cpu, opened
+from mmedge.backends import GRAPH_BACKEND, Backend, Session, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
 from mmedge.measure import power
+from mmedge.measure.budget import WHOLE, Budget, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.latency import Opener, one_sample, ratio_figures, time_sessions
-from mmedge.recipe import precision_of
+from mmedge.measure.quality import graph_predictor
+from mmedge.recipe import Quantize, precision_of
 from mmedge.report.schema import CandidateRecord, LatencyRecord
 from mmedge.stages import preference
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import reference
-from mmedge.stages.preference import Costs
+from mmedge.stages.preference import Costs, tail_of
 
 
 def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, LatencyRecord]:
-    """The fastest of the parent's kept candidates on the backend itself, and its latency, in one interleaved run with the
-    teacher and the parent on ONNX Runtime."""
+    """The fastest of the parent's candidates that is inside the accuracy budget on the backend itself, and its latency, in
+    one interleaved run with the teacher and the parent on ONNX Runtime."""
     context, name = work.context, work.backend.name
     measure = context.recipe.measure
     timed = folder / ".timed"
@@ -44,7 +46,6 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
         context.progress,
     )
     spent = power.energies(openers, sample) if preference.by_energy(context.recipe.prefer) and len(kept) > 1 else {}
-    shutil.rmtree(timed)
     if isinstance(spent, str):
         work.notes.append(f"{spent}: {preference.INSTEAD}")
         spent = {}
@@ -59,8 +60,9 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
         )
         for each in kept
     }
-    best = preference.best(context.recipe.prefer, costs, "fp32")
-    for precision in kept:
+    best = _best_inside(work, parent, costs, openers)
+    shutil.rmtree(timed)
+    for precision in costs:
         if precision != best:
             work.notes.append(f"{precision}: {p50[precision] / p50[best]:.2f} x the latency of {best} on {name}")
     built = f"{name} {best}"
@@ -70,11 +72,56 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     return best, LatencyRecord.model_validate(figures)
 
 
+def _best_inside(work: ExportWork, parent: Artifact, costs: dict[str, Costs], openers: Mapping[str, Opener]) -> str:
+    """The best candidate that loses no more than the budget on the backend itself; what does is noted and leaves ``costs``.
+
+    What ONNX Runtime found does not count: its kernels are others. Where none is inside, the best of all.
+    """
+    prefer, rows = work.context.recipe.prefer, candidates_of(parent)
+    first, all_costs = preference.best(prefer, costs, "fp32"), dict(costs)
+    losses = _losses_on_backend(work, parent)
+    while costs:
+        best = preference.best(prefer, costs, "fp32")
+        lost = losses(best, openers[best]) if best in rows and best != "fp32" else None
+        if lost is None:
+            return best
+        work.notes.append(f"{best}: dropped on {work.backend.name}: {lost}")
+        del costs[best]
+    costs |= all_costs
+    return first
+
+
+def _losses_on_backend(work: ExportWork, parent: Artifact) -> Callable[[str, Opener], str | None]:
+    """``(candidate, what opens it) ->`` why it is outside the budget on the backend, by validation; None where it is inside."""
+    context, contract = work.context, work.contract
+    validation = context.dataset.validation.only(tuple(contract.modalities))
+    config, judging = context.recipe.quantize or Quantize(), context.recipe.judging
+    compare = losses_of(contract, validation)
+
+    def outputs(run: Session) -> SplitOutputs:
+        return split_outputs(contract, validation, graph_predictor(run, contract, validation))
+
+    before: list[SplitOutputs] = []  # FP32's, where something is compared with it
+
+    def outside(candidate: str, opener: Opener) -> str | None:
+        if not before:
+            before.append(outputs(onnxruntime_cpu.session(reference(parent))))
+        tail = tail_of(candidate, config, judging.confidence)
+        budget = Budget(config.max_drop, config.max_subset_drop, judging.policy, 1 - tail)
+        losses = compare(before[0], outputs(opener()), tail)
+        if budget.over(losses) <= 0:
+            return None
+        worst = budget.worst(losses)
+        of_worst = f", {losses[worst].value:.3f} with {worst} alone" if worst else ""
+        return budget.unproven(losses) or f"it loses {losses[WHOLE].value:.3f} on validation{of_worst}"
+
+    return outside
+
+
 def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, Opener]:
     """{candidate: what opens it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
     backend, wanted = work.backend, work.options.precision
-    kept = [name for name, row in candidates_of(parent).items() if row.kept]
-    kept = [each for each in kept if not _lacks(backend, each)] or ["fp32"]
+    kept = [each for each in candidates_of(parent) if not _lacks(backend, each)] or ["fp32"]
     if wanted is not None:
         kept = [each for each in kept if precision_of(each) == wanted] or [wanted]
     openers: dict[str, Opener] = {}
@@ -111,7 +158,7 @@ def choose(
 ) -> str:
     """Write the graph to build from and return the candidate's name; ``notes`` gets what a reader must know of the choice.
 
-    On a backend that was measured, the fastest candidate that was kept; elsewhere the first of the recipe's precision.
+    On a backend that was measured, ``wanted``, which is a candidate; elsewhere the first of the recipe's precision.
     """
     candidates = candidates_of(parent)
     name = backend.name
@@ -123,8 +170,9 @@ def choose(
         chosen = wanted or "fp16"
         if not measured:
             notes.append(f"{chosen} by the recipe, not measured: this machine cannot run the target")
-    chosen = _of_precision(chosen, candidates, backend)
-    if chosen in candidates and not candidates[chosen].kept:
+    if not measured or chosen not in candidates:
+        chosen = _of_precision(chosen, candidates, backend)
+    if chosen in candidates and not candidates[chosen].kept and not measured:
         notes.append(f"{chosen} is outside the accuracy budget: {candidates[chosen].why}")
     source = parent.file(f"{chosen}.onnx") if chosen in candidates else None
     if chosen == "int8" and source is None:

@@ -17,7 +17,7 @@ from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
 from mmedge.recipe import Candidate, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
-from mmedge.stages.preference import INSTEAD, NOISE
+from mmedge.stages.preference import INSTEAD, NOISE, tail_of
 from mmedge.stages.quantize import mixed, ptq
 from mmedge.stages.quantize.evaluation import Scored, Trial
 
@@ -183,19 +183,6 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
 def is_static(name: str) -> bool:
     """Whether a candidate has quantized activations that the search may take back."""
     return computes_int8(name) and name != "int8-mixed"
-
-
-def tail_of(name: str, config: Quantize, confidence: float) -> float:
-    """What each bound of a candidate's loss leaves out, so that all together are wrong no more often than the confidence says.
-
-    The recipe's candidates share it in equal parts (Bonferroni); its fallbacks and training have one part together, and the
-    mixes that the search for int8-mixed looks at share that one's.
-    """
-    listed = [each for each in config.candidates if each != "fp32"]
-    part = (1 - confidence) / (len(listed) + 1)
-    if name not in listed:
-        part /= len([each for each in config.fallbacks if each not in listed]) + 1
-    return part / mixed.LOOKS if name == "int8-mixed" else part
 
 
 def _budget(name: str, trial: Trial, config: Quantize) -> Budget:

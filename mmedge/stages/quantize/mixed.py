@@ -19,11 +19,10 @@ from mmedge.graph.qdq import QuantizedLayer
 from mmedge.leftovers import scratch
 from mmedge.progress import Progress
 from mmedge.report.schema import LayerGroupRecord, SensitivityRecord
+from mmedge.stages.preference import LOOKS
 
 # Of the time that a search may take, the most that is spent on measuring one group after the other.
 _SENSITIVITY_SHARE = 0.6
-# Mixes of INT8 and FP32 that are held against the budget.
-LOOKS = 6
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ import pytest
 from mmedge.gate import Estimate
 from mmedge.measure.budget import WHOLE, Budget
 from mmedge.recipe import Quantize
-from mmedge.stages.quantize import mixed
-from mmedge.stages.quantize.candidates import tail_of
+from mmedge.stages.preference import LOOKS, tail_of
 
 
 def lost(whole, reach=0.0, **subsets):
@@ -52,7 +51,7 @@ def test_all_candidates_together_use_up_no_more_doubt_than_the_confidence_leaves
     config = Quantize()
     tried = [*config.candidates, *(each for each in config.fallbacks if each not in config.candidates), "int8-qat"]
     tails = {name: tail_of(name, config, 0.95) for name in tried if name != "fp32"}
-    tails["int8-mixed"] *= mixed.LOOKS  # each mix that its search looks at has that part
+    tails["int8-mixed"] *= LOOKS  # each mix that its search looks at has that part
     assert sum(tails.values()) == pytest.approx(0.05)
     alone = Quantize(candidates=("fp32", "fp16"), fallbacks=())
     assert tail_of("fp16", alone, 0.95) == pytest.approx(0.025)
