@@ -73,6 +73,11 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def _saliency(seen: Seen, places: Places, rows: list[int], notes: list[str]) -> list[SaliencyRecord]:
+    whole = [name for name, x in seen.samples.inputs.items() if not np.issubdtype(x.dtype, np.floating)]
+    if rows and whole:
+        notes.append(f"no evidence in {', '.join(whole)}, and no share of it: between two tokens there is nothing")
+    if len(whole) == len(seen.samples.inputs):
+        return []
     try:
         found = [_of_row(seen, places, row) for row in rows]
     except MissingDependency as error:

@@ -141,6 +141,22 @@ def test_what_cannot_be_seen_is_told(name, notes):
     assert all(set(one.shares) == {"left", "right"} and not one.pictures for one in found.saliency)
 
 
+@pytest.mark.parametrize(
+    ("name", "grad_cam", "layers"),
+    [("bottleneck", {"image"}, []), ("transformer", set(), ["body.layers.0.self_attn", "body.layers.1.self_attn"])],
+)
+def test_a_users_network_has_grad_cam_where_it_convolves_and_attention_where_it_attends(name, grad_cam, layers):
+    net = NETWORKS[name]
+    module, samples = built(net), samples_of(net.contract)
+    found = inside(Seen(module, net.contract, samples, load_outputs(module, samples), lambda row: (row, None)), 1)
+    assert [one.layer for one in found.attention] == layers and len(found.embeddings) == 1
+    if name == "transformer":
+        assert found.notes == ["no evidence in text, and no share of it: between two tokens there is nothing"]
+    assert [(set(one.grad_cam or {}), set(one.pictures), one.target) for one in found.saliency] == (
+        [(grad_cam, grad_cam, "a")] if grad_cam else []
+    )
+
+
 def load_outputs(module, samples):
     with torch.no_grad():
         given = {name: torch.from_numpy(np.array(x)) for name, x in samples.inputs.items()}
