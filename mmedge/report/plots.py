@@ -116,6 +116,7 @@ def gains(report: Report) -> str:
     figures.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     for each in (figures, differences):
         each.margins(x=0.2)
+        each.locator_params(axis="x", nbins=5)
         each.grid(alpha=0.25, axis="x")
     return svg_of(figure)
 
