@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mmedge.backends import missing
 from mmedge.backends.backend import Backend, Job, LayerTime, LayerTimes
 from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.engine import Engine
-from mmedge.backends.onnxfile import Node
+from mmedge.backends.onnxfile import Node, read_nodes
 from mmedge.backends.session import Session, TensorInfo
 from mmedge.errors import MissingDependency, MmedgeError
 
@@ -39,9 +40,19 @@ def build(job: Job) -> Engine:
         raise MmedgeError(
             f"OpenVINO does not take the graph: {_reason(error)}", where=str(job.graph), todo="leave openvino-cpu out"
         ) from error
+    _number(model, job.graph)
     file = f"{job.stem}.xml"
     openvino.save_model(model, str(job.graph.with_name(file)), compress_to_fp16=False)
     return Engine(file=file, files=[file, f"{job.stem}.bin"], version=openvino.__version__.split("-")[0])
+
+
+def _number(model: Any, graph: Path) -> None:
+    """Name anew what OpenVINO named by a counter of its process, in place: the same graph is then the same file."""
+    given = {name for node in read_nodes(graph) for name in (node.name, *node.outputs)}
+    for number, node in enumerate(model.get_ordered_ops()):
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if name not in given and kind not in ("Parameter", "Result") and re.fullmatch(r"\w+_\d+", name):
+            node.set_friendly_name(f"{kind}_{number}")
 
 
 def session(engine: Path, *, threads: int = 1) -> Session:

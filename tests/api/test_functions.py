@@ -221,7 +221,7 @@ def test_importing_mmedge_imports_nothing_heavy_and_help_is_a_page():
             "quantize",
             ("model.onnx", "fp32.onnx", "fp16.onnx", "int8.onnx"),
         ),
-        ("export", {}, "bundle", ("model.onnx", "openvino-cpu/model.xml", "openvino-cpu/model.bin")),
+        ("export", {}, "bundle", ("model.onnx", "openvino-cpu/engine.xml", "openvino-cpu/engine.bin")),
     ],
 )  # fmt: skip
 def test_a_verb_by_the_function_and_by_the_command_gives_the_same_bytes(
