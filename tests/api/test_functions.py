@@ -310,6 +310,31 @@ def test_a_hugging_face_dataset_and_a_frame_go_all_the_way(tmp_path):
     assert bundle.load().predict(input=pixels[0]).label in map(str, range(10))
 
 
+@pytest.mark.slow
+def test_a_hugging_face_model_takes_token_ids_and_a_mask(tmp_path):
+    """A BERT of random weights; a digit's grey values, which are whole numbers from 0 to 16, are its words."""
+    transformers = pytest.importorskip("transformers")
+    from sklearn.datasets import load_digits
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=17, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, num_labels=10,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config).eval()
+    found = load_digits()
+    ids = found.data[:200].astype(np.int64)
+    data = {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64), "labels": found.target[:200]}
+    bundle = mmedge.export(model, tmp_path / "bundle", data, progress=False, gates="none", **QUICK)
+    engine = bundle.load()
+    feed = {name: data[name][:3] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(x) for name, x in feed.items()}).logits.numpy()
+    given = engine.run({**feed, "present": np.ones((3, 2), bool)})["logits"]
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    assert engine.predict(input_ids=ids[0], attention_mask=feed["attention_mask"][0]).label in map(str, range(10))
+
+
 def test_the_package_offers_what_its_functions_module_has_and_its_stub_names_the_same():
     from mmedge import api
 

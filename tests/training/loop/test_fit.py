@@ -359,7 +359,7 @@ def test_progress_tells_the_epoch_and_the_last_figure_of_validation(tmp_path):
     assert said[-1][:2] == (60, 60) and said[-1][2].endswith(f"epoch {fitted.best_epoch}")
 
 
-@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
+@pytest.mark.parametrize("tracker", ["tensorboard", pytest.param("mlflow", marks=pytest.mark.slow)])
 def test_a_tracker_gets_a_row_an_epoch_and_none_twice_after_an_interruption(tmp_path, monkeypatch, tracker):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     said = []
