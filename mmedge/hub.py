@@ -9,7 +9,8 @@ from mmedge import artifact
 from mmedge.bundle import SIGNATURE
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, first_line
 
-_CARD = "README.md"
+# What a bundle's model card is called: the Hub shows it.
+CARD = "README.md"
 
 
 def check_repository(repository: str) -> None:
@@ -36,7 +37,7 @@ def push(folder: Path, repository: str, *, private: bool = True, update: bool = 
     hub = _hub()
     listed = artifact.read(folder)
     names = [artifact.MANIFEST, *sorted(listed.files)]
-    names += [name for name in (SIGNATURE, _CARD) if (folder / name).is_file()]
+    names += [name for name in (SIGNATURE, CARD) if (folder / name).is_file()]
     api = hub.HfApi(library_name="mmedge")
     try:
         repository = api.create_repo(repository, private=private, exist_ok=update).repo_id

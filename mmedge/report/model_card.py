@@ -12,10 +12,10 @@ from mmedge import tasks
 from mmedge.artifact import Artifact, contract_of, replacing
 from mmedge.bundle import Contents
 from mmedge.contract import Contract
+from mmedge.hub import CARD
 from mmedge.report.compared import cells_row, markdown, plain_words
 from mmedge.report.schema import QualityRecord, Report, StageRecord
 
-CARD = "README.md"
 # What the Hub files models under, of what a model of one kind of input may be.
 _HUB = ("audio-classification", "image-classification", "tabular-classification", "tabular-regression", "text-classification")  # fmt: skip
 # What a spec says that is not how raw values become a tensor, or is too long to be read.
@@ -56,7 +56,7 @@ def card(bundle: Artifact, report: Report | None, license: str | None = None, re
         ["## How to use it", "", *_use(contract, repository)],
         ["## Inputs", "", *_inputs(contract)],
         ["## Outputs", "", *_outputs(contract)],
-        ["## Figures", "", *_figures(contents, stages, report)],
+        ["## Figures", "", *_figures(contents, contract, stages, report)],
         ["## Data", "", *_data(contents, report)],
         ["## How it was made", "", *_made_by(report)],
     )
@@ -202,7 +202,9 @@ def _outputs(contract: Contract) -> Iterator[str]:
         yield f"- `{name}`: {head.task}{labels}"
 
 
-def _figures(contents: Contents, stages: dict[str, StageRecord], report: Report | None) -> Iterator[str]:
+def _figures(
+    contents: Contents, contract: Contract, stages: dict[str, StageRecord], report: Report | None
+) -> Iterator[str]:
     measured = [(name, stage) for name, stage in stages.items() if stage.quality or stage.latency or stage.size_bytes]
     if not measured:
         yield "Nothing was measured: it was exported without data. Its engines were compared with the network on generated inputs."
@@ -212,14 +214,17 @@ def _figures(contents: Contents, stages: dict[str, StageRecord], report: Report 
     )
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: |"
     for name, stage in measured:
-        quality, latency = stage.quality, stage.latency
+        judged, latency = list(_qualities(stage, contract)), stage.latency
+        of_head = [
+            f"{head}: {_interval(quality)}" if len(judged) > 1 else _interval(quality) for head, quality in judged
+        ]
         ratio = latency.ratio_to_teacher if latency else None
         yield cells_row(
             [
                 name,
                 contents.targets[name].precision,
-                "not measured here" if quality is None else _interval(quality),
-                str(quality.n) if quality else "",
+                "; ".join(of_head) or "not measured here",
+                ", ".join(dict.fromkeys(str(quality.n) for _, quality in judged)),
                 f"{latency.p50_ms:.3f}" if latency else "not measured here",
                 "" if ratio is None else f"{ratio:.3f}",
                 f"{stage.size_bytes / 1000:,.0f} kB" if stage.size_bytes else "",

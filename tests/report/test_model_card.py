@@ -131,6 +131,23 @@ def test_the_card_tells_what_the_report_says(shipped, finished):
     assert "240 training, 50 validation and 60 test samples" in text and "Verdict: **not judged**" in text
 
 
+def test_each_of_several_heads_has_its_figure_and_a_model_without_data_has_none(shipped, finished):
+    found = artifact.read(shipped)
+    quality = finished.stage("export-onnxruntime-cpu")["quality"]
+    head = found.meta["contract"]["heads"]["logits"]
+    found.meta["contract"]["heads"] = {"digit": head, "again": head}
+    for figures in found.meta["figures"].values():
+        figures |= {"heads": {"digit": {"quality": quality}, "again": {"quality": quality}}}
+        del figures["quality"]
+    text = card(found, None)
+    assert [result["task"]["name"] for result in metadata(text)["model-index"][0]["results"]] == ["digit", "again"]
+    row = next(line for line in text.splitlines() if line.startswith("| onnxruntime-cpu |"))
+    assert "digit: accuracy" in row and "again: accuracy" in row and "print(prediction.heads)" in text
+    found.meta["figures"] = {}
+    text = card(found, None)
+    assert "Nothing was measured" in text and "model-index" not in metadata(text)
+
+
 def test_the_hub_reads_the_cards_metadata(shipped):
     from huggingface_hub import ModelCard
 
