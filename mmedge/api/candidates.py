@@ -36,8 +36,8 @@ def of_file(report: FileReport) -> list[Point]:
 
 
 def rows(points: Sequence[Point]) -> list[tuple[str, str]]:
-    """(candidate, its figures) for people."""
-    return [(_name(point), _figures(point)) for point in points]
+    """(candidate, its figures) for people; of one alone they are the result's own."""
+    return [] if len(points) < 2 else [(_name(point), _figures(point)) for point in points]
 
 
 def _name(point: Point) -> str:

@@ -93,16 +93,14 @@ def contributions(stage: str, samples: Samples, predict: Predict) -> list[Contri
         targets, groups = samples.targets[name][rows], samples.groups[rows]
         values = values_of(head, name, outputs, targets, rows)
         parts = shapley(values, len(names))
-        shares = [
-            ShareRecord(
-                modality=modality,
-                shapley=float(part.mean()),
-                shapley_ci95=_mean_interval(part, groups),
-                alone=float((values[frozenset({k})] - values[frozenset()]).mean()),
-                ablation=float((values[all_of] - values[all_of - {k}]).mean()),
-            )
-            for k, (modality, part) in enumerate(zip(names, parts.T))
-        ]
+        shares = []
+        for k, (modality, part) in enumerate(zip(names, parts.T)):
+            alone = values[frozenset({k})] - values[frozenset()]
+            ablation = values[all_of] - values[all_of - {k}]
+            figures = {"shapley": part, "alone": alone, "ablation": ablation}
+            means: dict[str, object] = {figure: float(x.mean()) for figure, x in figures.items()}
+            means |= {f"{figure}_ci95": _mean_interval(x, groups) for figure, x in figures.items()}
+            shares.append(ShareRecord(modality=modality, **means))  # type: ignore[arg-type]
         whole = {"nothing": float(values[frozenset()].mean()), "whole": float(values[all_of].mean())}
         record = ContributionsRecord(stage=stage, head=name, n=len(rows), **whole, modalities=shares)
         found.append(record.model_copy(update=_by_label(head, parts, targets, groups, names)))

@@ -118,7 +118,9 @@ class ShareRecord(Record):
     shapley: float = Field(description="Its mean marginal gain over all orders in which modalities are added.")
     shapley_ci95: Interval = Field(description="Over independent groups of samples.")
     alone: float = Field(description="What it gains from nothing.")
+    alone_ci95: Interval | None = None
     ablation: float = Field(description="What is lost where it alone is withheld.")
+    ablation_ci95: Interval | None = None
 
 
 class ContributionsRecord(Record):

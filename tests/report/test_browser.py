@@ -113,7 +113,11 @@ def test_confusion_recall_disagreements_and_shares_are_those_of_the_report(found
     assert [int(row[0]) for row in rows[1:]] == [s["row"] for s in finished.report["disagreements"]["samples"]]
     (rows,) = found["share"]
     shares = finished.report["contributions"][0]["modalities"]
-    assert [row[:2] for row in rows[1:]] == [[s["modality"], f"{s['shapley']:+.3f}"] for s in shares]
+    figures = ("shapley", "alone", "ablation")
+    assert rows[1:] == [
+        [s["modality"], *("{:+.3f} [{:+.3f}, {:+.3f}]".format(s[figure], *s[f"{figure}_ci95"]) for figure in figures)]
+        for s in shares
+    ]
 
 
 def test_what_is_seen_inside_is_that_of_the_report(found, finished):
