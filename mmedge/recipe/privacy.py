@@ -22,6 +22,7 @@ class Privacy(Frozen):
 
     epsilon: float = Field(
         gt=0,
+        le=100,
         description="The budget: whether a sample was trained on changes the probability of any outcome by a factor of"
         " e^epsilon at most. All students of which one is chosen share it.",
     )
