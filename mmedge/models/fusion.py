@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mmedge.models.fusions import FUSIONS
+
 
 class FusionNet(nn.Module):
     """Late fusion with a missing-modality contract.
@@ -21,6 +23,7 @@ class FusionNet(nn.Module):
     (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has
     convolutions of its own; here it stands on the encoders that are there, which costs two small matrices). ``heads``:
     what makes each, from ``hidden`` features on; called last, so that a seed gives the weights that it gave before.
+    ``kind``: how the features are joined, a row of ``FUSIONS``.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class FusionNet(nn.Module):
         hidden: int,
         heads: Mapping[str, Callable[[], nn.Module]],
         imagined: Sequence[str] = (),
+        kind: str = "concat",
     ) -> None:
         super().__init__()
         self.modalities, self.heads = tuple(encoders), tuple(heads)
@@ -37,7 +41,7 @@ class FusionNet(nn.Module):
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(embedding)) for name in encoders})
         features = embedding * len(self.modalities)
         self.imagine = nn.ModuleDict({name: _imagining(features, embedding) for name in imagined})
-        self.fusion = nn.Sequential(nn.Linear(features + embedding * len(imagined), hidden), nn.ReLU())
+        self.fusion = FUSIONS[kind](len(encoders) + len(imagined), embedding, hidden)
         # One head is not under its name, as artifacts of version 0.1 have it.
         each = {name: made() for name, made in heads.items()}
         self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
@@ -51,10 +55,10 @@ class FusionNet(nn.Module):
             torch.where(present[:, index : index + 1], encoded[index], self.absent[name])
             for index, name in enumerate(self.modalities)
         ]
-        joint = torch.cat(embeddings, dim=1)
         if self.imagine:
-            joint = torch.cat([joint, *(branch(joint) for branch in self.imagine.values())], dim=1)
-        fused = self.fusion(joint)
+            given = torch.cat(embeddings, dim=1)
+            embeddings += [branch(given) for branch in self.imagine.values()]
+        fused = self.fusion(*embeddings)
         if isinstance(self.head, nn.ModuleDict):
             return {name: head(fused) for name, head in self.head.items()}
         return {self.heads[0]: self.head(fused)}

@@ -79,10 +79,11 @@ def build(
 
 def _built_in(model: Model, contract: Contract) -> FusionNet:
     encoders = {
-        name: encoder_of(spec, model.encoders.get(name, Encoder()), model) for name, spec in contract.modalities.items()
+        name: encoder_of(name, spec, model.encoders.get(name, Encoder()), model)
+        for name, spec in contract.modalities.items()
     }
     heads = {name: partial(_head, model, head) for name, head in contract.heads.items()}
-    return FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate)
+    return FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate, model.fusion)
 
 
 def _refuse_huge(module: nn.Module) -> None:

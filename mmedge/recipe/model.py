@@ -11,12 +11,23 @@ from mmedge.frozen import Frozen
 
 
 class Encoder(Frozen):
-    """The size of a built-in encoder."""
+    """A built-in encoder: which, and of what size."""
 
-    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
-        (16, 32, 48), min_length=1, description="Channels of each stage."
+    kind: str | None = Field(
+        None,
+        description="conv, resnet, mobilenet, convnext or transformer of pictures and sounds; conv, gru or transformer of"
+        " texts and series; mlp or transformer of tables. Null: the first.",
     )
-    depth: int = Field(1, ge=1, le=1000, description="Layers in each stage.")
+    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (16, 32, 48),
+        min_length=1,
+        description="Channels of each stage. A transformer and a gru have one width, the last.",
+    )
+    depth: int = Field(
+        1, ge=1, le=1000, description="Layers or blocks in each stage, or in all where there is one width."
+    )
+    heads: int = Field(4, ge=1, le=1024, description="Attention heads of a transformer, which divide its width.")
+    patch: int = Field(8, ge=1, le=1024, description="Side of the patches that are a transformer's tokens, in pixels.")
 
 
 class Model(Frozen):
@@ -48,6 +59,11 @@ class Model(Frozen):
     )
     encoders: dict[str, Encoder] = Field({}, description="Modality -> size of its built-in encoder.")
     embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
+    fusion: Literal["concat", "sum", "gated", "bilinear", "attention"] = Field(
+        "concat",
+        description="How the built-in network joins the modalities: a linear layer over all; a weighted sum, the cheapest;"
+        " gates that weigh each modality sample by sample; products of linear forms; attention among them.",
+    )
     hidden: int = Field(64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
     token_dropout: float = Field(

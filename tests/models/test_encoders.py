@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from mmedge.errors import UsageError
 from mmedge.models.encoders import ENCODERS, encoder_of
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import ModalitySpec
@@ -25,24 +26,51 @@ def test_every_kind_of_modality_has_an_encoder():
     assert set(ENCODERS) == set(KINDS) == {get_args(spec.model_fields["kind"].annotation)[0] for spec in specs}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_encoder_takes_its_kinds_tensor_to_one_embedding(kind):
-    spec = TypeAdapter(ModalitySpec).validate_python({"kind": kind, **KINDS[kind]})
-    encoder = encoder_of(spec, Encoder(widths=(6, 8), depth=2), Model(embedding=5)).eval()
+@pytest.mark.parametrize(("kind", "of"), [(kind, of) for kind in KINDS for of in ENCODERS[kind]])
+def test_an_encoder_takes_its_kinds_tensor_to_one_embedding(kind, of):
+    shape = {"shape": [2, 8, 8]} if kind == "array" and of != "plain" else {}
+    spec = TypeAdapter(ModalitySpec).validate_python({"kind": kind, **KINDS[kind], **shape})
+    encoder = encoder_of("it", spec, Encoder(kind=of, widths=(6, 8), depth=2, patch=4), Model(embedding=5)).eval()
     x = torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype))
     assert encoder(x).shape == (2, 5) and torch.isfinite(encoder(x)).all()
 
 
 def test_an_array_that_is_a_map_gets_convolutions():
     spec = TypeAdapter(ModalitySpec).validate_python({"kind": "array", "shape": [2, 8, 8]})
-    encoder = encoder_of(spec, Encoder(), Model())
+    encoder = encoder_of("it", spec, Encoder(), Model())
     assert any(isinstance(layer, torch.nn.Conv2d) for layer in encoder.modules())
 
 
-def reader(**section):
+@pytest.mark.parametrize(
+    ("encoder", "told"),
+    [
+        (Encoder(kind="resent"), r"encoders.it.kind: no 'resent' of array \(did you mean 'resnet'"),
+        (Encoder(kind="resnet"), r"a resnet takes maps \[channels, height, width\], and it is \[2, 5\]"),
+    ],
+)
+def test_an_encoder_that_the_modality_cannot_have_is_told(encoder, told):
+    spec = TypeAdapter(ModalitySpec).validate_python({"kind": "array", **KINDS["array"]})
+    with pytest.raises(UsageError, match=told):
+        encoder_of("it", spec, encoder, Model())
+
+
+def test_heads_that_do_not_divide_the_width_are_told():
+    with pytest.raises(UsageError, match="a transformer of 30 channels cannot have 4 heads"):
+        reader(Encoder(kind="transformer", widths=(30,)))
+
+
+@pytest.mark.parametrize("of", ["gru", "transformer"])
+def test_padding_says_nothing_and_of_nothing_else_the_output_is_finite(of):
+    encoder = reader(Encoder(kind=of, widths=(8,), depth=2), dropout=0.0).eval()
+    text = torch.tensor([[3, 5, 7] + [0] * 9])
+    torch.testing.assert_close(encoder(text[:, :3]), encoder(text))
+    assert torch.isfinite(encoder(torch.zeros(1, 12, dtype=torch.int64))).all()
+
+
+def reader(encoder=None, **section):
     torch.manual_seed(0)
     spec = TypeAdapter(ModalitySpec).validate_python({"kind": "text", **KINDS["text"]})
-    return encoder_of(spec, Encoder(widths=(6, 8)), Model(embedding=5, **section))
+    return encoder_of("it", spec, encoder or Encoder(widths=(6, 8)), Model(embedding=5, **section))
 
 
 def test_a_word_that_was_seldom_seen_says_next_to_nothing():

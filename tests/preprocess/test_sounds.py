@@ -129,7 +129,7 @@ def test_a_sound_of_one_sample_or_of_any_loudness_is_finite(preset):
 def test_the_built_in_encoder_of_a_waveform_tells_tones_apart():
     torch.manual_seed(0)
     spec, model = sound(features="waveform", sample_rate=8000, length=1600), Model(embedding=2, dropout=0.0)
-    encoder = encoder_of(spec, Encoder(widths=(8, 8)), model)
+    encoder = encoder_of("it", spec, Encoder(widths=(8, 8)), model)
     random, time = np.random.default_rng(0), np.arange(1600) / 8000
     high = torch.arange(64) % 2
     tones = [np.sin(2 * np.pi * (hz * time + random.random())) for hz in 400 + 900 * high.numpy()]

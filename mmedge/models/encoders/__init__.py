@@ -1,4 +1,4 @@
-"""Built-in encoders, one file a kind of modality, and the one table of them.
+"""Built-in encoders, one file each, and the one table of them: by the modality's kind, and by the recipe's ``kind`` of encoder.
 
 An encoder takes a tensor of the modality's spec, [batch, *shape], to float32 [batch, embedding]. Only operators that
 export to one ONNX node each are used; adaptive pooling, which becomes some twenty, is not.
@@ -11,21 +11,58 @@ from typing import Any
 
 from torch import nn
 
-from mmedge.models.encoders import array, audio, image, sensor, tabular, text
+from mmedge.errors import UsageError, did_you_mean
+from mmedge.models.encoders import (
+    array,
+    audio,
+    convnext,
+    image,
+    mobilenet,
+    recurrent,
+    resnet,
+    sensor,
+    tabular,
+    text,
+    transformer,
+)
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import ModalitySpec
 
-# {kind: (its spec, the encoder's sizes, the model's section) -> a fresh module}.
-ENCODERS: dict[str, Callable[[Any, Encoder, Model], nn.Module]] = {
-    "image": image.build,
-    "audio": audio.build,
-    "text": text.build,
-    "tabular": tabular.build,
-    "sensor": sensor.build,
-    "array": array.build,
+# (its spec, the encoder's sizes, the model's section) -> a fresh module.
+Build = Callable[[Any, Encoder, Model], nn.Module]
+
+_MAPS: dict[str, Build] = {
+    "resnet": resnet.build,
+    "mobilenet": mobilenet.build,
+    "convnext": convnext.build,
+    "transformer": transformer.OfMaps,
+}
+# The first of each is what a recipe gets that says nothing.
+ENCODERS: dict[str, dict[str, Build]] = {
+    "image": {"conv": image.build, **_MAPS},
+    "audio": {"conv": audio.build, **_MAPS},
+    "text": {"conv": text.build, "gru": recurrent.OfTexts, "transformer": transformer.OfTexts},
+    "tabular": {"mlp": tabular.build, "transformer": transformer.OfColumns},
+    "sensor": {"conv": sensor.build, "gru": recurrent.OfSeries, "transformer": transformer.OfSeries},
+    "array": {"plain": array.build, **_MAPS},
 }
 
 
-def encoder_of(spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
-    """The built-in encoder of a modality's kind, from its tensor to ``model.embedding`` features."""
-    return ENCODERS[spec.kind](spec, encoder, model)
+def encoder_of(name: str, spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
+    """The built-in encoder of the modality ``name``, from its tensor to ``model.embedding`` features.
+
+    Raises UsageError for a kind that its modality does not have.
+    """
+    kinds = ENCODERS[spec.kind]
+    kind = encoder.kind or next(iter(kinds))
+    if kind not in kinds:
+        raise UsageError(
+            f"encoders.{name}.kind: no {kind!r} of {spec.kind}{did_you_mean(kind, kinds)}",
+            todo=f"there are {', '.join(kinds)}",
+        )
+    if kinds[kind] is _MAPS.get(kind) and len(spec.shape) != 3:
+        raise UsageError(
+            f"encoders.{name}.kind: a {kind} takes maps [channels, height, width], and {name} is {list(spec.shape)}",
+            todo=f"leave kind out, for {next(iter(kinds))}",
+        )
+    return kinds[kind](spec, encoder, model)

@@ -1,0 +1,21 @@
+"""How features of the modalities are joined, one file each, and the one table of them.
+
+A fusion takes a float32 [batch, embedding] of each modality, the learned stand-in where one is absent, to [batch, hidden].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from mmedge.models.fusions import attention, bilinear, concat, gated, summed
+
+# {kind: (number of modalities, embedding, hidden) -> a fresh module}.
+FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "concat": concat.build,
+    "sum": summed.Sum,
+    "gated": gated.Gated,
+    "bilinear": bilinear.LowRank,
+    "attention": attention.Attended,
+}
