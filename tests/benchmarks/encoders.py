@@ -14,6 +14,7 @@ import torch
 
 from mmedge.backends import tensorrt
 from mmedge.backends.backend import Job
+from mmedge.backends.engine import profiles_of
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.export import export
@@ -80,7 +81,8 @@ def rows(folder: Path, networks: dict[str, tuple[dict[str, str], str]]) -> Itera
         except MmedgeError as error:
             print(f"{name}: {error}")
         try:
-            tensorrt.build("tensorrt-rtx", Job(graphs[name], folder / name, calls[0], tensorrt.Options()))
+            job = Job(graphs[name], name, profiles_of(contract), tensorrt.Options())
+            tensorrt.build("tensorrt-rtx", job)
             builds[name] = "built"
         except MmedgeError as error:
             builds[name] = error.what
