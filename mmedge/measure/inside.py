@@ -19,6 +19,7 @@ from mmedge.measure.places import Places, layers_of, places_of
 from mmedge.measure.quality import Outputs
 from mmedge.measure.review import given_words, named, short
 from mmedge.measure.saliency import Question, grad_cam, integrated_gradients, overlay
+from mmedge.report.charts.embedding import UNKNOWN
 from mmedge.report.explained import AttentionRecord, EmbeddingRecord, InsideRecord, SaliencyRecord
 
 # Of the layout of features; attention layers that are drawn.
@@ -181,7 +182,7 @@ def _embeddings(seen: Seen, places: Places, notes: list[str]) -> list[EmbeddingR
 
 
 def _laid_out(seen: Seen, place: str, rows: np.ndarray, at: np.ndarray) -> EmbeddingRecord:
-    points, labels = laid_out(rows, _SEED), [seen.label(int(row)) or "?" for row in at]
+    points, labels = laid_out(rows, _SEED), [seen.label(int(row)) or UNKNOWN for row in at]
     record = EmbeddingRecord(place=place, x=short(points[:, 0]), y=short(points[:, 1]), labels=labels)
     if not tasks.of(seen.contract.heads[seen.head]).LABELS:
         return record

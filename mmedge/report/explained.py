@@ -60,7 +60,7 @@ class EmbeddingRecord(Record):
     place: str = Field(description="A modality, as its encoder gives it, or fusion: what the head is given.")
     x: list[float]
     y: list[float]
-    labels: list[str]
+    labels: list[str] = Field(description="A sample's label, or its number; ? where that is unknown.")
     alike: float | None = Field(
         None, description="The share of a sample's five nearest, by all features, that have its label; of labels only."
     )

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from mmedge.report.charts import embedding
+from mmedge.report.explained import EmbeddingRecord
 from mmedge.report.html import write_html
 from mmedge.report.record import parsed
 from mmedge.report.schema import Report
@@ -184,3 +186,11 @@ def test_a_name_that_looks_like_markup_is_that_name(finished, capsys):
     print_report(parsed(report, Report))
     said = capsys.readouterr().err
     assert "[/x][bold]m[/].csv" in said and "[red]teacher :smile:" in said
+
+
+def test_features_of_numbers_are_coloured_by_their_value_and_rare_labels_share_a_colour():
+    x, numbers = [float(k) for k in range(30)], [f"{k / 7:.4g}" for k in range(30)]
+    by_value = embedding.draw(EmbeddingRecord(place="fusion", x=x, y=x, labels=[*numbers[:29], "?"]))
+    assert by_value.count("<use") >= 29 and "target" in by_value and "other labels" not in by_value
+    by_label = embedding.draw(EmbeddingRecord(place="fusion", x=x, y=x, labels=numbers, alike=0.0, alike_ci95=(0, 0.1)))
+    assert "other labels" in by_label and numbers[0] in by_label

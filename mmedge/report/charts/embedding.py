@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from mmedge.report.explained import EmbeddingRecord
 from mmedge.report.plots import FAINT, figure_and_axes, svg_of, tip
@@ -10,11 +11,31 @@ from mmedge.report.plots import FAINT, figure_and_axes, svg_of, tip
 # More labels than that have no colours of their own.
 _LABELS = 20
 OTHER = "other labels"
+# What a sample without a target has for a label.
+UNKNOWN = "?"
 
 
 def draw(found: EmbeddingRecord) -> str:
     """A dot a sample; near ones have alike features, distances of far ones say little (t-SNE)."""
     figure, axes = figure_and_axes(4.6, 3.8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if found.alike is None:
+        _by_value(found, figure, axes)
+    else:
+        _by_label(found, axes)
+    return svg_of(figure, zoom=axes)
+
+
+def _by_value(found: EmbeddingRecord, figure: Any, axes: Any) -> None:
+    """Numbers in place of labels: light is more."""
+    known = [row for row, value in enumerate(found.labels) if value != UNKNOWN]
+    values = [float(found.labels[row]) for row in known]
+    dots = axes.scatter([found.x[row] for row in known], [found.y[row] for row in known], c=values, s=16)
+    figure.colorbar(dots, ax=axes, label="target")
+
+
+def _by_label(found: EmbeddingRecord, axes: Any) -> None:
     most = [label for label, _ in Counter(found.labels).most_common(_LABELS)]
     labels = sorted(set(most)) + [OTHER] * (len(set(found.labels)) > len(most))
     of_row = [label if label in most else OTHER for label in found.labels]
@@ -25,7 +46,4 @@ def draw(found: EmbeddingRecord) -> str:
             color=FAINT if label == OTHER else f"C{number % 10}", fillstyle="full" if number < 10 else "none",
         )  # fmt: skip
         tip(dots, label)
-    axes.set_xticks([])
-    axes.set_yticks([])
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return svg_of(figure, zoom=axes)
