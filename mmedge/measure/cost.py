@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -20,12 +22,14 @@ def macs(module: nn.Module, contract: Contract) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     module.eval()
-    # PyTorch's fused transformer layer and attention are operations that its counter does not know.
+    # PyTorch's fused transformer layer and attention, and oneDNN's LSTM, are operations that its counter does not know.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            module(**example(contract, batch=1))
+        with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            warnings.simplefilter("ignore", UserWarning)  # of oneDNN, about GPUs
+            with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+                module(**example(contract, batch=1))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2

@@ -1,5 +1,6 @@
 """Costs against a count by hand."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,6 +23,23 @@ def test_parameters_and_macs_of_a_convolution_and_a_matrix_are_those_counted_by_
     )
     assert params(Net()) == (2 * 5 * 9 + 5) + (5 + 5) + (120 * 3 + 3)
     assert macs(Net(), contract) == 2 * 5 * 9 * 24 + 120 * 3
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_each_step_of_a_recurrent_layer_is_counted(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = kind(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, present, x):
+            return {"logits": self.out(self.layer(x)[0][:, -1])}
+
+    contract = Contract(
+        task="classification", modalities={"x": ArraySpec(kind="array", shape=(20, 4))}, labels=("a", "b", "c")
+    )
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
+    assert macs(Net(), contract) == 20 * gates * (4 * 6 + 6 * 6) + 6 * 3
 
 
 def test_a_fused_transformer_layer_is_counted_like_its_parts():
