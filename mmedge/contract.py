@@ -61,6 +61,10 @@ class Contract(Frozen):
 
     def only(self, modalities: Sequence[str]) -> Contract:
         """The contract of a model that takes only some of the modalities, in this contract's order."""
-        return self.model_copy(
-            update={"modalities": {name: spec for name, spec in self.modalities.items() if name in modalities}}
-        )
+        kept = {name: spec for name, spec in self.modalities.items() if name in modalities}
+        return self.model_copy(update={"modalities": kept, "heads": {n: h.only(kept) for n, h in self.heads.items()}})
+
+    def with_dimensions(self, dimensions: int) -> Contract:
+        """The contract with embeddings of so many dimensions, where a head gives some."""
+        wide = {n: h.model_copy(update={"dimensions": dimensions}) for n, h in self.heads.items() if h.towers}
+        return self.model_copy(update={"heads": {**self.heads, **wide}})

@@ -26,6 +26,7 @@ FIGURES: dict[str, tuple[bool, int]] = {
     "subset": (True, ACCURACY_EXIT),
     "subset_drop": (False, ACCURACY_EXIT),
     "subset_ratio": (True, ACCURACY_EXIT),
+    "others": (True, ACCURACY_EXIT),
     "above_majority": (True, ACCURACY_EXIT),
     "above_baseline": (True, ACCURACY_EXIT),
     "worst_class_recall": (True, ACCURACY_EXIT),
@@ -57,6 +58,8 @@ GUARD, GUARD_CONFIDENCE = "above_majority", 0.999
 OF_LABELS = ("worst_class_recall", "ece")
 
 _BY_SUBSET = ("subset", "subset_drop", "subset_ratio")
+# A further figure of the task, by its name: ``others.f1``, ``others.recall_at_5``.
+OTHERS = "others"
 _OF_THE_WHOLE = ("gain", "gain_ci95_low")
 # What floating point adds to a difference of shares must not decide.
 _ROUNDING = 1e-9
@@ -200,14 +203,14 @@ def needed(found: Estimate, limit: float, *, minimum: bool, confidence: float) -
 
 
 def known(name: str) -> bool:
-    """Whether a gate of this name exists; ``subset.image+audio`` and ``subset_drop.audio`` belong to families.
+    """Whether a gate of this name exists; ``subset.image+audio``, ``subset_drop.audio`` and ``others.f1`` belong to families.
 
     Of a head, ``heads.NAME.`` stands before those of accuracy but the gain's.
     """
     head, figure = head_of(name)
     if head is not None and (_exit(name) != ACCURACY_EXIT or family(name) in _OF_THE_WHOLE):
         return False
-    return family(name) in FIGURES and (("." in figure) == (family(name) in _BY_SUBSET))
+    return family(name) in FIGURES and (("." in figure) == (family(name) in (*_BY_SUBSET, OTHERS)))
 
 
 def head_of(name: str) -> tuple[str | None, str]:
@@ -220,7 +223,12 @@ def head_of(name: str) -> tuple[str | None, str]:
 
 def subset_of(name: str) -> str | None:
     """The subset of modalities that a gate names; None where it names none."""
-    return head_of(name)[1].partition(".")[2] or None
+    return head_of(name)[1].partition(".")[2] or None if family(name) in _BY_SUBSET else None
+
+
+def other_of(name: str) -> str | None:
+    """The task's further figure that a gate names; None where it names none."""
+    return head_of(name)[1].partition(".")[2] or None if family(name) == OTHERS else None
 
 
 def is_minimum(name: str) -> bool:

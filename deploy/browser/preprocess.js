@@ -126,9 +126,10 @@ export function predicted(contract, outputs) {
   return each.length === 1 ? each[0][1] : Object.fromEntries(each);
 }
 
-/** {label, probabilities}, {label, rank, probabilities}, {labels (those above 0.5, the likeliest first), probabilities} or {value}. */
+/** {label, probabilities}, {label, rank, probabilities}, {labels (those above 0.5, the likeliest first), probabilities} {value} or {embeddings: {tower: vector}}. */
 function ofHead(head, output) {
   const values = Array.from(output);
+  if (head.task === "retrieval") return { embeddings: embeddings(head, values) };
   if (head.task === "regression") return { value: values[0] };
   const named = (numbers) => Object.fromEntries(head.labels.map((label, index) => [label, numbers[index]]));
   if (head.task === "ordinal") {
@@ -147,6 +148,16 @@ function ofHead(head, output) {
   const shifted = values.map((value) => Math.exp(value - top));
   const sum = shifted.reduce((total, value) => total + value, 0);
   return { label: head.labels[values.indexOf(top)], probabilities: named(shifted.map((value) => value / sum)) };
+}
+
+/** {tower: its vector, of unit length}, of the towers that saw something. */
+function embeddings(head, values) {
+  const each = Object.keys(head.towers).map((tower, k) => {
+    const vector = values.slice(k * head.dimensions, (k + 1) * head.dimensions);
+    const length = Math.hypot(...vector);
+    return [tower, length ? vector.map((value) => value / length) : null];
+  });
+  return Object.fromEntries(each.filter(([, vector]) => vector));
 }
 
 const EPSILON = 2 ** -23; // float32's, Kaldi's floor of an energy

@@ -175,6 +175,11 @@ def meaning(
             f"unknown task {task!r}{did_you_mean(task, tasks.TASKS)}", todo=f"tasks: {', '.join(tasks.TASKS)}"
         )
     kind = tasks.TASKS[task]
+    if kind.AMONG:
+        raise UsageError(
+            f"{task} is learnt from a recipe, whose rows are the pairs",
+            todo=f"write data.task: {task} into one: mmedge.run(recipe)",
+        )
     if kind.SEVERAL:
         count = max((len(label) for label in known if isinstance(label, list)), default=0)
         flags = all(isinstance(label, list) and len(label) == count and set(label) <= {0, 1} for label in known)

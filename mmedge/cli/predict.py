@@ -15,6 +15,8 @@ import click
 from mmedge.cli.common import bundle_options, framed, print_json, progress
 from mmedge.errors import MmedgeError, UsageError
 
+# Of a bundle whose task is retrieval.
+TOWER_OPTIONS = ("index", "nearest", "labels", "template", "tower")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ CellValue = str | list[str | None] | dict[str, str | None]
     "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female; or by column: --vitals temperature=36.6,sex=female.\n\n"
     "A table, .csv, .tsv, .jsonl or .parquet, is predicted row by row: its columns are those that the bundle was trained on, paths in it"
     " are relative to its folder, and an empty cell is missing. A row that cannot be predicted says why; the exit code is then 1."
+    "\n\nOf a bundle of embeddings: a table with --index FOLDER is indexed (--tower says by which, where it has columns of several),"
+    " and one sample with --index FOLDER is sought in it, the --nearest 5 are told. --labels cat,dog says which of these texts a"
+    " sample is nearest to, each in --template 'a picture of a {}'."
     "\n\n\b\nExamples:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav\n  mmedge predict runs/demo/bundle rows.csv --out predictions.csv",
 )
 @bundle_options
@@ -44,17 +49,77 @@ CellValue = str | list[str | None] | dict[str, str | None]
 def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engine], as_json: bool) -> int:
     engine = open_engine()
     if ctx.args and not ctx.args[0].startswith("-") and Path(ctx.args[0]).suffix.lower() in TABLES:
-        if len(ctx.args) > 1:
+        more = _values(ctx.args[1:], engine)
+        asked = _asked(more, engine)
+        if more or asked.keys() - {"index", "tower"}:
             raise UsageError(f"unexpected argument {ctx.args[1]!r}", todo="give one table, or files by modality")
+        if "index" in asked:
+            return _index_table(engine, Path(ctx.args[0]), Path(asked["index"]), asked.get("tower"), as_json)
         return _predict_table(engine, Path(ctx.args[0]), out, as_json)
     if out is not None:
         raise UsageError("--out belongs to a table", todo="mmedge predict BUNDLE rows.csv --out predictions.csv")
-    prediction = engine.predict(**_values(ctx.args, engine))
+    values = _values(ctx.args, engine)
+    asked = _asked(values, engine)
+    if "index" in asked:
+        return _search(engine, asked, values, as_json)
+    if "labels" in asked:
+        labels = [label.strip() for label in asked["labels"].split(",")]
+        prediction = engine.classify(labels, asked.get("template", "{}"), **values)
+    else:
+        prediction = engine.predict(**values)
     record = prediction.record()
     if as_json:
         print_json(record)
     else:
         _show(prediction)
+    return 0
+
+
+def _asked(values: dict[str, CellValue], engine: Engine) -> dict[str, str]:
+    """What the options of a bundle of towers say, taken out of ``values``; a modality of such a name is one."""
+    own = engine.contract.modalities
+    return {name: str(values.pop(name)) for name in TOWER_OPTIONS if name in values and name not in own}
+
+
+def _search(engine: Engine, asked: Mapping[str, str], values: Mapping[str, CellValue], as_json: bool) -> int:
+    """Tell the nearest items of an index."""
+    nearest = asked.get("nearest", "5")
+    if not nearest.isdecimal():
+        raise UsageError(f"--nearest is how many items are sought, not {nearest!r}")
+    hits = engine.search(asked["index"], int(nearest), **values)
+    if as_json:
+        print_json({"hits": [vars(hit) for hit in hits]})
+    for hit in () if as_json else hits:
+        click.echo(f"{hit.id}\t{hit.score:.4f}")
+    return 0
+
+
+def _index_table(engine: Engine, path: Path, index: Path, tower: str | None, as_json: bool) -> int:
+    """Write the index of a table's rows, by the tower that it has columns of."""
+    from mmedge.data.rows import read_rows
+    from mmedge.runtime import rows
+
+    folder, read = path.resolve().parent, list(read_rows(path))
+    if not read:
+        raise MmedgeError("the table has no rows: there is nothing to index", where=str(path))
+    absent = rows.absent_from(engine.contract, read[0].cells)
+    towers = {name: sees for head in engine.contract.heads.values() for name, sees in head.towers.items()}
+    there = [name for name, sees in towers.items() if not set(sees) <= set(absent)]
+    if (towers and (tower or there[0]) not in there) or (not tower and len(there) > 1):
+        raise UsageError(
+            f"the table has columns of the towers {', '.join(there)}" + (f", and none of {tower!r}" if tower else ""),
+            todo=f"say which is indexed: --tower {there[0]}",
+        )
+    sees = towers.get(tower or next(iter(there), ""), ())
+    items = [
+        {name: value for name, value in rows.sample_of(engine.contract, row.cells, folder).items() if name in sees}
+        for row in read
+    ]
+    found = engine.index(items, index, ids=[row.cells.get("id") or str(row.number) for row in read])
+    if as_json:
+        print_json({"index": str(index), "tower": found.tower, "items": len(found)})
+    else:
+        click.echo(f"written: {index}, {len(found)} items of the tower {found.tower}", err=True)
     return 0
 
 
@@ -124,6 +189,8 @@ def _show(prediction: Prediction, before: str = "") -> None:
         _show(of_head, f"{name}\t")
     if prediction.value is not None:
         click.echo(f"{before}{prediction.value:g}")
+    for tower, vector in (prediction.embeddings or {}).items():
+        click.echo(f"{before}{tower}\t" + " ".join(f"{number:.4f}" for number in vector))
     for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:
         click.echo(f"{before}{label}\t{p:.4f}")
 

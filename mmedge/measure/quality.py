@@ -12,6 +12,7 @@ from mmedge import tasks
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
+from mmedge.gate import Estimate
 from mmedge.measure.intervals import Bounds, of_figure, of_share
 from mmedge.report.schema import QualityRecord
 from mmedge.tasks.scale import Scale
@@ -39,7 +40,7 @@ def metric_of(contract: Contract) -> str:
 def score(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray]) -> float:
     """The metric over the rows whose target is known; of several heads the mean of their metrics, each over its own rows.
 
-    ``outputs``: {head: float [n, W]}; ``targets``: as in ``Samples``. NaN where no head has a figure.
+    ``outputs``: {head: float [n, W]}, of ``placing``; ``targets``: as in ``Samples``. NaN where no head has a figure.
     """
     found = [
         tasks.of(head).score(outputs[name][known], targets[name][known], head)
@@ -209,8 +210,30 @@ def predict_graph(run: Run, contract: Contract, samples: Samples, present: np.nd
 
 
 def graph_predictor(run: Run, contract: Contract, samples: Samples) -> Predict:
-    """``predict(present) -> outputs`` of an engine; the same ``present`` is not computed twice."""
-    return computed_once(lambda present: predict_graph(run, contract, samples, present))
+    """``predict(present) -> outputs`` of an engine, to be judged (``placing``); the same ``present`` is not computed twice."""
+    return placing(lambda present: predict_graph(run, contract, samples, present), contract, samples)
+
+
+def placing(predict: Predict, contract: Contract, samples: Samples) -> Predict:
+    """``predict`` whose outputs can be judged row by row, computed once.
+
+    Where rows are judged among one another, that is where each stands in the outputs of all of them with all that they
+    have: a gallery that neither a subset of the modalities nor a resampling of the rows changes.
+    """
+    raw = computed_once(predict)
+    if not any(tasks.of(head).AMONG for head in contract.heads.values()):
+        return raw
+    return computed_once(lambda present: placed_outputs(contract, raw(present), raw(samples.present), samples.targets))
+
+
+def placed_outputs(
+    contract: Contract, outputs: Outputs, gallery: Outputs, targets: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What the tasks judge of outputs; ``gallery``: the outputs of the same rows with all that they have."""
+    return {
+        name: tasks.of(head).placed(outputs[name], gallery[name], targets[name], head)
+        for name, head in contract.heads.items()
+    }
 
 
 def computed_once(predict: Predict) -> Predict:
@@ -242,6 +265,28 @@ def _others(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarr
     return found
 
 
+def figure_of(
+    contract: Contract,
+    outputs: Outputs,
+    targets: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    figure: str,
+    tail: float,
+) -> Estimate | None:
+    """A further figure of the one head over rows that all have a known target, with its bounds; None where it has none."""
+    ((name, head),) = contract.heads.items()
+    task = tasks.of(head)
+
+    def drawn(rows: np.ndarray) -> float:
+        return task.others(outputs[name][rows], targets[name][rows], head).get(figure, float("nan"))
+
+    value = drawn(np.arange(len(groups)))
+    if np.isnan(value):
+        return None
+    found = of_figure(drawn, groups, task.FIGURES[figure.partition(".")[0]], tail)
+    return Estimate(value, found.low, found.high, len(groups), found.method)
+
+
 def _others_ci95(
     contract: Contract,
     outputs: Outputs,
@@ -269,6 +314,6 @@ def _others_ci95(
         return taken[key].get(figure, float("nan"))
 
     for figure in others:
-        each = of_figure(partial(drawn, figure), groups, tasks.of(head).FIGURES[figure])
+        each = of_figure(partial(drawn, figure), groups, tasks.of(head).FIGURES[figure.partition(".")[0]])
         found[figure] = each.low, each.high
     return found

@@ -162,7 +162,7 @@ def disagreements(
     found: list[tuple[bool, float, DisagreementRecord]] = []
     for name, head in contract.heads.items():
         known = np.flatnonzero(samples.known(name))
-        if not len(known):
+        if not len(known) or tasks.of(head).AMONG:
             continue
         targets, pair = samples.targets[name][known], (first[name][known], second[name][known])
         distance = _distance(head, *pair)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.models.fusion import repeated
+from mmedge.models.towers import Vectors
 
 
 class Rescale(nn.Module):
@@ -33,7 +34,7 @@ class Wrapped(nn.Module):
     in place of an absent text. ``names`` maps modalities to the parameters of its ``forward``; ``means``: {modality:
     [*shape]}, of the input's dtype. ``heads``: {head: what comes after the module's output for it}, ``Rescale`` where
     targets are learned in standard units, else nothing. ``outputs``: those to give of the module's, the heads' in their
-    order first; all, where none are named.
+    order first; all, where none are named. The vectors of towers are one output, [batch, towers * dimensions].
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Wrapped(nn.Module):
         inner: nn.Module,
         names: Mapping[str, str],
         means: Mapping[str, Tensor],
-        heads: Mapping[str, Rescale | None],
+        heads: Mapping[str, Rescale | Vectors | None],
         outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class Wrapped(nn.Module):
                 todo="look at model.outputs in the recipe",
             )
         units = self.unit if isinstance(self.unit, nn.ModuleDict) else {self.heads[0]: self.unit}
-        of_heads = {head: units[head](named[name]) for head, name in zip(self.heads, head_outputs)}
+        of_heads = {head: _after(units[head], named[name], present) for head, name in zip(self.heads, head_outputs)}
         return of_heads | {name: named[name] for name in others}
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
@@ -114,6 +115,14 @@ class Wrapped(nn.Module):
                 todo=f"say which are the heads', in the order {', '.join(self.heads)}, and what else to keep: model.outputs: [{', '.join(named)}]",
             )
         return [*self.heads, *(name for name in named if name not in self.heads)]
+
+
+def _after(unit: nn.Module, output: Tensor, present: Tensor) -> Tensor:
+    """What a unit makes of an output; that of towers needs to know what is present. Of another width it is left alone, and told."""
+    if not isinstance(unit, Vectors):
+        return unit(output)
+    fits = output.dim() == 2 and output.shape[1] == len(unit.sees) * len(unit.nothing)
+    return unit(output.tensor_split(len(unit.sees), dim=1), present) if fits else output
 
 
 def entries(result: Any) -> dict[str, Any]:

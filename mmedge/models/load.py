@@ -22,6 +22,7 @@ from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
+from mmedge.models.towers import TowerNet, Vectors, columns_of
 from mmedge.preprocess import stand_in
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import TextSpec
@@ -70,19 +71,22 @@ def build(
             for name, spec in contract.modalities.items()
         }
         names = {name: model.inputs.get(name, name) for name in contract.modalities}
-        units = {name: _unit(head) if model.weights is None else None for name, head in contract.heads.items()}
+        units = {name: _unit(head, contract, fresh=model.weights is None) for name, head in contract.heads.items()}
         module = Wrapped(inner, names, stand_ins, units, model.outputs)
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     return module
 
 
-def _built_in(model: Model, contract: Contract) -> FusionNet:
+def _built_in(model: Model, contract: Contract) -> nn.Module:
     encoders = {
         name: encoder_of(name, spec, model.encoders.get(name, Encoder()), model)
         for name, spec in contract.modalities.items()
     }
-    heads = {name: partial(_head, model, head) for name, head in contract.heads.items()}
+    for name, head in contract.heads.items():
+        if head.towers:  # it is the only one
+            return TowerNet(encoders, name, head, model)
+    heads = {name: partial(_head, model, head, contract) for name, head in contract.heads.items()}
     return FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate, model.fusion)
 
 
@@ -96,14 +100,16 @@ def _refuse_huge(module: nn.Module) -> None:
         )
 
 
-def _unit(head: Head) -> Rescale | None:
-    """What brings a fresh network's standard units to the targets' own."""
-    return Rescale(head.mean, head.std) if tasks.of(head).UNIT else None
+def _unit(head: Head, contract: Contract, *, fresh: bool = True) -> Rescale | Vectors | None:
+    """What comes after a network's output: a fresh one's standard units become the targets' own, towers give vectors."""
+    if head.towers:
+        return Vectors(columns_of(head, contract.modalities), head.dimensions, learned=fresh)
+    return Rescale(head.mean, head.std) if fresh and tasks.of(head).UNIT else None
 
 
-def _head(model: Model, head: Head) -> nn.Module:
+def _head(model: Model, head: Head, contract: Contract) -> nn.Module:
     """A head of the built-in network."""
-    unit = _unit(head)
+    unit = _unit(head, contract)
     layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
     return nn.Sequential(*layers, *([unit] if unit else []))
 

@@ -51,7 +51,8 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     card = Card(recipe=recipe.name, source=_source(recipe))
     specs: dict[str, ModalitySpec] = dict(recipe.data.modalities)
     # Where the data does not tell the classes, some stand in for them.
-    heads = {name: tasks.of(target).stand_in() for name, target in recipe.data.heads.items()}
+    told = {name: tasks.of(target).head((), target) for name, target in recipe.data.heads.items()}
+    heads = {name: head if _wide(head) else tasks.of(head).stand_in() for name, head in told.items()}
     table, file, folder, notes = _table(recipe, out, code, progress, found)
     if table is not None:
         card = card.model_copy(update={"align": notes} if notes else {})

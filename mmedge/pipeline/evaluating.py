@@ -13,7 +13,7 @@ from mmedge.contract import Contract, subsets
 from mmedge.data.rows import read_rows
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
-from mmedge.measure.quality import bounds, quality, rows_of, score
+from mmedge.measure.quality import bounds, placed_outputs, quality, rows_of, score
 from mmedge.progress import Progress
 from mmedge.report.evaluated import EvaluationReport, FigureRecord
 from mmedge.runtime.engine import Engine
@@ -38,7 +38,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``columns``: {head: the column that holds its target}; ``group``: that of the independent unit, None for each row alone."""
+    """``columns``: {head: the column that holds its target}, without heads whose rows are pairs and need none; ``group``: that of the independent unit, None for each row alone."""
 
     columns: Mapping[str, str]
     group: str | None = None
@@ -51,6 +51,7 @@ def evaluation_of(
     """What to judge by. ``truths``: ``COLUMN`` or ``HEAD=COLUMN``, as typed; ``columns``: the table's. Raises UsageError."""
     heads = list(contract.heads)
     found = {heads[0]: _LABEL} if len(heads) == 1 else {head: head for head in heads}
+    pairs = {head for head in heads if tasks.of(contract.heads[head]).AMONG}
     for truth in truths:
         head, _, column = truth.rpartition("=")
         head = head or (heads[0] if len(heads) == 1 else "")
@@ -59,7 +60,8 @@ def evaluation_of(
                 f"--truth {truth}: the bundle has no head {head!r}{did_you_mean(head, heads)}; it has {', '.join(heads)}",
                 todo="write --truth HEAD=COLUMN",
             )
-        found[head] = column
+        found[head], pairs = column, pairs - {head}
+    found = {head: column for head, column in found.items() if head not in pairs}
     for head, column in found.items():
         if column not in columns:
             raise UsageError(
@@ -137,19 +139,25 @@ def _judged(contract: Contract, seen: _Seen, evaluation: Evaluation, table: Path
     """Figures over the rows that were predicted and whose target is known."""
     if not seen.ids:
         raise MmedgeError("no row could be predicted", where=str(table), todo="mmedge predict tells why of each")
-    targets = {name: _targets(contract, name, seen.cells[name], evaluation, table) for name in contract.heads}
+    nothing: list[str | None] = [None] * len(seen.ids)
+    targets = {
+        name: _targets(contract, name, seen.cells.get(name, nothing), evaluation, table) for name in contract.heads
+    }
     groups = np.unique(np.array(seen.groups), return_inverse=True)[1].astype(np.int64)
     samples = Samples("table", tuple(seen.ids), {}, np.array(seen.present), targets, groups, contract.heads)
     if not samples.labelled.any():
         columns = ", ".join(evaluation.columns.values())
         raise MmedgeError("no row says what is right", where=f"{table}, column {columns}", todo="fill it in")
-    whole = _stacked(contract, seen.outputs[()])
+    raw = _stacked(contract, seen.outputs[()])
+    whole = placed_outputs(contract, raw, raw, targets)
     of_subsets = {}
     for chosen in _subsets(tuple(contract.modalities)):
         rows = np.flatnonzero([given is not None for given in seen.outputs[chosen]] & samples.labelled)
         if len(rows):
-            outputs = _stacked(contract, [seen.outputs[chosen][row] for row in rows])
-            of_subsets["+".join(chosen)] = _figure(contract, outputs, samples.taken(rows))
+            absent = {name: np.zeros_like(x[0]) for name, x in raw.items()}
+            outputs = _stacked(contract, [given or absent for given in seen.outputs[chosen]])
+            placed = rows_of(placed_outputs(contract, outputs, raw, targets), rows)
+            of_subsets["+".join(chosen)] = _figure(contract, placed, samples.taken(rows))
     found = EvaluationReport(
         schema=1,
         table=table.name,
@@ -188,7 +196,7 @@ def _targets(contract: Contract, name: str, cells: list[str | None], evaluation:
     """A head's targets of the table's cells; raises MmedgeError for a cell that it cannot mean."""
     head = contract.heads[name]
     task, target = tasks.of(head), Target(task=head.task, separator=evaluation.separator)
-    where = f"{table}, column {evaluation.columns[name]}"
+    where = f"{table}, column {evaluation.columns.get(name, name)}"
     for names in task.named(cells, target):
         for label in sorted((names or frozenset()) - set(head.labels)):
             raise MmedgeError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmedge import gate
+from mmedge import gate, tasks
 from mmedge.artifact import contract_of
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
@@ -15,7 +15,17 @@ from mmedge.gate import Estimate
 from mmedge.measure import classwise
 from mmedge.measure.baseline import effort_of, in_words, majority_outputs
 from mmedge.measure.comparing import compared
-from mmedge.measure.quality import Outputs, Predict, bounds, of_head, quality, rows_of, score
+from mmedge.measure.quality import (
+    Outputs,
+    Predict,
+    bounds,
+    figure_of,
+    of_head,
+    placed_outputs,
+    quality,
+    rows_of,
+    score,
+)
 from mmedge.pipeline.measuring import once
 from mmedge.pipeline.predicting import Predictions, is_outputs
 from mmedge.pipeline.ran import Ran
@@ -74,6 +84,8 @@ class Evidence:
             figure = getattr(classwise, gate.family(name))
             found: Estimate = figure(described, outputs[only], targets[only], groups, tail)
             return found
+        if other := gate.other_of(name):
+            return figure_of(contract, outputs, targets, groups, other, tail)
         within = bounds(contract, outputs, targets, groups, tail)
         return Estimate(score(contract, outputs, targets), within.low, within.high, len(known), within.method)
 
@@ -92,7 +104,7 @@ class Evidence:
             return None
         samples, outputs = ours.masked_to(subset)
         if isinstance(other, str):
-            given = self._of_nobody(other, contract, len(samples))
+            given = self._of_nobody(other, contract, samples)
             if given is None:
                 return None
             rows, theirs = np.arange(len(samples)), given
@@ -114,9 +126,10 @@ class Evidence:
         found = compared(contract, rows_of(outputs, rows), theirs, taken, tail=tail)
         return found, score(contract, rows_of(theirs, known), rows_of(taken.targets, known))
 
-    def _of_nobody(self, other: str, contract: Contract, rows: int) -> Outputs | None:
+    def _of_nobody(self, other: str, contract: Contract, samples: Samples) -> Outputs | None:
         if other == MAJORITY:
-            return majority_outputs(contract, self.telling, rows)
+            given = majority_outputs(contract, self.telling, len(samples))
+            return placed_outputs(contract, given, given, samples.targets)
         return self.linear(contract) if self.linear else None
 
 
@@ -128,7 +141,12 @@ def evidence_of(predictions: Predictions) -> Evidence:
     def linear(contract: Contract) -> Outputs:
         return predictions.linear(tuple(contract.modalities))[0]
 
-    return Evidence(lambda done: _side(done, predictions), telling, linear if dataset.train.labelled.any() else None)
+    return Evidence(lambda done: _side(done, predictions), telling, linear if _has_baseline(dataset.train) else None)
+
+
+def _has_baseline(train: Samples) -> bool:
+    """Whether a linear model can learn the task: from labels, and row by row."""
+    return bool(train.labelled.any()) and not any(tasks.of(head).AMONG for head in train.heads.values())
 
 
 def _side(done: Ran, predictions: Predictions) -> Side | None:
@@ -141,7 +159,7 @@ def _side(done: Ran, predictions: Predictions) -> Side | None:
 def baseline_of(ran: list[Ran], predictions: Predictions) -> BaselineRecord | None:
     """The linear model of what ships: its quality and what it was given; None where training has no label."""
     context, done = predictions.context, shipped_of(ran)
-    if done is None or done.artifact is None or not context.dataset.train.labelled.any():
+    if done is None or done.artifact is None or not _has_baseline(context.dataset.train):
         return None
     names = tuple(context.dataset.contract.modalities)
     if done.result is not None and not is_outputs(done.artifact):

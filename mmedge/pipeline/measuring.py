@@ -16,7 +16,7 @@ from mmedge.machine import machine
 from mmedge.measure.figures import figures, figures_of_stored
 from mmedge.measure.gain import gain
 from mmedge.measure.latency import one_sample, ratio_figures, time_graphs
-from mmedge.measure.quality import module_run, predict_module
+from mmedge.measure.quality import graph_predictor, module_run
 from mmedge.pipeline.predicting import Predictions, classes_of, is_outputs
 from mmedge.pipeline.ran import Ran
 from mmedge.report.schema import ControlRecord, FiguresRecord, LatencyRecord, StageRecord
@@ -170,7 +170,7 @@ def _compare(artifact: Artifact, students: list[str], name: str, compared: Compa
     test = test.masked_to(compared.shown) if compared.shown else test
     ours, theirs = (
         [
-            predict_module(context.rebuild(artifact, student), contract, test, test.present)
+            graph_predictor(module_run(context.rebuild(artifact, student)), contract, test)(test.present)
             for student in students
             if student.rpartition("-")[0] == side
         ]

@@ -102,9 +102,17 @@ class Data(Frozen):
         "classification",
         description="What the target means. multilabel: a sample has any number of labels, a list in its cell (JSONL,"
         " Parquet) or names with separator between them (the separator alone: none of them; an empty cell: unlabelled)."
-        " ordinal: one of several grades that stand in an order.",
+        " ordinal: one of several grades that stand in an order. retrieval: which go together, a row being a pair; no label"
+        " is needed, and rows of one group are no wrong answers to each other.",
     )
-    target: str = Field("label", description="The column to predict.")
+    target: str | None = Field(
+        "label",
+        description="The column to predict. Of retrieval it is null, so that each row is a thing of its own, or a column"
+        " whose equal cells are of one thing: right items for each other.",
+    )
+    towers: dict[str, tuple[str, ...]] = Field(
+        {}, description="Of retrieval: tower -> the modalities that it sees; each modality its own where none is named."
+    )
     order: tuple[Label, ...] = Field(
         (), description="For ordinal: the grades, lowest first; of numbers their own order where none is given."
     )
@@ -147,6 +155,13 @@ class Data(Frozen):
             if name in RESERVED:
                 raise ValueError(f"a modality cannot be called {name!r}: the name is taken; call it {name}_input, say")
         return modalities
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_need_no_label(cls, given: Any) -> Any:
+        """A retrieval learns what stands in one row, unless a column says what is of one thing."""
+        task = tasks.TASKS.get(str(given.get("task"))) if isinstance(given, dict) else None
+        return {"target": None, **given} if task and task.AMONG else given
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
@@ -199,18 +214,55 @@ class Data(Frozen):
                 raise ValueError(f"'classes' are those of classification and multilabel, and {head!r} is {target.task}")
         return self
 
+    @model_validator(mode="after")
+    def _towers_see_what_there_is(self) -> Data:
+        among = [head for head, target in self.heads.items() if tasks.of(target).AMONG]
+        if among and self.targets:
+            raise ValueError(
+                f"a retrieval is the only head of a recipe: write 'task: {self.targets[among[0]].task}' without 'targets'"
+            )
+        if not among:
+            if self.towers:
+                raise ValueError(
+                    f"'towers' are those of a retrieval, and the task is {self.task}: write 'task: retrieval'"
+                )
+            if self.target is None and not self.targets:
+                raise ValueError("'target' must name the column to predict")
+            return self
+        for key in ("classes", "order", "label_columns"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key!r} are labels, and a {self.task} has none: the rows are its pairs; leave them out"
+                )
+        towers = self.heads[among[0]].towers
+        seen = [name for sees in towers.values() for name in sees]
+        for tower in towers:
+            if not tower.isidentifier() or tower in _OF_TORCH.split():
+                raise ValueError(f"a tower's name must be a Python identifier that is not taken: {tower!r}")
+        if strange := [name for name in seen if name not in self.modalities]:
+            raise ValueError(
+                f"'towers': there is no modality {strange[0]!r}{did_you_mean(strange[0], self.modalities)}"
+            )
+        if sorted(seen) != sorted(self.modalities) or not all(towers.values()) or len(towers) < 2:
+            raise ValueError(
+                f"'towers' must be two or more, and each modality in just one of them; the modalities are {', '.join(self.modalities)}"
+            )
+        return self
+
     @property
     def heads(self) -> dict[str, Target]:
         """The heads by name; the one of a single ``target`` is called as its task's output is."""
         if self.targets:
             return dict(self.targets)
-        same = {name: getattr(self, name) for name in ("task", "separator", "order", "classes")}
+        same = {name: getattr(self, name) for name in ("task", "separator", "order", "classes", "towers")}
+        if tasks.TASKS[self.task].AMONG and not self.towers:
+            same["towers"] = {name: (name,) for name in self.modalities}
         return {tasks.TASKS[self.task].OUTPUT: Target(column=self.target, **same)}
 
     @property
     def target_columns(self) -> dict[str, str]:
-        """{head: the column that it learns}: its own name where the recipe names none."""
-        return {head: target.column or head for head, target in self.heads.items()}
+        """{head: the column that it learns}, its own name where the recipe names none; without heads that need no column."""
+        return {head: target.column or head for head, target in self.heads.items() if self.targets or target.column}
 
     def columns_named(self) -> dict[str, str | None]:
         """{recipe key: the column that it names} of targets, ids, groups and splits."""

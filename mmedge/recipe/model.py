@@ -64,7 +64,12 @@ class Model(Frozen):
         description="How the built-in network joins the modalities: a linear layer over all; a weighted sum, the cheapest;"
         " gates that weigh each modality sample by sample; products of linear forms; attention among them.",
     )
-    hidden: int = Field(64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer.")
+    hidden: int = Field(
+        64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer, or each tower's."
+    )
+    dimensions: int = Field(
+        64, ge=2, le=65_536, description="Of a retrieval's embeddings; those of teacher and student may differ."
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
     token_dropout: float = Field(
         0.3, ge=0, lt=1, description="Share of a text's tokens that its built-in encoder does not see in training."

@@ -51,6 +51,11 @@ class Train(Frozen):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: a label weighs by its class's rarity."
     )
+    contrast: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="How a retrieval learns from pairs. softmax: to tell each item's own among those of the batch (InfoNCE);"
+        " sigmoid: of each two by themselves whether they are a pair (SigLIP).",
+    )
     focal_gamma: float = Field(
         0.0, ge=0, description="Above 0, training dwells on what is still wrong (focal loss, with this gamma)."
     )
@@ -241,7 +246,9 @@ class Loss(Frozen):
     labels: float = Field(1.0, ge=0, description="What the labels weigh.")
     logits: float = Field(1.0, ge=0, description="What the teacher's outputs weigh.")
     kind: Literal["kd", "dkd", "dist"] = Field(
-        "kd", description="How outputs are compared: kd (Hinton), dkd (decoupled) or dist (correlation)."
+        "kd",
+        description="How outputs are compared: kd (Hinton; of a retrieval the likeness of each two items of a batch, which is"
+        " affinity mimicking), dkd (decoupled) or dist (correlation).",
     )
     temperature: float = Field(2.0, gt=0, description="Softens the logits of both.")
     beta: float = Field(

@@ -15,6 +15,7 @@ from mmedge.recipe.compression import Prefer, Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
+from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
@@ -118,6 +119,8 @@ class Recipe(Frozen):
                 faults.append(
                     f"distill.loss.kind: {loss.kind!r} compares classes that exclude each other; for {named} use 'kd'"
                 )
+        if any(tasks.of(target).AMONG for target in heads.values()):
+            faults += self._tower_faults()
         for stage, train in self._schedules():
             for key, off in (("class_weights", "none"), ("sampling", "uniform"), ("focal_gamma", 0.0)):
                 if train and getattr(train, key) != off and not any(tasks.of(t).BALANCED for t in heads.values()):
@@ -130,6 +133,34 @@ class Recipe(Frozen):
                     faults.append(
                         f"{stage}.train.head_weights: the data has no head {name!r}{did_you_mean(name, heads)}; it has {', '.join(heads)}"
                     )
+        return faults
+
+    def _tower_faults(self) -> list[str]:
+        """What a task whose rows are judged among one another has no use for."""
+        faults, (head, *_) = [], self.data.heads.values()
+        if self.distill and self.distill.controls.subset_students:
+            faults.append("distill.controls.subset_students: a tower alone has nothing to find; leave it out")
+        for stage, train in self._schedules():
+            if train and train.privacy:
+                faults.append(
+                    f"{stage}.train.privacy: a pair is learnt against the batch's others, so no row has a gradient of its own"
+                )
+        if self.distill and self.distill.teachers:
+            faults.append("distill.teachers: spaces of several teachers have no mean; name one teacher")
+        models = {where: given.model for where, given in self._givens()}
+        models |= {stage: section.model for stage, section in self.sections.items() if hasattr(section, "model")}
+        for where, model in models.items():
+            for tower, sees in head.towers.items():
+                if model.modalities is not None and not set(sees) & set(model.modalities):
+                    faults.append(
+                        f"{where}.model.modalities: the tower {tower!r} would see nothing; keep one of {', '.join(sees)}"
+                    )
+            if model.hallucinate:
+                faults.append(f"{where}.model.hallucinate: towers do not imagine; leave it out")
+            if model.fusion != Model().fusion:
+                faults.append(
+                    f"{where}.model.fusion: what a tower sees of several modalities stands side by side; leave it out"
+                )
         return faults
 
     def _givens(self) -> list[tuple[str, TeacherConfig]]:
@@ -175,8 +206,8 @@ class Recipe(Frozen):
             ]
             names = ["+".join(chosen) for chosen in subsets(tuple(self.data.modalities))]
             for name in limits:
-                head, figure = gate.head_of(name)
-                family, _, subset = figure.partition(".")
+                head, _ = gate.head_of(name)
+                family, subset = gate.family(name), gate.subset_of(name)
                 if head is not None and head not in self.data.targets:
                     has = ", ".join(self.data.targets) or "one head, whose figures have no name before them"
                     faults.append(
@@ -192,15 +223,24 @@ class Recipe(Frozen):
         return faults
 
     def _label_gate_faults(self, stage: str, name: str, head: str | None) -> list[str]:
-        """A figure that only labels have, asked of a task that has others."""
+        """A figure that only labels have, or another task, asked of a task that has others."""
         target = self.data.heads.get(head) if head else next(iter(self.data.heads.values()))
-        if gate.family(name) not in gate.OF_LABELS or target is None:
+        if target is not None and tasks.of(target).AMONG and gate.family(name) == "above_baseline":
+            return [
+                f"gates.{stage}: {name!r} is against a linear model, which a {target.task} has none of; use above_majority"
+            ]
+        if gate.family(name) not in (*gate.OF_LABELS, gate.OTHERS) or target is None:
             return []
         if head is None and len(self.data.heads) > 1:
             return [
                 f"gates.{stage}: {name!r} is of one head: write heads.NAME.{name}; there are {', '.join(self.data.heads)}"
             ]
         task = tasks.of(target)
+        if other := gate.other_of(name):
+            able = [f"others.{of}" for of, scale in task.FIGURES.items() if scale != "error" and of != task.METRIC]
+            known = f"{gate.OTHERS}.{other.partition('.')[0]}" in able
+            has = ", ".join(able) or f"quality ({task.METRIC})"
+            return [] if known else [f"gates.{stage}: {name!r} is no figure of a {target.task}; it has {has}"]
         if task.LABELS and not task.SEVERAL:
             return []
         able = [figure for figure, (_, code) in gate.FIGURES.items() if code == 3 and figure not in gate.OF_LABELS]

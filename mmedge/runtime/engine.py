@@ -19,10 +19,12 @@ from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.backends.session import Run, Session
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
+from mmedge.runtime.embedding import Embedding
 from mmedge.runtime.fits import check_belongs, check_takes
 from mmedge.runtime.prediction import predictions
+from mmedge.runtime.samples import samples_of, unknown_modality
+from mmedge.runtime.search import Hit, Index, Stored
 from mmedge.runtime.warming import warm_up
-from mmedge.spec import ModalitySpec, TabularSpec
 from mmedge.tasks import Prediction
 
 _BOOL = np.dtype(bool)
@@ -114,12 +116,16 @@ class Engine:
                 wrong, where=str(read.folder), todo="graph and manifest do not belong together: export it again"
             )
         self._subsets: dict[frozenset[str], Session] = {}
+        self._embedding = Embedding(contract, self._outputs, read.artifact.sha256)
         self._opening = threading.Lock()
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
         heads = self.contract.heads
         named = {name: f"{len(head.labels)} labels" if head.labels else "a value" for name, head in heads.items()}
+        named |= {
+            name: f"{h.dimensions} numbers of each of {', '.join(h.towers)}" for name, h in heads.items() if h.towers
+        }
         gives = (
             ", ".join(f"{name}: {what}" for name, what in named.items()) if len(named) > 1 else "".join(named.values())
         )
@@ -160,7 +166,7 @@ class Engine:
             ) from None
         self._check(tensors, self._checked, rows)
         if len(tensors) != len(self._checked) + 1:
-            raise self._unknown(tensors.keys() - {*self._shapes, "present"})
+            raise unknown_modality(self.contract, tensors.keys() - {*self._shapes, "present"})
         return self._first(self._run, tensors, rows)
 
     def _first(self, run: Run, tensors: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -202,7 +208,7 @@ class Engine:
         """Run without what is absent: by the subset's own engine, or by the whole one with zeros."""
         unknown = tensors.keys() - self._shapes.keys()
         if unknown:
-            raise self._unknown(unknown)
+            raise unknown_modality(self.contract, unknown)
         if not tensors:
             raise MmedgeError(f"nothing is given; at least one of {', '.join(self._shapes)}")
         rows = len(next(iter(tensors.values()))) if all(np.ndim(given) for given in tensors.values()) else 0
@@ -244,6 +250,50 @@ class Engine:
                     self._subsets[names] = self._open(self._subset_files[names])
         return self._subsets[names]
 
+    def embed(self, **values: Any) -> Any:
+        """Raw values of one tower's modalities, as ``predict`` takes them -> its vector, float32 [dimensions], of unit length.
+
+        Lists of them -> [n, dimensions]. Values of several towers -> {tower: its vectors}.
+        """
+        return self._embedding.vectors(*samples_of(self.contract, values))
+
+    def index(
+        self,
+        items: Sequence[Mapping[str, object]],
+        path: str | Path,
+        *,
+        ids: Sequence[str] | None = None,
+        stored: Stored = "float32",
+    ) -> Index:
+        """Write the vectors of items, each {modality: value} of one tower, into a folder, to be searched from then on.
+
+        ``ids``: what they are called, their numbers from 0 where none are given; ``stored`` int8 takes a quarter of the
+        room, and ``Index.kept`` says what it costs.
+        """
+        return self._embedding.index(items, Path(path), ids, stored)
+
+    def search(self, index: Index | str | Path | None = None, k: int = 5, **values: Any) -> list[Hit]:
+        """The ``k`` items of an index that are nearest to a query, the nearest first.
+
+        ``index``: its folder, or what ``index`` gave; left out, the one that was used last. Raises UsageError for a query
+        of the items' own tower only where there is no other.
+        """
+        samples, several = samples_of(self.contract, values)
+        if several:
+            raise UsageError("search takes one query at a time")
+        return self._embedding.search(samples[0], index, k)
+
+    def classify(self, labels: Sequence[str], template: str = "{}", **values: Any) -> Prediction:
+        """Which of some labels, never trained on, a sample has: the likeliest text of ``template`` with a label in it.
+
+        ``template``: "a picture of a {}", say. The labels' vectors are kept for the next sample. Raises UsageError where
+        no tower of the bundle reads texts alone.
+        """
+        samples, several = samples_of(self.contract, values)
+        if several:
+            raise UsageError("classify takes one sample at a time")
+        return self._embedding.classify(samples[0], tuple(labels), template)
+
     def predict(self, **values: Any) -> Any:
         """Raw values of one sample -> a Prediction; lists of them -> a list of Predictions.
 
@@ -252,26 +302,9 @@ class Engine:
         Tabular: numbers and words, or a dict by column, None where a cell is missing. Sensor: a path, [channels, time],
         or (that, rate). Array: a path of a .npy file, or an array.
         """
-        unknown = values.keys() - self._shapes.keys()
-        if unknown:
-            raise self._unknown(unknown)
-        given = {name: value for name, value in values.items() if value is not None}
-        batched = {name for name, value in given.items() if _is_batch(self.contract.modalities[name], value)}
-        if batched and batched != given.keys():
-            raise UsageError(
-                f"either every modality is a list or none; {', '.join(sorted(given.keys() - batched))} is not"
-            )
-        if not batched:
-            return self._predict([given])[0]
-        sizes = {name: len(given[name]) for name in batched}
-        if len(set(sizes.values())) != 1 or 0 in sizes.values():
-            raise UsageError(f"the lists must be of one length, at least 1, not {sizes}")
-        return self._predict(
-            [
-                {name: value for name in given if (value := given[name][row]) is not None}
-                for row in range(next(iter(sizes.values())))
-            ]
-        )
+        samples, several = samples_of(self.contract, values)
+        found = self._predict(samples)
+        return found if several else found[0]
 
     def preprocess(self, samples: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
         """Raw samples, each {modality: value}, -> what ``run`` takes. Raises MmedgeError for a sample with nothing present."""
@@ -305,12 +338,14 @@ class Engine:
             place = f"sample {row} of the batch" + (f", {error.where}" if error.where else "")
             raise type(error)(error.what, where=place, todo=error.todo) from error
 
-    def _predict(self, samples: Sequence[Mapping[str, object]]) -> list[Prediction]:
+    def _outputs(self, samples: Sequence[Mapping[str, object]]) -> dict[str, np.ndarray]:
         names, tensors = frozenset(samples[0]), self.preprocess(samples)
         if names in self._subset_files and all(sample.keys() == names for sample in samples):
-            found = self.predictions(self._run_subset({name: tensors[name] for name in names}))
-        else:
-            found = self.predictions(_executed(self._run, tensors))
+            return self._run_subset({name: tensors[name] for name in names})
+        return _executed(self._run, tensors)
+
+    def _predict(self, samples: Sequence[Mapping[str, object]]) -> list[Prediction]:
+        found = self.predictions(self._outputs(samples))
         if len(found) != len(samples):
             raise MmedgeError(
                 f"the engine gives {len(found)} outputs for {len(samples)} samples",
@@ -323,12 +358,6 @@ class Engine:
         return predictions(self.contract, outputs)
 
     answers = predictions  # as version 0.1 called it
-
-    def _unknown(self, names: Any) -> UsageError:
-        name = min(map(str, names))
-        return UsageError(
-            f"the bundle has no modality {name!r}{did_you_mean(name, self._shapes)}; it has {', '.join(self._shapes)}"
-        )
 
 
 def _executed(run: Run, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -346,19 +375,6 @@ def _refused(error: Exception) -> MmedgeError:
     return MmedgeError(
         f"the engine does not run on these values: {reason}",
         todo="look at their range: the ids of a text must be those of the bundle's tokenizer",
-    )
-
-
-def _is_batch(spec: ModalitySpec, value: Any) -> bool:
-    if not isinstance(value, list):
-        return False
-    if isinstance(spec, TabularSpec):  # a plain list of cells, words and None among them, is one sample
-        return not value or any(isinstance(row, (list, tuple, dict, np.ndarray)) for row in value)
-    # A plain list of numbers is one array.
-    return (
-        spec.kind != "array"
-        or not value
-        or isinstance(value[0], (list, tuple, dict, np.ndarray, str, Path, type(None)))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def predicted(engine: Engine, row: Row, folder: Path) -> Prediction | MmedgeErro
 
 
 def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]:
-    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank`` or ``value``.
+    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank``, ``value``, or a vector a tower.
 
     Those of several heads are each under ``HEAD.``
     """
@@ -78,6 +79,8 @@ def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]
         parts = [as_cells(one, f"{name}.") for name, one in prediction.heads.items()]
         return {key: value for part in parts for key, value in part.items()}
     record = prediction.record()
+    if prediction.embeddings is not None:
+        return {f"{prefix}{tower}": json.dumps(vector) for tower, vector in prediction.embeddings.items()}
     probabilities = record.pop("probabilities", {})
     if prediction.labels is not None:
         record["labels"] = ";".join(prediction.labels)
@@ -89,7 +92,7 @@ def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]
 def cell_names(contract: Contract) -> list[str]:
     """The columns of ``as_cells``, whatever is predicted."""
     found = {
-        name: tasks.of(head).predictions(np.zeros((1, contract.width(name)), np.float32), head)[0]
+        name: tasks.of(head).predictions(np.ones((1, contract.width(name)), np.float32), head)[0]
         for name, head in contract.heads.items()
     }
     return list(as_cells(next(iter(found.values())) if len(found) == 1 else Prediction(heads=found)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mmedge.tasks import alone
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -14,11 +15,12 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, True, True, False, True
-ORDERED = False
+ORDERED, AMONG = False, False
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
 FIGURES: dict[str, Scale] = {"accuracy": "share", "f1": "share"}
 # The smallest probability that is told apart from 0: where a file's float32 probabilities end.
 FLOOR = 1e-7
+grouped, placed = alone.grouped, alone.placed
 
 
 def width(head: Head) -> int:

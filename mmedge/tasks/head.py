@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 from functools import partial
 from typing import Annotated
 
@@ -34,6 +35,17 @@ class Head(Frozen):
     labels: tuple[str, ...] = Field((), description="Classes, labels or grades, in the order that the task gives them.")
     mean: float = Field(0.0, description="Of the training targets, in their own unit, where they are numbers.")
     std: float = Field(1.0, description="Their standard deviation, in the same unit.")
+    towers: dict[str, tuple[str, ...]] = Field(
+        {}, description="Where the output is embeddings: tower -> the modalities that it sees, in the output's order."
+    )
+    dimensions: int = Field(0, description="Of the space that the towers share: columns of the output for each.")
+
+    def only(self, modalities: Collection[str]) -> Head:
+        """The head of a model that takes only some of the modalities: towers see what is left of theirs."""
+        if not self.towers:
+            return self
+        left = {tower: tuple(name for name in sees if name in modalities) for tower, sees in self.towers.items()}
+        return self.model_copy(update={"towers": {tower: sees for tower, sees in left.items() if sees}})
 
 
 class Target(Frozen):
@@ -51,4 +63,7 @@ class Target(Frozen):
         (),
         description="All classes or labels, in the order of the output, where the data at hand may lack some: weights that"
         " know more of them. Left out: those of the training split, sorted.",
+    )
+    towers: dict[str, tuple[str, ...]] = Field(
+        {}, description="Of retrieval: tower -> the modalities that it sees; each modality its own where none is named."
     )

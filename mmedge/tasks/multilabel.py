@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.tasks import alone
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.classification import FLOOR
 from mmedge.tasks.head import Head, Target
@@ -17,7 +18,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "average_precision"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, True, False, False, False, True
-ORDERED = False
+ORDERED, AMONG = False, False
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
 FIGURES: dict[str, Scale] = dict.fromkeys(("average_precision", "f1_micro", "f1", "all_labels_right"), "share")
 
@@ -36,6 +37,9 @@ def labels_in(cell: str | None, separator: str) -> frozenset[str] | None:
         except (ValueError, RecursionError):
             listed = cell.split(separator)
     return frozenset(str(name).strip() for name in listed) - {""}
+
+
+grouped, placed = alone.grouped, alone.placed
 
 
 def width(head: Head) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mmedge.errors import did_you_mean
-from mmedge.tasks import classification, multilabel
+from mmedge.tasks import alone, classification, multilabel
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -21,13 +21,14 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, False, True, False, True
-ORDERED = True
+ORDERED, AMONG = True, False
 FILE_KINDS: tuple[str, ...] = ("logits",)
 FIGURES: dict[str, Scale] = {"accuracy": "share", "mae_ranks": "error", "kappa": "correlation"}
 
 named, known, hidden, strata = classification.named, classification.known, classification.hidden, classification.strata
 spread, weights, targets = classification.spread, classification.weights, classification.targets
 from_file, improbable = multilabel.from_file, multilabel.improbable
+grouped, placed = alone.grouped, alone.placed
 
 
 def width(head: Head) -> int:

@@ -12,7 +12,7 @@ class Prediction:
 
     ``label`` and ``probabilities`` {label: p}: one of several classes or grades. ``rank``: of a grade, from 0.
     ``labels``: those with a probability above 0.5, the likeliest first, where a sample has any number. ``value``: a
-    number, in the targets' own unit. ``heads``: a prediction a head, where the model has several; the other fields are
+    number, in the targets' own unit. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``heads``: a prediction a head, where the model has several; the other fields are
     then empty.
     """
 
@@ -21,6 +21,7 @@ class Prediction:
     value: float | None = None
     labels: tuple[str, ...] | None = None
     rank: int | None = None
+    embeddings: dict[str, tuple[float, ...]] | None = None
     heads: dict[str, Prediction] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
@@ -29,6 +30,8 @@ class Prediction:
             return {name: prediction.record() for name, prediction in self.heads.items()}
         if self.value is not None:
             return {"value": self.value}
+        if self.embeddings is not None:
+            return {"embeddings": {tower: list(vector) for tower, vector in self.embeddings.items()}}
         named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
         ranked = {} if self.rank is None else {"rank": self.rank}
         return {**named, **ranked, "probabilities": self.probabilities}

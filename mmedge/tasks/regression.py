@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mmedge.tasks import alone
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -14,9 +15,10 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "value", "r2"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = False, False, False, False, True, False
-ORDERED = False
+ORDERED, AMONG = False, False
 FILE_KINDS: tuple[str, ...] = ("values",)
 FIGURES: dict[str, Scale] = {"r2": "unexplained", "mae": "error", "rmse": "error"}
+grouped, placed = alone.grouped, alone.placed
 
 
 def width(head: Head) -> int:

@@ -80,7 +80,8 @@ class Context:
     def contract(self, section: Model) -> Contract:
         """The data's contract, or the part of it that the model takes."""
         whole = self.dataset.contract
-        return whole.only(section.modalities) if section.modalities else whole
+        own = whole.only(section.modalities) if section.modalities else whole
+        return own.with_dimensions(section.dimensions)
 
     def preprocessed_for(self, section: TeacherConfig) -> Context:
         """This context with the samples as a teacher of the recipe's section sees them: under its own preprocessing."""

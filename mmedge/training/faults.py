@@ -120,6 +120,7 @@ def own_contract(section: TeacherConfig, contract: Contract) -> Contract:
     """The contract of a teacher that the recipe describes, where ``contract`` is the data's."""
     own = contract.model_copy(update={"modalities": {**contract.modalities, **section.preprocessing}})
     own = own.only(section.model.modalities) if section.model.modalities else own
+    own = own.with_dimensions(section.model.dimensions)
     # A text that was not fitted has as many tokens as it may have.
     known = {
         name: spec.model_copy(update={"tokens": spec.vocabulary})

@@ -21,7 +21,7 @@ def target_faults(table: polars.DataFrame, data: Data, file: str, *, learns_labe
     faults = []
     for head, found in cell_faults(data, cells_of(data, tables), learns_labels=learns_labels):
         row = None if found.row is None else tables[found.split][ROW][found.row]
-        column = data.target_columns[head]
+        column = data.target_columns.get(head)
         faults.append(Fault(found.severity, found.kind, found.what, file, row, column, todo=found.todo))
     return faults
 
@@ -39,7 +39,7 @@ def refuse_faulty_targets(
     for head, found in cell_faults(data, cells, learns_labels=learns_labels):
         if found.severity != "error":
             continue
-        column = data.target_columns[head]
+        column = data.target_columns.get(head, "id")
         where = f"data/{found.split}.csv, column {column}"
         if found.row is not None and not errors:  # only the first is told, and to find its row takes time
             where = place(tables[found.split]["id"][found.row], column)

@@ -89,7 +89,7 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[AlignmentRec
     refuse(column_faults(table, data), UsageError)
     refuse([*id_faults(table, data), *split_name_faults(table, data)])
     if data.label_columns:
-        table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target))
+        table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target or ""))
     ids = table[data.id] if data.id else polars.Series([f"row-{number}" for number in range(1, table.height + 1)])
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
@@ -222,8 +222,9 @@ def _from_dataset(
         row: dict[str, str | None] = {"id": name}
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
-        for head, column in written_columns(data).items():
-            row[column] = target_cell(item.get(data.target_columns[head]))
+        written = written_columns(data)
+        for head, column in data.target_columns.items():
+            row[written[head]] = target_cell(item.get(column))
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)

@@ -19,9 +19,12 @@ OWN_COLUMNS = ("id", "group", "source")
 
 
 def written_columns(data: Data) -> dict[str, str]:
-    """{head: the column of the written manifests that holds its target}; a name that mmedge uses itself gets an underscore."""
-    named = data.target_columns
-    return {head: f"{column}_" if column in OWN_COLUMNS else column for head, column in named.items()}
+    """{head: the column of the written manifests that holds its target}; a name that mmedge uses itself gets an underscore.
+
+    Of a head that needs no column each row is a thing of its own, as its id says.
+    """
+    named = {head: f"{column}_" if column in OWN_COLUMNS else column for head, column in data.target_columns.items()}
+    return {head: named.get(head, "id") for head in data.heads}
 
 
 def cells_of(data: Data, tables: Mapping[str, polars.DataFrame]) -> dict[str, dict[str, list[str | None]]]:
@@ -33,8 +36,9 @@ def cells_of(data: Data, tables: Mapping[str, polars.DataFrame]) -> dict[str, di
 
 
 def labelled(data: Data) -> polars.Expr:
-    """Whether a row has the target of any head."""
-    return polars.any_horizontal(polars.col(column).is_not_null() for column in written_columns(data).values())
+    """Whether a row has the target of any head; a pair has it in itself."""
+    columns = ["id" if tasks.of(data.heads[head]).AMONG else column for head, column in written_columns(data).items()]
+    return polars.any_horizontal(polars.col(column).is_not_null() for column in columns)
 
 
 def cell_faults(
@@ -49,7 +53,7 @@ def cell_faults(
             unknown = sum(cell is None for cell in of_split)
             if unknown == len(of_split) > 0 and (split != "train" or learns_labels):
                 yield head, CellFault("error", "unlabelled-split", *_unlabelled(split), split)
-            elif unknown and split != "train" and len(data.heads) == 1:
+            elif unknown and split != "train" and len(data.heads) == 1 and not tasks.of(target).AMONG:
                 what = f"{unknown} samples of the {split} split have no label and cannot be scored"
                 todo = "move them to the training split, where distillation uses them"
                 yield head, CellFault("warning", "unlabelled", what, todo, split)

@@ -230,7 +230,7 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
             tuple(table["id"]),
             {name: of_split[split] for name, of_split in inputs.items()},
             table.select(present(name, spec).alias(name) for name, spec in fitted.items()).to_numpy().astype(bool),
-            {name: tasks.of(head).targets(cells[name][split], head, data.heads[name]) for name, head in heads.items()},
+            _targets(data, heads, {name: each[split] for name, each in cells.items()}, _groups(table)),
             _groups(table),
             heads,
         )
@@ -341,6 +341,14 @@ def heads_of(data: Data, cells: Mapping[str, Mapping[str, Cells]]) -> dict[str, 
         defining = [cell for split in defining_splits(cells[name]) for cell in cells[name][split]]
         found[name] = tasks.of(target).head(defining, target)
     return found
+
+
+def _targets(
+    data: Data, heads: Mapping[str, Head], cells: Mapping[str, Cells], groups: np.ndarray
+) -> dict[str, np.ndarray]:
+    """{head: the targets of a split}. ``groups``: int64 [N]."""
+    found = {name: tasks.of(head).targets(cells[name], head, data.heads[name]) for name, head in heads.items()}
+    return {name: tasks.of(head).grouped(found[name], groups) for name, head in heads.items()}
 
 
 def _refuse_unreadable(

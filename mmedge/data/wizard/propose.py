@@ -255,6 +255,11 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
         raise UsageError(f"the target {target!r} has {distinct} different values", where=str(manifest), todo=other)
     numbers = as_numbers(known)
     task = TASKS[wished] if wished else None
+    if task and task.AMONG:
+        raise UsageError(
+            f"init drafts no {wished}: its rows are pairs, and no column is predicted",
+            todo="copy recipes/emoji-retrieval.yaml",
+        )
     if task and not task.LABELS and numbers is None:
         raise UsageError(f"the target {target!r} holds no numbers", where=str(manifest), todo=other)
     if wished and task and task.LABELS and not task.SEVERAL:

@@ -34,7 +34,9 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     timed.mkdir()
     openers = _candidates(work, parent, timed)
     kept, sample = list(openers), one_sample(context.dataset.test, measure.batch)
-    others = {other: found for other, found in (("parent", parent), ("teacher", context.teacher)) if found is not None}
+    beside = (("parent", parent), ("teacher", context.teacher))
+    # A teacher that only teaches has no graph.
+    others = {other: found for other, found in beside if found is not None and found.file(GRAPH).is_file()}
     taken = time_sessions(
         {f"{name} {each}": opener for each, opener in openers.items()}
         | {

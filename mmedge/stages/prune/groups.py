@@ -259,7 +259,9 @@ def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
                 f"prune.ignore: no layer {name!r}{did_you_mean(name, known)}; there are "
                 + ", ".join(layer.removeprefix("inner.") for layer in layers)
             )
-    widths = Counter(contract.width(head) for head in contract.heads)
+    widths = Counter(contract.width(name) for name, head in contract.heads.items() if not head.towers)
+    for head in contract.heads.values():
+        widths[head.dimensions] += len(head.towers)
     order: dict[int, list[str]] = {width: [] for width in widths}
     hooks = [
         layer.register_forward_hook(

@@ -21,7 +21,7 @@ from mmedge.graph.narrowed import narrowed
 from mmedge.measure.budget import WHOLE, Losses, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.cost import macs, params
 from mmedge.measure.latency import Ratio, one_sample, ratios_to
-from mmedge.measure.quality import balanced, computed_once, predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, graph_predictor, module_run, score, subset_scores
 from mmedge.models.load import contract_of
 from mmedge.recipe import Distill, Prune, Train
 from mmedge.report.pruning import ScoreRecord
@@ -142,7 +142,7 @@ class PruneWork:
 
     def _judged(self, module: nn.Module) -> Scores:
         module.eval()
-        predict = computed_once(lambda present: predict_module(module, self.contract, self.validation, present))
+        predict = graph_predictor(module_run(module), self.contract, self.validation)
         output = split_outputs(self.contract, self.validation, predict)
         quality = score(self.contract, output[WHOLE][1], self.validation.targets)
         subsets = subset_scores(self.contract, self.validation, predict)

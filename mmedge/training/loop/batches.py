@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -89,7 +89,7 @@ def batches(
     samples, train = training.samples, training.schedule
     rng = np.random.default_rng([training.seed, epoch])
     weights = class_weights(samples) if train.class_weights == "balanced" else {}
-    view = epoch % train.views
+    view, towers = epoch % train.views, _towers(training.contract)
     for whole in _steps(training, rng) if drawn is None else drawn:
         own = [
             _part(part, count, rank)
@@ -97,9 +97,9 @@ def batches(
         ]
         available = samples.present[whole]
         if train.modality_dropout == "every":
-            present = every_side(available, rng)
+            present = every_side(available, rng, towers)
         else:
-            present = drop_modalities(available, train.modality_dropout, rng)
+            present = drop_modalities(available, train.modality_dropout, rng, towers)
         for rows in own:
             index = whole[rows]
             augment = train.augment if len(index) else {}
@@ -163,36 +163,46 @@ def view_of(
     }
 
 
-def drop_modalities(available: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+Towers = Sequence[Sequence[int]]
+
+
+def _towers(contract: Contract) -> Towers:
+    """The columns of ``present`` that each tower sees, of a head that has some: none of them may lose all."""
+    names = list(contract.modalities)
+    return [[names.index(name) for name in sees] for head in contract.heads.values() for sees in head.towers.values()]
+
+
+def drop_modalities(available: np.ndarray, share: float, rng: np.random.Generator, towers: Towers = ()) -> np.ndarray:
     """bool [batch, M]: with probability ``share`` a sample keeps a random proper subset of its modalities (never none).
 
-    Modality dropout as in ModDrop (Neverova et al. 2016), over whole subsets instead of single modalities.
+    Modality dropout as in ModDrop (Neverova et al. 2016), over whole subsets instead of single modalities. A pair of
+    which one tower sees nothing is none, so that subsets have something of each of the ``towers``.
     """
-    count = available.shape[1]
-    if count == 1 or share == 0:
+    proper = _proper(available.shape[1], towers)
+    if not len(proper) or share == 0:
         return available
-    proper = _proper(count)
     kept = available & proper[rng.integers(len(proper), size=len(available))]
     dropped = (rng.random(len(available)) < share) & kept.any(axis=1)
     return np.where(dropped[:, None], kept, available)
 
 
-def every_side(available: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def every_side(available: np.ndarray, rng: np.random.Generator, towers: Towers = ()) -> np.ndarray:
     """bool [batch, 3, M]: all that a sample has, a random proper subset of its modalities, and the rest of them.
 
-    Where a side would be empty, it is all that the sample has. One modality is [batch, 1, 1].
+    Where a side would be empty, or have nothing of one of the ``towers``, it is all that the sample has. One modality,
+    or one a tower, is [batch, 1, M].
     """
-    count = available.shape[1]
-    if count == 1:
+    proper = _proper(available.shape[1], towers)
+    if not len(proper):
         return available[:, None]
-    proper = _proper(count)
     chosen = proper[rng.integers(len(proper), size=len(available))]
     sides = available[:, None] & np.stack([np.ones_like(chosen), chosen, ~chosen], axis=1)
-    return np.where(sides.any(axis=2, keepdims=True), sides, available[:, None])
+    whole = np.all([sides[:, :, sees].any(axis=2) for sees in towers or [range(sides.shape[2])]], axis=0)
+    return np.where(np.asarray(whole)[:, :, None], sides, available[:, None])
 
 
-def _proper(count: int) -> np.ndarray:
-    """bool [2^count - 2, count]: the subsets that are neither empty nor whole."""
-    return np.array(
-        [[m in chosen for m in range(count)] for size in range(1, count) for chosen in combinations(range(count), size)]
-    )
+def _proper(count: int, towers: Towers) -> np.ndarray:
+    """bool [n, count]: the subsets that are neither empty nor whole, and have something of each of the towers."""
+    found = [set(chosen) for size in range(1, count) for chosen in combinations(range(count), size)]
+    able = [chosen for chosen in found if all(chosen & set(sees) for sees in towers)]
+    return np.array([[m in chosen for m in range(count)] for chosen in able])

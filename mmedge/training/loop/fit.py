@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.measure.quality import balanced, predict_module, score, subset_scores
+from mmedge.measure.quality import balanced, placing, predict_module, score, subset_scores
 from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.tracking import Log
@@ -282,12 +282,13 @@ def _validate(module: nn.Module, training: Training) -> dict[str, float] | None:
     module.eval()
     finite, contract, validation = True, training.contract, training.validation
 
-    def predict(present: np.ndarray) -> dict[str, np.ndarray]:
+    def outputs_of(present: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal finite
         outputs = predict_module(module, contract, validation, present)
         finite = finite and all(np.isfinite(output).all() for output in outputs.values())
         return outputs
 
+    predict = placing(outputs_of, contract, validation)
     scores = subset_scores(contract, validation, predict)
     quality = scores.get("+".join(contract.modalities))
     if quality is None:  # no sample has every modality

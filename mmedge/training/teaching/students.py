@@ -11,7 +11,7 @@ from torch import nn
 
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
-from mmedge.measure.quality import SubsetOutputs, predict_module, subset_outputs
+from mmedge.measure.quality import SubsetOutputs, graph_predictor, module_run, subset_outputs
 from mmedge.recipe import Model, Train
 from mmedge.training.context import Context
 from mmedge.training.loop.batches import Training
@@ -66,9 +66,7 @@ class Student:
 
     def outputs(self, contract: Contract, samples: Samples) -> SubsetOutputs:
         """What it gives for every subset of modalities: see ``subset_outputs``."""
-        return subset_outputs(
-            contract, samples, lambda present: predict_module(self.module, contract, samples, present)
-        )
+        return subset_outputs(contract, samples, graph_predictor(module_run(self.module), contract, samples))
 
 
 def train_student(variant: Variant, model: Model, contract: Contract, context: Context, number: int) -> Student:

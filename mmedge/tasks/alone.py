@@ -1,0 +1,17 @@
+"""What tasks share whose rows are judged each by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmedge.tasks.head import Head
+
+
+def grouped(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The targets: groups, int64 [N], say nothing of them."""
+    return targets
+
+
+def placed(output: np.ndarray, gallery: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:
+    """The outputs, which are judged as they are."""
+    return output
