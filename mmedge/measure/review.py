@@ -217,12 +217,16 @@ def given_words(head: Head, row: np.ndarray) -> str:
     (prediction,) = tasks.of(head).predictions(row[None], head)
     if prediction.label is not None:
         return str(prediction.label)
+    if prediction.embeddings is not None:
+        return f"a vector of {' and '.join(prediction.embeddings)}"
     return ", ".join(prediction.labels) or "none" if prediction.labels is not None else f"{prediction.value:.4g}"
 
 
 def named(head: Head, target: np.ndarray) -> str:
     """A target of one row in words."""
     task = tasks.of(head)
+    if task.AMONG:
+        return f"of row {int(target[0]) + 1}"
     if not task.LABELS:
         return f"{float(target):.4g}"
     if task.SEVERAL:

@@ -132,6 +132,7 @@ def test_every_stage_is_judged_by_recalls_with_intervals_whole_and_of_each_tower
         assert quality["value"] == pytest.approx(np.mean([quality["others"][way] for way in ways]))
     teacher, student = (artifact.contract_of(artifact.read(out / stage)) for stage in ("teacher", "distill"))
     assert (teacher.width("embeddings"), student.width("embeddings")) == (48, 16)
+    assert "cannot be seen" not in json.dumps(report["inside"])
     assert {gate["name"]: gate["outcome"] for s in report["stages"] for gate in s["gates"]} == {
         "quality": "pass",
         "subset.name": "pass",
