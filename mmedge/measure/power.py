@@ -10,7 +10,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.measure.latency import Opener
-from mmedge.profiling import energy
+from mmedge.profiling.energy import measure
 
 # Each is run for so long in each of the rounds, in turn with the others: a counter ticks some hundred times meanwhile.
 _SECONDS, _ROUNDS = 0.3, 3
@@ -28,7 +28,7 @@ def energies(openers: Mapping[str, Opener], inputs: Mapping[str, np.ndarray]) ->
         for name, session in sessions.items():
             feed = {input: inputs[input] for input in session.inputs}
             gpu = session.parts is not None
-            used = energy.measure(partial(session.run, feed), seconds=_SECONDS, samples=1, gpu=gpu)
+            used = measure(partial(session.run, feed), seconds=_SECONDS, samples=1, gpu=gpu)
             if isinstance(used, str):
                 return used
             found[name].append(used.mj_per_inference)

@@ -16,7 +16,7 @@ from mmedge.training import losses
 from mmedge.training.loop.batches import Batch
 from mmedge.training.losses import hints
 from mmedge.training.teaching.layers import HintedLayer, check_pair
-from mmedge.training.teaching.teachers import BatchOutputs, Teacher
+from mmedge.training.teaching.teachers import BatchOutputs, Teacher, TeacherBatch
 
 _SHARED = 128
 
@@ -83,8 +83,9 @@ class Distillation(nn.Module):
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
         outputs = student(present=batch.present, **batch.inputs)
-        teacher = self._teacher.outputs(batch, batch.present.device)
         loss = self._loss
+        needed = loss.logits or loss.hints  # labels alone need nobody's outputs
+        teacher = self._teacher.outputs(batch, batch.present.device) if needed else TeacherBatch({}, [])
         each = _label_losses(outputs, batch, self._contract, self._train)
         each = {name: loss.labels * value for name, value in each.items()}
         if loss.logits:
