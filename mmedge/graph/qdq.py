@@ -333,7 +333,8 @@ def prove(graph: Path, optimized: Any) -> LayersRecord:
 
     ``int8`` of ``asked`` layers run in 8 bits; ``float_layers``: {label: why} of the others, ``unexplained`` those
     without a reason.
-    A layer runs in float where its weights are still dequantized in the optimised graph.
+    A layer runs in float where its weights are still dequantized in the optimised graph; ``open_pairs`` are those of
+    activations that no kernel took up.
     """
     import onnx
 
@@ -352,8 +353,22 @@ def prove(graph: Path, optimized: Any) -> LayersRecord:
             if reason is None:
                 unexplained.append(layer.label)
     return LayersRecord(
-        asked=len(weighted), int8=len(weighted) - len(floating), float_layers=floating, unexplained=unexplained
+        asked=len(weighted),
+        int8=len(weighted) - len(floating),
+        float_layers=floating,
+        unexplained=unexplained,
+        open_pairs=_open_pairs(optimized),
     )
+
+
+def _open_pairs(optimized: Any) -> list[str]:
+    """The tensors that an optimised graph rounds to codes and nothing else."""
+    readers: dict[str, set[str]] = {}
+    for node in optimized.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    quantizers = [node for node in optimized.graph.node if node.op_type == _Q]
+    return [node.input[0] for node in quantizers if readers.get(node.output[0]) == {_DQ}]
 
 
 def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:

@@ -24,6 +24,7 @@ Candidate = Literal[
     "int8-bias",
     "int8-smooth",
     "int8-weights",
+    "int8-dynamic",
     "int8-mixed",
 ]
 
@@ -38,8 +39,8 @@ def precision_of(candidate: str) -> str:
 
 
 def computes_int8(candidate: str) -> bool:
-    """Whether activations are quantized too, so that a runtime can compute in 8 bits: all of INT8 but ``int8-weights``."""
-    return precision_of(candidate) == "int8" and candidate != "int8-weights"
+    """Whether activations have codes of calibrated ranges: all of INT8 but ``int8-weights`` and ``int8-dynamic``."""
+    return precision_of(candidate) == "int8" and candidate not in ("int8-weights", "int8-dynamic")
 
 
 def _without_privacy(section: Any) -> Any:
@@ -145,7 +146,8 @@ class Quantize(StageSection):
         " as an activation's range; -extremes the extremes of all samples; -percentile the mean of each sample's outermost"
         " 0.01 %; -histogram the range of least error; -narrow weights of 7 bits, which do not saturate on CPUs without"
         " VNNI; -bias corrects biases layer by layer instead of at once; -smooth is SmoothQuant, for transformers; -weights"
-        " quantizes weights alone; -mixed takes layers that the runtime computes in float anyway back to FP32, and of the"
+        " quantizes weights alone; -dynamic gives the inputs of linear layers a range while it runs, on ONNX Runtime's CPU: neither"
+        " calibrates; -mixed takes layers that the runtime computes in float anyway back to FP32, and of the"
         " others the most sensitive until the budget holds. In a graph with attention or layer norms convolutions, linear layers and"
         " embeddings alone are quantized, biases are corrected, and int8 takes the range of least error.",
     )

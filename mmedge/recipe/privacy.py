@@ -68,7 +68,7 @@ def _used_again(recipe: Recipe) -> Iterator[str]:
         if named:
             yield (
                 f"quantize.candidates: {', '.join(named)} would be calibrated on training samples, which privacy does not"
-                " allow; say [fp32, fp16, int8-weights]"
+                " allow; say [fp32, fp16, int8-weights, int8-dynamic]"
             )
 
 

@@ -204,6 +204,9 @@ class LayersRecord(Record):
     int8: int
     float_layers: dict[str, str]
     unexplained: list[str]
+    open_pairs: list[str] = Field(
+        [], description="Tensors that are quantized and made float at once: no kernel takes codes."
+    )
 
 
 class CandidateRecord(Record):

@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 # Those that take many minutes run where they are named.
-ALONE = ("losses_gain", "compression", "big_networks", "kills", "encoders")
+ALONE = ("losses_gain", "compression", "big_networks", "large", "kills", "encoders")
 
 
 def main() -> None:
-    names = [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.name != "__main__"]
+    names = [
+        found.name
+        for found in pkgutil.iter_modules([str(Path(__file__).parent)])
+        if found.name not in ("__main__", "pretrained")
+    ]
     chosen = sys.argv[1:] or [name for name in names if name not in ALONE]
     for name in chosen:
         if name not in names:

@@ -11,7 +11,7 @@ from torch import nn
 from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.contract import Contract, Head
 from mmedge.errors import MmedgeError
-from mmedge.graph import placement, precision, qdq, smoothing
+from mmedge.graph import dynamic, placement, precision, qdq, smoothing
 from mmedge.graph.export import export
 from mmedge.graph.placement import Form
 from mmedge.graph.qdq import Wiring
@@ -94,8 +94,7 @@ def test_weighted_layers_run_in_8_bits_and_what_is_between_them_stays_float(made
     assert kernels["QLinearConv"] == 3 and kernels["QLinearAdd"] == 1 and kernels["MatMulIntegerToFloat"] >= 12
     kinds = {layer.kind for layer in qdq.layers(onnx.load(made[1]))}
     assert kinds <= {"Conv", "Gemm", "MatMul", "Add"}
-    left = [node for node in precision.optimized(made[1]).graph.node if node.op_type == "DequantizeLinear"]
-    assert len(left) <= 4  # of the float layer and of what the convolutions give the transformer
+    assert len(proof.open_pairs) <= 1  # in front of that layer
 
 
 def test_masks_are_in_no_range_and_the_outputs_are_those_of_fp32(made):
@@ -126,6 +125,23 @@ def test_an_embedding_is_looked_up_in_8_bits_and_a_tied_one_stays(made):
     assert words.name in {node.name for node in placement.structure.embeddings(Wiring(model))}
     model.graph.node.append(onnx.helper.make_node("Transpose", [words.input[0]], ["tied"], "tied"))
     assert words.name not in {node.name for node in placement.structure.embeddings(Wiring(model))}
+
+
+def test_what_is_not_calibrated_answers_nearly_the_same_and_makes_no_table_float(made, tmp_path):
+    assert dynamic.int8(made[0], tmp_path / "dynamic.onnx") == 14
+    kernels = precision.int8_kernels(precision.optimized(tmp_path / "dynamic.onnx"))
+    assert kernels.get("DynamicQuantizeMatMul", 0) + kernels.get("MatMulIntegerToFloat", 0) == 14
+    assert precision.weights_only(made[0], tmp_path / "weights.onnx") > 14
+    for name in ("dynamic", "weights"):
+        assert 0 < far(tmp_path / f"{name}.onnx", made) < 0.02
+        read = {node.input[0] for node in onnx.load(tmp_path / f"{name}.onnx").graph.node if node.op_type == "Gather"}
+        assert any("word_embeddings" in table and table.endswith(".rows") for table in read)
+    model = onnx.load(made[0])
+    del model.graph.node[:]
+    model.graph.node.append(onnx.helper.make_node("Flatten", ["picture"], ["y"], "flat"))
+    onnx.save(model, tmp_path / "flat.onnx")
+    with pytest.raises(MmedgeError, match="no linear layer"):
+        dynamic.int8(tmp_path / "flat.onnx", tmp_path / "q.onnx")
 
 
 def test_a_smoothed_graph_computes_the_same_with_no_node_more(made, tmp_path):

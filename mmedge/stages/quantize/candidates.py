@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.gate import Estimate
-from mmedge.graph import fusion, precision, qdq
+from mmedge.graph import dynamic, fusion, precision, qdq
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
 from mmedge.recipe import Candidate, Quantize, computes_int8
@@ -145,6 +145,8 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             )
         case "int8-weights":
             precision.weights_only(trial.graph, target)
+        case "int8-dynamic":
+            dynamic.int8(trial.graph, target)
         case "int8-mixed":
             base = table.best_static(config)
             if base is None:
