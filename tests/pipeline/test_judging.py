@@ -200,7 +200,8 @@ def test_what_failed_weighs_more_than_what_cannot_be_told():
 def test_a_control_is_what_the_gain_is_over_and_the_taught_student_is_not(monkeypatch):
     """Ours are the students that it is held against, in the order of their seeds, theirs its own."""
     monkeypatch.setattr(measuring, "contract_of", lambda artifact: SimpleNamespace(modalities={"a": None}))
-    monkeypatch.setattr(measuring, "predict_module", lambda module, *_: module)
+    monkeypatch.setattr(measuring, "module_run", lambda module: module)
+    monkeypatch.setattr(measuring, "graph_predictor", lambda run, *_: lambda present: run)
     monkeypatch.setattr(
         measuring, "gain", lambda contract, ours, theirs, test, **_: SimpleNamespace(record=lambda: (ours, theirs))
     )

@@ -66,6 +66,7 @@ def test_all_students_of_which_one_ships_share_the_budget_and_its_artifact_tells
         (("distill", "loss"), {"logits": 0, "hints": [{}]}, "distill.loss.hints: a hint"),
         (("distill", "candidates"), [{"kind": "dist"}], "'dist' compares the samples"),
         (("distill", "model", "norm"), "batch", "distill.model.norm: batch norm mixes"),
+        (("data", "task"), "retrieval", "distill.train.privacy: a pair is learnt against"),
         (("prune",), {}, "prune: recovery trains on the samples again"),
         (("quantize", "candidates"), ["fp32", "int8"], "quantize.candidates: int8 would be calibrated on training"),
         (("quantize", "train"), {"privacy": BUDGET}, "is of teacher and distill alone"),
