@@ -15,6 +15,9 @@ from mmedge.data.arrays import LABELS
 from mmedge.data.manifest.splits import SPELLINGS
 from mmedge.errors import UnmatchedInputs, UnreadableData, UsageError, brief, did_you_mean
 
+# A sample as callers have it: {name: value}, of any type.
+Row = dict[str, Any]
+
 _TARGETS = (*LABELS, "target", "targets", "y")
 _WANTED = (
     "give a torch DataLoader or Dataset, a datasets.Dataset, a pandas or polars frame, {name: array}, an .npz,"
@@ -180,7 +183,7 @@ def _rows_of(batch: Any, where: str) -> Iterator[Any]:
         raise UnreadableData(f"{where} of the loader holds {kind_of(batch)}", todo=_WANTED)
 
 
-def _rows(arrays: Mapping[Any, Any], where: str) -> Iterator[dict[str, Any]]:
+def _rows(arrays: Mapping[Any, Any], where: str) -> Iterator[Row]:
     """The samples of {name: what has a row a sample}."""
     held = {
         str(name): value if hasattr(value, "shape") or isinstance(value, (list, tuple)) else None
@@ -201,7 +204,7 @@ def _rows(arrays: Mapping[Any, Any], where: str) -> Iterator[dict[str, Any]]:
         yield {name: value[row] for name, value in held.items() if value is not None}
 
 
-def _framed(source: Source, table: dict[str, list[Any]], taker: Network) -> Iterator[dict[str, Any]]:
+def _framed(source: Source, table: dict[str, list[Any]], taker: Network) -> Iterator[Row]:
     """The rows of a frame; where the model takes one input, which no column is called, it gets all columns of numbers."""
     target = _target(source, table)
     left = [name for name in table if name not in (target, source.group)]
@@ -233,7 +236,7 @@ def _number(value: Any) -> float | None:
     return None if value is None or (isinstance(value, float) and math.isnan(value)) else float(value)
 
 
-def _sample(source: Source, item: Any, taker: Network, number: int) -> tuple[dict[str, Any], Any, Any]:
+def _sample(source: Source, item: Any, taker: Network, number: int) -> tuple[Row, Any, Any]:
     """(inputs by name, label, group) of one sample."""
     if isinstance(item, Mapping):
         return _of_mapping(source, {str(key): value for key, value in item.items()}, taker)
@@ -250,7 +253,7 @@ def _sample(source: Source, item: Any, taker: Network, number: int) -> tuple[dic
     raise UnreadableData(f"sample {number} is {kind_of(item)}", todo=_WANTED)
 
 
-def _of_mapping(source: Source, item: dict[str, Any], taker: Network) -> tuple[dict[str, Any], Any, Any]:
+def _of_mapping(source: Source, item: Row, taker: Network) -> tuple[Row, Any, Any]:
     target = _target(source, item)
     group = item.pop(source.group, None) if source.group else None
     label = item.pop(target, None) if target else None
@@ -271,7 +274,7 @@ def _of_mapping(source: Source, item: dict[str, Any], taker: Network) -> tuple[d
     return chosen, label, group
 
 
-def _gather(source: Source, item: dict[str, Any]) -> None:
+def _gather(source: Source, item: Row) -> None:
     """Put the columns of a table's modality, which stand each for itself in a sample, under its name, in place."""
     for name, spec in source.modalities.items():
         columns = [*spec.get("columns", ()), *spec.get("categorical", ())]
@@ -288,7 +291,7 @@ def _gather(source: Source, item: dict[str, Any]) -> None:
         item[name] = cells if any(cell is not None for cell in cells.values()) else None
 
 
-def _of_tuple(source: Source, parts: list[Any], taker: Network) -> tuple[dict[str, Any], Any, Any]:
+def _of_tuple(source: Source, parts: list[Any], taker: Network) -> tuple[Row, Any, Any]:
     names = list(source.names) if not isinstance(source.names, Mapping) else []
     if names:
         if len(names) != len(parts):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmedge import tasks
-from mmedge.api.data import Columns, Source, columns, from_file, kind_of
+from mmedge.api.data import Columns, Row, Source, columns, from_file, kind_of
 from mmedge.api.networks import Network
 from mmedge.api.values import array_of, few_of, raw_value, readings, spec_of, taken, tried
 from mmedge.data.manifest import splits
@@ -76,10 +76,10 @@ class DataSection:
 class HeldData:
     """A dataset as a recipe names it: ``build(split)`` gives a list of samples."""
 
-    def __init__(self, parts: Mapping[str, list[dict[str, Any]]]) -> None:
+    def __init__(self, parts: Mapping[str, list[Row]]) -> None:
         self.parts = parts
 
-    def __call__(self, split: str) -> list[dict[str, Any]]:
+    def __call__(self, split: str) -> list[Row]:
         return self.parts[split]
 
 
@@ -277,13 +277,11 @@ def _split(parts: dict[str, Columns], target: Target, seed: int) -> dict[str, Co
     return {split: found[split] for split in SPLITS}
 
 
-def _samples(
-    part: Columns, renamed: Mapping[str, str], modalities: Mapping[str, Any], source: Source
-) -> list[dict[str, Any]]:
+def _samples(part: Columns, renamed: Mapping[str, str], modalities: Mapping[str, Any], source: Source) -> list[Row]:
     """Samples as a recipe's dataset gives them."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for row in range(len(part)):
-        sample: dict[str, Any] = {"label": part.labels[row]}
+        sample: Row = {"label": part.labels[row]}
         for name, values in part.inputs.items():
             value = values[row]
             if value is not None:
@@ -298,7 +296,7 @@ def _samples(
     return rows
 
 
-def _digest(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+def _digest(rows: Mapping[str, list[Row]]) -> str:
     """The hash of all samples."""
     digest = hashlib.sha256()
     for split, samples in rows.items():

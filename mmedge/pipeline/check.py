@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,7 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     progress.say("check: building the models")
     whole = Contract(modalities=specs, heads=heads)
     found += _model_faults(recipe, whole, code)
-    for tracker in recipe.trackers:
-        try:
-            tracking.require(tracker)
-        except MissingDependency as error:
-            found.append(Fault.of(error, "dependency"))
-    for key, why in recipe.export.unheeded.items():
-        found.append(Fault("warning", "unheeded", f"{key}: {why}", todo="leave it out"))
+    found += _left_aside(recipe)
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
     labelled = card.splits["train"].labelled if card.splits else None
     if card.splits:
@@ -105,6 +100,17 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     found += ignored_faults(recipe, whole, lambda model: _factory(model, code))
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
     return card.with_faults(found)
+
+
+def _left_aside(recipe: Recipe) -> Iterator[Fault]:
+    """What follows the run and is not installed, and keys that mean nothing here."""
+    for tracker in recipe.trackers:
+        try:
+            tracking.require(tracker)
+        except MissingDependency as error:
+            yield Fault.of(error, "dependency")
+    for key, why in recipe.export.unheeded.items():
+        yield Fault("warning", "unheeded", f"{key}: {why}", todo="leave it out")
 
 
 def _source(recipe: Recipe) -> str:

@@ -98,8 +98,7 @@ def gains(report: Report) -> str:
         figures.plot(ends, [row, row], color=FAINT, linewidth=1, zorder=0)
         for colour, value, name, above in zip((FAINT, "C0"), ends, ("control", "distilled student"), (-18, 9)):
             figures.plot(value, row, "o", color=colour, markersize=9, label=name if row == 0 else None)
-            place: dict[str, Any] = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
-            figures.annotate(f"{value:.3f}", (value, row), **place)
+            figures.annotate(f"{value:.3f}", (value, row), (0, above), textcoords="offset points", ha="center")
         low, high = control.gain_ci95
         differences.plot([low, high], [row, row], color="C0", linewidth=3, solid_capstyle="butt")
         differences.plot(control.gain, row, "o", color="C0", markersize=9)
