@@ -79,7 +79,7 @@ def test_an_unknown_section_is_refused_with_the_nearest_one():
 
 
 def test_the_demo_finds_the_teacher_that_was_trained_elsewhere_to_be_its_own():
-    """So that each verb alone takes it, which the run was given by --from."""
+    """So that a run without --from, which repeats the demo, finds it made: of real recordings, which do not vary."""
     few, every = (load(RECIPES[0].with_name(f"avdigits{name}.yaml")) for name in ("", "-all-labels"))
     assert (few.teacher, few.data, few.seed) == (every.teacher, every.data, every.seed)
     assert few.distill.labels == 200 and every.distill.labels == "all"
