@@ -43,9 +43,9 @@ class Seen:
         return next(iter(self.contract.heads))
 
     def label(self, row: int) -> str | None:
-        """What is right, where that is known."""
+        """What is right, where that is known; None of a task whose targets have no words."""
         head = self.contract.heads[self.head]
-        known = self.samples.known(self.head)
+        known = self.samples.known(self.head) & (not tasks.of(head).AMONG)
         return named(head, self.samples.targets[self.head][row]) if known[row] else None
 
 

@@ -225,8 +225,6 @@ def given_words(head: Head, row: np.ndarray) -> str:
 def named(head: Head, target: np.ndarray) -> str:
     """A target of one row in words."""
     task = tasks.of(head)
-    if task.AMONG:
-        return f"of row {int(target[0]) + 1}"
     if not task.LABELS:
         return f"{float(target):.4g}"
     if task.SEVERAL:

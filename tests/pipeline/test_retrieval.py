@@ -19,6 +19,7 @@ from mmedge.pipeline import fold
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from mmedge.recipe import InvalidRecipe, Prune
+from mmedge.report.html import write_html
 from mmedge.runtime.search import read_index
 from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import cut, groups_of
@@ -108,6 +109,7 @@ def ran(manifest, tmp_path_factory):
     values = values_of(manifest)
     del values["prune"], values["gates"]["prune"]  # what is cut is looked at below, without a run's exports
     outcome = fold.run(parsed(values), out, code=out.parent, progress=Silent())
+    write_html(outcome.report, out / "report.html")
     return out, outcome.report.record(), outcome.exit_code
 
 
@@ -132,7 +134,8 @@ def test_every_stage_is_judged_by_recalls_with_intervals_whole_and_of_each_tower
         assert quality["value"] == pytest.approx(np.mean([quality["others"][way] for way in ways]))
     teacher, student = (artifact.contract_of(artifact.read(out / stage)) for stage in ("teacher", "distill"))
     assert (teacher.width("embeddings"), student.width("embeddings")) == (48, 16)
-    assert "cannot be seen" not in json.dumps(report["inside"])
+    page = (out / "report.html").read_text()
+    assert "mean_recall" in page and "cannot be seen" not in json.dumps(report["inside"])
     assert {gate["name"]: gate["outcome"] for s in report["stages"] for gate in s["gates"]} == {
         "quality": "pass",
         "subset.name": "pass",
@@ -291,6 +294,29 @@ def test_the_command_line_indexes_a_table_and_searches_it(ran, manifest, mmedge,
     assert said.code == 0 and len(said.out.splitlines()) == 3 and said.out.startswith("d")
     said = mmedge("predict", bundle, "--pixels", ",".join(map(str, pixels(0))), "--labels", "zero, one", "--json")
     assert set(json.loads(said.out)["probabilities"]) == {"zero", "one"}
+
+
+def test_a_bundle_is_judged_on_a_table_of_pairs_and_what_towers_cannot_is_told(ran, manifest, mmedge, tmp_path):
+    lines = manifest.read_text().splitlines()[:41]
+    (tmp_path / "few.csv").write_text("\n".join(lines) + "\n")
+    said = mmedge("evaluate", ran[0] / "bundle", tmp_path / "few.csv", "--truth", "digit", "--json")
+    found = json.loads(said.out)
+    assert found["quality"]["metric"] == "mean_recall" and set(found["subsets"]) == {"pixels", "name", "pixels+name"}
+    ways = [found["subsets"][name]["value"] for name in ("pixels", "name")]
+    assert found["quality"]["value"] == pytest.approx(np.mean(ways))
+    alone = json.loads(mmedge("evaluate", ran[0] / "bundle", tmp_path / "few.csv", "--json").out)
+    assert (
+        alone["quality"]["value"] < found["quality"]["value"]
+    )  # each row a thing of its own: ten names are four times the same
+    for words, arguments in (
+        ("vectors say nothing by themselves", ("explain", ran[0] / "distill", "--samples", tmp_path / "few.csv")),
+        (
+            "init drafts no retrieval",
+            ("init", tmp_path / "few.csv", "--task", "retrieval", "--out", tmp_path / "r.yaml"),
+        ),
+    ):
+        said = mmedge(*arguments)
+        assert said.code and words in said.err, said.err
 
 
 def refused(values, *changes):
