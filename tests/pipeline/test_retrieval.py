@@ -135,7 +135,7 @@ def test_every_stage_is_judged_by_recalls_with_intervals_whole_and_of_each_tower
     teacher, student = (artifact.contract_of(artifact.read(out / stage)) for stage in ("teacher", "distill"))
     assert (teacher.width("embeddings"), student.width("embeddings")) == (48, 16)
     page = (out / "report.html").read_text()
-    assert "mean_recall" in page and "cannot be seen" not in json.dumps(report["inside"])
+    assert "recall at 5 · picture to text" in page and "cannot be seen" not in json.dumps(report["inside"])
     assert {gate["name"]: gate["outcome"] for s in report["stages"] for gate in s["gates"]} == {
         "quality": "pass",
         "subset.name": "pass",
