@@ -215,9 +215,15 @@ def _in_words(ended: bool, found: bool, back: int, seconds: float) -> str:
 
 
 def grouped(layers: Sequence[QuantizedLayer], most: int) -> list[LayerGroup]:
-    """At most about ``most`` groups: a layer each, or neighbours of the same branch together."""
-    size = -(-len(layers) // most) if layers else 1
-    groups: list[LayerGroup] = []
+    """At most about ``most`` groups: a layer each, else those of one place in the model together (an attention, a block, a
+    stage), as deep as so few allow; neighbours of the same branch where places would be a third as many or fewer."""
+    for depth in range(max((layer.label.count(".") for layer in layers), default=0) + 1, 0, -1):
+        groups = _by_place(layers, depth)
+        if len(groups) <= most:
+            break
+    if 3 * len(groups) > most or len(groups) == len(layers):
+        return groups
+    size, groups = -(-len(layers) // most), []
     for branch in dict.fromkeys(layer.branch for layer in layers):
         of_branch = [layer for layer in layers if layer.branch == branch]
         for start in range(0, len(of_branch), size):
@@ -225,3 +231,15 @@ def grouped(layers: Sequence[QuantizedLayer], most: int) -> list[LayerGroup]:
             label = part[0].label if len(part) == 1 else f"{part[0].label} … {part[-1].label}"
             groups.append(LayerGroup(label, branch, part))
     return groups
+
+
+def _by_place(layers: Sequence[QuantizedLayer], depth: int) -> list[LayerGroup]:
+    """The layers whose labels begin with the same ``depth`` parts, of one branch each."""
+    places: dict[tuple[str, str], list[QuantizedLayer]] = {}
+    branches = list(dict.fromkeys(layer.branch for layer in layers))
+    for layer in sorted(layers, key=lambda layer: branches.index(layer.branch)):
+        places.setdefault((layer.branch, ".".join(layer.label.split(".")[:depth])), []).append(layer)
+    return [
+        LayerGroup(found[0].label if len(found) == 1 else place, branch, tuple(found))
+        for (branch, place), found in places.items()
+    ]

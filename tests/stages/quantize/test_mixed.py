@@ -48,6 +48,21 @@ def test_a_search_that_finds_nothing_writes_nothing_and_says_why(graphs, outputs
     assert not late.found and "the time of 1e-09 s ended first" in late.said
 
 
+def test_layers_of_one_attention_or_block_are_judged_together_where_there_are_many():
+    layers = [
+        qdq.QuantizedLayer(f"n{block}{part}{index}", "MatMul", f"name.layer.{block}.{part}.{index}", "name", 1)
+        for block in range(6)
+        for part in ("attention", "feed")
+        for index in range(3)
+    ]
+    assert len(mixed.grouped(layers, 40)) == 36
+    parts = mixed.grouped(layers, 14)
+    assert [group.label for group in parts[:2]] == ["name.layer.0.attention", "name.layer.0.feed"] and len(parts) == 12
+    assert [group.label for group in mixed.grouped(layers, 6)] == [f"name.layer.{block}" for block in range(6)]
+    assert len(mixed.grouped(layers, 4)) == 4  # a place for all would be one group
+    assert mixed.grouped([], 4) == []
+
+
 def test_many_layers_are_judged_in_groups_of_one_branch(graphs):
     layers = qdq.layers(onnx.load(graphs[0]))
     groups = mixed.grouped(layers, 4)
