@@ -16,7 +16,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.graph import ranges, structure
-from mmedge.graph.qdq import Wiring, drop_unread
+from mmedge.graph.qdq import CODES, CORRECTED, Wiring, drop_unread
 from mmedge.graph.ranges import Choice, Values
 
 # Tables of fewer values stay as they are: the nodes would cost more than they save.
@@ -108,15 +108,15 @@ class _Written:
 
     def _weights(self, node: Any, mean: np.ndarray, form: Form) -> None:
         """Codes with a scale an output channel, and the bias set right for what they change on the mean input."""
-        weight, name = self.wiring.value(node.input[1]), f"{node.input[1]}.{node.name}"
+        weight, name, made = self.wiring.value(node.input[1]), node.input[1], f"{node.name}.weight.dq"
         axis = output_axis(node, weight)
         codes, scale = coded(weight, axis, form.most)
         off = np.moveaxis(codes * _along(scale, axis, weight.ndim) - weight, axis, 0)  # [outputs, ...]
-        self._store(f"{name}.q", codes)
+        self._store(f"{name}{CODES}", codes)
         self._store(f"{name}.scale", scale)
         self._store(f"{name}.zero", np.zeros(scale.shape, np.int8))
-        self._node("DequantizeLinear", [f"{name}.{part}" for part in ("q", "scale", "zero")], f"{name}.dq", axis=axis)
-        node.input[1] = f"{name}.dq"
+        self._node("DequantizeLinear", [f"{name}{part}" for part in (CODES, ".scale", ".zero")], made, axis=axis)
+        node.input[1] = made
         self._corrected(node, off, mean)
 
     def _corrected(self, node: Any, off: np.ndarray, mean: np.ndarray) -> None:
@@ -131,9 +131,8 @@ class _Written:
         holder, index = place
         bias = self.wiring.value(holder.input[index])
         if bias.size == shift.size and np.isfinite(shift).all():
-            holder.input[index] = self._store(
-                f"{node.name}.bias", (bias - shift.reshape(bias.shape)).astype(np.float32)
-            )
+            corrected = (bias - shift.reshape(bias.shape)).astype(np.float32)
+            holder.input[index] = self._store(f"{holder.input[index]}{CORRECTED}{node.name}", corrected)
 
     def _table(self, node: Any) -> None:
         value = self.wiring.value(node.input[0])

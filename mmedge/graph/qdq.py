@@ -32,6 +32,8 @@ _PASSING = (
 )
 # Of these, those through which ONNX Runtime sees the whole quantized tensor.
 _WHOLE = _PASSING[:6]
+# What placement adds to the name of a layer's weights, and, with the layer's own, to that of its bias.
+CODES, CORRECTED = ".codes", ".corrected."
 # Folded into the quantizer behind it: always the first, and the second where its bounds are those of the codes.
 _FOLDED = ("Relu", "Clip")
 
@@ -144,7 +146,8 @@ def _label(weight: str, node: Any, wiring: Wiring) -> str:
     named_ = [weight, *list(node.input)[2:]]
     for reader in wiring.readers.get(node.output[0], []):
         named_ += [name for name in reader.input if reader.op_type == "Add" and name in wiring.constants]
-    best = next((name for name in named_ if "." in name), weight)
+    named_ = [name.partition(CORRECTED)[0].removesuffix(CODES) for name in named_]
+    best = next((name for name in named_ if "." in name), named_[0])
     return best.removeprefix("module.").removesuffix(".weight").removesuffix(".bias")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,10 @@ _SHARE = 0.5
 
 
 def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
-    """Divide what layer norms give by a factor a channel and multiply the weights behind by it, with no node more.
+    """Divide what layer norms give by a factor a channel and multiply the weights behind by it, which needs no node.
 
-    Returns how many norms took up a factor. Source: Xiao et al. 2023, "SmoothQuant". Raises MmedgeError where there is
-    none: each is read by more than weighted layers, as in a transformer whose norms stand behind the sums.
+    A norm that others read, too, as where norms stand behind the sums, is one for these and one for the layers. Returns how
+    many took up a factor. Source: Xiao et al. 2023, "SmoothQuant". Raises MmedgeError where no layer norm feeds a layer.
     """
     import onnx
     from onnx import numpy_helper
@@ -29,7 +30,10 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
     wiring = Wiring(model)
     norms = structure.norms_of(wiring, structure.weighted(wiring))
     if not norms:
-        raise MmedgeError("no layer norm is read by weighted layers alone, so that none can take up a scale")
+        raise MmedgeError(
+            "no layer norm stands in front of a layer with stored weights, so that none can take up a scale"
+        )
+    given = {value.name for value in model.graph.output}
     values = ranges.collected(model, dict.fromkeys(norms, -1), inputs)
 
     def store(name: str, value: np.ndarray) -> str:
@@ -43,10 +47,24 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
         factor = np.maximum(values[name].largest, 1e-5) ** _SHARE / np.maximum(reach, 1e-5) ** (1 - _SHARE)
         factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3)
         norm = wiring.made_by[name]
+        if len(readers) < len(wiring.readers[name]) or name in given:
+            norm = _second(model, norm, readers)
         for place in range(1, len(norm.input)):
             norm.input[place] = store(f"{norm.name}.smooth.{place}", wiring.value(norm.input[place]) / factor)
         for node, weight, last in zip(readers, weights, inputs_last):
-            node.input[1] = store(f"{node.input[1]}.{node.name}", weight * (factor if last else factor[:, None]))
+            node.input[1] = store(f"{node.input[1]}.smooth.{node.name}", weight * (factor if last else factor[:, None]))
     drop_unread(model)
     onnx.save(model, target)
     return len(norms)
+
+
+def _second(model: Any, norm: Any, readers: Sequence[Any]) -> Any:
+    """A norm of the same input, for ``readers`` alone."""
+    nodes = list(model.graph.node)
+    at = next(number for number, node in enumerate(nodes) if node.name == norm.name)
+    model.graph.node.insert(at + 1, norm)
+    copy = model.graph.node[at + 1]
+    copy.name, copy.output[0] = f"{norm.name}.smooth", f"{norm.output[0]}.smooth"
+    for node in readers:
+        node.input[0] = copy.output[0]
+    return copy

@@ -146,14 +146,13 @@ def bias_of(node: Any, wiring: Wiring) -> tuple[Any, int] | None:
 
 
 def norms_of(wiring: Wiring, layers: Iterable[Any]) -> dict[str, list[Any]]:
-    """{a layer norm's output: the layers that read it}, of norms that no other node reads: these can take up a scale."""
+    """{a layer norm's output: the linear layers that read it}: these can take up what its outputs are divided by."""
     linear = {node.name for node in layers if node.op_type != "Conv"}
-    outputs = {value.name for value in wiring.model.graph.output}
     found = {}
     for node in wiring.nodes:
-        if node.op_type not in _NORMS or node.output[0] in outputs or not set(node.input[1:]) <= set(wiring.constants):
-            continue
-        readers = wiring.readers.get(node.output[0], [])
-        if readers and all(reader.name in linear and reader.input[0] == node.output[0] for reader in readers):
-            found[str(node.output[0])] = readers
+        if node.op_type in _NORMS and set(node.input[1:]) <= set(wiring.constants):
+            readers = [each for each in wiring.readers.get(node.output[0], []) if each.name in linear]
+            readers = [each for each in readers if each.input[0] == node.output[0]]
+            if readers:
+                found[str(node.output[0])] = readers
     return found

@@ -152,7 +152,7 @@ class Quantize(StageSection):
         " embeddings alone are quantized, biases are corrected, and int8 takes the range of least error.",
     )
     fallbacks: tuple[Candidate, ...] = Field(
-        ("int8-narrow", "int8-extremes", "int8-percentile", "int8-smooth", "int8-mixed"),
+        ("int8-narrow", "int8-smooth", "int8-extremes", "int8-percentile", "int8-mixed"),
         description="Tried in order while no INT8 candidate is inside the budget.",
     )
     max_drop: float = Field(

@@ -92,7 +92,10 @@ def test_weighted_layers_run_in_8_bits_and_what_is_between_them_stays_float(made
     assert not proof.unexplained and set(proof.float_layers.values()) <= {"its output stays float"}
     assert proof.asked - proof.int8 <= 1  # the last layer, whose output is the graph's
     assert kernels["QLinearConv"] == 3 and kernels["QLinearAdd"] == 1 and kernels["MatMulIntegerToFloat"] >= 12
-    kinds = {layer.kind for layer in qdq.layers(onnx.load(made[1]))}
+    layers = qdq.layers(onnx.load(made[1]))
+    kinds = {layer.kind for layer in layers}
+    assert {"wide", "depth", "narrow", "head.0"} <= {layer.label for layer in layers}
+    assert any(layer.label.startswith("see.layers.0.mlp.fc1") for layer in layers)
     assert kinds <= {"Conv", "Gemm", "MatMul", "Add"}
     assert len(proof.open_pairs) <= 1  # in front of that layer
 
@@ -144,10 +147,11 @@ def test_what_is_not_calibrated_answers_nearly_the_same_and_makes_no_table_float
         dynamic.int8(tmp_path / "flat.onnx", tmp_path / "q.onnx")
 
 
-def test_a_smoothed_graph_computes_the_same_with_no_node_more(made, tmp_path):
-    assert smoothing.smooth(made[0], tmp_path / "smooth.onnx", made[2]) == 2  # a ViT's norms; BERT's feed its sums, too
-    before, after = (onnx.load(path).graph for path in (made[0], tmp_path / "smooth.onnx"))
-    assert [node.op_type for node in before.node] == [node.op_type for node in after.node]
+def test_a_smoothed_graph_computes_the_same_with_a_norm_more_where_sums_read_it(made, tmp_path):
+    assert smoothing.smooth(made[0], tmp_path / "smooth.onnx", made[2]) == 4
+    before, after = (onnx.load(path).graph.node for path in (made[0], tmp_path / "smooth.onnx"))
+    added = [node.op_type for node in after if node.name not in {each.name for each in before}]
+    assert added == ["LayerNormalization"] * 2  # BERT's; a ViT's are read by its layers alone
     assert far(tmp_path / "smooth.onnx", made) < 1e-8
     ptq.int8(made[0], tmp_path / "q.onnx", made[2], "int8-smooth")
     assert far(tmp_path / "q.onnx", made) < 0.02
