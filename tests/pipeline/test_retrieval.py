@@ -80,7 +80,7 @@ def values_of(manifest):
             "train": train | {"epochs": 2},
         },
         "quantize": {
-            "candidates": ["fp32", "fp16", "int8"],
+            "candidates": ["fp32", "int8"],
             "max_drop": 1.0,
             "max_subset_drop": 1.0,
             "calibration": 40,
