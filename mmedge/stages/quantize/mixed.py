@@ -215,31 +215,30 @@ def _in_words(ended: bool, found: bool, back: int, seconds: float) -> str:
 
 
 def grouped(layers: Sequence[QuantizedLayer], most: int) -> list[LayerGroup]:
-    """At most about ``most`` groups: a layer each, else those of one place in the model together (an attention, a block, a
-    stage), as deep as so few allow; neighbours of the same branch where places would be a third as many or fewer."""
-    for depth in range(max((layer.label.count(".") for layer in layers), default=0) + 1, 0, -1):
-        groups = _by_place(layers, depth)
-        if len(groups) <= most:
-            break
-    if 3 * len(groups) > most or len(groups) == len(layers):
-        return groups
-    size, groups = -(-len(layers) // most), []
+    """At most about ``most`` groups, each branch its share: a layer each, else those of one place in the model together (an
+    attention, a block, a stage), as deep as so few allow; neighbours where places would be a third as many or fewer."""
+    groups: list[LayerGroup] = []
     for branch in dict.fromkeys(layer.branch for layer in layers):
         of_branch = [layer for layer in layers if layer.branch == branch]
-        for start in range(0, len(of_branch), size):
-            part = tuple(of_branch[start : start + size])
-            label = part[0].label if len(part) == 1 else f"{part[0].label} … {part[-1].label}"
-            groups.append(LayerGroup(label, branch, part))
+        groups += _grouped(of_branch, branch, -(-most * len(of_branch) // len(layers)))
     return groups
 
 
-def _by_place(layers: Sequence[QuantizedLayer], depth: int) -> list[LayerGroup]:
-    """The layers whose labels begin with the same ``depth`` parts, of one branch each."""
-    places: dict[tuple[str, str], list[QuantizedLayer]] = {}
-    branches = list(dict.fromkeys(layer.branch for layer in layers))
-    for layer in sorted(layers, key=lambda layer: branches.index(layer.branch)):
-        places.setdefault((layer.branch, ".".join(layer.label.split(".")[:depth])), []).append(layer)
-    return [
-        LayerGroup(found[0].label if len(found) == 1 else place, branch, tuple(found))
-        for (branch, place), found in places.items()
-    ]
+def _grouped(layers: Sequence[QuantizedLayer], branch: str, most: int) -> list[LayerGroup]:
+    for depth in range(max(layer.label.count(".") for layer in layers) + 1, 0, -1):
+        places: dict[str, list[QuantizedLayer]] = {}
+        for layer in layers:
+            places.setdefault(".".join(layer.label.split(".")[:depth]), []).append(layer)
+        if len(places) <= most:
+            break
+    if most >= len(places) > most / 3:
+        return [
+            LayerGroup(found[0].label if len(found) == 1 else place, branch, tuple(found))
+            for place, found in places.items()
+        ]
+    size, groups = -(-len(layers) // most), []
+    for start in range(0, len(layers), size):
+        part = tuple(layers[start : start + size])
+        label = part[0].label if len(part) == 1 else f"{part[0].label} … {part[-1].label}"
+        groups.append(LayerGroup(label, branch, part))
+    return groups
