@@ -6,14 +6,11 @@ INSTALLED := .venv/.installed
 .PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large clean
 
 # Elsewhere a large teacher learns from all the labels; here a student that is to fit a device learns from it, of 200.
-ELSEWHERE := runs/elsewhere/teacher/manifest.json
-demo: $(ELSEWHERE) $(INSTALLED)
-	@echo "2 of 2, here: a small student sees 200 of them, and the teacher on the other 3,300 pairs"
-	$(BIN)/mmedge run recipes/avdigits.yaml --from runs/elsewhere/teacher --out runs/demo
-
-$(ELSEWHERE): recipes/avdigits-all-labels.yaml | $(INSTALLED)
+demo: $(INSTALLED)
 	@echo "1 of 2, elsewhere: a large teacher learns from all 3,500 labels"
 	$(BIN)/mmedge train recipes/avdigits-all-labels.yaml --out runs/elsewhere
+	@echo "2 of 2, here: a small student sees 200 of them, and the teacher on the other 3,300 pairs"
+	$(BIN)/mmedge run recipes/avdigits.yaml --from runs/elsewhere/teacher --out runs/demo
 
 # A process a core (make test JOBS=0: all in one), which share the finished tiny run (tests/conftest.py, `once`).
 JOBS ?= logical
