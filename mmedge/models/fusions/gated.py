@@ -22,7 +22,4 @@ class Gated(nn.Module):
     def forward(self, *features: Tensor) -> Tensor:
         joint = torch.cat(features, dim=1)
         weighed = [own(x) * gate(joint) for x, own, gate in zip(features, self.own, self.gates)]
-        total = weighed[0]
-        for x in weighed[1:]:
-            total = total + x
-        return total
+        return sum(weighed[1:], weighed[0])

@@ -16,7 +16,4 @@ class Sum(nn.Module):
 
     def forward(self, *features: Tensor) -> Tensor:
         weighed = [x * weight for x, weight in zip(features, self.weights)]
-        total = weighed[0]
-        for x in weighed[1:]:
-            total = total + x
-        return self.joint(total)
+        return self.joint(sum(weighed[1:], weighed[0]))
