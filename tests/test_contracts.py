@@ -23,6 +23,7 @@ TORCH_FREE = (
     "mmedge.spec",
     "mmedge.gate",
     "mmedge.machine",
+    "mmedge.tokenizer",
     "mmedge.tracking",
     "mmedge.hub",
     "mmedge.errors",

@@ -24,6 +24,7 @@ CODE = (
     "machine.py",
     "tasks",
     "preprocess",
+    "tokenizer.py",
     "profiling/energy.py",
     "profiling/timing.py",
     "runtime/rows.py",
