@@ -85,6 +85,26 @@ def changed(finished, kept, tmp_path_factory):
     report["stages"][0]["gates"] = [
         {"name": "quality", "limit": 0.99, "value": 0.5, "passed": False},
         {"name": "latency_p50_ms", "limit": 1.0, "passed": False},
+        {
+            "name": "ece",
+            "limit": 0.1,
+            "value": 0.0625,
+            "passed": True,
+            "outcome": "pass",
+            "bounds": [0.05, 0.075],
+            "n": 1269,
+            "method": "jackknife",
+            "confidence": 0.95,
+        },
+        {
+            "name": "subset_drop.audio",
+            "limit": 0.03,
+            "value": 0.02,
+            "passed": False,
+            "outcome": "cannot tell",
+            "bounds": [-0.01, 0.05],
+            "needs": 2400,
+        },
     ]
     report["verdict"] = "fail"
     report["stages"][-1] |= {"notes": [], "latency": report["stages"][0]["latency"] | {"ratio_to_teacher": 0.5}}
@@ -120,6 +140,19 @@ def test_a_failed_gate_shows_on_the_page_and_in_the_table(changed, capsys):
     print_report(parsed(report, Report))
     said = capsys.readouterr().err
     assert "FAILED teacher: quality is 0.5, limit 0.99" in said and "verdict: fail" in said and "not measured" in said
+
+
+def test_the_table_of_gates_tells_of_each_its_verdict_value_bounds_and_limit(changed):
+    report, page = changed
+    table = page.split('<table class="gates">')[1].split("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in table.split("<tr>")[2:]]
+    stage = report["stages"][0]["stage"]
+    assert rows == [
+        [stage, "quality", "failed", "0.5", "0.99", ""],
+        [stage, "latency_p50_ms", "failed", "not measured", "1", ""],
+        [stage, "ece", "passed", "0.0625 [0.05, 0.075]", "0.1", "jackknife, n = 1,269, 0.95"],
+        [stage, "subset_drop.audio", "cannot tell: about 2,400 samples would", "0.02 [-0.01, 0.05]", "0.03", ""],
+    ]
 
 
 def test_a_log_of_three_modalities_cuts_no_figure_away(finished, capsys):

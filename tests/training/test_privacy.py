@@ -137,3 +137,21 @@ def test_a_private_run_tells_its_epsilon_in_report_bundle_and_terminal(private, 
     print_report(outcome.report)
     said = capfd.readouterr().err
     assert said.count("private for each training sample: epsilon 7.9") == 1
+
+
+@pytest.mark.slow
+def test_a_private_run_that_is_interrupted_spends_no_more_when_it_goes_on(private, tmp_path):
+    """Its noise is secret and drawn afresh in each run: what it spends, and what is made of it, are what must be equal."""
+    private["distill"]["train"]["epochs"] = 3
+
+    class Stopped(Silent):
+        def step(self, task, done, total, text=""):
+            if list((tmp_path / "b/.work").glob("distill-*/*.safetensors")):
+                raise KeyboardInterrupt
+
+    whole = pipeline.run(parsed(private), tmp_path / "a", code=tmp_path, progress=Silent())
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(parsed(private), tmp_path / "b", code=tmp_path, progress=Stopped())
+    again = pipeline.run(parsed(private), tmp_path / "b", code=tmp_path, progress=Silent())
+    spent = [{stage.stage: stage.privacy for stage in run.report.stages} for run in (whole, again)]
+    assert spent[0] == spent[1] and spent[0]["distill"].steps == 2 * 3 * 7
