@@ -1,5 +1,5 @@
 """Building TensorRT engines: the builder's settings, against a stand-in that keeps what it was given. tensorrt-rtx itself is
-built with in tests/stages/test_export.py."""
+built with in tests/stages/test_export_tensorrt.py."""
 
 from pathlib import Path
 from types import SimpleNamespace
