@@ -186,7 +186,7 @@ def meaning(
         names = source.classes or part.classes or (tuple(map(str, range(count))) if flags else ())
         return task, names, (lambda label: [names[at] for at, flag in enumerate(label) if flag]) if flags else _texts
     if not kind.LABELS:
-        return task, (), float
+        return task, (), lambda label: np.asarray(label, np.float64) if isinstance(label, list) else float(label)
     if kind.ORDERED:
         return task, (), _text
     numbers = [label for label in known if not isinstance(label, str)]
@@ -221,7 +221,8 @@ def _fitting(names: tuple[str, ...], width: int | None, known: Sequence[Any]) ->
 def _task(known: Sequence[Any], width: int | None, listed: bool) -> str:
     """What labels mean that nobody has said."""
     if listed:
-        return "multilabel"
+        numbers = [each for label in known if isinstance(label, list) for each in label if not isinstance(each, str)]
+        return "regression" if any(not float(number).is_integer() for number in numbers) else "multilabel"
     numbers = [label for label in known if not isinstance(label, str)]
     if len(numbers) < len(known) or not known:
         return "classification"

@@ -189,6 +189,8 @@ def _show(prediction: Prediction, before: str = "") -> None:
         _show(of_head, f"{name}\t")
     if prediction.value is not None:
         click.echo(f"{before}{prediction.value:g}")
+    for name, value in (prediction.values or {}).items():
+        click.echo(f"{before}{name}\t{value:g}")
     for tower, vector in (prediction.embeddings or {}).items():
         click.echo(f"{before}{tower}\t" + " ".join(f"{number:.4f}" for number in vector))
     for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:

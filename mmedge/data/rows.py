@@ -11,6 +11,15 @@ from pathlib import Path
 
 from mmedge.errors import MissingDependency, MmedgeError
 from mmedge.runtime.rows import Row
+from mmedge.tasks import Head
+
+
+def target_of(cells: Mapping[str, str | None], column: str, head: Head) -> str | None:
+    """A row's cell of a head's target: that of the column, or of several numbers the list of their own columns' cells."""
+    if column in cells or not head.values or not set(head.values) <= cells.keys():
+        return cells.get(column)
+    each = [cells[name] for name in head.values]
+    return json.dumps(each) if any(cell is not None for cell in each) else None
 
 
 def read_rows(path: Path) -> Iterator[Row]:

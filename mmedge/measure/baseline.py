@@ -186,8 +186,10 @@ def _fitted(x: Any, targets: np.ndarray, head: tasks.Head, iterations: int) -> C
 
     task = tasks.of(head)
     if not task.LABELS:
-        ridge = Ridge(alpha=max(1.0, 0.01 * x.shape[0])).fit(x, targets)
-        return lambda given: np.asarray(ridge.predict(given)).reshape(-1, 1)
+        y = targets.reshape(len(targets), -1)
+        y = np.where(np.isnan(y), task.majority(targets, head, len(y)), y)
+        ridge = Ridge(alpha=max(1.0, 0.01 * x.shape[0])).fit(x, y)
+        return lambda given: np.asarray(ridge.predict(given)).reshape(-1, y.shape[1])
     if task.EXCLUSIVE:
         return _classes(x, targets, task.width(head), iterations)
     # Grades are above each of the thresholds or not.

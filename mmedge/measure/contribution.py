@@ -39,15 +39,16 @@ def scores(head: Head, output: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """float [n]: how well each row's output, float [n, W], meets its target: see ContributionsRecord."""
     task = tasks.of(head)
     if not task.LABELS:
-        return -np.abs(output[:, 0] - targets) / head.std
+        return -task.errors(output, targets, head)
     return _of_probabilities(head, task.probabilities(output), targets)
 
 
 def constant_scores(head: Head, targets: np.ndarray) -> np.ndarray:
     """float [n]: the same of a model that is given nothing, and says what is so on average."""
-    if not tasks.of(head).LABELS:
-        return -np.abs(targets.mean() - targets) / head.std
-    has = targets > 0.5 if tasks.of(head).SEVERAL else targets[:, None] == np.arange(len(head.labels))
+    task = tasks.of(head)
+    if not task.LABELS:
+        return -task.errors(task.majority(targets, head, len(targets)), targets, head)
+    has = targets > 0.5 if task.SEVERAL else targets[:, None] == np.arange(len(head.labels))
     return _of_probabilities(head, np.tile(has.mean(axis=0), (len(targets), 1)), targets)
 
 

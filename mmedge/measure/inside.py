@@ -54,6 +54,8 @@ def inside(seen: Seen, pictures: int) -> InsideRecord:
     notes: list[str] = []
     if len(seen.contract.heads) > 1:
         notes.append(f"evidence and features are of the first head, {seen.head}")
+    if values := seen.contract.heads[seen.head].values:
+        notes.append(f"evidence is of the first value, {values[0]}")
     open_ = layers_of(seen.module)
     closed = next((name for name, _ in seen.module.named_modules() if name and name not in open_), None)
     if closed:

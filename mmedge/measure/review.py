@@ -52,10 +52,19 @@ def _of_head(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.nda
         )
         if not task.SEVERAL:
             whole["confusion"] = _confusion(head, targets, task.chosen(output))
+    elif task.UNIT and not head.values:
+        whole["scatter"] = _scatter(targets, output[:, 0])
     elif task.UNIT:
-        rows = np.linspace(0, len(output) - 1, min(_SCATTERED, len(output))).round().astype(int)
-        whole["scatter"] = ScatterRecord(target=short(targets[rows]), predicted=short(output[rows, 0]))
+        each = zip(head.values, targets.T, output.T)
+        whole["scatters"] = {name: _scatter(*pair) for name, *pair in each if not np.isnan(pair[0]).all()}
     return ReviewRecord(**whole)  # type: ignore[arg-type]
+
+
+def _scatter(targets: np.ndarray, predicted: np.ndarray) -> ScatterRecord:
+    """Of one value, over the rows that know it. ``targets``, ``predicted``: float [n]."""
+    known = np.flatnonzero(~np.isnan(targets))
+    rows = known[np.linspace(0, len(known) - 1, min(_SCATTERED, len(known))).round().astype(int)]
+    return ScatterRecord(target=short(targets[rows]), predicted=short(predicted[rows]))
 
 
 def _memberships(head: Head, output: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +201,7 @@ def _distance(head: Head, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """float [n]: total variation of the probabilities (of labels that do not exclude each other, the largest difference)."""
     task = tasks.of(head)
     if not task.CONFIDENCE:
-        return np.abs(first - second).max(axis=1) / head.std
+        return task.errors(first, second, head)
     apart = np.abs(task.probabilities(first) - task.probabilities(second))
     return apart.max(axis=1) if task.SEVERAL else apart.sum(axis=1) / 2
 
@@ -215,18 +224,14 @@ def _opinion(head: Head, row: np.ndarray, right: bool | None) -> OpinionRecord:
 def given_words(head: Head, row: np.ndarray) -> str:
     """What one row of a head's outputs, float [W], says, in words."""
     (prediction,) = tasks.of(head).predictions(row[None], head)
-    if prediction.label is not None:
-        return str(prediction.label)
-    if prediction.embeddings is not None:
-        return f"a vector of {' and '.join(prediction.embeddings)}"
-    return ", ".join(prediction.labels) or "none" if prediction.labels is not None else f"{prediction.value:.4g}"
+    return prediction.words()
 
 
 def named(head: Head, target: np.ndarray) -> str:
     """A target of one row in words."""
     task = tasks.of(head)
     if not task.LABELS:
-        return f"{float(target):.4g}"
+        return task.predictions(target.reshape(1, -1), head)[0].words()
     if task.SEVERAL:
         return ", ".join(label for label, has in zip(head.labels, target > 0.5) if has) or "none"
     return head.labels[int(target)]

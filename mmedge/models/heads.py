@@ -16,9 +16,12 @@ from mmedge.models.towers import Vectors
 
 
 class Rescale(nn.Module):
-    """From standard units to a regression target's own: ``x * std + mean``, so that the scale need not be learned."""
+    """From standard units to a regression target's own: ``x * std + mean``, so that the scale need not be learned.
 
-    def __init__(self, mean: float, std: float) -> None:
+    ``mean``, ``std``: of each column, where there are several.
+    """
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))

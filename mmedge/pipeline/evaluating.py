@@ -10,7 +10,7 @@ import numpy as np
 
 from mmedge import tasks
 from mmedge.contract import Contract, subsets
-from mmedge.data.rows import read_rows
+from mmedge.data.rows import read_rows, target_of
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.measure.quality import bounds, placed_outputs, quality, rows_of, score
@@ -63,7 +63,10 @@ def evaluation_of(
         found[head], pairs = column, pairs - {head}
     found = {head: column for head, column in found.items() if head not in pairs}
     for head, column in found.items():
-        if column not in columns:
+        values = contract.heads[head].values
+        if column not in columns and values and set(values) <= set(columns):
+            found[head] = "+".join(values)  # several numbers have a column each
+        elif column not in columns:
             raise UsageError(
                 f"the table has no column {column!r}{did_you_mean(column, columns)} for what {head} should be",
                 todo=f"name it: --truth {'' if len(heads) == 1 else f'{head}='}COLUMN; there are {', '.join(list(columns)[:20])}",
@@ -113,7 +116,7 @@ def _see(engine: Engine, row: Row, folder: Path, evaluation: Evaluation, seen: _
     seen.ids.append(row.cells.get("id") or str(row.number))
     seen.present.append([name in sample for name in contract.modalities])
     for head, column in evaluation.columns.items():
-        seen.cells.setdefault(head, []).append(row.cells.get(column))
+        seen.cells.setdefault(head, []).append(target_of(row.cells, column, contract.heads[head]))
     seen.groups.append((row.cells.get(evaluation.group) if evaluation.group else None) or f"row {row.number}")
     for chosen in _subsets(tuple(contract.modalities)):
         seen.outputs.setdefault(chosen, []).append(outputs.get(chosen))

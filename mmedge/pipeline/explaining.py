@@ -15,7 +15,7 @@ from mmedge.artifact import Artifact, contract_of
 from mmedge.backends import GRAPH_BACKEND, opened
 from mmedge.contract import Contract
 from mmedge.data.outputs import OUTPUTS_FILE
-from mmedge.data.rows import read_rows
+from mmedge.data.rows import read_rows, target_of
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.contribution import MOST, coalition_outputs, contributions, shapley, values_of
@@ -161,7 +161,7 @@ def _samples(model: _Model, wanted: Wanted) -> tuple[Samples, bool, list[str | N
     targets, of_labels = {}, True
     for name, head in contract.heads.items():
         column = wanted.truth or ("label" if len(contract.heads) == 1 else name)
-        found = [row.get(column) for row in cells]
+        found = [target_of(row, column, head) for row in cells]
         if wanted.truth and column not in cells[0]:
             raise UsageError(f"the table has no column {column!r}", where=str(wanted.table), todo="correct --truth")
         of_labels = of_labels and any(cell is not None for cell in found)
@@ -182,7 +182,7 @@ def _with_own_targets(model: _Model, samples: Samples, predict: Predict) -> Samp
         if task.SEVERAL:
             targets[name] = (task.probabilities(outputs[name]) > 0.5).astype(np.float32)
         else:
-            targets[name] = task.chosen(outputs[name]) if task.LABELS else outputs[name][:, 0]
+            targets[name] = task.chosen(outputs[name]) if task.LABELS else outputs[name]
     return Samples("table", samples.ids, samples.inputs, samples.present, targets, samples.groups, samples.heads)
 
 

@@ -105,9 +105,9 @@ class Data(Frozen):
         " ordinal: one of several grades that stand in an order. retrieval: which go together, a row being a pair; no label"
         " is needed, and rows of one group are no wrong answers to each other.",
     )
-    target: str | None = Field(
+    target: str | tuple[str, ...] | None = Field(
         "label",
-        description="The column to predict. Of retrieval it is null, so that each row is a thing of its own, or a column"
+        description="The column to predict; of a regression several, each a value, or one of lists. Of retrieval it is null, so that each row is a thing of its own, or a column"
         " whose equal cells are of one thing: right items for each other.",
     )
     towers: dict[str, tuple[str, ...]] = Field(
@@ -202,8 +202,17 @@ class Data(Frozen):
                 )
             if head in _OF_TORCH.split():
                 raise ValueError(f"a head cannot be called {head!r}: the name is taken; call it {head}_head, say")
-        if len(set(self.target_columns.values())) < len(self.target_columns):
-            raise ValueError("two heads of 'targets' read one column")
+        parts = [column for columns in self.target_parts.values() for column in columns]
+        if len(set(parts)) < len(parts):
+            raise ValueError(
+                "two heads of 'targets' read one column" if self.targets else "'target' names a column twice"
+            )
+        for head, target in self.heads.items():
+            if isinstance(target.column, tuple) and (len(target.column) < 2 or not tasks.of(target).UNIT):
+                raise ValueError(
+                    f"the target of {head!r} is several columns, which a regression's are: name one, or two and more"
+                    " with 'task: regression'"
+                )
         for head, target in self.heads.items():
             if len(set(target.order)) < len(target.order) or len(target.order) == 1:
                 raise ValueError(f"the 'order' of {head!r} must list two or more grades, each once")
@@ -261,14 +270,27 @@ class Data(Frozen):
 
     @property
     def target_columns(self) -> dict[str, str]:
-        """{head: the column that it learns}, its own name where the recipe names none; without heads that need no column."""
-        return {head: target.column or head for head, target in self.heads.items() if self.targets or target.column}
+        """{head: the column that it learns}, its own name where the recipe names none; without heads that need no column.
+
+        Several columns are joined to one, as ``target_parts`` says, which has their names with a + between them.
+        """
+        return {head: "+".join(parts) for head, parts in self.target_parts.items()}
+
+    @property
+    def target_parts(self) -> dict[str, tuple[str, ...]]:
+        """{head: the columns of the data that it learns}, most often one."""
+        return {
+            head: target.column if isinstance(target.column, tuple) else (target.column or head,)
+            for head, target in self.heads.items()
+            if self.targets or target.column
+        }
 
     def columns_named(self) -> dict[str, str | None]:
         """{recipe key: the column that it names} of targets, ids, groups and splits."""
         named = {
-            f"data.targets.{head}" if self.targets else "data.target": column
-            for head, column in self.target_columns.items()
+            (f"data.targets.{head}" if self.targets else "data.target") + (f".{n}" if len(columns) > 1 else ""): column
+            for head, columns in self.target_parts.items()
+            for n, column in enumerate(columns)
         }
         return {
             **named,
@@ -282,7 +304,7 @@ class Data(Frozen):
         read = {column for name, spec in self.modalities.items() for column in spec.columns_read or (name,)}
         for label in set(self.label_columns) & read:
             raise ValueError(f"the label column {label!r} is also the input of a modality")
-        targets = {*self.target_columns.values()}
+        targets = {column for columns in self.target_parts.values() for column in columns}
         for target in sorted(targets & read):
             raise ValueError(f"the target {target!r} is also the input of a modality")
         taken = {"id": self.id, "group": self.group} if self.manifest else {}

@@ -75,6 +75,7 @@ class ReviewRecord(Record):
     reliability: ReliabilityRecord | None = None
     rankings: list[RankingRecord] | None = Field(None, description="Of the most frequent labels, at most 12.")
     scatter: ScatterRecord | None = None
+    scatters: dict[str, ScatterRecord] | None = Field(None, description="Of several numbers, each by its name.")
 
 
 class OpinionRecord(Record):

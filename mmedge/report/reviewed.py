@@ -13,6 +13,8 @@ from mmedge.report.schema import Report
 
 # A matrix of more labels is no picture any more: then only the pairs that are confused most.
 _MATRIX, _PAIRS = 40, 20
+# Of several numbers so many are drawn.
+_VALUES = 6
 # draw(record) -> SVG, kept where it was drawn before.
 Picture = Callable[[Callable[[Any], str], Record], str]
 
@@ -56,9 +58,11 @@ def _pictures(review: ReviewRecord, picture: Picture) -> list[tuple[str, str]]:
     if review.rankings:
         found.append(("Precision and recall", picture(ranking.precision_recall, review)))
         found.append(("ROC", picture(ranking.roc, review)))
-    if review.scatter:
-        found.append(("Predicted and true", picture(scatter.predicted, review.scatter)))
-        found.append(("What is left over", picture(scatter.residuals, review.scatter)))
+    scatters = {"": review.scatter} if review.scatter else review.scatters or {}
+    for value, dots in list(scatters.items())[:_VALUES]:
+        of = f": {value}" if value else ""
+        found.append((f"Predicted and true{of}", picture(scatter.predicted, dots)))
+        found.append((f"What is left over{of}", picture(scatter.residuals, dots)))
     return found
 
 

@@ -71,7 +71,7 @@ def predicted(engine: Engine, row: Row, folder: Path) -> Prediction | MmedgeErro
 
 
 def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]:
-    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank``, ``value``, or a vector a tower.
+    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank``, ``value``, several values by name, or a vector a tower.
 
     Those of several heads are each under ``HEAD.``
     """
@@ -81,6 +81,8 @@ def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]
     record = prediction.record()
     if prediction.embeddings is not None:
         return {f"{prefix}{tower}": json.dumps(vector) for tower, vector in prediction.embeddings.items()}
+    if prediction.values is not None:
+        return {f"{prefix}{name}": value for name, value in prediction.values.items()}
     probabilities = record.pop("probabilities", {})
     if prediction.labels is not None:
         record["labels"] = ";".join(prediction.labels)

@@ -90,6 +90,9 @@ class Task(Protocol):
     def majority(self, targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
         """float32 [rows, W]: the outputs of who has seen nothing but the known targets of training: the most frequent label, the mean."""
 
+    def errors(self, output: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:
+        """float [N]: of numbers how far outputs, [N, W], are from targets (or other outputs), in the targets' deviations."""
+
     def same(self, expected: np.ndarray, actual: np.ndarray) -> float:
         """The share of rows whose two outputs, float [N, W], mean the same."""
 

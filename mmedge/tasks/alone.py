@@ -15,3 +15,8 @@ def grouped(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def placed(output: np.ndarray, gallery: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:
     """The outputs, which are judged as they are."""
     return output
+
+
+def errors(output: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:
+    """Zeros [N]: what is no number is not so far from another."""
+    return np.zeros(len(output))

@@ -20,7 +20,7 @@ FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
 FIGURES: dict[str, Scale] = {"accuracy": "share", "f1": "share"}
 # The smallest probability that is told apart from 0: where a file's float32 probabilities end.
 FLOOR = 1e-7
-grouped, placed = alone.grouped, alone.placed
+grouped, placed, errors = alone.grouped, alone.placed, alone.errors
 
 
 def width(head: Head) -> int:

@@ -33,8 +33,11 @@ class Head(Frozen):
 
     task: TaskName = Field(description="What the output means and how it is judged: a row of the table of tasks.")
     labels: tuple[str, ...] = Field((), description="Classes, labels or grades, in the order that the task gives them.")
-    mean: float = Field(0.0, description="Of the training targets, in their own unit, where they are numbers.")
-    std: float = Field(1.0, description="Their standard deviation, in the same unit.")
+    values: tuple[str, ...] = Field((), description="Names of the numbers, where the output is several.")
+    mean: float | tuple[float, ...] = Field(
+        0.0, description="Of the training targets, in their own unit, where they are numbers; one each of several."
+    )
+    std: float | tuple[float, ...] = Field(1.0, description="Their standard deviation, in the same unit.")
     towers: dict[str, tuple[str, ...]] = Field(
         {}, description="Where the output is embeddings: tower -> the modalities that it sees, in the output's order."
     )
@@ -52,7 +55,10 @@ class Target(Frozen):
     """The target that a head learns: a column of the data, and how its cells are read."""
 
     task: TaskName = Field("classification", description="What its cells are.")
-    column: str | None = Field(None, description="The column of the data; the head's own name where none is given.")
+    column: str | tuple[str, ...] | None = Field(
+        None,
+        description="The column of the data; the head's own name where none is given. Of a regression several, each a value.",
+    )
     separator: str = Field(
         ";", min_length=1, max_length=3, description="What stands between the labels of a cell that may hold several."
     )
@@ -67,3 +73,8 @@ class Target(Frozen):
     towers: dict[str, tuple[str, ...]] = Field(
         {}, description="Of retrieval: tower -> the modalities that it sees; each modality its own where none is named."
     )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a cell is joined from, where it is several."""
+        return self.column if isinstance(self.column, tuple) else ()

@@ -39,7 +39,7 @@ def labels_in(cell: str | None, separator: str) -> frozenset[str] | None:
     return frozenset(str(name).strip() for name in listed) - {""}
 
 
-grouped, placed = alone.grouped, alone.placed
+grouped, placed, errors = alone.grouped, alone.placed, alone.errors
 
 
 def width(head: Head) -> int:

@@ -28,7 +28,7 @@ FIGURES: dict[str, Scale] = {"accuracy": "share", "mae_ranks": "error", "kappa":
 named, known, hidden, strata = classification.named, classification.known, classification.hidden, classification.strata
 spread, weights, targets = classification.spread, classification.weights, classification.targets
 from_file, improbable = multilabel.from_file, multilabel.improbable
-grouped, placed = alone.grouped, alone.placed
+grouped, placed, errors = alone.grouped, alone.placed, alone.errors
 
 
 def width(head: Head) -> int:

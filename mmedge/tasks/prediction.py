@@ -12,17 +12,28 @@ class Prediction:
 
     ``label`` and ``probabilities`` {label: p}: one of several classes or grades. ``rank``: of a grade, from 0.
     ``labels``: those with a probability above 0.5, the likeliest first, where a sample has any number. ``value``: a
-    number, in the targets' own unit. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``heads``: a prediction a head, where the model has several; the other fields are
+    number, in the targets' own unit; ``values``: several, {name: number}. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``heads``: a prediction a head, where the model has several; the other fields are
     then empty.
     """
 
     label: str | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     value: float | None = None
+    values: dict[str, float] | None = None
     labels: tuple[str, ...] | None = None
     rank: int | None = None
     embeddings: dict[str, tuple[float, ...]] | None = None
     heads: dict[str, Prediction] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """What is predicted by one head, in a few words."""
+        if self.label is not None:
+            return self.label
+        if self.labels is not None:
+            return ", ".join(self.labels) or "none"
+        if self.values is not None:
+            return ", ".join(f"{name} {number:.4g}" for name, number in self.values.items() if number == number)
+        return f"a vector of {' and '.join(self.embeddings)}" if self.embeddings is not None else f"{self.value:.4g}"
 
     def record(self) -> dict[str, Any]:
         """JSON values of the fields that are set."""
@@ -30,6 +41,8 @@ class Prediction:
             return {name: prediction.record() for name, prediction in self.heads.items()}
         if self.value is not None:
             return {"value": self.value}
+        if self.values is not None:
+            return {"values": self.values}
         if self.embeddings is not None:
             return {"embeddings": {tower: list(vector) for tower, vector in self.embeddings.items()}}
         named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}

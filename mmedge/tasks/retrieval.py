@@ -8,11 +8,12 @@ target is equal are of one thing, and each other's right items.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import permutations
 
 import numpy as np
 
+from mmedge.tasks import alone, unlabelled
 from mmedge.tasks.cells import CellFault, Cells, TargetCard
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -29,6 +30,10 @@ FIGURES: dict[str, Scale] = {
     "mrr": "share",
     "map": "share",
 }
+named, spread, weights = unlabelled.named, unlabelled.spread, unlabelled.weights
+probabilities, chosen = unlabelled.probabilities, unlabelled.chosen
+from_file, improbable, file_labels = unlabelled.from_file, unlabelled.improbable, unlabelled.file_labels
+errors = alone.errors
 # Two vectors of one sample mean the same where their cosine is at least this.
 _ALIKE = 0.9
 # Products that are held at a time, where every query is compared with every item.
@@ -37,10 +42,6 @@ _MOST = 1 << 23
 
 def width(head: Head) -> int:
     return len(head.towers) * head.dimensions
-
-
-def named(cells: Cells, target: Target) -> list[frozenset[str] | None]:
-    return [None] * len(cells)
 
 
 def head(defining: Cells, target: Target) -> Head:
@@ -90,14 +91,6 @@ def hidden(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def strata(cells: Cells, target: Target) -> list[str]:
     return ["pair"] * len(cells)
-
-
-def spread(targets: np.ndarray) -> np.ndarray | None:
-    return None
-
-
-def weights(targets: np.ndarray) -> np.ndarray:
-    return np.ones(len(targets), np.float32)
 
 
 def directions(head: Head) -> list[tuple[str, str]]:
@@ -189,15 +182,6 @@ def same(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(((expected * actual).sum(axis=1) >= _ALIKE * lengths).mean())
 
 
-def probabilities(output: np.ndarray) -> np.ndarray:
-    """None: a vector says nothing by itself."""
-    return np.zeros((len(output), 0))
-
-
-def chosen(output: np.ndarray) -> np.ndarray:
-    return np.zeros(len(output), np.int64)
-
-
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
     """The vectors of the towers that saw something."""
     each = vectors(output, head)
@@ -208,16 +192,3 @@ def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
 
 def card(cells: Cells, target: Target) -> TargetCard:
     return TargetCard()
-
-
-def from_file(numbers: np.ndarray, kind: str) -> np.ndarray:
-    return numbers
-
-
-def improbable(numbers: np.ndarray) -> np.ndarray:
-    """bool [N]: none of them is said to be a probability."""
-    return np.zeros(len(numbers), bool)
-
-
-def file_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    return ()

@@ -20,7 +20,7 @@ from mmedge.data.manifest import align, splits
 from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, split_name_faults
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.manifest.targets import joined, strata, written_columns
+from mmedge.data.manifest.targets import joined, listed, strata, written_columns
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, refuse
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
@@ -89,7 +89,9 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[AlignmentRec
     refuse(column_faults(table, data), UsageError)
     refuse([*id_faults(table, data), *split_name_faults(table, data)])
     if data.label_columns:
-        table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(data.target or ""))
+        table = table.with_columns(joined(table, data.label_columns, str(data.manifest)).alias(str(data.target or "")))
+    several = {data.target_columns[head]: parts for head, parts in data.target_parts.items() if len(parts) > 1}
+    table = table.with_columns(**{name: listed(table, parts) for name, parts in several.items()})
     ids = table[data.id] if data.id else polars.Series([f"row-{number}" for number in range(1, table.height + 1)])
     kept = [column for name, spec in data.modalities.items() for column in columns_of(name, spec)]
     columns: dict[str, polars.Expr] = {column: polars.col(column) for column in kept}
@@ -223,8 +225,9 @@ def _from_dataset(
         for modality, spec in data.modalities.items():
             row.update(_cells(modality, spec, item.get(modality), folder, f"{split}-{index}", name))
         written = written_columns(data)
-        for head, column in data.target_columns.items():
-            row[written[head]] = target_cell(item.get(column))
+        for head, parts in data.target_parts.items():
+            several = [item.get(column) for column in parts]
+            row[written[head]] = target_cell(several[0] if len(parts) == 1 else np.array(several, np.float64))
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)
@@ -233,7 +236,9 @@ def _from_dataset(
 
 
 def target_cell(target: Any) -> str | None:
-    """A dataset's target as a cell; several labels as a JSON list."""
+    """A dataset's target as a cell; several labels, or numbers, as a JSON list."""
+    if isinstance(target, np.ndarray) and target.ndim and target.dtype.kind in "fiu":
+        return json.dumps(target.tolist()).replace("NaN", "null")
     if isinstance(target, (list, tuple, set, frozenset)):
         return json.dumps([str(label) for label in target], ensure_ascii=False)
     return None if target is None else unicodedata.normalize("NFC", str(target))

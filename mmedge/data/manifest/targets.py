@@ -81,6 +81,13 @@ def strata(data: Data, table: polars.DataFrame) -> list[str]:
     return found
 
 
+def listed(table: polars.DataFrame, columns: Sequence[str]) -> polars.Series:
+    """One cell of several numbers' columns, a JSON list of them; a row without any is unlabelled, one that lacks some has null."""
+    rows = ([cell if cell is None else cell.strip() for cell in row] for row in table.select(columns).iter_rows())
+    cells = [None if all(cell is None for cell in row) else json.dumps(row, ensure_ascii=False) for row in rows]
+    return polars.Series(cells, dtype=polars.String)
+
+
 def joined(table: polars.DataFrame, columns: Sequence[str], where: str) -> polars.Series:
     """One cell of labels from several columns of 0 and 1, named by the labels. A row without any cell is unlabelled.
 

@@ -28,14 +28,22 @@ def draw(found: EmbeddingRecord) -> str:
 
 
 def _by_value(found: EmbeddingRecord, figure: Any, axes: Any) -> None:
-    """Numbers in place of labels: light is more."""
-    known = [row for row, value in enumerate(found.labels) if value != UNKNOWN]
+    """Numbers in place of labels: light is more. Several a sample have no colour."""
+    known = [row for row, value in enumerate(found.labels) if _is_number(value)]
     if not known:
         axes.plot(found.x, found.y, "o", markersize=4, alpha=0.8)
         return
     values = [float(found.labels[row]) for row in known]
     dots = axes.scatter([found.x[row] for row in known], [found.y[row] for row in known], c=values, s=16)
     figure.colorbar(dots, ax=axes, label="target")
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _by_label(found: EmbeddingRecord, axes: Any) -> None:

@@ -1,4 +1,4 @@
-"""Losses of a number: squared errors in standard units of the training targets."""
+"""Losses of numbers: squared errors in standard units of the training targets."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from mmedge.training.losses.several import HeadOutputs, mean_of
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
-    """The squared error over the labelled rows, divided by all.
+    """The squared error over the values that are known, divided by all.
 
-    ``output``: float [batch, 1], ``targets``: float [batch], both in the targets' own unit, NaN unlabelled; standard
-    units make the loss's parts weigh the same whatever that unit is.
+    ``output``: float [batch, W], ``targets``: float [batch] or [batch, W], both in the targets' own units, NaN unlabelled;
+    standard units make the loss's parts weigh the same whatever those are.
     """
+    targets = targets.reshape(output.shape)
     known = ~torch.isnan(targets)
-    errors = (_standard(output[:, 0], head) - _standard(torch.where(known, targets, 0.0), head)) ** 2
-    return (errors * known).sum() / len(targets)
+    errors = (_standard(output, head) - _standard(torch.where(known, targets, 0.0), head)) ** 2
+    return (errors * known).sum() / targets.numel()
 
 
 def teacher_loss(output: Tensor, teacher: Tensor, targets: Tensor, head: Head, loss: Loss) -> Tensor:
-    """The squared error to the teacher's value. ``output``, ``teacher``: float [batch, 1]."""
+    """The squared error to the teacher's values. ``output``, ``teacher``: float [batch, W]."""
     return F.mse_loss(_standard(output, head), _standard(teacher, head))
 
 
@@ -37,15 +38,15 @@ def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tens
 def together(
     parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(values float32 [batch, 1], taught bool [batch]): the weighted mean of the teachers' values."""
+    """(values float32 [batch, W], taught bool [batch]): the weighted mean of the teachers' values."""
     taught = np.stack([part.taught for part in parts])
-    values = np.stack([part.logits[:, 0] for part in parts])
-    return mean_of(values, weights[:, None] * taught)[:, None].astype(np.float32), np.asarray(taught.any(axis=0))
+    values = np.stack([part.logits for part in parts])
+    return mean_of(values, weights[:, None] * taught).astype(np.float32), np.asarray(taught.any(axis=0))
 
 
 def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Any teachers go together: each gives the one value."""
+    """Any teachers go together: each gives all values."""
 
 
 def _standard(x: Tensor, head: Head) -> Tensor:
-    return (x - head.mean) / head.std
+    return (x - x.new_tensor(head.mean)) / x.new_tensor(head.std)

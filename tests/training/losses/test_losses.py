@@ -52,9 +52,18 @@ def test_squared_error_of_the_labelled_and_no_gradient_of_nan():
     np.testing.assert_allclose(output.grad[:, 0], [2 * -0.5 / 3, 0, 2 * -2 / 3])
 
 
+def test_of_several_numbers_each_counts_in_its_own_deviations_where_it_is_known():
+    head = Head(task="regression", values=("a", "b"), mean=(0.0, 10.0), std=(1.0, 10.0))
+    values, output = np.array([[1.0, 20.0], [np.nan, 0.0]]), t(np.array([[0.5, 30.0], [9.0, 5.0]])).requires_grad_()
+    loss = label_loss(head, output, t(values))
+    assert loss.item() == pytest.approx((0.25 + 1.0 + 0.25) / 4)
+    loss.backward()
+    assert output.grad[1, 0] == 0 and torch.isfinite(output.grad).all()
+
+
 def test_a_batch_without_labels_has_a_loss_of_zero():
     assert label_loss(CLASSES, t(STUDENT), t(np.full(6, -1))).item() == 0
-    assert label_loss(NUMBER, t(STUDENT), t(np.full(6, np.nan))).item() == 0
+    assert label_loss(NUMBER, t(STUDENT[:, :1]), t(np.full(6, np.nan))).item() == 0
 
 
 def test_several_labels_are_the_mean_of_binary_cross_entropies_of_the_labelled():

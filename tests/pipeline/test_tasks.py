@@ -1,0 +1,152 @@
+"""Every task goes the whole road: halves of written digits, taught, cut, quantized, exported, and the same numbers everywhere.
+
+Retrieval and generation have files of their own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from mmedge import artifact, backends, runtime
+from mmedge.backends import opened
+from mmedge.contract import subsets
+from mmedge.measure.quality import module_run
+from mmedge.models import load
+from mmedge.pipeline import fold
+from mmedge.progress import Silent
+from mmedge.report.html import write_html
+from mmedge.report.record import read_report
+from tests.conftest import once, parsed
+from tests.data.made import write_table
+
+HALVES = {"upper": [f"p{n}" for n in range(32)], "lower": [f"p{n}" for n in range(32, 64)]}
+EXPORTS = {"onnxruntime-cpu": {}, "openvino-cpu": {"precision": "int8"}, "tensorrt-rtx": {"precision": "fp16"}}
+# What data says of a task; its row of the quick suite, or of the slow one.
+QUICK = {"values": {"task": "regression", "target": ["x", "y"]}}
+SLOW = {
+    "classification": {"task": "classification", "target": "digit"},
+    "ordinal": {"task": "ordinal", "target": "digit"},
+    "multilabel": {"task": "multilabel", "target": "traits"},
+    "regression": {"task": "regression", "target": "x"},
+}
+EVERY = [pytest.param(name, marks=pytest.mark.slow) for name in (*QUICK, *SLOW)]
+STAGES = ["distill", "prune", "quantize", *(f"export-{target}" for target in EXPORTS)]
+
+
+def write_digits(folder):
+    """500 of scikit-learn's written digits: pixels, the number, what it is like, and where the middle of the ink lies."""
+    digits = load_digits()
+    rows = [["id", *HALVES["upper"], *HALVES["lower"], "digit", "traits", "x", "y"]]
+    for number in range(500):
+        ink, digit = digits.images[number], int(digits.target[number])
+        traits = [name for name, has in (("even", digit % 2 == 0), ("small", digit < 5), ("round", digit in (0, 6, 8, 9))) if has]  # fmt: skip
+        x, y = ((ink.sum(axis=axis) * np.arange(8)).sum() / ink.sum() for axis in (0, 1))
+        missing = number % 9 == 0
+        rows.append([f"d{number}", *digits.data[number], digit, ";".join(traits) or ";", x, "" if missing else 100 * y])
+    write_table(folder / "m.csv", rows)
+
+
+def values_of(manifest, task):
+    train = {"epochs": 12, "batch_size": 32, "learning_rate": 0.01}
+    encoders = {name: {"widths": [16]} for name in HALVES}
+    return {
+        "schema": 1,
+        "name": "digits",
+        "data": {
+            "manifest": str(manifest),
+            "id": "id",
+            "modalities": {name: {"kind": "tabular", "columns": columns} for name, columns in HALVES.items()},
+            **(QUICK | SLOW)[task],
+        },
+        "teacher": {"model": {"encoders": {n: {"widths": [48]} for n in HALVES}}, "train": train, "export": False},
+        "distill": {
+            "model": {"encoders": encoders, "embedding": 16, "hidden": 16},
+            "loss": {"hints": [{"weight": 0.2}]},
+            "train": train,
+            "controls": {"no_distillation": False, "seeds": 1},
+        },
+        "prune": {
+            "macs": 0.8,
+            "ratios": [0.5],
+            "round_to": 2,
+            "probe_steps": 1,
+            "max_drop": 5.0,
+            "max_subset_drop": 5.0,
+            "faster": False,
+            "train": train | {"epochs": 2},
+        },
+        "quantize": {"candidates": ["fp32", "int8"], "max_drop": 1.0, "max_subset_drop": 1.0, "calibration": 40},
+        "export": {"targets": EXPORTS, "per_subset": True},
+        "measure": {"runs": 20, "warmup": 2, "bootstrap": 100},
+        "report": {"explained": 20},
+        "gates": "none",
+    }
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def ran(request, tmp_path_factory):
+    """(task, folder of its run), each once for all processes."""
+    manifest = once(tmp_path_factory, "tasks-digits", write_digits) / "m.csv"
+
+    def run(folder):
+        recipe = parsed(values_of(manifest, request.param))
+        outcome = fold.run(recipe, folder / "out", code=folder, progress=Silent())
+        assert outcome.exit_code == 0
+        write_html(outcome.report, folder / "out/report.html")
+
+    return request.param, once(tmp_path_factory, f"tasks-{request.param}", run) / "out"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_gives_what_torch_gives_at_any_batch_and_subset(ran, stage):
+    """FP32 within 1e-4 of the largest output, FP16 2e-2, INT8 half of it, as ``verification.TOLERANCES`` states."""
+    _, out = ran
+    made = artifact.read(out / stage)
+    network = made if (made.path / "weights.safetensors").exists() else artifact.read(out / "prune")
+    expect, contract = module_run(load.rebuild(network)), artifact.contract_of(made)
+    backend = stage.partition("-")[2] or "onnxruntime-cpu"
+    if backend == "tensorrt-rtx":
+        assert any(path.stat().st_size for path in made.path.glob("*.plan"))
+    able = backend if backends.can_run(backend) else "onnxruntime-cpu"
+    file = next(made.path.glob("*.xml"), made.file("model.onnx")) if able == "openvino-cpu" else made.file("model.onnx")
+    run = opened(file, able, host_code=True)
+    relative = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}[made.meta.get("precision", "fp32")]
+    random = np.random.default_rng(0)
+    for count in (1, 2, 5):
+        for chosen in subsets(tuple(HALVES)):
+            inputs = {name: random.normal(size=(count, 32)).astype(np.float32) for name in HALVES}
+            inputs["present"] = np.tile([name in chosen for name in HALVES], (count, 1))
+            (wanted,), (found,) = expect(inputs).values(), run(inputs).values()
+            assert found.shape == wanted.shape == (count, contract.width(contract.output))
+            assert np.abs(wanted - found).max() <= relative * max(1.0, np.abs(wanted).max())
+
+
+def test_each_stage_is_judged_with_intervals_whole_and_of_each_subset(ran):
+    _, out = ran
+    report = read_report(out / "report.json")
+    stages = {stage.stage: stage for stage in report.stages}
+    assert set(stages) == {"teacher", *STAGES}
+    for stage in stages.values():
+        low, high = stage.quality.ci95
+        assert low < stage.quality.value < high and set(stage.subsets) == {*HALVES, "+".join(HALVES)}
+        assert set(stage.quality.others) == set(stage.quality.others_ci95)
+    assert stages["distill"].quality.value > 0.5 and stages["prune"].params < stages["distill"].params
+    page = (out / "report.html").read_text()
+    assert all(name.replace("_", " ").replace(".", " · ") in page for name in stages["prune"].quality.others)
+
+
+def test_an_app_is_told_each_value_by_its_name(ran, mmedge):
+    task, out = ran
+    if task != "values":
+        pytest.skip("of several numbers")
+    engine, digits = runtime.load(out / "bundle"), load_digits()
+    halves = digits.data[600:680].reshape(-1, 2, 32)
+    found = engine.predict(upper=list(halves[:, 0]), lower=list(halves[:, 1]))
+    assert set(found[0].values) == {"x", "y"} and found[0].record() == {"values": found[0].values}
+    middle = [100 * (ink.sum(axis=1) * np.arange(8)).sum() / ink.sum() for ink in digits.images[600:680]]
+    assert np.corrcoef([each.values["y"] for each in found], middle)[0, 1] > 0.8
+    cells = ",".join(map(str, halves[0, 0]))
+    said = mmedge("predict", out / "bundle", "--upper", cells)
+    assert [line.split("\t")[0] for line in said.out.splitlines()] == ["x", "y"]
