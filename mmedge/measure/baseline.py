@@ -15,6 +15,7 @@ import numpy as np
 
 from mmedge import tasks
 from mmedge.contract import Contract
+from mmedge.data.store.rows import Column
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import Outputs
 from mmedge.spec import ModalitySpec
@@ -110,10 +111,11 @@ def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _of_kind(spec: ModalitySpec, x: np.ndarray) -> Features:
+def _of_kind(spec: ModalitySpec, x: Column) -> Features:
     """What turns a modality's tensors [n, *shape] into columns [n, k], sparse ones of a text."""
     if spec.dtype != "float32":
-        return partial(_bag, int(x.max(initial=0)) + 1)  # a tokenizer of one's own has as many words as it has
+        highest = max((int(x[k : k + _CHUNK].max(initial=0)) for k in range(0, len(x), _CHUNK)), default=0)
+        return partial(_bag, highest + 1)  # a tokenizer of one's own has as many words as it has
     if spec.kind == "image":
         return _pooled
     if spec.kind in ("tabular", "array") or len(spec.shape) < 2:

@@ -21,6 +21,7 @@ from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, with_some
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of, labelled
+from mmedge.data.store.room import refuse_small_disk, store_bytes
 from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
 from mmedge.errors import Fault, MissingDependency, MmedgeError
 from mmedge.models import load
@@ -30,7 +31,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
 from mmedge.report.arranged import AlignmentRecord
-from mmedge.report.checked import Card
+from mmedge.report.checked import Card, SoundFacts, TextFacts
 from mmedge.spec import ModalitySpec
 from mmedge.stages.ignored import ignored_faults
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
@@ -66,11 +67,9 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
                 found += missing_files(table, name, spec, folder, file)
+        card = card.model_copy(update={"store": store_bytes(recipe.data.modalities, table.height)})
         if media:
-            cache = out / ".work" / "tensors"
-            with held(out):
-                private(cache)
-                more, facts, fitted = media_faults(table, recipe.data, folder, file, cache, progress)
+            more, facts, fitted = _media(table, recipe.data, folder, file, out, progress)
             found += more
             specs |= fitted
             card = card.model_copy(update={"media": facts})
@@ -100,6 +99,21 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     found += ignored_faults(recipe, whole, lambda model: _factory(model, code))
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
     return card.with_faults(found)
+
+
+def _media(
+    table: polars.DataFrame, data: Data, folder: Path, file: str, out: Path, progress: Progress
+) -> tuple[list[Fault], dict[str, TextFacts | SoundFacts], dict[str, ModalitySpec]]:
+    """``media_faults`` by what a run finds decoded; where the disk has no room for it, that alone."""
+    cache = out / ".work" / "tensors"
+    there = sum(one.stat().st_size for one in cache.glob("*/*.npy"))
+    try:
+        refuse_small_disk(sum(store_bytes(data.modalities, table.height).values()), cache, there)
+    except MmedgeError as error:
+        return [Fault.of(error, "disk")], {}, {}
+    with held(out):
+        private(cache)
+        return media_faults(table, data, folder, file, cache, progress)
 
 
 def _left_aside(recipe: Recipe) -> Iterator[Fault]:

@@ -50,13 +50,17 @@ def raw_features(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndar
 
 
 def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
-    """(features - mean) / std along the axis that the statistics belong to; unchanged where none were fitted."""
+    """(features - mean) / std along the axis that the statistics belong to; unchanged where none were fitted.
+
+    ``features``: those of a sample, or of a batch.
+    """
     if isinstance(spec, TabularSpec):
         return tabular.normalise(spec, features)
     if spec.mean is None or spec.std is None:
         return np.asarray(features, spec.dtype, order="C")  # of no axis too
     mean, std = _statistics(spec.mean, spec.std, _statistics_shape(spec))
-    return np.ascontiguousarray((features - mean) / std, np.float32)
+    out = np.subtract(features, mean, dtype=np.float32, order="C")
+    return np.divide(out, std, out=out)
 
 
 def trimmed(spec: ModalitySpec, batch: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -40,12 +40,12 @@ def features(spec: TabularSpec, value: Any, name: str) -> np.ndarray:
 
 
 def normalise(spec: TabularSpec, values: np.ndarray) -> np.ndarray:
-    """Standardise the numbers; a missing one becomes their mean, which is 0 after it."""
+    """Standardise the numbers of a sample or of a batch; a missing one becomes their mean, which is 0 after it."""
     out = np.array(values, np.float32)
-    count = len(spec.columns)
-    if spec.mean is not None and spec.std is not None and count:
-        out[:count] = (out[:count] - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
-    out[:count] = np.where(np.isnan(out[:count]), np.float32(0), out[:count])
+    numbers = out[..., : len(spec.columns)]
+    if spec.mean is not None and spec.std is not None and spec.columns:
+        numbers[...] = (numbers - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    numbers[np.isnan(numbers)] = 0
     return out
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mmedge.errors import Fault
 from mmedge.frozen import Record
+from mmedge.machine import in_words
 from mmedge.report.arranged import AlignmentRecord
 from mmedge.report.provenance import SplitCard
 
@@ -69,6 +70,9 @@ class Card(Record):
     )
     splits: dict[str, SplitCard] | None = None
     modalities: dict[str, list[int]] = {}
+    store: dict[str, int] | None = Field(
+        None, description="Modality -> bytes that the decoded samples take on the disk at most."
+    )
     power: list[str] = Field([], description="What the samples that choose and judge can tell of a loss, in words.")
     errors: int = 0
     warnings: int = 0
@@ -86,7 +90,8 @@ class Card(Record):
             yield f"{split}: " + ", ".join(f"{name} {_text(value)}" for name, value in counts.record().items())
         for name, shape in self.modalities.items():
             facts = self.media[name].record() if self.media and name in self.media else {}
-            yield f"{name}: {shape}" + "".join(f", {key} {_text(value)}" for key, value in facts.items())
+            size = f", {in_words(self.store[name])} decoded" if self.store and name in self.store else ""
+            yield f"{name}: {shape}{size}" + "".join(f", {key} {_text(value)}" for key, value in facts.items())
         yield from (f"power: {sentence}" for sentence in self.power)
         counted: Counter[tuple[str, str]] = Counter()
         for fault in self.faults:

@@ -22,6 +22,7 @@ from mmedge.data.manifest.source import place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of
+from mmedge.data.store.rows import Column, taken
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.frozen import Record
@@ -40,13 +41,13 @@ from mmedge.tasks.cells import Cells, defining_splits
 class Samples:
     """One split. N samples, M modalities in the contract's order.
 
-    ``inputs``: {modality: [N, *shape] of the spec's dtype}; ``present``: bool [N, M]; ``targets``: {head: its task's
+    ``inputs``: {modality: [N, *shape] of the spec's dtype, in memory or restored and normalised when some are read}; ``present``: bool [N, M]; ``targets``: {head: its task's
     targets, N rows}; ``groups``: int64 [N], the independent unit of each sample; ``heads``: what the targets mean.
     """
 
     split: str
     ids: tuple[str, ...]
-    inputs: dict[str, np.ndarray]
+    inputs: Mapping[str, Column]
     present: np.ndarray
     targets: dict[str, np.ndarray]
     groups: np.ndarray
@@ -92,7 +93,7 @@ class Samples:
         return replace(
             self,
             ids=tuple(self.ids[row] for row in rows),
-            inputs={name: x[rows] for name, x in self.inputs.items()},
+            inputs={name: taken(x, rows) for name, x in self.inputs.items()},
             present=self.present[rows],
             targets={head: x[rows] for head, x in self.targets.items()},
             groups=self.groups[rows],
@@ -178,7 +179,7 @@ class Dataset:
         for name, spec in other.items():
             one = decoded(name, spec, tables, folder, cache, self.workers, progress)
             _refuse_unreadable(name, spec, one, tables, lambda sample, column: f"sample {sample}, column {column}")
-            fitted, arrays = tensors(one, tables)
+            fitted, arrays = tensors(one)
             whole = whole.model_copy(update={"modalities": {**whole.modalities, name: fitted}})
             for split, part in parts.items():
                 parts[split] = replace(part, inputs={**part.inputs, name: arrays[split]})
@@ -221,7 +222,7 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         _refuse_unreadable(name, spec, all_decoded[name], tables, found)
     fitted, inputs = {}, {}
     for name, one in all_decoded.items():
-        fitted[name], inputs[name] = tensors(one, tables)
+        fitted[name], inputs[name] = tensors(one)
     forget_others(cache, list(all_decoded.values()))
     contract = Contract(modalities=fitted, heads=heads)
     splits = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,20 +13,30 @@ from typing import Any
 
 import numpy as np
 import polars
+from pydantic import JsonValue, TypeAdapter
 
 from mmedge import preprocess
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import present
-from mmedge.data.store.decode import Fault, Job, Modality, created, decode
+from mmedge.data.store.decode import Chunk, Job, Modality, decode, unchanged
+from mmedge.data.store.forms import bytes_of
+from mmedge.data.store.room import refuse_small_disk
+from mmedge.data.store.rows import Rows, Shards
+from mmedge.frozen import Record
 from mmedge.preprocess.cells import value_of
 from mmedge.progress import Progress
-from mmedge.spec import ModalitySpec, SensorSpec, TabularSpec, TextSpec
+from mmedge.spec import ModalitySpec, TextSpec
 
 # Stands for the content of a file that is not there or cannot be opened.
 UNREADABLE = "unreadable"
 # What a decoded value may depend on, beside the file and the spec.
-_CODE = ("preprocess", "data/store/decode.py", "data/store/tensors.py", "spec")
+_CODE = ("preprocess", "data/store", "spec")
+# Stands beside what is decoded whole.
+_STAMP = "decoded.json"
+_SPEC: TypeAdapter[ModalitySpec] = TypeAdapter(ModalitySpec)
+# Rows and bytes of the training split that statistics are fitted on at most, and rows at least.
+_FITTED_ON, _FITTED_BYTES, _FITTED_LEAST = 50_000, 4 << 30, 2000
 
 
 @dataclass(frozen=True)
@@ -33,21 +44,36 @@ class Decoded:
     """One modality of some splits. ``spec`` has its vocabulary fitted, and no statistics yet.
 
     ``key``: a hash of the spec that was asked for, the content and the code, wherever in the cache it was found;
-    ``faults``: {split: [(row of the split, what is wrong)]}; ``blank``: {split: rows of one value throughout};
-    ``tokens``: how many each text has, all splits together; ``constant``: a sensor's channels that never change;
-    ``contents``: {split: a hash of what each row holds, None where the modality is missing}; ``data``: a hash of them
-    all.
+    ``shards``: {split: its files}; ``faults``: {split: [(row of the split, what is wrong)]}; ``blank``: {split: rows of
+    one value throughout}; ``tokens``: how many each text has, all splits together; ``constant``: a sensor's channels
+    that never change; ``contents``: {split: a hash of what each row holds, None where the modality is missing};
+    ``data``: a hash of them all.
     """
 
     key: str
     data: str
     folder: Path
     spec: ModalitySpec
+    shards: dict[str, Shards]
     faults: dict[str, list[tuple[int, str]]]
     blank: dict[str, list[int]]
     tokens: list[int]
     constant: list[int]
     contents: dict[str, list[str | None]]
+
+
+class _Stamp(Record):
+    """What stands beside the files of a modality that is decoded whole."""
+
+    code: str
+    data: str
+    spec: dict[str, JsonValue]
+    forms: dict[str, str]
+    hashes: dict[str, list[str]]
+    faults: dict[str, list[tuple[int, str]]]
+    blank: dict[str, list[int]]
+    tokens: list[int]
+    constant: list[int]
 
 
 def decoded(
@@ -62,7 +88,7 @@ def decoded(
     """Decode a modality into ``cache``, unless the same content was decoded by the same code before.
 
     ``tables``: a table a split, with "train" among them, whose relative paths are in ``folder``. Nothing raises for a file
-    that cannot be decoded; MmedgeError is raised where no vocabulary can be fitted.
+    that cannot be decoded; MmedgeError is raised where no vocabulary can be fitted, and where the disk is too small.
     """
     contents = {split: _contents(name, spec, table, folder) for split, table in tables.items()}
     tokenizer = spec.tokenizer_file if isinstance(spec, TextSpec) else None
@@ -70,38 +96,64 @@ def decoded(
     code = code_hash(*_CODE)
     key = hash_json([spec.model_dump(mode="json", by_alias=True), read, code, contents])
     place = _fitted_before(name, spec, contents, code, cache) or cache / f"{name}-{key[:16]}"
-    stamp = place / "decoded.json"
-    whole = (place / "spec.json").is_file() or all(_raw(place, split).is_file() for split in tables)
-    if not (stamp.is_file() and whole):
+    stamp, shards = _left(place, contents, progress)
+    if stamp is None:
+        place.mkdir(parents=True, exist_ok=True)
+        for file in (place / _STAMP, place / "spec.json"):
+            file.unlink(missing_ok=True)
         fitted = fit_vocabulary(name, spec, tables["train"], folder)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        seen = [
-            _decode_split(Modality(name, fitted, folder), table, _raw(place, split), workers, progress)
-            for split, table in tables.items()
-        ]
-        record = {
-            "code": code,
-            "data": hash_json(contents),
-            "spec": fitted.model_dump(mode="json", by_alias=True),
-            "faults": {split: one.faults for split, one in zip(tables, seen)},
-            "blank": {split: one.blank for split, one in zip(tables, seen)},
-            "tokens": [count for one in seen for count in one.tokens],
-            "constant": _constant([one.limits for one in seen if one.limits]),
-        }
-        write_json(stamp, record)
-    record = json.loads(stamp.read_text(encoding="utf-8"))
+        left = sum(file.stat().st_size for file in place.glob("*.npy"))
+        refuse_small_disk(sum(table.height for table in tables.values()) * bytes_of(fitted), place, left)
+        modality, seen = Modality(name, fitted, folder), {}
+        for split, table in tables.items():
+            jobs = jobs_of(name, fitted, table)
+            shards[split], seen[split] = decode(
+                modality, jobs, table.height, place / split, workers=workers, progress=progress
+            )
+        stamp = _Stamp(
+            code=code,
+            data=hash_json(contents),
+            spec=fitted.model_dump(mode="json", by_alias=True),
+            forms={split: each.form for split, each in shards.items()},
+            hashes={split: [chunk.sha256 for chunk in each] for split, each in seen.items()},
+            faults={split: [fault for chunk in each for fault in chunk.faults] for split, each in seen.items()},
+            blank={split: [row for chunk in each for row in chunk.blank] for split, each in seen.items()},
+            tokens=[count for each in seen.values() for chunk in each for count in chunk.tokens],
+            constant=_constant([chunk for each in seen.values() for chunk in each if chunk.lowest]),
+        )
+        write_json(place / _STAMP, stamp.record())
     return Decoded(
         key,
-        record["data"],
+        stamp.data,
         place,
-        type(spec).model_validate(record["spec"]),
-        {split: [(row, what) for row, what in found] for split, found in record["faults"].items()},
-        record["blank"],
-        record["tokens"],
-        record["constant"],
+        type(spec).model_validate(stamp.spec),
+        shards,
+        stamp.faults,
+        stamp.blank,
+        stamp.tokens,
+        stamp.constant,
         contents,
     )
+
+
+def _left(
+    place: Path, contents: Mapping[str, list[str | None]], progress: Progress
+) -> tuple[_Stamp | None, dict[str, Shards]]:
+    """What stands in a folder of the cache, where it is whole and nothing in it has changed."""
+    try:
+        stamp = _Stamp.model_validate_json((place / _STAMP).read_text(encoding="utf-8"))
+        spec = _SPEC.validate_python(stamp.spec)
+    except (OSError, ValueError):
+        return None, {}
+    shards = {
+        split: Shards(place / split, stamp.forms[split], len(held), spec.shape) for split, held in contents.items()
+    }
+    for split, each in shards.items():
+        rows = [row for row, held in enumerate(contents[split]) if held is not None]
+        if not unchanged(each, rows, stamp.hashes[split]):
+            progress.say(f"{place.name}: {split} is cut off or has changed; the samples are decoded again")
+            return None, {}
+    return stamp, shards
 
 
 def _fitted_before(name: str, spec: ModalitySpec, contents: Any, code: str, cache: Path) -> Path | None:
@@ -111,7 +163,7 @@ def _fitted_before(name: str, spec: ModalitySpec, contents: Any, code: str, cach
     """
     dumped, data = spec.model_dump(mode="json", by_alias=True), hash_json(contents)
     for stored in sorted(cache.glob(f"{name}-*/spec.json")):
-        stamp = stored.parent / "decoded.json"
+        stamp = stored.parent / _STAMP
         record = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {"data": None}
         if (record["data"], record.get("code")) == (data, code) and json.loads(
             stored.read_text(encoding="utf-8")
@@ -120,32 +172,31 @@ def _fitted_before(name: str, spec: ModalitySpec, contents: Any, code: str, cach
     return None
 
 
-def tensors(found: Decoded, tables: Mapping[str, polars.DataFrame]) -> tuple[ModalitySpec, dict[str, np.ndarray]]:
-    """The spec with the training split's statistics, and {split: [N, *shape], normalised, 0 where missing}."""
+def tensors(found: Decoded) -> tuple[ModalitySpec, dict[str, Rows]]:
+    """The spec with statistics, and {split: its samples, normalised when they are read, 0 where missing}.
+
+    Statistics are fitted on the training split: on all of it, or on ``_FITTED_ON`` of its rows, evenly spread, of which
+    fewer where they come to more than ``_FITTED_BYTES``.
+    """
     stored = found.folder / "spec.json"
+    there = {split: np.array([held is not None for held in rows], bool) for split, rows in found.contents.items()}
     if not stored.is_file():
-        there = {split: [row for row, held in enumerate(rows) if held] for split, rows in found.contents.items()}
-        train = np.load(_raw(found.folder, "train"), mmap_mode="r")
-        spec = preprocess.fit_statistics(found.spec, (train[row] for row in there["train"]))
-        for split in tables:
-            raw = np.load(_raw(found.folder, split), mmap_mode="r")
-            part = found.folder / f"{split}.part.npy"
-            values = created(part, raw.dtype, raw.shape)
-            for row in there[split]:
-                values[row] = preprocess.normalise(spec, raw[row])
-            values.flush()
-            part.replace(found.folder / f"{split}.npy")
+        train = Rows(found.spec, found.shards["train"], there["train"])
+        having = np.flatnonzero(there["train"])
+        size = math.prod(found.spec.shape) * train.dtype.itemsize
+        most = min(_FITTED_ON, max(_FITTED_LEAST, _FITTED_BYTES // size))
+        if len(having) > most:
+            having = having[np.linspace(0, len(having) - 1, most).astype(np.int64)]
+        spec = preprocess.fit_statistics(found.spec, train.raw(having))
         write_json(stored, spec.model_dump(mode="json", by_alias=True))
-    for split in tables:  # again: the process that wrote the last one may have been killed
-        _raw(found.folder, split).unlink(missing_ok=True)
     spec = type(found.spec).model_validate_json(stored.read_text(encoding="utf-8"))
-    return spec, {split: np.load(found.folder / f"{split}.npy", mmap_mode="r") for split in tables}
+    return spec, {split: Rows(spec, shards, there[split]) for split, shards in found.shards.items()}
 
 
 def forget_others(cache: Path, kept: list[Decoded]) -> None:
     """Delete what other data, or the same before it was redacted, left in the cache."""
     for place in cache.iterdir():
-        stamp = place / "decoded.json"
+        stamp = place / _STAMP
         data = json.loads(stamp.read_text(encoding="utf-8"))["data"] if stamp.is_file() else None
         if data not in {found.data for found in kept}:
             shutil.rmtree(place, ignore_errors=True)
@@ -177,43 +228,9 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
     return out
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """What can be seen in a split: the lists of ``Decoded``, and a sensor's channels' (lowest, highest) values."""
-
-    faults: list[Fault]
-    blank: list[int]
-    tokens: list[int]
-    limits: tuple[list[float], list[float]] | None
-
-
-def _decode_split(
-    modality: Modality, table: polars.DataFrame, target: Path, workers: int | None, progress: Progress
-) -> _Looked:
-    """Write the split's array to ``target``, and look at it."""
-    spec = modality.spec
-    jobs = jobs_of(modality.name, spec, table)
-    faults = decode(modality, jobs, table.height, target, workers=workers, progress=progress)
-    bad = {row for row, _ in faults}
-    good = [row for row, _ in jobs if row not in bad]
-    values = np.load(target, mmap_mode="r")
-    files = not isinstance(spec, (TextSpec, TabularSpec))
-    blank = [row for row in good if np.ptp(values[row]) == 0] if files else []
-    varied = [row for row in good if row not in set(blank)]
-    limits = None
-    if isinstance(spec, SensorSpec) and varied:
-        lowest = np.min([values[row].min(axis=1) for row in varied], axis=0)
-        limits = (lowest.tolist(), np.max([values[row].max(axis=1) for row in varied], axis=0).tolist())
-    tokens = [int((values[row] != spec.pad).sum()) for row in good] if isinstance(spec, TextSpec) else []
-    return _Looked(faults, blank, tokens, limits)
-
-
-def _constant(ranges: list[tuple[list[float], list[float]]]) -> list[int]:
-    if not ranges:
+def _constant(chunks: list[Chunk]) -> list[int]:
+    """The channels that have one value in all of them."""
+    if not chunks:
         return []
-    lowest, highest = np.min([low for low, _ in ranges], axis=0), np.max([high for _, high in ranges], axis=0)
+    lowest, highest = (np.min([c.lowest for c in chunks], axis=0), np.max([c.highest for c in chunks], axis=0))
     return [int(channel) for channel in np.flatnonzero(lowest == highest)]
-
-
-def _raw(place: Path, split: str) -> Path:
-    return place / f"{split}.raw.npy"

@@ -97,7 +97,11 @@ def per_subset(cuts: Cuts) -> dict[str, SubsetRecord]:
         cut.subset_graph(cuts.folder / GRAPH, cuts.work.contract, subset, cuts.folder / graphs[key])
         # Whether a modality that is given was there does not matter: both graphs get the same. What is not given is zeros.
         having = np.tile([name in subset for name in names], (len(cuts.test), 1))
-        blank = {name: np.zeros_like(x) for name, x in cuts.test.inputs.items() if name not in subset}
+        blank = {
+            name: np.broadcast_to(np.zeros(1, x.dtype), x.shape)
+            for name, x in cuts.test.inputs.items()
+            if name not in subset
+        }
         test = replace(cuts.test, inputs={**cuts.test.inputs, **blank})
         part, file = _taking(cuts.opened(graphs[key])), cuts.folder / graphs[key]
         cuts.check(f"the engine for {key} alone", (whole, part), test, having, file)
