@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
@@ -22,7 +22,7 @@ def ignored_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model]
 
     Graphs of another origin are not looked at, and networks that cannot be built: that is told where models are.
     """
-    sections = {name: found for name in ("prune", "quantize") if (found := getattr(recipe, name)) and found.ignore}
+    sections = {name: found for name in _MISSING if (found := getattr(recipe, name)) and found.ignore}
     teacher = recipe.teacher
     if not sections or (recipe.distill is None and (teacher.onnx or teacher.outputs)):
         return []
@@ -32,24 +32,39 @@ def ignored_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model]
         module = load.build(section, own, factory=factory(section), fresh=True).eval()
     except Exception:
         return []
-    found = []
-    for name, config in sections.items():
-        known = ignorable(module) if name == "prune" else dict.fromkeys([*own.modalities, "fusion", *_names(module)])
-        missing = [layer for layer in config.ignore if layer not in known]
-        if missing and name == "quantize":
-            nodes = _nodes(module, own)
-            missing = [layer for layer in missing if nodes is not None and layer not in nodes]
-        found += [
-            Fault(
-                "error",
-                "ignore",
-                f"{name}.ignore: no layer {layer!r}{did_you_mean(layer, known)}",
-                module=f"{name}.ignore",
-                todo=f"there are {', '.join(name for name in ignorable(module) if not name.startswith('inner.'))}",
-            )
-            for layer in missing
-        ]
-    return found
+    known = ignorable(module)
+    return [
+        Fault(
+            "error",
+            "ignore",
+            f"{name}.ignore: no layer {layer!r}{did_you_mean(layer, known)}",
+            module=f"{name}.ignore",
+            todo=f"there are {', '.join(layer for layer in known if not layer.startswith('inner.'))}",
+        )
+        for name, config in sections.items()
+        for layer in _MISSING[name](config.ignore, module, own)
+    ]
+
+
+def _unprunable(layers: Sequence[str], module: nn.Module, contract: Contract) -> list[str]:
+    """Those of ``layers`` that pruning does not know."""
+    known = ignorable(module)
+    return [layer for layer in layers if layer not in known]
+
+
+def _unquantizable(layers: Sequence[str], module: nn.Module, contract: Contract) -> list[str]:
+    """Those of ``layers`` that are no branch, no module, and no node of the graph, which is exported for them alone."""
+    known = {*contract.modalities, "fusion", *_names(module)}
+    missing = [layer for layer in layers if layer not in known]
+    nodes = _nodes(module, contract) if missing else set()
+    return [] if nodes is None else [layer for layer in missing if layer not in nodes]
+
+
+# The section of a stage that leaves layers alone, and what tells the layers that it does not know.
+_MISSING: dict[str, Callable[[Sequence[str], nn.Module, Contract], list[str]]] = {
+    "prune": _unprunable,
+    "quantize": _unquantizable,
+}
 
 
 def _names(module: nn.Module) -> Iterator[str]:
