@@ -20,6 +20,7 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
 from mmedge.graph.bisect import relative
+from mmedge.graph.simpler import simplify
 from mmedge.graph.trace import example, outputs_of
 
 OPSET = 20
@@ -46,6 +47,7 @@ def export(module: nn.Module, contract: Contract, path: Path, opset: int | None 
     import onnx
 
     model = strip(_exported(module, contract, opset or OPSET))
+    simplify(model)
     _check_batch(model)
     _check_lengths(model, contract)
     onnx.checker.check_model(model, full_check=True)

@@ -14,6 +14,7 @@ from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.files import loaded
 from mmedge.graph.precision import optimized
 from mmedge.graph.qdq import WEIGHTED, graphs_of
+from mmedge.graph.simpler import simplify
 
 # From here on a quantizer has a scale for each channel, and all that quantization adds exists.
 _OPSET = 13
@@ -59,12 +60,13 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
     model, notes = _in_float32(model, example)
     model, modern = _modern(model, example)
     _named(model.graph)
-    onnx.save(model, target)
+    onnx.save(model, target)  # ONNX Runtime reads it there
     folded = _folded(target, model, example)
     if folded is not None:
         onnx.save(model, unfolded(target))
         model = folded
-        onnx.save(model, target)
+    simplify(model)
+    onnx.save(model, target)
     return notes + modern + _inside(model.graph)
 
 

@@ -18,6 +18,7 @@ from mmedge.errors import MmedgeError
 from mmedge.graph import ranges, structure
 from mmedge.graph.qdq import CODES, CORRECTED, Wiring, drop_unread
 from mmedge.graph.ranges import Choice, Values
+from mmedge.graph.simpler import sizes_of
 
 # Tables of fewer values stay as they are: the nodes would cost more than they save.
 _WORTH = 4096
@@ -55,6 +56,7 @@ class _Written:
 
     def __init__(self, model: Any, wiring: Wiring, layers: Sequence[Any]) -> None:
         self.model, self.wiring, self.layers = model, wiring, {node.name: node for node in layers}
+        self.sizes = sizes_of(model)
         convolved = [structure.activated(node, wiring) for node in layers if node.op_type == "Conv"]
         inner = [*convolved, *(node.input[0] for node in layers)]
         # What a runtime computes in codes, so that all that reads it reads codes.
@@ -132,6 +134,10 @@ class _Written:
         bias = self.wiring.value(holder.input[index])
         if bias.size == shift.size and np.isfinite(shift).all():
             corrected = (bias - shift.reshape(bias.shape)).astype(np.float32)
+            # Of known sizes, ONNX Runtime makes a Gemm of a MatMul and a sum with one axis, and a Reshape between it and its
+            # codes, which it then does not see.
+            known = all(self.sizes.get(node.input[0], [0]))
+            corrected = corrected[None] if node.op_type == "MatMul" and known and bias.ndim == 1 else corrected
             holder.input[index] = self._store(f"{holder.input[index]}{CORRECTED}{node.name}", corrected)
 
     def _table(self, node: Any) -> None:

@@ -294,7 +294,7 @@ def _restore_added_bias(
     for place, name in enumerate(add.input):
         if source is not None and name in wiring.constants and source.input[place] in values:
             exact = values[source.input[place]]
-            if list(exact.dims) == list(wiring.constants[name].dims):
+            if np.prod(exact.dims) == np.prod(wiring.constants[name].dims):
                 copy = type(exact)()
                 copy.CopyFrom(exact)
                 copy.name = add.input[place] = f"{add.name}.float.{place}"

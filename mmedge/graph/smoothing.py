@@ -15,6 +15,8 @@ from mmedge.graph.qdq import Wiring, drop_unread
 
 # How much of the outliers moves from activations, which have one scale, into weights, which have one a channel.
 _SHARE = 0.5
+# How many times as large as all but one in a hundred a channel must be for a multiplication that takes it down.
+_FAR = 3.0
 
 
 def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
@@ -56,6 +58,46 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
     drop_unread(model)
     onnx.save(model, target)
     return len(norms)
+
+
+def relieve(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
+    """Divide the few channels of a linear layer's input that are far larger than all others, and multiply its weights by it.
+
+    Where no norm can take up the factor it is a multiplication, which only such inputs get: behind the GELU of a trained
+    transformer a channel or two are five times as large as the rest, which would have a fifth of the codes. Returns how
+    many layers have one; the graph is written as it is where none has. Source: "massive activations", Sun et al. 2024.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(graph)
+    wiring = Wiring(model)
+    layers = {node.name: node for node in structure.weighted(wiring) if node.op_type != "Conv"}
+    alone = {
+        node.input[0]: node
+        for node in layers.values()
+        if len(wiring.readers[node.input[0]]) == 1 and node.input[0] in wiring.made_by
+    }
+    values = ranges.collected(model, dict.fromkeys(alone, -1), inputs)
+    nodes: dict[str, Any] = {}
+    for name, node in alone.items():
+        largest, weight = values[name].largest, wiring.value(node.input[1])
+        usual = float(np.quantile(largest, 0.99, method="lower")) if largest.size else 0.0
+        last = output_axis(node, weight) == 0
+        if not 0 < usual * _FAR < largest.max() or largest.size != weight.shape[1 if last else 0]:
+            continue
+        factor = np.maximum(largest / usual, 1).astype(np.float32)
+        scaled = f"{node.input[1]}.smooth.{node.name}"
+        for stored, value in ((f"{name}.by", 1 / factor), (scaled, weight * (factor if last else factor[:, None]))):
+            model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), stored))
+        nodes[node.name] = helper.make_node("Mul", [name, f"{name}.by"], [f"{name}.relieved"], f"{name}.relieved")
+        node.input[0], node.input[1] = f"{name}.relieved", scaled
+    for name, made in nodes.items():
+        at = next(number for number, node in enumerate(model.graph.node) if node.name == name)
+        model.graph.node.insert(at, made)
+    drop_unread(model)
+    onnx.save(model, target)
+    return len(nodes)
 
 
 def _second(model: Any, norm: Any, readers: Sequence[Any]) -> Any:

@@ -157,6 +157,34 @@ def test_a_smoothed_graph_computes_the_same_with_a_norm_more_where_sums_read_it(
     assert far(tmp_path / "q.onnx", made) < 0.02
 
 
+def test_a_channel_far_beyond_the_others_is_taken_down_and_the_graph_computes_the_same(made, tmp_path):
+    model = onnx.load(made[0])
+    wiring = Wiring(model)
+    gelu = next(node for node in wiring.nodes if node.op_type == "Gelu")
+    linear = wiring.readers[gelu.output[0]][0]
+    assert smoothing.relieve(made[0], tmp_path / "as_it_is.onnx", made[2][:8]) == 0
+    bias = wiring.readers[wiring.made_by[wiring.made_by[gelu.input[0]].input[0]].output[0]][0].input
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name in bias)
+    value = onnx.numpy_helper.to_array(stored).copy()
+    value[3] += 40
+    stored.CopyFrom(onnx.numpy_helper.from_array(value, stored.name))
+    onnx.save(model, tmp_path / "far.onnx")
+    assert smoothing.relieve(tmp_path / "far.onnx", tmp_path / "relieved.onnx", made[2][:8]) >= 1
+    runs = [onnxruntime_cpu.session(tmp_path / f"{name}.onnx") for name in ("far", "relieved")]
+    assert distance(*(outputs(run, made[3]) for run in runs)) < 1e-8
+    assert any(linear.name in name for name in Wiring(onnx.load(tmp_path / "relieved.onnx")).constants)
+
+
+def test_layers_of_a_graph_whose_sizes_are_all_known_run_in_8_bits_too(made, tmp_path):
+    model = onnx.load(made[0])
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "one.onnx")
+    ptq.int8(tmp_path / "one.onnx", tmp_path / "int8.onnx", made[2], "int8")
+    kernels, proof = candidates.proved(tmp_path / "int8.onnx")
+    assert proof.asked - proof.int8 <= 1 and kernels["MatMulIntegerToFloat"] >= 12
+
+
 def test_layers_of_a_transformer_go_back_to_the_fp32_graph(made, tmp_path):
     quantized, fp32 = onnx.load(made[1]), onnx.load(made[0])
     back = qdq.restored(quantized, fp32, [layer.name for layer in qdq.layers(quantized)])

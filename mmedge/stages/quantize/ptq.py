@@ -15,7 +15,7 @@ import numpy as np
 from mmedge.errors import MmedgeError, first_line
 from mmedge.graph import placement, precision, structure
 from mmedge.graph.placement import Form
-from mmedge.graph.smoothing import smooth
+from mmedge.graph.smoothing import relieve, smooth
 from mmedge.leftovers import scratch
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
@@ -43,12 +43,13 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
         _by_nncf(graph, target, inputs, variant)
     elif variant not in _FORMS:
         raise MmedgeError(f"in a graph with attention {variant} is what int8 is")
-    elif variant == "int8-smooth":
-        with scratch() as folder:
-            smooth(graph, folder / "smooth.onnx", inputs)
-            placement.int8(folder / "smooth.onnx", target, inputs, _FORMS[variant])
     else:
-        placement.int8(graph, target, inputs, _FORMS[variant])
+        with scratch() as folder:
+            source = folder / "relieved.onnx"
+            relieve(graph, source, inputs)
+            if variant == "int8-smooth":
+                smooth(source, source, inputs)
+            placement.int8(source, target, inputs, _FORMS[variant])
 
 
 def _by_nncf(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str) -> None:
