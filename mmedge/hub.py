@@ -1,4 +1,4 @@
-"""Sharing a bundle on the Hugging Face Hub: one commit of the files that its manifest lists, and of its card."""
+"""The Hugging Face Hub: a bundle is shared in one commit of its files and its card, and a pretrained model is fetched."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from mmedge.errors import MissingDependency, MmedgeError, UsageError, first_line
 
 # What a bundle's model card is called: the Hub shows it.
 CARD = "README.md"
+# Of a pretrained model: weights that need no unpickling, and what says how it is built and fed.
+_FETCHED = ("*.safetensors", "*.json", "*.txt", "*.model")
+_NAMED = "name it as hf: ./FOLDER"
 
 
 def check_repository(repository: str) -> None:
@@ -60,6 +63,33 @@ def push(folder: Path, repository: str, *, private: bool = True, update: bool = 
     return f"{api.endpoint}/{repository}"
 
 
+def folder_of(model: Path | str) -> Path:
+    """The folder of a pretrained model's files: the one that is named, or ``fetched`` by its name on the Hub."""
+    return fetched(model) if isinstance(model, str) else model
+
+
+def fetched(name: str) -> Path:
+    """The local folder of a model, ``owner/name``: the copy that is there, else downloaded, without anything pickled.
+
+    Raises UsageError where neither can be had, MissingDependency without huggingface_hub.
+    """
+    hub = _hub()
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(_FETCHED), local_files_only=True))
+    except hub.errors.HFValidationError as error:
+        raise UsageError(f"this is no name of a model: {first_line(error)}", where=name, todo=_NAMED) from None
+    except Exception:  # not there yet, or not wholly
+        pass
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(_FETCHED)))
+    except Exception as error:  # of its library of connections, which is not the same in all versions
+        raise UsageError(
+            f"the Hub cannot be reached or has no such model: {type(error).__name__}: {first_line(error)}",
+            where=name,
+            todo=f"where there is a network: hf download {name} --local-dir FOLDER; then copy the folder here, and {_NAMED}",
+        ) from error
+
+
 def _refused(error: Any, repository: str) -> MmedgeError:
     """What the Hub answered, as an error of ours."""
     status = getattr(error.response, "status_code", None)
@@ -85,6 +115,6 @@ def _hub() -> Any:
         import huggingface_hub.utils
     except ImportError:
         raise MissingDependency(
-            "sharing needs huggingface_hub, which is not installed", todo="pip install 'mmedge[hub]'"
+            "the Hub needs huggingface_hub, which is not installed", todo="pip install 'mmedge[hub]'"
         ) from None
     return huggingface_hub

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from mmedge.models.fusion import FusionNet
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.models.towers import TowerNet, Vectors, columns_of
 from mmedge.preprocess import stand_in
-from mmedge.recipe import Encoder, Model
-from mmedge.spec import TextSpec
+from mmedge.recipe import AnyEncoder, Encoder, Model, Pretrained
+from mmedge.spec import ModalitySpec, TextSpec
 from mmedge.tasks import Head
 
 HISTORY = "pruning.json"
@@ -60,8 +60,8 @@ def build(
                 todo="leave it out, or name a network of your own: model.factory",
             )
         with torch.device("meta"):  # nothing is allocated, and no random number drawn
-            _refuse_huge(_built_in(model, contract))
-        module = _built_in(model, contract)
+            _refuse_huge(_built_in(model, contract, _but_pretrained))
+        module = _built_in(model, contract, partial(encoder_of, fresh=fresh or model.weights is not None))
     else:
         inner = factory(**model.args)
         if not isinstance(inner, nn.Module):
@@ -78,9 +78,10 @@ def build(
     return module
 
 
-def _built_in(model: Model, contract: Contract) -> nn.Module:
+def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module] = encoder_of) -> nn.Module:
+    """``encoder``: what makes each modality's, of its name, its spec, and two sections."""
     encoders = {
-        name: encoder_of(name, spec, model.encoders.get(name, Encoder()), model)
+        name: encoder(name, spec, model.encoders.get(name, Encoder()), model)
         for name, spec in contract.modalities.items()
     }
     for name, head in contract.heads.items():
@@ -88,6 +89,11 @@ def _built_in(model: Model, contract: Contract) -> nn.Module:
             return TowerNet(encoders, name, head, model)
     heads = {name: partial(_head, model, head, contract) for name, head in contract.heads.items()}
     return FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate, model.fusion)
+
+
+def _but_pretrained(name: str, spec: ModalitySpec, encoder: AnyEncoder, model: Model) -> nn.Module:
+    """An encoder to be counted: one that has learnt elsewhere is as large as it is."""
+    return nn.Identity() if isinstance(encoder, Pretrained) else encoder_of(name, spec, encoder, model)
 
 
 def _refuse_huge(module: nn.Module) -> None:
@@ -209,10 +215,14 @@ def _check_length(module: nn.Module, contract: Contract, name: str, spec: TextSp
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts.
+    """Load safetensors, or a checkpoint that ``torch.load(weights_only=True)`` accepts; see ``read_state`` and ``load_state``."""
+    load_state(module, read_state(path), path)
 
-    That is a state_dict, or one under ``state_dict``, ``model_state_dict`` or ``model``. Every name must match, but for one prefix of all (DataParallel's ``module.``, a
-    wrapper).
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state_dict of a file: safetensors, or what ``torch.load(weights_only=True)`` accepts.
+
+    That is a state_dict, or one under ``state_dict``, ``model_state_dict`` or ``model``.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -242,6 +252,11 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise MmedgeError(
             f"the file holds a {type(state).__name__}, not a state_dict", where=str(path), todo=_SAVE_WEIGHTS
         )
+    return state
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a file's tensors; every name must match, but for one prefix of all (DataParallel's ``module.``, a wrapper)."""
     names = list(module.state_dict())
     state = _with_names(state, names)
     lacking, strange = [n for n in names if n not in state], [str(n) for n in state if n not in names]

@@ -27,6 +27,7 @@ from mmedge.errors import Fault, MissingDependency, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.pipeline import judgeable
+from mmedge.pipeline.brought import brought_faults, with_preprocessing
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
@@ -49,7 +50,9 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     ``media`` False: the table alone is looked at, no file that it names is opened. ``out``: where a built-in or user's
     dataset writes its files, as in a run.
     """
-    found: list[Fault] = []
+    found: list[Fault] = list(brought_faults(recipe))
+    if not any(fault.severity == "error" for fault in found):
+        recipe = with_preprocessing(recipe)[0]
     card = Card(recipe=recipe.name, source=_source(recipe))
     specs: dict[str, ModalitySpec] = dict(recipe.data.modalities)
     # Where the data does not tell the classes, some stand in for them.
@@ -267,7 +270,7 @@ def _traps(section: Model, contract: Contract, where: str, code: Path, *, export
             )
         ]
     found = traps(section, contract, factory, where)
-    if exported and factory is not None and all(fault.severity != "error" for fault in found):
+    if exported and section.foreign and all(fault.severity != "error" for fault in found):
         try:
             trial(load.build(section, contract, factory=factory, fresh=True), contract, where)
         except MmedgeError as error:

@@ -17,6 +17,7 @@ from mmedge.contract import Contract
 from mmedge.data.store import samples
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
+from mmedge.pipeline.brought import with_preprocessing
 from mmedge.pipeline.concluding import Outcome, conclude
 from mmedge.pipeline.judgeable import refuse_unjudgeable
 from mmedge.pipeline.keys import key_of
@@ -80,6 +81,9 @@ def run(
     given = artifacts.read(start) if start else None
     if given:
         refuse_foreign(code_of_artifact(given, recipe), str(given.path))
+    recipe, assumed = with_preprocessing(recipe)
+    for note in assumed:
+        progress.say(note)
     plan = planned(recipe, out, given, only)
     for name in recipe.trackers:  # a package that is missing is told before anything is trained for it
         tracking.require(name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mmedge import hub
 from mmedge.artifact import MANIFEST, Artifact, code_hash, hash_json, read
 from mmedge.frozen import Frozen
 from mmedge.pipeline.stages import Step
 from mmedge.recipe import Model
-from mmedge.recipe.dependencies import code_state, file_state
+from mmedge.recipe.dependencies import code_state, file_state, path_state
 from mmedge.training.context import Context
 
 # What a stage's outcome may depend on, beside its own file.
@@ -76,8 +77,12 @@ def _user_code(section: Any, context: Context) -> list[str]:
 
 
 def _weights(section: Any) -> list[str]:
-    """Hashes of the model files that a section names."""
+    """Hashes of the model files that a section names, those of pretrained encoders too."""
     named: list[Path] = []
     for given in _givens(section):
         named += getattr(given, "files", [getattr(getattr(given, "model", None), "weights", None)])
-    return [file_state(path) for path in named if path and path.is_file()]
+    models = [getattr(given, "model", None) for given in _givens(section)]
+    encoders = [encoder for model in models if model for encoder in model.pretrained.values()]
+    folders = [hub.folder_of(encoder.hf) for encoder in encoders if encoder.hf is not None]
+    named += [encoder.weights for encoder in encoders if encoder.weights]
+    return [*(file_state(path) for path in named if path and path.is_file()), *map(path_state, folders)]

@@ -3,8 +3,9 @@
 from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
-from mmedge.recipe.model import Encoder, Model
+from mmedge.recipe.model import Model
 from mmedge.recipe.origin import portable, recall, remember
+from mmedge.recipe.pretrained import AnyEncoder, Encoder, Pretrained
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
@@ -22,6 +23,7 @@ from mmedge.recipe.training import (
 from mmedge.recipe.whole import Recipe
 
 __all__ = [
+    "AnyEncoder",
     "Augment",
     "Candidate",
     "Controls",
@@ -39,6 +41,7 @@ __all__ = [
     "Model",
     "Precision",
     "Prefer",
+    "Pretrained",
     "Privacy",
     "Prune",
     "Quantize",

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mmedge.frozen import Frozen
-
-
-class Encoder(Frozen):
-    """A built-in encoder: which, and of what size."""
-
-    kind: str | None = Field(
-        None,
-        description="conv, resnet, mobilenet, convnext or transformer of pictures and sounds; conv, gru or transformer of"
-        " texts and series; mlp or transformer of tables. Null: the first.",
-    )
-    widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
-        (16, 32, 48),
-        min_length=1,
-        description="Channels of each stage. A transformer and a gru have one width, the last.",
-    )
-    depth: int = Field(
-        1, ge=1, le=1000, description="Layers or blocks in each stage, or in all where there is one width."
-    )
-    heads: int = Field(4, ge=1, le=1024, description="Attention heads of a transformer, which divide its width.")
-    patch: int = Field(8, ge=1, le=1024, description="Side of the patches that are a transformer's tokens, in pixels.")
+from mmedge.recipe.pretrained import AnyEncoder, Pretrained
 
 
 class Model(Frozen):
@@ -57,7 +38,10 @@ class Model(Frozen):
         description="Modalities of the data that the network does not take and imagines: a branch of its own makes their"
         " features from those it has, taught by the teacher's encoder.",
     )
-    encoders: dict[str, Encoder] = Field({}, description="Modality -> size of its built-in encoder.")
+    encoders: dict[str, AnyEncoder] = Field(
+        {},
+        description="Modality -> its encoder: which built-in one, and of what size; or one that has learnt elsewhere.",
+    )
     embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
     fusion: Literal["concat", "sum", "gated", "bilinear", "attention"] = Field(
         "concat",
@@ -85,6 +69,16 @@ class Model(Frozen):
         " the most that each convolution found anywhere; mean: the mean of the convolutions, as version 0.1 had it.",
     )
 
+    @property
+    def pretrained(self) -> dict[str, Pretrained]:
+        """The encoders that have learnt elsewhere, by modality."""
+        return {name: encoder for name, encoder in self.encoders.items() if isinstance(encoder, Pretrained)}
+
+    @property
+    def foreign(self) -> bool:
+        """Whether code that is not mmedge's computes in it, which may be what no graph can hold."""
+        return self.factory is not None or bool(self.pretrained)
+
     @field_validator("factory")
     @classmethod
     def _module_and_attribute(cls, factory: str | None) -> str | None:
@@ -104,6 +98,12 @@ class Model(Frozen):
     def _names_its_own_outputs(self) -> Model:
         if len(set(self.outputs)) < len(self.outputs):
             raise ValueError("'outputs' names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _encoders_of_its_own(self) -> Model:
+        if self.factory and self.pretrained:
+            raise ValueError("'encoders' are the built-in network's: a network of your own loads its weights itself")
         return self
 
     @field_validator("modalities")

@@ -65,6 +65,7 @@ _PATH_KEYS = (
     "teacher.onnx",
     "teacher.outputs",
     "teacher.model.weights",
+    "*.model.encoders.*.weights",
     "teacher.preprocessing.*.tokenizer_file",
     "distill.model.weights",
 )

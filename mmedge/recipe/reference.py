@@ -87,8 +87,14 @@ def _models(annotation: Any) -> list[tuple[str, type[Frozen]]]:
     step = {dict: ".NAME", tuple: ".N"}.get(get_origin(annotation), "")
     found = [(f"{step}{below}", model) for inner in get_args(annotation) for below, model in _models(inner)]
     if get_origin(annotation) in _UNIONS and len(found) > 1:  # of several forms each is told by its kind
-        found = [(f"{below} ({get_args(model.model_fields['kind'].annotation)[0]})", model) for below, model in found]
+        found = [(f"{below} ({_told_by(model)})", model) for below, model in found]
     return found
+
+
+def _told_by(model: type[Frozen]) -> str:
+    """A form's kind where there is one for it alone, else its class."""
+    kind = model.model_fields.get("kind")
+    return str(get_args(kind.annotation)[0]) if kind and kind.is_required() else model.__name__.lower()
 
 
 def _type(field: FieldInfo) -> str:

@@ -11,6 +11,7 @@ from mmedge.frozen import Frozen
 from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.section import StageSection
+from mmedge.recipe.transfer import Lora
 from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label
 
@@ -96,6 +97,27 @@ class Train(Frozen):
         " training.csv.",
     )
 
+    freeze: tuple[str, ...] | Literal["pretrained"] = Field(
+        "pretrained",
+        description="What is not trained: the networks of all pretrained encoders; or modalities and layers by name, [] for"
+        " none. What is frozen is run once a sample and view.",
+    )
+    thaw: Annotated[int, Field(ge=2)] | dict[str, Annotated[int, Field(ge=2)]] | None = Field(
+        None, description="Epoch, from 1, that all that is frozen is trained from; or one for each of some names."
+    )
+    rates: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {},
+        description="Modality or layer -> what its learning rate is multiplied by; the longest name that fits counts.",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="What the learning rate of a pretrained network's block is multiplied by for each block behind it.",
+    )
+    lora: Lora | None = Field(
+        None, description="Trains small matrices beside layers of the frozen encoders, merged into them at the end."
+    )
     privacy: Privacy | None = Field(
         None,
         description="Differentially private training, by noise on gradients; null for none. For teacher and student.",

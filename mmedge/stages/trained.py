@@ -24,6 +24,7 @@ from mmedge.measure.cost import macs, params
 from mmedge.measure.lengths import check_alone, check_trimmed
 from mmedge.measure.quality import module_run
 from mmedge.models import load
+from mmedge.models.pretrained import described
 from mmedge.recipe import Model, portable
 from mmedge.stages.results import TORCH, StageResult
 from mmedge.training.context import Context
@@ -74,7 +75,7 @@ def write_trained(trained: Trained, context: Context) -> StageResult:
             load.save(other, folder / name, [])
     return StageResult(
         **provenance(contract, context),
-        model=portable(trained.model),
+        model=portable(described(trained.model)),
         params=params(module),
         macs=macs(module, contract),
         notes=[*trained.fitted.notes, *(() if trained.exported else (_IN_TORCH,))],

@@ -58,18 +58,18 @@ def trial(module: nn.Module, contract: Contract, where: str, samples: Samples | 
 
 
 def try_teacher(context: Context) -> None:
-    """``trial`` of the recipe's teacher, where it is a network of the user's own; hours of training are not lost then."""
+    """``trial`` of the recipe's teacher, where it is of code that is not mmedge's; hours of training are not lost then."""
     config = context.recipe.teacher
-    if config.model.factory and config.export and not config.onnx and not config.outputs:
+    if config.model.foreign and config.export and not config.onnx and not config.outputs:
         module, contract = _try(config.model, context.preprocessed_for(config), "teacher.model")
         if config.train is None:
             load.refuse_probabilities(module, contract, "teacher.model")
 
 
 def try_student(context: Context) -> None:
-    """``trial`` of the recipe's student, where it is a network of the user's own."""
+    """``trial`` of the recipe's student, where it is of code that is not mmedge's."""
     assert context.recipe.distill is not None
-    if context.recipe.distill.model.factory:
+    if context.recipe.distill.model.foreign:
         _try(context.recipe.distill.model, context, "distill.model")
 
 

@@ -20,9 +20,12 @@ from mmedge.graph.trace import example
 from mmedge.leftovers import scratch
 from mmedge.measure.classes import class_map
 from mmedge.models import load
+from mmedge.preprocess import fit_vocabulary
 from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
+from mmedge.spec import ModalitySpec, TextSpec
 from mmedge.training.context import Context
+from mmedge.training.loop.transfer import transfer_of
 from mmedge.training.teaching.layers import HintedLayer, check_pair
 from mmedge.training.teaching.sources import no_hints, without_outputs
 from mmedge.training.teaching.taught import read_teacher_outputs, teaching_contract
@@ -57,7 +60,7 @@ def teaching_faults(
         faults.append(Fault("error", "labels", what, module="distill.labels", todo="ask for fewer, or say all"))
     if labelled == 0 and recipe.teacher.trained_here:  # with --from, another is taken
         faults.append(Fault("warning", "labels", UNTAUGHT, module="teacher", todo=TEACHERS))
-    return [*faults, *_hint_faults(recipe, contract, factory)]
+    return [*faults, *_hint_faults(recipe, contract, factory), *_transfer_faults(recipe, contract, factory)]
 
 
 def refuse_untaught(context: Context) -> None:
@@ -121,16 +124,18 @@ def own_contract(section: TeacherConfig, contract: Contract) -> Contract:
     own = contract.model_copy(update={"modalities": {**contract.modalities, **section.preprocessing}})
     own = own.only(section.model.modalities) if section.model.modalities else own
     own = own.with_dimensions(section.model.dimensions)
-    # A text that was not fitted has as many tokens as it may have.
-    known = {
-        name: spec.model_copy(update={"tokens": spec.vocabulary})
-        if spec.kind == "text" and spec.tokens is None
-        else spec
-        for name, spec in own.modalities.items()
-    }
-    own = own.model_copy(update={"modalities": known})
+    own = own.model_copy(update={"modalities": {name: _sized(spec) for name, spec in own.modalities.items()}})
     trained_here = getattr(section, "trained_here", False)  # then it has the data's classes
     return own.with_labels(tuple(section.classes)) if section.classes and not trained_here else own
+
+
+def _sized(spec: ModalitySpec) -> ModalitySpec:
+    """A text that was not fitted has the tokens of its file, else as many as it may have."""
+    if not isinstance(spec, TextSpec) or spec.tokens is not None:
+        return spec
+    if spec.tokenizer_file is not None:
+        return fit_vocabulary(spec, ())
+    return spec.model_copy(update={"tokens": spec.vocabulary})
 
 
 def _outputs_faults(
@@ -190,6 +195,25 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
                 check_pair(hint, widths[student], widths[teacher])
             except UsageError as error:
                 faults.append(Fault.of(error, "hint"))
+    return faults
+
+
+def _transfer_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
+    """Layers that a schedule freezes, thaws, adapts or gives a rate, and that the network does not have."""
+    assert recipe.distill is not None
+    trained = [("distill", TeacherConfig(model=recipe.distill.model), recipe.distill.train)]
+    if recipe.teacher.train and recipe.teacher.trained_here:
+        trained.append(("teacher", recipe.teacher, recipe.teacher.train))
+    faults = []
+    for stage, section, train in trained:
+        if {"freeze", "thaw", "rates", "lora"} & train.model_fields_set:
+            with suppress(Exception):  # what is wrong with a model is told where the models are looked at
+                own = own_contract(section, contract)
+                module = load.build(section.model, own, factory=factory(section.model), fresh=True)
+                try:
+                    transfer_of(module, train)
+                except UsageError as error:
+                    faults.append(Fault.of(error, "transfer", module=f"{stage}.{error.where}"))
     return faults
 
 

@@ -25,7 +25,8 @@ from mmedge.models.encoders import (
     text,
     transformer,
 )
-from mmedge.recipe import Encoder, Model
+from mmedge.models.pretrained import pretrained_encoder
+from mmedge.recipe import AnyEncoder, Encoder, Model, Pretrained
 from mmedge.spec import ModalitySpec
 
 # (its spec, the encoder's sizes, the model's section) -> a fresh module.
@@ -48,11 +49,14 @@ ENCODERS: dict[str, dict[str, Build]] = {
 }
 
 
-def encoder_of(name: str, spec: ModalitySpec, encoder: Encoder, model: Model) -> nn.Module:
-    """The built-in encoder of the modality ``name``, from its tensor to ``model.embedding`` features.
+def encoder_of(name: str, spec: ModalitySpec, encoder: AnyEncoder, model: Model, *, fresh: bool = False) -> nn.Module:
+    """The encoder of the modality ``name``, from its tensor to ``model.embedding`` features.
 
-    Raises UsageError for a kind that its modality does not have.
+    ``fresh``: of one that has learnt elsewhere, without its weights, which are loaded later. Raises UsageError for a kind
+    that its modality does not have.
     """
+    if isinstance(encoder, Pretrained):
+        return pretrained_encoder(name, spec, encoder, model, fresh=fresh)
     kinds = ENCODERS[spec.kind]
     kind = encoder.kind or next(iter(kinds))
     if kind not in kinds:

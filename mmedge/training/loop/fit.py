@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.quality import balanced, placing, predict_module, score, subset_scores
+from mmedge.models.lora import merge
 from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.tracking import Log
@@ -30,7 +31,10 @@ from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
 from mmedge.training.loop.private import Private, check_private
 from mmedge.training.loop.state import State
+from mmedge.training.loop.transfer import Transfer, transfer_of
 
+# Where the module's parameters are among all that is trained.
+_MODULE = "0."
 # Called with the module (or what runs it in another precision, or compiled) and a batch; a scalar.
 Objective = Callable[[Any, Batch], Tensor]
 
@@ -72,67 +76,107 @@ def fit(
     UsageError where the budget or the network does not allow it.
     """
     train = training.schedule
-    run, learner = _prepared(module, objective, training)
+    transfer = transfer_of(module, train)
+    run, learner = _prepared(module, objective, training, transfer)
     run.restore(state)
     total = steps_per_epoch(len(training.samples), train) * train.epochs
-    notes: tuple[str, ...] = ()
-    diverged = False
-    with (
-        synchronised(run.parts),
-        computed_once(module, state.with_suffix(f".frozen{processes.rank()}"), _inputs(training)) as of_frozen,
-    ):
-        for epoch in range(len(run.history), train.epochs):
-            if _stalled(run.history, train.early_stopping):
-                notes = (
-                    f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",
-                )
-                break
-            started = time.monotonic()
-            module.train()
-            each, rate = _epoch(run, learner, training, epoch, task, progress)
-            loss = float(each.mean())
-            # The last step's loss may be finite, and what the weights after it give not.
-            figures = _validated(run, module, training) if math.isfinite(loss) else None
-            if figures is None:
-                if not run.best:
-                    raise _diverged(task, epoch, each)
-                diverged = True
-                notes = (f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",)
-                break
-            seconds = time.monotonic() - started
-            run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
-            if processes.is_main():
-                run.store(state)
-                log(run.history[-1])
+    notes: list[str] = []
+    work = _Work(run, learner, module, training, state, task, progress, log)
+    end: _End | None = None
+    with synchronised(run.parts):
+        for first, last in transfer.phases(train.epochs):
+            if end or len(run.history) >= last:
+                continue
+            transfer.begin(module, first)
+            with computed_once(module, state.with_suffix(f".frozen{processes.rank()}"), _inputs(training)) as of_frozen:
+                end = _phase(work, last)
+            notes += of_frozen
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
+    transfer.end(module)
     _leave_at(run.best, module)
     spent = run.private.phase if run.private else None
-    return Fitted(run.history, best, (*notes, *of_frozen), diverged, spent)
+    told = dict.fromkeys([*(end.notes if end else ()), *notes])
+    return Fitted(run.history, best, tuple(told), bool(end and end.diverged), spent)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the epochs of a fit work on."""
+
+    run: State
+    learner: Any
+    module: nn.Module
+    training: Training
+    state: Path
+    task: str
+    progress: Progress
+    log: Log
+
+
+@dataclass(frozen=True)
+class _End:
+    """Why a training ended before its last epoch."""
+
+    notes: tuple[str, ...]
+    diverged: bool = False
+
+
+def _phase(work: _Work, last: int) -> _End | None:
+    """Train from where the history ends to the epoch ``last``; why it ended before that, where it did."""
+    run, module, train = work.run, work.module, work.training.schedule
+    for epoch in range(len(run.history), last):
+        if _stalled(run.history, train.early_stopping):
+            return _End(
+                (f"stopped after epoch {epoch} of {train.epochs}: none was better than epoch {_best(run.history)}",)
+            )
+        started = time.monotonic()
+        module.train()
+        each, rate = _epoch(run, work.learner, work.training, epoch, work.task, work.progress)
+        loss = float(each.mean())
+        # The last step's loss may be finite, and what the weights after it give not.
+        figures = _validated(run, module, work.training) if math.isfinite(loss) else None
+        if figures is None:
+            if not run.best:
+                raise _diverged(work.task, epoch, each)
+            return _End((f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",), diverged=True)
+        seconds = time.monotonic() - started
+        run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
+        if processes.is_main():
+            run.store(work.state)
+            work.log(run.history[-1])
+    return None
 
 
 def _leave_at(best: dict[str, torch.Tensor], module: nn.Module) -> None:
-    """Give ``module`` its best weights, the same in every process, on the CPU and in evaluation mode."""
+    """Give ``module`` its best weights, the same in every process, on the CPU, in evaluation mode and without adapters."""
     module.load_state_dict(best, strict=False)  # it lacks what was not trained
     processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
+    merge(module)
     module.to("cpu").eval()
 
 
-def _prepared(module: nn.Module, objective: Objective, training: Training) -> tuple[State, Any]:
+def _prepared(module: nn.Module, objective: Objective, training: Training, transfer: Transfer) -> tuple[State, Any]:
     """(all that an epoch changes, what gives the loss of a batch), on the device that training runs on."""
     train, device = training.schedule, training_device()
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
     parts.to(device)
     _check_batch_norm(parts, min(train.batch_size, len(training.samples)), train)
+    rates = {f"{_MODULE}{name}": rate for name, rate in transfer.rates.items()}
     if train.privacy:
+        transfer.begin(module, 0)
         private = _private(module, optimizer_of(parts, train), training)
         average = Average(module, train.ema) if train.ema else None
         return State(parts, private.optimizer, None, average, private), objective
+    if processes.count() > 1 and any(until is not None for until in transfer.frozen.values()):
+        raise UsageError("several processes cannot thaw layers", where="train.thaw", todo="train in one process")
     call = caller(module, train, device)
     # Before the average is made: it gives the weights new memory where there are several processes.
     learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
     average = Average(module, train.ema) if train.ema else None
-    return State(parts, optimizer_of(parts, train), scaler_of(train, device), average), learner
+    transfer.begin(module, train.epochs)  # what is thawed later has its place in the optimizer from the start
+    still = frozenset(f"{_MODULE}{name}" for name in transfer.still(module))
+    return State(parts, optimizer_of(parts, train, rates), scaler_of(train, device), average, still=still), learner
 
 
 def _private(module: nn.Module, optimizer: torch.optim.Optimizer, training: Training) -> Private:
@@ -265,11 +309,10 @@ def _validated(run: State, module: nn.Module, training: Training) -> dict[str, f
     with run.average.swapped_in() if run.average else nullcontext():
         figures = processes.of_main(lambda: _validate(module, training))
         if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
-            still = {
-                name for name, weight in module.named_parameters(remove_duplicate=False) if not weight.requires_grad
-            }
             live = module.state_dict()
-            run.best = {name: value.detach().clone() for name, value in live.items() if name not in still}
+            run.best = {
+                name: value.detach().clone() for name, value in live.items() if f"{_MODULE}{name}" not in run.still
+            }
     return figures
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mmedge.recipe import Train
 
 
-def optimizer_of(parts: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), or SGD with momentum, over the parameters of ``parts`` that are trained."""
-    groups = _decay_groups(parts, train.weight_decay)
+def optimizer_of(parts: nn.Module, train: Train, rates: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), or SGD with momentum, over the parameters of ``parts`` that are trained.
+
+    ``rates``: {parameter: what its learning rate is multiplied by}, where it is not 1.
+    """
+    groups = _decay_groups(parts, train.weight_decay, rates or {})
     # One kernel over all parameters: for a small network on a CPU a loop over them costs as much as its gradients.
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
     if train.optimizer == "sgd":
@@ -26,13 +29,17 @@ def optimizer_of(parts: nn.Module, train: Train) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=train.learning_rate, fused=fused)
 
 
-def _decay_groups(parts: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _decay_groups(parts: nn.Module, weight_decay: float, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """Weight decay is for matrices and kernels; biases, norms and learned vectors are left alone."""
-    trained = [p for p in parts.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    trained = [(p, rates.get(name, 1.0)) for name, p in parts.named_parameters() if p.requires_grad]
+    groups = []
+    for rate in sorted({1.0, *(rate for _, rate in trained)}, reverse=True):
+        own = [p for p, of in trained if of == rate]
+        groups += [
+            {"params": [p for p in own if p.dim() > 1], "weight_decay": weight_decay, "rate": rate},
+            {"params": [p for p in own if p.dim() <= 1], "weight_decay": 0.0, "rate": rate},
+        ]
+    return groups
 
 
 def set_rate(optimizer: torch.optim.Optimizer, train: Train, step: int, total: int) -> float:
@@ -46,7 +53,7 @@ def set_rate(optimizer: torch.optim.Optimizer, train: Train, step: int, total: i
     else:
         share = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
     for group in optimizer.param_groups:
-        group["lr"] = train.learning_rate * share
+        group["lr"] = train.learning_rate * share * group.get("rate", 1.0)
     return train.learning_rate * share
 
 

@@ -20,7 +20,8 @@ class State:
     """All that changes from epoch to epoch.
 
     ``parts``: the module and what is trained along; ``best``: the weights of the best epoch; ``history``: one record an
-    epoch; ``private``: what a private training has of its own. Everything else is a function of the recipe, the seed and
+    epoch; ``private``: what a private training has of its own; ``still``: names of the parts' parameters that never change, which
+    are not written. Everything else is a function of the recipe, the seed and
     the epoch.
     """
 
@@ -29,6 +30,7 @@ class State:
     scaler: torch.amp.GradScaler | None = None
     average: Average | None = None
     private: Private | None = None
+    still: frozenset[str] = frozenset()
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -36,7 +38,10 @@ class State:
         """Write the state beside ``path`` and rename: a kill leaves the old one or the new one."""
         from safetensors.torch import save_file
 
-        groups: dict[str, dict[str, Tensor]] = {"parts": self.parts.state_dict(), "best": self.best}
+        groups: dict[str, dict[str, Tensor]] = {
+            "parts": {name: x for name, x in self.parts.state_dict().items() if name not in self.still},
+            "best": self.best,
+        }
         if self.average:
             groups["average"] = self.average.values
         groups["optimizer"] = {
@@ -68,7 +73,7 @@ class State:
         def taken(group: str) -> dict[str, Tensor]:
             return {n.removeprefix(f"{group}."): v for n, v in tensors.items() if n.startswith(f"{group}.")}
 
-        self.parts.load_state_dict(taken("parts"))
+        self.parts.load_state_dict(taken("parts"), strict=not self.still)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in taken("optimizer").items():
             index, _, moment = name.partition(".")

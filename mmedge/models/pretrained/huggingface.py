@@ -1,0 +1,250 @@
+"""Encoders of folders that ``save_pretrained`` wrote, through transformers' Auto classes: pictures, texts, sounds.
+
+Nothing that such a folder may bring is run (no ``trust_remote_code``), and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from mmedge import hub
+from mmedge.errors import MissingDependency, UsageError, first_line
+from mmedge.models.pretrained.brought import IMAGENET, Brought, changed, of_image, size_of
+from mmedge.recipe import Pretrained
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
+
+_CONFIG, _IMAGES, _TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
+# The words of a classifier that is left out.
+_LABELS = ("id2label", "label2id")
+# Which tower of a dual encoder sees a modality.
+_TOWERS = {"image": ("vision_model", "vision_config"), "text": ("text_model", "text_config")}
+
+
+def folder_of(encoder: Pretrained) -> Path:
+    """The folder of an encoder's files; of a name on the Hub the local copy, downloaded where there is none."""
+    assert encoder.hf is not None
+    folder = hub.folder_of(encoder.hf)
+    if not (folder / _CONFIG).is_file():
+        raise UsageError(
+            f"the folder has no {_CONFIG}" if folder.is_dir() else "the folder does not exist",
+            where=str(folder),
+            todo="name one that save_pretrained wrote, or a model's name on the Hub, owner/name",
+        )
+    return folder
+
+
+def described(encoder: Pretrained) -> Pretrained:
+    """The section with the folder's architecture and pooling in it, so that its model is built again without the folder."""
+    if encoder.config is not None:
+        return encoder
+    pooling = pooling_of(encoder)
+    return encoder.model_copy(update={"config": _config(encoder), "pooling": pooling})
+
+
+def _config(encoder: Pretrained) -> dict[str, JsonValue]:
+    if encoder.config is not None:
+        return encoder.config
+    config: dict[str, JsonValue] = json.loads((folder_of(encoder) / _CONFIG).read_text(encoding="utf-8"))
+    return {name: value for name, value in config.items() if name not in _LABELS}
+
+
+def pooling_of(encoder: Pretrained) -> str:
+    """What the folder of a sentence encoder says of its pooling, else the mean."""
+    if encoder.pooling is not None or encoder.hf is None or encoder.config is not None:
+        return encoder.pooling or "mean"
+    said = _read(folder_of(encoder) / "1_Pooling" / _CONFIG)
+    return "cls" if said.get("pooling_mode_cls_token") else "mean"
+
+
+def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
+    """The network of a folder behind one tensor. Raises UsageError where the modality does not fit it."""
+    transformers = _transformers()
+    values = dict(_config(encoder))
+    try:
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"transformers {transformers.__version__} does not know its architecture: {first_line(error)}",
+            where=str(encoder.hf),
+            todo="install a newer transformers, or name a network of your own: model.factory",
+        ) from error
+    own = _own_config(config, spec.kind)
+    _check_fits(own, spec)
+    whole = transformers.AutoModel.from_config(config) if fresh else _loaded(transformers, folder_of(encoder), config)
+    tower = _TOWERS.get(spec.kind, ("", ""))[0]
+    module = getattr(whole, tower, whole) if tower else whole
+    if module is whole and getattr(config, "is_encoder_decoder", False):
+        module = whole.get_encoder()
+    if isinstance(getattr(module, "pooler", None), nn.Module):
+        module.pooler = nn.Identity()  # its output is not used, and its weights are often none that were learnt
+    if isinstance(spec, (TextSpec, ArraySpec)):
+        return OfIds(module, getattr(spec, "pad", 0))
+    return OfValues(module, getattr(module, "main_input_name", "pixel_values"), isinstance(spec, AudioSpec))
+
+
+def _own_config(config: Any, kind: str) -> Any:
+    name = _TOWERS.get(kind, ("", ""))[1]
+    return getattr(config, name, None) or config
+
+
+def _loaded(transformers: Any, folder: Path, config: Any) -> nn.Module:
+    """The network with the folder's weights, all of them. Raises UsageError for pickled ones, and where some are lacking."""
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for end in ("bin", "pt", "pth", "h5", "msgpack") for path in folder.glob(f"*.{end}"))
+        raise UsageError(
+            f"the weights are pickled ({pickled[0]}), and mmedge unpickles nothing"
+            if pickled
+            else "the folder has no weights: no *.safetensors",
+            where=str(folder),
+            todo="where you trust them: python -c \"import transformers as t; m = t.AutoModel.from_pretrained('FOLDER');"
+            " m.save_pretrained('FOLDER', safe_serialization=True)\"",
+        )
+    try:
+        module, found = transformers.AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever transformers raises for files that do not fit
+        raise UsageError(f"the weights cannot be loaded: {first_line(error)}", where=str(folder)) from error
+    lacking = sorted(name for name in found["missing_keys"] if "pooler." not in name)
+    if lacking:
+        raise UsageError(
+            f"the folder lacks {len(lacking)} weights ({lacking[0]}, ...), which would be random numbers",
+            where=str(folder),
+            todo="get the whole folder again",
+        )
+    return module
+
+
+def _check_fits(config: Any, spec: ModalitySpec) -> None:
+    """Raise UsageError where ids or positions would be out of the network's tables."""
+    tokens, vocabulary = getattr(spec, "tokens", None), getattr(config, "vocab_size", None)
+    if tokens and vocabulary and tokens > vocabulary:
+        raise UsageError(
+            f"the tokenizer has {tokens} ids, the embedding {vocabulary}",
+            todo="take the folder's own tokenizer.json: tokenizer_file, or as a teacher leave teacher.preprocessing out",
+        )
+    positions = _positions(config)
+    if spec.dtype == "int64" and positions is not None and spec.shape[-1] > positions:
+        raise UsageError(
+            f"texts have {spec.shape[-1]} tokens, the network {positions} positions", todo="lower 'length'"
+        )
+    side = size_of(getattr(config, "image_size", None))
+    patches = getattr(config, "patch_size", None) is not None and getattr(config, "hidden_sizes", None) is None
+    if isinstance(spec, ImageSpec) and side and patches and side != (spec.height, spec.width):
+        raise UsageError(
+            f"pictures are {spec.height} x {spec.width}, the network's positions are of {side[0]} x {side[1]}",
+            todo=f"height: {side[0]}, width: {side[1]}",
+        )
+
+
+def _positions(config: Any) -> int | None:
+    """How many tokens a text may have; those of the RoBERTa family begin behind the padding's id."""
+    count = getattr(config, "max_position_embeddings", None)
+    behind = ("roberta", "camembert", "xlm-roberta", "mpnet")
+    return count - config.pad_token_id - 1 if count and config.model_type in behind else count
+
+
+def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
+    """The folder's own preprocessing. Raises UsageError for a text without a tokenizer.json."""
+    folder = folder_of(encoder)
+    if isinstance(spec, TextSpec):
+        if not (folder / _TOKENIZER).is_file():
+            raise UsageError(
+                f"the folder has no {_TOKENIZER}",
+                where=str(folder),
+                todo="transformers writes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            )
+        tokenizer = {"tokenizer_file": folder / _TOKENIZER, "fitted": None, "tokens": None}
+        return Brought(changed(spec, **tokenizer))
+    if isinstance(spec, ImageSpec):
+        return _of_image(_read(folder / _IMAGES), _own_config_values(encoder), spec)
+    return Brought(
+        spec, ("it takes the modality as the data's preprocessing gives it: see to it that it was trained so",)
+    )
+
+
+def _own_config_values(encoder: Pretrained) -> dict[str, Any]:
+    values: Any = _config(encoder)
+    return values.get("vision_config") or values
+
+
+def _of_image(said: dict[str, Any], config: dict[str, Any], spec: ImageSpec) -> Brought:
+    """Of a processor's config. Its mean and std are of pixels times ``rescale_factor``, ours of pixels / 255."""
+    assumed = []
+    size = size_of(said.get("crop_size") if said.get("do_center_crop") else said.get("size"))
+    size = size or size_of(said.get("size")) or size_of(config.get("image_size"))
+    if size is None:
+        size = (224, 224)
+        assumed.append("size 224 x 224")
+    mean, std = said.get("image_mean", IMAGENET[0]), said.get("image_std", IMAGENET[1])
+    if "image_mean" not in said and said.get("do_normalize", True):
+        assumed.append("ImageNet's mean and std")
+    if said.get("do_normalize") is False:
+        mean, std = (0.0,), (1.0,)
+    unit = 255 * said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 255.0
+    mean, std = tuple(x / unit for x in mean), tuple(x / unit for x in std)
+    center = bool(said.get("do_center_crop")) or "shortest_edge" in str(said.get("size"))
+    told = f"no {_IMAGES} says so: " if not said else ""
+    return Brought(of_image(spec, size, mean, std, center=center), tuple(f"{told}{each} assumed" for each in assumed))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependency(
+            f"encoders of Hugging Face need transformers: {first_line(error)}", todo="pip install 'mmedge[hub]'"
+        ) from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def attended(ids: Tensor, pad: int) -> Tensor:
+    """bool [batch, length]: which tokens count. Of nothing but padding, as an absent text is, the first, so that all is finite."""
+    first = torch.ones_like(ids).cumsum(dim=1) == 1
+    return (ids != pad) | first
+
+
+class OfIds(nn.Module):
+    """A text network: int64 [batch, length] -> [batch, length, width]; what is padding is not attended."""
+
+    def __init__(self, network: nn.Module, pad: int) -> None:
+        super().__init__()
+        self.network, self.pad = network, pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: Tensor = self.network(
+            input_ids=x, attention_mask=attended(x, self.pad).to(torch.int64)
+        ).last_hidden_state
+        return states
+
+
+class OfValues(nn.Module):
+    """A network of pictures or sounds: [batch, *shape] -> tokens or maps. ``channel``: a sound's axis of one, left out."""
+
+    def __init__(self, network: nn.Module, name: str, channel: bool) -> None:
+        super().__init__()
+        self.network, self.name, self.channel = network, name, channel
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.squeeze(1) if self.channel and x.dim() == 4 else x
+        states: Tensor = self.network(**{self.name: x}).last_hidden_state
+        return states

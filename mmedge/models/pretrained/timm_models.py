@@ -1,0 +1,48 @@
+"""Encoders of timm: pictures. The user's machine has timm, and a file of weights in its names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mmedge.errors import MissingDependency, UsageError, first_line
+from mmedge.models.pretrained.brought import Brought, of_image
+from mmedge.models.pretrained.weights import load_into
+from mmedge.recipe import Pretrained
+from mmedge.spec import ImageSpec, ModalitySpec
+
+
+def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
+    """A model of timm without its classifier: float32 [batch, 3, height, width] -> [batch, width]."""
+    if not isinstance(spec, ImageSpec):
+        raise UsageError(f"timm's models take pictures, and this is of kind {spec.kind}")
+    module: nn.Module = _created(encoder)
+    if not fresh:
+        config: Any = module.pretrained_cfg
+        load_into(module, encoder.weights, without=config.get("classifier") or ())
+    return module
+
+
+def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
+    """What timm says of a model's weights: size, mean and std."""
+    if not isinstance(spec, ImageSpec):
+        return Brought(spec)
+    said: Any = _created(encoder).pretrained_cfg
+    size = said["input_size"][1:]
+    return Brought(of_image(spec, size, said["mean"], said["std"], center=said.get("crop_mode", "center") == "center"))
+
+
+def _created(encoder: Pretrained) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependency(f"timm cannot be imported: {first_line(error)}", todo="pip install timm") from None
+    except Exception as error:  # torchvision of another torch
+        raise MissingDependency(
+            f"timm cannot be imported: {first_line(error)}", todo="install the torchvision that belongs to your torch"
+        ) from error
+    try:
+        return timm.create_model(encoder.timm, pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        raise UsageError(f"timm has no such model: {first_line(error)}", where=encoder.timm) from error

@@ -1,0 +1,147 @@
+"""Transfer learning: what stays as it was learnt, from which epoch on it does not, and how fast each part moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from torch import nn
+
+from mmedge.errors import UsageError, did_you_mean
+from mmedge.models.lora import Adapted, adapt
+from mmedge.models.pretrained import Body
+from mmedge.recipe import Train
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """``frozen``: {layer: the epoch, counted from 0, from which on it is trained; None for never}, of all that is frozen at first.
+
+    ``rates``: {parameter: what its learning rate is multiplied by}, of those that are not 1.
+    """
+
+    frozen: dict[str, int | None] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+
+    def phases(self, epochs: int) -> Iterator[tuple[int, int]]:
+        """[first, last) epochs within which the same is frozen."""
+        cuts = sorted({0, epochs, *(at for at in self.frozen.values() if at is not None and at < epochs)})
+        yield from pairwise(cuts)
+
+    def begin(self, module: nn.Module, epoch: int) -> None:
+        """Freeze what is frozen in the phase that begins with ``epoch``, and nothing else."""
+        for name, until in self.frozen.items():
+            layer = module.get_submodule(name)
+            if until is None or epoch < until:
+                _freeze(layer)
+            else:
+                _thaw(layer)
+
+    def end(self, module: nn.Module) -> None:
+        """Let go of everything: what is trained next decides for itself."""
+        for name in self.frozen:
+            _thaw(module.get_submodule(name))
+
+    def still(self, module: nn.Module) -> set[str]:
+        """Names of the parameters that never change."""
+        kept = tuple(f"{name}." for name, until in self.frozen.items() if until is None)
+        return {
+            name
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+            if not parameter.requires_grad and (name.startswith(kept) or not self.frozen)
+        }
+
+
+def transfer_of(module: nn.Module, train: Train) -> Transfer:
+    """What a schedule says of ``module``, whose layers get their adapters. Raises UsageError for a name that no layer has."""
+    frozen: dict[str, int | None] = {}
+    names = (
+        _bodies(module) if train.freeze == "pretrained" else [_layer(module, name, "freeze") for name in train.freeze]
+    )
+    for name in names:
+        frozen[name] = train.thaw - 1 if isinstance(train.thaw, int) else None
+    for given, epoch in train.thaw.items() if isinstance(train.thaw, dict) else ():
+        name = _layer(module, given, "thaw")
+        if name not in frozen:
+            raise UsageError(f"{given!r} is not frozen", where="train.thaw", todo="name what train.freeze freezes")
+        frozen[name] = epoch - 1
+    if train.lora:
+        adapted = [name for name in _bodies(module) if name in frozen or not frozen]
+        adapt([module.get_submodule(name) for name in adapted], train.lora)
+        frozen = _around_adapters(module, frozen)
+    return Transfer(frozen, _rates(module, train))
+
+
+def _bodies(module: nn.Module) -> list[str]:
+    return [name for name, layer in module.named_modules() if isinstance(layer, Body)]
+
+
+def _layer(module: nn.Module, name: str, key: str) -> str:
+    """The layer of a name: of a modality its pretrained network or its encoder, else as in ``named_modules()``."""
+    layers = dict(module.named_modules())
+    for found in (f"encoders.{name}.body", f"encoders.{name}", name, f"inner.{name}"):
+        if found in layers:
+            return found
+    known = [n.removeprefix("encoders.") for n in layers if n.count(".") < 2 and n]
+    raise UsageError(
+        f"the network has no encoder or layer {name!r}{did_you_mean(name, known)}",
+        where=f"train.{key}",
+        todo=f"there are {', '.join(known[:12])}",
+    )
+
+
+def _around_adapters(module: nn.Module, frozen: dict[str, int | None]) -> dict[str, int | None]:
+    """The layers without children, since adapters inside what is frozen are trained."""
+    inside: dict[str, int | None] = {}
+    for outer, until in frozen.items():
+        for name, layer in module.get_submodule(outer).named_modules(prefix=outer):
+            owner = module.get_submodule(name.rpartition(".")[0])
+            if next(layer.children(), None) is None and (not isinstance(owner, Adapted) or name.endswith(".base")):
+                inside[name] = until
+    return inside
+
+
+def _freeze(layer: nn.Module) -> None:
+    """No gradient, and evaluation mode whatever the network around it is in: neither dropout nor norms' statistics move."""
+    layer.requires_grad_(False)
+    layer.eval()
+    layer.__dict__["train"] = lambda mode=True: layer
+
+
+def _thaw(layer: nn.Module) -> None:
+    layer.__dict__.pop("train", None)
+    layer.requires_grad_(True)
+
+
+def _rates(module: nn.Module, train: Train) -> dict[str, float]:
+    """By the longest of the names in ``rates`` that a parameter lies in, and its depth in a pretrained network."""
+    named = {_layer(module, name, "rates"): rate for name, rate in train.rates.items()}
+    found: dict[str, float] = {}
+    for name, _ in module.named_parameters():
+        inside = [layer for layer in named if name.startswith(f"{layer}.")]
+        found[name] = named[max(inside, key=len)] if inside else 1.0
+    if train.layer_decay < 1:
+        for body in _bodies(module):
+            for name, depth in _depths(module.get_submodule(body)).items():
+                found[f"{body}.{name}"] *= train.layer_decay**depth
+    return {name: rate for name, rate in found.items() if rate != 1}
+
+
+def _depths(body: nn.Module) -> dict[str, int]:
+    """{parameter: how many blocks lie behind it}: by the longest list of blocks; what stands before all of them lies one deeper.
+
+    Clark et al. 2020, "ELECTRA", section 3.3 of its appendix.
+    """
+    lists = {name: layer for name, layer in body.named_modules() if isinstance(layer, (nn.ModuleList, nn.Sequential))}
+    if not lists:
+        return {}
+    name, blocks = max(lists.items(), key=lambda item: len(item[1]))
+    depths, passed = {}, False
+    for parameter, _ in body.named_parameters():
+        if parameter.startswith(f"{name}."):
+            passed = True
+            depths[parameter] = len(blocks) - 1 - int(parameter.removeprefix(f"{name}.").partition(".")[0])
+        else:
+            depths[parameter] = 0 if passed else len(blocks)
+    return depths

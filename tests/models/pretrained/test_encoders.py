@@ -1,0 +1,171 @@
+"""Encoders that have learnt elsewhere: by folder or by file, as a teacher's, with what is refused of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+
+from mmedge import hub
+from mmedge.errors import UsageError
+from mmedge.models.encoders import encoder_of
+from mmedge.models.pretrained.brought import Brought
+from mmedge.models.pretrained.convert import convert
+from mmedge.models.pretrained.efficientnet import EfficientNetLite
+from mmedge.models.pretrained.huggingface import brought
+from mmedge.recipe import Model, Pretrained
+from mmedge.spec import ModalitySpec
+from tests.conftest import once
+from tests.models.pretrained import folders
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return once(tmp_path_factory, "pretrained-folders", folders.everything)
+
+
+def spec_of(**values):
+    return TypeAdapter(ModalitySpec).validate_python(values)
+
+
+TEXT = spec_of(kind="text", length=8, tokens=10)
+PICTURE = spec_of(kind="image", height=16, width=16)
+
+
+def built(spec, fresh=False, **of):
+    return encoder_of("it", spec, Pretrained(**of), Model(embedding=5), fresh=fresh)
+
+
+def test_a_folder_is_the_network_that_transformers_loads_from_it(made):
+    from transformers import AutoModel
+
+    ids = torch.tensor([[2, 4, 3, 0, 0, 0, 0, 0], [2, 4, 5, 6, 3, 0, 0, 0]])
+    theirs = AutoModel.from_pretrained(made / "bert").eval()(input_ids=ids, attention_mask=(ids != 0).long())
+    mask = (ids != 0).float().unsqueeze(2)
+    wanted = (theirs.last_hidden_state * mask).sum(1) / mask.sum(1)
+    ours = built(TEXT, hf=made / "bert").eval()
+    assert torch.allclose(ours.body(ids), wanted, atol=1e-6)
+    assert torch.allclose(built(TEXT, hf=made / "bert", pooling="cls").eval().body(ids), theirs.last_hidden_state[:, 0], atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "map"])
+def test_padding_says_nothing_and_a_text_of_nothing_else_is_finite(made, pooling):
+    encoder = built(TEXT, hf=made / "bert", pooling=pooling).eval()
+    short = torch.tensor([[2, 4, 5, 3]])
+    padded = torch.nn.functional.pad(short, (0, 4))
+    assert torch.allclose(encoder(short), encoder(padded), atol=1e-5)
+    assert torch.isfinite(encoder(torch.zeros(2, 8, dtype=torch.int64))).all()
+
+
+def test_the_architecture_travels_and_its_weights_do_not_change_what_is_built(made, tmp_path):
+    from mmedge.models.pretrained import described
+
+    section = described(Model(encoders={"it": Pretrained(hf=made / "vit")}))
+    there = Model.model_validate_json(section.model_dump_json().replace(str(made), "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+    encoder = encoder_of("it", PICTURE, there.encoders["it"], there, fresh=True)
+    names = {name: x.shape for name, x in encoder.state_dict().items()}
+    assert names == {name: x.shape for name, x in encoder_of("it", PICTURE, section.encoders["it"], section).state_dict().items()}  # fmt: skip
+
+
+def test_a_folder_brings_its_preprocessing_along(made):
+    found = brought(Pretrained(hf=made / "vit"), spec_of(kind="image", height=12, width=12, column="file"))
+    assert (found.spec.height, found.spec.mean, found.spec.std, found.spec.column) == (
+        16,
+        (0.5,) * 3,
+        (0.25,) * 3,
+        "file",
+    )
+    assert not found.assumed
+    assert brought(Pretrained(hf=made / "bert"), TEXT).spec.tokenizer_file == made / "bert" / "tokenizer.json"
+
+
+def test_pixels_that_a_processor_leaves_as_they_are_are_those_of_our_spec(made, tmp_path):
+    folder = shutil.copytree(made / "vit", tmp_path / "vit")
+    said = {"size": 16, "do_rescale": False, "image_mean": [127.0] * 3, "image_std": [128.0] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    spec = brought(Pretrained(hf=folder), PICTURE).spec
+    assert np.allclose((np.array([0.0, 1.0]) - spec.mean[0]) / spec.std[0], [-127 / 128, 1.0])
+
+
+def test_what_no_file_says_is_told(made, tmp_path):
+    folder = shutil.copytree(made / "vit", tmp_path / "vit")
+    (folder / "preprocessor_config.json").unlink()
+    found = brought(Pretrained(hf=folder), PICTURE)
+    assert found.assumed == ("no preprocessor_config.json says so: ImageNet's mean and std assumed",)
+    assert isinstance(found, Brought) and found.spec.height == 16  # which config.json says
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (spec_of(kind="text", length=8, tokens=99), "the tokenizer has 99 ids, the embedding 60"),
+        (spec_of(kind="text", length=32, tokens=10), "texts have 32 tokens, the network 16 positions"),
+    ],
+)
+def test_ids_that_the_tables_do_not_hold_are_told(made, spec, told):
+    with pytest.raises(UsageError, match=f"encoders.it: {told}"):
+        built(spec, fresh=True, hf=made / "bert")
+
+
+def test_a_size_that_positions_do_not_fit_is_told(made):
+    with pytest.raises(UsageError, match="pictures are 24 x 16, the network's positions are of 16 x 16"):
+        built(spec_of(kind="image", height=24, width=16), fresh=True, hf=made / "vit")
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(made, tmp_path):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"the weights are pickled \(pytorch_model.bin\)") as told:
+        built(TEXT, hf=folder)
+    assert "save_pretrained('FOLDER', safe_serialization=True)" in told.value.todo
+
+
+def test_weights_that_are_lacking_are_not_drawn(made, tmp_path):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    state = load_file(folder / "model.safetensors")
+    save_file({name: x for name, x in state.items() if "layer.1" not in name}, folder / "model.safetensors")
+    with pytest.raises(UsageError, match="the folder lacks 16 weights"):
+        built(TEXT, hf=folder)
+
+
+def test_a_name_on_the_hub_without_a_network_says_how_to_get_the_folder(monkeypatch):
+    def gone(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
+    with pytest.raises(UsageError, match="the Hub cannot be reached") as told:
+        hub.fetched("owner/name")
+    assert "hf download owner/name --local-dir FOLDER" in told.value.todo
+
+
+def test_a_folder_is_told_from_a_name_by_how_it_begins():
+    assert isinstance(Pretrained(hf="owner/name").hf, str)
+    assert not isinstance(Pretrained(hf="./owner/name").hf, str)
+    with pytest.raises(ValueError, match="name one of"):
+        Pretrained(hf="owner/name", timm="resnet18")
+
+
+def test_a_checkpoint_becomes_safetensors_without_unpickling_and_fits_the_architecture(tmp_path):
+    torch.manual_seed(0)
+    network = EfficientNetLite((32, 32))
+    state = {**network.state_dict(), "_fc.weight": torch.zeros(3, 1280), "_fc.bias": torch.zeros(3)}
+    torch.save(state, tmp_path / "lite.pth")
+    spec = spec_of(kind="image", height=32, width=32)
+    with pytest.raises(UsageError, match="the weights are not safetensors") as told:
+        built(spec, architecture="efficientnet-lite0", weights=tmp_path / "lite.pth")
+    assert "mmedge.models.pretrained.convert lite.pth lite.safetensors" in told.value.todo
+    assert convert(tmp_path / "lite.pth", tmp_path / "lite.safetensors") == len(state)
+    encoder = built(spec, architecture="efficientnet-lite0", weights=tmp_path / "lite.safetensors").eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(encoder.body(x), network.eval()(x).mean((2, 3)))
+
+
+def test_efficientnet_fills_as_tensorflow_does():
+    layer = EfficientNetLite((224, 224))._conv_stem
+    assert layer.fill.padding == (0, 1, 0, 1)  # behind alone
+    assert sum(p.numel() for p in EfficientNetLite((224, 224)).parameters()) == 3_371_008

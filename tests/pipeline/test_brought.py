@@ -1,0 +1,85 @@
+"""A teacher of pretrained encoders in a recipe: one line a modality, from check to the bundle."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmedge import recipe
+from mmedge.artifact import read
+from mmedge.pipeline import check, fold
+from mmedge.pipeline.brought import with_preprocessing
+from mmedge.progress import Silent
+from tests.conftest import once
+from tests.models.pretrained import folders
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return once(tmp_path_factory, "pretrained-folders", folders.everything)
+
+
+@pytest.fixture(scope="module")
+def ran(made, tmp_path_factory) -> Path:
+    def make(folder: Path) -> None:
+        values = folders.values(made)
+        del values["export"]
+        fold.run(recipe.parse(values, where=Path("tiny"), folder=made), folder, code=made, progress=Silent(), only="teacher")  # fmt: skip
+
+    return once(tmp_path_factory, "pretrained-teacher", make)
+
+
+def parsed(values: dict, made: Path) -> recipe.Recipe:
+    return recipe.parse(values, where=Path("tiny"), folder=made)
+
+
+def faults(values: dict, made: Path, out: Path) -> list[str]:
+    found = check.check(parsed(values, made), out, code=made, progress=Silent())
+    return [fault.what for fault in found.faults if fault.kind in ("model", "assumed", "preprocessing", "export")]
+
+
+def test_the_teacher_preprocesses_as_its_encoders_were_trained_and_the_student_as_the_data_says(made):
+    found, notes = with_preprocessing(parsed(folders.values(made), made))
+    theirs = found.teacher.preprocessing
+    assert (theirs["picture"].height, found.data.modalities["picture"].height, notes) == (16, 12, [])
+    assert theirs["name"].tokenizer_file == made / "bert" / "tokenizer.json"
+
+
+def test_what_the_recipe_says_of_a_teachers_preprocessing_is_left_alone(made):
+    values = folders.values(made)
+    values["teacher"]["preprocessing"] = {"picture": {"kind": "image", "height": 16, "width": 16}}
+    assert with_preprocessing(parsed(values, made))[0].teacher.preprocessing["picture"].mean is None
+
+
+def test_a_recipe_without_glue_is_checked_clean(made, tmp_path):
+    assert not faults(folders.values(made), made, tmp_path)
+
+
+def test_check_tells_a_student_of_another_tokenizer(made, tmp_path):
+    values = folders.values(made)
+    values["distill"]["model"]["encoders"] = {"name": {"hf": f"{made}/bert"}}
+    told = faults(values, made, tmp_path)
+    assert any("the tokenizer has" in what for what in told)
+    assert any("encoders.name was trained under tokenizer_file" in what for what in told)
+
+
+def test_the_artifact_is_rebuilt_without_the_folder(ran, made):
+    meta = read(ran / "teacher").meta
+    assert meta["model"]["encoders"]["name"]["config"]["model_type"] == "bert"
+    assert str(made) not in json.dumps(meta)
+    from mmedge.measure.quality import module_run
+    from mmedge.models import load
+
+    again = load.rebuild(read(ran / "teacher"))
+    assert module_run(again) and sum(p.numel() for p in again.parameters()) == meta["params"]
+    assert meta["verification"]  # its graph gives what it does in torch, with every modality withheld
+
+
+def test_other_weights_in_the_folder_are_another_key(made, tmp_path):
+    from mmedge.pipeline.keys import _weights
+
+    section = parsed(folders.values(made), made).teacher
+    before = _weights(section)
+    (made / "bert" / "note.txt").write_text("x")
+    assert len(before) == 2 and _weights(section) != before
+    (made / "bert" / "note.txt").unlink()

@@ -1,0 +1,150 @@
+"""What has been learnt elsewhere: frozen, thawed, slower by depth, or changed by small matrices alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmedge.contract import Contract
+from mmedge.data.store.samples import Samples
+from mmedge.errors import UsageError
+from mmedge.models import load, lora
+from mmedge.progress import Silent
+from mmedge.recipe import Model, Train
+from mmedge.recipe.transfer import Lora
+from mmedge.training.loop.batches import Training
+from mmedge.training.loop.fit import fit
+from mmedge.training.loop.optimizer import optimizer_of, set_rate
+from mmedge.training.loop.transfer import transfer_of
+from mmedge.training.objectives import Supervised
+from tests.conftest import once
+from tests.models.pretrained import folders
+
+IDS = torch.randint(4, 10, (24, 8), generator=torch.Generator().manual_seed(0)).numpy()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return once(tmp_path_factory, "pretrained-folders", folders.everything)
+
+
+@pytest.fixture
+def contract():
+    return Contract.model_validate(
+        {
+            "task": "classification",
+            "labels": ["a", "b"],
+            "modalities": {"name": {"kind": "text", "length": 8, "tokens": 10}},
+        }
+    )
+
+
+@pytest.fixture
+def module(made, contract):
+    torch.manual_seed(0)
+    return load.build(Model(encoders={"name": {"hf": made / "bert"}}, embedding=4, hidden=4), contract)
+
+
+def training(contract, train):
+    head = next(iter(contract.heads))
+    targets = {head: np.arange(24) % 2}
+    split = Samples("train", tuple(map(str, range(24))), {"name": IDS}, np.ones((24, 1), bool), targets, np.arange(24), contract.heads)  # fmt: skip
+    return Training(contract, split, replace(split, split="validation"), train, np.arange(24), 0, 0)
+
+
+def fitted(module, contract, path, **train):
+    schedule = Train(batch_size=8, **{"epochs": 3, **train})
+    return fit(module, Supervised(contract, schedule), training(contract, schedule), state=path / "state.safetensors", task="x", progress=Silent())  # fmt: skip
+
+
+def body(module):
+    return {name: x.clone() for name, x in module.encoders["name"].body.named_parameters()}
+
+
+def test_a_pretrained_network_stays_as_it_was_learnt_and_runs_once_a_sample(module, contract, tmp_path):
+    before, head = body(module), module.head[1].weight.clone()
+    found = fitted(module, contract, tmp_path)
+    assert all(torch.equal(x, before[name]) for name, x in body(module).items())
+    assert not torch.equal(module.head[1].weight, head)
+    assert any("encoders.name.body.forward is frozen, and was run once" in note for note in found.notes)
+    assert all(p.requires_grad for p in module.parameters())  # what comes next decides for itself
+
+
+def test_it_is_trained_from_the_epoch_that_thaws_it_and_the_best_epoch_is_what_is_kept(module, contract, tmp_path):
+    before = body(module)
+    found = fitted(module, contract, tmp_path, epochs=4, thaw=3, early_stopping=None)
+    moved = any(not torch.equal(x, before[name]) for name, x in body(module).items())
+    assert moved == (found.best_epoch >= 3)
+
+
+def test_a_training_that_was_killed_after_it_thawed_ends_with_the_same_weights(made, contract, tmp_path):
+    def fresh():
+        torch.manual_seed(0)
+        return load.build(Model(encoders={"name": {"hf": made / "bert"}}, embedding=4, hidden=4), contract)
+
+    whole, first, second = fresh(), fresh(), fresh()
+    fitted(whole, contract, tmp_path / "whole", epochs=4, thaw=2)
+    schedule = Train(batch_size=8, epochs=4, thaw=2)
+    seen = []
+
+    def killed(record):
+        seen.append(record)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, Supervised(contract, schedule), training(contract, schedule), state=tmp_path / "part" / "state.safetensors", task="x", progress=Silent(), log=killed)  # fmt: skip
+    fitted(second, contract, tmp_path / "part", epochs=4, thaw=2)
+    state = whole.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in second.state_dict().items())
+
+
+def test_rates_and_depth_say_how_fast_each_part_moves(module):
+    train = Train(freeze=(), rates={"name": 0.1, "head": 3}, layer_decay=0.5)
+    found = transfer_of(module, train).rates
+    name = "encoders.name.body.network.network.{}.weight"
+    assert found[name.format("encoder.layer.1.output.dense")] == pytest.approx(0.1)
+    assert found[name.format("encoder.layer.0.output.dense")] == pytest.approx(0.05)
+    assert found[name.format("embeddings.word_embeddings")] == pytest.approx(0.025)
+    assert found["head.1.weight"] == 3 and "fusion.0.weight" not in found
+    optimizer = optimizer_of(module, train, found)
+    assert set_rate(optimizer, train, 99, 100) > 0
+    rates = {group["rate"]: group["lr"] for group in optimizer.param_groups}
+    assert rates[3.0] == pytest.approx(3 * rates[1.0]) and min(rates) == pytest.approx(0.025)
+
+
+def test_adapters_learn_beside_frozen_layers_and_are_gone_at_the_end(module, contract, tmp_path):
+    before, names = body(module), list(module.state_dict())
+    fitted(module, contract, tmp_path, lora={"rank": 2, "layers": ["query"]})
+    changed = {name for name, x in body(module).items() if not torch.equal(x, before[name])}
+    assert list(module.state_dict()) == names
+    assert changed == {f"network.network.encoder.layer.{n}.attention.self.query.weight" for n in (0, 1)}
+
+
+def test_a_merged_layer_gives_what_its_adapter_gave():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(4, 3))
+    lora.adapt([body], Lora(rank=2, layers=("0",)))
+    nn.init.normal_(body[0].up.weight)
+    x = torch.randn(5, 4)
+    wanted = body(x)
+    lora.merge(body)
+    assert isinstance(body[0], nn.Linear) and torch.allclose(body(x), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ({"freeze": ["nmae"]}, r"no encoder or layer 'nmae' \(did you mean 'name'"),
+        (
+            {"lora": {"layers": ["qeury"]}},
+            r"no linear layer of the pretrained encoders is called 'qeury' \(did you mean 'query'",
+        ),
+        ({"thaw": {"head": 2}}, "'head' is not frozen"),
+    ],
+)
+def test_a_name_that_no_layer_has_is_told(module, train, told):
+    with pytest.raises(UsageError, match=told):
+        transfer_of(module, Train(**train))
