@@ -47,7 +47,7 @@ class FusionNet(nn.Module):
         self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        encoded = [self.encoders[name](inputs[name]) for name in self.modalities]
+        encoded = [self._encoded(name, inputs[name], present[..., n]) for n, name in enumerate(self.modalities)]
         if present.dim() == 3:
             encoded = [repeated(x, present.shape[1]) for x in encoded]
             present = present.flatten(0, 1)
@@ -62,6 +62,19 @@ class FusionNet(nn.Module):
         if isinstance(self.head, nn.ModuleDict):
             return {name: head(fused) for name, head in self.head.items()}
         return {self.heads[0]: self.head(fused)}
+
+    def _encoded(self, name: str, x: Tensor, present: Tensor) -> Tensor:
+        """The features of a modality; zeros where no sample has it, which nothing reads: outside training and graphs it is not run."""
+        encoder = self.encoders[name]
+        if self.training or torch.compiler.is_compiling() or bool(present.any()) or _heard(encoder):
+            features: Tensor = encoder(x)
+            return features
+        return torch.zeros(len(x), len(self.absent[name]), device=x.device, dtype=self.absent[name].dtype)
+
+
+def _heard(encoder: nn.Module) -> bool:
+    """Whether somebody listens to a layer of it."""
+    return any(layer._forward_hooks for layer in encoder.modules())
 
 
 def repeated(x: Tensor, times: int) -> Tensor:

@@ -106,13 +106,23 @@ class ModuleSource:
         module.to(self._device)
 
     def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
+        # Samples that have the same modalities together, so that nothing is run for what none of them has.
+        _, kinds = np.unique(self._views.present(index).numpy(), axis=0, return_inverse=True)
+        groups = [np.flatnonzero(kinds.ravel() == kind) for kind in range(int(kinds.max(initial=-1)) + 1)]
+        parts = [self._together(index[rows], view) for rows in groups]
+        back = np.argsort(np.concatenate(groups), kind="stable")
+        each = [np.concatenate(part)[back] for part in zip(*parts)]
+        self._views.finite(each, index, self._who)
+        logits, hints = dict(zip(self.heads, each)), each[len(self.heads) :]
+        return TeacherOutputs(logits, np.ones(len(index), bool), hints)
+
+    def _together(self, index: np.ndarray, view: int) -> list[np.ndarray]:
+        """The logits of each head, then the hints, of some rows in one pass."""
         with torch.no_grad():
             moved = {name: x.to(self._device) for name, x in self._views.inputs(index, view).items()}
             outputs = self._module(present=self._views.present(index).to(self._device), **moved)
-        logits = {name: outputs[name].float().cpu().numpy() for name in self.heads}
-        hints = [layer.take(len(index)).float().cpu().numpy() for layer in self._layers]
-        self._views.finite([*logits.values(), *hints], index, self._who)
-        return TeacherOutputs(logits, np.ones(len(index), bool), hints)
+        found = [*(outputs[name] for name in self.heads), *(layer.take(len(index)) for layer in self._layers)]
+        return [x.float().cpu().numpy() for x in found]
 
 
 class GraphSource:
