@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from mmedge.models.fusions import FUSIONS
 
+# A norm needs two samples, and a gradient a sample is taken of one (private training), where nothing can be told.
+_FEWEST = 2
+
 
 class FusionNet(nn.Module):
     """Late fusion with a missing-modality contract.
@@ -64,12 +67,21 @@ class FusionNet(nn.Module):
         return {self.heads[0]: self.head(fused)}
 
     def _encoded(self, name: str, x: Tensor, present: Tensor) -> Tensor:
-        """The features of a modality; zeros where no sample has it, which nothing reads: outside training and graphs it is not run."""
+        """The features of a modality; zeros, which nothing reads, of samples that lack it: they are not run where that can be told.
+
+        In training these are the samples that are nothing but zeros, as the data's own missing ones are: in a norm's
+        statistics they would stand for pictures. Otherwise it is a batch of which no sample has the modality.
+        """
         encoder = self.encoders[name]
-        if self.training or torch.compiler.is_compiling() or bool(present.any()) or _heard(encoder):
-            features: Tensor = encoder(x)
-            return features
-        return torch.zeros(len(x), len(self.absent[name]), device=x.device, dtype=self.absent[name].dtype)
+        if torch.compiler.is_compiling() or len(x) <= _FEWEST or _heard(encoder):
+            return encoder(x)
+        if not self.training:
+            return encoder(x) if present.any() else x.new_zeros(len(x), len(self.absent[name]), dtype=torch.float32)
+        there = x.flatten(1).any(dim=1)
+        if there.all() or there.sum() < _FEWEST:
+            return encoder(x)
+        features: Tensor = encoder(x[there])
+        return features.new_zeros(len(x), features.shape[1]).index_put((there,), features)
 
 
 def _heard(encoder: nn.Module) -> bool:
