@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ def write_explanation(found: ExplanationRecord, path: Path) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
+@functools.cache
 def _template(name: str) -> Any:
     try:
         import jinja2

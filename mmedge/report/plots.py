@@ -173,11 +173,18 @@ def svg_of(figure: Any, zoom: Any = None) -> str:
     ``zoom``: the axes that the page's script may look into more closely.
     """
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
     # Text stays text, so that the page is searchable; no date, so that the same report gives the same page.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmedge", "font.family": "sans-serif"}):
-        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+        # Laid out and written here, since ``savefig`` draws everything once more before it writes.
+        canvas = FigureCanvasSVG(figure)
+        for part in (figure, *figure.axes):
+            part.patch.set_visible(False)
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine("none")
+        canvas.print_svg(text, metadata={"Date": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     svg = _TIPPED.sub(lambda at: f'<g class="tip"><title>{html.escape(bytes.fromhex(at[1]).decode())}</title>', svg)
     for black in ("#000000", INK):

@@ -145,11 +145,13 @@ def test_where_a_process_cannot_be_started_those_before_it_are_ended(monkeypatch
 def test_an_interrupt_is_130_however_the_main_process_ends_by_it(monkeypatch):
     from mmedge.cli import launch
 
-    # One with no handler yet: the signal ends it.
-    monkeypatch.setattr(
-        launch, "_started", lambda *_: subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    )
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def begun(rank, devices, port, text):
+        if rank == 1:  # not by the clock: on a busy machine nothing may be there yet that takes the signal
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        # One with no handler yet: the signal ends it.
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    monkeypatch.setattr(launch, "_started", begun)
     with pytest.raises(Interrupted, match="interrupted"):
         launch.launch(2)
 
