@@ -307,6 +307,11 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: on the CPU, and copied where one shares the memory of another, as tied weights do."""
     found, taken = {}, set()
     for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"the network's state holds {name!r}, a {type(value).__name__}: a file of weights holds tensors alone",
+                todo="keep it in a buffer, or build it from the factory's arguments",
+            )
         kept = value.detach().contiguous().cpu()
         memory = kept.untyped_storage().data_ptr()
         found[name] = kept.clone() if memory in taken else kept

@@ -17,6 +17,8 @@ from mmedge.models.source import source_faults
 from mmedge.recipe import Model
 
 _INTERNAL = frozenset(vars(nn.Module()))
+# Kinds of ``behaviour``'s faults that would make a run's figures those of something else.
+STOPPING = frozenset({"batch-1", "train-mode", "changed-input"})
 
 
 def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[Fault]:
@@ -73,9 +75,14 @@ def _raised(error: Exception, what: str, where: str, called: str = "") -> Fault:
 
 def _modules(module: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_modules():
-        if child is module and isinstance(module, Wrapped):
+        if child is module and isinstance(module, Wrapped) or is_script(child):
             continue
         yield ".".join(part for part in (where, name.removeprefix("inner").removeprefix(".")) if part), child
+
+
+def is_script(module: nn.Module) -> bool:
+    """Whether it is TorchScript, which neither takes hooks nor is exported."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _unregistered(module: nn.Module, where: str) -> list[Fault]:
@@ -85,8 +92,10 @@ def _unregistered(module: nn.Module, where: str) -> list[Fault]:
     )
     faults = []
     for name, child in _modules(module, where):
+        # torch.nn.utils.weight_norm and its like compute an attribute anew before each call.
+        computed = {getattr(hook, "name", None) for hook in child._forward_pre_hooks.values()}
         for attribute, value in vars(child).items():
-            if attribute in _INTERNAL:
+            if attribute in _INTERNAL or attribute in computed:
                 continue
             held = [part for part in _flat(value) if id(part) not in registered]
             if held:
@@ -123,7 +132,7 @@ def _not_saved(module: nn.Module, again: nn.Module, where: str) -> list[Fault]:
     faults = []
     for (name, child), key in zip(
         _modules(module, where),
-        [n for n, c in module.named_modules() if not (c is module and isinstance(module, Wrapped))],
+        [n for n, c in module.named_modules() if not (c is module and isinstance(module, Wrapped) or is_script(c))],
     ):
         for buffer in child._non_persistent_buffers_set:
             here, there = child._buffers.get(buffer), others[key]._buffers.get(buffer)
@@ -177,6 +186,9 @@ def behaviour(module: nn.Module, contract: Contract, where: str) -> list[Fault]:
     after: dict[str, Tensor] = {}
     torch.manual_seed(2)
     first = _recorded(module, inputs, where, before, heads)
+    if changed := [name for name, x in generated(contract, 2).items() if not torch.equal(x, inputs[name])]:
+        what = f"forward changes its input {changed[0]!r} in place, and with it what others are shown"
+        return [Fault("error", "changed-input", what, module=where, todo="compute a new tensor: x = x.clamp(0), say")]
     torch.manual_seed(3)
     second = _recorded(module, inputs, where, after, heads)
     faults: list[Fault] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from mmedge.report.checked import Card, SoundFacts, TextFacts
 from mmedge.spec import ModalitySpec
 from mmedge.stages.ignored import ignored_faults
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
-from mmedge.stages.trial import trial
+from mmedge.stages.trial import trial, try_export
 from mmedge.tasks import Head
 from mmedge.training.faults import own_contract, teaching_faults
 from mmedge.training.privacy import budget_faults, network_faults
@@ -250,6 +251,7 @@ def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:
             own_contract(recipe.teacher, whole),
             "teacher.model",
             code,
+            trains=recipe.teacher.train is not None,
             exported=recipe.teacher.export,
         )
     if recipe.distill:
@@ -258,7 +260,9 @@ def _model_faults(recipe: Recipe, whole: Contract, code: Path) -> list[Fault]:
     return faults
 
 
-def _traps(section: Model, contract: Contract, where: str, code: Path, *, exported: bool = True) -> list[Fault]:
+def _traps(
+    section: Model, contract: Contract, where: str, code: Path, *, trains: bool = True, exported: bool = True
+) -> list[Fault]:
     try:
         factory = _factory(section, code)
     except MmedgeError as error:
@@ -270,10 +274,14 @@ def _traps(section: Model, contract: Contract, where: str, code: Path, *, export
             )
         ]
     found = traps(section, contract, factory, where)
-    if exported and section.foreign and all(fault.severity != "error" for fault in found):
+    if section.foreign and all(fault.severity != "error" for fault in found):
+        kind = "model"
         try:
-            trial(load.build(section, contract, factory=factory, fresh=True), contract, where)
+            make = partial(load.build, section, contract, factory=factory, fresh=True)
+            module = trial(make, contract, where, trains=trains)
+            kind = "export"
+            if exported:
+                try_export(module, contract, where)
         except MmedgeError as error:
-            way_out = "" if where != "teacher.model" else ", or do not export it: teacher.export: false"
-            found.append(Fault.of(error, "export", module=error.where, file=None, todo=f"{error.todo}{way_out}"))
+            found.append(Fault.of(error, kind, module=error.where, file=None))
     return found

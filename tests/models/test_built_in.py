@@ -17,7 +17,7 @@ from mmedge.models.encoders import ENCODERS
 from mmedge.models.fusions import FUSIONS
 from mmedge.recipe import Model, Prune
 from mmedge.stages.quantize import ptq
-from mmedge.stages.trial import trial
+from mmedge.stages.trial import try_export
 from tests.conftest import narrowed
 
 MODALITIES = {
@@ -43,10 +43,10 @@ def built(encoders, fusion="concat"):
 def goes_the_road(encoders, fusion, folder):
     """Export and prune; of what is left INT8 and a TensorRT engine. The pruned network, and how many parameters it had."""
     module, contract = built(encoders, fusion)
-    trial(module, contract, "distill.model")
+    try_export(module, contract, "distill.model")
     before = params(module)
     narrowed(module, contract, Prune(round_to=2), 0.5)
-    trial(module, contract, "prune")
+    try_export(module, contract, "prune")
     graph = folder / "model.onnx"
     export(module, contract, graph)
     calls = [{name: x[:1].numpy() for name, x in noise(contract).items()} for _ in range(4)]
@@ -65,7 +65,7 @@ def test_several_kinds_at_once_lose_channels_and_export():
     module, contract = built({"image": "mobilenet", "sensor": "transformer"}, "gated")
     before = params(module)
     narrowed(module, contract, Prune(round_to=2), 0.5)
-    trial(module, contract, "prune")
+    try_export(module, contract, "prune")
     assert params(module) < 0.7 * before
 
 

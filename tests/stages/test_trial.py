@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -12,21 +14,25 @@ from mmedge.errors import UsageError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
-from mmedge.stages.trial import trial
+from mmedge.stages.trial import trial, try_export
 from tests.models.networks import BROUGHT, HAND_WRITTEN, TABLE, TEXT, Network, TwoRelus
 
 OWN = Model(factory="own:net")
 TRIED = ("two-relus", "bottleneck", "siamese", "tied", "learned-queries", "Bert")
 
 
-def tried(network):
+def tried(network, *, exported=True):
     torch.manual_seed(0)
-    trial(load.build(OWN, network.contract, factory=network.make), network.contract, "distill.model")
+    make = partial(load.build, OWN, network.contract, factory=network.make)
+    module = trial(make, network.contract, "distill.model")
+    if exported:
+        try_export(module, network.contract, "distill.model")
 
 
 @pytest.mark.parametrize("network", [*HAND_WRITTEN, *BROUGHT], ids=lambda network: network.name)
 def test_a_network_that_runs_has_no_fault(network):
     assert traps(OWN, network.contract, network.make, "distill.model") == []
+    tried(network, exported=False)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,107 @@ def test_a_network_that_mixes_its_batch_is_refused_before_it_is_trained():
 
     with pytest.raises(UsageError, match="depends on the rest of its batch"):
         tried(Network("mixing", Mixing, {"table": TABLE}))
+
+
+class Unteachable(TwoRelus):
+    """Runs, saves and exports, and fails at the first step of its training, or as soon as it is built again, by ``how``."""
+
+    how = ""
+
+    def __init__(self):
+        super().__init__()
+        self.memory, self.chance = None, [float(x) for x in torch.rand(8)]
+        self.words = nn.Embedding(4, 8, sparse=self.how == "sparse")
+        if self.how == "frozen":
+            self.requires_grad_(False)
+
+    def get_extra_state(self):
+        return {"version": 3} if self.how == "state" else torch.zeros(1)
+
+    def set_extra_state(self, state):
+        pass
+
+    def forward(self, table):
+        if self.how == "chance":
+            table = table * torch.tensor(self.chance)
+        if self.how == "memory":
+            self.memory = table.mean(0, keepdim=True) if self.memory is None else self.memory
+            table = table - self.memory
+        if self.how == "sparse":
+            table = table + self.words((table[:, 0] > 0).long())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "no_grad"):
+            x = torch.sigmoid(self.a(table))
+            doubled = x * 2
+            out = self.c(self.b(x.mul_(2) if self.how == "in place" else doubled))
+        if self.how == "whole":
+            return out.round().long()
+        return (out, out[:, :1]) if self.how == "auxiliary" and self.training else out
+
+
+@pytest.mark.parametrize(
+    "how, what, todo",
+    [
+        ("frozen", "no weight of the network can be trained", "requires_grad"),
+        ("no_grad", "do not depend on its weights", r"no_grad\(\)"),
+        ("whole", "do not depend on its weights", "rounding"),
+        ("sparse", "gradient of words.weight is sparse", "sparse=False"),
+        ("in place", "no gradient can be computed", "in place"),
+        ("auxiliary", "fails in training mode", "same outputs"),
+        ("chance", "numbers that are not saved", "register_buffer"),
+        ("memory", "numbers that are not saved", "from one call to the next"),
+        ("state", "'inner._extra_state', a dict", "buffer"),
+    ],
+)
+def test_what_would_end_or_spoil_a_run_after_the_teacher_is_trained_is_told_before(how, what, todo):
+    network = Network(how, type("Unteachable", (Unteachable,), {"how": how}), {"table": TABLE})
+    with pytest.raises(UsageError, match=what) as told:
+        tried(network, exported=False)
+    assert told.value.where == "distill.model" and re.search(todo, told.value.todo)
+
+
+def test_a_network_that_only_answers_need_not_learn():
+    frozen = Network("frozen", type("Unteachable", (Unteachable,), {"how": "frozen"}), {"table": TABLE})
+    make = partial(load.build, OWN, frozen.contract, factory=frozen.make)
+    with pytest.raises(UsageError, match="can be trained"):
+        trial(make, frozen.contract, "teacher.model")
+    trial(make, frozen.contract, "teacher.model", trains=False)
+
+
+def test_torchscript_inside_a_network_is_told_by_its_name():
+    class Scripted(TwoRelus):
+        def __init__(self):
+            super().__init__()
+            self.a = torch.jit.script(self.a)
+
+    network = Network("scripted", Scripted, {"table": TABLE})
+    assert traps(OWN, network.contract, network.make, "distill.model") == []
+    with pytest.raises(UsageError, match="a is TorchScript"):
+        tried(network)
+
+
+def test_an_input_that_is_changed_in_place_is_told_by_check_and_by_a_run():
+    class Clamping(TwoRelus):
+        def forward(self, table, present):  # an input of a module without ``present`` is a copy
+            return super().forward(table.clamp_(0))
+
+    network = Network("clamping", Clamping, {"table": TABLE})
+    (fault,) = traps(OWN, network.contract, network.make, "distill.model")
+    assert (fault.severity, fault.kind) == ("error", "changed-input") and "'table'" in fault.what
+    with pytest.raises(UsageError, match="changes its input 'table' in place"):
+        tried(network, exported=False)
+
+
+def test_a_weight_that_is_computed_anew_at_each_call_is_no_weight_that_is_not_saved():
+    class Normed(TwoRelus):
+        def __init__(self):
+            super().__init__()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # it is deprecated, and in many networks
+                self.a, self.b = nn.utils.weight_norm(self.a), nn.utils.spectral_norm(self.b)
+
+    network = Network("normed", Normed, {"table": TABLE})
+    assert traps(OWN, network.contract, network.make, "distill.model") == []
+    tried(network)
 
 
 def test_an_absent_text_is_one_token_so_that_attention_gives_numbers_and_the_graph_the_same():
