@@ -74,10 +74,15 @@ def _raised(error: Exception, what: str, where: str, called: str = "") -> Fault:
 
 
 def _modules(module: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_modules():
-        if child is module and isinstance(module, Wrapped) or is_script(child):
-            continue
+    for name, child in _own(module):
         yield ".".join(part for part in (where, name.removeprefix("inner").removeprefix(".")) if part), child
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The submodules by name, without what mmedge wraps a user's in, and without TorchScript."""
+    for name, child in module.named_modules():
+        if not is_script(child) and not (child is module and isinstance(module, Wrapped)):
+            yield name, child
 
 
 def is_script(module: nn.Module) -> bool:
@@ -130,10 +135,7 @@ def _not_saved(module: nn.Module, again: nn.Module, where: str) -> list[Fault]:
     """Buffers that are not saved and that two constructions make differently: a reloaded model would be another."""
     others = dict(again.named_modules())
     faults = []
-    for (name, child), key in zip(
-        _modules(module, where),
-        [n for n, c in module.named_modules() if not (c is module and isinstance(module, Wrapped) or is_script(c))],
-    ):
+    for (name, child), (key, _) in zip(_modules(module, where), _own(module)):
         for buffer in child._non_persistent_buffers_set:
             here, there = child._buffers.get(buffer), others[key]._buffers.get(buffer)
             if here is not None and there is not None and not torch.equal(here, there):
