@@ -1,5 +1,6 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
+from mmedge.recipe.augment import Augment
 from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
@@ -9,7 +10,6 @@ from mmedge.recipe.pretrained import AnyEncoder, Encoder, Pretrained
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
-    Augment,
     Controls,
     Distill,
     FurtherTeacher,

@@ -8,22 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmedge.frozen import Frozen
+from mmedge.recipe.augment import Augment
 from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.transfer import Lora
 from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label
-
-
-class Augment(Frozen):
-    """Random changes of one modality's tensor, drawn anew for each view of a sample."""
-
-    shift: int = Field(0, ge=0, description="Largest shift along the last axis, in steps: columns, frames, samples.")
-    shift_rows: int = Field(0, ge=0, description="Largest shift along the last axis but one: rows, bands.")
-    mask: int = Field(0, ge=0, description="Longest run along the last axis that is blanked; of a text, tokens.")
-    mask_rows: int = Field(0, ge=0, description="Longest run along the last axis but one that is blanked.")
-    noise: float = Field(0.0, ge=0, description="Standard deviation of added noise, in normalised units.")
 
 
 class Train(Frozen):
@@ -66,7 +57,7 @@ class Train(Frozen):
         description="What the loss of each head counts where a model has several, 1 where none is given; or uncertainty,"
         " which learns it (Kendall, Gal & Cipolla 2018).",
     )
-    augment: dict[str, Augment] = Field({}, description="Modality -> random changes of its tensor.")
+    augment: dict[str, Augment] = Field({}, description="Modality -> random changes of it, or a preset's name.")
     views: int = Field(
         1, ge=1, le=1_000_000, description="Augmented views that a sample has; epoch e sees view e modulo views."
     )

@@ -11,6 +11,7 @@ from mmedge import gate, tasks
 from mmedge.contract import subsets
 from mmedge.errors import brief, did_you_mean
 from mmedge.frozen import Frozen
+from mmedge.recipe.augment import faults_of
 from mmedge.recipe.compression import Prefer, Prune, Quantize
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
@@ -18,7 +19,7 @@ from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guar
 from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
-from mmedge.recipe.training import Augment, Distill, MainTeacher, TeacherConfig, Train
+from mmedge.recipe.training import Distill, MainTeacher, TeacherConfig, Train
 from mmedge.tracking import Name as Tracker
 
 # What names a folder on every system, and means nothing to a shell or a terminal.
@@ -104,9 +105,7 @@ class Recipe(Frozen):
             if name not in known
         ]
         for stage, train in self._schedules():
-            for name, augment in (train.augment if train else {}).items():
-                if name in known and known[name].dtype != "float32" and augment != Augment(mask=augment.mask):
-                    faults.append(f"{stage}.train.augment.{name}: of a text or of ids, only 'mask' can be changed")
+            faults += [f"{stage}.train.augment.{what}" for what in faults_of(train.augment if train else {}, known)]
         return faults
 
     def _task_faults(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import nn
 
 from mmedge import artifact as artifacts
 from mmedge.contract import Contract
+from mmedge.data.augment.snr import noise_files
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.outputs import no_common_sample
 from mmedge.data.store.samples import check_read
@@ -46,7 +47,8 @@ def teaching_faults(
     ``contract``: the data's; ``ids``: the samples of each split, empty where the data could not be read; ``labelled``:
     how many training samples have a label; ``factory``: imports what ``model.factory`` names.
     """
-    faults = _teacher_faults(
+    faults = list(noise_faults(recipe))
+    faults += _teacher_faults(
         recipe.teacher, "teacher", contract, ids, factory, not (recipe.distill and recipe.distill.teachers)
     )
     if recipe.distill is None:
@@ -61,6 +63,17 @@ def teaching_faults(
     if labelled == 0 and recipe.teacher.trained_here:  # with --from, another is taken
         faults.append(Fault("warning", "labels", UNTAUGHT, module="teacher", todo=TEACHERS))
     return [*faults, *_hint_faults(recipe, contract, factory), *_transfer_faults(recipe, contract, factory)]
+
+
+def noise_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Folders of noises that hold none."""
+    for stage, section in recipe.sections.items():
+        for name, augment in getattr(getattr(section, "train", None), "augment", {}).items():
+            if augment.noise_folder:
+                try:
+                    noise_files(augment.noise_folder)
+                except MmedgeError as error:
+                    yield Fault.of(error, "noise", module=f"{stage}.train.augment.{name}")
 
 
 def refuse_untaught(context: Context) -> None:

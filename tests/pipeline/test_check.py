@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmedge.data.store import room
 from tests.data.made import COLUMNS, MODALITIES, five_kinds, recipe_values
 from tests.looked import look, of
 
@@ -42,6 +43,22 @@ def test_a_sound_task_has_no_error_and_a_card_with_counts_classes_presence_and_s
     assert card["media"]["sound"]["sample_rates"] == {
         "8000": sum(s["present"]["sound"] for s in card["splits"].values())
     }
+
+
+def test_check_says_what_the_store_takes_and_refuses_a_disk_without_room(whole, monkeypatch):
+    card = look(whole[0], media=False)
+    assert card["store"]["picture"] == 60 * 3 * 16 * 16 and set(card["store"]) == set(card["modalities"])
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    card = look(whole[0])
+    (fault,) = of(card, "disk")
+    assert "has 1.0 kB free" in fault["what"] and "larger disk" in fault["todo"]
+
+
+def test_an_empty_folder_of_noises_is_an_error_before_anything_is_trained(whole, tmp_path):
+    noisy = {"teacher": {"train": {"augment": {"sound": {"snr": [5, 20], "noise_folder": str(tmp_path)}}}}}
+    (fault,) = of(look(whole[0], media=False, model=noisy), "noise")
+    assert fault["severity"] == "error" and "holds no sounds" in fault["what"] and "augment.sound" in fault["module"]
 
 
 def test_an_option_that_the_target_does_not_take_is_a_warning(whole):

@@ -1,4 +1,4 @@
-"""Random changes of one modality's tensors, one file a kind, and the one table of them.
+"""Random changes of one modality's samples, one file a kind, and the one table of them.
 
 Each is a pure function of (seed, view, row): a row's view depends neither on its batch nor on its epoch's order, so that
 teacher and student see the same one.
@@ -6,20 +6,92 @@ teacher and student see the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from mmedge.data.augment import mask, noise, shift
+from mmedge.data.augment import (
+    affine,
+    blur,
+    channels,
+    colour,
+    columns,
+    crop,
+    erase,
+    flip,
+    gain,
+    mask,
+    noise,
+    rotation,
+    scaling,
+    shift,
+    snr,
+    swap,
+    tokens,
+    warp,
+)
 from mmedge.data.augment.chance import Chance
+from mmedge.data.store.rows import Column, Rows
 from mmedge.recipe import Augment
-
-# (tensors [batch, *shape], the recipe's section, what is drawn for these rows) -> the same shape; in this order.
-CHANGES: tuple[Callable[[np.ndarray, Augment, Chance], np.ndarray], ...] = (shift.change, mask.change, noise.change)
+from mmedge.spec import ArraySpec, ModalitySpec
 
 
-def augmented(x: np.ndarray, augment: Augment, chance: Chance) -> np.ndarray:
-    """[batch, *shape]: the rows as one view has them. A change that the section does not name leaves them as they are."""
-    for change in CHANGES:
-        x = change(x, augment, chance)
-    return x
+@dataclass(frozen=True)
+class Change:
+    """``keys``: those of the recipe's section that ask for it. ``apply``: (samples [batch, *shape], the section, what is
+    drawn for these rows, the spec) -> the same shape; it may write to what it is given. ``raw``: the samples are as they
+    lie on the disk, or raw features in float32, and not normalised yet."""
+
+    keys: tuple[str, ...]
+    apply: Callable[[np.ndarray, Augment, Chance, ModalitySpec], np.ndarray]
+    raw: bool = True
+
+
+# In this order.
+CHANGES: tuple[Change, ...] = (
+    Change(("crop",), crop.change),
+    Change(("flip",), flip.change),
+    Change(("rotate", "shear", "zoom"), affine.change),
+    Change(("brightness", "contrast", "saturation", "hue", "grayscale"), colour.change),
+    Change(("blur",), blur.change),
+    Change(("snr",), snr.change),
+    Change(("gain",), gain.change),
+    Change(("token_dropout",), tokens.change),
+    Change(("swap",), swap.change),
+    Change(("time_warp",), warp.change),
+    Change(("scaling",), scaling.change),
+    Change(("rotate_axes",), rotation.change),
+    Change(("shift", "shift_rows"), shift.change, raw=False),
+    Change(("mask", "mask_rows"), mask.change, raw=False),
+    Change(("noise",), noise.change, raw=False),
+    Change(("erase",), erase.change, raw=False),
+    Change(("channel_drop",), channels.change, raw=False),
+    Change(("column_drop",), columns.change, raw=False),
+)
+
+
+def resolved(augment: Mapping[str, Augment], modalities: Mapping[str, ModalitySpec]) -> dict[str, Augment]:
+    """What each modality is changed by, presets written out."""
+    return {name: each.of(modalities[name]) for name, each in augment.items() if name in modalities}
+
+
+def augmented(x: Column, index: np.ndarray, augment: Augment, chance: Chance) -> np.ndarray:
+    """[batch, *shape]: the rows ``index`` as one view has them, normalised. ``chance``: what is drawn for them.
+
+    Changes of raw samples are made of what is in memory, too, as it is.
+    """
+    asked = augment.asked
+    changes = [change for change in CHANGES if asked.intersection(change.keys)]
+    spec = x.spec if isinstance(x, Rows) else ArraySpec(kind="array", array_shape=x.shape[1:])
+    if isinstance(x, Rows) and any(change.raw for change in changes):
+        found = np.array(x.kept(index))
+        for change in changes:
+            if change.raw:
+                found = change.apply(found, augment, chance, spec)
+        found, changes = x.normalised(found, index), [change for change in changes if not change.raw]
+    else:
+        found = x[index]
+    for change in changes:
+        found = change.apply(found, augment, chance, spec)
+    return found

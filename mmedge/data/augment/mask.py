@@ -6,14 +6,21 @@ import numpy as np
 
 from mmedge.data.augment.chance import PLACES, Chance
 from mmedge.recipe import Augment
+from mmedge.spec import ModalitySpec
 
 
-def change(x: np.ndarray, augment: Augment, chance: Chance) -> np.ndarray:
-    """At most ``mask`` steps of the last axis and ``mask_rows`` of the one before it, in tensors that have such an axis."""
+def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) -> np.ndarray:
+    """At most ``mask`` steps of the last axis and ``mask_rows`` of the one before it, in tensors that have such an axis.
+
+    That ``masks`` times.
+    """
     for axis, widest in enumerate((augment.mask, augment.mask_rows)):
         if widest and x.ndim >= 2 + axis:
             first = 2 + 2 * axis
-            x = _masked(x, widest, chance.uniform(*PLACES)[:, first : first + 2], axis=x.ndim - 1 - axis)
+            draws = [chance.uniform(*PLACES)[:, first : first + 2]]
+            draws += [chance.drawn(f"mask {axis} {number}", 2) for number in range(1, augment.masks)]
+            for each in draws:
+                x = _masked(x, widest, each, axis=x.ndim - 1 - axis)
     return x
 
 

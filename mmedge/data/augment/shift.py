@@ -6,9 +6,10 @@ import numpy as np
 
 from mmedge.data.augment.chance import PLACES, Chance
 from mmedge.recipe import Augment
+from mmedge.spec import ModalitySpec
 
 
-def change(x: np.ndarray, augment: Augment, chance: Chance) -> np.ndarray:
+def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) -> np.ndarray:
     """By at most ``shift`` and ``shift_rows`` steps, in tensors that have such an axis."""
     for column, most in enumerate((augment.shift, augment.shift_rows)):
         if most and x.ndim >= 2 + column:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmedge import tasks
 from mmedge.contract import Contract
-from mmedge.data.augment import augmented
+from mmedge.data.augment import augmented, resolved
 from mmedge.data.augment.chance import Chance
 from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment, Train
@@ -90,6 +90,7 @@ def batches(
     rng = np.random.default_rng([training.seed, epoch])
     weights = class_weights(samples) if train.class_weights == "balanced" else {}
     view, towers = epoch % train.views, _towers(training.contract)
+    changes = resolved(train.augment, training.contract.modalities)
     for whole in _steps(training, rng) if drawn is None else drawn:
         own = [
             _part(part, count, rank)
@@ -102,7 +103,7 @@ def batches(
             present = drop_modalities(available, train.modality_dropout, rng, towers)
         for rows in own:
             index = whole[rows]
-            augment = train.augment if len(index) else {}
+            augment = changes if len(index) else {}
             inputs = view_of(samples, index, augment, view_seed=training.view_seed, view=view)
             yield Batch(
                 index,
@@ -158,7 +159,7 @@ def view_of(
     """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
     chance = Chance(view_seed, view, index, len(samples))
     return {
-        name: torch.from_numpy(augmented(x[index], augment[name], chance) if name in augment else x[index])
+        name: torch.from_numpy(augmented(x, index, augment[name], chance) if name in augment else x[index])
         for name, x in samples.inputs.items()
     }
 

@@ -19,6 +19,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.classes import ClassMap
 from mmedge.recipe import Augment, Hint
+from mmedge.recipe.dependencies import path_state
 from mmedge.training.loop.batches import view_of
 from mmedge.training.loop.device import training_device
 from mmedge.training.teaching.layers import HintedLayer
@@ -66,7 +67,11 @@ class TrainingViews:
     @property
     def key(self) -> str:
         """Names the augmented views; which samples they are of is the teacher's to know."""
-        augment = {name: a.model_dump() for name, a in self.augment.items() if name in self.samples.inputs}
+        augment = {
+            name: [a.model_dump(mode="json"), path_state(a.noise_folder) if a.noise_folder else ""]
+            for name, a in self.augment.items()
+            if name in self.samples.inputs
+        }
         return hash_json([augment, self.view_seed])
 
     def inputs(self, index: np.ndarray, view: int) -> dict[str, Tensor]:

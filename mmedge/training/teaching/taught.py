@@ -12,6 +12,7 @@ from mmedge import artifact as artifacts
 from mmedge import tasks
 from mmedge.artifact import Artifact
 from mmedge.contract import Contract
+from mmedge.data.augment import resolved
 from mmedge.data.outputs import OUTPUTS_FILE, StoredOutputs, read_outputs, stored_outputs
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
@@ -154,7 +155,7 @@ class TeachingSplit:
         student, teacher = self.context.dataset.contract.modalities, dataset.contract.modalities
         augment = {
             name: scaled(augment, student[name], teacher[name])
-            for name, augment in self.train.augment.items()
+            for name, augment in resolved(self.train.augment, student).items()
             if name in samples.inputs
         }
         return TrainingViews(samples, augment, self.context.recipe.seed)
@@ -233,7 +234,7 @@ def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Sourc
 
 
 def scaled(augment: Augment, student: ModalitySpec, teacher: ModalitySpec) -> Augment:
-    """The augmentation in the units of another preprocessing: shifts and masks by the ratio of the axes' sizes.
+    """The augmentation in the units of another preprocessing: shifts, masks and blur by the ratio of the axes' sizes.
 
     The draws are the same, so that both see the same change as far as whole steps go; noise is that of normalised
     values and stays. A sound's time is measured in milliseconds, since it may be cut to another length.
@@ -247,6 +248,7 @@ def scaled(augment: Augment, student: ModalitySpec, teacher: ModalitySpec) -> Au
     return augment.model_copy(
         update={
             **{key: round(getattr(augment, key) * along) for key in ("shift", "mask")},
+            "blur": augment.blur * along,
             **{key: round(getattr(augment, key) * across) for key in ("shift_rows", "mask_rows")},
         }
     )

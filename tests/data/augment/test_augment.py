@@ -13,7 +13,7 @@ SERIES = np.random.default_rng(0).normal(size=(50, 3, 10)).astype(np.float32)
 
 
 def view(x, augment, index=ROWS, view=0):
-    return augmented(x[index], augment, Chance(3, view, index, len(x)))
+    return augmented(x, index, augment, Chance(3, view, index, len(x)))
 
 
 def test_a_shift_moves_columns_and_repeats_the_edge():
