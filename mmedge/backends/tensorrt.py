@@ -286,6 +286,7 @@ def backend_of(name: str, options: type[Options] = Options) -> Backend:
         lacks={
             "int8-weights": "it computes in float where weights alone are INT8: nobody asks for that with int8",
             "int8-dynamic": "it has no ranges that are found while it runs",
+            "int8-hybrid": "it has no ranges that are found while it runs",
         },
         runs_graphs=False,
         gpu=True,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError
-from mmedge.graph import ranges, structure
+from mmedge.graph import ranges, rounding, structure
 from mmedge.graph.qdq import CODES, CORRECTED, Wiring, drop_unread
 from mmedge.graph.ranges import Choice, Values
 from mmedge.graph.simpler import sizes_of
@@ -26,25 +26,35 @@ _WORTH = 4096
 
 @dataclass(frozen=True)
 class Form:
-    """How codes are chosen. ``choice``: of an activation's range; ``most``: the largest code of a weight, up to 127."""
+    """How codes are chosen. ``choice``: of an activation's range; ``most``: the largest code of a weight, up to 127;
+    ``together``: weights are not rounded each to the nearest code but so that the outputs are kept (``rounding.py``)."""
 
     choice: Choice = "error"
     most: int = 127
+    together: bool = False
 
 
-def int8(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]], form: Form) -> None:
+def int8(
+    graph: Path,
+    target: Path,
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    form: Form,
+    kinds: Sequence[str] = ("Conv", "Gemm", "MatMul"),
+) -> None:
     """Write the INT8 form of a float graph as Q/DQ, calibrated on ``inputs``: {input: [1, *shape]} each.
 
-    Raises MmedgeError where it has no layer that 8 bits are for.
+    ``kinds``: of the layers that are quantized. Raises MmedgeError where it has no layer that 8 bits are for.
     """
     import onnx
 
     model = onnx.load(graph)
     wiring = Wiring(model)
-    layers = structure.weighted(wiring)
+    layers = [node for node in structure.weighted(wiring) if node.op_type in kinds]
     if not layers:
         raise MmedgeError("no layer has stored weights that 8 bits could hold")
     written = _Written(model, wiring, layers)
+    if form.together:
+        written.powers = rounding.powers(model, layers, inputs)
     written.write(ranges.collected(model, written.channels(), inputs), form)
     drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
@@ -56,7 +66,7 @@ class _Written:
 
     def __init__(self, model: Any, wiring: Wiring, layers: Sequence[Any]) -> None:
         self.model, self.wiring, self.layers = model, wiring, {node.name: node for node in layers}
-        self.sizes = sizes_of(model)
+        self.sizes, self.powers = sizes_of(model), dict[str, np.ndarray]()
         convolved = [structure.activated(node, wiring) for node in layers if node.op_type == "Conv"]
         inner = [*convolved, *(node.input[0] for node in layers)]
         # What a runtime computes in codes, so that all that reads it reads codes.
@@ -113,6 +123,8 @@ class _Written:
         weight, name, made = self.wiring.value(node.input[1]), node.input[1], f"{node.name}.weight.dq"
         axis = output_axis(node, weight)
         codes, scale = coded(weight, axis, form.most)
+        if node.name in self.powers:
+            codes = rounding.codes_of(weight, axis, scale, self.powers[node.name], form.most)
         off = np.moveaxis(codes * _along(scale, axis, weight.ndim) - weight, axis, 0)  # [outputs, ...]
         self._store(f"{name}{CODES}", codes)
         self._store(f"{name}.scale", scale)

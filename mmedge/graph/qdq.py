@@ -32,8 +32,8 @@ _PASSING = (
 )
 # Of these, those through which ONNX Runtime sees the whole quantized tensor.
 _WHOLE = _PASSING[:6]
-# What placement adds to the name of a layer's weights, and, with the layer's own, to that of its bias.
-CODES, CORRECTED = ".codes", ".corrected."
+# What placement and smoothing add to the name of a layer's weights, and, with the layer's own, to that of its bias.
+CODES, SMOOTHED, CORRECTED = ".codes", ".smooth.", ".corrected."
 # Folded into the quantizer behind it: always the first, and the second where its bounds are those of the codes.
 _FOLDED = ("Relu", "Clip")
 
@@ -146,7 +146,7 @@ def _label(weight: str, node: Any, wiring: Wiring) -> str:
     named_ = [weight, *list(node.input)[2:]]
     for reader in wiring.readers.get(node.output[0], []):
         named_ += [name for name in reader.input if reader.op_type == "Add" and name in wiring.constants]
-    named_ = [name.partition(CORRECTED)[0].removesuffix(CODES) for name in named_]
+    named_ = [name.partition(CORRECTED)[0].partition(SMOOTHED)[0].removesuffix(CODES) for name in named_]
     best = next((name for name in named_ if "." in name), named_[0])
     return best.removeprefix("module.").removesuffix(".weight").removesuffix(".bias")
 

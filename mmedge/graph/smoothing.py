@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import MmedgeError
 from mmedge.graph import ranges, structure
 from mmedge.graph.placement import output_axis
-from mmedge.graph.qdq import Wiring, drop_unread
+from mmedge.graph.qdq import SMOOTHED, Wiring, drop_unread
 
 # How much of the outliers moves from activations, which have one scale, into weights, which have one a channel.
 _SHARE = 0.5
@@ -23,7 +22,7 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
     """Divide what layer norms give by a factor a channel and multiply the weights behind by it, which needs no node.
 
     A norm that others read, too, as where norms stand behind the sums, is one for these and one for the layers. Returns how
-    many took up a factor. Source: Xiao et al. 2023, "SmoothQuant". Raises MmedgeError where no layer norm feeds a layer.
+    many took up a factor; the graph is written as it is where none does. Source: Xiao et al. 2023, "SmoothQuant".
     """
     import onnx
     from onnx import numpy_helper
@@ -31,10 +30,6 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
     model = onnx.load(graph)
     wiring = Wiring(model)
     norms = structure.norms_of(wiring, structure.weighted(wiring))
-    if not norms:
-        raise MmedgeError(
-            "no layer norm stands in front of a layer with stored weights, so that none can take up a scale"
-        )
     given = {value.name for value in model.graph.output}
     values = ranges.collected(model, dict.fromkeys(norms, -1), inputs)
 
@@ -54,7 +49,9 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
         for place in range(1, len(norm.input)):
             norm.input[place] = store(f"{norm.name}.smooth.{place}", wiring.value(norm.input[place]) / factor)
         for node, weight, last in zip(readers, weights, inputs_last):
-            node.input[1] = store(f"{node.input[1]}.smooth.{node.name}", weight * (factor if last else factor[:, None]))
+            node.input[1] = store(
+                f"{node.input[1]}{SMOOTHED}{node.name}", weight * (factor if last else factor[:, None])
+            )
     drop_unread(model)
     onnx.save(model, target)
     return len(norms)
@@ -87,7 +84,7 @@ def relieve(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]
         if not 0 < usual * _FAR < largest.max() or largest.size != weight.shape[1 if last else 0]:
             continue
         factor = np.maximum(largest / usual, 1).astype(np.float32)
-        scaled = f"{node.input[1]}.smooth.{node.name}"
+        scaled = f"{node.input[1]}{SMOOTHED}{node.name}"
         for stored, value in ((f"{name}.by", 1 / factor), (scaled, weight * (factor if last else factor[:, None]))):
             model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), stored))
         nodes[node.name] = helper.make_node("Mul", [name, f"{name}.by"], [f"{name}.relieved"], f"{name}.relieved")

@@ -93,7 +93,9 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
             return
         table.graphs[name] = folder / f"{name}.onnx"
 
-    for name in sorted(config.candidates, key=lambda name: (name != "fp32", name == "int8-mixed")):
+    hybrid: list[Candidate] = ["int8-hybrid"] if "int8" in config.candidates and ptq.has_hybrid(trial.graph) else []
+    listed = dict.fromkeys([*config.candidates, *hybrid])
+    for name in sorted(listed, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)
     if "int8" in table.graphs and config.on_miss == "try-next":
         missed = all(table.over(name) > 0 for name in table.graphs if computes_int8(name))
@@ -114,8 +116,8 @@ def _fallbacks(trial: Trial, config: Quantize, table: Table) -> tuple[Candidate,
     if measured_facts("int8", table, trial).saturation <= _SATURATION and "int8-narrow" in fallbacks:
         fallbacks.remove("int8-narrow")
     kinds = {node.op_type for node in onnx.load(trial.graph, load_external_data=False).graph.node}
-    if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
-        fallbacks.remove("int8-smooth")
+    if not kinds & {"Softmax", "LayerNormalization"}:
+        fallbacks = [name for name in fallbacks if name not in ("int8-smooth", "int8-rounded")]
     if fallbacks and not trial.elsewhere and config.require != "int8":
         timings = trial.time({name: table.graphs[name] for name in ("fp32", "int8")})
         ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms
@@ -184,7 +186,7 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
 
 def is_static(name: str) -> bool:
     """Whether a candidate has quantized activations that the search may take back."""
-    return computes_int8(name) and name != "int8-mixed"
+    return computes_int8(name) and name not in ("int8-mixed", "int8-hybrid")
 
 
 def _budget(name: str, trial: Trial, config: Quantize) -> Budget:

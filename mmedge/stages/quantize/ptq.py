@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import placement, precision, structure
+from mmedge.graph import dynamic, placement, precision, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.smoothing import relieve, smooth
 from mmedge.leftovers import scratch
@@ -22,14 +22,23 @@ from mmedge.leftovers import scratch
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
 
 
-# What a variant is in a graph with attention, where biases are always corrected.
+# What a variant is in a graph with attention, where outliers are always smoothed and biases corrected.
 _FORMS = {
     "int8": Form(),
     "int8-extremes": Form("extremes"),
     "int8-percentile": Form("percentile"),
     "int8-narrow": Form(most=63),
-    "int8-smooth": Form(),
+    "int8-hybrid": Form(),
+    "int8-rounded": Form(together=True),
 }
+
+
+def has_hybrid(graph: Path) -> bool:
+    """Whether a graph has an ``int8-hybrid`` of its own: attention, and convolutions beside it."""
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    return structure.has_attention(model) and any(node.op_type == "Conv" for node in model.graph.node)
 
 
 def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
@@ -45,11 +54,14 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
         raise MmedgeError(f"in a graph with attention {variant} is what int8 is")
     else:
         with scratch() as folder:
-            source = folder / "relieved.onnx"
+            source = folder / "smooth.onnx"
             relieve(graph, source, inputs)
-            if variant == "int8-smooth":
-                smooth(source, source, inputs)
-            placement.int8(source, target, inputs, _FORMS[variant])
+            smooth(source, source, inputs)
+            if variant == "int8-hybrid":
+                placement.int8(source, source, inputs, _FORMS[variant], kinds=("Conv",))
+                dynamic.int8(source, target)
+            else:
+                placement.int8(source, target, inputs, _FORMS[variant])
 
 
 def _by_nncf(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str) -> None:
@@ -106,6 +118,8 @@ def _arguments(nncf: Any, variant: str) -> dict[str, Any]:
         case "int8-smooth":  # Xiao et al. 2023, "SmoothQuant"
             more["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=0.5)
             arguments["model_type"] = nncf.ModelType.TRANSFORMER
+        case "int8-hybrid" | "int8-rounded":
+            raise MmedgeError(f"{variant} is made of graphs with attention alone")
         case _:
             raise ValueError(f"no variant {variant!r}")
     one_scale = QuantizationParameters(per_channel=False)
