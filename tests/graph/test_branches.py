@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
+from mmedge.graph.adopt import count
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.cut import split_graph, subset_graph
 from mmedge.graph.qdq import read_by
@@ -86,3 +87,16 @@ def test_a_graph_with_branches_is_not_split(graph, tmp_path):
 def test_the_first_difference_is_found_behind_a_branch(graph):
     found = first_difference(graph(), graph("other", 2.0), {**INPUTS, "present": np.ones((2, 2), bool)}, tolerance=1e-4)
     assert found is not None and found.node in ("branch", "sum")
+
+
+def test_what_a_branch_multiplies_and_holds_is_counted(graph):
+    path = graph()
+    counted = (W.size + V.size + 2, 3 * 2 + 2 * 2)
+    assert count(path) == counted
+    model = onnx.load(path)
+    branch = next(node for node in model.graph.node if node.op_type == "If")
+    inside = next(attribute.g for attribute in branch.attribute if attribute.name == "then_branch")
+    model.graph.initializer.remove(next(each for each in model.graph.initializer if each.name == "V"))
+    inside.initializer.append(numpy_helper.from_array(V, "V"))
+    onnx.save(model, path)
+    assert count(path) == counted

@@ -30,6 +30,12 @@ _PERSONAL = re.compile(
 _NAME = re.compile(r"(^|_|\b)name($|_|\b)", re.IGNORECASE)
 _OF_A_PERSON = re.compile(r"[A-ZÀ-ÖØ-Þ][\w'’.-]*( [A-ZÀ-ÖØ-Þ][\w'’.-]*){0,3}|[\u3400-\u9fff]{2,4}")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?[/.]\d\d?[/.]\d{2,4}( .*)?")
+_DAY = r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
+# A number with what people write around it: a currency, separators of thousands, a minus that is none, a unit.
+_MEASURED = re.compile(
+    r"(?P<before>[$€£¥₹]?) ?(?P<sign>[-+−]?)(?P<whole>\d{1,3}([,'’\u00a0\u2009\u202f ]\d{3})+|\d+)([.,]\d+)?"
+    r" ?(?P<after>[^\W\d_]{1,5}[²³]?(/[^\W\d_]{1,4})?|[%‰]|°[CFK]?|)"
+)
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _UNNAMED = re.compile(r"|Unnamed: \d+|_duplicated_\d+", re.IGNORECASE)
 # Spellings of a missing value, in lower case.
@@ -92,7 +98,10 @@ def judged(cells: polars.Series, numbers: polars.Series | None, folder: Path) ->
         return Column(name, "unused", "it is empty")
     distinct = known.n_unique()
     if numbers is not None:
-        return _identifying(known, distinct, numbers, []) or _of_numbers(name, numbers, distinct)
+        if distinct >= 10 and bool(known.str.contains(f"^{_DAY}$").all()):
+            return Column(name, "time", "days, as 20261130: no feature as they are; data.align joins streams by them")
+        exact = not bool(known.str.contains(r"^\s*[-+]?\d{16,}\s*$").any())
+        return _identifying(known, distinct, numbers, []) or _of_numbers(name, numbers, distinct, exact=exact)
     seen = some(known)
     file = look(seen, folder, name)
     if isinstance(file, str):
@@ -124,7 +133,8 @@ def _identifying(known: polars.Series, distinct: int, numbers: polars.Series | N
         if distinct >= 6:
             return Column(name, "group", f"{distinct} units: each is kept in one split")
         return Column(name, "unused", f"it names {distinct} units: too few to keep each in one split, and no feature")
-    if _PERSONAL.search(name) and numbers is None and distinct > len(known) // 2:
+    long = numbers is None or bool((numbers >= 1_000_000).all() and (numbers == numbers.round()).all())
+    if _PERSONAL.search(name) and long and distinct > len(known) // 2:
         return Column(name, "unused", "it seems to name people: no feature, and nothing of it is written anywhere")
     if _NAME.search(name) and numbers is None and distinct > len(known) // 2:
         people = np.mean([bool(_OF_A_PERSON.fullmatch(cell.strip())) for cell in seen])
@@ -140,9 +150,12 @@ def _counts_rows(numbers: polars.Series) -> bool:
     return bool((np.diff(values) == 1).all() and values[0] == round(values[0]))
 
 
-def _of_numbers(name: str, numbers: polars.Series, distinct: int) -> Column:
+def _of_numbers(name: str, numbers: polars.Series, distinct: int, *, exact: bool) -> Column:
+    """An amount, or codes. ``exact``: whether floats hold the digits."""
     if distinct == 1:
         return Column(name, "unused", f"it is constant: {numbers[0]:g}")
+    if not exact:
+        return _codes(name, distinct, _few(len(numbers)), "of more digits than a number holds")
     if (_CODES.search(name) or _UNNAMED.fullmatch(name)) and bool((numbers == numbers.round()).all()):
         return _codes(name, distinct, _few(len(numbers)), "by its name they are codes")
     return Column(name, "number", f"{distinct} different numbers", distinct=distinct)
@@ -167,7 +180,9 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
             if distinct >= 10
             else None
         )
-        return Column(name, "category", f"{distinct} different words", distinct=distinct, question=question)
+        return Column(
+            name, "category", f"{distinct} different words{missing(known)}", distinct=distinct, question=question
+        )
     if words >= 1.5 or any(_CJK.search(cell) for cell in seen):
         tokens = [2 * len(cell.split()) + 2 * len(_CJK.findall(cell)) for cell in seen]
         vocabulary = len({word for cell in seen for word in cell.lower().split()} | set(_CJK.findall("".join(seen))))
@@ -182,6 +197,16 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
     return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
 
 
+def missing(known: polars.Series) -> str:
+    """What to add to what is said of categories or classes where one is spelled as a missing value is; else nothing."""
+    word = next((cell for cell in known.unique().sort().to_list() if cell.strip().lower() in _MISSING), None)
+    return (
+        ""
+        if word is None
+        else f"; {brief(word, 30)} is one of them: empty its cells where it means that nothing is known"
+    )
+
+
 def _codes(name: str, distinct: int, few: int, why: str) -> Column:
     if distinct <= few:
         return Column(name, "category", f"{distinct} different codes: {why}", distinct=distinct)
@@ -191,6 +216,8 @@ def _codes(name: str, distinct: int, few: int, why: str) -> Column:
 def _nearly_numbers(known: polars.Series) -> str | None:
     """What to mend where most of the cells are numbers and some are not; None where it is no column of numbers."""
     stripped = known.str.strip_chars()
+    if measured := _measured(stripped):
+        return measured
     if bool(stripped.str.contains(r"^[-+]?\d+,\d+$").any()) and as_numbers(stripped.str.replace(",", ".")) is not None:
         return "its numbers have a decimal comma: write 36.5, say, and not 36,5"
     numbers = stripped.cast(polars.Float64, strict=False)
@@ -204,3 +231,21 @@ def _nearly_numbers(known: polars.Series) -> str | None:
         return None
     words = ", ".join(brief(word, 30) for word, _ in others.most_common(3)) + (", …" if len(others) > 3 else "")
     return f"{count} of {whole} cells are numbers, the others are {words}: empty them, and the numbers can be used"
+
+
+def _measured(stripped: polars.Series) -> str | None:
+    """What to mend where each cell is a number with the same currency, unit or separators around it; else None."""
+    found = [_MEASURED.fullmatch(cell) for cell in some(stripped)]
+    if stripped.n_unique() <= 10 or not all(found) or bool(stripped.str.contains(r"^0\d").any()):
+        return None
+    around = {(match["before"], match["after"]) for match in found if match}
+    apart = any(not match["whole"].isdigit() for match in found if match)
+    if len(around) > 1:
+        return None
+    before, after = around.pop()
+    if apart and not before and not after and bool(stripped.str.contains(r"^[-+]?\d{1,3},\d{3}$").all()):
+        return "its numbers have a comma: write 1234 where it parts thousands, 1.234 where it is a decimal comma"
+    odd = [f"{before!r} before them"] * bool(before) + [f"{after!r} behind them"] * bool(after)
+    odd += ["thousands set apart"] * apart
+    odd += ["'−' in place of '-'"] * any(match["sign"] == "−" for match in found if match)
+    return f"numbers with {' and '.join(odd)}: write them alone, as 1234.5, and they can be used" if odd else None

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from keyword import iskeyword
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from mmedge.data.manifest import align
 from mmedge.data.manifest.splits import UNITS
 from mmedge.data.manifest.table import read_table
-from mmedge.data.wizard.columns import ID, Column, as_numbers, judged, numeric, some
+from mmedge.data.wizard.columns import ID, Column, as_numbers, judged, missing, numeric, some
 from mmedge.data.wizard.glimpse import TIMES, look
 from mmedge.errors import UsageError, brief, did_you_mean
 from mmedge.recipe import TimedTable
@@ -56,6 +56,7 @@ _BOXES = [
     ("x", "y", "+width", "+height"),
     ("left", "top", "+width", "+height"),
 ]
+_TWIN = "each of its values stands beside one of the target's: is it the target by another name? Then take it out"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def propose(manifest: Path, wishes: Wishes = Wishes()) -> Proposal:  # frozen
     target = wishes.target or _target(columns, manifest)
     task, classes, why = _task(table[target], target, manifest, wishes.task)
     columns[target] = Column(target, "target", f"{task}, {classes} different values{why}")
+    columns |= {name: replace(columns[name], question=_TWIN) for name in _twins(columns, table, target, classes)}
     modalities = _modalities(columns, boxes)
     if not modalities:
         whys = "; ".join(f"{c.name}: {c.why}" for c in columns.values() if c.role != "target")
@@ -137,6 +139,12 @@ def propose(manifest: Path, wishes: Wishes = Wishes()) -> Proposal:  # frozen
         align=aligned,
         **first,
     )
+
+
+def _twins(columns: dict[str, Column], table: polars.DataFrame, target: str, classes: int) -> list[str]:
+    """The features that have one value for each of the target's, and the other way round."""
+    alike = [c.name for c in columns.values() if c.role in ("category", "number") and c.distinct == classes]
+    return [name for name in alike if table.select(name, target).drop_nulls().n_unique() == classes]
 
 
 def _check_header(names: Sequence[str], manifest: Path) -> None:
@@ -239,8 +247,9 @@ def _target(columns: dict[str, Column], manifest: Path) -> str:
     last = [name for name, column in usable.items() if column.role == "category"]
     if last:
         return last[-1]
+    named = next((column for column in columns.values() if column.name.lower() in _TARGETS), None)
     raise UsageError(
-        f"no column looks like a target; there are {', '.join(columns)}",
+        f"no column looks like a target{f' ({named.name}: {named.why})' if named else ''}; there are {', '.join(columns)}",
         where=str(manifest),
         todo="name it with --target",
     )
@@ -263,7 +272,7 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
     if task and not task.LABELS and numbers is None:
         raise UsageError(f"the target {target!r} holds no numbers", where=str(manifest), todo=other)
     if wished and task and task.LABELS and not task.SEVERAL:
-        return wished, distinct, ""
+        return wished, distinct, missing(known)
     if numbers is not None and not (task and task.SEVERAL):
         whole = bool((numbers == numbers.round()).all())
         if wished or distinct > (20 if whole else 10):
@@ -277,7 +286,7 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
             where=str(manifest),
             todo=other,
         )
-    return "classification", distinct, ""
+    return "classification", distinct, missing(known)
 
 
 def _several(known: polars.Series, wished: bool = False) -> int:

@@ -273,9 +273,8 @@ def _with_facts(row: CandidateRecord, table: Table, trial: Trial) -> CandidateRe
     if not facts.kernels:
         if row.precision == "int8" and trial.required:
             raise MismatchError(
-                "INT8 was asked for and ONNX Runtime runs no 8-bit kernel",
-                where="quantize.candidates",
-                todo="leave int8 out of quantize.candidates and quantize.require for this model",
+                "INT8 was asked for and ONNX Runtime runs no 8-bit kernel of this model",
+                todo="leave int8 out of quantize.candidates and quantize.require, of a file out of --candidates and --require",
             )
         found |= {"kept": False, "why": "dropped: ONNX Runtime runs no 8-bit kernel of it"}
     elif facts.layers.unexplained and not trial.required:
@@ -318,7 +317,7 @@ def check_proof(row: CandidateRecord) -> None:
         raise MismatchError(
             f"{row.precision}: quantized layers run in float on ONNX Runtime: {', '.join(unexplained)}",
             where="quantize.candidates",
-            todo=f"declare them: quantize.ignore: [{', '.join(unexplained)}]",
+            todo=f"declare them: quantize.ignore: [{', '.join(unexplained)}] in a recipe, --ignore of a file",
         )
 
 

@@ -44,9 +44,41 @@ def test_blanks_around_numbers_are_no_fault_and_a_decimal_comma_is_told(tmp_path
     assert "decimal comma" in column("t", [number.replace(".", ",") for number in NUMBERS], tmp_path).why
 
 
+OTHERS = [f"{i}{cell[2:]}" for i, cell in enumerate(NUMBERS, 1)]  # no two alike
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([f"{x}%" for x in NUMBERS], "'%' behind them"),
+        ([f"{x}%" for x in OTHERS], "'%' behind them"),
+        ([f"${x}" for x in OTHERS], "'$' before them"),
+        ([f"{x} °C" for x in NUMBERS], "'°C' behind them"),
+        ([f"{x} km/h" for x in OTHERS], "'km/h' behind them"),
+        ([f"−{x}" for x in NUMBERS], "'−' in place of '-'"),
+        ([f"1,{100 + i},000" for i in range(400)], "thousands set apart"),
+        ([f"1,{100 + i}" for i in range(400)], "parts thousands"),
+    ],
+)
+def test_numbers_with_something_around_them_are_no_words_texts_or_ids(tmp_path, cells, said):
+    found = column("t", cells, tmp_path)
+    assert found.role == "unused" and said in found.why
+
+
+@pytest.mark.parametrize("cells", [["12A", "7B"] * 40, ["3 cats", "1 dog"] * 40, [f"p{i}" for i in range(80)]])
+def test_words_that_begin_with_digits_are_words(tmp_path, cells):
+    assert "write them alone" not in column("t", cells, tmp_path).why
+
+
 @pytest.mark.parametrize(
     ("name", "cells", "role"),
     [
+        ("phone", [str(4915100000000 + 37 * i) for i in range(400)], "unused"),
+        ("emails", [str(i % 300) for i in range(400)], "number"),
+        ("visitor", [str(1234567890123456789 + 7 * i) for i in range(400)], "unused"),
+        ("mass", [f"{i}e20" for i in range(1, 401)], "number"),
+        ("day", [f"2026{1 + i % 12:02}{1 + i % 28:02}" for i in range(400)], "time"),
+        ("area", [str(20260101 + 37 * i) for i in range(400)], "number"),
         ("zip", [("00501", "02134", "90210", "07310")[i % 4] for i in range(100)], "category"),
         ("zip", [f"{i * 37 % 99999:05}" for i in range(400)], "id"),
         ("zip", [f"{i // 2 * 37 % 99999:05}" for i in range(400)], "unused"),
@@ -95,6 +127,22 @@ def test_a_first_line_that_is_a_sample_is_told(tmp_path, first):
 def test_columns_that_are_numbered_are_a_header(tmp_path):
     rows = [[NUMBERS[i], NUMBERS[-i], "ab"[i % 2]] for i in range(40)]
     assert propose(write_table(tmp_path / "m.csv", [["0", "1", "label"], *rows])).target == "label"
+
+
+def test_a_class_or_category_that_is_spelled_as_a_missing_value_is_told(tmp_path):
+    words = one_in(8, "NA", ["cat", "dog"] * 200)
+    assert "'NA' is one of them" in column("kind", words, tmp_path).why
+    found = propose(write_table(tmp_path / "m.csv", [["t", "label"], *zip(NUMBERS, words)]))
+    assert found.classes == 3 and "'NA' is one of them" in found.columns[1].why
+    rows = [[a, b] for a, b in zip(NUMBERS, one_in(8, "NA", ["0", "1"] * 200))]
+    with pytest.raises(UsageError, match="label: 350 of 400 cells are numbers"):
+        propose(write_table(tmp_path / "n.csv", [["t", "label"], *rows]))
+
+
+def test_the_target_by_another_name_is_asked_of(tmp_path):
+    rows = [[NUMBERS[i], str(i % 3), "rgb"[i % 2], "abc"[i % 3]] for i in range(90)]
+    code, colour = propose(write_table(tmp_path / "m.csv", [["t", "code", "colour", "label"], *rows])).columns[1:3]
+    assert "target by another name" in (code.question or "") and colour.question is None
 
 
 def test_names_of_things_are_proposed_with_a_question_and_names_of_people_are_not(tmp_path):
