@@ -23,7 +23,7 @@ from mmedge.models.pretrained.convert import convert
 
 LEFT_OUT = ("Flags", "Component")
 OTHERS = ("apple", "google", "facebook")
-WORDS = 8000
+WORDS = 16_000
 # Lexicographer files of nouns that can be drawn: act, animal, artifact, body, food, ... (WordNet's lexnames(5)).
 DRAWN = {"04", "05", "06", "08", "11", "12", "13", "15", "17", "18", "19", "20", "25", "28"}
 
@@ -52,7 +52,7 @@ def emoji(folder: Path) -> Iterator[list[str]]:
 
 
 def nouns(folder: Path) -> Iterator[list[str]]:
-    """The nouns of one or two words that texts use most, of things that can be drawn."""
+    """The nouns of one word that texts use most, of things that can be drawn."""
     drawn, found = set[str](), dict[str, int]()
     with (folder / "wordnet/package/dict/data.noun").open(encoding="utf-8") as stream:
         for line in stream:
@@ -63,11 +63,11 @@ def nouns(folder: Path) -> Iterator[list[str]]:
             if line.startswith(" "):  # its licence
                 continue
             word, _, _, pointers, *rest = line.split()
-            if not word.replace("_", "").isalpha() or word.count("_") > 1:
+            if not word.isalpha():
                 continue
             tagged, *synsets = rest[int(pointers) + 1 :]
             if drawn & set(synsets[:1]):  # what it means most often
-                found[word.replace("_", " ")] = int(tagged)
+                found[word] = int(tagged)
     # Those that are as frequent in the order of a hash, which is no order.
     ranked = sorted(found, key=lambda word: (-found[word], hashlib.sha256(word.encode()).digest()))
     for word in ranked[:WORDS]:

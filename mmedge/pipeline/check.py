@@ -29,6 +29,7 @@ from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.pipeline import judgeable
 from mmedge.pipeline.brought import brought_faults, with_preprocessing
+from mmedge.pipeline.proposing import with_student
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
@@ -92,6 +93,10 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     card = card.model_copy(update={"modalities": {name: list(spec.shape) for name, spec in specs.items()}})
     progress.say("check: building the models")
     whole = Contract(modalities=specs, heads=heads)
+    try:
+        recipe = with_student(recipe, whole, out / ".work", lambda model: _factory(model, code), progress)
+    except MmedgeError as error:
+        found.append(Fault.of(error, "budget"))
     found += _model_faults(recipe, whole, code)
     found += _left_aside(recipe)
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}

@@ -96,6 +96,14 @@ def run(
             remember(recipe, code, out / ".work")
             refuse_unjudgeable(recipe, dataset)
         context = Context(recipe, dataset, out, code, progress, command=tuple(command))
+        if recipe.distill and recipe.distill.budget:
+            # It imports torch, which a run that computes nothing does not wait for.
+            from mmedge.pipeline.proposing import with_student
+
+            with processes.main_first():
+                recipe = with_student(recipe, dataset.contract, out / ".work", context.factory, progress)
+                remember(recipe, code, out / ".work")
+            context, plan = replace(context, recipe=recipe), planned(recipe, out, given, only)
         with following(recipe.trackers if processes.is_main() else (), recipe.name, out, progress.say) as tracked:
             tracked.parameters(parameters_of(recipe))
             return _fold(plan, replace(context, tracking=tracked))

@@ -1,6 +1,7 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
 from mmedge.recipe.augment import Augment
+from mmedge.recipe.budget import Budget
 from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
@@ -25,6 +26,7 @@ from mmedge.recipe.whole import Recipe
 __all__ = [
     "AnyEncoder",
     "Augment",
+    "Budget",
     "Candidate",
     "Controls",
     "Data",

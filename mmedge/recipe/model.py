@@ -80,6 +80,8 @@ class Model(Frozen):
         """Whether code that is not mmedge's computes in it, which may be what no graph can hold."""
         return self.factory is not None or bool(self.pretrained)
 
+    proposed: str | None = Field(None, repr=False, description="Why a budget's network has these encoders. Fitted.")
+
     @field_validator("factory")
     @classmethod
     def _module_and_attribute(cls, factory: str | None) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mmedge.frozen import Frozen
 from mmedge.recipe.augment import Augment
+from mmedge.recipe.budget import Budget
 from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.section import StageSection
@@ -313,6 +314,10 @@ class Distill(StageSection):
     )
 
     model: Model = Field(Model(), description="The student's network.")
+    budget: Budget | None = Field(
+        None,
+        description="What the student may cost: its encoders and widths are proposed, from a table that is measured.",
+    )
     labels: int | Literal["all", "none"] = Field(
         "all", description="Training labels that the student's stages may see."
     )
@@ -335,6 +340,13 @@ class Distill(StageSection):
         " every step.",
     )
     controls: Controls = Field(Controls(), description="What the student is compared with.")
+
+    @model_validator(mode="after")
+    def _proposed_or_named(self) -> Distill:
+        named = {"factory", "encoders", "embedding", "hidden", "weights"} & self.model.model_fields_set
+        if self.budget and named:
+            raise ValueError(f"'budget' proposes the student's network: leave out model.{min(named)}")
+        return self
 
     @model_validator(mode="after")
     def _something_teaches(self) -> Distill:

@@ -64,6 +64,7 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     privacy = _privacy(first, students, parent, config, context)
     notes = [
         f"{candidate.variant.samples.labelled.sum()} of {len(candidate.variant.samples)} training samples have a label that the student may see",
+        *([config.model.proposed] if config.model.proposed else []),
         *candidate.teacher.notes,
         *([_chosen_note(losses)] if losses else []),
         decision.said,

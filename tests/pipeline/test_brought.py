@@ -63,6 +63,7 @@ def test_check_tells_a_student_of_another_tokenizer(made, tmp_path):
     assert any("encoders.name was trained under tokenizer_file" in what for what in told)
 
 
+@pytest.mark.slow
 def test_the_artifact_is_rebuilt_without_the_folder(ran, made):
     meta = read(ran / "teacher").meta
     assert meta["model"]["encoders"]["name"]["config"]["model_type"] == "bert"
@@ -83,3 +84,18 @@ def test_other_weights_in_the_folder_are_another_key(made, tmp_path):
     (made / "bert" / "note.txt").write_text("x")
     assert len(before) == 2 and _weights(section) != before
     (made / "bert" / "note.txt").unlink()
+
+
+def test_a_student_for_a_budget_is_proposed_once_and_then_as_if_it_stood_in_the_recipe(made, tmp_path):
+    from mmedge.contract import Contract
+    from mmedge.pipeline.proposing import with_student
+
+    values = folders.values(made)
+    values["distill"] = {"budget": {"params": 9000}}
+    found = parsed(values, made)
+    heads = {"logits": {"task": "classification", "labels": ["fruit", "tool"]}}
+    whole = Contract(modalities=found.data.modalities, heads=heads)
+    first = with_student(found, whole, tmp_path, lambda model: None, Silent())
+    assert first.distill.budget is None and first.distill.model.encoders and "proposed" in first.distill.model.proposed
+    assert with_student(found, whole, tmp_path, lambda model: 1 / 0, Silent()) == first
+    assert recipe.parse(first.resolved(), where=Path("again")).distill == first.distill

@@ -1,0 +1,72 @@
+"""A student for a budget: the network that computes most inside it, and why."""
+
+import pytest
+import torch
+
+from mmedge.backends import GRAPH_BACKEND
+from mmedge.contract import Contract
+from mmedge.errors import UsageError
+from mmedge.measure import proposal
+from mmedge.measure.cost import macs, params
+from mmedge.measure.proposal import Setting, proposed
+from mmedge.models import load
+from mmedge.progress import Silent
+from mmedge.recipe import Budget, Distill, Measure, Model
+
+MODALITIES = {
+    "picture": {"kind": "image", "height": 16, "width": 16},
+    "name": {"kind": "text", "length": 6, "tokens": 50},
+}
+CONTRACT = Contract.model_validate({"task": "classification", "labels": ["a", "b", "c"], "modalities": MODALITIES})
+
+
+def setting():
+    teacher = Model(hidden=256, embedding=256)
+    return Setting(CONTRACT, GRAPH_BACKEND, Measure(runs=20, warmup=1), lambda: (load.build(teacher, CONTRACT), CONTRACT))  # fmt: skip
+
+
+def test_the_network_that_computes_most_with_so_many_parameters_is_proposed():
+    chosen = proposed(Model(dropout=0.2), Budget(params=20_000), setting(), Silent())
+    module = load.build(chosen, CONTRACT)
+    assert params(module) <= 20_000 and chosen.dropout == 0.2
+    others = [load.build(section, CONTRACT) for _, section in proposal._models(Model(), CONTRACT)]
+    assert macs(module, CONTRACT) == max(macs(other, CONTRACT) for other in others if params(other) <= 20_000)
+    assert (
+        f"{params(module):,} parameters" in chosen.proposed and "student proposed for params 20000" in chosen.proposed
+    )
+
+
+def test_a_budget_of_size_and_latency_is_kept_by_what_is_measured(monkeypatch):
+    monkeypatch.setattr(proposal, "_KINDS", ("conv",))
+    monkeypatch.setattr(proposal, "_SCALES", (0.25, 1.0, 4.0))
+    taken = {"conv x 0.25": 1.0, "conv x 1": 2.0, "conv x 4": 9.0, "teacher": 20.0}
+
+    class Told:
+        def timing(self, name):
+            return type("Timing", (), {"p50_ms": taken[name]})
+
+    # A graph of a byte a parameter: what is exported is looked at elsewhere.
+    monkeypatch.setattr(proposal, "export", lambda module, contract, file: file.write_bytes(bytes(params(module))))
+    monkeypatch.setattr(proposal, "_timed", lambda graphs, call, setting, progress: Told())
+    torch.manual_seed(0)
+    for budget, wanted in (
+        ({"latency_ms": 3.0}, "conv x 1"),
+        ({"ratio": 0.06}, "conv x 0.25"),
+        ({"ratio": 1.0}, "conv x 4"),
+    ):
+        assert f": {wanted}:" in proposed(Model(), Budget(**budget), setting(), Silent()).proposed
+    assert ": conv x 0.25:" in proposed(Model(), Budget(ratio=1.0, size_kb=9), setting(), Silent()).proposed
+
+
+def test_a_budget_that_nothing_keeps_is_told_with_the_smallest():
+    with pytest.raises(
+        UsageError, match=r"no built-in network keeps the budget \(params 10\); the smallest is conv x 0.25"
+    ):
+        proposed(Model(), Budget(params=10), setting(), Silent())
+
+
+def test_a_budget_and_encoders_exclude_each_other():
+    with pytest.raises(ValueError, match="leave out model.hidden"):
+        Distill(budget={"params": 9}, model={"hidden": 8})
+    with pytest.raises(ValueError, match="name one of"):
+        Budget()
