@@ -36,18 +36,22 @@ _LEFT = 4
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network of the table. ``ms``: its median, where the budget needs it."""
+    """One network of the table. ``size_kb``, ``ms``: of its graph, where the budget needs them."""
 
     name: str
     model: Model
     params: int
     macs: int
-    size_kb: float = 0.0
+    size_kb: float | None = None
     ms: float | None = None
 
     def __str__(self) -> str:
-        timed = f", {self.ms:.3f} ms" if self.ms is not None else ""
-        return f"{self.name}: {self.params:,} parameters, {self.macs / 1e6:.2f} M multiply-accumulates, {self.size_kb:.0f} KB{timed}"
+        more = [
+            *([f"{self.size_kb:.0f} KB"] if self.size_kb is not None else []),
+            *([f"{self.ms:.3f} ms"] if self.ms is not None else []),
+        ]
+        counted = f"{self.params:,} parameters, {self.macs / 1e6:.2f} M multiply-accumulates"
+        return f"{self.name}: {', '.join([counted, *more])}"
 
 
 @dataclass(frozen=True)
