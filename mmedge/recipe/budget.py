@@ -16,8 +16,8 @@ class Budget(Frozen):
         description="Median of one call, as 'measure' takes it, on the first of export.targets that can time here.",
     )
     ratio: float | None = Field(None, gt=0, description="Its median over the teacher's, both in FP32 in one run.")
-    params: int | None = Field(None, ge=1, description="Parameters.")
-    size_kb: float | None = Field(None, gt=0, description="Of its FP32 graph, in 1000 bytes.")
+    params: int | None = Field(None, ge=1, description="Trained parameters at most.")
+    size_kb: float | None = Field(None, gt=0, description="Largest FP32 graph, in 1000 bytes.")
 
     @model_validator(mode="after")
     def _some(self) -> Budget:
