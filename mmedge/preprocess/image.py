@@ -12,9 +12,11 @@ from mmedge.preprocess.values import opened, where
 from mmedge.spec import ImageSpec
 
 # A picture of more pixels than this is taken for a decompression bomb, not for an input of an edge model.
-_MAX_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 # What is opened: Pillow knows more, some of it by programs of others that it starts.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+# What modes of more than 8 bits begin with, ``I`` and ``I;16``.
+DEEP = "I"
 
 
 def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
@@ -60,10 +62,10 @@ def _decoded(value: Any, name: str) -> Any:
 
     if isinstance(value, (str, Path, bytes, bytearray)):
         with opened(value, name) as stream:
-            picture = Image.open(stream, formats=_FORMATS)
-            if picture.width * picture.height > _MAX_PIXELS:
+            picture = Image.open(stream, formats=FORMATS)
+            if picture.width * picture.height > MAX_PIXELS:
                 raise MmedgeError(
-                    f"{name} has {picture.width} x {picture.height} pixels, more than {_MAX_PIXELS}",
+                    f"{name} has {picture.width} x {picture.height} pixels, more than {MAX_PIXELS}",
                     where=where(value),
                 )
             picture.load()
@@ -85,7 +87,7 @@ def _in_8_bits(picture: Any, name: str, value: Any) -> Any:
     from PIL import Image, ImageOps
 
     ImageOps.exif_transpose(picture, in_place=True)  # else a copy is made of one that stands upright
-    if picture.mode.startswith("I;16") or picture.mode == "I":  # 16-bit gray: Pillow clips it instead of scaling
+    if picture.mode.startswith(DEEP):  # 16-bit gray: Pillow clips it instead of scaling
         return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
     if picture.mode == "F":
         raise MmedgeError(

@@ -166,6 +166,22 @@ def test_of_calls_of_many_lengths_the_one_of_median_size_is_timed_and_told(tmp_p
     assert note.endswith(("a/b [1, 4]", "a/b [1, 5]"))
 
 
+def test_numbers_of_the_data_that_are_none_are_told_with_their_input_and_output(tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Tanh", ["x"], ["y"])], "g", [value("x", 1, ["n", 4])], [value("y", 1, ["n", 4])]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    x[::2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    settings = FileOptions(Quantize(candidates=("fp32",)), judge="difference")
+    notes = quantize_file(tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / "q", settings, Silent()).notes
+    told = [note for note in notes if "holds NaN or infinity" in note]
+    assert len(told) == 2 and "the input 'x'" in told[0] and "the output 'y'" in told[1]
+
+
 def test_a_folder_that_holds_something_else_is_not_replaced(given, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):

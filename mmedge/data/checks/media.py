@@ -10,6 +10,7 @@ import numpy as np
 import polars
 
 from mmedge.data.checks.cells import duplicate
+from mmedge.data.checks.pictures import depth_faults
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
@@ -18,7 +19,7 @@ from mmedge.errors import Fault, MmedgeError
 from mmedge.progress import Progress
 from mmedge.recipe import Data
 from mmedge.report.checked import SoundFacts, TextFacts
-from mmedge.spec import AudioSpec, ModalitySpec, TabularSpec, TextSpec
+from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, TabularSpec, TextSpec
 
 
 def media_faults(
@@ -51,6 +52,8 @@ def media_faults(
         if isinstance(spec, AudioSpec):
             found, facts[name] = _sounds(spec, _files(tables, column, folder), file, column)
             faults += found
+        if isinstance(spec, ImageSpec):
+            faults += depth_faults(name, _files(tables, column, folder), file, column)
         faults += _same_content(name, spec, one, tables, contents, file, column)
     faults += _same_samples(table, data, contents, file)
     return faults, facts, fitted
