@@ -27,7 +27,7 @@ def test_an_output_that_depends_on_the_rest_of_its_batch_is_a_mismatch_with_its_
     assert told.value.where.endswith("model.onnx, sample 0") and told.value.exit_code == 5
 
 
-def test_an_output_that_is_no_number_alone_or_of_another_shape_is_a_mismatch_too(tmp_path):
-    for alone in (lambda x: x * np.nan, lambda x: x[:, :1], lambda x: x[0]):
-        with pytest.raises(MismatchError, match="alone it is another"):
-            check(lambda inputs: {"logits": inputs["x"] if len(inputs["x"]) > 1 else alone(inputs["x"])}, tmp_path)
+@pytest.mark.parametrize("alone", [lambda x: x * np.nan, lambda x: x[:, :1], lambda x: x[0]])
+def test_an_output_that_is_no_number_alone_or_of_another_shape_is_a_mismatch_too(tmp_path, alone):
+    with pytest.raises(MismatchError, match="alone it is another"):
+        check(lambda inputs: {"logits": inputs["x"] if len(inputs["x"]) > 1 else alone(inputs["x"])}, tmp_path)
