@@ -35,7 +35,8 @@ def test_every_page_of_docs_is_reached_from_the_index_and_from_the_readme():
     docs = {page.name for page in (REPOSITORY / "docs").glob("*.md")}
     assert docs - {"README.md"} == {link for link in links(REPOSITORY / "docs/README.md") if "/" not in link}
     reached = {link.removeprefix("docs/") for link in links(REPOSITORY / "README.md")}
-    assert docs - {"README.md"} <= reached and len(docs) > 5
+    of_ours = {"README.md", "faults.md"}  # for who changes mmedge
+    assert docs - of_ours <= reached and len(docs) > 5
 
 
 def test_what_the_pages_run_are_verbs_and_scripts_that_are_there():
