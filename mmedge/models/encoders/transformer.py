@@ -55,15 +55,14 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         x = x + self.places[:, : x.shape[1]]
-        if padding is None:
-            for block in self.blocks:
-                x = block(x)
-            return self.project(self.norm(x).mean(dim=1))
-        later = torch.ones_like(padding[:1]).cumsum(dim=1) > 1
+        hidden = None if padding is None else padding & (torch.ones_like(padding[:1]).cumsum(dim=1) > 1)
         for block in self.blocks:
-            x = block(x, padding & later)
+            x = block(x, hidden)
+        x = self.norm(x)
+        if padding is None:
+            return self.project(x.mean(dim=1))
         seen = (~padding).to(x.dtype).unsqueeze(2)
-        return self.project((self.norm(x) * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1.0))
+        return self.project((x * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1.0))
 
 
 class OfMaps(nn.Module):
