@@ -285,6 +285,7 @@ def backend_of(name: str, options: type[Options] = Options) -> Backend:
         options=options,
         lacks={
             "int8-weights": "it computes in float where weights alone are INT8: nobody asks for that with int8",
+            "int4-weights": "mmedge has not tried 4-bit weights there",
             "int8-dynamic": "it has no ranges that are found while it runs",
             "int8-hybrid": "it has no ranges that are found while it runs",
         },

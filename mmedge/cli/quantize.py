@@ -119,7 +119,7 @@ def quantize(options: RunOptions, as_json: bool, **of_a_file: Any) -> int:
         raise UsageError(
             "an ONNX file is quantized with --data",
             where=str(model),
-            todo="give arrays of what the model takes: see mmedge quantize --help; int8-weights and int8-dynamic calibrate"
+            todo="give arrays of what the model takes: see mmedge quantize --help; int8-weights, int4-weights and int8-dynamic calibrate"
             " nothing, so that a few calls to judge by are enough for --candidates fp32,int8-weights,int8-dynamic",
         )
     if options.start or options.overrides or options.devices > 1:

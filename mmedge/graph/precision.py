@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import placement, qdq, structure
 from mmedge.leftovers import scratch
 
 # ONNX Runtime's fused kernels that compute in 8 bits; what stays Quantize/Dequantize around a float kernel is not one.
@@ -31,8 +30,6 @@ _INT8_KERNELS = (
 
 # The zero point of uint8 codes that stand for as many values below as above it.
 MIDDLE = 128
-# Weights of fewer values are left as they are: scales and nodes would cost more than they save.
-_WORTH = 256
 
 
 def to_fp16(graph: Path, target: Path) -> None:
@@ -147,70 +144,6 @@ def _recode(model: Any, zero_points: set[str], factor: np.float32, dtype: Any, z
     for name in zero_points:
         stored[name].CopyFrom(numpy_helper.from_array(np.full(tuple(stored[name].dims), zero, dtype), name))
     del model.graph.value_info[:]  # NNCF notes the tensors' types there, uint8 among them
-
-
-def weights_only(graph: Path, target: Path) -> int:
-    """Write a graph whose larger weights are int8 with a scale per output channel, dequantized where they are used.
-
-    A quarter of the size, and float arithmetic. Symmetric codes, which all targets take. Returns how many weights.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.load(graph)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes: list[Any] = []
-    done: dict[str, str] = {}
-    tables = {node.name for node in structure.embeddings(qdq.Wiring(model))}
-    for node in model.graph.node:
-        if node.name and node.name in tables and placement.worth_coding(numpy_helper.to_array(stored[node.input[0]])):
-            tensors, lookups = placement.looked_up(node, numpy_helper.to_array(stored[node.input[0]]))
-            model.graph.initializer.extend(tensors if node.input[0] not in done else [])
-            done[node.input[0]] = lookups[-1].output[0]
-            nodes += lookups
-            continue
-        for index, name in enumerate(node.input[:2]):
-            axis = _channel_axis(node, index)
-            if axis is None or name not in stored or np.prod(stored[name].dims) < _WORTH:
-                continue
-            if name not in done:
-                value = numpy_helper.to_array(stored[name])
-                axis = axis % value.ndim
-                if value.dtype != np.float32 or value.ndim < 2:
-                    continue
-                others = tuple(a for a in range(value.ndim) if a != axis)
-                scale = np.maximum(np.abs(value).max(axis=others), 1e-12).astype(np.float32) / np.float32(127)
-                along = [-1 if a == axis else 1 for a in range(value.ndim)]
-                codes = np.clip(np.round(value / scale.reshape(along)), -127, 127).astype(np.int8)
-                parts = {"q": codes, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
-                model.graph.initializer.extend(
-                    numpy_helper.from_array(part, f"{name}.{part_name}") for part_name, part in parts.items()
-                )
-                done[name] = f"{name}.dq"
-                inputs = [f"{name}.{part_name}" for part_name in parts]
-                nodes.append(helper.make_node("DequantizeLinear", inputs, [done[name]], done[name], axis=axis))
-            node.input[index] = done[name]
-        nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    qdq.drop_unread(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, target)
-    return len(done)
-
-
-def _channel_axis(node: Any, index: int) -> int | None:
-    """The axis of a weight that has a scale each: output channels, or the rows of an embedding."""
-    match node.op_type, index:
-        case ("Conv", 1) | ("Gather", 0):
-            return 0
-        case ("ConvTranspose", 1):
-            return 1
-        case ("Gemm", 1):
-            return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
-        case ("MatMul", 1):
-            return -1
-    return None
 
 
 def optimized(graph: Path, *, everything: bool = True, without: Sequence[str] = ()) -> Any:

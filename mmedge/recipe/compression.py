@@ -28,6 +28,7 @@ Candidate = Literal[
     "int8-dynamic",
     "int8-hybrid",
     "int8-mixed",
+    "int4-weights",
 ]
 
 
@@ -148,7 +149,7 @@ class Quantize(StageSection):
         " as an activation's range; -extremes the extremes of all samples; -percentile the mean of each sample's outermost"
         " 0.01 %; -histogram the range of least error; -narrow weights of 7 bits, which do not saturate on CPUs without"
         " VNNI; -bias corrects biases layer by layer instead of at once; -smooth is SmoothQuant; -rounded rounds weights so that a layer's outputs are kept (GPTQ), in a graph with attention; -weights"
-        " quantizes weights alone; -dynamic gives the inputs of linear layers a range while it runs, on ONNX Runtime's CPU: neither"
+        " quantizes weights alone, and int4-weights those of linear layers to 4 bits in blocks of 32; -dynamic gives the inputs of linear layers a range while it runs, on ONNX Runtime's CPU: neither"
         " calibrates; -hybrid, which int8 stands for too in a graph with attention, has convolutions as int8 and linear layers as -dynamic;"
         " -mixed takes layers that the runtime computes in float anyway back to FP32, and of the"
         " others the most sensitive until the budget holds. In a graph with attention or layer norms convolutions, linear layers and"

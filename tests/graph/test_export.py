@@ -14,7 +14,7 @@ from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
 from mmedge.contract import Contract, subsets
 from mmedge.errors import MismatchError, MmedgeError
-from mmedge.graph import precision
+from mmedge.graph import precision, weights
 from mmedge.graph.export import export
 from mmedge.models.load import contract_of
 from mmedge.spec import ArraySpec
@@ -172,7 +172,7 @@ def test_int8_kernels_are_counted_where_they_run_and_only_there(quantized):
 
 def test_weights_alone_in_int8_are_smaller_and_answer_nearly_the_same(finished, tmp_path):
     made = finished.artifact("teacher")
-    assert precision.weights_only(made.file("model.onnx"), tmp_path / "w.onnx") > 4
+    assert weights.weights_only(made.file("model.onnx"), tmp_path / "w.onnx") > 4
     assert (tmp_path / "w.onnx").stat().st_size < 0.5 * made.file("model.onnx").stat().st_size
     inputs = inputs_of(contract_of(made), 5)
     a, b = (onnxruntime_cpu.session(path)(inputs)["logits"] for path in (made.file("model.onnx"), tmp_path / "w.onnx"))

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import UsageError
-from mmedge.graph import foreign, precision
+from mmedge.graph import foreign, precision, weights
 from mmedge.graph.foreign import tidied, unfolded
 from mmedge.stages.quantize import ptq
 
@@ -64,9 +64,7 @@ def test_a_graph_of_any_age_has_named_nodes_a_scale_a_channel_no_batch_norm_and_
     assert any("converted from opset" in note for note in notes) == ("opset" in form and form["opset"] < 13)
     a, b = (onnxruntime_cpu.session(path)(CALL)["y"] for path in (source, tmp_path / "t.onnx"))
     assert np.abs(a - b).max() < 1e-5
-    assert (
-        precision.weights_only(tmp_path / "t.onnx", tmp_path / "w.onnx") == 1
-    )  # the other is too small to be worth it
+    assert weights.weights_only(tmp_path / "t.onnx", tmp_path / "w.onnx") == 1  # the other is too small to be worth it
 
 
 def test_a_float16_graph_computes_in_float32_and_is_called_as_before(tmp_path):
@@ -87,7 +85,7 @@ def test_float16_between_casts_of_its_own_leaves_no_cast(tmp_path):
 
 
 def test_a_graph_that_is_quantized_already_is_refused_with_what_to_give_instead(tmp_path):
-    precision.weights_only(theirs(tmp_path / "m.onnx"), tmp_path / "q.onnx")
+    weights.weights_only(theirs(tmp_path / "m.onnx"), tmp_path / "q.onnx")
     with pytest.raises(UsageError, match="quantized already: it has DequantizeLinear") as raised:
         tidied(tmp_path / "q.onnx", tmp_path / "t.onnx", CALL)
     assert "the float model" in str(raised.value)
@@ -118,7 +116,7 @@ def test_what_only_a_branch_reads_stays_in_the_graph_and_its_layers_are_told(tmp
     call = {"x": np.ones((2, 16), np.float32), "loud": np.array(False)}
     notes = tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", call)
     assert notes == ["warning: layers with weights inside If stay in float: 1"]
-    assert precision.weights_only(tmp_path / "t.onnx", tmp_path / "w.onnx") == 1
+    assert weights.weights_only(tmp_path / "t.onnx", tmp_path / "w.onnx") == 1
     assert np.allclose(onnxruntime_cpu.session(tmp_path / "w.onnx")(call)["y"], 8)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.contract import Contract, Head
 from mmedge.errors import MmedgeError
-from mmedge.graph import dynamic, placement, precision, qdq, smoothing
+from mmedge.graph import dynamic, placement, precision, qdq, smoothing, weights
 from mmedge.graph.export import export
 from mmedge.graph.placement import Form
 from mmedge.graph.qdq import Wiring
@@ -134,7 +134,7 @@ def test_what_is_not_calibrated_answers_nearly_the_same_and_makes_no_table_float
     assert dynamic.int8(made[0], tmp_path / "dynamic.onnx") == 14
     kernels = precision.int8_kernels(precision.optimized(tmp_path / "dynamic.onnx"))
     assert kernels.get("DynamicQuantizeMatMul", 0) + kernels.get("MatMulIntegerToFloat", 0) == 14
-    assert precision.weights_only(made[0], tmp_path / "weights.onnx") > 14
+    assert weights.weights_only(made[0], tmp_path / "weights.onnx") > 14
     for name in ("dynamic", "weights"):
         assert 0 < far(tmp_path / f"{name}.onnx", made) < 0.02
         read = {node.input[0] for node in onnx.load(tmp_path / f"{name}.onnx").graph.node if node.op_type == "Gather"}

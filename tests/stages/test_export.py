@@ -15,7 +15,7 @@ from mmedge import bundle as bundles
 from mmedge.backends import onnxruntime_cpu
 from mmedge.backends.onnxfile import read_nodes
 from mmedge.errors import MismatchError, UsageError
-from mmedge.graph import precision
+from mmedge.graph import precision, weights
 from mmedge.profiling.rebuild import rebuild
 from mmedge.progress import Silent
 from mmedge.recipe import Export, Measure, Quantize
@@ -182,7 +182,7 @@ def test_where_a_precision_differs_the_next_that_was_kept_follows_or_the_parents
     parent, context, tmp_path, monkeypatch, policy, taken
 ):
     monkeypatch.setitem(verification.TOLERANCES, "fp16", (0.0, 1.01))
-    precision.weights_only(parent.file("fp32.onnx"), parent.path / "int8-weights.onnx")
+    weights.weights_only(parent.file("fp32.onnx"), parent.path / "int8-weights.onnx")
     rows = [*parent.meta["candidates"], {**CANDIDATE, "precision": "int8-weights", "ratio_to_fp32": 0.5}]
     chosen = replace(parent, meta={**parent.meta, "precision": "fp16", "candidates": rows})
     recipe = SimpleNamespace(**vars(context.recipe) | {"export": Export(on_miss=policy)})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.gate import Estimate
-from mmedge.graph import dynamic, fusion, precision, qdq
+from mmedge.graph import dynamic, fusion, precision, qdq, weights
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
 from mmedge.recipe import Candidate, Quantize, computes_int8
@@ -146,7 +146,9 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
                 "ONNX Runtime has no bfloat16 kernels for a CPU, and ONNX no bfloat16 Conv before opset 22"
             )
         case "int8-weights":
-            precision.weights_only(trial.graph, target)
+            weights.weights_only(trial.graph, target)
+        case "int4-weights":
+            weights.weights_only(trial.graph, target, bits=4)
         case "int8-dynamic":
             dynamic.int8(trial.graph, target)
         case "int8-mixed":
