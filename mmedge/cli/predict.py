@@ -42,7 +42,8 @@ CellValue = str | list[str | None] | dict[str, str | None]
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="For a table: the file to write, .csv or .jsonl.  [default: CSV on stdout]",
+    help="For a table: the file to write, .csv or .jsonl; arrays go into a folder beside it, as .npy.  [default: CSV on stdout]"
+    " For one sample of which an array is predicted: the .npy file to write.",
 )
 @click.pass_context
 @framed
@@ -56,7 +57,8 @@ def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engi
         if "index" in asked:
             return _index_table(engine, Path(ctx.args[0]), Path(asked["index"]), asked.get("tower"), as_json)
         return _predict_table(engine, Path(ctx.args[0]), out, as_json)
-    if out is not None:
+    wide = any(head.shape for head in engine.contract.heads.values())
+    if out is not None and not wide:
         raise UsageError("--out belongs to a table", todo="mmedge predict BUNDLE rows.csv --out predictions.csv")
     values = _values(ctx.args, engine)
     asked = _asked(values, engine)
@@ -67,6 +69,11 @@ def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engi
         prediction = engine.classify(labels, asked.get("template", "{}"), **values)
     else:
         prediction = engine.predict(**values)
+    if out is not None:
+        from mmedge.runtime import rows
+
+        for file in rows.write_arrays(prediction, out):
+            click.echo(f"written: {file}", err=True)
     record = prediction.record()
     if as_json:
         print_json(record)
@@ -147,7 +154,11 @@ def _predict_table(engine: Engine, path: Path, out: Path | None, as_json: bool) 
                 display.say(f"predict: {row.where}: {found.what}")
             else:
                 record = known | found.record()
-                write(record, known | rows.as_cells(found))
+                files = rows.write_arrays(found, out.with_suffix("") / f"{row.number}.npy") if out else []
+                cells = rows.as_cells(found)
+                arrays = [name for name in cells if name.endswith("array")] if files else []
+                cells |= {name: str(file.relative_to(out.parent)) for name, file in zip(arrays, files) if out}
+                write(record, known | cells)
             records += [record] if as_json else []
             display.step("predict", row.number, total)
     if as_json:
@@ -191,6 +202,8 @@ def _show(prediction: Prediction, before: str = "") -> None:
         click.echo(f"{before}{prediction.value:g}")
     for name, value in (prediction.values or {}).items():
         click.echo(f"{before}{name}\t{value:g}")
+    if prediction.array is not None:
+        click.echo(f"{before}{prediction.words()}")
     for tower, vector in (prediction.embeddings or {}).items():
         click.echo(f"{before}{tower}\t" + " ".join(f"{number:.4f}" for number in vector))
     for label, p in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:5]:

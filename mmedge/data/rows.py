@@ -9,13 +9,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mmedge import tasks
 from mmedge.errors import MissingDependency, MmedgeError
 from mmedge.runtime.rows import Row
 from mmedge.tasks import Head
 
 
-def target_of(cells: Mapping[str, str | None], column: str, head: Head) -> str | None:
-    """A row's cell of a head's target: that of the column, or of several numbers the list of their own columns' cells."""
+def target_of(cells: Mapping[str, str | None], column: str, head: Head, folder: Path) -> str | None:
+    """A row's cell of a head's target: that of the column, or of several numbers the list of their own columns' cells.
+
+    ``folder``: that the paths of files are relative to.
+    """
+    if tasks.of(head).FILES:
+        cell = cells.get(column)
+        return cell if cell is None or cell.startswith("[") else str(folder / cell)
     if column in cells or not head.values or not set(head.values) <= cells.keys():
         return cells.get(column)
     each = [cells[name] for name in head.values]

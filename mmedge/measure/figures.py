@@ -15,6 +15,7 @@ from mmedge.measure.quality import (
     Predict,
     bounds,
     of_head,
+    placed_outputs,
     quality,
     rows_of,
     scores_of,
@@ -90,5 +91,6 @@ def figures_of_stored(
         (head,) = contract.heads  # a file has the outputs of one
         outputs = {head: stored.logits[rows[there]]}
         outputs = classes.spread(outputs) if classes else outputs
-        found[field] = quality(contract, outputs, samples.taken(there))
+        judged = samples.taken(there)
+        found[field] = quality(contract, placed_outputs(contract, outputs, outputs, judged.targets), judged)
     return FiguresRecord(**found, subsets={}, subsets_validation={}, absent=absent)

@@ -76,6 +76,9 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def _saliency(seen: Seen, places: Places, rows: list[int], notes: list[str]) -> list[SaliencyRecord]:
+    if rows and seen.contract.heads[seen.head].shape:
+        notes.append("no evidence: an array is no one number that inputs could speak for")
+        return []
     whole = [name for name, x in seen.samples.inputs.items() if not np.issubdtype(x.dtype, np.floating)]
     if rows and whole:
         notes.append(f"no evidence in {', '.join(whole)}, and no share of it: between two tokens there is nothing")

@@ -218,10 +218,11 @@ def placing(predict: Predict, contract: Contract, samples: Samples) -> Predict:
     """``predict`` whose outputs can be judged row by row, computed once.
 
     Where rows are judged among one another, that is where each stands in the outputs of all of them with all that they
-    have: a gallery that neither a subset of the modalities nor a resampling of the rows changes.
+    have: a gallery that neither a subset of the modalities nor a resampling of the rows changes. Of arrays it is how far
+    each is from its target.
     """
     raw = computed_once(predict)
-    if not any(tasks.of(head).AMONG for head in contract.heads.values()):
+    if not any(tasks.of(head).PLACED for head in contract.heads.values()):
         return raw
     return computed_once(lambda present: placed_outputs(contract, raw(present), raw(samples.present), samples.targets))
 

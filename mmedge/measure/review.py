@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -18,6 +19,7 @@ from mmedge.report.review import (
     DisagreementRecord,
     LabelRecord,
     OpinionRecord,
+    PairRecord,
     RankingRecord,
     ReliabilityRecord,
     ReviewRecord,
@@ -26,6 +28,8 @@ from mmedge.report.review import (
 from mmedge.tasks import Head
 
 _POINTS, _CURVES, _SCATTERED = 50, 12, 1000
+# Pairs of arrays that are kept, and their longest side.
+_PAIRS, _SIDE = 4, 80
 
 
 def review(contract: Contract, outputs: Mapping[str, np.ndarray], samples: Samples) -> dict[str, ReviewRecord]:
@@ -36,6 +40,8 @@ def review(contract: Contract, outputs: Mapping[str, np.ndarray], samples: Sampl
         if len(known):
             output, targets = outputs[name][known], samples.targets[name][known]
             found[name] = _of_head(head, output, targets, samples.groups[known], samples.split)
+            if head.shape:
+                found[name] = found[name].model_copy(update={"pairs": _pairs(head, output, targets, known)})
     return found
 
 
@@ -52,12 +58,28 @@ def _of_head(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.nda
         )
         if not task.SEVERAL:
             whole["confusion"] = _confusion(head, targets, task.chosen(output))
-    elif task.UNIT and not head.values:
+    elif task.UNIT and not head.values and not head.shape:
         whole["scatter"] = _scatter(targets, output[:, 0])
-    elif task.UNIT:
+    elif head.values:
         each = zip(head.values, targets.T, output.T)
         whole["scatters"] = {name: _scatter(*pair) for name, *pair in each if not np.isnan(pair[0]).all()}
     return ReviewRecord(**whole)  # type: ignore[arg-type]
+
+
+def _pairs(head: Head, output: np.ndarray, targets: np.ndarray, known: np.ndarray) -> list[PairRecord]:
+    """Of some rows, from all over. ``output``, ``targets``: float [n, W]; ``known``: their rows in the split."""
+    found = []
+    for at in np.unique(np.linspace(0, len(known) - 1, min(_PAIRS, len(known))).round().astype(int)):
+        pair = [x[at, : math.prod(head.shape)].reshape(head.shape[0], -1) for x in (targets, output)]
+        there = ~np.isnan(pair[0][:, 0])
+        thinned = [[short(frame) for frame in x[there][_steps(x[there], 0)][:, _steps(x, 1)]] for x in pair]
+        found.append(PairRecord(row=int(known[at]) + 1, target=thinned[0], predicted=thinned[1]))
+    return found
+
+
+def _steps(x: np.ndarray, axis: int) -> np.ndarray:
+    """At most so many places of an axis that a picture has room for."""
+    return np.unique(np.linspace(0, x.shape[axis] - 1, min(_SIDE, x.shape[axis])).round().astype(int))
 
 
 def _scatter(targets: np.ndarray, predicted: np.ndarray) -> ScatterRecord:

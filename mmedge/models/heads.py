@@ -45,7 +45,7 @@ class Wrapped(nn.Module):
         inner: nn.Module,
         names: Mapping[str, str],
         means: Mapping[str, Tensor],
-        heads: Mapping[str, Rescale | Vectors | None],
+        heads: Mapping[str, nn.Module | None],
         outputs: Sequence[str] = (),
     ) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.attention import split_attention
+from mmedge.models.decoder import Decoder, Flat
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.fusion import FusionNet
@@ -106,15 +107,19 @@ def _refuse_huge(module: nn.Module) -> None:
         )
 
 
-def _unit(head: Head, contract: Contract, *, fresh: bool = True) -> Rescale | Vectors | None:
+def _unit(head: Head, contract: Contract, *, fresh: bool = True) -> Rescale | Vectors | Flat | None:
     """What comes after a network's output: a fresh one's standard units become the targets' own, towers give vectors."""
     if head.towers:
         return Vectors(columns_of(head, contract.modalities), head.dimensions, learned=fresh)
+    if head.shape:
+        return Flat(head, fresh=fresh)
     return Rescale(head.mean, head.std) if fresh and tasks.of(head).UNIT else None
 
 
 def _head(model: Model, head: Head, contract: Contract) -> nn.Module:
     """A head of the built-in network."""
+    if head.shape:
+        return nn.Sequential(nn.Dropout(model.dropout), Decoder(model.hidden, head, model))
     unit = _unit(head, contract)
     layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
     return nn.Sequential(*layers, *([unit] if unit else []))

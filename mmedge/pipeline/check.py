@@ -79,7 +79,7 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
             specs |= fitted
             card = card.model_copy(update={"media": facts})
         tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
-        cells = cells_of(recipe.data, tables)
+        cells = cells_of(recipe.data, tables, folder)
         heads = {name: head if _wide(head) else heads[name] for name, head in heads_of(recipe.data, cells).items()}
         splits = {
             split: split_card(tables[split], {name: each[split] for name, each in cells.items()}, recipe.data)
@@ -178,7 +178,7 @@ def _table(
 
 def _wide(head: Head) -> bool:
     """Whether the data told enough of a head for a model to have it."""
-    return not tasks.of(head).LABELS or len(head.labels) > 1
+    return len(head.labels) > 1 if tasks.of(head).LABELS else tasks.of(head).width(head) > 0
 
 
 def _labels(recipe: Recipe, cells: Cells) -> list[str] | dict[str, list[str]]:
@@ -217,7 +217,7 @@ def _calibration(recipe: Recipe, table: polars.DataFrame, found: list[Fault], fi
     if not shared:
         return []
     train = table.filter(polars.col(SPLIT) == "train")
-    cells = cells_of(recipe.data, {"train": train})
+    cells = cells_of(recipe.data, {"train": train}, Path(file).parent)
     heads = heads_of(recipe.data, cells)
     targets = {
         name: tasks.of(head).targets(cells[name]["train"], head, recipe.data.heads[name])

@@ -116,7 +116,7 @@ def _see(engine: Engine, row: Row, folder: Path, evaluation: Evaluation, seen: _
     seen.ids.append(row.cells.get("id") or str(row.number))
     seen.present.append([name in sample for name in contract.modalities])
     for head, column in evaluation.columns.items():
-        seen.cells.setdefault(head, []).append(target_of(row.cells, column, contract.heads[head]))
+        seen.cells.setdefault(head, []).append(target_of(row.cells, column, contract.heads[head], folder))
     seen.groups.append((row.cells.get(evaluation.group) if evaluation.group else None) or f"row {row.number}")
     for chosen in _subsets(tuple(contract.modalities)):
         seen.outputs.setdefault(chosen, []).append(outputs.get(chosen))

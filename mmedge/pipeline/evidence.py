@@ -130,7 +130,10 @@ class Evidence:
         if other == MAJORITY:
             given = majority_outputs(contract, self.telling, len(samples))
             return placed_outputs(contract, given, given, samples.targets)
-        return self.linear(contract) if self.linear else None
+        if self.linear is None:
+            return None
+        given = self.linear(contract)
+        return placed_outputs(contract, given, given, samples.targets)
 
 
 def evidence_of(predictions: Predictions) -> Evidence:
@@ -167,8 +170,9 @@ def baseline_of(ran: list[Ran], predictions: Predictions) -> BaselineRecord | No
 
     def compute() -> Mapping[str, object]:
         outputs, seconds = predictions.linear(names)
-        contract, train = context.dataset.contract.only(names), context.dataset.train.only(names)
-        record = quality(contract, outputs, context.dataset.test.only(names))
+        contract = context.dataset.contract.only(names)
+        train, test = (split.only(names) for split in (context.dataset.train, context.dataset.test))
+        record = quality(contract, placed_outputs(contract, outputs, outputs, test.targets), test)
         rows, inputs = effort_of(contract, train).rows, in_words(contract)
         return BaselineRecord(quality=record, seconds=round(seconds, 2), inputs=inputs, rows=rows).record()
 

@@ -161,7 +161,7 @@ def _samples(model: _Model, wanted: Wanted) -> tuple[Samples, bool, list[str | N
     targets, of_labels = {}, True
     for name, head in contract.heads.items():
         column = wanted.truth or ("label" if len(contract.heads) == 1 else name)
-        found = [target_of(row, column, head) for row in cells]
+        found = [target_of(row, column, head, folder) for row in cells]
         if wanted.truth and column not in cells[0]:
             raise UsageError(f"the table has no column {column!r}", where=str(wanted.table), todo="correct --truth")
         of_labels = of_labels and any(cell is not None for cell in found)

@@ -16,7 +16,7 @@ from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.data.store.samples import Samples
 from mmedge.measure.baseline import linear_outputs
 from mmedge.measure.classes import ClassMap, class_map
-from mmedge.measure.quality import Outputs, Predict, Run, computed_once, graph_predictor, module_run
+from mmedge.measure.quality import Outputs, Predict, Run, computed_once, module_run, placing, predict_graph
 from mmedge.pipeline.ran import Ran
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
@@ -32,11 +32,19 @@ class Predictions:
 
     context: Context
     _known: dict[str, Predict] = field(default_factory=dict)
+    _placed: dict[Predict, Predict] = field(default_factory=dict)
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _linear: dict[tuple[str, ...], tuple[Outputs, float]] = field(default_factory=dict)
 
     def of(self, done: Ran, artifact: Artifact, split: str = "test") -> Predicted:
-        """What a stage's network gives for a split. Of a file of outputs that is the same, whatever is present."""
+        """What a stage's network gives for a split, to be judged. Of a file of outputs that is the same, whatever is present."""
+        contract, samples, given = self.given(done, artifact, split)
+        if given not in self._placed:
+            self._placed[given] = placing(given, contract, samples)
+        return contract, samples, self._placed[given]
+
+    def given(self, done: Ran, artifact: Artifact, split: str = "test") -> Predicted:
+        """The same as it is given, to be looked at."""
         classes, dataset = classes_of(done, artifact, self.context), self.context.dataset
         if is_outputs(artifact):
             stored, contract, samples = (
@@ -56,7 +64,9 @@ class Predictions:
         key = hash_json([graph, own.model_dump(mode="json", by_alias=True), classes.to if classes else None, split])
         if key not in self._known:
             engine = self._engines.setdefault(graph, _Engine(opening))
-            self._known[key] = _in_the_datas_classes(graph_predictor(engine, own, samples), classes)
+            self._known[key] = _in_the_datas_classes(
+                computed_once(lambda present: predict_graph(engine, own, samples, present)), classes
+            )
         return contract, samples, self._known[key]
 
     def linear(self, names: tuple[str, ...]) -> tuple[Outputs, float]:

@@ -134,12 +134,12 @@ def _key(artifact: Artifact, context: Context) -> list[Any]:
 
 
 def _review(done: Ran, artifact: Artifact, predictions: Predictions) -> Any:
-    contract, samples, predict = predictions.of(done, artifact)
+    contract, samples, predict = predictions.given(done, artifact)
     return {name: record.record() for name, record in review(contract, predict(samples.present), samples).items()}
 
 
 def _contributions(done: Ran, artifact: Artifact, predictions: Predictions) -> Any:
-    _, samples, predict = predictions.of(done, artifact)
+    _, samples, predict = predictions.given(done, artifact)
     rows = np.flatnonzero(samples.present.all(axis=1) & samples.labelled)
     rows = rows[np.linspace(0, len(rows) - 1, min(_CONTRIBUTIONS, len(rows))).round().astype(int)]
 
@@ -153,8 +153,8 @@ def _contributions(done: Ran, artifact: Artifact, predictions: Predictions) -> A
 def _disagreements(first: Ran, second: Ran, predictions: Predictions) -> Any:
     assert first.artifact and second.artifact
     context = predictions.context
-    _, theirs, they_predict = predictions.of(first, first.artifact)
-    contract, ours, we_predict = predictions.of(second, second.artifact)
+    _, theirs, they_predict = predictions.given(first, first.artifact)
+    contract, ours, we_predict = predictions.given(second, second.artifact)
     their_outputs, our_outputs = they_predict(theirs.present), we_predict(ours.present)
     place = {sample: row for row, sample in enumerate(ours.ids)}
     rows = np.array([place[sample] for sample in theirs.ids if sample in place], np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keyword import iskeyword
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,6 +30,8 @@ _OF_TORCH = (
     "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
     "to_empty train training type update values xpu zero_grad"
 )
+# Keys of the one target that each of several heads has for itself.
+_OF_TARGET = ("order", "classes", "separator", "shape", "lengths", "log_mel", "distance")
 RESERVED = frozenset(f"{_OWN} {_OF_TORCH}".split())
 
 
@@ -103,7 +105,8 @@ class Data(Frozen):
         description="What the target means. multilabel: a sample has any number of labels, a list in its cell (JSONL,"
         " Parquet) or names with separator between them (the separator alone: none of them; an empty cell: unlabelled)."
         " ordinal: one of several grades that stand in an order. retrieval: which go together, a row being a pair; no label"
-        " is needed, and rows of one group are no wrong answers to each other.",
+        " is needed, and rows of one group are no wrong answers to each other. frames: an array a sample, [frames, ...], the"
+        " path of a .npy file or a list of lists.",
     )
     target: str | tuple[str, ...] | None = Field(
         "label",
@@ -126,6 +129,18 @@ class Data(Frozen):
         description="Several heads instead of the one target: name -> its task and column. A row may lack some of them.",
     )
     separator: str = Field(";", min_length=1, max_length=3, description="What stands between the labels of one cell.")
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="For frames: an array's most frames, then a frame's shape; those of training where none is declared.",
+    )
+    lengths: bool | None = Field(
+        None, description="For frames: whether arrays may be shorter than the shape; as training has it when null."
+    )
+    log_mel: bool = Field(
+        False,
+        description="For frames: that a frame is the natural logarithms of mel energies, judged by mel-cepstral distortion too.",
+    )
+    distance: Literal["l1", "mse"] = Field("l1", description="For frames: what training minimises between arrays.")
     label_columns: tuple[str, ...] = Field((), description="For multilabel: columns of 0 and 1, one a label, instead.")
     id: str | None = Field(None, description="The column that names a sample in errors and outputs.")
     group: str | None = Field(None, description="A column whose equal rows stay in one split: a speaker, a patient.")
@@ -190,11 +205,9 @@ class Data(Frozen):
 
     @model_validator(mode="after")
     def _one_way_to_name_targets(self) -> Data:
-        plain = {
-            name: type(self).model_fields[name].default for name in ("task", "target", "order", "classes", "separator")
-        }
+        plain = {name: type(self).model_fields[name].default for name in ("task", "target", *_OF_TARGET)}
         if self.targets and any(getattr(self, name) != default for name, default in plain.items()):
-            raise ValueError("with 'targets', each head has its own task, column, order and separator")
+            raise ValueError("with 'targets', each head has its own task, column, order, separator and shape")
         for head in self.targets:
             if not head.isidentifier() or head in ("present", *self.modalities):
                 raise ValueError(
@@ -219,6 +232,8 @@ class Data(Frozen):
             if len(set(target.classes)) < len(target.classes) or len(target.classes) == 1:
                 raise ValueError(f"the 'classes' of {head!r} must list two or more, each once")
             task = tasks.TASKS[target.task]
+            if not task.FILES and (target.shape or target.lengths is not None or target.log_mel):
+                raise ValueError(f"'shape', 'lengths' and 'log_mel' are those of frames, and {head!r} is {target.task}")
             if target.classes and not (task.EXCLUSIVE or task.SEVERAL):
                 raise ValueError(f"'classes' are those of classification and multilabel, and {head!r} is {target.task}")
         return self
@@ -263,7 +278,7 @@ class Data(Frozen):
         """The heads by name; the one of a single ``target`` is called as its task's output is."""
         if self.targets:
             return dict(self.targets)
-        same = {name: getattr(self, name) for name in ("task", "separator", "order", "classes", "towers")}
+        same = {name: getattr(self, name) for name in ("task", *_OF_TARGET, "towers")}
         if tasks.TASKS[self.task].AMONG and not self.towers:
             same["towers"] = {name: (name,) for name in self.modalities}
         return {tasks.TASKS[self.task].OUTPUT: Target(column=self.target, **same)}

@@ -55,6 +55,9 @@ class Model(Frozen):
     dimensions: int = Field(
         64, ge=2, le=65_536, description="Of a retrieval's embeddings; those of teacher and student may differ."
     )
+    decoder: int = Field(
+        32, ge=1, le=65_536, description="Channels of the built-in decoder of arrays, where a head gives frames."
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
     token_dropout: float = Field(
         0.3, ge=0, lt=1, description="Share of a text's tokens that its built-in encoder does not see in training."

@@ -65,6 +65,14 @@ class ScatterRecord(Record):
     predicted: list[float]
 
 
+class PairRecord(Record):
+    """A target array and what was predicted of it, [frames][numbers of a frame], as long as the target, thinned."""
+
+    row: int = Field(description="Its row in data/test.csv of the run's folder, from 1.")
+    target: list[list[float]]
+    predicted: list[list[float]]
+
+
 class ReviewRecord(Record):
     """One head of one stage on the test split; what its task has no use for is absent."""
 
@@ -75,6 +83,7 @@ class ReviewRecord(Record):
     reliability: ReliabilityRecord | None = None
     rankings: list[RankingRecord] | None = Field(None, description="Of the most frequent labels, at most 12.")
     scatter: ScatterRecord | None = None
+    pairs: list[PairRecord] | None = Field(None, description="Of arrays: some samples, from all over.")
     scatters: dict[str, ScatterRecord] | None = Field(None, description="Of several numbers, each by its name.")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmedge.frozen import Record
-from mmedge.report.charts import contribution, frontier, ranking, reliability, scatter
+from mmedge.report.charts import contribution, frontier, pairs, ranking, reliability, scatter
 from mmedge.report.review import ContributionsRecord, ReviewRecord
 from mmedge.report.schema import Report
 
@@ -58,6 +58,7 @@ def _pictures(review: ReviewRecord, picture: Picture) -> list[tuple[str, str]]:
     if review.rankings:
         found.append(("Precision and recall", picture(ranking.precision_recall, review)))
         found.append(("ROC", picture(ranking.roc, review)))
+    found += [(f"Target and prediction, row {pair.row}", picture(pairs.draw, pair)) for pair in review.pairs or ()]
     scatters = {"": review.scatter} if review.scatter else review.scatters or {}
     for value, dots in list(scatters.items())[:_VALUES]:
         of = f": {value}" if value else ""

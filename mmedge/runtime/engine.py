@@ -123,6 +123,7 @@ class Engine:
         takes = ", ".join(f"{name} {list(spec.shape)} ({spec.kind})" for name, spec in self.contract.modalities.items())
         heads = self.contract.heads
         named = {name: f"{len(head.labels)} labels" if head.labels else "a value" for name, head in heads.items()}
+        named |= {name: f"an array {list(h.shape)}" for name, h in heads.items() if h.shape}
         named |= {name: f"the values {', '.join(h.values)}" for name, h in heads.items() if h.values}
         named |= {
             name: f"{h.dimensions} numbers of each of {', '.join(h.towers)}" for name, h in heads.items() if h.towers

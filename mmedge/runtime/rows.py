@@ -70,8 +70,26 @@ def predicted(engine: Engine, row: Row, folder: Path) -> Prediction | MmedgeErro
     return prediction
 
 
+def arrays_of(prediction: Prediction) -> dict[str, np.ndarray]:
+    """{head: the array that it predicts}; of a single head under no name."""
+    found = {name: of_head.array for name, of_head in (prediction.heads or {"": prediction}).items()}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def write_arrays(prediction: Prediction, file: Path) -> list[Path]:
+    """Write each array of a prediction as a .npy file: ``file``, or of several heads the same with .HEAD before its ending."""
+    written = []
+    for name, array in arrays_of(prediction).items():
+        path = file.with_suffix(f".{name}.npy") if name else file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:  # np.save would add an ending of its own
+            np.save(stream, array)
+        written.append(path)
+    return written
+
+
 def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]:
-    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank``, ``value``, several values by name, or a vector a tower.
+    """A prediction as cells of a table: ``label`` and its ``probability``, ``labels``, ``rank``, ``value``, several values by name, an ``array``, or a vector a tower.
 
     Those of several heads are each under ``HEAD.``
     """
@@ -83,6 +101,8 @@ def as_cells(prediction: Prediction, prefix: str = "") -> dict[str, str | float]
         return {f"{prefix}{tower}": json.dumps(vector) for tower, vector in prediction.embeddings.items()}
     if prediction.values is not None:
         return {f"{prefix}{name}": value for name, value in prediction.values.items()}
+    if prediction.array is not None:
+        return {f"{prefix}array": json.dumps(record["array"]), f"{prefix}length": record["length"]}
     probabilities = record.pop("probabilities", {})
     if prediction.labels is not None:
         record["labels"] = ";".join(prediction.labels)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mmedge.tasks import classification, multilabel, ordinal, regression, retrieval
+from mmedge.tasks import classification, frames, multilabel, ordinal, regression, retrieval
 from mmedge.tasks.cells import CellFault, Cells, TargetCard
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -24,7 +24,8 @@ class Task(Protocol):
     ``OUTPUT`` is the graph's output where a model has one head, ``METRIC`` the figure that it is judged by (more is
     better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
     logits of a softmax, ``ORDERED`` whether labels are grades, which stand in an ``order``, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
-    set), ``AMONG`` whether a row is judged among the others, since its output alone says nothing, ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
+    set), ``AMONG`` whether a row is judged among the others, since its output alone says nothing, ``PLACED`` whether ``score`` and ``others`` take
+    what ``placed`` makes of outputs, ``FILES`` whether a cell may be the path of a file, ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
     ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold,
     ``FIGURES`` the scale of the metric and of each of ``others``.
     """
@@ -36,6 +37,8 @@ class Task(Protocol):
     EXCLUSIVE: bool
     ORDERED: bool
     AMONG: bool
+    PLACED: bool
+    FILES: bool
     BALANCED: bool
     UNIT: bool
     CONFIDENCE: bool
@@ -70,7 +73,7 @@ class Task(Protocol):
         """The targets with what the groups, int64 [N], say of them; as they are where that is nothing."""
 
     def placed(self, output: np.ndarray, gallery: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:
-        """What ``score`` and ``others`` take: outputs as they are; of a task with ``AMONG`` where each row, [N, W], stands in the gallery, [N, W]."""
+        """What ``score`` and ``others`` take: outputs as they are, unless it is ``PLACED``: then as each row, [N, W], stands in the gallery, [N, W], or at its target."""
 
     def strata(self, cells: Cells, target: Target) -> list[str]:
         """What splits are stratified by, one a row; "" where the row has no label."""
@@ -125,6 +128,7 @@ TASKS: dict[str, Task] = {
     "regression": regression,
     "ordinal": ordinal,
     "retrieval": retrieval,
+    "frames": frames,
 }
 
 

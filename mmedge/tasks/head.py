@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -42,6 +42,12 @@ class Head(Frozen):
         {}, description="Where the output is embeddings: tower -> the modalities that it sees, in the output's order."
     )
     dimensions: int = Field(0, description="Of the space that the towers share: columns of the output for each.")
+    shape: tuple[int, ...] = Field(
+        (), description="Where the output is an array, flat: its most frames, and a frame's."
+    )
+    varies: bool = Field(False, description="Whether arrays may have fewer frames: the last column is how many.")
+    log_mel: bool = Field(False, description="Whether frames are natural logarithms of mel energies.")
+    distance: Literal["l1", "mse"] = Field("l1", description="What training minimises between arrays.")
 
     def only(self, modalities: Collection[str]) -> Head:
         """The head of a model that takes only some of the modalities: towers see what is left of theirs."""
@@ -72,6 +78,21 @@ class Target(Frozen):
     )
     towers: dict[str, tuple[str, ...]] = Field(
         {}, description="Of retrieval: tower -> the modalities that it sees; each modality its own where none is named."
+    )
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="Of frames: an array's most frames, then a frame's shape; those of training where none is declared.",
+    )
+    lengths: bool | None = Field(
+        None, description="Of frames: whether arrays may be shorter than the shape; as training has it when null."
+    )
+    log_mel: bool = Field(
+        False,
+        description="Of frames: that a frame is the natural logarithms of mel energies, judged by mel-cepstral distortion too.",
+    )
+    distance: Literal["l1", "mse"] = Field(
+        "l1",
+        description="Of frames: what training minimises, between outputs and targets or a teacher's outputs alike.",
     )
 
     @property

@@ -21,7 +21,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, False, True, False, True
-ORDERED, AMONG = True, False
+ORDERED, AMONG, PLACED, FILES = True, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits",)
 FIGURES: dict[str, Scale] = {"accuracy": "share", "mae_ranks": "error", "kappa": "correlation"}
 

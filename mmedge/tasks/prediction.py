@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -12,7 +14,7 @@ class Prediction:
 
     ``label`` and ``probabilities`` {label: p}: one of several classes or grades. ``rank``: of a grade, from 0.
     ``labels``: those with a probability above 0.5, the likeliest first, where a sample has any number. ``value``: a
-    number, in the targets' own unit; ``values``: several, {name: number}. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``heads``: a prediction a head, where the model has several; the other fields are
+    number, in the targets' own unit; ``values``: several, {name: number}. ``array``: float32 [frames, ...], as long as it is said to be. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``heads``: a prediction a head, where the model has several; the other fields are
     then empty.
     """
 
@@ -20,6 +22,7 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)
     value: float | None = None
     values: dict[str, float] | None = None
+    array: np.ndarray | None = None
     labels: tuple[str, ...] | None = None
     rank: int | None = None
     embeddings: dict[str, tuple[float, ...]] | None = None
@@ -33,6 +36,8 @@ class Prediction:
             return ", ".join(self.labels) or "none"
         if self.values is not None:
             return ", ".join(f"{name} {number:.4g}" for name, number in self.values.items() if number == number)
+        if self.array is not None:
+            return f"an array {list(self.array.shape)}, mean {self.array.mean():.4g}"
         return f"a vector of {' and '.join(self.embeddings)}" if self.embeddings is not None else f"{self.value:.4g}"
 
     def record(self) -> dict[str, Any]:
@@ -43,6 +48,8 @@ class Prediction:
             return {"value": self.value}
         if self.values is not None:
             return {"values": self.values}
+        if self.array is not None:
+            return {"array": self.array.tolist(), "length": len(self.array)}
         if self.embeddings is not None:
             return {"embeddings": {tower: list(vector) for tower, vector in self.embeddings.items()}}
         named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}

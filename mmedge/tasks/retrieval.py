@@ -21,7 +21,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "embeddings", "mean_recall"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = False, False, False, False, False, False
-ORDERED, AMONG = False, True
+ORDERED, AMONG, PLACED, FILES = False, True, True, False
 FILE_KINDS: tuple[str, ...] = ("values",)
 PLACES = (1, 5, 10)
 FIGURES: dict[str, Scale] = {

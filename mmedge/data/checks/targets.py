@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import polars
 
@@ -15,11 +16,11 @@ from mmedge.tasks.cells import Cells
 
 
 def target_faults(table: polars.DataFrame, data: Data, file: str, *, learns_labels: bool) -> list[Fault]:
-    """What is wrong with the targets of an arranged table. ``learns_labels``: whether the training split needs a label."""
+    """What is wrong with the targets of an arranged table. ``file``: where it is read from, whose folder paths are relative to; ``learns_labels``: whether the training split needs a label."""
     tables = {split: table.filter(polars.col(SPLIT) == split) for split in SPLITS}
     tables = {split: rows for split, rows in tables.items() if rows.height}
     faults = []
-    for head, found in cell_faults(data, cells_of(data, tables), learns_labels=learns_labels):
+    for head, found in cell_faults(data, cells_of(data, tables, Path(file).parent), learns_labels=learns_labels):
         row = None if found.row is None else tables[found.split][ROW][found.row]
         column = data.target_columns.get(head)
         faults.append(Fault(found.severity, found.kind, found.what, file, row, column, todo=found.todo))

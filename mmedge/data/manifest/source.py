@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars
 
+from mmedge import tasks
 from mmedge.artifact import replacing
 from mmedge.data.builtin import avdigits
 from mmedge.data.manifest import align, splits
@@ -80,6 +81,7 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[AlignmentRec
     if data.redact:
         table = redacted(table, data.redact, data.manifest)
     files = {columns_of(name, spec)[0] for name, spec in data.modalities.items() if spec.reads_file}
+    files |= {column for head, column in data.target_columns.items() if tasks.of(data.heads[head]).FILES}
     folder = str(data.manifest.resolve().parent)
     table = table.with_columns(_absolute(column, folder) for column in files if column in table.columns)
     alignments = []
@@ -135,8 +137,9 @@ def redacted(table: polars.DataFrame, redact: Redact, where: Path) -> polars.Dat
 
 
 def _absolute(column: str, folder: str) -> polars.Expr:
+    """Paths as they are from everywhere; a list of numbers is none."""
     cell = polars.col(column)
-    return polars.when(cell.str.starts_with("/")).then(cell).otherwise(polars.lit(folder + "/") + cell).alias(column)
+    return polars.when(cell.str.contains("^[/\\[]")).then(cell).otherwise(polars.lit(folder + "/") + cell).alias(column)
 
 
 def _require_column(table: polars.DataFrame, column: str | None, key: str, manifest: Path) -> None:
@@ -227,12 +230,24 @@ def _from_dataset(
         written = written_columns(data)
         for head, parts in data.target_parts.items():
             several = [item.get(column) for column in parts]
-            row[written[head]] = target_cell(several[0] if len(parts) == 1 else np.array(several, np.float64))
+            value = several[0] if len(parts) == 1 else np.array(several, np.float64)
+            of_file = tasks.of(data.heads[head]).FILES and value is not None
+            row[written[head]] = _array_cell(head, value, folder, f"{split}-{index}") if of_file else target_cell(value)
         if data.group:
             row["group"] = str(item.get(data.group, name))
         rows.append(row)
         progress.step(f"writing {split}", index + 1, len(dataset))
     return polars.DataFrame(rows, infer_schema_length=None)
+
+
+def _array_cell(head: str, value: Any, folder: Path, stem: str) -> str:
+    """The path of a target's array, written where it is given as one."""
+    if isinstance(value, (str, Path)):
+        return str(Path(value).resolve())
+    path = folder / "targets" / head / f"{stem}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.asarray(value))
+    return path.relative_to(folder).as_posix()
 
 
 def target_cell(target: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import polars
 
@@ -27,12 +28,21 @@ def written_columns(data: Data) -> dict[str, str]:
     return {head: named.get(head, "id") for head in data.heads}
 
 
-def cells_of(data: Data, tables: Mapping[str, polars.DataFrame]) -> dict[str, dict[str, list[str | None]]]:
-    """{head: {split: its cells}}. ``tables``: {split: its rows}."""
-    return {
-        head: {split: table[column].to_list() for split, table in tables.items()}
-        for head, column in written_columns(data).items()
-    }
+def cells_of(
+    data: Data, tables: Mapping[str, polars.DataFrame], folder: Path
+) -> dict[str, dict[str, list[str | None]]]:
+    """{head: {split: its cells}}. ``tables``: {split: its rows}; ``folder``: that paths in them are relative to."""
+    found = {}
+    for head, column in written_columns(data).items():
+        cells = {split: table[column].to_list() for split, table in tables.items()}
+        files = tasks.of(data.heads[head]).FILES
+        found[head] = {split: [placed(c, folder) for c in each] for split, each in cells.items()} if files else cells
+    return found
+
+
+def placed(cell: str | None, folder: Path) -> str | None:
+    """A cell that may be a path, made one from everywhere: a list of numbers is none."""
+    return cell if cell is None or cell.startswith("[") else str(folder / cell)
 
 
 def labelled(data: Data) -> polars.Expr:

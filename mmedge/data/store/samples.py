@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -213,7 +214,7 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     key, facts = manifests(recipe, folder, code=code, progress=progress)
     tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS}
     found = partial(place, data, recipe.seed)
-    cells = cells_of(data, tables)
+    cells = cells_of(data, tables, folder)
     refuse_faulty_targets(data, tables, cells, found, learns_labels=recipe.learns_labels)
     heads = heads_of(data, cells)
     all_decoded = {}
@@ -243,7 +244,14 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         else (data.dataset or str(data.manifest and data.manifest.name))
     )
     written = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
-    digest = hash_json([key, written, {name: one.key for name, one in all_decoded.items()}])
+    arrays = {
+        name: [hashlib.sha256(each.targets[name].tobytes()).hexdigest() for each in splits.values()]
+        for name, head in heads.items()
+        if tasks.of(head).FILES  # what a file holds is not in the manifest
+    }
+    digest = hash_json(
+        [key, written, {name: one.key for name, one in all_decoded.items()}, *([arrays] if arrays else [])]
+    )
     cards = {
         split: split_card(table, {name: each[split] for name, each in cells.items()}, data)
         for split, table in tables.items()

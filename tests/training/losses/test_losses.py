@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmedge.recipe import Train
+from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
 from mmedge.training import losses
 
@@ -59,6 +59,23 @@ def test_of_several_numbers_each_counts_in_its_own_deviations_where_it_is_known(
     assert loss.item() == pytest.approx((0.25 + 1.0 + 0.25) / 4)
     loss.backward()
     assert output.grad[1, 0] == 0 and torch.isfinite(output.grad).all()
+
+
+@pytest.mark.parametrize(("distance", "size"), [("l1", np.abs), ("mse", np.square)])
+def test_arrays_are_compared_over_the_frames_that_there_are_and_by_their_lengths(distance, size):
+    head = Head(task="frames", shape=(2, 2), varies=True, mean=(0.0, 0.0), std=(1.0, 2.0), distance=distance)
+    targets = np.array([[1.0, 2.0, np.nan, np.nan, 1.0], [1.0, 1.0, 1.0, 1.0, 2.0], [np.nan] * 5])
+    output = np.array([[0.0, 0.0, 9.0, 9.0, 2.0], [1.0, 1.0, 1.0, 3.0, 2.0], [0.0] * 5])
+    rows = [size(np.array([-1.0, -1.0])).mean() + size(1 / 0.5), size(np.array([0, 0, 0, 1.0])).mean()]
+    wanted = t(output).requires_grad_()
+    loss = label_loss(head, wanted, t(targets))
+    assert loss.item() == pytest.approx(sum(rows) / 3)
+    loss.backward()
+    assert (wanted.grad[0, 2:4] == 0).all() and (wanted.grad[2] == 0).all()
+    teacher = np.array([[1.0, 2.0, 5.0, 5.0, 1.0], [1.0, 1.0, 1.0, 1.0, 2.0], [0.0, 2.0, 7.0, 7.0, 1.2]])
+    of_teacher = losses.of(head).teacher_loss(t(output), t(teacher), t(targets), head, Loss())
+    # Of the third, which has no target, the teacher's own length says that one frame counts.
+    assert of_teacher.item() == pytest.approx((sum(rows) + size(np.array([0, 1.0])).mean() + size(1.2 / 0.5)) / 3)
 
 
 def test_a_batch_without_labels_has_a_loss_of_zero():
