@@ -16,18 +16,20 @@ import numpy as np
 
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 LENGTH, STEP = 100, 50  # samples: windows of two seconds, a new one each second
+AHEAD = 25  # samples: the half second after a window
 # People, so that nobody is in two splits.
 PEOPLE = {"train": (1, 3, 5, 7, 9, 10), "validation": (2,), "test": (4, 6, 8)}
 
 
 class Windows:
-    """Map-style: a window of two seconds, ``motion`` [3, 100] in g and ``rotation`` [3, 100] in rad/s, its exercise and the arm."""
+    """Map-style: a window of two seconds, ``motion`` [3, 100] in g and ``rotation`` [3, 100] in rad/s, its exercise and the
+    arm; ``following`` [25, 6], both sensors in the half second after it, None at a recording's end."""
 
     def __init__(self, arrays: Path, split: str) -> None:
         with np.load(arrays) as stored:
             chosen = np.isin(stored["person"], PEOPLE[split])
-            self.series, self.label, self.side, self.recording = (
-                stored[name][chosen] for name in ("series", "label", "side", "recording")
+            self.series, self.label, self.side, self.recording, self.following = (
+                stored[name][chosen] for name in ("series", "label", "side", "recording", "following")
             )
         self.split = split
 
@@ -41,6 +43,7 @@ class Windows:
             "rotation": self.series[index, 3:],
             "exercise": str(self.label[index]),
             "arm": str(self.side[index]),
+            "following": self.following[index] if np.isfinite(self.following[index]).all() else None,
             "recording": str(self.recording[index]),
         }
 
@@ -67,7 +70,7 @@ def recordings() -> dict:
 
 def main(target: Path) -> None:
     watch = recordings()
-    series, label, side, person, recording = [], [], [], [], []
+    series, label, side, person, recording, following = [], [], [], [], [], []
     for number, signal in enumerate(watch["X"]):  # [time, 6]
         for start in range(0, len(signal) - LENGTH + 1, STEP):
             series.append(signal[start : start + LENGTH].T)
@@ -75,8 +78,11 @@ def main(target: Path) -> None:
             side.append(f"arm {int(watch['side'][number])}")  # as the recordings number the two arms
             person.append(int(watch["subject"][number]))
             recording.append(number)
+            after = signal[start + LENGTH :][:AHEAD]
+            following.append(after if len(after) == AHEAD else np.full((AHEAD, 6), np.nan))
     target.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"series": np.array(series, np.float32), "label": label, "side": side, "person": person}
+    arrays["following"] = np.array(following, np.float32)
     np.savez(target, **arrays, recording=recording)
     print(f"{target}: {len(label)} windows of {len(watch['X'])} recordings")
 

@@ -74,7 +74,7 @@ def synthesize_recordings(seed: int, progress: Callable[[int, int], None]) -> li
     """
     import soxr
 
-    say, rate, variants = _espeak()
+    say, rate, variants = espeak()
     rng = np.random.default_rng(seed)
     voices = [(accent, variant) for accent in _ACCENTS for variant in variants]
     rng.shuffle(voices)
@@ -101,7 +101,7 @@ def synthesize_recordings(seed: int, progress: Callable[[int, int], None]) -> li
     return recordings
 
 
-def _espeak() -> tuple[Callable[[str, str, int, int], np.ndarray], int, list[str]]:
+def espeak() -> tuple[Callable[[str, str, int, int], np.ndarray], int, list[str]]:
     """``say(text, voice, words_per_minute, pitch) -> float32 [n]``, its sample rate, and the voice variants."""
     try:
         import espeakng_loader
