@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from mmedge import artifact, encryption
 from mmedge.artifact import Artifact, not_understood
@@ -124,6 +124,7 @@ class Entry(Record):
     """What a bundle's manifest says of one backend; files are relative to the bundle.
 
     ``engine``: None where the backend runs the graph ``file`` itself. ``subsets``: {modalities joined by "+": file}.
+    ``temperatures``: {head: what its outputs are divided by before they become probabilities}.
     """
 
     precision: str = "fp32"
@@ -132,6 +133,7 @@ class Entry(Record):
     subsets: dict[str, str] = {}
     subset_latency: dict[str, SubsetLatency] = {}
     split: Split | None = None
+    temperatures: dict[str, Annotated[float, Field(gt=0, lt=1e6)]] = {}
 
     def opened_file(self, backend: str) -> str:
         """The file that the backend opens."""

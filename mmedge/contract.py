@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -63,6 +63,11 @@ class Contract(Frozen):
         """The contract of a model that takes only some of the modalities, in this contract's order."""
         kept = {name: spec for name, spec in self.modalities.items() if name in modalities}
         return self.model_copy(update={"modalities": kept, "heads": {n: h.only(kept) for n, h in self.heads.items()}})
+
+    def at_temperatures(self, temperatures: Mapping[str, float]) -> Contract:
+        """The contract whose probabilities are taken at the temperatures of some heads."""
+        heated = {name: self.heads[name].at(value) for name, value in temperatures.items() if name in self.heads}
+        return self.model_copy(update={"heads": {**self.heads, **heated}}) if heated else self
 
     def with_dimensions(self, dimensions: int) -> Contract:
         """The contract with embeddings of so many dimensions, where a head gives some."""

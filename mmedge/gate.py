@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from mmedge.tasks import TASKS
+
 ACCURACY_EXIT, COST_EXIT = 3, 4
 Outcome = Literal["pass", "fail", "cannot tell"]
 Policy = Literal["strict", "point"]
@@ -27,6 +29,7 @@ FIGURES: dict[str, tuple[bool, int]] = {
     "subset_drop": (False, ACCURACY_EXIT),
     "subset_ratio": (True, ACCURACY_EXIT),
     "others": (True, ACCURACY_EXIT),
+    "subset_others": (True, ACCURACY_EXIT),
     "above_majority": (True, ACCURACY_EXIT),
     "above_baseline": (True, ACCURACY_EXIT),
     "worst_class_recall": (True, ACCURACY_EXIT),
@@ -58,8 +61,11 @@ GUARD, GUARD_CONFIDENCE = "above_majority", 0.999
 OF_LABELS = ("worst_class_recall", "ece")
 
 _BY_SUBSET = ("subset", "subset_drop", "subset_ratio")
-# A further figure of the task, by its name: ``others.f1``, ``others.recall_at_5``.
-OTHERS = "others"
+# A further figure of the task, by its name: ``others.f1``, ``others.recall.cat``; and of a subset of the modalities,
+# ``subset_others.image+audio.f1``.
+OTHERS, SUBSET_OTHERS = "others", "subset_others"
+# Those of which less is better, in whatever task: a limit on one is the most that will do.
+_ERRORS = {figure for task in TASKS.values() for figure, scale in task.FIGURES.items() if scale == "error"} | {"ece"}
 _OF_THE_WHOLE = ("gain", "gain_ci95_low")
 # What floating point adds to a difference of shares must not decide.
 _ROUNDING = 1e-9
@@ -203,14 +209,15 @@ def needed(found: Estimate, limit: float, *, minimum: bool, confidence: float) -
 
 
 def known(name: str) -> bool:
-    """Whether a gate of this name exists; ``subset.image+audio``, ``subset_drop.audio`` and ``others.f1`` belong to families.
+    """Whether a gate of this name exists; ``subset.image+audio``, ``subset_drop.audio``, ``others.f1`` and ``subset_others.audio.f1`` belong to families.
 
     Of a head, ``heads.NAME.`` stands before those of accuracy but the gain's.
     """
     head, figure = head_of(name)
     if head is not None and (_exit(name) != ACCURACY_EXIT or family(name) in _OF_THE_WHOLE):
         return False
-    return family(name) in FIGURES and (("." in figure) == (family(name) in (*_BY_SUBSET, OTHERS)))
+    dots = 2 if family(name) == SUBSET_OTHERS else 1 if family(name) in (*_BY_SUBSET, OTHERS) else 0
+    return family(name) in FIGURES and (figure.count(".") >= dots if dots else "." not in figure)
 
 
 def head_of(name: str) -> tuple[str | None, str]:
@@ -223,17 +230,24 @@ def head_of(name: str) -> tuple[str | None, str]:
 
 def subset_of(name: str) -> str | None:
     """The subset of modalities that a gate names; None where it names none."""
-    return head_of(name)[1].partition(".")[2] or None if family(name) in _BY_SUBSET else None
+    rest = head_of(name)[1].partition(".")[2]
+    if family(name) == SUBSET_OTHERS:
+        return rest.partition(".")[0] or None
+    return rest or None if family(name) in _BY_SUBSET else None
 
 
 def other_of(name: str) -> str | None:
     """The task's further figure that a gate names; None where it names none."""
-    return head_of(name)[1].partition(".")[2] or None if family(name) == OTHERS else None
+    rest = head_of(name)[1].partition(".")[2]
+    if family(name) == SUBSET_OTHERS:
+        return rest.partition(".")[2] or None
+    return rest or None if family(name) == OTHERS else None
 
 
 def is_minimum(name: str) -> bool:
-    """Whether the limit is the least that will do (accuracy) or the most (cost)."""
-    return FIGURES[family(name)][0]
+    """Whether the limit is the least that will do (accuracy) or the most (cost, error)."""
+    other = other_of(name)
+    return FIGURES[family(name)][0] if other is None else other.partition(".")[0] not in _ERRORS
 
 
 def family(name: str) -> str:

@@ -25,8 +25,29 @@ SPEC = AudioSpec(
 )
 VOICES = [("en-us", "m1"), ("en-us", "f2"), ("en-gb-x-rp", "m3"), ("en-gb-x-rp", "f1"), ("en-gb-scotland", "m2"),
           ("en-gb-scotland", "f3"), ("en-029", "m4"), ("en-029", "f4")]  # fmt: skip
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+TENS = ["_", "_", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def in_words(number: int) -> str:

@@ -39,18 +39,23 @@ def worst_class_recall(
 def ece(head: Head, output: np.ndarray, targets: np.ndarray, groups: np.ndarray, tail: float) -> Estimate:
     """The expected calibration error of the label that each row is given: mean distance of confidence and share of right rows.
 
+    Where a row may have several labels, of every label of every row. Probabilities are those at the head's temperature.
+
     Of few samples it is more than the truth, never less, so that a limit on it errs to the safe side.
     """
     task = tasks.of(head)
-    chosen = task.chosen(output)
-    sure = task.probabilities(output.astype(np.float64))[np.arange(len(output)), chosen]
-    right = (chosen == targets).astype(np.float64)
+    p, n = task.probabilities(output.astype(np.float64) / head.temperature), len(output)
+    if task.SEVERAL:
+        sure, right, groups = p.ravel(), (targets > 0.5).ravel().astype(np.float64), np.repeat(groups, p.shape[1])
+    else:
+        chosen = task.chosen(output)
+        sure, right = p[np.arange(n), chosen], (chosen == targets).astype(np.float64)
 
     # The bins stay where they are: were they cut anew without some rows, the jackknife would measure their borders' moves.
     bins = bins_of(sure)
     figure = partial(calibration_error, sure, right, bins)
-    value, found = figure(np.arange(len(targets))), of_figure(figure, groups, "difference", tail)
-    return Estimate(value, max(found.low, 0.0), found.high, len(targets), found.method)
+    value, found = figure(np.arange(len(sure))), of_figure(figure, groups, "difference", tail)
+    return Estimate(value, max(found.low, 0.0), found.high, n, found.method)
 
 
 def bins_of(sure: np.ndarray) -> np.ndarray:

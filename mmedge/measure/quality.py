@@ -279,7 +279,9 @@ def figure_of(
     task = tasks.of(head)
 
     def drawn(rows: np.ndarray) -> float:
-        return task.others(outputs[name][rows], targets[name][rows], head).get(figure, float("nan"))
+        given = outputs[name][rows], targets[name][rows]
+        value = task.further(figure, *given, head)
+        return value if value == value else task.others(*given, head).get(figure, float("nan"))
 
     value = drawn(np.arange(len(groups)))
     if np.isnan(value):

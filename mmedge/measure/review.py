@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from mmedge.report.review import (
     ReviewRecord,
     ScatterRecord,
 )
-from mmedge.tasks import Head
+from mmedge.tasks import Head, labelwise
 
 _POINTS, _CURVES, _SCATTERED = 50, 12, 1000
 # Pairs of arrays that are kept, and their longest side.
@@ -104,26 +104,15 @@ def _label(head: Head, k: int, has: np.ndarray, given: np.ndarray, p: np.ndarray
             bounds = of_share(right[rows], groups[rows])
             figures |= {name: float(right[rows].mean()), f"{name}_ci95": (bounds.low, bounds.high)}
     if has.any() and not has.all():
-        for name, figure in (("average_precision", _average_precision), ("auc", _auc)):
-            found = of_figure(partial(figure, has, p), groups)
-            figures |= {name: figure(has, p, np.arange(len(p))), f"{name}_ci95": (found.low, found.high)}
+        for name, area in (("average_precision", labelwise.average_precision), ("auc", labelwise.roc_auc)):
+            found = of_figure(partial(_area, area, has, p), groups)
+            figures |= {name: area(has, p), f"{name}_ci95": (found.low, found.high)}
     return LabelRecord(label=head.labels[k], n=int(has.sum()), **figures)  # type: ignore[arg-type]
 
 
-def _average_precision(has: np.ndarray, p: np.ndarray, rows: np.ndarray) -> float:
-    """As scikit-learn's ``average_precision_score`` over some rows; NaN where none has the label."""
-    return tasks.multilabel.score(p[rows, None], has[rows, None].astype(np.float32), Head(task="multilabel"))
-
-
-def _auc(has: np.ndarray, p: np.ndarray, rows: np.ndarray) -> float:
-    """As ``roc_auc_score``: how often who has the label stands above who has not (Mann & Whitney 1947)."""
-    from scipy.stats import rankdata
-
-    there = int(has[rows].sum())
-    if there in (0, len(rows)):
-        return float("nan")
-    above = rankdata(p[rows])[has[rows]].sum() - there * (there + 1) / 2
-    return float(above / (there * (len(rows) - there)))
+def _area(area: Callable[[np.ndarray, np.ndarray], float], has: np.ndarray, p: np.ndarray, rows: np.ndarray) -> float:
+    """Over some rows; NaN where all of them have the label, or none."""
+    return area(has[rows], p[rows]) if has[rows].any() and not has[rows].all() else float("nan")
 
 
 def _confusion(head: Head, targets: np.ndarray, chosen: np.ndarray) -> list[ConfusedRecord]:

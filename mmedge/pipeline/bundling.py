@@ -25,7 +25,12 @@ def write_bundle(ran: list[Ran], report: Report, context: Context) -> None:
         made.meta["target"]: {field: records[stage][field] for field in _FIGURES if field in records[stage]}
         for stage, made in engines.items()
     }
-    key = hash_json([[made.sha256 for made in engines.values()], measured, report.verdict])
+    heat = {
+        stage.stage: {"temperatures": {head: found.temperature for head, found in stage.temperatures.items()}}
+        for stage in report.stages
+        if stage.temperatures
+    }
+    key = hash_json([[made.sha256 for made in engines.values()], measured, report.verdict, *([heat] if heat else [])])
     path = context.out / "bundle"
     if artifacts.unchanged(path, key, context.progress.say):
         return
@@ -34,7 +39,10 @@ def write_bundle(ran: list[Ran], report: Report, context: Context) -> None:
     contents = bundles.Contents(
         name=context.recipe.name,
         contract=first.meta["contract"],
-        targets={made.meta["target"]: export.entry(made) for made in engines.values()},
+        targets={
+            made.meta["target"]: export.entry(made).model_copy(update=heat.get(stage, {}))
+            for stage, made in engines.items()
+        },
         figures=measured,
         verdict=report.verdict,
         data=report.data.source,

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 import mmedge
 from mmedge.artifact import GRAPH, WEIGHTS, Artifact, write_json
 from mmedge.data.outputs import OUTPUTS_FILE
 from mmedge.machine import machine
+from mmedge.measure.temperature import told
 from mmedge.pipeline.bundling import write_bundle
 from mmedge.pipeline.evidence import baseline_of
 from mmedge.pipeline.judging import Judging, verdict_of
-from mmedge.pipeline.measuring import controls_of, latencies_of, measured, with_latency
+from mmedge.pipeline.measuring import controls_of, latencies_of, measured, once, with_latency
 from mmedge.pipeline.predicting import Predictions, is_outputs
 from mmedge.pipeline.provenance import provenance
 from mmedge.pipeline.ran import Outcome, Ran
 from mmedge.pipeline.reviewing import contributions_of, disagreements_of, inside_of, reviews_of
 from mmedge.pipeline.tracked import tell
 from mmedge.recipe import portable
-from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord
+from mmedge.report.schema import DataRecord, LearningRecord, Report, StageRecord, TemperatureRecord
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
 from mmedge.training.loop.log import CSV, csv_read
@@ -98,7 +102,29 @@ def _record(done: Ran, predictions: Predictions) -> StageRecord:
         status=done.status,
         notes=[*result.notes, *notes],
     )
-    return result.added_to(record)
+    return result.added_to(_with_temperatures(done, artifact, record, predictions))
+
+
+def _with_temperatures(done: Ran, artifact: Artifact, record: StageRecord, predictions: Predictions) -> StageRecord:
+    """The record of an engine with what its probabilities are taken at, and what that does on the test split."""
+
+    def compute() -> Any:
+        fitted = predictions.temperatures(done, artifact)
+        contract, samples, predict = predictions.given(done, artifact)
+        each = told(contract, predict(samples.present), samples, fitted) if fitted else {}
+        return {name: found.record() for name, found in each.items()}
+
+    context = predictions.context
+    if not done.step.ends or not context.recipe.export.temperature:
+        return record
+    key = [artifact.sha256, context.dataset.sha256]
+    given = once("temperatures", key, context, f"calibrating the probabilities of {done.stage}", compute)
+    found = TypeAdapter(dict[str, TemperatureRecord]).validate_python(given)
+    if not found:
+        return record
+    of = {name: f" of {name}" if len(found) > 1 else "" for name in found}
+    notes = [*record.notes, *(str(each).replace(" at", f"{of[name]} at", 1) for name, each in found.items())]
+    return record.model_copy(update={"temperatures": found, "notes": notes})
 
 
 def _learning(artifact: Artifact) -> dict[str, LearningRecord]:

@@ -79,9 +79,10 @@ class Evidence:
         if not len(known):
             return None
         outputs, targets, groups = rows_of(outputs, known), rows_of(samples.targets, known), samples.groups[known]
-        if gate.family(name) in gate.OF_LABELS:
+        own = gate.other_of(name) or gate.family(name)
+        if own in gate.OF_LABELS:
             ((only, described),) = contract.heads.items()
-            figure = getattr(classwise, gate.family(name))
+            figure = getattr(classwise, own)
             found: Estimate = figure(described, outputs[only], targets[only], groups, tail)
             return found
         if other := gate.other_of(name):
@@ -155,7 +156,8 @@ def _has_baseline(train: Samples) -> bool:
 def _side(done: Ran, predictions: Predictions) -> Side | None:
     if done.artifact is None:
         return None
-    side = Side(*predictions.of(done, done.artifact))
+    contract, samples, predict = predictions.of(done, done.artifact)
+    side = Side(contract.at_temperatures(predictions.temperatures(done, done.artifact)), samples, predict)
     return side if side.samples.labelled.any() else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmedge import gate, tasks
 from mmedge.contract import subsets
 from mmedge.data.store.samples import Dataset, Samples
-from mmedge.errors import Fault, UsageError
+from mmedge.errors import Fault, UsageError, did_you_mean
 from mmedge.measure.intervals import student
 from mmedge.recipe import Recipe
 from mmedge.tasks import Head
@@ -58,6 +58,8 @@ def unjudgeable(
             own = name in recipe.own_limits.get(stage, {})
             if gate.accuracy(name) and not gate.of_gain(name) and not known.any():
                 fault(where, f"no test sample has a target of {head}", "label some, or say gates: none")
+            elif strange := _strange_part(name, heads[head]):
+                fault(where, *strange)
             elif gate.family(name) == gate.GUARD and _one(heads[head], targets[head][known]):
                 what = f"all labelled test samples have one class: nothing of {head} can be judged by them"
                 fault(where, what, "correct data.split or data.ratios, or say gates: none")
@@ -68,6 +70,14 @@ def unjudgeable(
             elif gate.family(name) == "above_baseline" and own and not learnt:
                 fault(where, "training has no label that a baseline could learn", "take the gate out")
     yield from found.values()
+
+
+def _strange_part(name: str, head: Head) -> tuple[str, str] | None:
+    """What is wrong with the label, value or direction that a figure is asked of, and what to do; None where nothing is."""
+    part, parts = (gate.other_of(name) or "").partition(".")[2], tasks.of(head).parts(head)
+    if not part or part in parts:
+        return None
+    return f"there is no {part!r}{did_you_mean(part, parts)}", f"there are {', '.join(parts) or 'no parts of it'}"
 
 
 def _one(head: Head, targets: np.ndarray) -> bool:

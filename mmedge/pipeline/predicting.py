@@ -17,6 +17,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.measure.baseline import linear_outputs
 from mmedge.measure.classes import ClassMap, class_map
 from mmedge.measure.quality import Outputs, Predict, Run, computed_once, module_run, placing, predict_graph
+from mmedge.measure.temperature import temperatures
 from mmedge.pipeline.ran import Ran
 from mmedge.stages.results import TORCH
 from mmedge.training.context import Context
@@ -32,6 +33,7 @@ class Predictions:
 
     context: Context
     _known: dict[str, Predict] = field(default_factory=dict)
+    _temperatures: dict[str, dict[str, float]] = field(default_factory=dict)
     _placed: dict[Predict, Predict] = field(default_factory=dict)
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _linear: dict[tuple[str, ...], tuple[Outputs, float]] = field(default_factory=dict)
@@ -68,6 +70,16 @@ class Predictions:
                 computed_once(lambda present: predict_graph(engine, own, samples, present)), classes
             )
         return contract, samples, self._known[key]
+
+    def temperatures(self, done: Ran, artifact: Artifact) -> dict[str, float]:
+        """{head: the temperature of its probabilities} of an engine, fitted on validation once; none where the recipe wants none."""
+        wanted = self.context.recipe.export.temperature
+        if not wanted or not done.step.ends or is_outputs(artifact):
+            return {}
+        if artifact.sha256 not in self._temperatures:
+            contract, samples, predict = self.given(done, artifact, "validation")
+            self._temperatures[artifact.sha256] = temperatures(contract, predict(samples.present), samples)
+        return self._temperatures[artifact.sha256]
 
     def linear(self, names: tuple[str, ...]) -> tuple[Outputs, float]:
         """(outputs on test, seconds) of the linear model of these modalities, trained once."""

@@ -47,6 +47,11 @@ class Export(StageSection):
     split: bool = Field(
         False, description="Encoders and fusion head apart too, for modalities that come at different rates."
     )
+    temperature: bool = Field(
+        True,
+        description="Whether an engine's probabilities are taken at a temperature that is fitted on validation, so that they"
+        " mean what they say; no label changes by it.",
+    )
     on_miss: OnMiss = Field(
         "try-next",
         description="Where an engine differs from its parent by more than its precision's tolerance, and no recipe asks for that"

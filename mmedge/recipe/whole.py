@@ -228,21 +228,23 @@ class Recipe(Frozen):
             return [
                 f"gates.{stage}: {name!r} is against a linear model, which a {target.task} has none of; use above_majority"
             ]
-        if gate.family(name) not in (*gate.OF_LABELS, gate.OTHERS) or target is None:
+        if gate.family(name) not in (*gate.OF_LABELS, gate.OTHERS, gate.SUBSET_OTHERS) or target is None:
             return []
         if head is None and len(self.data.heads) > 1:
             return [
                 f"gates.{stage}: {name!r} is of one head: write heads.NAME.{name}; there are {', '.join(self.data.heads)}"
             ]
         task = tasks.of(target)
+        of_labels = {"ece": task.CONFIDENCE, "worst_class_recall": task.LABELS and not task.SEVERAL}
         if other := gate.other_of(name):
-            able = [f"others.{of}" for of, scale in task.FIGURES.items() if scale != "error" and of != task.METRIC]
-            known = f"{gate.OTHERS}.{other.partition('.')[0]}" in able
-            has = ", ".join(able) or f"quality ({task.METRIC})"
-            return [] if known else [f"gates.{stage}: {name!r} is no figure of a {target.task}; it has {has}"]
-        if task.LABELS and not task.SEVERAL:
+            figure, _, part = other.partition(".")
+            able = [of for of in task.FIGURES if of != task.METRIC or part]
+            able += [of for of, there in of_labels.items() if there and gate.subset_of(name) and not part]
+            has = ", ".join(f"{gate.OTHERS}.{of}" for of in able) or f"quality ({task.METRIC})"
+            return [] if figure in able else [f"gates.{stage}: {name!r} is no figure of a {target.task}; it has {has}"]
+        if of_labels.get(gate.family(name), True):
             return []
-        able = [figure for figure, (_, code) in gate.FIGURES.items() if code == 3 and figure not in gate.OF_LABELS]
+        able = [figure for figure, (_, code) in gate.FIGURES.items() if code == 3 and of_labels.get(figure, True)]
         return [f"gates.{stage}: {name!r} is no figure of a {target.task}; it has {', '.join(able)}"]
 
     @property

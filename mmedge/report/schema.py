@@ -184,6 +184,21 @@ class CalibrationRecord(Record):
     curve: list[CurveRecord] | None = None
 
 
+class TemperatureRecord(Record):
+    """What a head's outputs are divided by before they become probabilities, fitted on validation; and what it does on test."""
+
+    temperature: float
+    ece_before: float = Field(description="Expected calibration error without it.")
+    ece_before_ci95: Interval
+    ece: float = Field(description="With it, as an app gets them.")
+    ece_ci95: Interval
+    n: int
+
+    def __str__(self) -> str:
+        before, after = (f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, (low, high) in ((self.ece_before, self.ece_before_ci95), (self.ece, self.ece_ci95)))  # fmt: skip
+        return f"probabilities at temperature {self.temperature:.3g}: expected calibration error {before} before, {after} after, n = {self.n}"
+
+
 class FusionPointRecord(Record):
     """A node where branches of several scales join in INT8, and one of the branches."""
 
@@ -273,6 +288,9 @@ class ChoiceRecord(Record):
     precision: str
     notes: list[str]
     misses: list[MissRecord] = []
+    temperatures: dict[str, TemperatureRecord] | None = Field(
+        None, description="Head -> what its probabilities are taken at."
+    )
     fusion_points: list[FusionPointRecord] | None = None
     sensitivity: SensitivityRecord | None = None
 
@@ -306,6 +324,9 @@ class StageRecord(Record):
     precision: str | None = None
     candidates: list[CandidateRecord | UnmadeRecord] | None = None
     calibration: CalibrationRecord | None = None
+    temperatures: dict[str, TemperatureRecord] | None = Field(
+        None, description="Head -> what its probabilities are taken at."
+    )
     fusion_points: list[FusionPointRecord] | None = None
     sensitivity: SensitivityRecord | None = None
     verification: list[AgreementRecord] | None = None

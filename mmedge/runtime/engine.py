@@ -91,7 +91,8 @@ class Engine:
         entry: bundles.Entry,
         read: bundles.Bundle,
     ) -> None:
-        self.contract, self.target, self.meta = contract, backend, read.artifact.meta
+        self.contract = contract = contract.at_temperatures(entry.temperatures)
+        self.target, self.meta = backend, read.artifact.meta
         self._open, self._bundle = open_file, read  # the bundle is held, since a zip's unpacked files go with it
         file = entry.opened_file(backend)
         session = open_file(file)

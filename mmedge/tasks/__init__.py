@@ -90,6 +90,12 @@ class Task(Protocol):
     def others(self, output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
         """Further figures over known rows, beside the metric."""
 
+    def further(self, name: str, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+        """A figure of ``FIGURES`` that ``others`` does not tell, or of one part as ``FIGURE.PART``; NaN where there is none."""
+
+    def parts(self, head: Head) -> tuple[str, ...]:
+        """What a figure may be of alone, by names: labels, values, directions."""
+
     def majority(self, targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
         """float32 [rows, W]: the outputs of who has seen nothing but the known targets of training: the most frequent label, the mean."""
 

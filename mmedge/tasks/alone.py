@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mmedge.tasks.head import Head
@@ -15,6 +17,16 @@ def grouped(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def placed(output: np.ndarray, gallery: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:
     """The outputs, which are judged as they are."""
     return output
+
+
+def further(name: str, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+    """NaN: what there is, ``others`` tells."""
+    return math.nan
+
+
+def parts(head: Head) -> tuple[str, ...]:
+    """None: figures are of the whole."""
+    return ()
 
 
 def errors(output: np.ndarray, targets: np.ndarray, head: Head) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mmedge.tasks import alone
+from mmedge.tasks import alone, labelwise
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -17,7 +17,7 @@ OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, True, True, False, True
 ORDERED, AMONG, PLACED, FILES = False, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
-FIGURES: dict[str, Scale] = {"accuracy": "share", "f1": "share"}
+FIGURES: dict[str, Scale] = {"accuracy": "share", "f1": "share", **labelwise.OF_ONE, **labelwise.FIGURES}
 # The smallest probability that is told apart from 0: where a file's float32 probabilities end.
 FLOOR = 1e-7
 grouped, placed, errors = alone.grouped, alone.placed, alone.errors
@@ -87,11 +87,18 @@ def score(output: np.ndarray, targets: np.ndarray, head: Head) -> float:
 
 def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
     """``f1``: the macro mean, as scikit-learn's ``f1_score``, of the classes that are there or were found."""
-    found, classes = output.argmax(axis=1), output.shape[1]
-    there, chosen = np.bincount(targets, minlength=classes), np.bincount(found, minlength=classes)
-    both = np.bincount(targets[found == targets], minlength=classes)
-    seen = (there + chosen) > 0
-    return {"f1": float((2 * both[seen] / (there + chosen)[seen]).mean())}
+    return {"f1": further("f1", output, targets, head)}
+
+
+def further(name: str, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+    """See ``labelwise``; of exclusive classes precision, recall and F1 are the accuracy where they are micro."""
+    classes = np.arange(output.shape[1])
+    has, given = targets[:, None] == classes, output.argmax(axis=1)[:, None] == classes
+    return labelwise.figure(name, has, given, probabilities(output), head.labels)
+
+
+def parts(head: Head) -> tuple[str, ...]:
+    return head.labels
 
 
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
@@ -113,9 +120,11 @@ def chosen(output: np.ndarray) -> np.ndarray:
 
 
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
-    shifted = np.exp(output - output.max(axis=1, keepdims=True))  # in the output's own type: this is what apps get
+    # In the output's own type: this is what apps get.
+    shifted = np.exp((output - output.max(axis=1, keepdims=True)) / np.float32(head.temperature))
     rows, labels = shifted / shifted.sum(axis=1, keepdims=True), head.labels
-    return [Prediction(labels[int(row.argmax())], dict(zip(labels, row.tolist()))) for row in rows]
+    found = zip(chosen(output).tolist(), rows.tolist())
+    return [Prediction(labels[index], dict(zip(labels, row))) for index, row in found]
 
 
 def card(cells: Cells, target: Target) -> TargetCard:

@@ -33,7 +33,7 @@ FIGURES: dict[str, Scale] = {
     "mcd_db": "error",
     "length_mae": "error",
 }
-grouped = alone.grouped
+grouped, further, parts = alone.grouped, alone.further, alone.parts
 named, spread, weights = unlabelled.named, unlabelled.spread, unlabelled.weights
 probabilities, chosen = unlabelled.probabilities, unlabelled.chosen
 from_file, improbable, file_labels = unlabelled.from_file, unlabelled.improbable, unlabelled.file_labels

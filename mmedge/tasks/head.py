@@ -38,6 +38,9 @@ class Head(Frozen):
         0.0, description="Of the training targets, in their own unit, where they are numbers; one each of several."
     )
     std: float | tuple[float, ...] = Field(1.0, description="Their standard deviation, in the same unit.")
+    temperature: float = Field(
+        1.0, gt=0, description="That outputs are divided by before they become probabilities, where they tell some."
+    )
     towers: dict[str, tuple[str, ...]] = Field(
         {}, description="Where the output is embeddings: tower -> the modalities that it sees, in the output's order."
     )
@@ -48,6 +51,10 @@ class Head(Frozen):
     varies: bool = Field(False, description="Whether arrays may have fewer frames: the last column is how many.")
     log_mel: bool = Field(False, description="Whether frames are natural logarithms of mel energies.")
     distance: Literal["l1", "mse"] = Field("l1", description="What training minimises between arrays.")
+
+    def at(self, temperature: float) -> Head:
+        """The head whose probabilities are taken at a temperature."""
+        return self.model_copy(update={"temperature": temperature})
 
     def only(self, modalities: Collection[str]) -> Head:
         """The head of a model that takes only some of the modalities: towers see what is left of theirs."""

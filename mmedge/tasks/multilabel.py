@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.tasks import alone
+from mmedge.tasks import alone, labelwise
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.classification import FLOOR
 from mmedge.tasks.head import Head, Target
@@ -20,7 +20,10 @@ OUTPUT, METRIC = "logits", "average_precision"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, True, False, False, False, True
 ORDERED, AMONG, PLACED, FILES = False, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
-FIGURES: dict[str, Scale] = dict.fromkeys(("average_precision", "f1_micro", "f1", "all_labels_right"), "share")
+FIGURES: dict[str, Scale] = {
+    **dict.fromkeys(("average_precision", "f1_micro", "f1", "all_labels_right"), "share"),
+    **labelwise.FIGURES,
+}
 
 
 def labels_in(cell: str | None, separator: str) -> frozenset[str] | None:
@@ -118,25 +121,24 @@ def score(output: np.ndarray, targets: np.ndarray, head: Head) -> float:
 
     As scikit-learn's ``average_precision_score``, which takes several times as long; an interval asks a thousand times.
     """
-    found = []
-    for scores, has in zip(output.T, targets.T > 0.5):
-        if has.any():
-            right, everything = np.sort(scores[has]), np.sort(scores)
-            above = [len(all_) - np.searchsorted(all_, right) for all_ in (right, everything)]
-            found.append(float((above[0] / above[1]).mean()))
+    each = zip(output.T, targets.T > 0.5)
+    found = [labelwise.average_precision(has, scores) for scores, has in each if has.any()]
     return float(np.mean(found)) if found else float("nan")
 
 
 def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
     """``f1_micro``, ``f1`` (macro) as scikit-learn's ``f1_score``, and the share of rows with all labels right."""
-    found, true = output > 0, targets > 0.5
-    both, there, chosen = (found & true).sum(axis=0), true.sum(axis=0), found.sum(axis=0)
-    each = 2 * both / np.maximum(there + chosen, 1)
-    return {
-        "f1_micro": float(2 * both.sum() / max(1, (there + chosen).sum())),
-        "f1": float(each.mean()),
-        "all_labels_right": float((found == true).all(axis=1).mean()),
-    }
+    f1 = {name: further(name, output, targets, head) for name in ("f1_micro", "f1")}
+    return f1 | {"all_labels_right": float(((output > 0) == (targets > 0.5)).all(axis=1).mean())}
+
+
+def further(name: str, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+    """See ``labelwise``; means are over every label, as scikit-learn takes them."""
+    return labelwise.figure(name, targets > 0.5, output > 0, output, head.labels, every=True)
+
+
+def parts(head: Head) -> tuple[str, ...]:
+    return head.labels
 
 
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:
@@ -161,7 +163,7 @@ def chosen(output: np.ndarray) -> np.ndarray:
 
 
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
-    return [_prediction(row, head.labels) for row in 0.5 * (1 + np.tanh(output / 2))]
+    return [_prediction(row, head.labels) for row in 0.5 * (1 + np.tanh(output / np.float32(2 * head.temperature)))]
 
 
 def _prediction(row: np.ndarray, labels: Sequence[str]) -> Prediction:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mmedge.errors import did_you_mean
-from mmedge.tasks import alone, classification, multilabel
+from mmedge.tasks import alone, classification, labelwise, multilabel
 from mmedge.tasks.cells import CellFault, Cells, TargetCard, defining_splits, label_faults
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -23,7 +23,13 @@ OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, False, True, False, True
 ORDERED, AMONG, PLACED, FILES = True, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits",)
-FIGURES: dict[str, Scale] = {"accuracy": "share", "mae_ranks": "error", "kappa": "correlation"}
+FIGURES: dict[str, Scale] = {
+    "accuracy": "share",
+    "mae_ranks": "error",
+    "kappa": "correlation",
+    **labelwise.OF_ONE,
+    **labelwise.FIGURES,
+}
 
 named, known, hidden, strata = classification.named, classification.known, classification.hidden, classification.strata
 spread, weights, targets = classification.spread, classification.weights, classification.targets
@@ -93,6 +99,16 @@ def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, flo
     return figures
 
 
+def further(name: str, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+    """See ``labelwise``: grades as labels."""
+    grades = np.arange(len(head.labels))
+    has, given = targets[:, None] == grades, ranks(output)[:, None] == grades
+    return labelwise.figure(name, has, given, probabilities(output), head.labels)
+
+
+parts = classification.parts
+
+
 def _kappa(first: np.ndarray, second: np.ndarray) -> float:
     """1 less the squared distance over that of pairs drawn by chance."""
     by_chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2
@@ -123,7 +139,7 @@ chosen = ranks
 
 
 def predictions(output: np.ndarray, head: Head) -> list[Prediction]:
-    found = zip(ranks(output).tolist(), probabilities(output.astype(np.float64)).tolist())
+    found = zip(ranks(output).tolist(), probabilities(output.astype(np.float64) / head.temperature).tolist())
     return [Prediction(head.labels[rank], dict(zip(head.labels, row)), rank=rank) for rank, row in found]
 
 

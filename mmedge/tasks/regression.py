@@ -22,6 +22,7 @@ FIGURES: dict[str, Scale] = {
     "r2": "unexplained",
     "mae": "error",
     "rmse": "error",
+    "mse": "error",
     "pearson": "correlation",
     "spearman": "correlation",
 }
@@ -184,6 +185,7 @@ def _figures(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
         "r2": _r2(predicted, true),
         "mae": float(np.abs(errors).mean()),
         "rmse": float(np.sqrt((errors**2).mean())),
+        "mse": float((errors**2).mean()),
         "pearson": _correlation(predicted, true),
         "spearman": _correlation(rankdata(predicted), rankdata(true)),
     }
@@ -203,10 +205,22 @@ def score(output: np.ndarray, targets: np.ndarray, head: Head) -> float:
 def others(output: np.ndarray, targets: np.ndarray, head: Head) -> dict[str, float]:
     """``mae``, ``rmse``, ``pearson``, ``spearman``; of several values the mean over them, and ``r2`` and ``mae`` of each under ``.NAME``."""
     each = {name: _figures(predicted, true) for name, predicted, true in _each(output, targets, head)}
-    found = {figure: _mean([of[figure] for of in each.values()]) for figure in FIGURES if figure != METRIC}
+    told = ("mae", "rmse", "pearson", "spearman")
+    found = {figure: _mean([of[figure] for of in each.values()]) for figure in told}
     if head.values:
         found |= {f"{figure}.{name}": of[figure] for figure in ("r2", "mae") for name, of in each.items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def further(name: str, output: np.ndarray, targets: np.ndarray, head: Head) -> float:
+    """Any of them, of one value or the mean over all."""
+    figure, _, value = name.partition(".")
+    each = {of: _figures(*pair) for of, *pair in _each(output, targets, head) if value in ("", of)}
+    return _mean([of[figure] for of in each.values() if figure in of])
+
+
+def parts(head: Head) -> tuple[str, ...]:
+    return head.values
 
 
 def majority(targets: np.ndarray, head: Head, rows: int) -> np.ndarray:

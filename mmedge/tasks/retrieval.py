@@ -33,7 +33,7 @@ FIGURES: dict[str, Scale] = {
 named, spread, weights = unlabelled.named, unlabelled.spread, unlabelled.weights
 probabilities, chosen = unlabelled.probabilities, unlabelled.chosen
 from_file, improbable, file_labels = unlabelled.from_file, unlabelled.improbable, unlabelled.file_labels
-errors = alone.errors
+errors, further = alone.errors, alone.further
 # Two vectors of one sample mean the same where their cosine is at least this.
 _ALIKE = 0.9
 # Products that are held at a time, where every query is compared with every item.
@@ -143,6 +143,10 @@ def _average(near: np.ndarray, right: np.ndarray) -> float:
     before = len(of_wrong) - np.searchsorted(of_wrong, of_right)
     count = np.arange(1, len(of_right) + 1)
     return float((count / (count + before)).mean())
+
+
+def parts(head: Head) -> tuple[str, ...]:
+    return tuple(f"{asks}_to_{sought}" for asks, sought in directions(head))
 
 
 def _means(values: np.ndarray, places: np.ndarray) -> list[float]:
