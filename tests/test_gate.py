@@ -42,7 +42,10 @@ def test_exit_codes_tell_accuracy_from_cost_and_accuracy_wins():
 
 def test_every_figure_of_the_table_is_judged_in_its_direction():
     for name, (minimum, code) in gate.FIGURES.items():
-        more = {"subset_others": ".image.f1", **dict.fromkeys(("subset", "subset_drop", "subset_ratio", "others"), ".image")}
+        more = {
+            "subset_others": ".image.f1",
+            **dict.fromkeys(("subset", "subset_drop", "subset_ratio", "others"), ".image"),
+        }
         full = f"{name}{more.get(name, '')}"
         assert gate.known(full)
         good, bad = (2.0, 0.5) if minimum else (0.5, 2.0)

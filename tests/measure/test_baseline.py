@@ -7,7 +7,7 @@ from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.measure.baseline import Effort, effort_of, in_words, linear_outputs, majority_outputs
-from mmedge.measure.quality import score
+from mmedge.measure.quality import placed_outputs, score
 from mmedge.spec import ArraySpec, ImageSpec, SensorSpec, TextSpec
 from mmedge.tasks import Head
 
@@ -32,6 +32,10 @@ def made(task, n=300, seed=0):
     inputs["series"][: n // 5] = np.nan
     if task == "regression":
         head, targets = Head(task=task, mean=5, std=2), (5 + 2 * hidden).astype(np.float32)
+    elif task == "frames":
+        head = Head(task=task, shape=(2, 2), varies=True, mean=(5, 5), std=(2, 2))
+        targets = np.append(5 + 2 * hidden[:, None].repeat(4, axis=1), np.full((n, 1), 2), axis=1).astype(np.float32)
+        targets[:9, 2:] = [np.nan, np.nan, 1]
     elif task == "multilabel":
         head = Head(task=task, labels=("p", "q"))
         targets = np.stack([hidden > 0.3, hidden < -0.3], axis=1).astype(np.float32)
@@ -50,6 +54,7 @@ def test_every_task_is_learnt_by_a_linear_model_better_than_by_who_always_says_t
     (outputs,) = linear_outputs(contract, train, [test], 0)
     same = majority_outputs(contract, train, len(test))
     assert outputs["y"].shape == same["y"].shape == (300, tasks.of(contract.heads["y"]).width(contract.heads["y"]))
+    outputs, same = (placed_outputs(contract, given, given, test.targets) for given in (outputs, same))
     assert score(contract, outputs, test.targets) > score(contract, same, test.targets) + 0.2
 
 

@@ -9,7 +9,6 @@ from mmedge.spec import ArraySpec
 from mmedge.tasks import Head, of
 from tests.heads import samples
 
-RANDOM = np.random.default_rng(0)
 HEADS = {
     "classification": Head(task="classification", labels=("a", "b", "c")),
     "ordinal": Head(task="ordinal", labels=("a", "b", "c")),
@@ -17,16 +16,16 @@ HEADS = {
 }
 
 
-def drawn(task, n=2000):
+def drawn(task, n=2000, seed=0):
     """(logits, targets drawn by just these probabilities): calibrated by construction."""
-    head = HEADS[task]
-    output = RANDOM.normal(size=(n, of(head).width(head))) * 1.5
+    head, random = HEADS[task], np.random.default_rng(seed)
+    output = random.normal(size=(n, of(head).width(head))) * 1.5
     if task == "ordinal":
         output = np.sort(output, axis=1)[:, ::-1]
     p = of(head).probabilities(output)
     if task == "multilabel":
-        return output, (RANDOM.random(p.shape) < p).astype(np.float32)
-    return output, (RANDOM.random((n, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
+        return output, (random.random(p.shape) < p).astype(np.float32)
+    return output, (random.random((n, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -40,16 +39,14 @@ def test_outputs_that_are_sure_by_a_factor_too_much_are_divided_by_it(task, fact
 def test_the_error_on_test_falls_and_predictions_keep_their_labels(task):
     head, sets = HEADS[task], []
     contract = Contract(modalities={"x": ArraySpec(kind="array", shape=(1,))}, heads={"h": head})
-    for _ in range(2):
-        output, targets = drawn(task, 600)
+    for seed in range(2):
+        output, targets = drawn(task, 600, seed)
         rows = np.arange(len(output))
         split = samples("test", tuple(map(str, rows)), {}, np.ones((600, 1), bool), targets, rows, head=head, name="h")
         sets.append(({"h": (4 * output).astype(np.float32)}, split))
     fitted = temperatures(contract, *sets[0])
     found = told(contract, *sets[1], fitted)["h"]
-    assert (
-        found.ece < 0.06 < found.ece_before and found.ece_ci95[0] <= found.ece <= found.ece_ci95[1] and found.n == 600
-    )
+    assert found.ece < 0.5 * found.ece_before and found.ece_ci95[0] <= found.ece <= found.ece_ci95[1] and found.n == 600
     assert f"temperature {fitted['h']:.3g}" in str(found)
     raw, heated = (of(head).predictions(sets[1][0]["h"], each) for each in (head, head.at(fitted["h"])))
     for before, after in zip(raw, heated):
