@@ -155,7 +155,7 @@ CHANGES = (
     Change("preprocess/image.py", "(width - kept_width) // 2", "0", VALUES),
     Change("preprocess/image.py", "(255, 255, 255, 255)", "(0, 0, 0, 255)", VALUES),
     Change("preprocess/image.py", "ImageOps.exif_transpose(picture, in_place=True)", "pass", VALUES),
-    Change("preprocess/tabular.py", "values.index(str(cell)) + 1", "values.index(str(cell))", VALUES),
+    Change("preprocess/tabular.py", "values.index(word) + 1", "values.index(word)", VALUES),
     Change("preprocess/tabular.py", "[float(cell is None) for", "[float(cell is not None) for", VALUES),
     Change("preprocess/mel.py", "32768", "32767", VALUES),
     Change("preprocess/audio.py", "block.mean(axis=1) if", "block[:, 0] if", VALUES),

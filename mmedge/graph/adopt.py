@@ -17,6 +17,7 @@ from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
 from mmedge.graph.qdq import drop_unread, graphs_of
+from mmedge.graph.steady import refuse_chance
 from mmedge.spec import ArraySpec, SensorSpec
 
 if TYPE_CHECKING:
@@ -225,17 +226,23 @@ def _macs(graph: Any, around: Mapping[str, list[int]]) -> int:
 
 
 def check_width(graph: Path, contract: Contract, source: Path, where: str) -> None:
-    """Raise UsageError where an adopted graph fails on a batch of two, or does not give the contract's outputs.
+    """Raise UsageError where an adopted graph fails on a batch of two, draws by chance, or does not give the contract's outputs.
 
     ``where``: the recipe's section that names ``source``.
     """
     inputs = {name: np.zeros((2, *spec.shape), spec.dtype) for name, spec in contract.modalities.items()}
+    for name, x in inputs.items():
+        if x.dtype.kind == "f":  # dropout of zeros is zeros
+            inputs[name] = np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
+    feed = {**inputs, "present": np.ones((2, len(inputs)), bool)}
     try:
-        given = onnxruntime_cpu.session(graph)({**inputs, "present": np.ones((2, len(inputs)), bool)})
+        run = onnxruntime_cpu.session(graph)
+        given = run(feed)
     except MmedgeError:
         raise
     except Exception as error:  # ONNX Runtime raises many kinds of its own
         raise UsageError(f"the model fails on a batch of 2: {first_line(error)}", where=str(source)) from error
+    refuse_chance(run, feed, source, given)
     for head in contract.heads:
         shape, wanted = given[head].shape, (2, contract.width(head))
         if shape != wanted:

@@ -17,6 +17,7 @@ from mmedge.data.arrays import GIVEN, Arrays, Calls, read_calls
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.gate import COST_EXIT, Policy
 from mmedge.graph.foreign import tidied, unfolded
+from mmedge.graph.steady import refuse_chance
 from mmedge.machine import machine
 from mmedge.measure import power
 from mmedge.measure.budget import WHOLE, Losses
@@ -128,6 +129,7 @@ def _read(model: Path, source: str | Arrays, settings: FileOptions, progress: Pr
     expected = _run(native, judging, lambda done: progress.step("outputs of FP32", done, len(judging), "calls"))
     affordable = int(_PASS_S * len(judging) / max(time.monotonic() - began, 1e-6))
     check_arrays(expected, str(model))
+    refuse_chance(native, judging.inputs[0], model, expected[0])
     names = list(expected[0])
     chosen = settings.output or names[0]
     if chosen not in names:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.preprocess import centred, mel
-from mmedge.preprocess.values import opened, where, window
+from mmedge.preprocess.values import opened, refuse_masked, where, window
 from mmedge.spec import MOST_SAMPLES, AudioSpec
 
 # A header that says less or more than this is damaged; resampling from it would fill the memory, or take for ever.
@@ -106,6 +106,7 @@ def _waveform(spec: AudioSpec, value: Any, name: str) -> tuple[np.ndarray, float
     pair = value if isinstance(value, tuple) else (value, spec.sample_rate)
     if len(pair) != 2 or not isinstance(pair[1], (int, float, np.integer, np.floating)):
         raise MmedgeError(f"{name} must be float samples [n], or a pair of them and their rate in Hz")
+    refuse_masked(pair[0], name)
     samples, rate = np.asarray(pair[0]), pair[1]
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise MmedgeError(

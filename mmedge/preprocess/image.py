@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError
-from mmedge.preprocess.values import opened, where
+from mmedge.preprocess.values import opened, refuse_masked, where
 from mmedge.spec import ImageSpec
 
 # A picture of more pixels than this is taken for a decompression bomb, not for an input of an edge model.
@@ -74,6 +74,7 @@ def _decoded(value: Any, name: str) -> Any:
         raise MmedgeError(
             f"{name} must be a path, the bytes of a file or uint8 pixels [height, width(, 1|3|4)], not {type(value).__name__}"
         )
+    refuse_masked(value, name)
     pixels = np.asarray(value)
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
         raise MmedgeError(f"{name} must be [height, width] or [height, width, 1|3|4], not {list(pixels.shape)}")
@@ -88,7 +89,14 @@ def _in_8_bits(picture: Any, name: str, value: Any) -> Any:
 
     ImageOps.exif_transpose(picture, in_place=True)  # else a copy is made of one that stands upright
     if picture.mode.startswith(DEEP):  # 16-bit gray: Pillow clips it instead of scaling
-        return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
+        deep = np.asarray(picture)
+        if deep.min() < 0 or deep.max() > 65_535:
+            raise MmedgeError(
+                f"the {name} has pixels of {deep.min()} to {deep.max()}, and those of 16 bits are 0 to 65535",
+                where=where(value),
+                todo="save it with 8 or 16 bits a channel",
+            )
+        return Image.fromarray((deep.astype(np.float32) / 257).astype(np.uint8))
     if picture.mode == "F":
         raise MmedgeError(
             f"the {name} has floating-point pixels, whose range is not known",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, did_you_mean
-from mmedge.preprocess.values import existing, load_npy, numbers, shaped, where, window
+from mmedge.preprocess.values import existing, load_npy, numbers, refuse_masked, shaped, where, window
 from mmedge.spec import ArraySpec, SensorSpec
 
 # More make no input of an edge model: a slip in a file's times would fill the memory.
@@ -76,6 +76,7 @@ def array(spec: ArraySpec, value: Any, name: str) -> np.ndarray:
     loaded = load_npy(value, name) if isinstance(value, (str, Path)) else value
     if spec.ids is None:
         return shaped(numbers(loaded, name), spec.shape, name)
+    refuse_masked(loaded, name)
     try:
         given = np.asarray(loaded)
         ids = given.astype(np.int64)

@@ -29,9 +29,9 @@ def features(spec: TabularSpec, value: Any, name: str) -> np.ndarray:
     if spec.missing_indicator:
         parts += [float(cell is None) for cell in cells[: len(spec.columns)]]
     known = spec.categories or {}
-    for cell, column in zip(cells[len(spec.columns) :], spec.categorical):
+    for cell, column in zip(map(_unless_nan, cells[len(spec.columns) :]), spec.categorical):
         values = known.get(column, ())
-        place = values.index(str(cell)) + 1 if cell is not None and str(cell) in values else 0
+        place = _place(cell, values)
         if spec.encoding == "ordinal":
             parts.append(place / len(values) if values else 0.0)
         else:
@@ -55,7 +55,7 @@ def fit_categories(spec: TabularSpec, rows: Iterable[Sequence[Any]]) -> TabularS
         return spec
     counts: list[Counter[str]] = [Counter() for _ in spec.categorical]
     for row in rows:
-        for counter, cell in zip(counts, row[len(spec.columns) :]):
+        for counter, cell in zip(counts, map(_unless_nan, row[len(spec.columns) :])):
             if cell is not None:
                 counter[str(cell)] += 1
     kept = {
@@ -98,6 +98,26 @@ def _cells(spec: TabularSpec, value: Any, name: str) -> list[Any]:
     if len(value) != len(columns):
         raise MmedgeError(f"{name} has shape {[len(value)]}, the model takes {[len(columns)]}")
     return [None if isinstance(cell, str) and not cell else cell for cell in value]
+
+
+def _unless_nan(cell: Any) -> Any:
+    """The cell of a category; None where it is NaN, as a frame spells what is missing."""
+    return None if isinstance(cell, (float, np.floating)) and cell != cell else cell
+
+
+def _place(cell: Any, values: Sequence[str]) -> int:
+    """1 + the place of a category among those that training knew; 0 of any other, and of a missing one.
+
+    A number or a truth value is the category of its other spelling too: 1 is "1.0", 2.0 is "2", True is "true".
+    """
+    if cell is None:
+        return 0
+    words = [str(cell)]
+    if isinstance(cell, (bool, np.bool_)):
+        words.append(words[0].lower())
+    elif isinstance(cell, (int, float, np.integer, np.floating)) and cell == cell // 1:
+        words += [str(int(cell)), str(float(cell))]
+    return next((values.index(word) + 1 for word in words if word in values), 0)
 
 
 def _number(cell: Any, column: str, name: str) -> float:

@@ -55,13 +55,23 @@ def load_npy(value: str | Path, name: str) -> np.ndarray:
 
 def numbers(value: Any, name: str) -> np.ndarray:
     """float32 array of a value; raises MmedgeError where it is not of numbers."""
+    refuse_masked(value, name)
     if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
         raise MmedgeError(f"{name} must be numbers, not {value.dtype}")
     try:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told as such
             return np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MmedgeError(f"{name} must be numbers: {error}") from error
+
+
+def refuse_masked(value: Any, name: str) -> None:
+    """Raise MmedgeError for a masked array: what its mask hides would be taken for values."""
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        raise MmedgeError(
+            f"{name} is a masked array, {int(value.mask.sum())} of whose values are hidden",
+            todo="fill them (.filled(…)), or leave the modality out",
+        )
 
 
 def shaped(values: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.graph.adopt import adopt, count
+from mmedge.graph.adopt import adopt, check_width, count
 from mmedge.graph.foreign import to_opset
 from mmedge.spec import ArraySpec, TextSpec
 
@@ -85,6 +85,21 @@ def test_parameters_and_multiplications_are_counted(foreign):
 def test_an_unknown_input_is_told_with_what_there_is(foreign, tmp_path):
     with pytest.raises(UsageError, match="no input 'left'.*it has l, r"):
         adopt(foreign(), CONTRACT, {"right": "r"}, MEANS, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("kind", ["RandomNormalLike", "RandomUniformLike", "Bernoulli"])
+def test_a_graph_that_draws_by_chance_is_refused(foreign, tmp_path, kind):
+    """As one is that was exported in training mode: what it teaches is noise."""
+    graph, model = tmp_path / "adopted.onnx", onnx.load(foreign())
+    adopt(foreign(), CONTRACT, NAMES, MEANS, graph)
+    check_width(graph, CONTRACT, tmp_path / "theirs.onnx", "teacher")
+    model.graph.node.insert(1, helper.make_node("Sigmoid", ["both"], ["share"]))
+    model.graph.node.insert(2, helper.make_node(kind, ["share"], ["shaken"]))
+    model.graph.node[3].input[0] = "shaken"
+    onnx.save(model, tmp_path / "theirs.onnx")
+    adopt(tmp_path / "theirs.onnx", CONTRACT, NAMES, MEANS, graph)
+    with pytest.raises(UsageError, match=r"draws by chance[\s\S]*theirs.onnx[\s\S]*model.eval"):
+        check_width(graph, CONTRACT, tmp_path / "theirs.onnx", "teacher")
 
 
 def test_a_fixed_batch_is_refused(foreign, tmp_path):

@@ -133,6 +133,31 @@ def test_unknown_and_missing_categories_are_told_apart_in_onehot_and_alike_in_or
     assert [preprocess.tensor(ordinal, [2, 6, c])[2] for c in ("x", "y", "new", None)] == [0.5, 1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("known", "cells"),
+    [
+        (("1", "2"), (1, 1.0, "1", np.int64(1), np.float32(1))),
+        (("1.0", "2.0"), (1, 1.0, "1.0", np.float64(1))),
+        (("1", "1.0"), (1, "1", np.int8(1))),
+        (("true", "x"), (True, "true", np.bool_(True))),
+        (("True", "x"), (True, "True")),
+    ],
+)
+def test_a_number_or_a_truth_value_is_its_category_however_it_is_spelled(known, cells):
+    spec = fitted_table().model_copy(update={"categories": {"c": known}})
+    assert all(preprocess.tensor(spec, [2, 6, cell]).tolist() == [0, 0, 0, 1, 0] for cell in cells)
+    for unknown in (1.5, 3.0, False, "one", float("inf"), -1):
+        assert preprocess.tensor(spec, [2, 6, unknown]).tolist() == [0, 0, 1, 0, 0]
+
+
+def test_nan_is_a_missing_category():
+    assert preprocess.tensor(fitted_table(), [2, 6, float("nan")]).tolist() == [0, 0, 0, 0, 0]
+    rows = [[1, 2, "x"], [1, 2, float("nan")], [1, 2, np.float32("nan")]]
+    assert preprocess.fit_vocabulary(fitted_table().model_copy(update={"categories": None}), rows).categories == {
+        "c": ("x",)
+    }
+
+
 def test_a_missing_indicator_sets_a_flag_of_its_own():
     spec = fitted_table(missing_indicator=True)
     assert preprocess.tensor(spec, [None, 6, "x"])[:4].tolist() == [0, 0, 1, 0] and spec.shape == (7,)

@@ -1,11 +1,15 @@
-"""Which part of a longer sound or series is kept, and where a regular grid begins: worked out by hand."""
+"""Which part of a longer sound or series is kept, where a regular grid begins, and what is no value."""
+
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmedge import preprocess
+from mmedge.errors import MmedgeError
 from mmedge.preprocess.values import window
-from mmedge.spec import SensorSpec
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, SensorSpec
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,38 @@ def test_the_window_that_is_kept(length, wanted, take, kept):
 def test_a_longer_series_keeps_that_window(take, kept):
     spec = SensorSpec(kind="sensor", channels=1, length=4, take=take, mean=(0,), std=(1,))
     assert preprocess.tensor(spec, np.arange(10, dtype=np.float32)[None], "motion").tolist() == [kept]
+
+
+HIDDEN = np.ma.array(np.zeros((2, 3)), mask=[[1, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        (ImageSpec(kind="image", height=2, width=3, channels=1), HIDDEN.astype(np.uint8)),
+        (ArraySpec(kind="array", shape=(2, 3)), HIDDEN),
+        (ArraySpec(kind="array", shape=(2, 3), ids=4), HIDDEN),
+        (SensorSpec(kind="sensor", channels=2, length=3), HIDDEN),
+        (AudioSpec(kind="audio", frames=4), HIDDEN[0].astype(np.float32)),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_what_a_mask_hides_is_not_taken_for_values(spec, value):
+    with pytest.raises(MmedgeError, match="is a masked array, [12] of whose values are hidden"):
+        preprocess.tensor(spec, value)
+
+
+@pytest.mark.parametrize("lowest, highest", [(-1, 5), (0, 65_536), (-70_000, 0)])
+def test_pixels_beyond_sixteen_bits_are_told_and_not_clipped(lowest, highest):
+    stream = io.BytesIO()
+    Image.fromarray(np.array([[lowest, highest]] * 2, np.int32)).save(stream, "TIFF")
+    with pytest.raises(MmedgeError, match=f"pixels of {lowest} to {highest}"):
+        preprocess.tensor(ImageSpec(kind="image", height=2, width=2, channels=1), stream.getvalue())
+
+
+def test_a_number_that_no_float_holds_is_told():
+    with pytest.raises(MmedgeError, match="must be numbers: int too large"):
+        preprocess.tensor(ArraySpec(kind="array", shape=(2,)), [10**400, 1])
 
 
 def test_a_series_with_times_begins_at_its_first_time(tmp_path):

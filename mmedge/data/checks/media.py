@@ -10,7 +10,7 @@ import numpy as np
 import polars
 
 from mmedge.data.checks.cells import duplicate
-from mmedge.data.checks.pictures import depth_faults
+from mmedge.data.checks.pictures import picture_faults
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
@@ -53,7 +53,7 @@ def media_faults(
             found, facts[name] = _sounds(spec, _files(tables, column, folder), file, column)
             faults += found
         if isinstance(spec, ImageSpec):
-            faults += depth_faults(name, _files(tables, column, folder), file, column)
+            faults += picture_faults(name, _files(tables, column, folder), file, column)
         faults += _same_content(name, spec, one, tables, contents, file, column)
     faults += _same_samples(table, data, contents, file)
     return faults, facts, fitted
