@@ -191,6 +191,12 @@ class Quantize(StageSection):
         " kept and the run ends with exit code 3.",
     )
     search_seconds: float = Field(120.0, gt=0, description="Seconds that the search for int8-mixed may take.")
+    max_size_kb: float | None = Field(
+        None,
+        gt=0,
+        description="Largest graph that may be taken, in 1000 bytes; int8-weights and int4-weights are then tried too. Where none"
+        " that holds max_drop is so small, the smallest is taken and the run ends with exit code 4.",
+    )
 
     _no_privacy = model_validator(mode="after")(_without_privacy)
 

@@ -48,6 +48,14 @@ def best_kept(rows: Sequence[CandidateRecord], prefer: Prefer = "latency") -> Ca
     return kept[best(prefer, costs, "fp32")]
 
 
+def small_enough(rows: Sequence[CandidateRecord], max_size_kb: float | None) -> list[CandidateRecord]:
+    """Those of the candidates that are no larger, in 1000 bytes; the smallest alone where none is."""
+    if max_size_kb is None:
+        return list(rows)
+    found = [row for row in rows if row.size_bytes <= max_size_kb * 1000]
+    return found or [min(rows, key=lambda row: row.size_bytes)]
+
+
 def best(prefer: Prefer, candidates: Mapping[str, Costs], standing: str | None = None) -> str:
     """The name of the best of ``candidates``, which are all inside the budget.
 

@@ -191,6 +191,19 @@ def test_where_a_precision_differs_the_next_that_was_kept_follows_or_the_parents
     assert any(note.startswith("fp16 is not taken: ") for note in made.meta["notes"])
 
 
+def test_a_size_that_is_asked_for_holds_for_each_backend(parent, context, tmp_path):
+    weights.weights_only(parent.file("fp32.onnx"), parent.path / "int8-weights.onnx")
+    small = {**CANDIDATE, "precision": "int8-weights", "size_bytes": 500, "ratio_to_fp32": 9.0}
+    chosen = replace(
+        parent, meta={**parent.meta, "candidates": [{**CANDIDATE, "precision": "fp32", "size_bytes": 900}, small]}
+    )
+    recipe = SimpleNamespace(
+        **vars(context.recipe) | {"quantize": Quantize(max_size_kb=0.6, max_drop=1, max_subset_drop=1)}
+    )
+    made = exported(chosen, replace(context, recipe=recipe), "openvino-cpu", tmp_path)
+    assert made.meta["candidate"] == "int8-weights"
+
+
 def test_what_cannot_be_rebuilt_is_a_usage_error(parent, context, tmp_path):
     path = bundled(exported(parent, context, "onnxruntime-cpu", tmp_path), path=tmp_path / "bundle")
     with pytest.raises(UsageError, match="no engine to rebuild"):

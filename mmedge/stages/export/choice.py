@@ -22,7 +22,7 @@ from mmedge.stages import preference
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import reference
-from mmedge.stages.preference import Costs, tail_of
+from mmedge.stages.preference import Costs, small_enough, tail_of
 
 
 def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, LatencyRecord]:
@@ -123,7 +123,10 @@ def _losses_on_backend(work: ExportWork, parent: Artifact) -> Callable[[str, Ope
 def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, Opener]:
     """{candidate: what opens it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
     backend, wanted = work.backend, work.options.precision
-    kept = [each for each in candidates_of(parent) if not _lacks(backend, each)] or ["fp32"]
+    config, rows = work.context.recipe.quantize or Quantize(), candidates_of(parent)
+    inside = [row for row in rows.values() if row.kept]
+    small = {row.precision for row in small_enough(inside, config.max_size_kb)} if config.max_size_kb else set(rows)
+    kept = [each for each in rows if each in small and not _lacks(backend, each)] or ["fp32"]
     if wanted is not None:
         kept = [each for each in kept if precision_of(each) == wanted] or [wanted]
     openers: dict[str, Opener] = {}

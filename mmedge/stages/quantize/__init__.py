@@ -8,7 +8,7 @@ to a run's artifacts.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from mmedge.artifact import GRAPH, Artifact
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import AccuracyGateFailed, UsageError
-from mmedge.gate import ACCURACY_EXIT
+from mmedge.gate import ACCURACY_EXIT, COST_EXIT
 from mmedge.measure import power
 from mmedge.measure.budget import losses_of
 from mmedge.measure.latency import one_sample
 from mmedge.models.load import contract_of
 from mmedge.recipe import Prefer, Quantize, computes_int8
 from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
-from mmedge.stages.preference import best_kept, by_energy
+from mmedge.stages.preference import best_kept, by_energy, small_enough
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
@@ -127,6 +127,11 @@ def calibrate(
     return inputs, record if config.calibration else record.model_copy(update={"curve": curve})
 
 
+def _best(rows: Sequence[CandidateRecord], config: Quantize, prefer: Prefer) -> CandidateRecord:
+    """The best of those that are kept and, where a size is asked for, as small."""
+    return best_kept(small_enough([row for row in rows if row.kept], config.max_size_kb), prefer)
+
+
 def _is_of(candidate: str, required: str) -> bool:
     return computes_int8(candidate) if required == "int8" else candidate == required
 
@@ -140,11 +145,11 @@ def concluded(
     is inside the budget, the one that loses least is taken, and ``misses`` holds the gate that it failed.
     """
     misses: list[MissRecord] = []
-    taken = best_kept(table.rows, prefer)
+    taken = _best(table.rows, config, prefer)
     if config.require is not None:
         of_it = [row for row in table.rows if _is_of(row.precision, config.require)]
         kept = [row for row in of_it if row.kept]
-        taken = best_kept(kept, prefer) if kept else max(of_it, key=lambda row: row.quality_validation)
+        taken = _best(kept, config, prefer) if kept else max(of_it, key=lambda row: row.quality_validation)
         if not kept:
             reference = next(row for row in table.rows if row.precision == "fp32")
             loss = reference.quality_validation - taken.quality_validation
@@ -153,6 +158,12 @@ def concluded(
             notes.append(
                 f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {taken.precision}"
             )
+    if config.max_size_kb is not None and taken.size_bytes > config.max_size_kb * 1000:
+        size_kb = taken.size_bytes / 1000
+        misses.append(MissRecord(name="max_size_kb", limit=config.max_size_kb, value=size_kb, exit=COST_EXIT))
+        notes.append(
+            f"{taken.precision}, of {size_kb:.1f} KB, is the smallest that keeps the accuracy; {config.max_size_kb:g} KB are allowed"
+        )
     smaller = [row for row in table.rows if row.precision != "fp32"]
     if config.on_miss == "stop" and smaller and not any(row.kept for row in smaller):
         raise AccuracyGateFailed(

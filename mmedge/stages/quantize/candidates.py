@@ -93,8 +93,9 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
             return
         table.graphs[name] = folder / f"{name}.onnx"
 
-    hybrid: list[Candidate] = ["int8-hybrid"] if "int8" in config.candidates and ptq.has_hybrid(trial.graph) else []
-    listed = dict.fromkeys([*config.candidates, *hybrid])
+    more: list[Candidate] = ["int8-hybrid"] if "int8" in config.candidates and ptq.has_hybrid(trial.graph) else []
+    more += ["int8-weights", "int4-weights"] if config.max_size_kb is not None else []
+    listed = dict.fromkeys([*config.candidates, *more])
     for name in sorted(listed, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)
     if "int8" in table.graphs and config.on_miss == "try-next":

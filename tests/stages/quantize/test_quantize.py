@@ -34,7 +34,7 @@ def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finis
     assert made.file("model.onnx").read_bytes() == made.file(f"{made.meta['precision']}.onnx").read_bytes()
 
 
-def row(precision, p50, kept=True, quality=0.9, layers=None):
+def row(precision, p50, kept=True, quality=0.9, layers=None, size=1):
     return CandidateRecord(
         precision=precision,
         quality_validation=quality,
@@ -43,7 +43,7 @@ def row(precision, p50, kept=True, quality=0.9, layers=None):
         drop_ci95=(0.0, 1.0),
         p50_ms=p50,
         ratio_to_fp32=p50,
-        size_bytes=1,
+        size_bytes=size,
         kept=kept,
         why="",
         int8_layers=layers,
@@ -141,6 +141,36 @@ def test_a_required_precision_outside_the_budget_is_exit_3_with_the_best_kept_an
     assert gate.name == "max_drop of int8" and not gate.passed and code == 3
     with pytest.raises(ValueError, match="needs int8 among 'candidates'"):
         Quantize(candidates=("fp32", "fp16"), require="int8")
+
+
+def test_a_size_that_is_asked_for_leaves_what_is_smaller_else_the_smallest_with_exit_4(tmp_path):
+    rows = [
+        row("fp32", 1.0, size=90_000),
+        row("int8", 0.5, size=30_000),
+        row("int8-weights", 0.9, size=25_000),
+        row("int4-weights", 0.8, kept=False, size=15_000),
+    ]
+    for each in rows:
+        (tmp_path / f"{each.precision}.onnx").write_text(each.precision)
+
+    def choice(size):
+        notes: list[str] = []
+        return quantize.concluded(candidates.Table(rows=rows), Quantize(max_size_kb=size), tmp_path, notes), notes
+
+    assert choice(100)[0].precision == "int8" and choice(28)[0].precision == "int8-weights"
+    smallest, notes = choice(20)
+    assert smallest.precision == "int8-weights" and "int8-weights, of 25.0 KB, is the smallest" in notes[0]
+    ((gate, code),) = missed(smallest.misses)
+    assert (gate.name, gate.limit, gate.value, gate.passed, code) == ("max_size_kb", 20, 25.0, False, 4)
+
+
+def test_a_network_as_small_as_asked_for_is_made_by_weights_alone(finished, context, tmp_path):
+    parent = finished.artifact("prune")
+    whole = parent.file("model.onnx").stat().st_size / 1000
+    config = Quantize(candidates=("fp32",), fallbacks=(), max_size_kb=whole * 0.9, max_drop=1.0, max_subset_drop=1.0)
+    made = staged(quantize.quantize, parent, config, context, tmp_path / "q")
+    assert made.meta["precision"] in ("int8-weights", "int4-weights") and not made.meta.get("misses")
+    assert made.file("model.onnx").stat().st_size <= whole * 900
 
 
 def test_weights_in_8_bits_with_float_arithmetic_are_not_the_int8_that_is_required(tmp_path):
