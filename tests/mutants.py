@@ -101,6 +101,7 @@ CHANGES = (
     Change("measure/intervals.py", "hits + 1, size - hits, 1 - tail", "hits, size - hits, 1 - tail", INTERVALS),
     Change("measure/paired.py", "scores >= float(score)", "scores > 1 + float(score)", INTERVALS),
     Change("measure/comparing.py", "score(contract, ours, targets) - score(contract, theirs, targets)", "score(contract, theirs, targets) - score(contract, ours, targets)", INTERVALS),
+    Change("measure/comparing.py", "rows_of(ours, rows), some) - score(contract, rows_of(theirs, rows)", "rows_of(theirs, rows), some) - score(contract, rows_of(ours, rows)", INTERVALS),
     Change("tasks/regression.py", "((true - true.mean()) ** 2).sum()", "(true**2).sum()", QUALITY + " models/test_regression.py"),
     Change("tasks/classification.py", "output.argmax(axis=1) == targets", "output.argmin(axis=1) == targets", QUALITY),
     # Training.

@@ -98,6 +98,29 @@ CONTRACT = Contract(
 )
 
 
+def test_a_difference_is_what_ours_is_more_than_theirs_in_value_and_bounds():
+    """Ours is right 40 times of 40, theirs 30."""
+    targets = np.arange(40) % 2
+    right, half = np.eye(2)[targets], np.eye(2)[targets * (np.arange(40) < 20)]
+    given = samples("test", tuple("abcdefghij" * 4), {}, np.ones((40, 1), bool), targets, np.arange(40))
+    more = compared(CONTRACT, {"logits": right}, {"logits": half}, given, tail=ALPHA)
+    less = compared(CONTRACT, {"logits": half}, {"logits": right}, given, tail=ALPHA)
+    assert (more.value, less.value) == pytest.approx((0.25, -0.25)) and less.low < -0.25 < less.high < 0
+    assert (more.low, more.high) == pytest.approx((-less.high, -less.low))
+
+
+def test_a_difference_of_figures_that_are_no_shares_has_the_same_sides():
+    rng = np.random.default_rng(0)
+    head, truth = Head(task="regression"), rng.standard_normal(60).astype(np.float32)
+    contract = Contract(modalities=CONTRACT.modalities, heads={"value": head})
+    given = samples("test", tuple(map(str, range(60))), {}, np.ones((60, 1), bool), truth, np.arange(60), head=head, name="value")  # fmt: skip
+    near, far = ({"value": (truth + s * rng.standard_normal(60))[:, None]} for s in (0.1, 0.9))
+    more = compared(contract, near, far, given, tail=ALPHA)
+    less = compared(contract, far, near, given, tail=ALPHA)
+    assert 0.3 < more.value == pytest.approx(-less.value) and 0 < more.low < more.value < more.high
+    assert less.low < less.value < less.high < 0
+
+
 def test_models_that_are_one_but_for_rounding_differ_by_nothing_however_few_samples_there_are():
     given = samples("test", ("a", "b", "c"), {}, np.ones((3, 1), bool), np.array([0, 1, -1]), np.arange(3))
     outputs = {"logits": np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])}
