@@ -226,7 +226,7 @@ def _macs(graph: Any, around: Mapping[str, list[int]]) -> int:
 
 
 def check_width(graph: Path, contract: Contract, source: Path, where: str) -> None:
-    """Raise UsageError where an adopted graph fails on a batch of two, draws by chance, or does not give the contract's outputs.
+    """Raise UsageError where an adopted graph fails on a batch of two, draws by chance, or does not give the contract's logits.
 
     ``where``: the recipe's section that names ``source``.
     """
@@ -250,6 +250,13 @@ def check_width(graph: Path, contract: Contract, source: Path, where: str) -> No
                 f"the model's output has shape {list(shape)} for a batch of 2; the classes need {list(wanted)}",
                 where=str(source),
                 todo=f"list the model's classes in its own order: {where}.classes: {{its class: class of the data, or null}}",
+            )
+        rows = np.asarray(given[head], np.float64)
+        if tasks.of(contract.heads[head]).EXCLUSIVE and (rows >= 0).all() and np.abs(rows.sum(1) - 1).max() < 1e-4:
+            raise UsageError(
+                "the model's outputs are probabilities, as a mean of softmaxes is, and what teaches is taken for logits",
+                where=str(source),
+                todo=f"end it in their logarithm, or write its outputs into a file: {where}.outputs, with values: probabilities",
             )
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
-from mmedge.graph.adopt import adopt, check_whole
+from mmedge.graph.adopt import adopt, check_whole, check_width
 from mmedge.spec import ArraySpec, ImageSpec, TabularSpec
 
 CONTRACT = Contract(
@@ -174,6 +174,16 @@ def test_probabilities_are_taken_as_logits_by_their_logarithms_and_that_is_said(
     if task == "classification":
         said, expected = (x - x.max(1, keepdims=True) for x in (said, expected))
     np.testing.assert_allclose(said, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_probabilities_that_no_softmax_ends_in_are_refused(tmp_path):
+    """The mean of two networks' softmaxes."""
+    nodes = [*two("left", "right")[:2], helper.make_node("Softmax", ["p"], ["one"])]
+    nodes += [helper.make_node("Softmax", ["q"], ["other"]), helper.make_node("Mean", ["one", "other"], ["scores"])]
+    path = written(tmp_path / "m.onnx", nodes, {"left": 3, "right": 2}, {"W": W, "V": V})
+    adopt(path, CONTRACT, {}, MEANS, tmp_path / "a.onnx")
+    with pytest.raises(UsageError, match=r"are probabilities[\s\S]*m.onnx[\s\S]*distill.teachers.1.outputs"):
+        check_width(tmp_path / "a.onnx", CONTRACT, path, "distill.teachers.1")
 
 
 def test_numbers_that_are_no_whole_ones_are_told_where_the_model_takes_whole_ones(tmp_path):
