@@ -41,6 +41,11 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
             load.load_weights(module.inner if isinstance(module, Wrapped) else module, section.weights)
         except MmedgeError as error:
             faults.append(Fault.of(error, "checkpoint", module=f"{where}.weights"))
+    if section.pretrained:
+        try:
+            load.build(section, contract, factory=factory)
+        except MmedgeError as error:
+            faults.append(Fault.of(error, "checkpoint", module=f"{where}.encoders"))
     faults += _unregistered(module, where)
     faults += _not_saved(module, again, where)
     faults += _mode(module, where)

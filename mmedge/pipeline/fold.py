@@ -81,7 +81,12 @@ def run(
     given = artifacts.read(start) if start else None
     if given:
         refuse_foreign(code_of_artifact(given, recipe), str(given.path))
-    recipe, assumed = with_preprocessing(recipe)
+    try:
+        recipe, assumed = with_preprocessing(recipe)
+    except UsageError:
+        if given is None:
+            raise
+        assumed = []  # the artifact knows its preprocessing, and needs no folder of its encoders
     for note in assumed:
         progress.say(note)
     plan = planned(recipe, out, given, only)

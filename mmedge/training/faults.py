@@ -147,7 +147,8 @@ def _sized(spec: ModalitySpec) -> ModalitySpec:
     if not isinstance(spec, TextSpec) or spec.tokens is not None:
         return spec
     if spec.tokenizer_file is not None:
-        return fit_vocabulary(spec, ())
+        with suppress(MmedgeError):  # what is wrong with the file is told where the data is looked at
+            return fit_vocabulary(spec, ())
     return spec.model_copy(update={"tokens": spec.vocabulary})
 
 

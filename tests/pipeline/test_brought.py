@@ -1,6 +1,7 @@
 """A teacher of pretrained encoders in a recipe: one line a modality, from check to the bundle."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,11 @@ def parsed(values: dict, made: Path) -> recipe.Recipe:
 
 def faults(values: dict, made: Path, out: Path) -> list[str]:
     found = check.check(parsed(values, made), out, code=made, progress=Silent())
-    return [fault.what for fault in found.faults if fault.kind in ("model", "assumed", "preprocessing", "export")]
+    return [
+        fault.what
+        for fault in found.faults
+        if fault.kind in ("model", "assumed", "preprocessing", "export", "checkpoint")
+    ]
 
 
 def test_the_teacher_preprocesses_as_its_encoders_were_trained_and_the_student_as_the_data_says(made):
@@ -53,6 +58,14 @@ def test_what_the_recipe_says_of_a_teachers_preprocessing_is_left_alone(made):
 
 def test_a_recipe_without_glue_is_checked_clean(made, tmp_path):
     assert not faults(folders.values(made), made, tmp_path)
+
+
+def test_check_tells_weights_that_a_run_would_refuse(made, tmp_path):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    values = folders.values(made)
+    values["teacher"]["model"]["encoders"] = {"name": {"hf": str(folder)}}
+    assert any("the weights are pickled" in what for what in faults(values, made, tmp_path / "out"))
 
 
 def test_check_tells_a_student_of_another_tokenizer(made, tmp_path):

@@ -20,8 +20,8 @@ from mmedge.recipe import Pretrained
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
 
 _CONFIG, _IMAGES, _TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
-# The words of a classifier that is left out.
-_LABELS = ("id2label", "label2id")
+# The words of a classifier that is left out, and the precision of a file: here all is float32.
+_LEFT_OUT = ("id2label", "label2id", "dtype", "torch_dtype")
 # Which tower of a dual encoder sees a modality.
 _TOWERS = {"image": ("vision_model", "vision_config"), "text": ("text_model", "text_config")}
 
@@ -51,7 +51,7 @@ def _config(encoder: Pretrained) -> dict[str, JsonValue]:
     if encoder.config is not None:
         return encoder.config
     config: dict[str, JsonValue] = json.loads((folder_of(encoder) / _CONFIG).read_text(encoding="utf-8"))
-    return {name: value for name, value in config.items() if name not in _LABELS}
+    return {name: value for name, value in config.items() if name not in _LEFT_OUT}
 
 
 def pooling_of(encoder: Pretrained) -> str:

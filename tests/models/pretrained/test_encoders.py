@@ -74,6 +74,14 @@ def test_the_architecture_travels_and_its_weights_do_not_change_what_is_built(ma
     assert names == {name: x.shape for name, x in encoder_of("it", PICTURE, section.encoders["it"], section).state_dict().items()}  # fmt: skip
 
 
+def test_a_file_in_half_precision_is_computed_in_float32(made, tmp_path):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    for fresh in (True, False):
+        assert {x.dtype for x in built(TEXT, fresh=fresh, hf=folder).parameters()} == {torch.float32}
+
+
 def test_a_folder_brings_its_preprocessing_along(made):
     found = brought(Pretrained(hf=made / "vit"), spec_of(kind="image", height=12, width=12, column="file"))
     assert (found.spec.height, found.spec.mean, found.spec.std, found.spec.column) == (
