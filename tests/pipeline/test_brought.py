@@ -71,6 +71,7 @@ def test_check_tells_weights_that_a_run_would_refuse(made, tmp_path):
 def test_check_tells_a_student_of_another_tokenizer(made, tmp_path):
     values = folders.values(made)
     values["distill"]["model"]["encoders"] = {"name": {"hf": f"{made}/bert"}}
+    values["teacher"]["export"] = False
     told = faults(values, made, tmp_path)
     assert any("the tokenizer has" in what for what in told)
     assert any("encoders.name was trained under tokenizer_file" in what for what in told)
