@@ -38,6 +38,36 @@ TEXT = spec_of(kind="text", length=8, tokens=10)
 PICTURE = spec_of(kind="image", height=16, width=16)
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TOWERS = {
+    "text_config": {"vocab_size": 60, "max_position_embeddings": 16, **SMALL},
+    "vision_config": {"image_size": 16, "patch_size": 8, **SMALL},
+    "projection_dim": 8,
+}
+WHISPER = {
+    **{f"{half}_{what}": 2 for half in ("encoder", "decoder") for what in ("layers", "attention_heads")},
+    "d_model": 16,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "max_source_positions": 50,
+    "max_target_positions": 8,
+    "vocab_size": 60,
+    "pad_token_id": 1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+WAVES = {
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    **SMALL,
+}
+
+
 def built(spec, fresh=False, **of):
     return encoder_of("it", spec, Pretrained(**of), Model(embedding=5), fresh=fresh)
 
@@ -202,3 +232,24 @@ def test_a_model_of_timm_takes_its_weights_without_their_classifier_and_brings_i
     assert torch.equal(encoder_of("it", found.spec, section, Model()).eval().body(x), network(x))
     with pytest.raises(UsageError, match="encoders.it: timm has no such model: Unknown model"):
         built(PICTURE, timm="smal", weights=tmp_path / "small.safetensors")
+
+
+FAMILIES = {
+    "the tower of a dual encoder that sees": ("CLIP", TOWERS, PICTURE),
+    "the one that reads": ("CLIP", TOWERS, TEXT),
+    "maps of channels": ("ConvNext", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, spec_of(kind="image", height=32, width=32)),
+    "the encoder of two halves": ("Whisper", WHISPER, spec_of(kind="audio", preset="whisper", mels=80, frames=100)),
+    "a waveform": ("Wav2Vec2", WAVES, spec_of(kind="audio", features="waveform", length=1600)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_networks_give_one_embedding(family, tmp_path):
+    import transformers
+
+    name, sizes, spec = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
+    encoder = built(spec, hf=tmp_path).eval()
+    x = torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype))
+    assert encoder(x).shape == (2, 5) and torch.isfinite(encoder(x)).all()
