@@ -69,7 +69,6 @@ def transfer_of(module: nn.Module, train: Train) -> Transfer:
     if train.lora:
         adapted = [name for name in _bodies(module) if name in frozen or not frozen]
         adapt([module.get_submodule(name) for name in adapted], train.lora)
-        frozen = _around_adapters(module, frozen)
     return Transfer(frozen, _rates(module, train))
 
 
@@ -91,20 +90,13 @@ def _layer(module: nn.Module, name: str, key: str) -> str:
     )
 
 
-def _around_adapters(module: nn.Module, frozen: dict[str, int | None]) -> dict[str, int | None]:
-    """The layers without children, since adapters inside what is frozen are trained."""
-    inside: dict[str, int | None] = {}
-    for outer, until in frozen.items():
-        for name, layer in module.get_submodule(outer).named_modules(prefix=outer):
-            owner = module.get_submodule(name.rpartition(".")[0])
-            if next(layer.children(), None) is None and (not isinstance(owner, Adapted) or name.endswith(".base")):
-                inside[name] = until
-    return inside
-
-
 def _freeze(layer: nn.Module) -> None:
-    """No gradient, and evaluation mode whatever the network around it is in: neither dropout nor norms' statistics move."""
+    """No gradient but of adapters, and evaluation mode whatever the network around it is in: no dropout, no norm's statistics."""
     layer.requires_grad_(False)
+    for inner in layer.modules():
+        if isinstance(inner, Adapted):
+            inner.down.requires_grad_(True)
+            inner.up.requires_grad_(True)
     layer.eval()
     layer.__dict__["train"] = lambda mode=True: layer
 

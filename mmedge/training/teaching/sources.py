@@ -24,6 +24,9 @@ from mmedge.training.loop.batches import view_of
 from mmedge.training.loop.device import training_device
 from mmedge.training.teaching.layers import HintedLayer
 
+# Bytes of input that a module is run on at a time; its maps inside are some ten to a hundred times as large.
+_CHUNK = 4 << 20
+
 
 @dataclass(frozen=True)
 class TeacherOutputs:
@@ -74,6 +77,11 @@ class TrainingViews:
         }
         return hash_json([augment, self.view_seed])
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample's inputs."""
+        return sum(x[:1].nbytes for x in self.samples.inputs.values())
+
     def inputs(self, index: np.ndarray, view: int) -> dict[str, Tensor]:
         """{modality: [batch, *shape]}."""
         return view_of(self.samples, index, self.augment, view_seed=self.view_seed, view=view)
@@ -113,7 +121,11 @@ class ModuleSource:
     def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
         # Samples that have the same modalities together, so that nothing is run for what none of them has.
         _, kinds = np.unique(self._views.present(index).numpy(), axis=0, return_inverse=True)
-        groups = [np.flatnonzero(kinds.ravel() == kind) for kind in range(int(kinds.max(initial=-1)) + 1)]
+        groups = [
+            part
+            for kind in range(int(kinds.max(initial=-1)) + 1)
+            for part in _parts(np.flatnonzero(kinds.ravel() == kind), self._views.row_bytes)
+        ]
         parts = [self._together(index[rows], view) for rows in groups]
         back = np.argsort(np.concatenate(groups), kind="stable")
         each = [np.concatenate(part)[back] for part in zip(*parts)]
@@ -151,6 +163,11 @@ class GraphSource:
         logits = {name: outputs[name].astype(np.float32) for name in self.heads}
         self._views.finite(list(logits.values()), index, self._who)
         return TeacherOutputs(logits, np.ones(len(index), bool))
+
+
+def _parts(rows: np.ndarray, row_bytes: int) -> list[np.ndarray]:
+    """``rows`` in parts of as many inputs as a network's maps of stay in fast memory: large batches of pictures take thrice as long."""
+    return np.array_split(rows, -(-len(rows) * row_bytes // _CHUNK))
 
 
 def without_outputs(alone: bool) -> str:

@@ -123,6 +123,23 @@ def test_adapters_learn_beside_frozen_layers_and_are_gone_at_the_end(module, con
     assert changed == {f"network.network.encoder.layer.{n}.attention.self.query.weight" for n in (0, 1)}
 
 
+def test_beside_adapters_nothing_of_the_network_is_trained(made):
+    contract = Contract.model_validate(
+        {
+            "task": "classification",
+            "labels": ["a", "b"],
+            "modalities": {"p": {"kind": "image", "height": 16, "width": 16}},
+        }
+    )
+    module = load.build(Model(encoders={"p": {"hf": made / "vit"}}), contract)
+    layer = next(n.rpartition(".")[2] for n, m in module.encoders["p"].body.named_modules() if isinstance(m, nn.Linear))
+    transfer_of(module, Train(lora={"layers": [layer]})).begin(module, 0)
+    module.train()
+    trained = [name for name, p in module.encoders["p"].body.named_parameters() if p.requires_grad]
+    assert trained and all(name.endswith(("down.weight", "up.weight")) for name in trained)
+    assert not module.encoders["p"].body.training
+
+
 def test_a_merged_layer_gives_what_its_adapter_gave():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(4, 3))
