@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MmedgeError
-from mmedge.graph import placement, structure
+from mmedge.graph import placement, rounding, structure
 from mmedge.graph.qdq import Wiring, drop_unread
 
 
-def int8(graph: Path, target: Path) -> int:
+def int8(graph: Path, target: Path, powers: Mapping[str, np.ndarray] | None = None) -> int:
     """Write the form in which stored weights of MatMul and Gemm are int8, a scale an output channel, and embeddings too.
 
-    ONNX Runtime fuses what quantizes, multiplies and scales into one kernel. Returns how many layers have it. Raises
+    ONNX Runtime fuses what quantizes, multiplies and scales into one kernel. ``powers``: see ``placement.Form``. Returns how many layers have it. Raises
     MmedgeError where the graph has none.
     """
     import onnx
@@ -30,7 +31,7 @@ def int8(graph: Path, target: Path) -> int:
     nodes: list[Any] = []
     for node in wiring.nodes:
         if node.name in layers:
-            made = _layer(node, wiring)
+            made = _layer(node, wiring, (powers or {}).get(node.name))
         elif node.name in tables and placement.worth_coding(wiring.value(node.input[0])):
             made = placement.looked_up(node, wiring.value(node.input[0]))
         else:
@@ -53,13 +54,14 @@ def _is_plain(node: Any) -> bool:
     return all(value == 1 for value in values.values())
 
 
-def _layer(node: Any, wiring: Wiring) -> tuple[list[Any], list[Any]]:
+def _layer(node: Any, wiring: Wiring, power: np.ndarray | None) -> tuple[list[Any], list[Any]]:
     """(stored tensors, nodes) of a layer, in the pattern that ONNX Runtime fuses."""
     from onnx import TensorProto, helper, numpy_helper
 
     weight = wiring.value(node.input[1])
     weight = weight.T if placement.output_axis(node, weight) == 0 else weight
     codes, scale = placement.coded(weight, 1, 127)
+    codes = codes if power is None else rounding.codes_of(weight, 1, scale, power, 127)
     name, x, bias = f"{node.input[1]}.{node.name}", node.input[0], list(node.input)[2:]
     parts = {"q": np.ascontiguousarray(codes), "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
     quantized = [f"{x}.{part}" for part in ("dynamic", "dynamic_scale", "dynamic_zero")]

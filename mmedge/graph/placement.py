@@ -8,7 +8,7 @@ since runtimes run a convolution in 8 bits only so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ _WORTH = 4096
 @dataclass(frozen=True)
 class Form:
     """How codes are chosen. ``choice``: of an activation's range; ``most``: the largest code of a weight, up to 127;
-    ``together``: weights are not rounded each to the nearest code but so that the outputs are kept (``rounding.py``)."""
+    ``powers``: {layer: what ``rounding.powers`` gives} of those whose weights are not rounded each to the nearest code but so
+    that the outputs are kept."""
 
     choice: Choice = "error"
     most: int = 127
-    together: bool = False
+    powers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def int8(
@@ -53,8 +54,6 @@ def int8(
     if not layers:
         raise MmedgeError("no layer has stored weights that 8 bits could hold")
     written = _Written(model, wiring, layers)
-    if form.together:
-        written.powers = rounding.powers(model, layers, inputs)
     written.write(ranges.collected(model, written.channels(), inputs), form)
     drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
@@ -66,7 +65,7 @@ class _Written:
 
     def __init__(self, model: Any, wiring: Wiring, layers: Sequence[Any]) -> None:
         self.model, self.wiring, self.layers = model, wiring, {node.name: node for node in layers}
-        self.sizes, self.powers = sizes_of(model), dict[str, np.ndarray]()
+        self.sizes = sizes_of(model)
         convolved = [structure.activated(node, wiring) for node in layers if node.op_type == "Conv"]
         inner = [*convolved, *(node.input[0] for node in layers)]
         # What a runtime computes in codes, so that all that reads it reads codes.
@@ -123,8 +122,8 @@ class _Written:
         weight, name, made = self.wiring.value(node.input[1]), node.input[1], f"{node.name}.weight.dq"
         axis = output_axis(node, weight)
         codes, scale = coded(weight, axis, form.most)
-        if node.name in self.powers:
-            codes = rounding.codes_of(weight, axis, scale, self.powers[node.name], form.most)
+        if node.name in form.powers:
+            codes = rounding.codes_of(weight, axis, scale, form.powers[node.name], form.most)
         off = np.moveaxis(codes * _along(scale, axis, weight.ndim) - weight, axis, 0)  # [outputs, ...]
         self._store(f"{name}{CODES}", codes)
         self._store(f"{name}.scale", scale)

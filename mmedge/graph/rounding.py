@@ -13,43 +13,48 @@ from mmedge.graph.qdq import Wiring
 # Of the mean power of the inputs, what is added to each, so that those that were never seen do not decide; and how many
 # inputs are rounded before what they changed is taken from all the others.
 _DAMPING, _BLOCK = 0.01, 128
-# Of one sample, the places of a picture that are looked at; and the most inputs of an output, whose table of products grows
-# with the square.
-_PLACES, _WIDEST = 256, 4096
+# Of one sample, the places of a picture that are looked at; the most inputs of an output, whose table of products grows with
+# the square; and how many readings are kept before they are multiplied.
+_PLACES, _WIDEST, _KEPT = 64, 4096, 1024
 
 
 def compensated(weight: np.ndarray, scale: np.ndarray, power: np.ndarray, most: int) -> np.ndarray:
-    """int8 codes [outputs, inputs] of float weights: each input's error is made up for by the weights that follow.
+    """int8 codes [groups, outputs, inputs] of float weights: each input's error is made up for by the weights that follow.
 
-    ``scale``: [outputs]. ``power``: [inputs, inputs], the sum of x xT over calibration inputs x. Source: Frantar et al.
-    2023, "GPTQ", with inputs in the order of their power.
+    ``scale``: [groups, outputs]. ``power``: [groups, inputs, inputs], the sum of x xT over calibration inputs x. Source:
+    Frantar et al. 2023, "GPTQ", with inputs in the order of their power.
     """
-    inputs = weight.shape[1]
-    order = np.argsort(-np.diag(power), kind="stable")
-    left, step = weight[:, order].astype(np.float64), scale[:, None].astype(np.float64)
-    damped = power[np.ix_(order, order)].astype(np.float64)
-    damped[np.diag_indices(inputs)] += max(_DAMPING * float(np.diag(damped).mean()), 1e-12)
+    inputs = weight.shape[-1]
+    diagonal = np.diagonal(power, axis1=1, axis2=2)
+    order = np.argsort(-diagonal, axis=1, kind="stable")  # [groups, inputs]
+    left = np.take_along_axis(weight, order[:, None], 2).astype(np.float64)
+    step = scale[:, :, None].astype(np.float64)
+    damped = np.take_along_axis(np.take_along_axis(power, order[:, :, None], 1), order[:, None], 2).astype(np.float64)
+    damped[:, range(inputs), range(inputs)] += np.maximum(_DAMPING * diagonal.mean(axis=1), 1e-12)[:, None]
     # The upper Cholesky factor of the inverse tells, row by row, how the later weights make up for an earlier one.
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
     codes = np.empty(left.shape, np.int8)
     for start in range(0, inputs, _BLOCK):
         end = min(start + _BLOCK, inputs)
-        errors = np.empty((len(left), end - start))
+        errors = np.empty((*left.shape[:2], end - start))
         for at in range(start, end):
-            rounded = np.clip(np.round(left[:, at : at + 1] / step), -most, most)
-            codes[:, order[at]] = rounded[:, 0]
-            errors[:, at - start] = (left[:, at] - (rounded * step)[:, 0]) / factor[at, at]
-            left[:, at + 1 : end] -= np.outer(errors[:, at - start], factor[at, at + 1 : end])
-        left[:, end:] -= errors @ factor[start:end, end:]
-    return codes
+            column = left[:, :, at : at + 1]
+            rounded = np.clip(np.round(column / step), -most, most)
+            codes[:, :, at] = rounded[:, :, 0]
+            error = (column - rounded * step) / factor[:, None, at : at + 1, at]
+            left[:, :, at + 1 : end] -= error * factor[:, None, at, at + 1 : end]
+            errors[:, :, at - start] = error[:, :, 0]
+        left[:, :, end:] -= errors @ factor[:, start:end, end:]
+    found = np.empty_like(codes)
+    np.put_along_axis(found, np.broadcast_to(order[:, None], codes.shape), codes, 2)
+    return found
 
 
 def codes_of(weight: np.ndarray, axis: int, scale: np.ndarray, power: np.ndarray, most: int) -> np.ndarray:
     """``compensated`` of a layer's weights as they are stored; ``axis``: of its outputs; ``power``: see ``powers``."""
     rows = np.moveaxis(weight, axis, 0)
     by_group = rows.reshape(len(power), -1, power.shape[-1])
-    scales = scale.reshape(len(power), -1)
-    codes = np.stack([compensated(*each, most) for each in zip(by_group, scales, power)])
+    codes = compensated(by_group, scale.reshape(len(power), -1), power, most)
     return np.ascontiguousarray(np.moveaxis(codes.reshape(rows.shape), 0, axis))
 
 
@@ -68,14 +73,36 @@ def powers(model: Any, layers: Sequence[Any], inputs: Sequence[Mapping[str, np.n
     names = dict.fromkeys(node.input[0] for node in wanted)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
     run = onnxruntime_cpu.session(watched.SerializeToString())
-    found: dict[str, np.ndarray] = {}
+    # Linear layers that read the same share one table.
+    first = {node.name if node.op_type == "Conv" else node.input[0]: node for node in reversed(wanted)}
+    products = {key: _Products() for key in first}
     for sample in inputs:
         values = {**sample, **run(sample)}
-        for node in wanted:
-            x = _read(node, values[node.input[0]], wiring, random)  # [groups, inputs, times]
+        for key, node in first.items():
+            products[key].take(_read(node, values[node.input[0]], wiring, random))
+    found = {key: each.total() for key, each in products.items()}
+    return {node.name: found[node.name if node.op_type == "Conv" else node.input[0]] for node in wanted}
+
+
+class _Products:
+    """The sum of x xT over readings x, [groups, inputs, times] each, many of which are multiplied at once."""
+
+    def __init__(self) -> None:
+        self.kept: list[np.ndarray] = []
+        self.sum: np.ndarray | None = None
+
+    def take(self, x: np.ndarray) -> None:
+        self.kept.append(x)
+        if sum(each.shape[-1] for each in self.kept) >= _KEPT:
+            self.total()
+
+    def total(self) -> np.ndarray:
+        if self.kept:
+            x = np.concatenate(self.kept, axis=-1)
             product = x @ x.transpose(0, 2, 1)
-            found[node.name] = found[node.name] + product if node.name in found else product
-    return found
+            self.sum, self.kept = product if self.sum is None else self.sum + product, []
+        assert self.sum is not None
+        return self.sum
 
 
 def _width(node: Any, wiring: Wiring) -> int | None:

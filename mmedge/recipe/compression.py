@@ -23,7 +23,6 @@ Candidate = Literal[
     "int8-narrow",
     "int8-bias",
     "int8-smooth",
-    "int8-rounded",
     "int8-weights",
     "int8-dynamic",
     "int8-hybrid",
@@ -148,15 +147,15 @@ class Quantize(StageSection):
         description="What is made and measured. INT8 has per-channel weights: int8 takes the mean of each sample's extremes"
         " as an activation's range; -extremes the extremes of all samples; -percentile the mean of each sample's outermost"
         " 0.01 %; -histogram the range of least error; -narrow weights of 7 bits, which do not saturate on CPUs without"
-        " VNNI; -bias corrects biases layer by layer instead of at once; -smooth is SmoothQuant; -rounded rounds weights so that a layer's outputs are kept (GPTQ), in a graph with attention; -weights"
+        " VNNI; -bias corrects biases layer by layer instead of at once; -smooth is SmoothQuant; -weights"
         " quantizes weights alone, and int4-weights those of linear layers to 4 bits in blocks of 32; -dynamic gives the inputs of linear layers a range while it runs, on ONNX Runtime's CPU: neither"
         " calibrates; -hybrid, which int8 stands for too in a graph with attention, has convolutions as int8 and linear layers as -dynamic;"
         " -mixed takes layers that the runtime computes in float anyway back to FP32, and of the"
         " others the most sensitive until the budget holds. In a graph with attention or layer norms convolutions, linear layers and"
-        " embeddings alone are quantized, outliers are smoothed, biases are corrected, and int8 takes the range of least error.",
+        " embeddings alone are quantized, outliers are smoothed, weights are rounded together (GPTQ), biases are corrected, and int8 takes the range of least error.",
     )
     fallbacks: tuple[Candidate, ...] = Field(
-        ("int8-narrow", "int8-rounded", "int8-smooth", "int8-extremes", "int8-percentile", "int8-mixed"),
+        ("int8-narrow", "int8-smooth", "int8-extremes", "int8-percentile", "int8-mixed"),
         description="Tried in order while no INT8 candidate is inside the budget.",
     )
     max_drop: float = Field(

@@ -71,9 +71,11 @@ def recipe_of(folder: Path, weights: Path | None) -> Recipe:
         "teacher": {"model": model | {"weights": str(weights)}}
         if weights
         else {"model": model, "train": {"epochs": 1}},
-        "quantize": {},
+        "quantize": {"qat": "never"},
         "export": {"targets": {"onnxruntime-cpu": {}, "openvino-cpu": {}}},
         "gates": {"policy": "point"},
+        "measure": {"runs": 200},
+        "report": {"explained": 0},
     }
     return recipe.parse(values, where=Path("bench-large"), folder=folder)
 

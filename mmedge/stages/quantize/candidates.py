@@ -117,8 +117,8 @@ def _fallbacks(trial: Trial, config: Quantize, table: Table) -> tuple[Candidate,
     if measured_facts("int8", table, trial).saturation <= _SATURATION and "int8-narrow" in fallbacks:
         fallbacks.remove("int8-narrow")
     kinds = {node.op_type for node in onnx.load(trial.graph, load_external_data=False).graph.node}
-    if not kinds & {"Softmax", "LayerNormalization"}:
-        fallbacks = [name for name in fallbacks if name not in ("int8-smooth", "int8-rounded")]
+    if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
+        fallbacks.remove("int8-smooth")
     if fallbacks and not trial.elsewhere and config.require != "int8":
         timings = trial.time({name: table.graphs[name] for name in ("fp32", "int8")})
         ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms

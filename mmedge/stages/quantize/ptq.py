@@ -7,14 +7,16 @@ import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import dynamic, placement, precision, structure
+from mmedge.graph import dynamic, placement, precision, rounding, structure
 from mmedge.graph.placement import Form
+from mmedge.graph.qdq import Wiring
 from mmedge.graph.smoothing import relieve, smooth
 from mmedge.leftovers import scratch
 
@@ -22,14 +24,13 @@ from mmedge.leftovers import scratch
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
 
 
-# What a variant is in a graph with attention, where outliers are always smoothed and biases corrected.
+# What a variant is in a graph with attention, where outliers are always smoothed, weights rounded together and biases corrected.
 _FORMS = {
     "int8": Form(),
     "int8-extremes": Form("extremes"),
     "int8-percentile": Form("percentile"),
     "int8-narrow": Form(most=63),
     "int8-hybrid": Form(),
-    "int8-rounded": Form(together=True),
 }
 
 
@@ -57,11 +58,14 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
             source = folder / "smooth.onnx"
             relieve(graph, source, inputs)
             smooth(source, source, inputs)
+            model = onnx.load(source)
+            powers = rounding.powers(model, structure.weighted(Wiring(model)), inputs)
+            form = replace(_FORMS[variant], powers=powers)
             if variant == "int8-hybrid":
-                placement.int8(source, source, inputs, _FORMS[variant], kinds=("Conv",))
-                dynamic.int8(source, target)
+                placement.int8(source, source, inputs, form, kinds=("Conv",))
+                dynamic.int8(source, target, powers)
             else:
-                placement.int8(source, target, inputs, _FORMS[variant])
+                placement.int8(source, target, inputs, form)
 
 
 def _by_nncf(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str) -> None:
@@ -118,8 +122,8 @@ def _arguments(nncf: Any, variant: str) -> dict[str, Any]:
         case "int8-smooth":  # Xiao et al. 2023, "SmoothQuant"
             more["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=0.5)
             arguments["model_type"] = nncf.ModelType.TRANSFORMER
-        case "int8-hybrid" | "int8-rounded":
-            raise MmedgeError(f"{variant} is made of graphs with attention alone")
+        case "int8-hybrid":
+            raise MmedgeError("it is made of graphs with attention alone")
         case _:
             raise ValueError(f"no variant {variant!r}")
     one_scale = QuantizationParameters(per_channel=False)
