@@ -294,6 +294,14 @@ def test_a_ready_made_teacher_of_another_order_of_classes_is_refused_before_it_t
     assert teacher["quality_validation"]["value"] == 1.0
 
 
+def test_a_further_teacher_of_another_order_of_classes_is_refused_too(finished, small, dataset, tmp_path):
+    logits = np.roll(10 * np.eye(10, dtype=np.float32)[dataset.train.targets["logits"]], -1, axis=1)
+    np.savez(tmp_path / "o.npz", ids=np.array(dataset.train.ids), logits=logits)
+    small["distill"]["teachers"] = [{"outputs": str(tmp_path / "o.npz")}]
+    with pytest.raises(UsageError, match=r"another order(?s:.*)distill.teachers.0.classes"):
+        run(small, finished.copied(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("origin", ["onnx", "weights"])
 def test_the_order_of_classes_of_a_model_is_judged_on_training_labels(finished, small, tmp_path, monkeypatch, origin):
     made, judged = finished.artifact("teacher"), []

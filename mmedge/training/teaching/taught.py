@@ -17,7 +17,7 @@ from mmedge.data.outputs import OUTPUTS_FILE, StoredOutputs, read_outputs, store
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import UsageError
 from mmedge.graph.adopt import adopt, check_width
-from mmedge.measure.classes import class_map, spread_over
+from mmedge.measure.classes import JUDGED, check_order, class_map, spread_over
 from mmedge.measure.quality import metric_of, rows_of, score
 from mmedge.models.load import contract_of, refuse_probabilities
 from mmedge.recipe import Augment, Distill, FurtherTeacher, Hint, Loss, TeacherConfig, Train
@@ -177,7 +177,24 @@ def _sources(config: Distill, split: TeachingSplit) -> list[Source]:
             sources.append(_of_artifact(artifact, section, where, (), split, alone))
         else:
             sources.append(_of_file(section, where, split))
+            if split.name == "train" and not section.classes:
+                _refuse_order(sources[-1], split, where)
     return sources
+
+
+def _refuse_order(source: Source, split: TeachingSplit, where: str) -> None:
+    """Raise UsageError where the training labels say that a source has its classes in another order than the data."""
+    samples: Samples = getattr(split.context.dataset, split.name)
+    for name, head in split.context.dataset.contract.heads.items():
+        known = np.flatnonzero(samples.known(name))
+        if not tasks.of(head).EXCLUSIVE or name in source.columns or not len(known):
+            continue
+        rows = known[:: -(-len(known) // JUDGED)]
+        given = [source.outputs(rows[start : start + 128], 0) for start in range(0, len(rows), 128)]
+        taught = np.concatenate([each.taught for each in given])
+        if taught.any():
+            logits = np.concatenate([each.logits[name] for each in given])
+            check_order(logits[taught], samples.targets[name][rows[taught]], head.labels, f"{where}.classes")
 
 
 def _of_artifact(
