@@ -150,7 +150,22 @@ def _notes(data: FileData, settings: FileOptions) -> list[str]:
     ]
     if count < 50:
         notes.append(f"warning: {count} calls judge; one of them is {1 / count:.1%}")
-    return notes + _not_finite(data.judging, data.expected)
+    return notes + _no_better_than_luck(data) + _not_finite(data.judging, data.expected)
+
+
+def _no_better_than_luck(data: FileData) -> list[str]:
+    """A warning where FP32 is right no more often than the commonest label is: what is at chance cannot fall."""
+    labels = data.judging.labels
+    if data.judge != "accuracy" or labels is None:
+        return []
+    right = float(scores("accuracy", data.expected, data.expected, data.output, labels).mean())
+    most = float(np.unique(labels, return_counts=True)[1].max()) / len(labels)
+    if right > most:
+        return []
+    return [
+        f"warning: FP32 itself is right in {right:.0%} of the calls, and the commonest label is {most:.0%} of them: "
+        f"is {data.output!r} the scores, in the order that the labels are numbered in?"
+    ]
 
 
 def _calibrated(

@@ -182,6 +182,24 @@ def test_numbers_of_the_data_that_are_none_are_told_with_their_input_and_output(
     assert len(told) == 2 and "the input 'x'" in told[0] and "the output 'y'" in told[1]
 
 
+def test_labels_that_fp32_itself_does_not_reach_are_told(tmp_path):
+    """Numbered otherwise than the columns: no candidate could lose any of it."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [value("x", 1, ["n", 3])], [value("y", 1, ["n", 3])]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    told = {}
+    for name, labels in (("right", x.argmin(1)), ("turned", (x.argmin(1) + 1) % 3)):
+        np.savez(tmp_path / f"{name}.npz", x=x, labels=labels)
+        settings, out = FileOptions(Quantize(candidates=("fp32",))), tmp_path / name
+        notes = quantize_file(tmp_path / "m.onnx", str(tmp_path / f"{name}.npz"), out, settings, Silent()).notes
+        told[name] = [note for note in notes if "FP32 itself is right in 0% of the calls" in note]
+    assert not told["right"] and len(told["turned"]) == 1
+
+
 def test_a_folder_that_holds_something_else_is_not_replaced(given, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):
