@@ -49,8 +49,8 @@ class Column:
     """A column and its role.
 
     ``role``: image, audio, sensor, array, text, number, category, id, group, split, box, time, target or unused.
-    ``spec``: the preprocessing that its files or texts suggest; ``distinct``: how many different values numbers and
-    categories have. ``question``: what its user should ask of it before it is used.
+    ``spec``: the preprocessing that its files or texts suggest; ``distinct``: how many different values numbers,
+    categories and words that are too many for these have. ``question``: what its user should ask of it before it is used.
     """
 
     name: str
@@ -194,7 +194,8 @@ def _of_words(known: polars.Series, distinct: int, seen: list[str]) -> Column:
         )
         question = "does it name people? Then take it out, or redact it" if _NAME.search(name) else None
         return Column(name, "text", f"free text, {words:.1f} words on average", spec, question=question)
-    return Column(name, "unused", f"{distinct} different words: too many for categories, too short for text")
+    why = f"{distinct} different words: too many for categories, too short for text"
+    return Column(name, "unused", why, distinct=distinct)
 
 
 def missing(known: polars.Series) -> str:
@@ -210,7 +211,8 @@ def missing(known: polars.Series) -> str:
 def _codes(name: str, distinct: int, few: int, why: str) -> Column:
     if distinct <= few:
         return Column(name, "category", f"{distinct} different codes: {why}", distinct=distinct)
-    return Column(name, "unused", f"{distinct} different codes, too many for categories: {why}, and no amounts")
+    why = f"{distinct} different codes, too many for categories: {why}, and no amounts"
+    return Column(name, "unused", why, distinct=distinct)
 
 
 def _nearly_numbers(known: polars.Series) -> str | None:

@@ -240,16 +240,17 @@ def _boxes(columns: dict[str, Column]) -> dict[str, list[str]]:
 
 def _target(columns: dict[str, Column], manifest: Path) -> str:
     usable = {name: column for name, column in columns.items() if column.role in ("category", "number", "text")}
+    named = usable | {name: column for name, column in columns.items() if column.role == "unused" and column.distinct}
     for wanted in _TARGETS:
-        for name in usable:
+        for name in named:
             if name.lower() == wanted:
                 return name
     last = [name for name, column in usable.items() if column.role == "category"]
     if last:
         return last[-1]
-    named = next((column for column in columns.values() if column.name.lower() in _TARGETS), None)
+    like = next((column for column in columns.values() if column.name.lower() in _TARGETS), None)
     raise UsageError(
-        f"no column looks like a target{f' ({named.name}: {named.why})' if named else ''}; there are {', '.join(columns)}",
+        f"no column looks like a target{f' ({like.name}: {like.why})' if like else ''}; there are {', '.join(columns)}",
         where=str(manifest),
         todo="name it with --target",
     )

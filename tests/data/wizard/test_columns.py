@@ -139,6 +139,13 @@ def test_a_class_or_category_that_is_spelled_as_a_missing_value_is_told(tmp_path
         propose(write_table(tmp_path / "n.csv", [["t", "label"], *rows]))
 
 
+@pytest.mark.parametrize(("rows", "classes"), [(90, 30), (400, 60), (6, 3)])
+def test_a_column_that_is_called_label_is_the_target_however_many_classes_it_has(tmp_path, rows, classes):
+    cells = [[NUMBERS[i], f"c{i % classes}"] for i in range(rows)]
+    found = propose(write_table(tmp_path / "m.csv", [["t", "label"], *cells]))
+    assert (found.target, found.task, found.classes) == ("label", "classification", classes)
+
+
 def test_the_target_by_another_name_is_asked_of(tmp_path):
     rows = [[NUMBERS[i], str(i % 3), "rgb"[i % 2], "abc"[i % 3]] for i in range(90)]
     code, colour = propose(write_table(tmp_path / "m.csv", [["t", "code", "colour", "label"], *rows])).columns[1:3]
