@@ -3,8 +3,7 @@
     python recipes/spoken_numbers.py runs/spoken            # the table and its frames, by espeak-ng of mmedge[demo]
     python recipes/spoken_numbers.py said.npy said.wav      # what the network said, by Griffin-Lim
 
-Zero to ninety-nine by eight voices at their own speed and pitch: the network reads words and a voice, and no number of the
-test split was ever heard in training. A frame is the natural logarithms of 40 mel energies, every 16 ms, as mmedge's own
+Zero to ninety-nine by eight voices, each time at another speed and pitch: the network reads words and a voice. A frame is the natural logarithms of 40 mel energies, every 16 ms, as mmedge's own
 preprocessing takes them (Kaldi's).
 """
 

@@ -136,9 +136,14 @@ def modality(name: str) -> str:
 
 
 def plain(label: Any) -> Any:
-    """A label as Python's own value: a number, a text, or a list of numbers or texts; None where it is unknown."""
+    """A label as Python's own value: a number, a text, or a list of numbers or texts; None where it is unknown.
+
+    An array of several axes is left as it is: frames.
+    """
     if hasattr(label, "detach"):
         label = label.detach().cpu().numpy()
+    if isinstance(label, np.ndarray) and label.ndim > 1 and label.dtype.kind in "fiub":
+        return label
     if isinstance(label, (np.ndarray, np.generic)):
         label = label.tolist()
     if isinstance(label, (list, tuple)) and len(label) == 1:
@@ -169,7 +174,8 @@ def meaning(
     """
     width = _width(outputs)
     listed = any(isinstance(label, list) for label in known)
-    task = source.task or _task(known, width, listed)
+    arrays = any(isinstance(label, np.ndarray) for label in known)
+    task = source.task or ("frames" if arrays else _task(known, width, listed))
     if task not in tasks.TASKS:
         raise UsageError(
             f"unknown task {task!r}{did_you_mean(task, tasks.TASKS)}", todo=f"tasks: {', '.join(tasks.TASKS)}"
@@ -179,6 +185,12 @@ def meaning(
         raise UsageError(
             f"{task} is learnt from a recipe, whose rows are the pairs",
             todo=f"write data.task: {task} into one: mmedge.run(recipe)",
+        )
+    if kind.FILES:
+        return task, (), np.asarray
+    if arrays:
+        raise UnreadableData(
+            f"a label is an array of several axes, and the task {task}", todo="leave the task out: it is frames"
         )
     if kind.SEVERAL:
         count = max((len(label) for label in known if isinstance(label, list)), default=0)

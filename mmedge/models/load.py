@@ -17,8 +17,8 @@ from mmedge.artifact import WEIGHTS, Artifact, contract_of
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, generated, outputs_of
+from mmedge.models.arrays import ArrayDecoder, Flat
 from mmedge.models.attention import split_attention
-from mmedge.models.decoder import Decoder, Flat
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.fusion import FusionNet
@@ -119,7 +119,7 @@ def _unit(head: Head, contract: Contract, *, fresh: bool = True) -> Rescale | Ve
 def _head(model: Model, head: Head, contract: Contract) -> nn.Module:
     """A head of the built-in network."""
     if head.shape:
-        return nn.Sequential(nn.Dropout(model.dropout), Decoder(model.hidden, head, model))
+        return nn.Sequential(nn.Dropout(model.dropout), ArrayDecoder(model.hidden, head, model))
     unit = _unit(head, contract)
     layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
     return nn.Sequential(*layers, *([unit] if unit else []))

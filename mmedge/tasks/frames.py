@@ -221,12 +221,14 @@ def distortion(errors: np.ndarray) -> np.ndarray:
     """float64 [N, frames]: the mel-cepstral distortion in dB of frames that stand beside each other.
 
     Kubichek 1993, "Mel-cepstral distance measure for objective speech quality assessment": 10 sqrt(2) / ln 10 times the
-    distance of cepstral coefficients 1 to 13, the orthonormal cosine transform of natural-logarithmic mel energies.
-    ``errors``: float [N, frames, mels], of such energies; nothing is warped in time.
+    distance of cepstral coefficients 1 to 13, those of a cosine series of the logarithmic amplitude over mel frequency.
+    ``errors``: float [N, frames, mels], of natural logarithms of mel energies, which are twice those of amplitudes;
+    nothing is warped in time.
     """
     from scipy.fft import dct
 
-    cepstra = dct(errors, type=2, norm="ortho", axis=2)[:, :, 1 : 1 + _CEPSTRA]
+    # The orthonormal transform of M logarithms of energies is sqrt(2 M) times the series' coefficients.
+    cepstra = dct(errors, type=2, norm="ortho", axis=2)[:, :, 1 : 1 + _CEPSTRA] / math.sqrt(2 * errors.shape[2])
     return np.asarray(10 * math.sqrt(2) / math.log(10) * np.sqrt((cepstra**2).sum(axis=2)))
 
 

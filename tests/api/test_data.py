@@ -189,6 +189,24 @@ def test_labels_tell_the_task(label, task, labels, tmp_path):
     assert (head.task, head.labels) == (task, labels)
 
 
+def test_labels_that_are_arrays_or_lists_of_numbers_are_frames_and_values(tmp_path):
+    class Frames(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 12)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).reshape(-1, 4, 3)
+
+    x = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    for y, task, head in ((x[:, :12].reshape(60, 4, 3), "frames", (4, 3)), (x[:, :2], "regression", ())):
+        found = prepared({"x": x, "y": y}, tmp_path / task, Frames())
+        (described,) = found.contract.heads.values()
+        assert described.task == task and described.shape == head and len(described.values) == (0 if head else 2)
+        row = found.train.inputs["x"][0, :12] if head else found.train.inputs["x"][0, :2]
+        np.testing.assert_allclose(next(iter(found.train.targets.values()))[0], row, rtol=1e-5)
+
+
 def test_a_manifest_is_read_as_init_proposes_it(media, tmp_path):
     given = dataset.given(media / "manifest.csv", network({"hidden": 8}), seed=0)
     assert set(given.values["modalities"]) == {"image", "audio"} and given.values["target"] == "label"

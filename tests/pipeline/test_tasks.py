@@ -5,6 +5,7 @@ Retrieval and generation have files of their own.
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -192,6 +193,29 @@ def test_an_app_gets_an_array_as_long_as_it_is_said_to_be(ran, mmedge, tmp_path)
     assert said.code == 0, said.err
     file = tmp_path / ("a.strokes.npy" if task == "several heads" else "a.npy")
     np.testing.assert_allclose(np.load(file), arrays[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_table_is_predicted_and_judged_with_arrays_in_files_and_values_in_columns(ran, mmedge, tmp_path):
+    task, out = ran
+    if task not in QUICK:
+        pytest.skip("of several heads")
+    table = out.parents[1] / "tasks-digits/m.csv"
+    few = tmp_path / "few.csv"
+    few.write_text("".join(table.read_text().splitlines(keepends=True)[:41]))
+    said = mmedge("evaluate", out / "bundle", few, "--truth", "strokes=columns", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert set(found["heads"]) == {"place", "strokes"} and found["quality"]["metric"] == "mean"
+    assert found["heads"]["strokes"]["n"] == 40 and found["heads"]["strokes"]["value"] > 0.2
+    said = mmedge("predict", out / "bundle", few, "--out", tmp_path / "p.csv")
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    assert (
+        said.code == 0 and len(rows) == 40 and {"place.x", "place.y", "strokes.array", "strokes.length"} <= set(rows[0])
+    )
+    for row in rows[:3]:
+        assert np.load(tmp_path / row["strokes.array"]).shape == (int(row["strokes.length"]), 8)
+    said = mmedge("explain", out / "distill", "--samples", few, "--json")
+    assert said.code == 0 and "evidence is of the first value, x" in said.out + said.err
 
 
 def test_an_app_is_told_each_value_by_its_name(ran, mmedge):

@@ -88,12 +88,20 @@ def test_figures_are_those_of_the_libraries_over_what_is_known():
     pair = [x.reshape(-1, 16) for x in (true, guess)]  # all known frames, band by band
     r2 = r2_score(*pair, multioutput="variance_weighted")
     assert frames.score(placed, targets, head) == pytest.approx(r2, abs=1e-5)
-    cepstra = [dct(x.astype(np.float64), norm="ortho", axis=1)[:, 1:14] for x in pair]
+    cepstra = [dct(x.astype(np.float64) / 2, axis=1)[:, 1:14] / 16 for x in pair]  # of ln amplitudes: a cosine series
     each = 10 * math.sqrt(2) / math.log(10) * np.linalg.norm(cepstra[0] - cepstra[1], axis=1)
     assert found["mcd_db"] == pytest.approx(each.mean(), rel=1e-4)
     some = np.array([0, 0, 2])  # as an interval draws rows
     again = frames.placed(output[some], output[some], targets[some], head)
     assert frames.score(placed[some], targets[some], head) == pytest.approx(frames.score(again, targets[some], head))
+
+
+def test_distortion_is_the_root_mean_square_of_a_spectrums_difference_in_decibels():
+    """Of energies that differ by a cosine over mel frequency, of 6 dB at its most: 6 / sqrt(2), whatever the number of bands."""
+    for bands in (16, 80):
+        wave = np.cos(3 * np.pi * (np.arange(bands) + 0.5) / bands)
+        errors = (6 / 10 * math.log(10) * wave)[None, None]
+        assert frames.distortion(errors) == pytest.approx(6 / math.sqrt(2))
 
 
 def test_who_always_says_the_mean_is_worth_nothing_and_the_truth_everything():

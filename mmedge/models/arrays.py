@@ -17,7 +17,7 @@ _FIRST = 12
 _MIDDLE, _UNIT = 0.5, 0.25
 
 
-class Decoder(nn.Module):
+class ArrayDecoder(nn.Module):
     """Features to an array in the targets' own unit. ``forward``: float32 [batch, features] -> [batch, W], flat as ``tasks.frames`` says.
 
     The first transposed convolution makes a few frames of the features, each of the next doubles them, and a last
