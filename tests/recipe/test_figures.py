@@ -60,3 +60,20 @@ def test_ece_is_a_gate_of_whatever_tells_how_sure_it_is():
         parsed(recipe(task, "ece"))
         parsed(recipe(task, "subset_others.a.ece"))
     assert not gate.is_minimum("subset_others.a.ece") and gate.is_minimum("subset_others.a.worst_class_recall")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"task": "regression", "target": "y", "shape": [3, 2]}, "are those of frames"),
+        ({"task": "classification", "target": ["y", "z"]}, "several columns, which a regression's are"),
+        ({"task": "regression", "target": ["y", "y"]}, "'target' names a column twice"),
+        ({"task": "regression", "target": ["y", "a1"]}, "is also the input of a modality"),
+    ],
+)
+def test_keys_of_another_task_and_columns_that_are_taken_are_refused(data, words):
+    values = recipe("regression", "quality")
+    values["data"] = {"manifest": "m.csv", "modalities": values["data"]["modalities"], **data}
+    with pytest.raises(UsageError) as raised:
+        parsed(values)
+    assert words in str(raised.value)
