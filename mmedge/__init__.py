@@ -32,7 +32,13 @@ models, ``result.module`` and ``result.onnx``. The same verbs are commands (``mm
 which are the same code. Errors are classes of ``mmedge.errors``: what, where, and what to do.
 """
 
+import os
+
 __version__ = "0.2.0"
+
+# ONNX Runtime from 1.31 on reports to its maker what it runs, unless it is told before it is first imported. Who wants
+# that says ORT_DISABLE_TELEMETRY=0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = (
     "Bundle",

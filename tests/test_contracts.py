@@ -173,3 +173,14 @@ def test_the_base_install_alone_predicts_in_an_environment_of_its_own(finished, 
         cwd=tmp_path,
     )
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr
+
+
+def test_nothing_is_reported_to_anybody(made_bundle, tmp_path):
+    """ONNX Runtime keeps an identifier among temporary files, and sends with it what it runs, where nobody tells it not to."""
+    environment = {name: value for name, value in child_environment().items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"TMPDIR": str(tmp_path / "t"), "HOME": str(tmp_path / "h"), "XDG_CACHE_HOME": str(tmp_path / "h/c")}
+    for name in ("t", "h"):
+        (tmp_path / name).mkdir()
+    code = "import mmedge.runtime as runtime, sys; runtime.load(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(made_bundle)], env=environment, check=True)
+    assert not [path.name for path in tmp_path.rglob("*") if path.is_file()]
