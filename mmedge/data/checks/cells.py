@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars
 
 from mmedge.data.manifest.faults import columns_of
@@ -13,6 +14,9 @@ from mmedge.errors import Fault
 from mmedge.preprocess.tabular import LARGEST
 from mmedge.recipe import Data
 from mmedge.spec import ImageSpec, TabularSpec
+
+# Of a standard deviation: what may be lost of a number where float32 holds it, and how close half of them may lie.
+_LOST, _SQUASHED = 0.02, 1e-3
 
 
 def presence_faults(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
@@ -71,6 +75,7 @@ def number_faults(table: polars.DataFrame, spec: TabularSpec, file: str) -> list
                     todo="correct it, empty it (missing), or name the column in 'categorical'",
                 )
             )
+        faults += _scale_faults(values, table, file, column)
     for column in spec.columns_read:
         train = table.filter(polars.col(SPLIT) == "train")[column].drop_nulls()
         if len(train) == 0:
@@ -109,6 +114,28 @@ def number_faults(table: polars.DataFrame, spec: TabularSpec, file: str) -> list
                 )
             )
     return faults
+
+
+def _scale_faults(values: polars.Series, table: polars.DataFrame, file: str, column: str) -> list[Fault]:
+    """Warnings of numbers of which a network sees next to nothing: too far from 0 for float32, or beside one far beyond."""
+    rows = ((table[SPLIT] == "train") & (values.abs() <= LARGEST).fill_null(False)).arg_true()
+    known = values.gather(rows).to_numpy()
+    if len(known) < 3 or not (spread := float(known.std())) > 0:
+        return []
+    if float(np.abs(known - known.astype(np.float32)).max()) > _LOST * spread:
+        step = float(np.spacing(np.float32(np.abs(known).max())))
+        what = (
+            f"numbers of about {known.mean():.3g} are {spread:.2g} apart, and float32 tells them by steps of {step:.2g}"
+        )
+        todo = "count them from another origin: subtract the smallest"
+        return [Fault("warning", "digits", what, file, column=column, todo=todo)]
+    apart = np.abs(known - np.median(known))
+    if 0 < float(np.median(apart)) < _SQUASHED * spread:
+        row = rows[int(apart.argmax())]
+        what = f"the cell {values[row]:g} is so far from the others that these are {np.median(apart) / spread:.1g} standard deviations apart"
+        todo = "correct it, empty it, or give the column's logarithm"
+        return [Fault("warning", "outlier", what, file, table[ROW][row], column, todo=todo)]
+    return []
 
 
 def box_faults(table: polars.DataFrame, spec: ImageSpec, file: str) -> list[Fault]:
