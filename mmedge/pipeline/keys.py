@@ -47,7 +47,11 @@ def key_of(step: Step, parent: Artifact | None, teacher: Artifact | None, contex
             "stage": step.name,
             "parent": parent and parent.sha256,
             "teacher": teacher.sha256 if teacher and step.row.taught else None,
-            "config": [*map(_dumped, sections), _dumped(recipe.data.model_copy(update={"workers": None})), recipe.seed],
+            "config": [
+                *map(_dumped, sections),
+                _dumped(recipe.data.model_copy(update={"workers": None, "batch_workers": None})),
+                recipe.seed,
+            ],
             "data": context.dataset.sha256,
             "code": [code_hash(*CODE, step.row.file), [_user_code(section, context) for section in built]],
             "weights": [digest for section in sections for digest in _weights(section)],

@@ -156,6 +156,13 @@ class Data(Frozen):
     workers: int | None = Field(
         None, ge=1, le=1024, description="Processes that decode; as many as there are cores, where it pays, when null."
     )
+    batch_workers: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Processes that prepare batches while a model trains, each on a core of its own; what is learnt does not"
+        " depend on it. Null: none on a CPU, and beside a GPU up to 8, where samples are augmented or do not fit in memory.",
+    )
 
     @field_validator("modalities")
     @classmethod

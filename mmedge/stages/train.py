@@ -66,7 +66,16 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
         fitted = fit(
             module,
             Supervised(contract, config.train),
-            Training(contract, samples, validation, config.train, np.flatnonzero(samples.labelled), seed, seed),
+            Training(
+                contract,
+                samples,
+                validation,
+                config.train,
+                np.flatnonzero(samples.labelled),
+                seed,
+                seed,
+                workers=context.dataset.batch_workers,
+            ),
             state=context.work / "teacher.safetensors",
             task="training the teacher",
             progress=context.progress,

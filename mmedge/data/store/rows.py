@@ -105,6 +105,11 @@ class Rows:
         index = np.arange(len(self))
         return self.normalised(self.kept(index), index)
 
+    @property
+    def held(self) -> bool:
+        """Whether all samples are so few that they are held in memory."""
+        return self._held is not None
+
     def __len__(self) -> int:
         return len(self.there)
 

@@ -138,7 +138,7 @@ class Samples:
 class Dataset:
     """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
 
-    ``out``: the folder that ``prepare`` wrote to; ``workers``: processes that decode, as in the recipe; ``facts``: what
+    ``out``: the folder that ``prepare`` wrote to; ``workers`` and ``batch_workers``: processes that decode and that prepare batches, as in the recipe; ``facts``: what
     the report tells of the data beside that; ``cards``: {split: its card}.
     """
 
@@ -150,6 +150,7 @@ class Dataset:
     source: str
     out: Path
     workers: int | None = None
+    batch_workers: int | None = None
     facts: ArrangedRecord = field(default_factory=ArrangedRecord)
     cards: Mapping[str, SplitCard] = field(default_factory=dict)
 
@@ -256,9 +257,8 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         split: split_card(table, {name: each[split] for name, each in cells.items()}, data)
         for split, table in tables.items()
     }
-    return Dataset(
-        contract, splits["train"], splits["validation"], splits["test"], digest, source, out, data.workers, facts, cards
-    )
+    whole = Dataset(contract, splits["train"], splits["validation"], splits["test"], digest, source, out)
+    return replace(whole, workers=data.workers, batch_workers=data.batch_workers, facts=facts, cards=cards)
 
 
 class _Written(Record):
@@ -275,7 +275,7 @@ def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -
     private(folder)
     stamp = folder / "source.json"
     # Neither changes what is in the manifests: not how it is decoded, nor by how many processes.
-    described = recipe.data.model_dump(mode="json", exclude={"workers"})
+    described = recipe.data.model_dump(mode="json", exclude={"workers", "batch_workers"})
     source, own = _source_state(recipe.data, code, progress), code_hash("data/manifest", "data/builtin")
     key = hash_json({"data": described, "seed": recipe.seed, "source": source, "code": own})
     text = stamp.read_text(encoding="utf-8") if stamp.is_file() else "{}"

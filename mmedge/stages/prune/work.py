@@ -118,7 +118,16 @@ class PruneWork:
         """What recovery trains on: all samples with a teacher, else the labelled ones."""
         usable = np.arange(len(self.train)) if self.teacher is not None else np.flatnonzero(self.train.labelled)
         seed = self.context.recipe.seed
-        return Training(self.contract, self.train, self.validation, train, usable, seed, seed)
+        return Training(
+            self.contract,
+            self.train,
+            self.validation,
+            train,
+            usable,
+            seed,
+            seed,
+            workers=self.context.dataset.batch_workers,
+        )
 
     def objective(self, student: nn.Module, train: Train) -> Any:
         if self.teacher is None:

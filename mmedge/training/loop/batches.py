@@ -23,9 +23,7 @@ class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
     ``targets``: {head: [batch, ...]}; ``weights``: {head: float32 [batch]}, what each label counts, empty where all count
-
-    the same. ``passed``: the share of the
-    schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
+    the same. ``passed``: the share of the schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
     run k times, and a module's outputs are [batch * k, W]. ``share``: what part of its batch this is, by
     samples; 1 is the whole.
     """
@@ -47,9 +45,19 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""
         inputs, targets, weights = (
-            {name: x.to(device) for name, x in tensors.items()} for tensors in (self.inputs, self.targets, self.weights)
+            {name: x.to(device, non_blocking=True) for name, x in tensors.items()}
+            for tensors in (self.inputs, self.targets, self.weights)
         )
-        return replace(self, inputs=inputs, present=self.present.to(device), targets=targets, weights=weights)
+        present = self.present.to(device, non_blocking=True)
+        return replace(self, inputs=inputs, present=present, targets=targets, weights=weights)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU copies from while it computes."""
+        inputs, targets, weights = (
+            {name: x.pin_memory() for name, x in tensors.items()}
+            for tensors in (self.inputs, self.targets, self.weights)
+        )
+        return replace(self, inputs=inputs, present=self.present.pin_memory(), targets=targets, weights=weights)
 
 
 def steps_per_epoch(samples: int, train: Train) -> int:
@@ -64,7 +72,8 @@ class Training:
 
     ``usable``: int64, the rows of ``samples`` that may be drawn; ``seed``: of their order and of what is dropped;
     ``view_seed``: of the augmented views, which teacher and student share. ``noise``: of a private training that shares its
-    budget with others, in units of its clip; None where the budget is its own.
+    budget with others, in units of its clip; None where the budget is its own. ``workers``: processes that make batches
+    ahead, 0 for none; None: as many as pay.
     """
 
     contract: Contract
@@ -75,11 +84,23 @@ class Training:
     seed: int
     view_seed: int
     noise: float | None = None
+    workers: int | None = None
 
 
-def batches(
+@dataclass(frozen=True)
+class Plan:
+    """A batch that is not made yet: its rows, and all that chance says of it. ``present``: as of ``Batch``."""
+
+    index: np.ndarray
+    view: int
+    present: np.ndarray
+    passed: float
+    share: float
+
+
+def plans(
     training: Training, epoch: int, rank: int = 0, count: int = 1, drawn: Iterable[np.ndarray] | None = None
-) -> Iterator[Batch]:
+) -> Iterator[Plan]:
     """The batches of one epoch over the usable rows, each row as often as any other, unless ``sampling`` is balanced.
 
     Each comes in ``train.accumulate`` parts, one after another, and of each part come the rows of process ``rank`` of
@@ -88,9 +109,7 @@ def batches(
     """
     samples, train = training.samples, training.schedule
     rng = np.random.default_rng([training.seed, epoch])
-    weights = class_weights(samples) if train.class_weights == "balanced" else {}
     view, towers = epoch % train.views, _towers(training.contract)
-    changes = resolved(train.augment, training.contract.modalities)
     for whole in _steps(training, rng) if drawn is None else drawn:
         own = [
             _part(part, count, rank)
@@ -102,19 +121,42 @@ def batches(
         else:
             present = drop_modalities(available, train.modality_dropout, rng, towers)
         for rows in own:
-            index = whole[rows]
-            augment = changes if len(index) else {}
-            inputs = view_of(samples, index, augment, view_seed=training.view_seed, view=view)
-            yield Batch(
-                index,
-                view,
-                inputs,
-                torch.from_numpy(present[rows]),
-                {head: torch.from_numpy(x[index]) for head, x in samples.targets.items()},
-                {head: torch.from_numpy(x[index]) for head, x in weights.items()},
-                epoch / train.epochs,
-                len(index) / max(1, len(whole)),
-            )
+            share = len(whole[rows]) / max(1, len(whole))
+            yield Plan(whole[rows], view, present[rows], epoch / train.epochs, share)
+
+
+class Maker:
+    """Makes the batches of a training. It holds what all of them need, and can be sent to another process."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        samples, train = training.samples, training.schedule
+        self._weights = class_weights(samples) if train.class_weights == "balanced" else {}
+        self._changes = resolved(train.augment, training.contract.modalities)
+
+    def __getitem__(self, plan: Plan) -> Batch:
+        training, index = self._training, plan.index
+        samples = training.samples
+        augment = self._changes if len(index) else {}
+        inputs = view_of(samples, index, augment, view_seed=training.view_seed, view=plan.view)
+        return Batch(
+            index,
+            plan.view,
+            inputs,
+            torch.from_numpy(plan.present),
+            {head: torch.from_numpy(x[index]) for head, x in samples.targets.items()},
+            {head: torch.from_numpy(x[index]) for head, x in self._weights.items()},
+            plan.passed,
+            plan.share,
+        )
+
+
+def batches(
+    training: Training, epoch: int, rank: int = 0, count: int = 1, drawn: Iterable[np.ndarray] | None = None
+) -> Iterator[Batch]:
+    """The batches of one epoch, made one by one in this process; see ``plans``."""
+    make = Maker(training)
+    return (make[plan] for plan in plans(training, epoch, rank, count, drawn))
 
 
 def _steps(training: Training, rng: np.random.Generator) -> np.ndarray:

@@ -23,9 +23,10 @@ from mmedge.recipe import Train
 from mmedge.tracking import Log
 from mmedge.training.loop import processes
 from mmedge.training.loop.accounting import Phase, noise_for
-from mmedge.training.loop.batches import Batch, Training, batches, steps_per_epoch
+from mmedge.training.loop.batches import Batch, Training, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.device import training_device
+from mmedge.training.loop.feeding import Feed
 from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
@@ -43,8 +44,9 @@ Objective = Callable[[Any, Batch], Tensor]
 class Fitted:
     """What a fit ended with.
 
-    ``history``: one record an epoch; ``notes``: what a reader of the report must know; ``diverged``: it ended with the best epoch before its loss was no number.
-    ``private``: what a private training spent.
+    ``history``: one record an epoch, of which ``waiting`` is the share of its training in which the device waited for
+    data; ``notes``: what a reader of the report must know; ``diverged``: it ended with the best epoch before its loss was
+    no number; ``private``: what a private training spent.
     """
 
     history: list[dict[str, float]]
@@ -81,7 +83,8 @@ def fit(
     run.restore(state)
     total = steps_per_epoch(len(training.samples), train) * train.epochs
     notes: list[str] = []
-    work = _Work(run, learner, module, training, state, task, progress, log)
+    feed = Feed(training, training_device())
+    work = _Work(run, learner, module, training, feed, state, task, progress, log)
     end: _End | None = None
     with synchronised(run.parts):
         for first, last in transfer.phases(train.epochs):
@@ -96,7 +99,7 @@ def fit(
     transfer.end(module)
     _leave_at(run.best, module)
     spent = run.private.phase if run.private else None
-    told = dict.fromkeys([*(end.notes if end else ()), *notes])
+    told = dict.fromkeys([*(end.notes if end else ()), *notes, *feed.advice()])
     return Fitted(run.history, best, tuple(told), bool(end and end.diverged), spent)
 
 
@@ -108,6 +111,7 @@ class _Work:
     learner: Any
     module: nn.Module
     training: Training
+    feed: Feed
     state: Path
     task: str
     progress: Progress
@@ -132,8 +136,8 @@ def _phase(work: _Work, last: int) -> _End | None:
             )
         started = time.monotonic()
         module.train()
-        each, rate = _epoch(run, work.learner, work.training, epoch, work.task, work.progress)
-        loss = float(each.mean())
+        each, rate = _epoch(work, epoch)
+        loss, waited = float(each.mean()), work.feed.share(time.monotonic() - started)
         # The last step's loss may be finite, and what the weights after it give not.
         figures = _validated(run, module, work.training) if math.isfinite(loss) else None
         if figures is None:
@@ -141,7 +145,8 @@ def _phase(work: _Work, last: int) -> _End | None:
                 raise _diverged(work.task, epoch, each)
             return _End((f"training diverged in epoch {epoch + 1}; the best epoch before it is kept",), diverged=True)
         seconds = time.monotonic() - started
-        run.history.append({"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, **figures})
+        record = {"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, "waiting": waited}
+        run.history.append({**record, **figures})
         if processes.is_main():
             run.store(work.state)
             work.log(run.history[-1])
@@ -205,16 +210,15 @@ class _Learner(nn.Module):
         return self._loss(batch)
 
 
-def _epoch(
-    run: State, learner: Any, training: Training, epoch: int, task: str, progress: Progress
-) -> tuple[Tensor, float]:
+def _epoch(work: _Work, epoch: int) -> tuple[Tensor, float]:
     """Train for an epoch: (the loss of each step, float64 [steps], the last learning rate)."""
+    run, learner, training = work.run, work.learner, work.training
     train, device = training.schedule, training_device()
     steps = steps_per_epoch(len(training.samples), train)
     torch.manual_seed(_mixed(training.seed, epoch, processes.rank()))  # dropout's generator
     losses, rate = [], 0.0
     chosen = run.private.drawn(epoch) if run.private else None
-    drawn = batches(training, epoch, processes.rank(), processes.count(), chosen)
+    drawn = work.feed.batches(epoch, chosen)
     for step in range(epoch * steps, (epoch + 1) * steps):
         rate = set_rate(run.optimizer, train, step, steps * train.epochs)
         parts = islice(drawn, train.accumulate)
@@ -225,7 +229,7 @@ def _epoch(
         else:
             losses.append(_step(run, learner, parts, train, device))
         if step % 10 == 0:
-            progress.step(task, step, steps * train.epochs, _status(epoch, train, run.history))
+            work.progress.step(work.task, step, steps * train.epochs, _status(epoch, train, run.history))
     # Read once an epoch: a GPU is not waited for at every step.
     return processes.total(torch.stack(losses).double()), rate
 

@@ -14,7 +14,8 @@ def csv_of(history: Sequence[Mapping[str, float]]) -> str:
     """The history as a CSV text: a header, and a row an epoch. A training without epochs has no columns either."""
     text = io.StringIO()
     if history:
-        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+        columns = list(dict.fromkeys(name for record in history for name in record))  # a newer version may tell more
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
     return text.getvalue()
@@ -23,4 +24,4 @@ def csv_of(history: Sequence[Mapping[str, float]]) -> str:
 def csv_read(path: Path) -> list[dict[str, float]]:
     """The history that ``csv_of`` wrote."""
     with path.open(newline="", encoding="utf-8") as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]

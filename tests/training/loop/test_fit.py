@@ -85,7 +85,7 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 
 
 def without_seconds(history):
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+    return [{name: value for name, value in record.items() if name not in ("seconds", "waiting")} for record in history]
 
 
 class Stop(Exception):

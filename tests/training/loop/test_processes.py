@@ -90,7 +90,10 @@ def distilled(folder: Path):
         task="t",
         progress=Silent(),
     )
-    history = [{name: value for name, value in record.items() if name != "seconds"} for record in fitted.history]
+    history = [
+        {name: value for name, value in record.items() if name not in ("seconds", "waiting")}
+        for record in fitted.history
+    ]
     return {"weights": student.state_dict(), "rows": objective.rows, "history": history, "asked": teacher.calls}
 
 
