@@ -1,6 +1,6 @@
 """Recipes: complete YAML files that a user copies and edits. They are data; the only code they name is ``module:attribute``."""
 
-from mmedge.recipe.augment import Augment
+from mmedge.recipe.augment import Augment, Mix
 from mmedge.recipe.budget import Budget
 from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
@@ -40,6 +40,7 @@ __all__ = [
     "Loss",
     "MainTeacher",
     "Measure",
+    "Mix",
     "Model",
     "Precision",
     "Prefer",

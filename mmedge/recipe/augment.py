@@ -114,6 +114,22 @@ class Augment(Frozen):
         return Augment.model_validate({**_preset(self.preset, spec), **given})
 
 
+class Mix(Frozen):
+    """Each sample mixed with another one of the training split; its labels count by their parts, and a teacher sees the mix."""
+
+    kind: Literal["mixup", "cutmix"] = Field(
+        "mixup",
+        description="mixup: a weighted sum of both; cutmix: a box of one, of series a run, taken from the other.",
+    )
+    alpha: float = Field(
+        0.2,
+        gt=0,
+        le=100,
+        description="The parts are drawn from Beta(alpha, alpha): 1 is even, below it one of both prevails.",
+    )
+    share: Share = Field(1.0, description="Share of the views that are mixed.")
+
+
 _PLANE = ("shift", "shift_rows", "mask", "mask_rows", "masks", "noise")
 _COLOURS = ("saturation", "hue", "grayscale")
 _IMAGE = ("crop", "flip", "rotate", "shear", "zoom", "brightness", "contrast", *_COLOURS, "blur", "erase")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mmedge.frozen import Frozen
-from mmedge.recipe.augment import Augment
+from mmedge.recipe.augment import Augment, Mix
 from mmedge.recipe.budget import Budget
 from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import Privacy
@@ -59,6 +59,7 @@ class Train(Frozen):
         " which learns it (Kendall, Gal & Cipolla 2018).",
     )
     augment: dict[str, Augment] = Field({}, description="Modality -> random changes of it, or a preset's name.")
+    mix: Mix | None = Field(None, description="Samples mixed with one another; null for none.")
     views: int = Field(
         1, ge=1, le=1_000_000, description="Augmented views that a sample has; epoch e sees view e modulo views."
     )
@@ -137,6 +138,7 @@ class Train(Frozen):
             "'class_weights: balanced': what a sample weighs depends on the others' classes": self.class_weights
             != "none",
             "'head_weights: uncertainty': give the weights as numbers": self.head_weights == "uncertainty",
+            "'mix': a sample's gradient depends on another sample": self.mix is not None,
             f"'precision: {self.precision}': each sample's gradient is taken in fp32": self.precision != "fp32",
             "'compile: true': each sample's gradient is taken by functorch": self.compile,
         }

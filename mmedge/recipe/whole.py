@@ -106,7 +106,20 @@ class Recipe(Frozen):
         ]
         for stage, train in self._schedules():
             faults += [f"{stage}.train.augment.{what}" for what in faults_of(train.augment if train else {}, known)]
+            if train and train.mix:
+                faults += [f"{stage}.train.mix: {why}" for why in self._not_mixed(stage)]
         return faults
+
+    def _not_mixed(self, stage: str) -> list[str]:
+        """Why samples cannot be mixed with one another here."""
+        ids = [name for name, spec in self.data.modalities.items() if spec.dtype != "float32"]
+        among = [target.task for target in self.data.heads.values() if tasks.of(target).AMONG]
+        tables = self.teacher.outputs or any(more.outputs for more in (self.distill.teachers if self.distill else ()))
+        return [
+            *(f"{name!r} holds ids, of which there is no half" for name in ids),
+            *(f"a {task} compares samples with one another, which would each be two" for task in among),
+            *(["a teacher's table of outputs has none for a mix"] if tables and stage != "teacher" else []),
+        ]
 
     def _task_faults(self) -> list[str]:
         """Settings that no head's task has a use for, and heads that do not exist."""

@@ -93,6 +93,10 @@ class Distillation(nn.Module):
             # In the heads' order: a set's is another one in each process, and sums would differ in the last bit.
             for name in [head for head in each if head in teacher.heads]:
                 targets = repeated(batch.targets[name], batch.repeats)
+                if batch.partners and not targets.is_floating_point():
+                    targets = torch.full_like(
+                        targets, -1
+                    )  # a mix has no class of its own: what the teacher says is right
                 each[name] = each[name] + factor * self._of_logits(
                     name, outputs[name], teacher.heads[name].repeated(batch.repeats), targets
                 )
@@ -145,6 +149,9 @@ def _label_losses(outputs: Mapping[str, Tensor], batch: Batch, contract: Contrac
         targets = repeated(batch.targets[name], batch.repeats)
         weights = repeated(batch.weights[name], batch.repeats) if name in batch.weights else None
         found[name] = losses.of(head).label_loss(outputs[name], targets, head, train, weights)
+        if name in batch.partners:  # whom each sample is mixed with counts for its part
+            others, parts = (repeated(x[name], batch.repeats) for x in (batch.partners, batch.partner_weights))
+            found[name] = found[name] + losses.of(head).label_loss(outputs[name], others, head, train, parts)
     return found
 
 

@@ -26,7 +26,7 @@ from mmedge.data.store.samples import Samples
 from mmedge.models import load
 from mmedge.progress import Silent
 from mmedge.recipe import Recipe, Train
-from mmedge.training.loop.batches import Batch, Training, batches, every_side, view_of
+from mmedge.training.loop.batches import Batch, Look, Training, batches, every_side, view_of
 from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate
 from mmedge.training.objectives import Distillation
@@ -97,7 +97,7 @@ class Bare:
         for step, index in enumerate(rng.permutation(len(self.samples)).reshape(_STEPS, -1)):
             began = began or clock()
             last = clock()
-            inputs = view_of(self.samples, index, self.train.augment, view_seed=0, view=0)
+            inputs = view_of(self.samples, index, Look(self.train.augment, 0, 0))
             have = self.samples.present[index]
             sides = torch.from_numpy(every_side(have, rng))
             targets = torch.from_numpy(self.samples.targets["logits"][index])
@@ -223,7 +223,7 @@ def _views(samples: Samples, batch: int, augment: Any) -> float:
     for _ in range(200):
         index = rng.integers(len(samples), size=batch)
         began = clock()
-        view_of(samples, index, augment, view_seed=0, view=0)
+        view_of(samples, index, Look(augment, 0, 0))
         seconds.append(clock() - began)
     return statistics.median(seconds)
 

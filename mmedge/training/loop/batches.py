@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -14,8 +14,9 @@ from mmedge import tasks
 from mmedge.contract import Contract
 from mmedge.data.augment import augmented, resolved
 from mmedge.data.augment.chance import Chance
+from mmedge.data.augment.mix import Mixing, mixed, mixing
 from mmedge.data.store.samples import Samples
-from mmedge.recipe import Augment, Train
+from mmedge.recipe import Augment, Mix, Train
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Batch:
     """``index``: int64 [batch], rows of the split; ``view``: the augmented view; ``present`` after modality dropout.
 
     ``targets``: {head: [batch, ...]}; ``weights``: {head: float32 [batch]}, what each label counts, empty where all count
-    the same. ``passed``: the share of the schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
+    the same. ``partners``: {head: [batch, ...]}, the targets of whom each sample is mixed with, and ``partner_weights`` what
+    they count; empty where nothing is mixed. ``passed``: the share of the schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
     run k times, and a module's outputs are [batch * k, W]. ``share``: what part of its batch this is, by
     samples; 1 is the whole.
     """
@@ -36,6 +38,8 @@ class Batch:
     weights: dict[str, Tensor] = field(default_factory=dict)
     passed: float = 0.0
     share: float = 1.0
+    partners: dict[str, Tensor] = field(default_factory=dict)
+    partner_weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def repeats(self) -> int:
@@ -44,20 +48,24 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; on its own device it is not copied."""
-        inputs, targets, weights = (
-            {name: x.to(device, non_blocking=True) for name, x in tensors.items()}
-            for tensors in (self.inputs, self.targets, self.weights)
-        )
-        present = self.present.to(device, non_blocking=True)
-        return replace(self, inputs=inputs, present=present, targets=targets, weights=weights)
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in memory that a GPU copies from while it computes."""
-        inputs, targets, weights = (
-            {name: x.pin_memory() for name, x in tensors.items()}
-            for tensors in (self.inputs, self.targets, self.weights)
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        held = (self.inputs, self.targets, self.weights, self.partners, self.partner_weights)
+        parts = [{key: change(x) for key, x in tensors.items()} for tensors in held]
+        return replace(
+            self,
+            inputs=parts[0],
+            present=change(self.present),
+            targets=parts[1],
+            weights=parts[2],
+            partners=parts[3],
+            partner_weights=parts[4],
         )
-        return replace(self, inputs=inputs, present=self.present.pin_memory(), targets=targets, weights=weights)
 
 
 def steps_per_epoch(samples: int, train: Train) -> int:
@@ -136,19 +144,32 @@ class Maker:
 
     def __getitem__(self, plan: Plan) -> Batch:
         training, index = self._training, plan.index
-        samples = training.samples
-        augment = self._changes if len(index) else {}
-        inputs = view_of(samples, index, augment, view_seed=training.view_seed, view=plan.view)
+        samples, train = training.samples, training.schedule
+        look = Look(
+            self._changes if len(index) else {}, training.view_seed, plan.view, train.mix if len(index) else None
+        )
+        how = look.mixing(samples, index)
+        targets, weights = self._labels(index, how.own if how else None)
+        others = self._labels(how.partner, 1 - how.own) if how else ({}, {})
         return Batch(
             index,
             plan.view,
-            inputs,
+            view_of(samples, index, look),
             torch.from_numpy(plan.present),
-            {head: torch.from_numpy(x[index]) for head, x in samples.targets.items()},
-            {head: torch.from_numpy(x[index]) for head, x in self._weights.items()},
+            targets,
+            weights,
             plan.passed,
             plan.share,
+            *others,
         )
+
+    def _labels(self, index: np.ndarray, part: np.ndarray | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(the targets of some rows, what each counts). ``part``: float64 [batch], of a mix."""
+        targets = {head: torch.from_numpy(x[index]) for head, x in self._training.samples.targets.items()}
+        if part is None:
+            return targets, {head: torch.from_numpy(x[index]) for head, x in self._weights.items()}
+        each = {head: part * self._weights[head][index] if head in self._weights else part for head in targets}
+        return targets, {head: torch.from_numpy(x.astype(np.float32)) for head, x in each.items()}
 
 
 def batches(
@@ -195,13 +216,35 @@ def _shares(samples: Samples, rows: np.ndarray) -> np.ndarray:
     return np.full(len(rows), 1 / len(rows))
 
 
-def view_of(
-    samples: Samples, index: np.ndarray, augment: Mapping[str, Augment], *, view_seed: int, view: int
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Look:
+    """How samples are looked at: view ``view`` of those that ``augment`` and ``mix`` make by the seed ``seed``."""
+
+    augment: Mapping[str, Augment]
+    seed: int
+    view: int
+    mix: Mix | None = None
+
+    def mixing(self, samples: Samples, index: np.ndarray) -> Mixing | None:
+        """Whom the rows ``index`` are mixed with, if anybody."""
+        chance = Chance(self.seed, self.view, index, len(samples))
+        return mixing(self.mix, chance, samples.present) if self.mix else None
+
+
+def view_of(samples: Samples, index: np.ndarray, look: Look) -> dict[str, Tensor]:
     """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
-    chance = Chance(view_seed, view, index, len(samples))
+    found = _views(samples, index, look)
+    how = look.mixing(samples, index)
+    if how is not None:
+        others = _views(samples, how.partner, look)
+        found = {name: mixed(x, others[name], how) for name, x in found.items()}
+    return {name: torch.from_numpy(x) for name, x in found.items()}
+
+
+def _views(samples: Samples, index: np.ndarray, look: Look) -> dict[str, np.ndarray]:
+    chance = Chance(look.seed, look.view, index, len(samples))
     return {
-        name: torch.from_numpy(augmented(x, index, augment[name], chance) if name in augment else x[index])
+        name: augmented(x, index, look.augment[name], chance) if name in look.augment else x[index]
         for name, x in samples.inputs.items()
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 
@@ -58,18 +59,11 @@ class Feed:
         if not self.workers:
             yield from (make[plan] for plan in planned)
             return
-        loader: DataLoader[Batch] = DataLoader(
-            make,  # type: ignore[arg-type]  # what is asked for is a plan, not a number
-            batch_size=None,
-            sampler=list(planned),
-            num_workers=self.workers,
-            prefetch_factor=_AHEAD,
-            collate_fn=_as_it_is,
-            pin_memory=self._device.type == "cuda",
-            multiprocessing_context=_START,
-        )
         try:
-            yield from loader
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
+                made = iter(_loader(make, list(planned), self.workers, self._device))
+            yield from made
         except RuntimeError as error:
             if "worker" not in str(error):
                 raise
@@ -93,6 +87,19 @@ class Feed:
             f"the device waited for data {waited / seconds:.0%} of the time, with {self.workers} processes that prepare"
             f" batches: set data.batch_workers: {min(spare, max(1, 2 * self.workers))}"
         ]
+
+
+def _loader(make: Maker, planned: list[Plan], workers: int, device: torch.device) -> DataLoader[Batch]:
+    return DataLoader(
+        make,  # type: ignore[arg-type]  # what is asked for is a plan, not a number
+        batch_size=None,
+        sampler=planned,
+        num_workers=workers,
+        prefetch_factor=_AHEAD,
+        collate_fn=_as_it_is,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=_START,
+    )
 
 
 # Workers share this process's memory as it is; where the system cannot do that there are none unless they are asked for.

@@ -23,6 +23,7 @@ def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weight
     known = ~torch.isnan(targets)
     wanted = torch.where(known, targets, 0.0) * (1 - train.label_smoothing) + train.label_smoothing / 2
     each = F.binary_cross_entropy_with_logits(output, wanted, reduction="none")
+    each = each if weights is None else each * weights[:, None]
     return (each * known).sum() / targets.numel()
 
 

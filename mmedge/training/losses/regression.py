@@ -23,6 +23,7 @@ def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weight
     targets = targets.reshape(output.shape)
     known = ~torch.isnan(targets)
     errors = (_standard(output, head) - _standard(torch.where(known, targets, 0.0), head)) ** 2
+    errors = errors if weights is None else errors * weights.reshape(-1, *[1] * (errors.dim() - 1))
     return (errors * known).sum() / targets.numel()
 
 

@@ -18,9 +18,9 @@ from mmedge.data.outputs import StoredOutputs, no_common_sample
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.classes import ClassMap
-from mmedge.recipe import Augment, Hint
+from mmedge.recipe import Augment, Hint, Mix
 from mmedge.recipe.dependencies import path_state
-from mmedge.training.loop.batches import view_of
+from mmedge.training.loop.batches import Look, view_of
 from mmedge.training.loop.device import training_device
 from mmedge.training.teaching.layers import HintedLayer
 
@@ -66,6 +66,7 @@ class TrainingViews:
     samples: Samples
     augment: Mapping[str, Augment]
     view_seed: int
+    mix: Mix | None = None
 
     @property
     def key(self) -> str:
@@ -75,7 +76,8 @@ class TrainingViews:
             for name, a in self.augment.items()
             if name in self.samples.inputs
         }
-        return hash_json([augment, self.view_seed])
+        mix = [self.mix.model_dump(mode="json")] if self.mix else []
+        return hash_json([augment, self.view_seed, *mix])
 
     @property
     def row_bytes(self) -> int:
@@ -84,7 +86,7 @@ class TrainingViews:
 
     def inputs(self, index: np.ndarray, view: int) -> dict[str, Tensor]:
         """{modality: [batch, *shape]}."""
-        return view_of(self.samples, index, self.augment, view_seed=self.view_seed, view=view)
+        return view_of(self.samples, index, Look(self.augment, self.view_seed, view, self.mix))
 
     def present(self, index: np.ndarray) -> Tensor:
         """bool [batch, modalities]: all that the samples have, whatever the student sees."""

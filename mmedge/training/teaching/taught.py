@@ -103,7 +103,7 @@ def _together(config: Distill, context: Context, train: Train) -> Source:
         return Combined(sources, weights, combine=config.combine, contract=contract)
 
     # How good they are, alone and together, on the validation split.
-    plain = train.model_copy(update={"augment": {}})
+    plain = train.model_copy(update={"augment": {}, "mix": None})
     judged = _sources(_without_hints(config), TeachingSplit(context, plain, "validation"))
     validation = context.dataset.validation
     figures = [_quality(source, contract, validation) for source in [*judged, combined(judged)]]
@@ -158,7 +158,7 @@ class TeachingSplit:
             for name, augment in resolved(self.train.augment, student).items()
             if name in samples.inputs
         }
-        return TrainingViews(samples, augment, self.context.recipe.seed)
+        return TrainingViews(samples, augment, self.context.recipe.seed, self.train.mix)
 
 
 def _sources(config: Distill, split: TeachingSplit) -> list[Source]:

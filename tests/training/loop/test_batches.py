@@ -7,7 +7,7 @@ import torch
 from mmedge.contract import Contract
 from mmedge.recipe import Augment, Train
 from mmedge.spec import ArraySpec
-from mmedge.training.loop.batches import Training, batches, drop_modalities, steps_per_epoch, view_of
+from mmedge.training.loop.batches import Look, Training, batches, drop_modalities, steps_per_epoch, view_of
 from tests.heads import CLASSES
 from tests.heads import samples as made_samples
 
@@ -44,23 +44,23 @@ def drawn(samples, train, *, seed=0, epoch=0, usable=None):
 
 def test_a_rows_view_is_the_same_whatever_the_batch():
     samples = made()
-    whole = view_of(samples, np.arange(50), ALL, view_seed=1, view=3)
+    whole = view_of(samples, np.arange(50), Look(ALL, 1, 3))
     some = np.array([40, 3, 3, 17])
-    for name, x in view_of(samples, some, ALL, view_seed=1, view=3).items():
+    for name, x in view_of(samples, some, Look(ALL, 1, 3)).items():
         torch.testing.assert_close(x, whole[name][some], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("other", [{"view_seed": 2, "view": 3}, {"view_seed": 1, "view": 4}])
+@pytest.mark.parametrize("other", [(2, 3), (1, 4)])
 def test_another_view_or_seed_shows_something_else(other):
     samples = made()
-    first = view_of(samples, np.arange(50), ALL, view_seed=1, view=3)
-    for name, x in view_of(samples, np.arange(50), ALL, **other).items():
+    first = view_of(samples, np.arange(50), Look(ALL, 1, 3))
+    for name, x in view_of(samples, np.arange(50), Look(ALL, *other)).items():
         assert not torch.equal(x, first[name])
 
 
 def test_without_augmentation_a_view_is_the_sample():
     samples = made()
-    for name, x in view_of(samples, np.array([4, 2]), {}, view_seed=1, view=1).items():
+    for name, x in view_of(samples, np.array([4, 2]), Look({}, 1, 1)).items():
         np.testing.assert_array_equal(x.numpy(), samples.inputs[name][[4, 2]])
 
 

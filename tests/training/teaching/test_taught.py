@@ -5,7 +5,7 @@ import pytest
 
 from mmedge.recipe import Augment
 from mmedge.spec import AudioSpec, ImageSpec
-from mmedge.training.loop.batches import view_of
+from mmedge.training.loop.batches import Look, view_of
 from mmedge.training.teaching.taught import scaled
 from tests.heads import samples as made_samples
 
@@ -30,6 +30,6 @@ def test_teacher_and_student_see_the_same_shift_to_within_a_step_of_the_finer_on
         data = made_samples(
             "train", tuple(map(str, range(n))), {"audio": x}, np.ones((n, 1), bool), np.zeros(n, np.int64), np.arange(n)
         )
-        seen = view_of(data, np.arange(n), {"audio": scaled(augment, OURS, spec)}, view_seed=3, view=view)["audio"]
+        seen = view_of(data, np.arange(n), Look({"audio": scaled(augment, OURS, spec)}, 3, view))["audio"]
         shifts.append((spec.frames // 2 - seen[:, 0, 0, spec.frames // 2].numpy()) * spec.hop_ms)
     assert len(set(shifts[0])) > 5 and np.abs(shifts[0] - shifts[1]).max() <= OURS.hop_ms
