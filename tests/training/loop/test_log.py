@@ -2,7 +2,7 @@
 
 import csv
 
-from mmedge.training.loop.log import CSV, csv_of
+from mmedge.training.loop.log import CSV, csv_of, csv_read
 
 
 def test_the_csv_has_a_row_an_epoch_with_the_figures_of_the_history():
@@ -16,4 +16,10 @@ def test_every_trained_stage_has_its_log_in_its_artifact(finished):
     for stage in ("teacher", "distill", "prune"):
         rows = list(csv.DictReader(finished.artifact(stage).file(CSV).open()))
         assert [row["epoch"] for row in rows] == ["1", "2"]
-        assert set(rows[0]) == {"epoch", "loss", "learning_rate", "seconds", "quality", "selection"}
+        assert set(rows[0]) == {"epoch", "loss", "learning_rate", "seconds", "waiting", "quality", "selection"}
+
+
+def test_a_history_that_a_newer_version_went_on_with_keeps_all_its_columns(tmp_path):
+    history = [{"epoch": 1.0, "loss": 0.5}, {"epoch": 2.0, "loss": 0.25, "waiting": 0.125}]
+    (tmp_path / "training.csv").write_text(csv_of(history))
+    assert csv_read(tmp_path / "training.csv") == history
