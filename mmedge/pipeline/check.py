@@ -24,6 +24,7 @@ from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of, labelled
 from mmedge.data.store.room import refuse_small_disk, store_bytes
 from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
+from mmedge.data.store.tensors import evenly
 from mmedge.errors import Fault, MissingDependency, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
@@ -42,6 +43,9 @@ from mmedge.stages.trial import trial, try_export
 from mmedge.tasks import Head
 from mmedge.training.faults import own_contract, teaching_faults
 from mmedge.training.privacy import budget_faults, network_faults
+
+# Rows of a stream whose files are opened.
+_LOOKED_AT = 2000
 
 Cells = dict[str, dict[str, list[str | None]]]
 
@@ -72,7 +76,10 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
             if spec.reads_file:
                 progress.say(f"check: looking for the files of {name}")
                 found += missing_files(table, name, spec, folder, file)
-        card = card.model_copy(update={"store": store_bytes(recipe.data.modalities, table.height)})
+        kept = {
+            name: spec for name, spec in recipe.data.modalities.items() if not (recipe.data.stream and spec.reads_file)
+        }
+        card = card.model_copy(update={"store": store_bytes(kept, table.height)})
         if media:
             more, facts, fitted = _media(table, recipe.data, folder, file, out, progress)
             found += more
@@ -115,6 +122,8 @@ def _media(
 ) -> tuple[list[Fault], dict[str, TextFacts | SoundFacts], dict[str, ModalitySpec]]:
     """``media_faults`` by what a run finds decoded; where the disk has no room for it, that alone."""
     cache = out / ".work" / "tensors"
+    if data.stream:  # what is not decoded ahead is looked at here and there
+        table = evenly(table, _LOOKED_AT)
     there = sum(one.stat().st_size for one in cache.glob("*/*.npy"))
     try:
         refuse_small_disk(sum(store_bytes(data.modalities, table.height).values()), cache, there)

@@ -164,6 +164,20 @@ class Data(Frozen):
         " depend on it. Null: none on a CPU, and beside a GPU up to 8, where samples are augmented or do not fit in memory.",
     )
 
+    stream: bool = Field(
+        False,
+        description="Whether files are decoded when they are read, at each epoch anew, instead of once before training: nothing"
+        " decoded lies on the disk and training begins at once, at the price of decoding, which batch_workers share. A"
+        " change of a file whose name stays is not noticed. Statistics are fitted on 2,000 training samples, evenly spread.",
+    )
+    unreadable: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="With stream: share of the training samples read so far whose files may be unreadable. They are skipped,"
+        " counted and named; beyond it training ends with an error. In the other splits none may be.",
+    )
+
     @field_validator("modalities")
     @classmethod
     def _named_well(cls, modalities: dict[str, ModalitySpec]) -> dict[str, ModalitySpec]:

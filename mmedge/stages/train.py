@@ -74,7 +74,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
                 np.flatnonzero(samples.labelled),
                 seed,
                 seed,
-                workers=context.dataset.batch_workers,
+                reading=context.dataset.reading,
             ),
             state=context.work / "teacher.safetensors",
             task="training the teacher",

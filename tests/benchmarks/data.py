@@ -27,7 +27,7 @@ from mmedge.data.augment import augmented, resolved
 from mmedge.data.augment.chance import Chance
 from mmedge.data.store.decode import Modality, decode
 from mmedge.data.store.rows import Rows, Shards
-from mmedge.data.store.samples import Samples
+from mmedge.data.store.samples import Reading, Samples
 from mmedge.machine import resident_bytes
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Train
@@ -78,7 +78,7 @@ def training_of(name: str, rows: Rows, spec: ModalitySpec, augment: dict[str, Au
     present, targets = np.ones((count, 1), bool), {"logits": np.arange(count) % 10}
     samples = Samples("train", ids, {name: rows}, present, targets, np.arange(count), contract.heads)
     train = Train(epochs=1000, batch_size=_BATCH, augment=augment, views=1000)
-    return Training(contract, samples, samples, train, np.arange(count), 0, 0, workers=workers)
+    return Training(contract, samples, samples, train, np.arange(count), 0, 0, reading=Reading(batch_workers=workers))
 
 
 def fed(training: Training) -> Iterator[Any]:

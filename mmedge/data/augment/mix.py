@@ -26,6 +26,10 @@ class Mixing:
     draws: np.ndarray
     kind: str
 
+    def some(self, rows: np.ndarray) -> Mixing:
+        """The same of some of the rows. ``rows``: bool [batch]."""
+        return Mixing(self.partner[rows], self.own[rows], self.draws[rows], self.kind)
+
 
 def mixing(mix: Mix, chance: Chance, present: np.ndarray) -> Mixing:
     """What ``chance`` says of its rows. ``present``: bool [N, M]; a row is left alone where its partner lacks what it has."""

@@ -1,4 +1,4 @@
-"""The samples of one modality as they lie on the disk, read as a network takes them."""
+"""The samples of one modality as they lie on the disk, decoded or not, read as a network takes them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Union
 import numpy as np
 
 from mmedge import preprocess
+from mmedge.data.store.files import Files
 from mmedge.data.store.forms import restored
 from mmedge.spec import ModalitySpec
 
@@ -61,6 +62,17 @@ class Shards:
         """To another process go the files' names."""
         return {name: value for name, value in vars(self).items() if name != "mapped"}
 
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """[batch, *shape] of the dtype ``form``: some rows (int64), counted from the end where they are below 0."""
+        if len(self.mapped) == 1:
+            return np.asarray(self.mapped[0][rows])
+        out = np.empty((len(rows), *self.shape), self.form)
+        file, row = np.divmod(rows % self.count, self.per_file)
+        for number in np.unique(file):
+            here = file == number
+            out[here] = self.mapped[number][row[here]]
+        return out
+
     def whole(self) -> bool:
         """Whether every file is there with the rows that it has to have."""
         try:
@@ -80,12 +92,13 @@ class Rows:
     """
 
     spec: ModalitySpec
-    shards: Shards
+    shards: Shards | Files
     there: np.ndarray
     chosen: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _ = self.shards.mapped
+        if isinstance(self.shards, Shards):
+            _ = self.shards.mapped
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,7 +113,7 @@ class Rows:
     @cached_property
     def _held(self) -> np.ndarray | None:
         """All samples, where they are few."""
-        if math.prod(self.shape) * self.dtype.itemsize > _HELD:
+        if math.prod(self.shape) * self.dtype.itemsize > _HELD or not isinstance(self.shards, Shards):
             return None
         index = np.arange(len(self))
         return self.normalised(self.kept(index), index)
@@ -134,6 +147,18 @@ class Rows:
         found = self.normalised(self.kept(index), index)
         return found[(slice(None), *inner)] if inner else found
 
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """{row: what is wrong} of files that this process could not read; none of samples that were decoded ahead."""
+        if isinstance(self.shards, Shards) or not self.shards.unreadable:
+            return {}
+        rows = range(len(self)) if self.chosen is None else self.chosen.tolist()
+        return (
+            self.shards.unreadable
+            if self.chosen is None
+            else {place: self.shards.unreadable[row] for place, row in enumerate(rows) if row in self.shards.unreadable}
+        )
+
     def taken(self, rows: np.ndarray) -> Rows:
         """The samples of some rows (int64), in that order; none is read."""
         chosen = rows if self.chosen is None else self.chosen[rows]
@@ -142,14 +167,7 @@ class Rows:
     def kept(self, index: np.ndarray) -> np.ndarray:
         """[batch, *shape] in the dtype on the disk: the rows ``index`` (int64 [batch])."""
         rows = index if self.chosen is None else self.chosen[index]
-        if len(self.shards.mapped) == 1:
-            return np.asarray(self.shards.mapped[0][rows])
-        out = np.empty((len(rows), *self.shards.shape), self.shards.form)
-        file, row = np.divmod(rows % self.shards.count, self.shards.per_file)
-        for number in np.unique(file):
-            here = file == number
-            out[here] = self.shards.mapped[number][row[here]]
-        return out
+        return self.shards.read(rows)
 
     def raw(self, index: np.ndarray) -> Iterator[np.ndarray]:
         """``preprocess.raw_features`` of each of the rows ``index``."""

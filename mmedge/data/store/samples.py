@@ -23,8 +23,8 @@ from mmedge.data.manifest.source import place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of
-from mmedge.data.store.rows import Column, taken
-from mmedge.data.store.tensors import Decoded, decoded, forget_others, tensors
+from mmedge.data.store.rows import Column, Rows, taken
+from mmedge.data.store.tensors import Decoded, decoded, forget_others, streamed, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.frozen import Record
 from mmedge.leftovers import remove_of_run
@@ -135,10 +135,20 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How samples are read: ``data.workers``, ``batch_workers``, ``stream`` and ``unreadable`` of the recipe."""
+
+    workers: int | None = None
+    batch_workers: int | None = None
+    stream: bool = False
+    unreadable: float = 0.0
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Three splits, their contract, and the sha256 of manifests, files and preprocessing.
 
-    ``out``: the folder that ``prepare`` wrote to; ``workers`` and ``batch_workers``: processes that decode and that prepare batches, as in the recipe; ``facts``: what
+    ``out``: the folder that ``prepare`` wrote to; ``reading``: how its samples are read; ``facts``: what
     the report tells of the data beside that; ``cards``: {split: its card}.
     """
 
@@ -149,8 +159,7 @@ class Dataset:
     sha256: str
     source: str
     out: Path
-    workers: int | None = None
-    batch_workers: int | None = None
+    reading: Reading = field(default_factory=Reading)
     facts: ArrangedRecord = field(default_factory=ArrangedRecord)
     cards: Mapping[str, SplitCard] = field(default_factory=dict)
 
@@ -179,9 +188,8 @@ class Dataset:
         folder, cache = self.out / "data", self.out / ".work" / "tensors"
         tables = {split: read_table(folder / f"{split}.csv") for split in SPLITS} if other else {}
         for name, spec in other.items():
-            one = decoded(name, spec, tables, folder, cache, self.workers, progress)
-            _refuse_unreadable(name, spec, one, tables, lambda sample, column: f"sample {sample}, column {column}")
-            fitted, arrays = tensors(one)
+            where = "sample {}, column {}".format
+            _, fitted, arrays = _columns(name, spec, tables, (folder, cache), self.reading, where, progress)
             whole = whole.model_copy(update={"modalities": {**whole.modalities, name: fitted}})
             for split, part in parts.items():
                 parts[split] = replace(part, inputs={**part.inputs, name: arrays[split]})
@@ -218,13 +226,11 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
     cells = cells_of(data, tables, folder)
     refuse_faulty_targets(data, tables, cells, found, learns_labels=recipe.learns_labels)
     heads = heads_of(data, cells)
-    all_decoded = {}
+    all_decoded, fitted, inputs = {}, {}, {}
+    reading = Reading(data.workers, data.batch_workers, data.stream, data.unreadable)
     for name, spec in data.modalities.items():
-        all_decoded[name] = decoded(name, spec, tables, folder, cache, data.workers, progress)
-        _refuse_unreadable(name, spec, all_decoded[name], tables, found)
-    fitted, inputs = {}, {}
-    for name, one in all_decoded.items():
-        fitted[name], inputs[name] = tensors(one)
+        made = _columns(name, spec, tables, (folder, cache), reading, found, progress)
+        all_decoded[name], fitted[name], inputs[name] = made
     forget_others(cache, list(all_decoded.values()))
     contract = Contract(modalities=fitted, heads=heads)
     splits = {
@@ -258,7 +264,25 @@ def prepare(recipe: Recipe, out: Path, *, code: Path, progress: Progress) -> Dat
         for split, table in tables.items()
     }
     whole = Dataset(contract, splits["train"], splits["validation"], splits["test"], digest, source, out)
-    return replace(whole, workers=data.workers, batch_workers=data.batch_workers, facts=facts, cards=cards)
+    return replace(whole, reading=reading, facts=facts, cards=cards)
+
+
+def _columns(
+    name: str,
+    spec: ModalitySpec,
+    tables: dict[str, polars.DataFrame],
+    folders: tuple[Path, Path],
+    reading: Reading,
+    place: Place,
+    progress: Progress,
+) -> tuple[Decoded, ModalitySpec, dict[str, Rows]]:
+    """A modality's samples by split, and its spec with statistics. ``folders``: of relative paths, and of what is decoded."""
+    asked = (name, spec, tables, *folders, reading.workers, progress)
+    if reading.stream and spec.reads_file:
+        return streamed(*asked)
+    one = decoded(*asked)
+    _refuse_unreadable(name, spec, one, tables, place)
+    return one, *tensors(one)
 
 
 class _Written(Record):

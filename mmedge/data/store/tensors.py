@@ -20,6 +20,7 @@ from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import present
 from mmedge.data.store.decode import Chunk, Job, Modality, decode, unchanged
+from mmedge.data.store.files import Files
 from mmedge.data.store.forms import bytes_of
 from mmedge.data.store.room import refuse_small_disk
 from mmedge.data.store.rows import Rows, Shards
@@ -37,6 +38,8 @@ _STAMP = "decoded.json"
 _SPEC: TypeAdapter[ModalitySpec] = TypeAdapter(ModalitySpec)
 # Rows and bytes of the training split that statistics are fitted on at most, and rows at least.
 _FITTED_ON, _FITTED_BYTES, _FITTED_LEAST = 50_000, 4 << 30, 2000
+# And rows where samples are not decoded ahead.
+_STREAM_FITTED = 2000
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def tensors(found: Decoded) -> tuple[ModalitySpec, dict[str, Rows]]:
     there = {split: np.array([held is not None for held in rows], bool) for split, rows in found.contents.items()}
     if not stored.is_file():
         train = Rows(found.spec, found.shards["train"], there["train"])
-        having = np.flatnonzero(there["train"])
+        having = np.setdiff1d(np.flatnonzero(there["train"]), [row for row, _ in found.faults["train"]])
         size = math.prod(found.spec.shape) * train.dtype.itemsize
         most = min(_FITTED_ON, max(_FITTED_LEAST, _FITTED_BYTES // size))
         if len(having) > most:
@@ -191,6 +194,33 @@ def tensors(found: Decoded) -> tuple[ModalitySpec, dict[str, Rows]]:
         write_json(stored, spec.model_dump(mode="json", by_alias=True))
     spec = type(found.spec).model_validate_json(stored.read_text(encoding="utf-8"))
     return spec, {split: Rows(spec, shards, there[split]) for split, shards in found.shards.items()}
+
+
+def streamed(
+    name: str,
+    spec: ModalitySpec,
+    tables: Mapping[str, polars.DataFrame],
+    folder: Path,
+    cache: Path,
+    workers: int | None,
+    progress: Progress,
+) -> tuple[Decoded, ModalitySpec, dict[str, Rows]]:
+    """As ``decoded`` and ``tensors``, of samples that stay as they are: a few training samples are decoded to fit the spec."""
+    one = decoded(name, spec, {"train": evenly(tables["train"], _STREAM_FITTED)}, folder, cache, workers, progress)
+    fitted, _ = tensors(one)
+    found = {}
+    for split, table in tables.items():
+        cells: list[tuple[Any, ...] | None] = [None] * table.height
+        for row, each in jobs_of(name, fitted, table):
+            cells[row] = each
+        files = Files(name, fitted, folder, cells, table["id"].to_list(), strict=split != "train")
+        found[split] = Rows(fitted, files, np.array([each is not None for each in cells], bool))
+    return one, fitted, found
+
+
+def evenly(table: polars.DataFrame, most: int) -> polars.DataFrame:
+    """The table, or so many rows of it, evenly spread, where it has more."""
+    return table if table.height <= most else table[np.linspace(0, table.height - 1, most).astype(np.int64).tolist()]
 
 
 def forget_others(cache: Path, kept: list[Decoded]) -> None:

@@ -126,7 +126,7 @@ class PruneWork:
             usable,
             seed,
             seed,
-            workers=self.context.dataset.batch_workers,
+            reading=self.context.dataset.reading,
         )
 
     def objective(self, student: nn.Module, train: Train) -> Any:

@@ -15,7 +15,8 @@ from mmedge.contract import Contract
 from mmedge.data.augment import augmented, resolved
 from mmedge.data.augment.chance import Chance
 from mmedge.data.augment.mix import Mixing, mixed, mixing
-from mmedge.data.store.samples import Samples
+from mmedge.data.store.rows import Rows
+from mmedge.data.store.samples import Reading, Samples
 from mmedge.recipe import Augment, Mix, Train
 
 
@@ -27,7 +28,7 @@ class Batch:
     the same. ``partners``: {head: [batch, ...]}, the targets of whom each sample is mixed with, and ``partner_weights`` what
     they count; empty where nothing is mixed. ``passed``: the share of the schedule that lies behind, 0 in the first epoch. ``present`` may be [batch, k, modalities]: each sample is then
     run k times, and a module's outputs are [batch * k, W]. ``share``: what part of its batch this is, by
-    samples; 1 is the whole.
+    samples; 1 is the whole. ``unreadable``: {row: what is wrong} of rows that are left out, since their files cannot be read.
     """
 
     index: np.ndarray
@@ -38,6 +39,7 @@ class Batch:
     weights: dict[str, Tensor] = field(default_factory=dict)
     passed: float = 0.0
     share: float = 1.0
+    unreadable: dict[int, str] = field(default_factory=dict)
     partners: dict[str, Tensor] = field(default_factory=dict)
     partner_weights: dict[str, Tensor] = field(default_factory=dict)
 
@@ -80,8 +82,7 @@ class Training:
 
     ``usable``: int64, the rows of ``samples`` that may be drawn; ``seed``: of their order and of what is dropped;
     ``view_seed``: of the augmented views, which teacher and student share. ``noise``: of a private training that shares its
-    budget with others, in units of its clip; None where the budget is its own. ``workers``: processes that make batches
-    ahead, 0 for none; None: as many as pay.
+    budget with others, in units of its clip; None where the budget is its own. ``reading``: how the samples are read.
     """
 
     contract: Contract
@@ -92,7 +93,7 @@ class Training:
     seed: int
     view_seed: int
     noise: float | None = None
-    workers: int | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True)
@@ -149,18 +150,19 @@ class Maker:
             self._changes if len(index) else {}, training.view_seed, plan.view, train.mix if len(index) else None
         )
         how = look.mixing(samples, index)
+        inputs, present = view_of(samples, index, look), torch.from_numpy(plan.present)
+        unreadable = _unreadable(samples, index if how is None else np.concatenate([index, how.partner]))
+        if unreadable:
+            read = ~np.isin(index, list(unreadable))
+            if how is not None:
+                read &= ~np.isin(how.partner, list(unreadable)) | (how.own == 1)
+                how = how.some(read)
+            index, present = index[read], present[read]
+            inputs = {name: x[read] for name, x in inputs.items()}
         targets, weights = self._labels(index, how.own if how else None)
-        others = self._labels(how.partner, 1 - how.own) if how else ({}, {})
+        partners = self._labels(how.partner, 1 - how.own) if how else ({}, {})
         return Batch(
-            index,
-            plan.view,
-            view_of(samples, index, look),
-            torch.from_numpy(plan.present),
-            targets,
-            weights,
-            plan.passed,
-            plan.share,
-            *others,
+            index, plan.view, inputs, present, targets, weights, plan.passed, plan.share, unreadable, *partners
         )
 
     def _labels(self, index: np.ndarray, part: np.ndarray | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -229,6 +231,15 @@ class Look:
         """Whom the rows ``index`` are mixed with, if anybody."""
         chance = Chance(self.seed, self.view, index, len(samples))
         return mixing(self.mix, chance, samples.present) if self.mix else None
+
+
+def _unreadable(samples: Samples, index: np.ndarray) -> dict[int, str]:
+    """{row: what is wrong}, of rows that have been read and whose files could not be."""
+    found: dict[int, str] = {}
+    for x in samples.inputs.values():
+        if isinstance(x, Rows) and (wrong := x.unreadable):
+            found |= {row: wrong[row] for row in index.tolist() if row in wrong}
+    return found
 
 
 def view_of(samples: Samples, index: np.ndarray, look: Look) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from mmedge.training.loop.batches import Batch, Maker, Plan, Training, plans
 _AHEAD = 2
 # Workers beyond so many seldom help one device.
 _MOST = 8
+# Unreadable files are judged as if at least so many samples had been read.
+_JUDGED = 1000
 # Above this share of an epoch, and these seconds of waiting, the report says what to set.
 _WARNED, _WARNED_SECONDS = 0.1, 10.0
 
@@ -33,6 +35,7 @@ class Feed:
         self._training, self._device = training, device
         self.workers = _workers(training, device)
         self._waited = self._all_waited = self._all_seconds = 0.0
+        self._read, self.unreadable = 0, dict[int, str]()
 
     def batches(self, epoch: int, drawn: Iterable[np.ndarray] | None = None) -> Iterator[Batch]:
         """The batches of one epoch that are this process's. ``drawn``: see ``plans``."""
@@ -46,7 +49,21 @@ class Feed:
                 self._waited += part * (time.perf_counter() - began)
                 if batch is None:
                     return
+                self._skipped(batch)
                 yield batch
+
+    def _skipped(self, batch: Batch) -> None:
+        """Count the rows that could not be read. Raises MmedgeError where they are more than the recipe allows."""
+        self._read += len(batch.index) + len(batch.unreadable)
+        self.unreadable |= batch.unreadable
+        reading = self._training.reading
+        if len(self.unreadable) > reading.unreadable * max(self._read, _JUDGED):
+            row, what = next(iter(batch.unreadable.items()))
+            raise MmedgeError(
+                f"{len(self.unreadable)} of the first {self._read} training samples cannot be read; the last: {what}",
+                where=f"sample {self._training.samples.ids[row]}",
+                todo=f"mend them, or raise data.unreadable ({reading.unreadable:g})",
+            )
 
     def share(self, seconds: float) -> float:
         """What part of ``seconds``, in which an epoch was trained, the device had nothing to do until a batch came."""
@@ -78,15 +95,21 @@ class Feed:
         return self._device.type != "cuda" or torch.cuda.current_stream(self._device).query()
 
     def advice(self) -> list[str]:
-        """What a report says where the device waited for much of the training, and more processes may help."""
+        """What a report says: samples that were skipped, and a device that waited where more processes may help."""
+        found = []
+        if self.unreadable:
+            ids = [self._training.samples.ids[row] for row in list(self.unreadable)[:5]]
+            found.append(
+                f"{len(self.unreadable)} training samples could not be read and were skipped: {', '.join(ids)}"
+            )
         waited, seconds = self._all_waited, self._all_seconds
         spare = cores() - (1 if self._device.type == "cuda" else torch.get_num_threads())
-        if waited < max(_WARNED * seconds, _WARNED_SECONDS) or spare <= self.workers:
-            return []
-        return [
-            f"the device waited for data {waited / seconds:.0%} of the time, with {self.workers} processes that prepare"
-            f" batches: set data.batch_workers: {min(spare, max(1, 2 * self.workers))}"
-        ]
+        if waited >= max(_WARNED * seconds, _WARNED_SECONDS) and spare > self.workers:
+            found.append(
+                f"the device waited for data {waited / seconds:.0%} of the time, with {self.workers} processes that"
+                f" prepare batches: set data.batch_workers: {min(spare, max(1, 2 * self.workers))}"
+            )
+        return found
 
 
 def _loader(make: Maker, planned: list[Plan], workers: int, device: torch.device) -> DataLoader[Batch]:
@@ -108,8 +131,8 @@ _START = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 
 def _workers(training: Training, device: torch.device) -> int:
     """As many as are asked for, and else none but for a GPU and samples that are changed, or too many for the memory."""
-    if training.workers is not None:
-        return training.workers
+    if training.reading.batch_workers is not None:
+        return training.reading.batch_workers
     inputs = training.samples.inputs.values()
     work = training.schedule.augment or any(isinstance(x, Rows) and not x.held for x in inputs)
     return min(_MOST, max(1, cores() - 1)) if device.type == "cuda" and work and _START else 0

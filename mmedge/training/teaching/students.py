@@ -86,7 +86,7 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
             seed,
             context.recipe.seed,
             variant.noise,
-            context.dataset.batch_workers,
+            context.dataset.reading,
         ),
         state=context.work / f"{variant.name}-{number}.safetensors",
         task=f"{variant.title}, seed {number + 1}",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmedge.contract import Contract
+from mmedge.data.store.samples import Reading
 from mmedge.errors import MmedgeError
 from mmedge.recipe import Augment, Train
 from mmedge.spec import ArraySpec
@@ -27,7 +28,7 @@ def training(workers, **schedule):
     samples = made_samples("train", tuple(map(str, range(64))), {"series": series}, np.ones((64, 1), bool), np.arange(64) % 3, np.arange(64))  # fmt: skip
     augment = {"series": Augment(shift=3, noise=0.1)}
     train = Train(batch_size=16, epochs=2, views=2, augment=augment, class_weights="balanced", **schedule)
-    return Training(CONTRACT, samples, samples, train, np.arange(64), 0, 5, workers=workers)
+    return Training(CONTRACT, samples, samples, train, np.arange(64), 0, 5, reading=Reading(batch_workers=workers))
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -1,0 +1,94 @@
+"""Samples that are decoded when they are read: the same tensors, no store, and unreadable files counted, named and skipped."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmedge import preprocess
+from mmedge.data.store import samples
+from mmedge.errors import MmedgeError
+from mmedge.progress import Silent
+from mmedge.recipe import Augment, Mix, Train
+from mmedge.training.loop import feeding
+from mmedge.training.loop.batches import Training
+from mmedge.training.loop.feeding import Feed
+from tests.conftest import parsed
+
+COUNT = 96
+
+
+def prepared(folder, *, stream=True, broken=(), out="out", **data):
+    rng = np.random.default_rng(0)
+    rows = []
+    for row in range(COUNT):
+        file = folder / f"{row}.png"
+        if not file.exists():
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+        split = ("train", "train", "train", "validation", "test", "train")[row // 2 % 6]
+        rows.append([f"s{row}", f"{row}.png" if row % 8 != 1 else "", row, "ab"[row % 2], split])
+    for row in broken:
+        (folder / f"{row}.png").write_bytes(b"broken")
+    with (folder / "m.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([["id", "photo", "number", "label", "split"], *rows])
+    photo = {"kind": "image", "height": 8, "width": 8}
+    modalities = {"photo": photo, "numbers": {"kind": "tabular", "columns": ["number"]}}
+    given = {"manifest": str(folder / "m.csv"), "id": "id", "split": "split", "modalities": modalities, **data}
+    recipe = parsed({"name": "t", "data": {**given, "stream": stream}})
+    return samples.prepare(recipe, folder / out, code=folder, progress=Silent())
+
+
+def fed(dataset, workers=0, **schedule):
+    train = Train(batch_size=8, epochs=1, augment={"photo": Augment(flip=0.5)}, **schedule)
+    part, rows = dataset.train, np.arange(len(dataset.train))
+    reading = samples.Reading(batch_workers=workers, stream=True, unreadable=dataset.reading.unreadable)
+    return Feed(Training(dataset.contract, part, part, train, rows, 0, 0, reading=reading), torch.device("cpu"))
+
+
+def test_a_stream_gives_the_tensors_of_the_store_and_writes_no_picture(tmp_path):
+    stored, streamed = prepared(tmp_path, stream=False, out="stored"), prepared(tmp_path)
+    assert streamed.contract == stored.contract and streamed.reading.stream
+    for split in ("train", "validation", "test"):
+        ours, theirs = getattr(streamed, split), getattr(stored, split)
+        np.testing.assert_array_equal(ours.present, theirs.present)
+        for name, x in ours.inputs.items():
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(theirs.inputs[name]))
+    seen = np.flatnonzero(streamed.train.present[:, 0])[3]
+    number = streamed.train.ids[seen].removeprefix("s")
+    expected = preprocess.tensor(streamed.contract.modalities["photo"], tmp_path / f"{number}.png")
+    np.testing.assert_array_equal(streamed.train.inputs["photo"][seen], expected)
+    files = [file.name for file in (tmp_path / "out" / ".work").glob("*/photo-*/*.npy")]
+    assert files == ["train.000.npy"]  # what statistics were fitted on
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_files_are_skipped_counted_and_named(tmp_path, workers, monkeypatch):
+    dataset = prepared(tmp_path, broken=(2, 16), unreadable=0.02)
+    feed = fed(dataset, workers)
+    batches = list(feed.batches(0))
+    left = {dataset.train.ids[row] for row in feed.unreadable}
+    assert left == {"s2", "s16"} and sum(len(batch.index) for batch in batches) == len(dataset.train) - 2
+    for batch in batches:
+        assert len(batch.index) == len(batch.inputs["photo"]) == len(batch.present) == len(batch.targets["logits"])
+        assert not set(batch.index) & set(feed.unreadable)
+    (told,) = feed.advice()
+    assert told.startswith("2 training samples could not be read and were skipped: s")
+    monkeypatch.setattr(feeding, "_JUDGED", 10)
+    with pytest.raises(MmedgeError, match=r"training samples cannot be read.*png\n.*sample s.*\n.*data.unreadable"):
+        list(fed(dataset, workers).batches(0))
+
+
+def test_a_sample_whose_partner_in_a_mix_cannot_be_read_is_skipped_too(tmp_path):
+    dataset = prepared(tmp_path, broken=(2,), unreadable=0.5)
+    feed = fed(dataset, mix=Mix(alpha=1.0))
+    batches = list(feed.batches(0))
+    assert len(dataset.train) - sum(len(batch.index) for batch in batches) >= 1
+    assert all(len(batch.partners["logits"]) == len(batch.index) for batch in batches)
+
+
+def test_a_file_of_the_test_split_that_cannot_be_read_is_an_error(tmp_path):
+    dataset = prepared(tmp_path, broken=(8,))
+    with pytest.raises(MmedgeError, match=r"not an image.*\n.*sample s8: .*8\.png"):
+        np.asarray(dataset.test.inputs["photo"])
