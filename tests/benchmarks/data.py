@@ -8,7 +8,9 @@ Memory is that of an epoch of 100,000 samples, of a file with holes, so that no 
 from __future__ import annotations
 
 import io
+import json
 import os
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -282,6 +284,58 @@ def memory(folder: Path) -> None:
         )
 
 
+_FIRST = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+from mmedge import recipe
+from mmedge.data.store import samples
+from mmedge.progress import Silent
+from mmedge.training.loop.batches import Training
+from mmedge.training.loop.feeding import Feed
+import numpy as np
+began, path = time.monotonic(), Path(sys.argv[1])
+read = recipe.load(path)
+data = samples.prepare(read, path.parent / "out", code=path.parent, progress=Silent())
+prepared = time.monotonic() - began
+feed = Feed(Training(data.contract, data.train, data.validation, read.teacher.train, np.arange(len(data.train)), 0, 0), torch.device("cpu"))
+batch = next(feed.batches(0))
+print(json.dumps({"rows": len(data.train), "prepared": prepared, "first": time.monotonic() - began,
+                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "shape": list(batch.inputs["image"].shape)}))
+"""
+
+
+def first_batch(folder: Path, rows: int = 1_000_000) -> None:
+    """Seconds and memory from the start to the first batch, of a manifest of a million rows of photographs and numbers."""
+    import polars
+
+    index = polars.int_range(0, rows, eager=True)
+    table = polars.DataFrame(
+        {
+            "image": polars.select(polars.format("{}.jpg", index % _IMAGES)).to_series(),
+            "a": (index * 7 % 1013).cast(polars.Float64) / 3,
+            "label": polars.select(polars.format("class {}", index % 10)).to_series(),
+            "split": polars.select(
+                polars.when(index % 50 == 0).then(polars.lit("test")).when(index % 50 == 1)
+                .then(polars.lit("validation")).otherwise(polars.lit("train"))
+            ).to_series(),
+        }
+    )  # fmt: skip
+    table.write_csv(folder / "million.csv")
+    modalities = {"image": {"kind": "image"}, "numbers": {"kind": "tabular", "columns": ["a"]}}
+    data = {"manifest": "million.csv", "split": "split", "stream": True, "modalities": modalities}
+    train = {"train": {"augment": {"image": "standard"}, "batch_size": _BATCH}}
+    (folder / "million.yaml").write_text(json.dumps({"schema": 1, "name": "million", "data": data, "teacher": train}))
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST, str(folder / "million.yaml")], capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout)
+    print(
+        f"\n1,000,000 rows, streamed: prepared in {told['prepared']:.0f} s, first batch of {told['shape']} after"
+        f" {told['first']:.0f} s, peak memory {told['peak_mib']:,.0f} MiB"
+    )
+
+
 def _own_bytes() -> float:
     """Memory that is no file's, of this process and its children (what they share counts in each)."""
     found = 0
@@ -309,6 +363,7 @@ def main() -> None:
         image_table(folder, rows)
         change_table(rows)
         other_tables(folder)
+        first_batch(folder)
         memory(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -254,7 +255,7 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
                 digest = None
             out[index] = hash_json([digest, *cells[1:]])[:32] if digest else UNREADABLE
         else:
-            out[index] = hash_json(cells)[:32]
+            out[index] = hashlib.sha256(repr(cells).encode()).hexdigest()[:32]  # JSON takes eight times as long
     return out
 
 
