@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,23 +98,36 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
         card = card.model_copy(update={"power": judgeable.power(recipe, *judges)})
         found += [*_gates(recipe, tables, cells, heads), *judgeable.weak(recipe, *judges)]
     card = card.model_copy(update={"modalities": {name: list(spec.shape) for name, spec in specs.items()}})
-    progress.say("check: building the models")
-    whole = Contract(modalities=specs, heads=heads)
-    try:
-        recipe = with_student(recipe, whole, out / ".work", lambda model: _factory(model, code), progress)
-    except MmedgeError as error:
-        found.append(Fault.of(error, "budget"))
-    found += _model_faults(recipe, whole, code)
-    found += _left_aside(recipe)
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
-    labelled = card.splits["train"].labelled if card.splits else None
-    if card.splits:
-        found += budget_faults(recipe, card.splits["train"].samples, card.splits["train"].labelled)
-    found += network_faults(recipe, whole, lambda model: _factory(model, code))
-    found += teaching_faults(recipe, whole, ids, labelled, lambda model: _factory(model, code))
-    found += ignored_faults(recipe, whole, lambda model: _factory(model, code))
+    progress.say("check: building the models")
+    found += _of_models(recipe, Contract(modalities=specs, heads=heads), card, ids, out, code, progress)
     found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
     return card.with_faults(found)
+
+
+def _of_models(
+    recipe: Recipe,
+    whole: Contract,
+    card: Card,
+    ids: Mapping[str, tuple[str, ...]],
+    out: Path,
+    code: Path,
+    progress: Progress,
+) -> Iterator[Fault]:
+    """The faults of networks, teachers and what they are trained by. ``ids``: {split: its samples'}, {} without a table."""
+    factory = partial(_factory, code=code)
+    try:
+        recipe = with_student(recipe, whole, out / ".work", factory, progress)
+    except MmedgeError as error:
+        yield Fault.of(error, "budget")
+    yield from _model_faults(recipe, whole, code)
+    yield from _left_aside(recipe)
+    train = card.splits["train"] if card.splits else None
+    if train is not None:
+        yield from budget_faults(recipe, train.samples, train.labelled)
+    yield from network_faults(recipe, whole, factory)
+    yield from teaching_faults(recipe, whole, ids, None if train is None else train.labelled, factory)
+    yield from ignored_faults(recipe, whole, factory)
 
 
 def _media(
