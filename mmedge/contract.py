@@ -54,6 +54,11 @@ class Contract(Frozen):
         """The columns of a head's output."""
         return tasks.of(self.heads[head]).width(self.heads[head])
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The heads whose outputs are texts, written token by token."""
+        return tuple(name for name, head in self.heads.items() if head.decoding)
+
     def with_labels(self, labels: Sequence[str]) -> Contract:
         """The contract of one head with other labels."""
         ((name, head),) = self.heads.items()

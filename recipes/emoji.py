@@ -1,4 +1,4 @@
-"""Writes a table of emoji: a picture, an English name and one of 8 categories. For recipes/emoji.yaml.
+"""Writes a table of emoji: a picture, an English name and one of 8 categories. For recipes/emoji.yaml and its kin.
 
     npm pack emoji-datasource-twitter@16.0.0
     mkdir -p runs/emoji && tar -xzf emoji-datasource-twitter-16.0.0.tgz -C runs/emoji
@@ -23,7 +23,16 @@ def main(package: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
-        table.writerow(["id", "picture", "name", "kin", "category"])
+        table.writerow(["id", "picture", "name", "kin", "category", "kindred"])
+        drawn: dict[bytes, str] = {}
+        joined: dict[str, str] = {}
+
+        def root(kin: str) -> str:
+            while joined.get(kin, kin) != kin:
+                kin = joined[kin]
+            return kin
+
+        rows = []
         for emoji in chosen:
             picture = package / "img" / "twitter" / "64" / emoji["image"]
             # A police officer comes as a person, a man and a woman: one thing in three poses, kept in one split.
@@ -32,7 +41,9 @@ def main(package: Path, target: Path) -> None:
                 for word in emoji["name"].lower().split()
                 if word not in ("man", "woman", "male", "female", "person")
             )
-            table.writerow(
+            # Families are drawn alike, whoever is in them: whoever guesses names by pictures must not have seen the picture.
+            joined[root(kin)] = root(drawn.setdefault(picture.read_bytes(), kin))
+            rows.append(
                 [
                     emoji["short_name"],
                     os.path.relpath(picture, target.parent),
@@ -41,6 +52,7 @@ def main(package: Path, target: Path) -> None:
                     emoji["category"],
                 ]
             )
+        table.writerows([*row, root(row[3])] for row in rows)
     print(f"{target}: {len(chosen)} emoji")
 
 

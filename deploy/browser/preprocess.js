@@ -129,6 +129,7 @@ export function predicted(contract, outputs) {
 /** {label, probabilities}, {label, rank, probabilities}, {labels (those above 0.5, the likeliest first), probabilities} {value} or {embeddings: {tower: vector}}. */
 function ofHead(head, output) {
   const values = Array.from(output);
+  if (head.decoding) throw new Error("the page does not write texts yet: their loop stands in mmedge/backends/writing.py");
   if (head.task === "retrieval") return { embeddings: embeddings(head, values) };
   if (head.task === "regression") return { value: values[0] };
   const named = (numbers) => Object.fromEntries(head.labels.map((label, index) => [label, numbers[index]]));

@@ -181,9 +181,9 @@ def meaning(
             f"unknown task {task!r}{did_you_mean(task, tasks.TASKS)}", todo=f"tasks: {', '.join(tasks.TASKS)}"
         )
     kind = tasks.TASKS[task]
-    if kind.AMONG:
+    if kind.AMONG or kind.CODES:
         raise UsageError(
-            f"{task} is learnt from a recipe, whose rows are the pairs",
+            f"{task} is learnt from a recipe, which says what belongs together or how texts are written",
             todo=f"write data.task: {task} into one: mmedge.run(recipe)",
         )
     if kind.FILES:

@@ -10,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmedge.backends.backend import Backend, LayerTimes, Opening, Options
+from mmedge.backends import writing
+from mmedge.backends.backend import Backend, Job, LayerTimes, Opening, Options
+from mmedge.backends.engine import Engine
 from mmedge.backends.missing import Missing
 from mmedge.backends.session import Session
 from mmedge.errors import MissingDependency, MmedgeError, UsageError
@@ -25,6 +27,7 @@ __all__ = [
     "Opening",
     "Options",
     "Session",
+    "built",
     "can_run",
     "find",
     "opened",
@@ -82,7 +85,20 @@ def opened(
     if timeout_s is not None and not row.takes_timeout:
         takes = f"what {GRAPH_BACKEND} runs can be stopped, and what {backend} runs cannot"
         raise UsageError(takes, todo="leave out timeout_s, or run it in a process that you can end")
-    return row.open(file, Opening(threads, providers, host_code, timeout_s))
+    opening = Opening(threads, providers, host_code, timeout_s)
+    how = writing.described(file)
+    if how is not None:
+        return writing.opened(file, how, lambda part: row.open(part, opening))
+    return row.open(file, opening)
+
+
+def built(row: Backend, job: Job) -> Engine:
+    """Build the engine of a graph, or those of the parts of one that writes. The backend is one that builds."""
+    from mmedge.backends import onnxruntime_cpu
+
+    assert row.build is not None, "who asks has looked"
+    how = writing.described(job.graph)
+    return row.build(job) if how is None else writing.built(job, how, row.build, onnxruntime_cpu.session)
 
 
 def require_builder(backend: str) -> None:

@@ -104,7 +104,7 @@ class LayerTimes:
 class Backend:
     """One kind of engine: how it is built, opened and timed, and what it lacks. The row of ``BACKENDS`` names its file.
 
-    ``layer_times(file, inputs, threads, runs)``. ``build``: None where it runs an ONNX graph as it is.
+    ``open``: a file, or the content of a graph. ``layer_times(file, inputs, threads, runs)``. ``build``: None where it runs an ONNX graph as it is.
     ``missing_to_run``, ``missing_to_build``: what this machine lacks; empty where it is ready. ``lacks``: {precision, or
     a candidate of one: why, and what to take instead}. ``runs_graphs``: whether it opens an ONNX graph, too, so that
     engines of subsets and parts need no building. ``gpu``: it computes on a GPU. ``symmetric``: its INT8 graphs have
@@ -113,7 +113,7 @@ class Backend:
     """
 
     name: str
-    open: Callable[[Path, Opening], Session]
+    open: Callable[[Path | bytes, Opening], Session]
     layer_times: Callable[[Path, Mapping[str, np.ndarray], int, int], LayerTimes]
     missing_to_run: Callable[[], list[Missing]]
     missing_to_build: Callable[[], list[Missing]] = list

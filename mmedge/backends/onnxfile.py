@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmedge.artifact import hash_json, sha256_of
 from mmedge.errors import MmedgeError
+
+# How the file ends that names the engines of which one is made.
+PARTS = ".parts.json"
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ def beside(file: Path) -> set[str]:
 
     Raises MmedgeError for an .onnx file that is no graph.
     """
+    if file.name.endswith(PARTS):
+        names = [str(name) for name in json.loads(file.read_text(encoding="utf-8"))["files"]]
+        return {other for name in names for other in (name, *beside(file.with_name(name)))}
     if file.suffix == ".xml":
         return {file.with_suffix(".bin").name}
     if file.suffix.lower() != ".onnx":
@@ -178,3 +185,74 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
         if shift > 63:
             raise ValueError("a number is too long")
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """An ONNX file's own metadata (ModelProto.metadata_props = 14, of entries key = 1, value = 2); none of what is no graph.
+
+    What stands between is not read: weights take most of a file.
+    """
+    found = {}
+    try:
+        with file.open("rb") as stream:
+            while head := stream.read(20):
+                begins = stream.tell() - len(head)
+                tag, at = _varint(memoryview(head), 0)
+                size, at = _varint(memoryview(head), at)
+                if tag & 7 not in (0, 2):
+                    return {}
+                stream.seek(begins + at)
+                if tag >> 3 == 14:
+                    entry = dict(_fields(memoryview(stream.read(size))))
+                    found[str(entry[1], "utf-8")] = str(entry.get(2, b""), "utf-8")
+                elif tag & 7 == 2:
+                    stream.seek(begins + at + size)
+    except (IndexError, KeyError, ValueError, OSError):  # no graph: who opens it tells so
+        return {}
+    return found
+
+
+def parted(file: Path, outputs: Collection[str]) -> tuple[bytes, bytes]:
+    """The graph that makes all outputs but ``outputs``, and the one that makes those; what both need stands in both.
+
+    GraphProto.initializer = 5, input = 11, output = 12, of values name = 1; TensorProto.name = 8. Metadata and what is known
+    of shapes between (value_info = 13, quantization_annotation = 14) are left out. Raises MmedgeError for no graph.
+    """
+    nodes = read_nodes(file)
+    made = {name: number for number, node in enumerate(nodes) for name in node.outputs}
+    data = memoryview(file.read_bytes())
+    (graph,) = (body for field, body in _fields(data) if field == 7)
+    wanted = [str(dict(_fields(body))[1], "utf-8") for field, body in _fields(graph) if field == 12]
+    parts = []
+    for ends in ([name for name in wanted if name not in outputs], [name for name in wanted if name in outputs]):
+        needed, kept, waiting = set(ends), set[int](), list(ends)
+        while waiting:
+            number = made.get(waiting.pop())
+            if number is not None and number not in kept:
+                kept.add(number)
+                new = {name for name in nodes[number].inputs if name not in needed}
+                needed |= new
+                waiting += new
+        parts.append(_part(data, kept, needed, set(ends)))
+    return parts[0], parts[1]
+
+
+def _part(data: memoryview, nodes: set[int], needed: set[str], outputs: set[str]) -> bytes:
+    """A model with those nodes, by their numbers, and the initializers and inputs that are ``needed``."""
+    out = bytearray()
+    for field, body in _fields(data, skipped=out):
+        if field == 7:
+            number, content = 0, bytearray()
+            for of, part in _fields(body, skipped=content):
+                named = {5: 8, 11: 1, 12: 1}.get(of)
+                if named is not None:
+                    name = str(dict(_fields(part)).get(named, b""), "utf-8")
+                    kept = name in (outputs if of == 12 else needed)
+                else:
+                    kept = number in nodes if of == 1 else of not in (13, 14)
+                    number += of == 1
+                content += _field(of, part) if kept else b""
+            out += _field(7, content)
+        elif field != 14:
+            out += _field(field, body)
+    return bytes(out)

@@ -6,12 +6,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmedge.backends import limited, missing
+from mmedge.backends import limited, missing, writing
 from mmedge.backends.backend import Backend, LayerTime, LayerTimes, Opening
 from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import files_of, named, read_nodes
@@ -41,12 +42,16 @@ def session(
     providers: Sequence[Any] | None = None,
     timeout_s: float | None = None,
 ) -> Session:
-    """Open an ONNX graph (a path, or its bytes).
+    """Open an ONNX graph: a path, of one that writes its two parts and the loop around them; or bytes, as they are.
 
     Spinning threads are off: beside other work they cost more than they give. ``optimize=False`` runs the graph node by
     node as it is written, to verify its numbers apart from fused kernels. ``timeout_s``: what opening it, and each run,
     may take; MmedgeError is raised then.
     """
+    how = writing.described(graph) if isinstance(graph, Path) else None
+    if isinstance(graph, Path) and how is not None:
+        opener = partial(session, threads=threads, optimize=optimize, providers=providers, timeout_s=timeout_s)
+        return writing.opened(graph, how, opener)
     if timeout_s is not None:
         limited.check_opens(graph, threads, providers, timeout_s)
     native = native_session(graph, threads=threads, optimize=optimize, providers=providers)
@@ -146,7 +151,7 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _open(file: Path, opening: Opening) -> Session:
+def _open(file: Path | bytes, opening: Opening) -> Session:
     return session(file, threads=opening.threads, providers=opening.providers, timeout_s=opening.timeout_s)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
-def session(graph: Path, *, threads: int = 1, providers: Sequence[Any] | None = None) -> Session:
+def session(graph: Path | bytes, *, threads: int = 1, providers: Sequence[Any] | None = None) -> Session:
     """Open an ONNX graph on the first GPU. ``providers``: as ``["TensorrtExecutionProvider", …]``, tried in order.
 
     Raises MissingDependency where ONNX Runtime has no CUDA provider, or falls back to the processor.
@@ -78,7 +78,7 @@ def _layer_times(graph: Path, inputs: Mapping[str, np.ndarray], threads: int, ru
     return onnxruntime_cpu.layer_times(graph, inputs, threads, runs, PROVIDERS)
 
 
-def _open(file: Path, opening: Opening) -> Session:
+def _open(file: Path | bytes, opening: Opening) -> Session:
     return session(file, threads=opening.threads, providers=opening.providers)
 
 

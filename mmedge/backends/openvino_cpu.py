@@ -55,7 +55,7 @@ def _number(model: Any, graph: Path) -> None:
             node.set_friendly_name(f"{kind}_{number}")
 
 
-def session(engine: Path, *, threads: int = 1) -> Session:
+def session(engine: Path | bytes, *, threads: int = 1) -> Session:
     """Open an IR or an ONNX graph. One inference request a caller: they are kept and lent, so that threads do not wait."""
     compiled = _compiled(engine, threads, False)
     infos = {
@@ -122,7 +122,7 @@ def _node(node: Any) -> Node:
     )
 
 
-def _compiled(engine: Path, threads: int, counters: bool) -> Any:
+def _compiled(engine: Path | bytes, threads: int, counters: bool) -> Any:
     openvino = module()
     config = {
         "INFERENCE_NUM_THREADS": threads,
@@ -134,14 +134,17 @@ def _compiled(engine: Path, threads: int, counters: bool) -> Any:
         # FP32 stays FP32: on a processor with BF16 units OpenVINO would take those, and the figures another meaning.
         "INFERENCE_PRECISION_HINT": "f32",
     }
+    core = openvino.Core()
     try:
-        return openvino.Core().compile_model(str(engine), "CPU", config)
+        model = core.read_model(engine) if isinstance(engine, bytes) else str(engine)
+        return core.compile_model(model, "CPU", config)
     except Exception as error:
+        name = "" if isinstance(engine, bytes) else str(engine)
         raise MmedgeError(
             f"OpenVINO does not take the engine: {_reason(error)}",
-            where=str(engine),
+            where=name or None,
             todo="look whether it is a whole ONNX file, its external data beside it"
-            if engine.suffix == ".onnx"
+            if not name or name.endswith(".onnx")
             else "mmedge export --rebuild BUNDLE builds it again for this OpenVINO",
         ) from error
 

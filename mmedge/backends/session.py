@@ -25,7 +25,8 @@ class Session:
 
     ``native``: the target's own object behind it. ``parts``: on a GPU, the milliseconds of the last run by
     ``host_to_device``, ``compute`` and ``device_to_host``. ``checked``: ``run`` without what the target checks in
-    Python, for inputs whose names, dtypes and shapes the caller has checked; None where that is nothing.
+    Python, for inputs whose names, dtypes and shapes the caller has checked; None where that is nothing. ``led``: of what
+    writes texts, ``(inputs, texts) ->`` how likely each token of given texts is to it, see ``backends.writing``.
     """
 
     run: Run
@@ -33,6 +34,7 @@ class Session:
     native: Any
     parts: Callable[[], dict[str, float]] | None = None
     checked: Run | None = None
+    led: Callable[[Mapping[str, np.ndarray], np.ndarray], dict[str, np.ndarray]] | None = None
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self.run(inputs)

@@ -250,8 +250,10 @@ def _check_precision(built: Engine, precision: str, name: str) -> None:
         )
 
 
-def _open(name: str, file: Path, opening: Opening) -> Session:
+def _open(name: str, file: Path | bytes, opening: Opening) -> Session:
     from mmedge.backends import tensorrt_session
+
+    assert isinstance(file, Path), "engines are files"
 
     return tensorrt_session.session(file, name, host_code=opening.host_code)
 

@@ -8,7 +8,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.backends import onnxruntime_cpu
+from mmedge.backends.writing import Writing
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
+from mmedge.graph import written
 from mmedge.graph.bisect import relative
 from mmedge.graph.simpler import simplify
 from mmedge.graph.trace import example, outputs_of
@@ -46,8 +48,13 @@ def export(module: nn.Module, contract: Contract, path: Path, opset: int | None 
     """
     import onnx
 
-    model = strip(_exported(module, contract, opset or OPSET))
-    simplify(model)
+    opset = opset or OPSET
+    if contract.written:
+        (head,) = contract.written  # the recipe has seen to it that there is no other
+        model = _in_parts(module, contract, head, opset)
+    else:
+        model = strip(_exported(module, contract, opset))
+        simplify(model)
     _check_batch(model)
     _check_lengths(model, contract)
     onnx.checker.check_model(model, full_check=True)
@@ -61,6 +68,8 @@ def first_layer_that_differs(
     none does. ``inputs``: {modality and present: array}; ``tolerance``: over the layer's largest output."""
     import onnx
 
+    if contract.written:
+        return None  # its layers run again and again
     model = _exported(module, contract)
     last: dict[str, str] = {}  # by submodule, the last tensor that the graph computes for it
     for node in model.graph.node:
@@ -93,21 +102,58 @@ def first_layer_that_differs(
 
 
 def _exported(module: nn.Module, contract: Contract, opset: int = OPSET) -> Any:
-    names, module = [*contract.modalities, "present"], module.eval()
+    """The graph of a module that takes a contract's inputs; of one that writes, for its ``outputs``: those of its beginning."""
     # A batch of two: at one, the exporter would take the batch axis for a constant.
     traced = example(contract, batch=2)
-    inputs = tuple(traced[name] for name in names)
-    batch = torch.export.Dim("batch", min=1, max=65536)
-    dynamic: list[dict[int, Any]] = [{0: batch} for _ in names]
-    for axes, (name, spec) in zip(dynamic, contract.modalities.items()):
-        if spec.shortest is not None:
-            axes[len(spec.shape)] = torch.export.Dim(f"{name}_length", min=spec.shortest, max=spec.shape[-1])
+    inputs = {name: traced[name] for name in (*contract.modalities, "present")}
+    lengths = {name: spec for name, spec in contract.modalities.items() if spec.shortest is not None}
+    axes = {name: {len(s.shape): _dim(f"{name}_length", s.shortest, s.shape[-1])} for name, s in lengths.items()}
+    return _program(module, inputs, axes, lambda: outputs_of(module, contract)[0], opset)
+
+
+def _in_parts(module: nn.Module, contract: Contract, head: str, opset: int) -> Any:
+    """Both graphs of a module that writes: ``module.in_parts(head)`` gives (what runs once a text, what runs once a token)."""
+    if not hasattr(module, "in_parts"):
+        raise MmedgeError(
+            "a network that writes texts is exported in two parts, and this one has no 'in_parts'",
+            where=type(module).__qualname__,
+            todo="use the built-in network (leave out model.factory)",
+        )
+    beginning, step = module.eval().in_parts(head)
+    with torch.no_grad():
+        begun = beginning(**example(contract, batch=2))
+    starts = f"{head}.start."
+    states = {f"{head}.state.{name.removeprefix(starts)}": x for name, x in begun.items() if name.startswith(starts)}
+    inputs = {f"{head}.token": torch.zeros(2, dtype=torch.int64), **states}
+    first = strip(_exported(beginning, contract, opset))
+    second = strip(_program(step, inputs, {}, lambda: list(step(**inputs)), opset))
+    for part in (first, second):
+        simplify(part)
+    how = contract.heads[head].decoding
+    assert how is not None
+    return written.joined(first, second, Writing(head=head, end=how.end, steps=how.steps, beams=how.beams))
+
+
+def _dim(name: str, least: Any, most: int) -> Any:
+    return torch.export.Dim(name, min=least, max=most)
+
+
+def _program(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    axes: Mapping[str, Mapping[int, Any]],
+    outputs_named: Callable[[], list[str]],
+    opset: int,
+) -> Any:
+    """The graph of a module, traced with ``inputs`` whose first axis is the batch; ``axes``: further dynamic ones."""
+    names, module, batch = list(inputs), module.eval(), _dim("batch", 1, 65536)
+    dynamic = [{0: batch, **axes.get(name, {})} for name in names]
     try:
-        outputs = outputs_of(module, contract)[0]
+        outputs = outputs_named()
         with _quiet():
             program = torch.onnx.export(
                 _Positional(module, names, outputs).eval(),
-                inputs,
+                tuple(inputs.values()),
                 dynamo=True,
                 dynamic_shapes=(tuple(dynamic),),
                 input_names=names,

@@ -8,13 +8,18 @@ from torch import Tensor, nn
 from mmedge.contract import Contract
 
 
-def example(contract: Contract, batch: int = 2) -> dict[str, Tensor]:
-    """Zeros of the contract's shapes, with everything present: what a model can be traced with."""
+def example(contract: Contract, batch: int = 2, *, learning: bool = False) -> dict[str, Tensor]:
+    """Zeros of the contract's shapes, with everything present: what a model can be traced with.
+
+    ``learning``: with the texts that heads which write are given in training, so that what they give has a gradient.
+    """
     inputs = {
         name: torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype))
         for name, spec in contract.modalities.items()
     }
-    return {"present": torch.ones(batch, len(contract.modalities), dtype=torch.bool), **inputs}
+    heads = {name: contract.heads[name].decoding for name in contract.written if learning}
+    texts = {name: torch.zeros(batch, how.steps, dtype=torch.int64) for name, how in heads.items() if how}
+    return {"present": torch.ones(batch, len(contract.modalities), dtype=torch.bool), **inputs, **texts}
 
 
 def noise(contract: Contract) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ class Agreement:
 
     ``max_abs``, ``mean_abs``: of the difference, NaN where either is NaN; ``largest``: the parent's largest absolute
     value. ``same``: of a head the share of samples whose outputs mean the same; of others the share of equal values
-    where they are whole numbers or booleans (``whole``); None elsewhere. ``worst``: the row that differs most.
+    where they are codes, whole numbers or booleans (``whole``); None elsewhere. ``worst``: the row that differs most.
     """
 
     subset: str
@@ -60,8 +60,9 @@ class Agreement:
                 difference = np.abs(expected.astype(np.float64) - actual).reshape(rows, -1)
         if not difference.size:
             return
-        self.whole = expected.dtype.kind in "biu"
-        if self.whole:
+        codes = head is not None and tasks.of(head).CODES
+        self.whole = codes or expected.dtype.kind in "biu"
+        if self.whole and not codes:
             same = float((difference == 0).mean())
         else:
             same = tasks.of(head).same(expected, actual) if head and np.isfinite(difference).all() else 0.0

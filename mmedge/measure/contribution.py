@@ -89,7 +89,7 @@ def contributions(stage: str, samples: Samples, predict: Predict) -> list[Contri
     outputs, found, all_of = coalition_outputs(samples, predict), [], frozenset(range(len(names)))
     for name, head in samples.heads.items():
         rows = np.flatnonzero(samples.known(name))
-        if not len(rows) or name not in outputs[all_of] or tasks.of(head).AMONG:
+        if not len(rows) or name not in outputs[all_of] or not tasks.row_by_row(head):
             continue
         targets, groups = samples.targets[name][rows], samples.groups[rows]
         values = values_of(head, name, outputs, targets, rows)

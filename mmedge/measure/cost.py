@@ -29,7 +29,7 @@ def macs(module: nn.Module, contract: Contract) -> int:
         with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore", UserWarning)  # of oneDNN, about GPUs
             with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-                module(**example(contract, batch=1))
+                module(**example(contract, batch=1, learning=True))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() // 2

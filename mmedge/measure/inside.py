@@ -45,7 +45,7 @@ class Seen:
     def label(self, row: int) -> str | None:
         """What is right, where that is known; None of a task whose targets have no words."""
         head = self.contract.heads[self.head]
-        known = self.samples.known(self.head) & (not tasks.of(head).AMONG)
+        known = self.samples.known(self.head) & tasks.row_by_row(head)
         return named(head, self.samples.targets[self.head][row]) if known[row] else None
 
 

@@ -211,6 +211,8 @@ def disagreements(
 def _distance(head: Head, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """float [n]: total variation of the probabilities (of labels that do not exclude each other, the largest difference)."""
     task = tasks.of(head)
+    if task.CODES:
+        return np.array([1 - task.same(ours[None], theirs[None]) for ours, theirs in zip(first, second)])
     if not task.CONFIDENCE:
         return task.errors(first, second, head)
     apart = np.abs(task.probabilities(first) - task.probabilities(second))
@@ -218,7 +220,10 @@ def _distance(head: Head, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _right(head: Head, output: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
-    if not tasks.of(head).LABELS:
+    task = tasks.of(head)
+    if task.CODES:
+        return np.array([task.score(ours[None], theirs[None], head) == 1 for ours, theirs in zip(output, targets)])
+    if not task.LABELS:
         return None
     has, given = _memberships(head, output, targets)
     return np.asarray((has == given).all(axis=1))
@@ -241,6 +246,8 @@ def given_words(head: Head, row: np.ndarray) -> str:
 def named(head: Head, target: np.ndarray) -> str:
     """A target of one row in words."""
     task = tasks.of(head)
+    if task.CODES:
+        return given_words(head, np.concatenate([[0.0], target]))
     if not task.LABELS:
         return task.predictions(target.reshape(1, -1), head)[0].words()
     if task.SEVERAL:

@@ -28,7 +28,7 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
     with in_one_piece(module):
         return Graph().build_dependency(
             module.eval(),
-            example(contract),
+            example(contract, learning=True),
             forward_fn=_forward,
             output_transform=_outputs,
             verbose=False,

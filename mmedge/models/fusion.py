@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.models.fusions import FUSIONS
+from mmedge.models.generator import Beginning, Step
 
 # A norm needs two samples, and a gradient a sample is taken of one (private training), where nothing can be told.
 _FEWEST = 2
@@ -20,7 +21,8 @@ class FusionNet(nn.Module):
     ``present`` follow the order of ``encoders``. The tensor of an absent modality is read but has no influence.
     The learned stand-in for an absent modality follows SMIL's idea of a modality prior (Ma et al. 2021) in its plainest
     form. In training ``present`` may be [batch, k, modalities]: the encoders run once for k outputs a sample, [batch *
-    k, W].
+    k, W]. A head that writes texts takes those that it learns under its own name, int64 [batch, steps], and then gives
+    what its loss takes.
 
     ``imagined``: modalities that are no input. A branch a modality makes its embedding from the others' for the fusion
     (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has
@@ -49,7 +51,8 @@ class FusionNet(nn.Module):
         each = {name: made() for name, made in heads.items()}
         self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
 
-    def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+    def fused(self, present: Tensor, **inputs: Tensor) -> Tensor:
+        """[batch, hidden]: what the heads are given."""
         encoded = [self._encoded(name, inputs[name], present[..., n]) for n, name in enumerate(self.modalities)]
         if present.dim() == 3:
             encoded = [repeated(x, present.shape[1]) for x in encoded]
@@ -61,10 +64,23 @@ class FusionNet(nn.Module):
         if self.imagine:
             given = torch.cat(embeddings, dim=1)
             embeddings += [branch(given) for branch in self.imagine.values()]
-        fused = self.fusion(*embeddings)
-        if isinstance(self.head, nn.ModuleDict):
-            return {name: head(fused) for name, head in self.head.items()}
-        return {self.heads[0]: self.head(fused)}
+        return self.fusion(*embeddings)
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """{head: what makes its output}."""
+        return dict(self.head.items()) if isinstance(self.head, nn.ModuleDict) else {self.heads[0]: self.head}
+
+    def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        fused = self.fused(present, **inputs)
+        times = present.shape[1] if present.dim() == 3 else 1
+        return {
+            name: head(fused, repeated(inputs[name], times)) if name in inputs else head(fused)
+            for name, head in self.head_modules().items()
+        }
+
+    def in_parts(self, head: str) -> tuple[nn.Module, nn.Module]:
+        """(what runs once a text, what runs once a token) of a head that writes."""
+        return Beginning(self, head), Step(self, head)
 
     def _encoded(self, name: str, x: Tensor, present: Tensor) -> Tensor:
         """The features of a modality; zeros, which nothing reads, of samples that lack it: they are not run where that can be told.

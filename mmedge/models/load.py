@@ -22,6 +22,7 @@ from mmedge.models.attention import split_attention
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.fusion import FusionNet
+from mmedge.models.generator import Generator
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.models.towers import TowerNet, Vectors, columns_of
 from mmedge.preprocess import stand_in
@@ -120,6 +121,8 @@ def _head(model: Model, head: Head, contract: Contract) -> nn.Module:
     """A head of the built-in network."""
     if head.shape:
         return nn.Sequential(nn.Dropout(model.dropout), ArrayDecoder(model.hidden, head, model))
+    if head.decoding:
+        return Generator(model, head.decoding)
     unit = _unit(head, contract)
     layers = [nn.Dropout(model.dropout), nn.Linear(model.hidden, tasks.of(head).width(head))]
     return nn.Sequential(*layers, *([unit] if unit else []))

@@ -150,7 +150,7 @@ def evidence_of(predictions: Predictions) -> Evidence:
 
 def _has_baseline(train: Samples) -> bool:
     """Whether a linear model can learn the task: from labels, and row by row."""
-    return bool(train.labelled.any()) and not any(tasks.of(head).AMONG for head in train.heads.values())
+    return bool(train.labelled.any()) and all(map(tasks.row_by_row, train.heads.values()))
 
 
 def _side(done: Ran, predictions: Predictions) -> Side | None:

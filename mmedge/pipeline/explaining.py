@@ -61,11 +61,11 @@ def explain(path: Path, wanted: Wanted, progress: Progress) -> ExplanationRecord
     Raises UsageError of an artifact that is a file of outputs, and where the table has nothing for the model.
     """
     model, notes = _model(path), []
-    if any(tasks.of(head).AMONG for head in model.contract.heads.values()):
+    if not all(map(tasks.row_by_row, model.contract.heads.values())):
         raise UsageError(
-            "vectors say nothing by themselves, so that no contribution to one can be told",
+            "texts and vectors say nothing by themselves, so that no contribution to one can be told",
             where=str(path),
-            todo="judge each tower by the report's subsets, or with mmedge evaluate",
+            todo="judge each subset of the modalities by the report, or with mmedge evaluate",
         )
     samples, of_labels, ids = _samples(model, wanted)
     predict = computed_once(lambda present: predict_graph(model.run, model.contract, samples, present))

@@ -88,11 +88,13 @@ def _built(
     except ValidationError as error:
         raise not_understood(found, f"targets.{name}.engine", error) from None
     profiles = old.profiles or profiles_of(contract)
-    built = backend.build(Job(folder / GRAPH, Path(old.file).stem, profiles, options, precision, timings))
+    built = backends.built(
+        backend, Job(folder / GRAPH, old.file.partition(".")[0], profiles, options, precision, timings)
+    )
     parts = {}
     for file, part in old.parts.items():
         graph = folder / part.graph
-        made = backend.build(Job(graph, Path(part.graph).stem, part.profiles, options, None, timings))
+        made = backends.built(backend, Job(graph, Path(part.graph).stem, part.profiles, options, None, timings))
         parts[file] = part_of(folder, part.graph, made)
     built = bundles.belonging(built, precision, folder / GRAPH, contract)
     return built.model_copy(update={"parts": parts}) if parts else built

@@ -5,7 +5,7 @@ from mmedge.recipe.budget import Budget
 from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
-from mmedge.recipe.model import Model
+from mmedge.recipe.model import Model, TextDecoder
 from mmedge.recipe.origin import portable, recall, remember
 from mmedge.recipe.pretrained import AnyEncoder, Encoder, Pretrained
 from mmedge.recipe.privacy import Privacy
@@ -52,6 +52,7 @@ __all__ = [
     "Redact",
     "Schedule",
     "TeacherConfig",
+    "TextDecoder",
     "TimedTable",
     "Train",
     "computes_int8",

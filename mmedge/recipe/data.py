@@ -12,7 +12,7 @@ from mmedge import tasks
 from mmedge.errors import brief, did_you_mean
 from mmedge.frozen import Frozen
 from mmedge.spec import ModalitySpec
-from mmedge.tasks.head import Label, Target, TaskName
+from mmedge.tasks.head import Label, Target, TaskName, Texts
 
 # Names that a modality cannot have: those of a network's other inputs, outputs and branches, of options of ``predict``,
 _OWN = (
@@ -31,7 +31,7 @@ _OF_TORCH = (
     "to_empty train training type update values xpu zero_grad"
 )
 # Keys of the one target that each of several heads has for itself.
-_OF_TARGET = ("order", "classes", "separator", "shape", "lengths", "log_mel", "distance")
+_OF_TARGET = ("order", "classes", "separator", "shape", "lengths", "log_mel", "distance", "text")
 RESERVED = frozenset(f"{_OWN} {_OF_TORCH}".split())
 
 
@@ -106,7 +106,7 @@ class Data(Frozen):
         " Parquet) or names with separator between them (the separator alone: none of them; an empty cell: unlabelled)."
         " ordinal: one of several grades that stand in an order. retrieval: which go together, a row being a pair; no label"
         " is needed, and rows of one group are no wrong answers to each other. frames: an array a sample, [frames, ...], the"
-        " path of a .npy file or a list of lists.",
+        " path of a .npy file or a list of lists. generation: a text that is written.",
     )
     target: str | tuple[str, ...] | None = Field(
         "label",
@@ -116,6 +116,7 @@ class Data(Frozen):
     towers: dict[str, tuple[str, ...]] = Field(
         {}, description="Of retrieval: tower -> the modalities that it sees; each modality its own where none is named."
     )
+    text: Texts = Field(Texts(), description="Of generation: how texts become tokens, and how they are written.")
     order: tuple[Label, ...] = Field(
         (), description="For ordinal: the grades, lowest first; of numbers their own order where none is given."
     )
@@ -255,6 +256,8 @@ class Data(Frozen):
             task = tasks.TASKS[target.task]
             if not task.FILES and (target.shape or target.lengths is not None or target.log_mel):
                 raise ValueError(f"'shape', 'lengths' and 'log_mel' are those of frames, and {head!r} is {target.task}")
+            if target.text != Texts() and not task.CODES:
+                raise ValueError(f"'text' is how a generation writes, and {head!r} is {target.task}")
             if target.classes and not (task.EXCLUSIVE or task.SEVERAL):
                 raise ValueError(f"'classes' are those of classification and multilabel, and {head!r} is {target.task}")
         return self
@@ -292,6 +295,13 @@ class Data(Frozen):
             raise ValueError(
                 f"'towers' must be two or more, and each modality in just one of them; the modalities are {', '.join(self.modalities)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Data:
+        writing = [head for head, target in self.heads.items() if tasks.of(target).CODES]
+        if len(writing) > 1:
+            raise ValueError(f"one head of a recipe can write texts, and {' and '.join(map(repr, writing))} would")
         return self
 
     @property

@@ -88,7 +88,7 @@ def default_limits(
                 name = f"{before}subset_{'drop' if share else 'ratio'}.{'+'.join(chosen)}"
                 limits[name] = drops[1] if share else RATIO
         limits[f"{before}{GUARD}"] = 0.0
-        if labelled and not tasks.of(target).AMONG:
+        if labelled and tasks.row_by_row(target):
             limits[f"{before}above_baseline"] = 0.0
     return {stage: dict(limits) for stage in engines}
 

@@ -11,6 +11,25 @@ from mmedge.frozen import Frozen
 from mmedge.recipe.pretrained import AnyEncoder, Pretrained
 
 
+class TextDecoder(Frozen):
+    """What writes a text, token by token: which, and of what size."""
+
+    kind: Literal["gru", "transformer"] = Field(
+        "gru",
+        description="gru: a step costs the same wherever it stands; transformer: it looks back at all that was written.",
+    )
+    width: int = Field(64, ge=1, le=65_536, description="Features of a token.")
+    depth: int = Field(1, ge=1, le=1000, description="Layers, one behind the other.")
+    heads: int = Field(4, ge=1, le=1024, description="Attention heads of a transformer, which divide its width.")
+    memory: int = Field(4, ge=1, le=1024, description="Tokens that a transformer sees of the fused features.")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TextDecoder:
+        if self.kind == "transformer" and self.width % self.heads:
+            raise ValueError(f"'heads' ({self.heads}) must divide 'width' ({self.width})")
+        return self
+
+
 class Model(Frozen):
     """A network: the built-in fusion network, or a user's own where ``factory`` names one."""
 
@@ -58,6 +77,7 @@ class Model(Frozen):
     decoder: int = Field(
         32, ge=1, le=65_536, description="Channels of the built-in decoder of arrays, where a head gives frames."
     )
+    text_decoder: TextDecoder = Field(TextDecoder(), description="Of generation: what writes the text.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of the built-in fusion's features dropped in training.")
     token_dropout: float = Field(
         0.3, ge=0, lt=1, description="Share of a text's tokens that its built-in encoder does not see in training."

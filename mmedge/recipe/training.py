@@ -270,6 +270,14 @@ class Loss(Frozen):
     beta: float = Field(
         1.0, ge=0, description="Of dkd: what the classes that are not the sample's weigh against the one that is."
     )
+    sequences: Literal["none", "unlabelled", "all"] = Field(
+        "none",
+        description="Of generation: the samples whose text is the teacher's own instead of the label (sequence-level"
+        " distillation). unlabelled: those whose label the student is not shown; all: every one.",
+    )
+    beams: int = Field(
+        5, ge=1, le=64, description="Beginnings that the teacher follows beside each other to write those."
+    )
     hints: tuple[Hint, ...] = Field((), description="Pairs of layers whose outputs are matched.")
     schedule: Schedule = Field(
         "constant",
@@ -279,6 +287,8 @@ class Loss(Frozen):
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
+        if self.sequences != "none" and self.labels == 0:
+            raise ValueError("'sequences' are learned as labels are: give 'labels' a weight")
         if self.labels + self.logits == 0 and not self.hints:
             raise ValueError("every weight is 0: nothing would be learned")
         if self.beta != 1 and self.kind != "dkd":

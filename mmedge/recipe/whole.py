@@ -118,6 +118,7 @@ class Recipe(Frozen):
         return [
             *(f"{name!r} holds ids, of which there is no half" for name in ids),
             *(f"a {task} compares samples with one another, which would each be two" for task in among),
+            *(f"of a {t.task} there is no half" for t in self.data.heads.values() if tasks.of(t).CODES),
             *(["a teacher's table of outputs has none for a mix"] if tables and stage != "teacher" else []),
         ]
 
@@ -133,6 +134,12 @@ class Recipe(Frozen):
                 )
         if any(tasks.of(target).AMONG for target in heads.values()):
             faults += self._tower_faults()
+        if any(tasks.of(target).CODES for target in heads.values()):
+            faults += self._writing_faults()
+        else:
+            for loss in self.distill.losses if self.distill else ():
+                if loss.sequences != "none":
+                    faults.append(f"distill.loss.sequences: are the teacher's texts, and the task is {named}")
         for stage, train in self._schedules():
             for key, off in (("class_weights", "none"), ("sampling", "uniform"), ("focal_gamma", 0.0)):
                 if train and getattr(train, key) != off and not any(tasks.of(t).BALANCED for t in heads.values()):
@@ -172,6 +179,30 @@ class Recipe(Frozen):
             if model.fusion != Model().fusion:
                 faults.append(
                     f"{where}.model.fusion: what a tower sees of several modalities stands side by side; leave it out"
+                )
+        return faults
+
+    def _writing_faults(self) -> list[str]:
+        """What a task whose outputs are written token by token has no use for, or cannot have."""
+        faults = []
+        for where, given in self._givens():
+            if given.model.factory or given.onnx or given.outputs:
+                faults.append(
+                    f"{where}: texts are written by the built-in network alone; leave out factory, onnx and outputs"
+                )
+        if self.distill and self.distill.model.factory:
+            faults.append("distill.model.factory: texts are written by the built-in network alone; leave it out")
+        if self.distill and self.distill.teachers:
+            faults.append("distill.teachers: texts of several teachers have no mean; name one teacher")
+        if self.distill and self.distill.controls.same_modality_teacher:
+            faults.append("distill.controls.same_modality_teacher: is not there for texts yet; leave it out")
+        for stage, train in self._schedules():
+            if train and train.privacy:
+                faults.append(f"{stage}.train.privacy: is not there for texts yet; leave it out")
+        for key in ("per_subset", "split"):
+            if getattr(self.export, key):
+                faults.append(
+                    f"export.{key}: a text is written by two engines already, and neither is cut further; leave it out"
                 )
         return faults
 
@@ -237,7 +268,7 @@ class Recipe(Frozen):
     def _label_gate_faults(self, stage: str, name: str, head: str | None) -> list[str]:
         """A figure that only labels have, or another task, asked of a task that has others."""
         target = self.data.heads.get(head) if head else next(iter(self.data.heads.values()))
-        if target is not None and tasks.of(target).AMONG and gate.family(name) == "above_baseline":
+        if target is not None and not tasks.row_by_row(target) and gate.family(name) == "above_baseline":
             return [
                 f"gates.{stage}: {name!r} is against a linear model, which a {target.task} has none of; use above_majority"
             ]

@@ -108,7 +108,7 @@ def _pipeline_tag(contract: Contract) -> str:
         f"{kind}-{'classification' if tasks.of(head).LABELS else 'regression'}"
         for kind in kinds
         for head in contract.heads.values()
-        if not tasks.of(head).PLACED
+        if not tasks.of(head).PLACED and tasks.row_by_row(head)
     }
     return next(iter(tags)) if len(tags) == 1 and tags <= {*_HUB} else ""
 

@@ -129,6 +129,7 @@ class Engine:
         named |= {
             name: f"{h.dimensions} numbers of each of {', '.join(h.towers)}" for name, h in heads.items() if h.towers
         }
+        named |= {name: f"texts of up to {h.decoding.length} tokens" for name, h in heads.items() if h.decoding}
         gives = (
             ", ".join(f"{name}: {what}" for name, what in named.items()) if len(named) > 1 else "".join(named.values())
         )

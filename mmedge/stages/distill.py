@@ -19,7 +19,7 @@ from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.privacy import refuse_open_teacher, spent_record, student_noise
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
 from mmedge.training.teaching.students import Student, Variant, train_student
-from mmedge.training.teaching.taught import taught_samples, teacher_for
+from mmedge.training.teaching.taught import shown_samples, taught_samples, teacher_for
 from mmedge.training.teaching.teachers import Teacher
 
 # Resamples of the interval that the decision tells; the decision itself is the sign of the mean.
@@ -63,7 +63,7 @@ def distill(parent: Artifact, config: Distill, context: Context) -> DistillResul
     trained = write_trained(Trained(best.module, contract, best.fitted, config.model, others=others), context)
     privacy = _privacy(first, students, parent, config, context)
     notes = [
-        f"{candidate.variant.samples.labelled.sum()} of {len(candidate.variant.samples)} training samples have a label that the student may see",
+        f"{shown_samples(config, context, contract).labelled.sum()} of {len(candidate.variant.samples)} training samples have a label that the student may see",
         *([config.model.proposed] if config.model.proposed else []),
         *candidate.teacher.notes,
         *([_chosen_note(losses)] if losses else []),
@@ -164,15 +164,16 @@ def _candidate(config: Distill, loss: Loss, context: Context, contract: Contract
 def _variants(candidate: _Candidate, context: Context, contract: Contract) -> dict[str, Variant]:
     """The distilled student, and those controls that are there whatever is kept."""
     config, distilled = candidate.config, candidate.variant
-    found = [distilled]
-    if config.controls.no_distillation and distilled.samples.labelled.any():
+    found, shown = [distilled], shown_samples(config, context, contract)
+    if config.controls.no_distillation and shown.labelled.any():
         found.append(
             replace(
                 distilled,
                 name="control",
                 title="control without a teacher",
+                samples=shown,
                 objective=lambda _: Supervised(contract, config.train),
-                usable=np.flatnonzero(distilled.samples.labelled),
+                usable=np.flatnonzero(shown.labelled),
             )
         )
     assert context.teacher is not None, "teacher_for has refused that"

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mmedge.tasks import classification, frames, multilabel, ordinal, regression, retrieval
+from mmedge.tasks import classification, frames, generation, multilabel, ordinal, regression, retrieval
 from mmedge.tasks.cells import CellFault, Cells, TargetCard
 from mmedge.tasks.head import Head, Target
 from mmedge.tasks.prediction import Prediction
@@ -25,7 +25,8 @@ class Task(Protocol):
     better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
     logits of a softmax, ``ORDERED`` whether labels are grades, which stand in an ``order``, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
     set), ``AMONG`` whether a row is judged among the others, since its output alone says nothing, ``PLACED`` whether ``score`` and ``others`` take
-    what ``placed`` makes of outputs, ``FILES`` whether a cell may be the path of a file, ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
+    what ``placed`` makes of outputs, ``FILES`` whether a cell may be the path of a file,
+    ``CODES`` whether outputs are equal or not, and have no distance, ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
     ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold,
     ``FIGURES`` the scale of the metric and of each of ``others``.
     """
@@ -39,6 +40,7 @@ class Task(Protocol):
     AMONG: bool
     PLACED: bool
     FILES: bool
+    CODES: bool
     BALANCED: bool
     UNIT: bool
     CONFIDENCE: bool
@@ -135,7 +137,14 @@ TASKS: dict[str, Task] = {
     "ordinal": ordinal,
     "retrieval": retrieval,
     "frames": frames,
+    "generation": generation,
 }
+
+
+def row_by_row(described: Head | Target) -> bool:
+    """Whether an output is numbers that say something of their row by themselves: what a linear model can learn, and what
+    each input can be held to account for."""
+    return not (of(described).AMONG or of(described).CODES)
 
 
 def of(described: Head | Target) -> Task:

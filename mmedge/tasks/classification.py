@@ -15,7 +15,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, True, True, False, True
-ORDERED, AMONG, PLACED, FILES = False, False, False, False
+ORDERED, AMONG, PLACED, FILES, CODES = False, False, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
 FIGURES: dict[str, Scale] = {"accuracy": "share", "f1": "share", **labelwise.OF_ONE, **labelwise.FIGURES}
 # The smallest probability that is told apart from 0: where a file's float32 probabilities end.

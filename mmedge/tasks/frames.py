@@ -23,7 +23,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "frames", "r2"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = False, False, False, False, True, False
-ORDERED, AMONG, PLACED, FILES = False, False, True, True
+ORDERED, AMONG, PLACED, FILES, CODES = False, False, True, True, False
 FILE_KINDS: tuple[str, ...] = ("values",)
 FIGURES: dict[str, Scale] = {
     "r2": "unexplained",

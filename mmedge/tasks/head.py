@@ -28,6 +28,59 @@ TaskName = Annotated[str, AfterValidator(_known)]
 Label = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 
 
+class Texts(Frozen):
+    """How texts that are learned to be written become tokens, and how a trained network writes them."""
+
+    length: int = Field(
+        24, ge=1, le=512, description="Tokens of a text at most: longer ones are cut, and none longer is written."
+    )
+    vocabulary: int = Field(
+        400,
+        ge=258,
+        le=200_000,
+        description="Tokens that the tokenizer has at most: the 256 bytes, so that it knows every script, and the commonest"
+        " pieces of words of the training texts.",
+    )
+    normalization: Literal["NFC", "NFKC", "none"] = Field(
+        "NFKC", description="The Unicode form that texts are brought to first."
+    )
+    lowercase: bool = Field(True, description="Whether texts are lowered.")
+    beams: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Beginnings that are followed beside each other when a text is written: 1 takes the likeliest token each"
+        " time (greedy); each more costs as much again and finds likelier texts (beam search).",
+    )
+
+    @property
+    def tokenizer(self) -> str:
+        """The kind of tokenizer that is trained."""
+        return "bpe"
+
+
+class Decoding(Frozen):
+    """An output that takes several calls of a network: tokens that are written one after another, each seeing those before.
+
+    Ids are those of the tokenizer; 0 is padding, and ``end``, one more than they are, both begins and ends a text.
+    """
+
+    fitted: str = Field(repr=False, description="The tokenizer itself, as JSON.")
+    end: int = Field(description="The token that ends a text, and that the first step is given.")
+    length: int = Field(description="Tokens of a text at most, without the end.")
+    beams: int = Field(1, description="Beginnings that are followed beside each other.")
+
+    @property
+    def vocabulary(self) -> int:
+        """The tokens among which each step chooses."""
+        return self.end + 1
+
+    @property
+    def steps(self) -> int:
+        """Calls of the decoder at most: one a token and one for the end."""
+        return self.length + 1
+
+
 class Head(Frozen):
     """An output of a model: what it means and what its columns are."""
 
@@ -51,6 +104,10 @@ class Head(Frozen):
     varies: bool = Field(False, description="Whether arrays may have fewer frames: the last column is how many.")
     log_mel: bool = Field(False, description="Whether frames are natural logarithms of mel energies.")
     distance: Literal["l1", "mse"] = Field("l1", description="What training minimises between arrays.")
+
+    decoding: Decoding | None = Field(
+        None, description="Where the output is a text: how it is written, token by token."
+    )
 
     def at(self, temperature: float) -> Head:
         """The head whose probabilities are taken at a temperature."""
@@ -101,6 +158,7 @@ class Target(Frozen):
         "l1",
         description="Of frames: what training minimises, between outputs and targets or a teacher's outputs alike.",
     )
+    text: Texts = Field(Texts(), description="Of generation: how its texts become tokens and are written.")
 
     @property
     def columns(self) -> tuple[str, ...]:

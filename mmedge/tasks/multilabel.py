@@ -18,7 +18,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "average_precision"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, True, False, False, False, True
-ORDERED, AMONG, PLACED, FILES = False, False, False, False
+ORDERED, AMONG, PLACED, FILES, CODES = False, False, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits", "probabilities")
 FIGURES: dict[str, Scale] = {
     **dict.fromkeys(("average_precision", "f1_micro", "f1", "all_labels_right"), "share"),

@@ -21,7 +21,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "logits", "accuracy"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = True, False, False, True, False, True
-ORDERED, AMONG, PLACED, FILES = True, False, False, False
+ORDERED, AMONG, PLACED, FILES, CODES = True, False, False, False, False
 FILE_KINDS: tuple[str, ...] = ("logits",)
 FIGURES: dict[str, Scale] = {
     "accuracy": "share",

@@ -14,8 +14,10 @@ class Prediction:
 
     ``label`` and ``probabilities`` {label: p}: one of several classes or grades. ``rank``: of a grade, from 0.
     ``labels``: those with a probability above 0.5, the likeliest first, where a sample has any number. ``value``: a
-    number, in the targets' own unit; ``values``: several, {name: number}. ``array``: float32 [frames, ...], as long as it is said to be. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``heads``: a prediction a head, where the model has several; the other fields are
-    then empty.
+    number, in the targets' own unit; ``values``: several, {name: number}. ``array``: float32 [frames, ...], as long as it is
+    said to be. ``embeddings``: {tower: its vector, of unit length}, of the towers that saw something. ``text``: a text that
+    was written, with its log probability (``score``, in nats) and whether it came to an end before the limit (``ended``).
+    ``heads``: a prediction a head, where the model has several; the other fields are then empty.
     """
 
     label: str | None = None
@@ -26,12 +28,17 @@ class Prediction:
     labels: tuple[str, ...] | None = None
     rank: int | None = None
     embeddings: dict[str, tuple[float, ...]] | None = None
+    text: str | None = None
+    score: float | None = None
+    ended: bool | None = None
     heads: dict[str, Prediction] = field(default_factory=dict)
 
     def words(self) -> str:
         """What is predicted by one head, in a few words."""
         if self.label is not None:
             return self.label
+        if self.text is not None:
+            return self.text
         if self.labels is not None:
             return ", ".join(self.labels) or "none"
         if self.values is not None:
@@ -50,6 +57,8 @@ class Prediction:
             return {"values": self.values}
         if self.array is not None:
             return {"array": self.array.tolist(), "length": len(self.array)}
+        if self.text is not None:
+            return {"text": self.text, "score": self.score, "ended": self.ended}
         if self.embeddings is not None:
             return {"embeddings": {tower: list(vector) for tower, vector in self.embeddings.items()}}
         named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}

@@ -16,7 +16,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "value", "r2"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = False, False, False, False, True, False
-ORDERED, AMONG, PLACED, FILES = False, False, False, False
+ORDERED, AMONG, PLACED, FILES, CODES = False, False, False, False, False
 FILE_KINDS: tuple[str, ...] = ("values",)
 FIGURES: dict[str, Scale] = {
     "r2": "unexplained",

@@ -21,7 +21,7 @@ from mmedge.tasks.scale import Scale
 
 OUTPUT, METRIC = "embeddings", "mean_recall"
 LABELS, SEVERAL, EXCLUSIVE, BALANCED, UNIT, CONFIDENCE = False, False, False, False, False, False
-ORDERED, AMONG, PLACED, FILES = False, True, True, False
+ORDERED, AMONG, PLACED, FILES, CODES = False, True, True, False, False
 FILE_KINDS: tuple[str, ...] = ("values",)
 PLACES = (1, 5, 10)
 FIGURES: dict[str, Scale] = {

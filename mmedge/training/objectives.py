@@ -59,7 +59,7 @@ class Supervised(nn.Module):
         self.weighing = Weighing(contract, train)
 
     def forward(self, module: nn.Module, batch: Batch) -> Tensor:
-        outputs = module(present=batch.present, **batch.inputs)
+        outputs = module(present=batch.present, **batch.inputs, **forced(batch.targets, self._contract))
         return self.weighing(_label_losses(outputs, batch, self._contract, self._train))
 
 
@@ -82,7 +82,7 @@ class Distillation(nn.Module):
         self.project = nn.ModuleList(_Projection(hint, layer.take(1).shape[1], width) for layer, width, hint in widths)
 
     def forward(self, student: nn.Module, batch: Batch) -> Tensor:
-        outputs = student(present=batch.present, **batch.inputs)
+        outputs = student(present=batch.present, **batch.inputs, **forced(batch.targets, self._contract))
         loss = self._loss
         needed = loss.logits or loss.hints  # labels alone need nobody's outputs
         teacher = self._teacher.outputs(batch, batch.present.device) if needed else TeacherBatch({}, [])
@@ -128,6 +128,11 @@ class Distillation(nn.Module):
                 return output.sum() * 0
             output, logits, targets, share = output[rows], logits[rows], targets[rows], float(rows.float().mean())
         return share * of_task.teacher_loss(output, logits, targets, head, self._loss)
+
+
+def forced(targets: Mapping[str, Tensor], contract: Contract) -> dict[str, Tensor]:
+    """{head: the texts that its outputs are taken behind}, of heads that write; what a network gets beside its inputs to learn."""
+    return {name: targets[name] for name in contract.written}
 
 
 def scheduled(schedule: Schedule, passed: float) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.artifact import Artifact, replacing
+from mmedge.errors import MmedgeError
 from mmedge.graph.precision import to_symmetric, to_unsigned
 from mmedge.graph.trainable import TrainableGraph
 from mmedge.leftovers import scratch
@@ -33,6 +34,10 @@ def train_quantized(graph: Path, target: Path, parent: Artifact, train: Train, c
     the graph cannot be trained.
     """
     contract = contract_of(parent)
+    if contract.written:
+        raise MmedgeError(
+            "a graph that writes texts is not trained as a quantized one: it has no texts to be led through"
+        )
     teaching, taught = teaching_of(parent, context)
     loss = teaching.loss.model_copy(update={"hints": (), "logits": teaching.loss.logits or 1.0})
     teaching = teaching.model_copy(update={"loss": loss})

@@ -119,7 +119,7 @@ def test_tables_with_holes_and_words_are_those_of_the_runtime(in_node):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if not task.CODES])
 def test_answers_of_every_task_are_those_of_the_runtime(in_node, made_bundle, task):
     engine, name = runtime.load(made_bundle), "logits"
     head = TASKS[task].stand_in()
@@ -136,6 +136,13 @@ def test_answers_of_every_task_are_those_of_the_runtime(in_node, made_bundle, ta
             if name == "embeddings":
                 value = {tower: pytest.approx(vector, abs=1e-6) for tower, vector in value.items()}
             assert got[name] == (pytest.approx(value, abs=1e-6) if name == "probabilities" else value)
+
+
+def test_texts_are_refused_by_the_page(in_node, made_bundle):
+    contract = runtime.load(made_bundle).contract
+    contract = contract.model_copy(update={"heads": {"text": TASKS["generation"].stand_in()}})
+    (said,) = in_node([("answer", contract, {"text": [0.0]})])
+    assert "does not write texts" in said
 
 
 def test_what_the_page_cannot_do_is_refused(in_node, tmp_path):

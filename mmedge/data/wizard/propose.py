@@ -275,6 +275,11 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
             f"init drafts no {wished}: a target is an array, whose cells it does not read",
             todo="copy recipes/spoken-numbers.yaml",
         )
+    if task and task.CODES:
+        raise UsageError(
+            f"init drafts no {wished}: how long texts are and what writes them is for you to say",
+            todo="copy recipes/emoji-captions.yaml",
+        )
     if task and not task.LABELS and numbers is None:
         raise UsageError(f"the target {target!r} holds no numbers", where=str(manifest), todo=other)
     if wished and task and task.LABELS and not task.SEVERAL:

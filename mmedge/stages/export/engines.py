@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmedge import backends
 from mmedge.backends import Backend, Options
 from mmedge.backends.backend import Job
 from mmedge.backends.engine import Engine, Part, Profiles, part_of, profiles_of
@@ -41,7 +42,7 @@ def build(work: ExportWork, graph: Path, precision: str) -> Engine | None:
     """Build the engine of the whole graph beside it. None: the backend runs the graph."""
     if work.backend.build is None:
         return None
-    built = work.backend.build(work.job(graph, "engine", work.profiles, precision))
+    built = backends.built(work.backend, work.job(graph, "engine", work.profiles, precision))
     work.notes.extend(built.notes)
     if precision == "int8" and built.int8_layers is not None:
         check_int8_layers(graph, built.int8_layers, work.backend.name)
@@ -56,7 +57,7 @@ def build_part(work: ExportWork, folder: Path, graph: str, profiles: Profiles) -
     """
     if work.backend.build is None or work.backend.runs_graphs:
         return None
-    built = work.backend.build(work.job(folder / graph, Path(graph).stem, profiles))
+    built = backends.built(work.backend, work.job(folder / graph, Path(graph).stem, profiles))
     return Path(graph).with_name(built.file).as_posix(), part_of(folder, graph, built)
 
 

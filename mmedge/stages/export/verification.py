@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.artifact import GRAPH, Artifact
-from mmedge.backends import onnxruntime_cpu
+from mmedge.backends import onnxruntime_cpu, writing
 from mmedge.backends.session import Session
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
@@ -52,9 +52,11 @@ def verify(
     expect = onnxruntime_cpu.session(reference)
     run = engine or onnxruntime_cpu.session(graph, optimize=chosen != "int8")
     found: list[Agreement] = []
+    # Texts are compared token by token, behind the same beginnings.
+    pair = writing.along(expect, run, contract.written[0]) if contract.written else (expect, run)
     for subset in subsets(tuple(contract.modalities)):
         present = samples.present_of(subset)
-        for agreement in agreements("+".join(subset), expect, run, contract, samples, present):
+        for agreement in agreements("+".join(subset), *pair, contract, samples, present):
             if not agreement.within(relative, least):
                 alike = "" if agreement.same is None else f", the same for {agreement.same:.1%}"
                 raise MismatchError(
@@ -75,5 +77,9 @@ def _first_node(
     """Where the graph parts from its reference on the sample that differs most."""
     rows = slice(agreement.worst, agreement.worst + 1)
     inputs = {name: np.array(x[rows]) for name, x in samples.inputs.items()} | {"present": present[rows]}
-    found = first_difference(reference, graph, inputs, tolerance=tolerance, output=agreement.output)
+    how, output = writing.described(reference), agreement.output
+    if how is not None:  # beside the sample the graphs take a step of its text
+        inputs = writing.feeds(reference, how, onnxruntime_cpu.session)(inputs, 0)
+        output = f"{how.head}.scores" if output.startswith(f"{how.head}.") else output
+    found = first_difference(reference, graph, inputs, tolerance=tolerance, output=output)
     return f"; {found}" if found else "; node by node the graphs agree: the engine that was built of it does not"

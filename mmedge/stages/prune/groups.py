@@ -203,7 +203,9 @@ def _fault(module: nn.Module, contract: Contract, groups: list[ChannelGroup], ke
     try:
         cut(trial, contract, groups, keep)
         with torch.no_grad():
-            before, after = (each.eval()(**example(contract)) for each in (module, trial))
+            # What writes texts must do so still, step by step, and not only be led through them.
+            for learning in (True, False) if contract.written else (False,):
+                before, after = (each.eval()(**example(contract, learning=learning)) for each in (module, trial))
     except Exception as error:  # torch-pruning runs into whatever its guesses break, and so does a user's forward
         return _reason(error)
     changed = [name for name, x in before.items() if x.shape != after[name].shape]
@@ -270,10 +272,12 @@ def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
         for name, layer in layers.items()
     ]
     with torch.no_grad():
-        module.eval()(**example(contract))
+        module.eval()(**example(contract, learning=True))
     for hook in hooks:
         hook.remove()
     last = [name for width, layers_of in order.items() for name in layers_of[-widths[width] :]]
+    vocabularies = {head.decoding.vocabulary for head in contract.heads.values() if head.decoding}
+    last += [name for name, layer in layers.items() if getattr(layer, "out_features", None) in vocabularies]
     return [*(known.get(name, name) for name in config.ignore), *last]
 
 

@@ -113,7 +113,7 @@ def calibrate(
     rows = calibration.calibration_rows(train, config.calibration or calibration.MOST, context.recipe.seed)
     inputs, curve = calibration.calibrated(
         graph,
-        lambda: calibration.calibration_inputs(train, rows, context.recipe.seed),
+        lambda: calibration.with_steps(graph, calibration.calibration_inputs(train, rows, context.recipe.seed)),
         config,
         notes,
         lambda done, total: context.progress.step("calibration", done, total, "samples"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmedge import tasks
-from mmedge.backends import onnxruntime_cpu
+from mmedge.backends import onnxruntime_cpu, writing
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.graph.qdq import WEIGHTED
@@ -51,6 +51,15 @@ def calibration_inputs(train: Samples, rows: np.ndarray, seed: int) -> list[dict
             {**{name: np.array(x[row : row + 1]) for name, x in train.inputs.items()}, "present": present[None]}
         )
     return inputs
+
+
+def with_steps(graph: Path, inputs: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """The inputs as they are; of a graph that writes texts each with a step of its own text, the first, the second and so on."""
+    how = writing.described(graph)
+    if how is None:
+        return inputs
+    feed = writing.feeds(graph, how, onnxruntime_cpu.session)
+    return [feed(sample, number) for number, sample in enumerate(inputs)]
 
 
 def converged(

@@ -64,7 +64,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
     module = train_student(variant, section.model, contract, own, 0).module
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if layer_of(module, hint.teacher) is not None)
     loss = config.loss.model_copy(update={"hints": hints})
-    views = TeachingSplit(context, config.train, "train").views(own.dataset, tuple(contract.modalities))
+    views = TeachingSplit(context, config.train, "train", config).views(own.dataset, tuple(contract.modalities))
     source = ModuleSource(
         module,
         contract,

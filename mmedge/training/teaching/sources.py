@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -61,12 +62,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class TrainingViews:
-    """The training split as one teacher sees it: its modalities, its preprocessing, augmented by ``view_seed``."""
+    """The training split as one teacher sees it: its modalities, its preprocessing, augmented by ``view_seed``.
+
+    ``texts``: {head that writes: int64 [N, steps]}, what it is led through, token by token.
+    """
 
     samples: Samples
     augment: Mapping[str, Augment]
     view_seed: int
     mix: Mix | None = None
+    texts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -77,7 +82,8 @@ class TrainingViews:
             if name in self.samples.inputs
         }
         mix = [self.mix.model_dump(mode="json")] if self.mix else []
-        return hash_json([augment, self.view_seed, *mix])
+        texts = {head: sha256(x.tobytes()).hexdigest() for head, x in self.texts.items()}
+        return hash_json([augment, self.view_seed, *mix, *([texts] if texts else [])])
 
     @property
     def row_bytes(self) -> int:
@@ -85,8 +91,9 @@ class TrainingViews:
         return sum(x[:1].nbytes for x in self.samples.inputs.values())
 
     def inputs(self, index: np.ndarray, view: int) -> dict[str, Tensor]:
-        """{modality: [batch, *shape]}."""
-        return view_of(self.samples, index, Look(self.augment, self.view_seed, view, self.mix))
+        """{modality: [batch, *shape]}, and the texts of heads that write."""
+        texts = {head: torch.from_numpy(x[index]) for head, x in self.texts.items()}
+        return view_of(self.samples, index, Look(self.augment, self.view_seed, view, self.mix)) | texts
 
     def present(self, index: np.ndarray) -> Tensor:
         """bool [batch, modalities]: all that the samples have, whatever the student sees."""

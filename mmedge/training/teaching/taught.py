@@ -27,6 +27,7 @@ from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.teaching.caching import Demand
 from mmedge.training.teaching.combined import Combined
+from mmedge.training.teaching.sequences import with_sequences
 from mmedge.training.teaching.sources import (
     GraphSource,
     MappedSource,
@@ -59,7 +60,13 @@ def handed_on(parent: Artifact) -> tuple[bool, dict[str, JsonValue] | None]:
 
 
 def taught_samples(config: Distill, context: Context, contract: Contract) -> Samples:
-    """The training split as the student may see it: its own modalities, and only ``distill.labels`` of the labels."""
+    """The training split as the student may see it: its own modalities, only ``distill.labels`` of the labels, and the
+    teacher's texts as ``loss.sequences`` says."""
+    return with_sequences(shown_samples(config, context, contract), config.loss, context)
+
+
+def shown_samples(config: Distill, context: Context, contract: Contract) -> Samples:
+    """The same without anything that is the teacher's."""
     train = context.dataset.train.only(tuple(contract.modalities))
     if config.labels == "all":
         return train
@@ -94,7 +101,7 @@ def teacher_from(source: Source, config: Distill, context: Context, train: Train
 def _together(config: Distill, context: Context, train: Train) -> Source:
     """The run's teacher, or it and the further ones joined into one, with a note of how good that is."""
     contract = context.dataset.contract
-    own = _sources(config, TeachingSplit(context, train, "train"))
+    own = _sources(config, TeachingSplit(context, train, "train", config))
     if len(own) == 1:
         return own[0]
     weights = [1.0, *(section.weight for section in config.teachers)]
@@ -104,7 +111,7 @@ def _together(config: Distill, context: Context, train: Train) -> Source:
 
     # How good they are, alone and together, on the validation split.
     plain = train.model_copy(update={"augment": {}, "mix": None})
-    judged = _sources(_without_hints(config), TeachingSplit(context, plain, "validation"))
+    judged = _sources(_without_hints(config), TeachingSplit(context, plain, "validation", config))
     validation = context.dataset.validation
     figures = [_quality(source, contract, validation) for source in [*judged, combined(judged)]]
     alone = ", ".join(f"teacher {number} {figure}" for number, figure in enumerate(figures[:-1], 1))
@@ -136,11 +143,12 @@ def _quality(source: Source, contract: Contract, samples: Samples) -> str:
 
 @dataclass(frozen=True)
 class TeachingSplit:
-    """What a teacher teaches on: the samples of the split ``name``, under ``train``'s augmentation."""
+    """What a teacher teaches on: the samples of the split ``name``, under ``train``'s augmentation; ``config``: how they teach."""
 
     context: Context
     train: Train
     name: str
+    config: Distill
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -211,11 +219,21 @@ def _of_artifact(
         source = OutputsSource(stored, next(iter(contract.heads)), split.ids, key=key, split=split.name, alone=alone)
     else:
         views = split.views(context.dataset.preprocessed(contract.modalities, context.progress))
+        if contract.written:
+            views = replace(views, texts=_texts(split, contract))
         if "model" in artifact.meta:
             source = ModuleSource(context.rebuild(artifact), contract, views, hints, key=key, who=where)
         else:
             source = GraphSource(artifact.file(artifacts.GRAPH), contract, views, hints, key=key, who=where)
     return _mapped(source, contract, section, context, where)
+
+
+def _texts(split: TeachingSplit, contract: Contract) -> dict[str, np.ndarray]:
+    """{head that writes: the texts that teacher and student are both led through, int64 [N, steps]}: those that the student learns."""
+    samples = getattr(split.context.dataset, split.name)
+    if split.name == "train":
+        samples = taught_samples(split.config, split.context, split.context.dataset.contract)
+    return {head: samples.targets[head] for head in contract.written}
 
 
 def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Source:
