@@ -10,7 +10,7 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.gate import Estimate
 from mmedge.measure.paired import of_figures, of_shares
-from mmedge.measure.quality import Outputs, right_of, rows_of, score
+from mmedge.measure.quality import Outputs, right_of, rows_of, score, to_draw
 
 SAME = "the same outputs"
 # Share of the largest output by which two models may differ and still be one: rounding of another order of sums.
@@ -44,7 +44,7 @@ def compared_rows(
     tail: float,
 ) -> Estimate:
     """The same of rows that all have a known target; ``groups``: int64 [n]."""
-    n = len(groups)
+    n, targets = len(groups), to_draw(contract, targets)
     if _same(contract, ours, theirs):
         return Estimate(0.0, 0.0, 0.0, n, SAME)
     value = score(contract, ours, targets) - score(contract, theirs, targets)

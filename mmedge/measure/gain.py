@@ -19,6 +19,7 @@ from mmedge.measure.quality import (
     rows_of,
     score,
     scores_of,
+    to_draw,
 )
 from mmedge.report.schema import ControlRecord, DecisionRecord
 
@@ -42,10 +43,10 @@ def gain(
     ``gain`` is the mean over seeds of the difference of the metric, ``gain_ci95`` its interval (see ``paired``), and
     ``gain_median`` the median over seeds, which one seed gone astray does not move.
     """
-    pairs = list(zip(ours, theirs, strict=True))
+    pairs, known = list(zip(ours, theirs, strict=True)), to_draw(contract, samples.targets)
 
     def difference(number: int, rows: np.ndarray) -> float:
-        targets = rows_of(samples.targets, rows)
+        targets = rows_of(known, rows)
         distilled, control = (score(contract, rows_of(outputs, rows), targets) for outputs in pairs[number])
         return distilled - control
 
@@ -131,11 +132,11 @@ def decide(
     chosen by (``balanced``), so that a teacher that helps the whole and harms the subsets is seen. Kept is whichever is
     better on average over the seeds; on a tie the student without a teacher.
     """
-    pairs = list(zip(distilled, control, strict=True))
+    pairs, known = list(zip(distilled, control, strict=True)), to_draw(contract, validation.targets)
     whole = "+".join(contract.modalities)
 
     def figure(outputs: SubsetOutputs, rows: np.ndarray) -> float:
-        scores = scores_of(contract, outputs, validation.targets, rows)
+        scores = scores_of(contract, outputs, known, rows)
         return balanced(scores.get(whole, float(np.mean(list(scores.values())))), scores.values())
 
     def difference(number: int, rows: np.ndarray) -> float:

@@ -51,6 +51,13 @@ def score(contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray
     return float(np.mean(defined)) if defined else float("nan")
 
 
+def to_draw(contract: Contract, targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The targets as far as figures of outputs ask for them, which an interval draws hundreds of times: of arrays whether they are known."""
+    return {
+        name: targets[name][:, :1] if tasks.of(head).PLACED else targets[name] for name, head in contract.heads.items()
+    }
+
+
 def rows_of(arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
     """{name: the rows (int64, or bool [n]) of its array}."""
     return {name: x[rows] for name, x in arrays.items()}
@@ -92,6 +99,7 @@ def bounds(
     contract: Contract, outputs: Outputs, targets: Mapping[str, np.ndarray], groups: np.ndarray, tail: float = 0.025
 ) -> Bounds:
     """The interval of the metric that leaves out ``tail`` on each side, over groups (int64 [n]); exact where it is a share."""
+    targets = to_draw(contract, targets)
     right = right_of(contract, outputs, targets)
     if right is not None:
         known = np.flatnonzero(_known(contract, targets))
@@ -275,7 +283,7 @@ def figure_of(
     tail: float,
 ) -> Estimate | None:
     """A further figure of the one head over rows that all have a known target, with its bounds; None where it has none."""
-    ((name, head),) = contract.heads.items()
+    ((name, head),), targets = contract.heads.items(), to_draw(contract, targets)
     task = tasks.of(head)
 
     def drawn(rows: np.ndarray) -> float:
@@ -307,7 +315,7 @@ def _others_ci95(
                 each = bounds(of_head(contract, name), rows_of(outputs, known), rows_of(targets, known), groups[known])
                 found[figure] = each.low, each.high
         return found
-    ((head_name, head),) = contract.heads.items()
+    ((head_name, head),), targets = contract.heads.items(), to_draw(contract, targets)
     taken: dict[bytes, dict[str, float]] = {}
 
     def drawn(figure: str, rows: np.ndarray) -> float:

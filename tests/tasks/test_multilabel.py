@@ -112,7 +112,9 @@ def test_a_run_of_several_labels_ends_in_a_bundle_that_names_them(table, tmp_pat
     assert set(answer.probabilities) == set(LABELS) and answer.label is None and answer.value is None
     assert set(answer.labels) == {name for name, p in answer.probabilities.items() if p > 0.5}
     logits = engine.run(engine.preprocess([{"image": row["image"], "audio": row["audio"]}]))["logits"][0]
-    logits = logits / engine.contract.heads["logits"].temperature
+    heat = engine.contract.heads["logits"].temperature  # fitted on validation, kept in the bundle, told in the report
+    assert heat != 1 and stages["export-onnxruntime-cpu"]["temperatures"]["logits"]["temperature"] == heat
+    logits = logits / heat
     assert list(answer.probabilities.values()) == pytest.approx((1 / (1 + np.exp(-logits))).tolist(), rel=1e-5)
     assert answer.record().keys() == {"labels", "probabilities"}
     assert all(answer.probabilities[a] >= answer.probabilities[b] for a, b in pairwise(answer.labels))
