@@ -143,7 +143,7 @@ def _predict_table(engine: Engine, path: Path, out: Path | None, as_json: bool) 
     with progress() as display, _writer(out, as_json, names) as write:
         for row in read_rows(path):
             if row.number == 1:
-                for name in rows.absent_from(engine.contract, row.cells):
+                for name in rows.lacking(engine.contract, row.cells):
                     display.say(f"predict: the table has no column of {name}, which is missing in every row")
             found = rows.predicted(engine, row, folder)
             known: dict[str, object] = {"row": row.number, **({"id": row.cells["id"]} if "id" in row.cells else {})}

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def _csv(path: Path, separator: str) -> Iterator[Mapping[str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = csv.reader(stream, delimiter=separator, strict=True)
         header = next(rows, [])
+        if not header:
+            raise ValueError("it is empty")
+        if other := next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None):
+            raise ValueError(f"its columns are separated by {other!r}")
+        _check_twice(header)
         for number, row in enumerate(filter(None, rows), 1):
             if len(row) != len(header):
                 raise ValueError(f"row {number} has {len(row)} cells, and the header {len(header)}")
@@ -61,12 +67,24 @@ def _csv(path: Path, separator: str) -> Iterator[Mapping[str, object]]:
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, object]]:
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for line in filter(str.strip, stream):
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_object)
             if not isinstance(record, dict):
                 raise ValueError("a line is no JSON object")
             yield record
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    _check_twice([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _check_twice(names: list[str]) -> None:
+    """Raise ValueError where a name stands twice: which of its cells is meant, nobody knows."""
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
+    if twice:
+        raise ValueError(f"two columns are called {twice!r}")
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, object]]:

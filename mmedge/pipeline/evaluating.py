@@ -17,7 +17,7 @@ from mmedge.measure.quality import bounds, placed_outputs, quality, rows_of, sco
 from mmedge.progress import Progress
 from mmedge.report.evaluated import EvaluationReport, FigureRecord
 from mmedge.runtime.engine import Engine
-from mmedge.runtime.rows import Row, absent_from, sample_of
+from mmedge.runtime.rows import Row, lacking, sample_of
 from mmedge.tasks.head import Target
 
 # A recipe's column of the target where it names none.
@@ -87,7 +87,7 @@ def evaluate(
     total, evaluation, notes = 0, None, []
     for row in read_rows(table):
         if evaluation is None:
-            notes += [f"the table has no column of {name}" for name in absent_from(engine.contract, row.cells)]
+            notes += [f"the table has no column of {name}" for name in lacking(engine.contract, row.cells)]
             evaluation = evaluation_of(engine.contract, truths, group, row.cells)
         total += 1
     if evaluation is None:

@@ -51,6 +51,19 @@ def absent_from(contract: Contract, columns: Mapping[str, Any]) -> list[str]:
     return absent
 
 
+def lacking(contract: Contract, columns: Mapping[str, Any]) -> list[str]:
+    """What a table has no column of, and so is missing in every row: modalities, and columns of those that it has others of.
+
+    UsageError where that is everything.
+    """
+    absent = absent_from(contract, columns)
+    found = list(absent)
+    for name, spec in contract.modalities.items():
+        if name not in absent:
+            found += [f"{column!r} of {name}" for column in columns_of(name, spec) if column not in columns]
+    return found
+
+
 def sample_of(contract: Contract, cells: Cells, folder: Path) -> dict[str, object]:
     """{modality: value} of those that a row has; relative paths are in ``folder``."""
     sample = {}

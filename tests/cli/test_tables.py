@@ -70,6 +70,9 @@ def test_a_row_that_cannot_be_answered_says_why_and_the_others_go_on(mmedge, fin
         ("image,audio\nx.png\n", "row 1 has 1 cells"),
         ("a,b\n1,2\n", "none of the bundle's columns"),
         ('"image\n', "cannot be read"),
+        ("", "it is empty"),
+        ("image,image\na,b\n", "two columns are called 'image'"),
+        ("image;audio\na;b\n", "separated by ';'"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_told_and_nothing_is_written(mmedge, finished, tmp_path, text, said):
