@@ -20,10 +20,12 @@ _LENGTHS = 0.25
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
     """The mean distance of each row's known numbers, the mean over rows; unlabelled ones count as 0.
 
-    ``output``, ``targets``: float [batch, W] in the targets' own unit, targets NaN behind their end and where unlabelled.
+    ``output``, ``targets``: float [batch, W] in the targets' own unit, targets NaN behind their end and where unlabelled;
+    ``weights``: float [batch], what each label counts.
     """
     known = ~torch.isnan(targets)
-    return _distance(output, torch.where(known, targets, 0.0), known, head).sum() / len(output)
+    each = _distance(output, torch.where(known, targets, 0.0), known, head)
+    return (each if weights is None else each * weights).sum() / len(output)
 
 
 def teacher_loss(output: Tensor, teacher: Tensor, targets: Tensor, head: Head, loss: Loss) -> Tensor:

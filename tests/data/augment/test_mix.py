@@ -12,6 +12,7 @@ from mmedge.errors import MmedgeError
 from mmedge.recipe import Augment, Mix, Train
 from mmedge.spec import ArraySpec
 from mmedge.tasks import Head
+from mmedge.training import losses
 from mmedge.training.loop.batches import Look, Maker, Training, plans, view_of
 from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.sources import TrainingViews
@@ -116,3 +117,11 @@ def test_what_cannot_be_mixed_is_refused(change, said):
     data = {"manifest": "m.csv", "task": task, "modalities": modalities}
     with pytest.raises(MmedgeError, match=said):
         parsed({"name": "t", "data": data, "teacher": {"train": {"mix": {"kind": "mixup"}}}})
+
+
+def test_arrays_count_by_their_parts_too():
+    head = Head(task="frames", shape=(4,), mean=(0.0,), std=(1.0,))
+    output, targets, parts = torch.randn(6, 4), torch.randn(6, 4), torch.rand(6)
+    whole = losses.of(head).label_loss(output, targets, head, Train(), parts)
+    each = [losses.of(head).label_loss(output[k : k + 1], targets[k : k + 1], head, Train(), None) for k in range(6)]
+    assert float(whole) == pytest.approx(float((torch.stack(each) * parts).mean()), rel=1e-5)
