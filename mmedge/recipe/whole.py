@@ -114,10 +114,12 @@ class Recipe(Frozen):
         """Why samples cannot be mixed with one another here."""
         ids = [name for name, spec in self.data.modalities.items() if spec.dtype != "float32"]
         among = [target.task for target in self.data.heads.values() if tasks.of(target).AMONG]
+        codes = [target.task for target in self.data.heads.values() if tasks.of(target).CODES]
         tables = self.teacher.outputs or any(more.outputs for more in (self.distill.teachers if self.distill else ()))
         return [
             *(f"{name!r} holds ids, of which there is no half" for name in ids),
             *(f"a {task} compares samples with one another, which would each be two" for task in among),
+            *(f"a {task} learns ids, of which there is no half" for task in codes),
             *(f"of a {t.task} there is no half" for t in self.data.heads.values() if tasks.of(t).CODES),
             *(["a teacher's table of outputs has none for a mix"] if tables and stage != "teacher" else []),
         ]

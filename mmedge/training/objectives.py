@@ -94,9 +94,7 @@ class Distillation(nn.Module):
             for name in [head for head in each if head in teacher.heads]:
                 targets = repeated(batch.targets[name], batch.repeats)
                 if batch.partners and not targets.is_floating_point():
-                    targets = torch.full_like(
-                        targets, -1
-                    )  # a mix has no class of its own: what the teacher says is right
+                    targets = torch.full_like(targets, -1)  # a mix has no class of its own
                 each[name] = each[name] + factor * self._of_logits(
                     name, outputs[name], teacher.heads[name].repeated(batch.repeats), targets
                 )

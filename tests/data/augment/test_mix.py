@@ -109,6 +109,7 @@ def test_labels_count_by_their_parts(task):
     [
         ({"words": {"kind": "text"}}, "'words' holds ids, of which there is no half"),
         ({"more": {"kind": "tabular", "columns": ["b"]}, "task": "retrieval"}, "a retrieval compares samples"),
+        ({"task": "generation"}, "a generation learns ids"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(change, said):
