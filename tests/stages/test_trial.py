@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.models import load
 from mmedge.models.traps import traps
 from mmedge.recipe import Model
 from mmedge.stages.trial import trial, try_export
+from mmedge.tasks import Head
+from mmedge.tasks.head import Decoding
 from tests.models.networks import BROUGHT, HAND_WRITTEN, TABLE, TEXT, Network, TwoRelus
 
 OWN = Model(factory="own:net")
@@ -158,6 +161,21 @@ def test_a_network_that_only_answers_need_not_learn():
     with pytest.raises(UsageError, match="can be trained"):
         trial(make, frozen.contract, "teacher.model")
     trial(make, frozen.contract, "teacher.model", trains=False)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head(task="generation", decoding=Decoding(fitted="{}", end=5, length=3)),
+        Head(task="frames", shape=(4, 6), varies=True),
+        Head(task="regression", values=("x", "y"), mean=(0.0, 1.0), std=(1.0, 2.0)),
+    ],
+    ids=lambda head: head.task,
+)
+def test_a_network_of_any_output_learns_and_is_built_again(head):
+    """As one with an encoder that has learnt elsewhere is tried, whatever its task."""
+    contract = Contract.model_validate({"modalities": {"x": TABLE}, "heads": {"out": head.model_dump()}})
+    trial(partial(load.build, Model(embedding=8, hidden=8), contract), contract, "distill.model")
 
 
 def test_torchscript_inside_a_network_is_told_by_its_name():
