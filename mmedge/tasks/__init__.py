@@ -25,7 +25,7 @@ class Task(Protocol):
     better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
     logits of a softmax, ``ORDERED`` whether labels are grades, which stand in an ``order``, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
     set), ``AMONG`` whether a row is judged among the others, since its output alone says nothing, ``PLACED`` whether ``score`` and ``others`` take
-    what ``placed`` makes of outputs, ``FILES`` whether a cell may be the path of a file,
+    what ``placed`` makes of outputs and no more of targets than their first column, ``FILES`` whether a cell may be the path of a file,
     ``CODES`` whether outputs are equal or not, and have no distance, ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
     ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold,
     ``FIGURES`` the scale of the metric and of each of ``others``.
