@@ -19,33 +19,27 @@ from mmedge.tasks.scale import Scale
 
 
 class Task(Protocol):
-    """What a task's module has. N rows, W outputs a row; a cell is what the table says of a row, None where nothing.
+    """What a task's module has. N rows, W outputs a row; a cell is what the table says of a row, None where nothing."""
 
-    ``OUTPUT`` is the graph's output where a model has one head, ``METRIC`` the figure that it is judged by (more is
-    better), ``LABELS`` whether cells name labels, ``SEVERAL`` whether one may name any number of them, ``EXCLUSIVE`` whether a row has just one of them and outputs are the
-    logits of a softmax, ``ORDERED`` whether labels are grades, which stand in an ``order``, ``BALANCED`` whether rare labels may be weighed or drawn more often (and ``focal_gamma`` be
-    set), ``AMONG`` whether a row is judged among the others, since its output alone says nothing, ``PLACED`` whether ``score`` and ``others`` take
-    what ``placed`` makes of outputs and no more of targets than their first column, ``FILES`` whether a cell may be the path of a file,
-    ``CODES`` whether outputs are equal or not, and have no distance, ``UNIT`` whether outputs are in the targets' own unit, ``CONFIDENCE`` whether outputs tell how sure they are,
-    ``FILE_KINDS`` the arrays that a file of a teacher's outputs may hold,
-    ``FIGURES`` the scale of the metric and of each of ``others``.
-    """
+    OUTPUT: str  # the graph's output where a model has one head
+    METRIC: str  # the figure that it is judged by: more is better
+    FIGURES: dict[str, Scale]  # the scale of the metric and of each of ``others``
+    FILE_KINDS: tuple[str, ...]  # the arrays that a file of a teacher's outputs may hold
 
-    OUTPUT: str
-    METRIC: str
-    LABELS: bool
-    SEVERAL: bool
-    EXCLUSIVE: bool
-    ORDERED: bool
-    AMONG: bool
-    PLACED: bool
-    FILES: bool
-    CODES: bool
-    BALANCED: bool
-    UNIT: bool
-    CONFIDENCE: bool
-    FILE_KINDS: tuple[str, ...]
-    FIGURES: dict[str, Scale]
+    # What cells say.
+    LABELS: bool  # they name labels
+    SEVERAL: bool  # one may name any number of them
+    ORDERED: bool  # labels are grades, which stand in an ``order``
+    FILES: bool  # one may be the path of a file
+    BALANCED: bool  # rare labels may be weighed or drawn more often, and ``focal_gamma`` be set
+
+    # What outputs mean.
+    EXCLUSIVE: bool  # a row has just one label: the logits of a softmax
+    CONFIDENCE: bool  # they tell how sure they are
+    UNIT: bool  # they are in the targets' own unit
+    CODES: bool  # they are equal or not, and have no distance
+    AMONG: bool  # a row is judged among the others, since its output alone says nothing
+    PLACED: bool  # ``score`` and ``others`` take what ``placed`` makes of them, and the targets' first column alone
 
     def width(self, head: Head) -> int:
         """W, the columns of an output."""
