@@ -14,7 +14,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.preprocess import audio, image, sensor, tabular, text
-from mmedge.preprocess.values import where
+from mmedge.preprocess.values import divisors, where
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
 
 
@@ -112,9 +112,7 @@ def fit_statistics(spec: ModalitySpec, features: Iterable[np.ndarray]) -> Modali
         return spec
     mean = np.atleast_1d(total / count)
     std = np.sqrt(np.maximum(np.atleast_1d(squares / count) - mean**2, 0))
-    # A constant column carries nothing; dividing by one keeps it at zero and finite.
-    std = np.where(std < 1e-6, 1.0, std)
-    return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
+    return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(divisors(mean, std).tolist())})
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, did_you_mean
+from mmedge.preprocess.values import divisors
 from mmedge.spec import TabularSpec
 
 # The largest float32.
@@ -75,9 +76,7 @@ def fit_statistics(spec: TabularSpec, rows: Iterable[np.ndarray]) -> TabularSpec
         known, total, squares = known + there, total + values, squares + values**2
     mean = total / np.maximum(known, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(known, 1) - mean**2, 0))
-    # A constant column carries nothing; dividing by one keeps it at zero and finite.
-    std = np.where(std < 1e-6, 1.0, std)
-    return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
+    return spec.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(divisors(mean, std).tolist())})
 
 
 def _cells(spec: TabularSpec, value: Any, name: str) -> list[Any]:

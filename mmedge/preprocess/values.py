@@ -74,6 +74,15 @@ def refuse_masked(value: Any, name: str) -> None:
         )
 
 
+def divisors(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """What values are divided by: their deviation, and 1 where they are constant but for rounding, which keeps them at 0.
+
+    In any unit: fields of 1e-13 tesla differ as much as numbers about 1 do.
+    """
+    constant = (std <= 1e-6 * np.minimum(1.0, np.abs(mean))) | (std < 1e-30)
+    return np.where(constant, 1.0, std)
+
+
 def shaped(values: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
     """``values`` where they have the shape; raises MmedgeError."""
     if values.shape != shape:

@@ -257,6 +257,20 @@ def test_a_constant_column_stays_finite():
     assert np.isfinite(preprocess.tensor(fitted, [1, 5])).all() and preprocess.tensor(fitted, [1, 5])[1] == 0
 
 
+@pytest.mark.parametrize("unit", [1e-13, 1e-6, 1.0, 1e9])
+def test_values_of_any_unit_have_deviation_one_and_constant_ones_are_zero(unit):
+    rows = np.array([[x * unit, 5 * unit] for x in (-1.0, 0.5, 2.0, 3.5)])
+    arrays = [np.full((2, 3), x * unit, np.float32) for x in (-1.0, 0.5, 2.0, 3.5)]
+    for spec, values in ((NUMBERS, rows), (ARRAY, arrays)):
+        fitted = preprocess.fit_statistics(spec, values)
+        seen = np.array([preprocess.tensor(fitted, value) for value in values]).reshape(4, -1)
+        assert seen[:, 0].std() == pytest.approx(1, rel=1e-3)
+    assert (
+        np.abs(np.array([preprocess.tensor(preprocess.fit_statistics(NUMBERS, rows), row)[1] for row in rows])).max()
+        < 1e-3
+    )
+
+
 def test_statistics_of_the_recipe_are_not_fitted_again():
     given = NUMBERS.model_copy(update={"mean": (1.0, 1.0), "std": (2.0, 2.0)})
     assert preprocess.fit_statistics(given, np.zeros((5, 2))) is given
