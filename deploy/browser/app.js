@@ -1,6 +1,6 @@
 // The page: a bundle's manifest and graph, its preprocessing, onnxruntime-web, an answer.
 import * as ort from "./ort.wasm.min.mjs";
-import { audio, headsOf, image, predicted, samplesOf, tabular } from "./preprocess.js";
+import { audio, headsOf, heated, image, predicted, samplesOf, tabular } from "./preprocess.js";
 
 ort.env.wasm.numThreads = 1; // threads need cross-origin isolation, which a plain server does not give
 
@@ -9,7 +9,8 @@ export async function load(folder) {
   const { meta } = await (await fetch(`${folder}/manifest.json`)).json();
   const graph = await (await fetch(`${folder}/model.onnx`)).arrayBuffer();
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-  return { meta, predict: (given) => predict(session, meta.contract, given) };
+  const contract = heated(meta.contract, meta.targets?.["onnxruntime-cpu"]?.temperatures);
+  return { meta, predict: (given) => predict(session, contract, given) };
 }
 
 async function predict(session, contract, given) {

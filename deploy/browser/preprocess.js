@@ -126,29 +126,57 @@ export function predicted(contract, outputs) {
   return each.length === 1 ? each[0][1] : Object.fromEntries(each);
 }
 
-/** {label, probabilities}, {label, rank, probabilities}, {labels (those above 0.5, the likeliest first), probabilities} {value} or {embeddings: {tower: vector}}. */
+/** {label, probabilities}, {label, rank, probabilities}, {labels (those above 0.5, the likeliest first), probabilities} {value}, {values}, {array, length} or {embeddings: {tower: vector}}. */
 function ofHead(head, output) {
   const values = Array.from(output);
   if (head.decoding) throw new Error("the page does not write texts yet: their loop stands in mmedge/backends/writing.py");
   if (head.task === "retrieval") return { embeddings: embeddings(head, values) };
-  if (head.task === "regression") return { value: values[0] };
-  const named = (numbers) => Object.fromEntries(head.labels.map((label, index) => [label, numbers[index]]));
+  if (head.task === "regression") return head.values?.length ? { values: byName(head.values, values) } : { value: values[0] };
+  if (head.task === "frames") return frames(head, values);
+  const heat = head.temperature ?? 1; // of probabilities alone: what is chosen does not change by it
+  const named = (numbers) => byName(head.labels, numbers);
   if (head.task === "ordinal") {
     const rank = values.filter((value) => value > 0).length;
     let least = 1;
-    const passed = [1, ...values.map((value) => (least = Math.min(least, 0.5 * (1 + Math.tanh(value / 2))))), 0];
+    const passed = [1, ...values.map((value) => (least = Math.min(least, 0.5 * (1 + Math.tanh(value / (2 * heat)))))), 0];
     return { label: head.labels[rank], rank, probabilities: named(head.labels.map((_, k) => passed[k] - passed[k + 1])) };
   }
   if (head.task === "multilabel") {
     // No overflow, and float32 as in the runtime: of labels that are both certain the first in order stays the first.
-    const probabilities = named(values.map((value) => 0.5 * Math.fround(1 + Math.tanh(value / 2))));
+    const probabilities = named(values.map((value) => 0.5 * Math.fround(1 + Math.tanh(value / (2 * heat)))));
     const found = head.labels.filter((label) => probabilities[label] > 0.5);
     return { labels: found.sort((one, other) => probabilities[other] - probabilities[one]), probabilities };
   }
   const top = Math.max(...values);
-  const shifted = values.map((value) => Math.exp(value - top));
+  const shifted = values.map((value) => Math.exp((value - top) / heat));
   const sum = shifted.reduce((total, value) => total + value, 0);
   return { label: head.labels[values.indexOf(top)], probabilities: named(shifted.map((value) => value / sum)) };
+}
+
+function byName(names, numbers) {
+  return Object.fromEntries(names.map((name, index) => [name, numbers[index]]));
+}
+
+/** {array: [frames, …] as nested lists, length}: the last number is how many frames there are, where lengths vary. */
+function frames(head, values) {
+  const [longest, ...rest] = head.shape;
+  const length = head.varies ? Math.min(longest, Math.max(1, halfToEven(values.at(-1)))) : longest;
+  const size = rest.reduce((product, axis) => product * axis, 1);
+  const nested = (numbers, shape) =>
+    shape.length ? Array.from({ length: shape[0] }, (_, k) => nested(numbers.slice((k * numbers.length) / shape[0], ((k + 1) * numbers.length) / shape[0]), shape.slice(1))) : numbers[0];
+  return { array: nested(values.slice(0, length * size), [length, ...rest]), length };
+}
+
+/** A number rounded as NumPy does. */
+function halfToEven(value) {
+  const above = Math.round(value);
+  return above - value === 0.5 && above % 2 ? above - 1 : above;
+}
+
+/** A contract whose probabilities are taken at the temperatures that a bundle's target has, {head: temperature}. */
+export function heated(contract, temperatures) {
+  const heads = Object.entries(headsOf(contract)).map(([name, head]) => [name, { ...head, temperature: temperatures?.[name] ?? 1 }]);
+  return { ...contract, heads: Object.fromEntries(heads) };
 }
 
 /** {tower: its vector, of unit length}, of the towers that saw something. */

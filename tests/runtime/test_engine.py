@@ -39,7 +39,7 @@ def test_predictions_from_raw_files_are_those_that_were_measured(engine, dataset
     answers = engine.predict(image=images, audio=sounds)
     right = np.mean([int(answer.label) == target for answer, target in zip(answers, test.targets["logits"])])
     assert right == finished.stage("export-onnxruntime-cpu")["quality"]["value"]
-    logits = measured["logits"]
+    logits = measured["logits"] / engine.contract.heads["logits"].temperature
     for answer, row in zip(answers, logits):
         assert np.log(answer.probabilities["1"] / answer.probabilities["0"]) == pytest.approx(row[1] - row[0], abs=1e-4)
 
