@@ -129,13 +129,13 @@ CHANGES = (
     Change("stages/prune/outcome.py", "passed=budget.over(lost) <= 0", "passed=True", "stages/prune/test_outcome.py"),
     Change("measure/budget.py", "rows_of(outputs, rows), rows_of(after[name][1], rows)", "rows_of(after[name][1], rows), rows_of(outputs, rows)", "measure/test_budget.py"),
     # Cache keys.
-    Change("pipeline/keys.py", ", recipe.seed]", "]", KEYS),
+    Change("pipeline/keys.py", "                recipe.seed,\n", "", KEYS),
     Change("pipeline/keys.py", '"data": context.dataset.sha256,', '', KEYS),
     Change("pipeline/keys.py", '"teacher": teacher.sha256 if', '"teacher": None if', KEYS),
     Change("pipeline/keys.py", '"parent": parent and parent.sha256,', '', KEYS),
     Change("pipeline/keys.py", "for section in sections for digest in _weights(section)", "for section in () for digest in _weights(section)", KEYS),
     Change("pipeline/keys.py", "code_hash(*CODE, step.row.file)", "code_hash(*CODE)", KEYS),
-    Change("pipeline/keys.py", "[*map(_dumped, sections), ", "[", KEYS),
+    Change("pipeline/keys.py", "                *map(_dumped, sections),\n", "", KEYS),
     # Bundles and artifacts.
     Change("artifact.py", "if sha256_of(file) != digest:", "if False:", BUNDLE),
     Change("artifact.py", 'if digest != record.get("sha256"):', "if False:", BUNDLE),
