@@ -33,6 +33,19 @@ def given(finished, dataset, tmp_path_factory):
     return folder
 
 
+def test_without_data_to_calibrate_on_weights_alone_and_ranges_found_while_it_runs_are_offered(given, tmp_path, mmedge):
+    said = mmedge("quantize", given / "model.onnx", "--out", tmp_path / "q")
+    assert said.code == 2 and "int8-weights, int4-weights and int8-dynamic calibrate nothing" in said.err
+    few = {name: value[:4] for name, value in np.load(given / "inputs.npz").items()}
+    np.savez(tmp_path / "few.npz", **few)
+    wanted = ("fp32", "int8-weights", "int4-weights", "int8-dynamic")
+    asked = ("--data", tmp_path / "few.npz", "--candidates", ",".join(wanted), "--max-drop", 1)
+    made = mmedge("quantize", given / "model.onnx", *asked, "--out", tmp_path / "q", "--json")
+    report = json.loads(made.out)
+    assert made.code == 0 and {row["precision"] for row in report["candidates"]} == set(wanted)
+    assert report["data"]["calls"] == 4 and not any("calibrated on" in note for note in report.get("notes", []))
+
+
 def test_every_candidate_is_judged_with_its_interval_on_calls_that_did_not_calibrate(given, tmp_path, mmedge):
     said = mmedge(
         "quantize",
