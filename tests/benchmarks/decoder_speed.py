@@ -1,0 +1,62 @@
+"""What a caption costs the student of recipes/emoji-captions.yaml and its teacher, and what of it the decoder does.
+
+``python -m tests.benchmarks.decoder_speed``: ONNX Runtime, one thread, one picture, both in turn. Weights are fresh, and no text
+ends, so that each writes as many tokens as there may be.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmedge import recipe
+from mmedge.backends import onnxruntime_cpu, writing
+from mmedge.contract import Contract
+from mmedge.graph.export import export
+from mmedge.models import load
+from mmedge.tasks import generation
+
+_REPOSITORY = Path(__file__).parent.parent.parent
+_RUNS = 150
+
+
+def main() -> None:
+    read = recipe.load(_REPOSITORY / "recipes" / "emoji-captions.yaml")
+    assert read.distill is not None
+    (target,) = read.data.heads.values()
+    head = generation.head((_REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines(), target)
+    contract = Contract(modalities=read.data.modalities, heads={"text": head})
+    given = {"picture": np.zeros((1, 3, 32, 32), np.float32), "present": np.ones((1, 1), bool)}
+    runs, seconds = {}, dict[str, list[tuple[float, float]]]()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, section in (("teacher", read.teacher.model), ("student", read.distill.model)):
+            network = load.build(section, contract).eval()
+            decoder = network.head.decoder
+            with torch.no_grad():
+                decoder.out.bias[network.head.end] = -100.0
+            export(network, contract, file := Path(folder) / f"{name}.onnx")
+            beginning = onnxruntime_cpu.session(writing.graphs_of(file, writing.described(file))[0])
+            runs[name] = onnxruntime_cpu.session(file), beginning
+            count = sum(weight.numel() for weight in decoder.parameters())
+            print(f"{name}: {count / 1e3:.0f} k parameters of the decoder, {generation.decoding(head).steps} tokens")
+    for _ in range(_RUNS):
+        for name, sessions in runs.items():
+            taken = []
+            for session in sessions:
+                began = time.perf_counter()
+                session(given)
+                taken.append(time.perf_counter() - began)
+            seconds.setdefault(name, []).append((taken[0], taken[0] - taken[1]))
+    medians = {name: 1e3 * np.median(of, axis=0) for name, of in seconds.items()}
+    for name, (whole, decoding) in medians.items():
+        print(f"{name}: {whole:.2f} ms a caption, {decoding:.2f} ms of it the decoder's")
+    whole, decoding = medians["teacher"] / medians["student"]
+    print(f"teacher / student: {whole:.1f} a caption, {decoding:.1f} the decoder")
+
+
+if __name__ == "__main__":
+    main()
