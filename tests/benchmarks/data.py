@@ -44,15 +44,26 @@ _IMAGES, _BATCH, _SECONDS, _MANY = 2048, 64, 6.0, 100_000
 _WORKERS = [0, *range(1, (os.cpu_count() or 1) + 1)]
 
 
-def rate(batches: Iterator[Any], size: Callable[[Any], int], seconds: float = _SECONDS) -> float:
-    """Samples a second after the first two batches, which start the workers."""
-    next(batches), next(batches)
-    began, count = time.perf_counter(), 0
+def rate(batches: Iterator[Any], size: Callable[[Any], int], seconds: float = _SECONDS) -> str:
+    """Samples a second, and in brackets a second of processor time, after the first batches, which start the workers."""
+    for _ in range(3):
+        next(batches)
+    began, spent, count = time.perf_counter(), _processor_seconds(), 0
     for batch in batches:
         count += size(batch)
         if time.perf_counter() - began > seconds:
             break
-    return count / (time.perf_counter() - began)
+    spent = _processor_seconds() - spent
+    return f"{count / (time.perf_counter() - began):,.0f} ({count / max(1e-9, spent):,.0f})"
+
+
+def _processor_seconds() -> float:
+    """Of this process and its children: on a machine that others keep busy, it tells more than the clock."""
+    ticks = 0
+    for pid in (os.getpid(), *(child.pid for child in torch.multiprocessing.active_children())):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def photographs(folder: Path) -> list[tuple[int, tuple[Any, ...]]]:
@@ -181,7 +192,7 @@ def image_table(folder: Path, rows: Rows) -> None:
         for workers in _WORKERS:
             batches = way(workers)
             size = (lambda b: len(b.index)) if "mmedge" in name else (lambda b: len(b[0]))
-            cells.append("not installed" if batches is None else f"{rate(batches, size):,.0f}")
+            cells.append("not installed" if batches is None else rate(batches, size))
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -243,7 +254,7 @@ def _changes(what: str, rows: Rows, asked: dict[str, Augment]) -> None:
     size = int(np.prod(rows.shards.shape)) * np.dtype(rows.shards.form).itemsize
     for name, augment in asked.items():
         made = _views(rows, resolved({"x": augment}, {"x": rows.spec})["x"])
-        print(f"| {name} | {rate(made, len, 2.0):,.0f} | {size:,} |")
+        print(f"| {name} | {rate(made, len, 2.0)} | {size:,} |")
 
 
 def _views(rows: Rows, change: Augment) -> Iterator[np.ndarray]:
