@@ -28,8 +28,8 @@ from mmedge.contract import Contract
 from mmedge.data.augment import augmented, resolved
 from mmedge.data.augment.chance import Chance
 from mmedge.data.store.decode import Modality, decode
-from mmedge.data.store.rows import Rows, Shards
-from mmedge.data.store.samples import Reading, Samples
+from mmedge.data.store.rows import Reading, Rows, Shards
+from mmedge.data.store.samples import Samples
 from mmedge.machine import resident_bytes
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Train

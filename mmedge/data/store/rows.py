@@ -187,6 +187,16 @@ class Rows:
         return out
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How samples are read: ``data.workers``, ``batch_workers``, ``stream`` and ``unreadable`` of the recipe."""
+
+    workers: int | None = None
+    batch_workers: int | None = None
+    stream: bool = False
+    unreadable: float = 0.0
+
+
 # Samples of a modality: on the disk, or in memory as a network takes them.
 Column = Union[np.ndarray, Rows]
 

@@ -23,7 +23,7 @@ from mmedge.data.manifest.source import place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of
-from mmedge.data.store.rows import Column, Rows, taken
+from mmedge.data.store.rows import Column, Reading, Rows, taken
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, streamed, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.frozen import Record
@@ -132,16 +132,6 @@ class Samples:
         else:
             known = rng.permutation(known)
         return replace(self, targets=self.hidden(known[count:]))
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How samples are read: ``data.workers``, ``batch_workers``, ``stream`` and ``unreadable`` of the recipe."""
-
-    workers: int | None = None
-    batch_workers: int | None = None
-    stream: bool = False
-    unreadable: float = 0.0
 
 
 @dataclass(frozen=True)

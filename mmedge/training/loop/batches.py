@@ -15,8 +15,8 @@ from mmedge.contract import Contract
 from mmedge.data.augment import augmented, resolved
 from mmedge.data.augment.chance import Chance
 from mmedge.data.augment.mix import Mixing, mixed, mixing
-from mmedge.data.store.rows import Rows
-from mmedge.data.store.samples import Reading, Samples
+from mmedge.data.store.rows import Reading, Rows
+from mmedge.data.store.samples import Samples
 from mmedge.recipe import Augment, Mix, Train
 
 

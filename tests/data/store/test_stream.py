@@ -9,6 +9,7 @@ from PIL import Image
 
 from mmedge import preprocess
 from mmedge.data.store import samples
+from mmedge.data.store.rows import Reading
 from mmedge.errors import MmedgeError
 from mmedge.progress import Silent
 from mmedge.recipe import Augment, Mix, Train
@@ -43,7 +44,7 @@ def prepared(folder, *, stream=True, broken=(), out="out", **data):
 def fed(dataset, workers=0, **schedule):
     train = Train(batch_size=8, epochs=1, augment={"photo": Augment(flip=0.5)}, **schedule)
     part, rows = dataset.train, np.arange(len(dataset.train))
-    reading = samples.Reading(batch_workers=workers, stream=True, unreadable=dataset.reading.unreadable)
+    reading = Reading(batch_workers=workers, stream=True, unreadable=dataset.reading.unreadable)
     return Feed(Training(dataset.contract, part, part, train, rows, 0, 0, reading=reading), torch.device("cpu"))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmedge.contract import Contract
-from mmedge.data.store.samples import Reading
+from mmedge.data.store.rows import Reading
 from mmedge.errors import MmedgeError
 from mmedge.recipe import Augment, Train
 from mmedge.spec import ArraySpec
