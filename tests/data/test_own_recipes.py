@@ -5,9 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from mmedge import recipe as recipes
+from mmedge import runtime
 from mmedge.data.manifest import source
 from mmedge.data.store import samples
+from mmedge.pipeline import fold
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 
@@ -56,3 +61,16 @@ def test_streams_of_other_rates_are_joined_to_windows_of_the_watch_and_people_ar
     written = b"".join(file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file())
     assert b"person 1" not in written
     assert "person 1" not in json.dumps(data.contract.model_dump(mode="json", by_alias=True))
+
+
+@pytest.mark.slow
+def test_the_watchs_next_half_second_is_learnt_from_a_tenth_of_its_windows(tmp_path, monkeypatch):
+    made("watch", tmp_path / "watch.npz", monkeypatch)
+    with np.load(tmp_path / "watch.npz") as whole:
+        np.savez(tmp_path / "few.npz", **{name: x[::10] for name, x in whole.items()})
+    small = ("teacher.train.epochs=3", "distill.train.epochs=3", "distill.controls.no_distillation=false", "gates=none")
+    recipe = recipes.load(RECIPES / "watch-next.yaml", (f"data.args.arrays={tmp_path / 'few.npz'}", *small))
+    outcome = fold.run(recipe, tmp_path / "out", code=RECIPES, progress=Silent())
+    assert outcome.exit_code == 0 and outcome.report.stages[-1].quality.value > 0
+    found = runtime.load(tmp_path / "out/bundle").predict(motion=np.zeros((3, 100)), rotation=np.zeros((3, 100)))
+    assert found.array.shape == (25, 6)
