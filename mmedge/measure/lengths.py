@@ -33,7 +33,8 @@ def check_alone(run: Run, contract: Contract, samples: Samples, relative: float,
     scale = max([1.0, *(float(np.abs(together[head]).max(initial=0)) for head in heads)])
     for row in range(len(inputs["present"])):
         alone = run({name: x[row : row + 1] for name, x in inputs.items()})
-        difference = max([0.0, *(_difference(alone[head], together[head][row : row + 1]) for head in heads)])
+        each = (_difference(alone[head], together[head][row : row + 1]) for head in heads)
+        difference = float(np.max([0.0, *each]))  # NaN stays NaN, which max would drop
         if not difference <= relative * scale:
             raise MismatchError(
                 f"a sample's output depends on the rest of its batch: alone it is another by {difference:.3g}",

@@ -60,7 +60,9 @@ class Question:
             outputs = module(
                 **{name: every[name] for name in self.contract.modalities}, present=there.expand(count, -1)
             )
-            column_of: Tensor = outputs[self.head][:, self.column]
+            # captum asks for the gradient of every input; an absent one is not looked at, and has none but zero.
+            nothing = 0 * torch.stack([x.flatten(1).sum(1) for x in given]).sum(0)
+            column_of: Tensor = outputs[self.head][:, self.column] + nothing
             return column_of
 
         return output

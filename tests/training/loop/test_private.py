@@ -112,6 +112,9 @@ def test_a_batchs_loss_is_the_mean_of_its_samples_losses(task):
     targets = torch.tensor([0, 1, 2, -1, 1, -1])
     if task == "regression":
         targets = torch.where(targets < 0, torch.nan, targets.float())
+    if task == "frames":
+        head = Head(task=task, shape=(1, 3), std=2.0)
+        targets = torch.where(targets[:, None] < 0, torch.nan, torch.from_numpy(rng.normal(size=(6, 3))).float())
     if task == "multilabel":
         targets = torch.where(targets[:, None] < 0, torch.nan, (torch.arange(3) == targets[:, None]).float())
     of_task = losses.of(head)
