@@ -21,10 +21,10 @@ def refuse_small_disk(needed: int, cache: Path, there: int = 0) -> None:
     """Raise MmedgeError where the disk of ``cache`` has no room for ``needed`` bytes, of which ``there`` are written."""
     while not cache.exists():
         cache = cache.parent
-    free = shutil.disk_usage(cache).free + there
-    if needed > free:
+    left, free = needed - there, shutil.disk_usage(cache).free
+    if left > free:
         raise MmedgeError(
-            f"the decoded samples take up to {in_words(needed)}, and the disk has {in_words(free)} free",
+            f"the decoded samples take up to {in_words(left)} more, and the disk has {in_words(free)} free",
             where=str(cache),
             todo="free some space, choose an --out on a larger disk, or make the modalities smaller",
         )

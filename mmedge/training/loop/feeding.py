@@ -76,19 +76,24 @@ class Feed:
         if not self.workers:
             yield from (make[plan] for plan in planned)
             return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
+            made = iter(_loader(make, list(planned), self.workers, self._device))
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
-                made = iter(_loader(make, list(planned), self.workers, self._device))
             yield from made
+            return
         except RuntimeError as error:
             if "worker" not in str(error):
                 raise
-            raise MmedgeError(
-                f"a process that makes batches died: {str(error).splitlines()[0]}",
-                where=f"data.batch_workers: {self.workers}",
-                todo="it may have lacked memory, or room in /dev/shm: set fewer workers, or a smaller batch",
-            ) from error
+            died = str(error).splitlines()[0]
+        # Raised when torch's error, whose frames hold the loader, is gone: while that is alive each end of any process
+        # of ours raises it again, wherever we are.
+        del made
+        raise MmedgeError(
+            f"a process that makes batches died: {died}",
+            where=f"data.batch_workers: {self.workers}",
+            todo="it may have lacked memory, or room in /dev/shm: set fewer workers, or a smaller batch",
+        )
 
     def _idle(self) -> bool:
         """Whether the device has done all that it was given; a CPU has, since it is this process."""

@@ -79,7 +79,7 @@ def test_a_full_disk_is_an_error_of_one_sentence_and_leaves_no_file(pictures, mo
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(MmedgeError, match=r"take up to 100.0 TB, and the disk has .* free\n.*\n.*larger disk"):
+    with pytest.raises(MmedgeError, match=r"take up to 100.0 TB more, and the disk has .* free\n.*\n.*larger disk"):
         room.refuse_small_disk(10**14, tmp_path / "not" / "yet")
     assert room.store_bytes({"photo": ImageSpec(kind="image")}, 10**6) == {"photo": 150_528_000_000}
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,8 +63,14 @@ def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do(monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(Maker, "__getitem__", dies)
-    with pytest.raises(MmedgeError, match=r"process that makes batches died.*\n.*batch_workers: 1\n.*fewer workers"):
+    with pytest.raises(
+        MmedgeError, match=r"process that makes batches died.*\n.*batch_workers: 1\n.*fewer workers"
+    ) as kept:
         next(Feed(training(1), CPU).batches(0))
+    # Its death is told once, and not at the next end of any process, wherever this one is then.
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    assert kept.value.__context__ is None
 
 
 def test_none_prepares_batches_on_a_cpu_unless_asked_and_advice_is_for_long_waits(monkeypatch):
