@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator
@@ -76,9 +77,14 @@ class Feed:
         if not self.workers:
             yield from (make[plan] for plan in planned)
             return
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
             made = iter(_loader(make, list(planned), self.workers, self._device))
+        if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
+            # torch's handler would stay for good, and raise wherever we are when a process of ours ends; the loader looks
+            # after its own every five seconds.
+            signal.signal(signal.SIGCHLD, before)
         try:
             yield from made
             return
@@ -86,8 +92,7 @@ class Feed:
             if "worker" not in str(error):
                 raise
             died = str(error).splitlines()[0]
-        # Raised when torch's error, whose frames hold the loader, is gone: while that is alive each end of any process
-        # of ours raises it again, wherever we are.
+        # Raised when torch's error is gone, whose frames hold the loader and its other processes.
         del made
         raise MmedgeError(
             f"a process that makes batches died: {died}",

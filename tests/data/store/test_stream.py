@@ -64,7 +64,7 @@ def test_a_stream_gives_the_tensors_of_the_store_and_writes_no_picture(tmp_path)
     assert files == ["train.000.npy"]  # what statistics were fitted on
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_unreadable_files_are_skipped_counted_and_named(tmp_path, workers, monkeypatch):
     dataset = prepared(tmp_path, broken=(2, 16), unreadable=0.02)
     feed = fed(dataset, workers)

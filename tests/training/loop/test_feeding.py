@@ -33,6 +33,9 @@ def training(workers, **schedule):
     return Training(CONTRACT, samples, samples, train, np.arange(64), 0, 5, reading=Reading(batch_workers=workers))
 
 
+# Slow, though they take seconds: a process that has run ONNX Runtime, OpenVINO and torch's exporter now and then died
+# when it was forked; these are in one that has not.
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_batches_are_the_same_for_any_number_of_processes(workers, accumulate):
@@ -50,6 +53,7 @@ def test_the_batches_are_the_same_for_any_number_of_processes(workers, accumulat
             assert torch.equal(one.present, other.present)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_left_early_leaves_no_process():
     drawn = Feed(training(2), CPU).batches(0)
     next(drawn)
@@ -58,6 +62,7 @@ def test_an_epoch_that_is_left_early_leaves_no_process():
     assert not torch.multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do(monkeypatch):
     def dies(self, plan):
         os.kill(os.getpid(), signal.SIGKILL)
