@@ -105,6 +105,15 @@ def changed(finished, kept, tmp_path_factory):
             "bounds": [-0.01, 0.05],
             "needs": 2400,
         },
+        {
+            "name": "quality_drop_to_teacher",
+            "limit": 0.02,
+            "value": 0.0,
+            "passed": True,
+            "outcome": "pass",
+            "bounds": [-0.01, 0.013],
+            "confidence": 0.95,
+        },
     ]
     report["verdict"] = "fail"
     report["stages"][-1] |= {"notes": [], "latency": report["stages"][0]["latency"] | {"ratio_to_teacher": 0.5}}
@@ -152,7 +161,10 @@ def test_the_table_of_gates_tells_of_each_its_verdict_value_bounds_and_limit(cha
         [stage, "latency_p50_ms", "failed", "not measured", "1", ""],
         [stage, "ece", "passed", "0.0625 [0.05, 0.075]", "0.1", "jackknife, n = 1,269, 0.95"],
         [stage, "subset_drop.audio", "cannot tell: about 2,400 samples would", "0.02 [-0.01, 0.05]", "0.03", ""],
+        [stage, "quality_drop_to_teacher", "passed", "0 [-0.01, 0.013]", "0.02", ", 0.95"],
     ]
+    words = "with 95 % confidence teacher loses at most 0.013 against its teacher, and 0.02 is allowed: it is not inferior by"
+    assert words in page
 
 
 def test_a_log_of_three_modalities_cuts_no_figure_away(finished, capsys):
