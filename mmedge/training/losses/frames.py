@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
-from mmedge.training.losses.several import HeadOutputs, mean_of
+from mmedge.training.losses import several
+
+known_to, check_together, together = several.known_to, several.check_together, several.mean_together
 
 # A length's distance is counted in this share of the most frames.
 _LENGTHS = 0.25
@@ -55,20 +55,3 @@ def _distance(output: Tensor, other: Tensor, known: Tensor, head: Head) -> Tenso
 
 def _size(apart: Tensor, head: Head) -> Tensor:
     return apart.abs() if head.distance == "l1" else apart**2
-
-
-def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    return targets, None
-
-
-def together(
-    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
-) -> tuple[np.ndarray, np.ndarray]:
-    """(arrays float32 [batch, W], taught bool [batch]): the weighted mean of the teachers' arrays, and of their lengths."""
-    taught = np.stack([part.taught for part in parts])
-    arrays = np.stack([part.logits for part in parts])
-    return mean_of(arrays, weights[:, None] * taught).astype(np.float32), np.asarray(taught.any(axis=0))
-
-
-def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Any teachers go together: each gives the whole array."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmedge.errors import UsageError
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
-from mmedge.training.losses.several import HeadOutputs
+from mmedge.training.losses import several
+
+known_to = several.known_to
+together, check_together = several.apart("texts of several teachers have no mean", "name one teacher; pick the best")
 
 # What stands behind a text's end in its targets, and where no text is known.
 _NOTHING = 0
@@ -52,25 +51,3 @@ def _taught(targets: Tensor) -> Tensor:
 def _over_rows(each: Tensor, taught: Tensor) -> Tensor:
     """The mean over rows of the mean over each row's taught tokens."""
     return ((each * taught).sum(dim=1) / taught.sum(dim=1).clamp(min=1)).mean()
-
-
-def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    return targets, None
-
-
-def together(
-    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raise UsageError, as ``check_together`` does beforehand."""
-    raise _apart()
-
-
-def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Raise UsageError: texts of several teachers have no mean."""
-    raise _apart()
-
-
-def _apart() -> UsageError:
-    return UsageError(
-        "texts of several teachers have no mean", where="distill.teachers", todo="name one teacher; pick the best"
-    )

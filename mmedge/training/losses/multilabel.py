@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,10 @@ from torch import Tensor
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
 from mmedge.tasks.classification import FLOOR
+from mmedge.training.losses import several
 from mmedge.training.losses.several import HeadOutputs, mean_of_odds
+
+known_to, check_together = several.known_to, several.check_together
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -29,11 +30,6 @@ def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weight
 
 def teacher_loss(output: Tensor, teacher: Tensor, targets: Tensor, head: Head, loss: Loss) -> Tensor:
     return binary_kd(output, teacher, loss.temperature)
-
-
-def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    """The targets as they are: of several labels, none excludes those that the teacher knows."""
-    return targets, None
 
 
 def binary_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -53,7 +49,3 @@ def together(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits, taught) of several teachers: each label's probability is the mean over those that know it."""
     return mean_of_odds(parts, weights, confidence=confidence, columns=columns, floor=FLOOR)
-
-
-def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Any teachers go together: each label is one of its own."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,8 +10,11 @@ from torch import Tensor
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
 from mmedge.tasks.classification import FLOOR
+from mmedge.training.losses import several
 from mmedge.training.losses.multilabel import binary_kd
 from mmedge.training.losses.several import HeadOutputs, mean_of_odds
+
+known_to, check_together = several.known_to, several.check_together
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -40,16 +41,8 @@ def teacher_loss(output: Tensor, teacher: Tensor, targets: Tensor, head: Head, l
     return binary_kd(output, teacher, loss.temperature)
 
 
-def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    return targets, None
-
-
 def together(
     parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits, taught) of several teachers: the mean of their probabilities of lying above each threshold."""
     return mean_of_odds(parts, weights, confidence=confidence, columns=columns, floor=FLOOR)
-
-
-def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Any teachers go together: all have the data's grades."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
-from mmedge.training.losses.several import HeadOutputs, mean_of
+from mmedge.training.losses import several
+
+known_to, check_together, together = several.known_to, several.check_together, several.mean_together
 
 
 def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weights: Tensor | None) -> Tensor:
@@ -30,23 +29,6 @@ def label_loss(output: Tensor, targets: Tensor, head: Head, train: Train, weight
 def teacher_loss(output: Tensor, teacher: Tensor, targets: Tensor, head: Head, loss: Loss) -> Tensor:
     """The squared error to the teacher's values. ``output``, ``teacher``: float [batch, W]."""
     return F.mse_loss(_standard(output, head), _standard(teacher, head))
-
-
-def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    return targets, None
-
-
-def together(
-    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
-) -> tuple[np.ndarray, np.ndarray]:
-    """(values float32 [batch, W], taught bool [batch]): the weighted mean of the teachers' values."""
-    taught = np.stack([part.taught for part in parts])
-    values = np.stack([part.logits for part in parts])
-    return mean_of(values, weights[:, None] * taught).astype(np.float32), np.asarray(taught.any(axis=0))
-
-
-def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Any teachers go together: each gives all values."""
 
 
 def _standard(x: Tensor, head: Head) -> Tensor:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import permutations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmedge.errors import UsageError
 from mmedge.recipe import Loss, Train
 from mmedge.tasks import Head
+from mmedge.training.losses import several
 from mmedge.training.losses.classification import kd
-from mmedge.training.losses.several import HeadOutputs
+
+known_to = several.known_to
+together, check_together = several.apart(
+    "vectors of several teachers stand in spaces of their own, and have no mean",
+    "name one teacher; pick the best, or distil one after another",
+)
 
 # Stands for what is not compared: exp of it is 0 in every precision that trains.
 _NEVER = -1e4
@@ -83,27 +87,3 @@ def _likenesses(output: Tensor, teacher: Tensor, towers: int) -> Iterator[tuple[
         rows = there[:, asks] & there[:, sought]
         if rows.any():
             yield tuple(x[rows, asks] @ x[rows, sought].T for x in (ours, theirs))  # type: ignore[misc]
-
-
-def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    return targets, None
-
-
-def together(
-    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raise UsageError, as ``check_together`` does beforehand."""
-    raise _apart()
-
-
-def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
-    """Raise UsageError: spaces of several teachers have nothing in common but their likenesses."""
-    raise _apart()
-
-
-def _apart() -> UsageError:
-    return UsageError(
-        "vectors of several teachers stand in spaces of their own, and have no mean",
-        where="distill.teachers",
-        todo="name one teacher; pick the best, or distil one after another",
-    )

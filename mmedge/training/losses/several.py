@@ -1,10 +1,15 @@
-"""Several teachers of one head: what each gives for a batch, and the mean that the tasks share."""
+"""Several teachers of one head: what each gives for a batch, and what the tasks share of taking them together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
+
+from mmedge.errors import UsageError
+from mmedge.tasks import Head
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,36 @@ def mean_of_odds(
     mean = np.clip(mean, floor, 1 - floor)
     known = taught.any(axis=0) & (total > 0).all(axis=1)
     return np.where(known[:, None], np.log(mean) - np.log1p(-mean), 0).astype(np.float32), known
+
+
+def known_to(columns: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
+    """The targets as they are, and all rows: nothing that a teacher does not know excludes what it knows."""
+    return targets, None
+
+
+def check_together(known: Sequence[np.ndarray], columns: np.ndarray) -> None:
+    """Any teachers go together."""
+
+
+def mean_together(
+    parts: list[HeadOutputs], weights: np.ndarray, *, confidence: bool, columns: np.ndarray, head: Head
+) -> tuple[np.ndarray, np.ndarray]:
+    """(outputs float32 [batch, W], taught bool [batch]): the weighted mean of the teachers' numbers."""
+    taught = np.stack([part.taught for part in parts])
+    numbers = np.stack([part.logits for part in parts])
+    return mean_of(numbers, weights[:, None] * taught).astype(np.float32), np.asarray(taught.any(axis=0))
+
+
+def apart(what: str, todo: str) -> tuple[Callable[..., tuple[np.ndarray, np.ndarray]], Callable[..., None]]:
+    """(``together``, ``check_together``) of a task whose outputs have no mean: each raises UsageError, which says why."""
+
+    def refused() -> UsageError:
+        return UsageError(what, where="distill.teachers", todo=todo)
+
+    def together(*_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
+        raise refused()
+
+    def check(*_: object) -> None:
+        raise refused()
+
+    return together, check
