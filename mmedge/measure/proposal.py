@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmedge.backends import GRAPH_BACKEND, opened
+from mmedge.backends import opened
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.graph.export import export
@@ -120,7 +120,7 @@ def _measured(
         if budget.timed or budget.size_kb is not None:
             graphs[name] = folder / f"{name}.onnx"
             export(module, setting.contract, graphs[name])
-            one = Candidate(name, section, count, one.macs, graphs[name].stat().st_size / 1000)
+            one = replace(one, size_kb=graphs[name].stat().st_size / 1000)
         table.append(one)
     if not table:  # then the smallest is told
         name, section = every[0]
@@ -136,8 +136,7 @@ def _measured(
         export(module.eval(), contract, folder / "teacher.onnx")
         call = {name: x.numpy() for name, x in generated(contract, 1).items()}
         teacher_ms = _timed({"teacher": folder / "teacher.onnx"}, call, setting, progress).timing("teacher").p50_ms
-    timed = [Candidate(o.name, o.model, o.params, o.macs, o.size_kb, taken.timing(o.name).p50_ms) for o in table]
-    return timed, teacher_ms
+    return [replace(one, ms=taken.timing(one.name).p50_ms) for one in table], teacher_ms
 
 
 def _timed(graphs: dict[str, Path], call: dict[str, np.ndarray], setting: Setting, progress: Progress) -> Latencies:
@@ -169,8 +168,3 @@ def _encoder(spec: ModalitySpec, kind: str, scale: float) -> Encoder:
 def _wide(width: int, scale: float) -> int:
     """A width by a scale, a multiple of 8, as kernels like it."""
     return max(8, 8 * round(width * scale / 8))
-
-
-def backend_of(targets: list[str], able: Callable[[str], bool]) -> str:
-    """The first target that can time a graph here as it is, else that of every artifact's own graph."""
-    return next((name for name in targets if "tensorrt" not in name and able(name)), GRAPH_BACKEND)

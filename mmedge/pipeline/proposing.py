@@ -11,7 +11,7 @@ from mmedge import backends
 from mmedge.artifact import code_hash, hash_json, remembered
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
-from mmedge.measure.proposal import Setting, backend_of, proposed
+from mmedge.measure.proposal import Setting, proposed
 from mmedge.models import load
 from mmedge.progress import Progress
 from mmedge.recipe import Model, Recipe, TeacherConfig
@@ -34,7 +34,7 @@ def with_student(
     budget, model = distill.budget, distill.model
     setting = Setting(
         own_contract(TeacherConfig(model=model), contract),
-        backend_of(list(recipe.export.targets), backends.can_run),
+        _timing(recipe),
         recipe.measure,
         lambda: _teacher(recipe, contract, factory),
     )
@@ -62,3 +62,9 @@ def _teacher(recipe: Recipe, contract: Contract, factory: Callable[[Model], obje
         )
     own = own_contract(teacher, contract)
     return load.build(teacher.model, own, factory=factory(teacher.model), fresh=True), own
+
+
+def _timing(recipe: Recipe) -> str:
+    """The first target that runs a graph here as it is, else that of every artifact's own graph."""
+    able = (name for name in recipe.export.targets if backends.find(name).runs_graphs and backends.can_run(name))
+    return next(able, backends.GRAPH_BACKEND)
