@@ -70,7 +70,7 @@ def _padding(spec: ModalitySpec) -> int | None:
 
 
 class Body(nn.Module):
-    """A network, and one vector of what it gives: all that stays as it was learnt while ``frozen``.
+    """A network, and one vector of what it gives: what learnt elsewhere, and may be frozen.
 
     ``forward``: [batch, *shape] -> float32 [batch, width], by ``map`` tokens [batch, length, width]. ``pad``: the id of
     padding, None of what is no text.
@@ -78,11 +78,7 @@ class Body(nn.Module):
 
     def __init__(self, network: nn.Module, pooling: str, pad: int | None) -> None:
         super().__init__()
-        self.network, self.pooling, self.pad, self.frozen = network, pooling, pad, False
-
-    def train(self, mode: bool = True) -> Body:
-        """Of a frozen network neither dropout nor the statistics of norms come to life."""
-        return super().train(mode and not self.frozen)
+        self.network, self.pooling, self.pad = network, pooling, pad
 
     def forward(self, x: Tensor) -> Tensor:
         states = self.network(x)

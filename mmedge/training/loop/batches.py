@@ -150,7 +150,7 @@ class Maker:
             self._changes if len(index) else {}, training.view_seed, plan.view, train.mix if len(index) else None
         )
         how = look.mixing(samples, index)
-        inputs, present = view_of(samples, index, look), torch.from_numpy(plan.present)
+        inputs, present = _viewed(samples, index, look, how), torch.from_numpy(plan.present)
         unreadable = _unreadable(samples, index if how is None else np.concatenate([index, how.partner]))
         if unreadable:
             read = ~np.isin(index, list(unreadable))
@@ -244,8 +244,12 @@ def _unreadable(samples: Samples, index: np.ndarray) -> dict[int, str]:
 
 def view_of(samples: Samples, index: np.ndarray, look: Look) -> dict[str, Tensor]:
     """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
+    return _viewed(samples, index, look, look.mixing(samples, index))
+
+
+def _viewed(samples: Samples, index: np.ndarray, look: Look, how: Mixing | None) -> dict[str, Tensor]:
+    """``view_of`` where it is known ``how`` samples are mixed."""
     found = _views(samples, index, look)
-    how = look.mixing(samples, index)
     if how is not None:
         others = _views(samples, how.partner, look)
         found = {name: mixed(x, others[name], how) for name, x in found.items()}
