@@ -9,7 +9,7 @@ import numpy as np
 
 from mmedge import gate, tasks
 from mmedge.contract import subsets
-from mmedge.data.store.samples import Dataset, Samples
+from mmedge.data.store.samples import Dataset
 from mmedge.errors import Fault, UsageError, did_you_mean
 from mmedge.measure.intervals import student
 from mmedge.recipe import Recipe
@@ -97,12 +97,6 @@ def refuse_unjudgeable(recipe: Recipe, dataset: Dataset) -> None:
     if faults:
         more = f" (and {len(faults) - 1} more; mmedge check lists them)" if len(faults) > 1 else ""
         raise UsageError(faults[0].what + more, where=faults[0].module, todo=faults[0].todo)
-
-
-def judged_of(samples: Samples) -> Judged:
-    """What a split of a run judges by."""
-    known = samples.labelled
-    return Judged(samples.split, int(known.sum()), len(np.unique(samples.groups[known])))
 
 
 def power(recipe: Recipe, validation: Judged, test: Judged) -> list[str]:
