@@ -23,8 +23,8 @@ from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of, labelled
 from mmedge.data.store.room import refuse_small_disk, store_bytes
+from mmedge.data.store.rows import evenly
 from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
-from mmedge.data.store.tensors import evenly
 from mmedge.errors import Fault, MissingDependency, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps
@@ -136,7 +136,7 @@ def _media(
     """``media_faults`` by what a run finds decoded; where the disk has no room for it, that alone."""
     cache = out / ".work" / "tensors"
     if data.stream:  # what is not decoded ahead is looked at here and there
-        table = evenly(table, _LOOKED_AT)
+        table = table[evenly(table.height, _LOOKED_AT)]
     there = sum(one.stat().st_size for one in cache.glob("*/*.npy"))
     try:
         refuse_small_disk(sum(store_bytes(data.modalities, table.height).values()), cache, there)

@@ -14,6 +14,7 @@ import numpy as np
 from mmedge import preprocess
 from mmedge.data.augment.chance import Chance
 from mmedge.data.store.forms import restored
+from mmedge.data.store.rows import evenly
 from mmedge.errors import MmedgeError
 from mmedge.recipe import Augment
 from mmedge.spec import AudioSpec, ModalitySpec
@@ -67,5 +68,5 @@ def _noises(spec: AudioSpec, folder: Path | None) -> list[np.ndarray]:
         white = np.random.default_rng(0).normal(0, 0.1, spec.samples).astype(np.float32)
         return [preprocess.raw_features(spec, white, "noise")]
     files = noise_files(folder)
-    chosen = files if len(files) <= _MOST else [files[k] for k in np.linspace(0, len(files) - 1, _MOST).astype(int)]
+    chosen = [files[k] for k in evenly(len(files), _MOST)]
     return [preprocess.raw_features(spec, path, "noise") for path in chosen]

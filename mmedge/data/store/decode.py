@@ -19,7 +19,7 @@ import numpy as np
 
 from mmedge import preprocess
 from mmedge.data.store.forms import forms, packed
-from mmedge.data.store.rows import Shards
+from mmedge.data.store.rows import Shards, evenly
 from mmedge.errors import MmedgeError
 from mmedge.machine import cores
 from mmedge.preprocess.cells import value_of
@@ -101,7 +101,7 @@ def unchanged(shards: Shards, rows: list[int], hashes: list[str]) -> bool:
     if not shards.whole() or len(chunks) != len(hashes):
         return False
     size = _CHUNK * int(np.prod(shards.shape)) * np.dtype(shards.form).itemsize
-    looked = np.linspace(0, len(chunks) - 1, min(len(chunks), max(1, _CHECKED // max(1, size)))).astype(int)
+    looked = evenly(len(chunks), max(1, _CHECKED // max(1, size)))
     return all(_sound(shards, chunks[number], hashes[number]) for number in looked)
 
 

@@ -150,14 +150,10 @@ class Rows:
     @property
     def unreadable(self) -> dict[int, str]:
         """{row: what is wrong} of files that this process could not read; none of samples that were decoded ahead."""
-        if isinstance(self.shards, Shards) or not self.shards.unreadable:
-            return {}
-        rows = range(len(self)) if self.chosen is None else self.chosen.tolist()
-        return (
-            self.shards.unreadable
-            if self.chosen is None
-            else {place: self.shards.unreadable[row] for place, row in enumerate(rows) if row in self.shards.unreadable}
-        )
+        wrong = {} if isinstance(self.shards, Shards) else self.shards.unreadable
+        if self.chosen is None or not wrong:
+            return wrong
+        return {place: wrong[row] for place, row in enumerate(self.chosen.tolist()) if row in wrong}
 
     def taken(self, rows: np.ndarray) -> Rows:
         """The samples of some rows (int64), in that order; none is read."""
@@ -204,3 +200,8 @@ Column = Union[np.ndarray, Rows]
 def taken(x: Column, rows: np.ndarray) -> Column:
     """The samples of some rows (int64), in that order."""
     return x.taken(rows) if isinstance(x, Rows) else x[rows]
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """int64: at most so many of ``count`` places, evenly spread; all of them where they are no more."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)

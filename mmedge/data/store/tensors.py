@@ -24,7 +24,7 @@ from mmedge.data.store.decode import Chunk, Job, Modality, decode, unchanged
 from mmedge.data.store.files import Files
 from mmedge.data.store.forms import bytes_of
 from mmedge.data.store.room import refuse_small_disk
-from mmedge.data.store.rows import Rows, Shards
+from mmedge.data.store.rows import Rows, Shards, evenly
 from mmedge.frozen import Record
 from mmedge.preprocess.cells import value_of
 from mmedge.progress import Progress
@@ -189,9 +189,7 @@ def tensors(found: Decoded) -> tuple[ModalitySpec, dict[str, Rows]]:
         having = np.setdiff1d(np.flatnonzero(there["train"]), [row for row, _ in found.faults["train"]])
         size = math.prod(found.spec.shape) * train.dtype.itemsize
         most = min(_FITTED_ON, max(_FITTED_LEAST, _FITTED_BYTES // size))
-        if len(having) > most:
-            having = having[np.linspace(0, len(having) - 1, most).astype(np.int64)]
-        spec = preprocess.fit_statistics(found.spec, train.raw(having))
+        spec = preprocess.fit_statistics(found.spec, train.raw(having[evenly(len(having), most)]))
         write_json(stored, spec.model_dump(mode="json", by_alias=True))
     spec = type(found.spec).model_validate_json(stored.read_text(encoding="utf-8"))
     return spec, {split: Rows(spec, shards, there[split]) for split, shards in found.shards.items()}
@@ -207,7 +205,8 @@ def streamed(
     progress: Progress,
 ) -> tuple[Decoded, ModalitySpec, dict[str, Rows]]:
     """As ``decoded`` and ``tensors``, of samples that stay as they are: a few training samples are decoded to fit the spec."""
-    one = decoded(name, spec, {"train": evenly(tables["train"], _STREAM_FITTED)}, folder, cache, workers, progress)
+    few = tables["train"][evenly(tables["train"].height, _STREAM_FITTED)]
+    one = decoded(name, spec, {"train": few}, folder, cache, workers, progress)
     fitted, _ = tensors(one)
     found = {}
     for split, table in tables.items():
@@ -217,11 +216,6 @@ def streamed(
         files = Files(name, fitted, folder, cells, table["id"].to_list(), strict=split != "train")
         found[split] = Rows(fitted, files, np.array([each is not None for each in cells], bool))
     return one, fitted, found
-
-
-def evenly(table: polars.DataFrame, most: int) -> polars.DataFrame:
-    """The table, or so many rows of it, evenly spread, where it has more."""
-    return table if table.height <= most else table[np.linspace(0, table.height - 1, most).astype(np.int64).tolist()]
 
 
 def forget_others(cache: Path, kept: list[Decoded]) -> None:
