@@ -18,6 +18,7 @@ from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
 from mmedge.graph.qdq import drop_unread, graphs_of
 from mmedge.graph.steady import refuse_chance
+from mmedge.graph.structure import outputs_first
 from mmedge.spec import ArraySpec, SensorSpec
 
 if TYPE_CHECKING:
@@ -219,8 +220,7 @@ def _macs(graph: Any, around: Mapping[str, list[int]]) -> int:
         macs += max((_macs(inner, shapes) for inner in graphs_of(node)), default=0)
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.output[0] in shapes and node.input[1] in shapes:
             weight, out = shapes[node.input[1]], int(np.prod(shapes[node.output[0]]))
-            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            depth = weight[-1] if transposed else weight[-2] if len(weight) > 1 else weight[0]
+            depth = weight[-1] if outputs_first(node) else weight[-2] if len(weight) > 1 else weight[0]
             macs += out * int(np.prod(weight[1:]) if node.op_type == "Conv" else depth)
     return macs
 

@@ -202,8 +202,7 @@ def output_axis(node: Any, weight: np.ndarray) -> int:
     """The axis of a layer's weights that has a scale each: its output channels."""
     if node.op_type == "Conv":
         return 0
-    across = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if across else weight.ndim - 1
+    return 0 if structure.outputs_first(node) else weight.ndim - 1
 
 
 def coded(weight: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:

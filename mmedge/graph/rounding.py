@@ -9,6 +9,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.graph.qdq import Wiring
+from mmedge.graph.structure import outputs_first
 
 # Of the mean power of the inputs, what is added to each, so that those that were never seen do not decide; and how many
 # inputs are rounded before what they changed is taken from all the others.
@@ -112,8 +113,7 @@ def _width(node: Any, wiring: Wiring) -> int | None:
         pads = next((attribute.s for attribute in node.attribute if attribute.name == "auto_pad"), b"NOTSET")
         width = int(np.prod(dims[1:])) if len(dims) == 4 and pads == b"NOTSET" else None
     else:
-        across = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        width = dims[1 if across else 0]
+        width = dims[1 if outputs_first(node) else 0]
     return width if width is not None and width <= _WIDEST else None
 
 

@@ -156,3 +156,8 @@ def norms_of(wiring: Wiring, layers: Iterable[Any]) -> dict[str, list[Any]]:
             if readers:
                 found[str(node.output[0])] = readers
     return found
+
+
+def outputs_first(node: Any) -> bool:
+    """Whether a linear layer's weights are stored [outputs, inputs], as a Gemm says that turns them."""
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

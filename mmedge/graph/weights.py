@@ -148,7 +148,7 @@ def _channel_axis(node: Any, index: int) -> int | None:
         case ("ConvTranspose", 1):
             return 1
         case ("Gemm", 1):
-            return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
+            return 0 if structure.outputs_first(node) else 1
         case ("MatMul", 1):
             return -1
     return None
