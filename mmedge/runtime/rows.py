@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmedge import tasks
+from mmedge.artifact import replacing
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.preprocess.cells import value_of
@@ -94,8 +95,7 @@ def write_arrays(prediction: Prediction, file: Path) -> list[Path]:
     written = []
     for name, array in arrays_of(prediction).items():
         path = file.with_suffix(f".{name}.npy") if name else file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as stream:  # np.save would add an ending of its own
+        with replacing(path) as temporary, temporary.open("wb") as stream:  # np.save would add an ending of its own
             np.save(stream, array)
         written.append(path)
     return written
