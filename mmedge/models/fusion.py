@@ -100,6 +100,35 @@ class FusionNet(nn.Module):
         return features.new_zeros(len(x), features.shape[1]).index_put((there,), features)
 
 
+class EarlyNet(FusionNet):
+    """Early fusion with the same contract: ``encoder`` sees all modalities as channels of one input.
+
+    ``channels``: {modality: the shape of its learned stand-in, [channels, 1, ...]}, in the order of ``present``.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        channels: Mapping[str, Sequence[int]],
+        embedding: int,
+        hidden: int,
+        heads: Mapping[str, Callable[[], nn.Module]],
+        kind: str,
+    ) -> None:
+        super().__init__({"stacked": encoder}, embedding, hidden, heads, kind=kind)
+        self.modalities = tuple(channels)
+        self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(*shape)) for name, shape in channels.items()})
+
+    def fused(self, present: Tensor, **inputs: Tensor) -> Tensor:
+        given = [inputs[name] for name in self.modalities]
+        if present.dim() == 3:
+            given = [repeated(x, present.shape[1]) for x in given]
+            present = present.flatten(0, 1)
+        there = present.reshape(*present.shape, *[1] * (given[0].dim() - 2))
+        seen = [torch.where(there[:, n : n + 1], x, self.absent[name]) for n, (name, x) in enumerate(zip(self.modalities, given))]
+        return self.fusion(self.encoders["stacked"](torch.cat(seen, dim=1)))
+
+
 def _heard(encoder: nn.Module) -> bool:
     """Whether somebody listens to a layer of it."""
     return any(layer._forward_hooks for layer in encoder.modules())

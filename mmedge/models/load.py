@@ -21,7 +21,9 @@ from mmedge.models.arrays import ArrayDecoder, Flat
 from mmedge.models.attention import split_attention
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
-from mmedge.models.fusion import FusionNet
+from mmedge.models.fusion import EarlyNet, FusionNet
+from mmedge.models.fusions import FUSIONS
+from mmedge.models.fusions.early import Early, stacked
 from mmedge.models.generator import Generator
 from mmedge.models.heads import Rescale, Wrapped
 from mmedge.models.towers import TowerNet, Vectors, columns_of
@@ -82,6 +84,8 @@ def build(
 
 def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module] = encoder_of) -> nn.Module:
     """``encoder``: what makes each modality's, of its name, its spec, and two sections."""
+    if FUSIONS[model.fusion] is Early:
+        return _early(model, contract, encoder)
     encoders = {
         name: encoder(name, spec, model.encoders.get(name, Encoder()), model)
         for name, spec in contract.modalities.items()
@@ -89,8 +93,29 @@ def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module
     for name, head in contract.heads.items():
         if head.towers:  # it is the only one
             return TowerNet(encoders, name, head, model)
-    heads = {name: partial(_head, model, head, contract) for name, head in contract.heads.items()}
-    return FusionNet(encoders, model.embedding, model.hidden, heads, model.hallucinate, model.fusion)
+    return FusionNet(
+        encoders, model.embedding, model.hidden, _heads(model, contract), model.hallucinate, model.fusion
+    )
+
+
+def _early(model: Model, contract: Contract, encoder: Callable[..., nn.Module]) -> nn.Module:
+    """The network of early fusion, whose one encoder is that of the first modality. Raises UsageError for what it cannot have."""
+    lacking = {
+        "a retrieval has a tower a modality": any(head.towers for head in contract.heads.values()),
+        "it has no features of a modality to imagine (hallucinate)": bool(model.hallucinate),
+        "a pretrained encoder takes its own modality alone": bool(model.pretrained),
+    }
+    if whys := [why for why, there in lacking.items() if there]:
+        raise UsageError(f"fusion: early cannot be had: {whys[0]}", where="model.fusion", todo="take another fusion")
+    spec, first = stacked(contract.modalities), next(iter(contract.modalities))
+    own = encoder(first, spec, model.encoders.get(first, Encoder()), model)
+    shapes = {name: (each.shape[0], *[1] * (len(each.shape) - 1)) for name, each in contract.modalities.items()}
+    return EarlyNet(own, shapes, model.embedding, model.hidden, _heads(model, contract), model.fusion)
+
+
+def _heads(model: Model, contract: Contract) -> dict[str, Callable[[], nn.Module]]:
+    return {name: partial(_head, model, head, contract) for name, head in contract.heads.items()}
+
 
 
 def _but_pretrained(name: str, spec: ModalitySpec, encoder: AnyEncoder, model: Model) -> nn.Module:

@@ -62,11 +62,12 @@ class Model(Frozen):
         description="Modality -> its encoder: which built-in one, and of what size; or one that has learnt elsewhere.",
     )
     embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
-    fusion: Literal["concat", "sum", "gated", "bilinear", "attention", "average", "votes"] = Field(
+    fusion: Literal["concat", "sum", "gated", "bilinear", "attention", "average", "votes", "stacking", "early"] = Field(
         "concat",
         description="How the built-in network joins the modalities: a linear layer over all; a weighted sum, the cheapest;"
         " gates that weigh each modality sample by sample; products of linear forms; attention among them; the mean of what each"
-        " modality alone would decide, or by learned weights (votes).",
+        " modality alone would decide, by learned weights (votes), or by weights that are fitted on validation rows after training"
+        " (stacking); early stacks inputs of equal shape as channels, for the first modality's encoder.",
     )
     hidden: int = Field(
         64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer, or each tower's."

@@ -24,6 +24,7 @@ from mmedge.measure.latency import time_graphs
 from mmedge.models import load
 from mmedge.models.encoders import ENCODERS
 from mmedge.models.fusions import FUSIONS
+from mmedge.models.fusions.early import Early
 from mmedge.progress import Silent
 from mmedge.recipe import Measure, Model
 from mmedge.stages.quantize import ptq
@@ -46,7 +47,9 @@ def main() -> None:
     for kind in MODALITIES:
         table(kind, {of: ({kind: of}, "concat") for of in ENCODERS[kind]})
     joined = {"image": "conv", "sensor": "conv", "tabular": "mlp"}
-    table("fusion of image, sensor and tabular", {fusion: (joined, fusion) for fusion in FUSIONS})
+    late = {fusion: (joined, fusion) for fusion, build in FUSIONS.items() if build is not Early}
+    table("fusion of image, sensor and tabular", late)
+    table("fusion of two images", {fusion: ({"image": "conv", "image_too": "conv"}, fusion) for fusion in ("concat", "early")})
 
 
 def table(title: str, networks: dict[str, tuple[dict[str, str], str]]) -> None:
@@ -62,7 +65,7 @@ def rows(folder: Path, networks: dict[str, tuple[dict[str, str], str]]) -> Itera
     graphs, costs, builds = dict[str, Path](), dict[str, tuple[int, int]](), dict[str, str]()
     for name, (encoders, fusion) in networks.items():
         torch.manual_seed(0)
-        modalities = {modality: MODALITIES[modality] for modality in encoders}
+        modalities = {modality: MODALITIES[modality.partition("_")[0]] for modality in encoders}
         contract = Contract.model_validate(
             {"task": "classification", "labels": ["a", "b", "c"], "modalities": modalities}
         )

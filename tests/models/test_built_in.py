@@ -79,5 +79,7 @@ def test_an_encoder_goes_the_road(kind, of, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_fusion_goes_the_road(fusion, tmp_path):
-    module, before = goes_the_road({"image": "conv", "sensor": "conv", "tabular": "mlp"}, fusion, tmp_path)
+    different = {"image": "conv", "sensor": "conv", "tabular": "mlp"}
+    equal = {"image": "conv", "image_too": "conv"}  # of inputs that are stacked
+    module, before = goes_the_road(equal if fusion == "early" else different, fusion, tmp_path)
     assert params(module) < before

@@ -1,9 +1,17 @@
 """Fusions: each takes what the others take, and those of decisions are what they are called."""
 
+import numpy as np
 import pytest
 import torch
 
+from mmedge.data.store.samples import Samples
+from mmedge.errors import UsageError
+from mmedge.models.fusion import FusionNet
 from mmedge.models.fusions import FUSIONS
+from mmedge.models.fusions.early import stacked
+from mmedge.recipe import Train
+from mmedge.training.loop.stacking import stack
+from tests.models.test_built_in import built
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
@@ -24,3 +32,54 @@ def test_a_decision_is_the_mean_of_what_each_would_decide(kind):
         shares = fusion.shares.softmax(0)
     alone = [head(layer(x)) for layer, x in zip(fusion.own, features)]
     assert torch.allclose(head(fusion(*features)), shares[0] * alone[0] + shares[1] * alone[1], atol=1e-6)
+
+
+def test_stacking_trusts_the_modality_that_says_something_and_changes_no_weight_that_was_learnt():
+    module, contract = built({"tabular": "mlp", "tabular_too": "mlp"}, "stacking")
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.normal(size=(60, 3)).astype(np.float32) for name in contract.modalities}
+    telling = module.eval()(torch.tensor([[True, False]] * 60), **{n: torch.from_numpy(x) for n, x in inputs.items()})
+    samples = Samples(
+        split="validation",
+        ids=tuple(map(str, range(60))),
+        groups=np.arange(60),
+        heads=contract.heads,
+        inputs=inputs,
+        present=np.ones((60, 2), bool),
+        targets={"logits": telling["logits"].argmax(1).numpy()},
+    )
+    before = {name: x.clone() for name, x in module.state_dict().items()}
+    (note,) = stack(module, contract, samples, Train())
+    first, second = module.fusion.weights.tolist()
+    assert first > 2 * second and "fitted on 60 validation samples: tabular" in note
+    assert [name for name, x in module.state_dict().items() if not torch.equal(x, before[name])] == ["fusion.weights"]
+
+
+def test_no_other_network_is_stacked():
+    module, contract = built({"tabular": "mlp"}, "votes")
+    assert isinstance(module, FusionNet) and stack(module, contract, None, Train()) == ()
+
+
+def test_early_fusion_sees_all_channels_at_once_and_what_is_absent_has_no_influence():
+    module, _ = built({"image": "resnet", "image_too": "conv"}, "early")
+    x = {name: torch.randn(4, 3, 20, 17) for name in ("image", "image_too")}
+    present = torch.tensor([[True, False], [False, True], [True, True], [False, False]])
+    noise = {name: torch.where(present[:, n].view(-1, 1, 1, 1), v, 7.0) for n, (name, v) in enumerate(x.items())}
+    assert torch.equal(module(present, **x)["logits"], module(present, **noise)["logits"])
+    assert next(p for p in module.encoders.stacked.parameters() if p.dim() == 4).shape[1] == 6
+    each = present[:, None].expand(-1, 2, -1)
+    torch.testing.assert_close(module(each, **x)["logits"], module(present, **x)["logits"].repeat_interleave(2, 0))
+
+
+def test_inputs_that_cannot_be_stacked_are_told_with_their_shapes():
+    with pytest.raises(UsageError, match=r"equal shape, and these are image \[3, 20, 17\], sensor \[3, 24\]"):
+        built({"image": "conv", "sensor": "conv"}, "early")
+    with pytest.raises(UsageError, match="text ids"):
+        built({"text": "conv"}, "early")
+
+
+def test_series_and_tables_are_stacked_too():
+    _, contract = built({"sensor": "conv", "sensor_too": "conv"}, "early")
+    assert stacked(contract.modalities).shape == (6, 24)
+    _, contract = built({"tabular": "mlp", "tabular_too": "mlp"}, "early")
+    assert stacked(contract.modalities).shape == (6,)

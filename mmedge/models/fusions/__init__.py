@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from mmedge.models.fusions import attention, bilinear, concat, decision, gated, summed
+from mmedge.models.fusions import attention, bilinear, concat, decision, early, gated, stacking, summed
 
 # {kind: (number of modalities, embedding, hidden) -> a fresh module}.
 FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -21,4 +21,6 @@ FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "attention": attention.Attended,
     "average": partial(decision.Decision, learned=False),
     "votes": partial(decision.Decision, learned=True),
+    "stacking": stacking.Stacked,
+    "early": early.Early,
 }

@@ -18,8 +18,12 @@ class Decision(nn.Module):
         self.own = nn.ModuleList(nn.Sequential(nn.Linear(embedding, hidden), nn.ReLU()) for _ in range(count))
         self.shares = nn.Parameter(torch.zeros(count)) if learned else None
 
+    def decisions(self, *features: Tensor) -> list[Tensor]:
+        """Each modality's own, [batch, hidden]."""
+        return [layer(x) for layer, x in zip(self.own, features)]
+
     def forward(self, *features: Tensor) -> Tensor:
-        own = [layer(x) for layer, x in zip(self.own, features)]
+        own = self.decisions(*features)
         if self.shares is None:
             return sum(own[1:], own[0]) / len(own)
         weighed = [x * share for x, share in zip(own, self.shares.softmax(dim=0).unbind())]

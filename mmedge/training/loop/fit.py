@@ -31,6 +31,7 @@ from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
 from mmedge.training.loop.private import Private, check_private
+from mmedge.training.loop.stacking import stack
 from mmedge.training.loop.state import State
 from mmedge.training.loop.transfer import Transfer, transfer_of
 
@@ -98,6 +99,8 @@ def fit(
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
     transfer.end(module)
     _leave_at(run.best, module)
+    notes += processes.of_main(lambda: stack(module, training.contract, training.validation, train))
+    processes.same(module.state_dict())
     spent = run.private.phase if run.private else None
     told = dict.fromkeys([*(end.notes if end else ()), *notes, *feed.advice()])
     return Fitted(run.history, best, tuple(told), bool(end and end.diverged), spent)
