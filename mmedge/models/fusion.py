@@ -125,7 +125,10 @@ class EarlyNet(FusionNet):
             given = [repeated(x, present.shape[1]) for x in given]
             present = present.flatten(0, 1)
         there = present.reshape(*present.shape, *[1] * (given[0].dim() - 2))
-        seen = [torch.where(there[:, n : n + 1], x, self.absent[name]) for n, (name, x) in enumerate(zip(self.modalities, given))]
+        seen = [
+            torch.where(there[:, n : n + 1], x, self.absent[name])
+            for n, (name, x) in enumerate(zip(self.modalities, given))
+        ]
         return self.fusion(self.encoders["stacked"](torch.cat(seen, dim=1)))
 
 

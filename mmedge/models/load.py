@@ -93,9 +93,7 @@ def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module
     for name, head in contract.heads.items():
         if head.towers:  # it is the only one
             return TowerNet(encoders, name, head, model)
-    return FusionNet(
-        encoders, model.embedding, model.hidden, _heads(model, contract), model.hallucinate, model.fusion
-    )
+    return FusionNet(encoders, model.embedding, model.hidden, _heads(model, contract), model.hallucinate, model.fusion)
 
 
 def _early(model: Model, contract: Contract, encoder: Callable[..., nn.Module]) -> nn.Module:
@@ -115,7 +113,6 @@ def _early(model: Model, contract: Contract, encoder: Callable[..., nn.Module]) 
 
 def _heads(model: Model, contract: Contract) -> dict[str, Callable[[], nn.Module]]:
     return {name: partial(_head, model, head, contract) for name, head in contract.heads.items()}
-
 
 
 def _but_pretrained(name: str, spec: ModalitySpec, encoder: AnyEncoder, model: Model) -> nn.Module:

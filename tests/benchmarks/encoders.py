@@ -49,7 +49,10 @@ def main() -> None:
     joined = {"image": "conv", "sensor": "conv", "tabular": "mlp"}
     late = {fusion: (joined, fusion) for fusion, build in FUSIONS.items() if build is not Early}
     table("fusion of image, sensor and tabular", late)
-    table("fusion of two images", {fusion: ({"image": "conv", "image_too": "conv"}, fusion) for fusion in ("concat", "early")})
+    table(
+        "fusion of two images",
+        {fusion: ({"image": "conv", "image_too": "conv"}, fusion) for fusion in ("concat", "early")},
+    )
 
 
 def table(title: str, networks: dict[str, tuple[dict[str, str], str]]) -> None:
