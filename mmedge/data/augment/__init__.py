@@ -41,11 +41,13 @@ from mmedge.spec import ArraySpec, ModalitySpec
 class Change:
     """``keys``: those of the recipe's section that ask for it. ``apply``: (samples [batch, *shape], the section, what is
     drawn for these rows, the spec) -> the same shape; it may write to what it is given. ``raw``: the samples are as they
-    lie on the disk, or raw features in float32, and not normalised yet."""
+    lie on the disk, or raw features in float32, and not normalised yet. ``blanks``: all that it does is to blank some of
+    them, which is cheap."""
 
     keys: tuple[str, ...]
     apply: Callable[[np.ndarray, Augment, Chance, ModalitySpec], np.ndarray]
     raw: bool = True
+    blanks: bool = False
 
 
 # In this order.
@@ -63,11 +65,11 @@ CHANGES: tuple[Change, ...] = (
     Change(("scaling",), scaling.change),
     Change(("rotate_axes",), rotation.change),
     Change(("shift", "shift_rows"), shift.change, raw=False),
-    Change(("mask", "mask_rows"), mask.change, raw=False),
+    Change(("mask", "mask_rows"), mask.change, raw=False, blanks=True),
     Change(("noise",), noise.change, raw=False),
-    Change(("erase",), erase.change, raw=False),
-    Change(("channel_drop",), channels.change, raw=False),
-    Change(("column_drop",), columns.change, raw=False),
+    Change(("erase",), erase.change, raw=False, blanks=True),
+    Change(("channel_drop",), channels.change, raw=False, blanks=True),
+    Change(("column_drop",), columns.change, raw=False, blanks=True),
 )
 
 
@@ -81,17 +83,41 @@ def augmented(x: Column, index: np.ndarray, augment: Augment, chance: Chance) ->
 
     Changes of raw samples are made of what is in memory, too, as it is.
     """
+    return finished(x, begun(x, index, augment, chance), index, augment, chance)
+
+
+def begun(x: Column, index: np.ndarray, augment: Augment, chance: Chance) -> np.ndarray:
+    """[batch, *shape], a new array: as far as the changes are work. What is left to ``finished`` is to normalise, where
+    that can wait, and to blank: bytes stay bytes on their way from process to process."""
+    steps, work = _steps(x, augment)
+    found = x.kept(index) if isinstance(x, Rows) and None in steps else x[index]
+    return _taken(steps[:work], x, found, index, augment, chance)
+
+
+def finished(x: Column, found: np.ndarray, index: np.ndarray, augment: Augment, chance: Chance) -> np.ndarray:
+    """``augmented`` of what ``begun`` gave, which it may be itself."""
+    steps, work = _steps(x, augment)
+    return _taken(steps[work:], x, found, index, augment, chance)
+
+
+def _steps(x: Column, augment: Augment) -> tuple[list[Change | None], int]:
+    """The changes in their order, None where samples are normalised; and how many of these steps are work."""
     asked = augment.asked
-    changes = [change for change in CHANGES if asked.intersection(change.keys)]
+    steps: list[Change | None] = [change for change in CHANGES if asked.intersection(change.keys)]
+    raw = sum(change is not None and change.raw for change in steps)
+    if isinstance(x, Rows) and (raw or not x.held):
+        steps.insert(raw, None)
+    work = [number for number, step in enumerate(steps, 1) if step is not None and not step.blanks]
+    return steps, max(work, default=0)
+
+
+def _taken(
+    steps: list[Change | None], x: Column, found: np.ndarray, index: np.ndarray, augment: Augment, chance: Chance
+) -> np.ndarray:
     spec = x.spec if isinstance(x, Rows) else ArraySpec(kind="array", array_shape=x.shape[1:])
-    if isinstance(x, Rows) and any(change.raw for change in changes):
-        found = np.array(x.kept(index))
-        for change in changes:
-            if change.raw:
-                found = change.apply(found, augment, chance, spec)
-        found, changes = x.normalised(found, index), [change for change in changes if not change.raw]
-    else:
-        found = x[index]
-    for change in changes:
-        found = change.apply(found, augment, chance, spec)
+    for step in steps:
+        if step is not None:
+            found = step.apply(found, augment, chance, spec)
+        elif isinstance(x, Rows):
+            found = x.normalised(found, index)
     return found

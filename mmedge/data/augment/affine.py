@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from mmedge.data.augment.chance import Chance
-from mmedge.data.store.forms import restored
+from mmedge.data.store.forms import as_pixels, restored
 from mmedge.recipe import Augment
 from mmedge.spec import ModalitySpec
 
 
 def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) -> np.ndarray:
-    """By at most ``rotate`` and ``shear`` degrees and the part ``zoom``, all at once. ``x``: [batch, c, h, w] -> float32."""
+    """By at most ``rotate`` and ``shear`` degrees and the part ``zoom``, all at once. ``x``: [batch, c, h, w], uint8 stays uint8."""
     import torch
     from torch.nn.functional import affine_grid, grid_sample
 
@@ -26,9 +26,10 @@ def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) 
         np.stack([sin * aspect, sin * shear + cos, zero], 1),
     ]
     moves = torch.from_numpy(np.stack(rows, axis=1).astype(np.float32))
-    out = np.empty(x.shape, np.float32)
+    out = np.empty(x.shape, x.dtype)
     for row in range(len(x)):  # one fits the processor's cache
         image = torch.from_numpy(restored(spec, x[row])[None])
         grid = affine_grid(moves[row : row + 1], list(image.shape), align_corners=False)
-        out[row] = grid_sample(image, grid, padding_mode="border", align_corners=False)[0].numpy()
+        turned = grid_sample(image, grid, padding_mode="border", align_corners=False)[0].numpy()
+        out[row] = as_pixels(turned, x.dtype)
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmedge.data.augment.chance import Chance
-from mmedge.data.store.forms import restored
+from mmedge.data.store.forms import as_pixels, restored
 from mmedge.recipe import Augment
 from mmedge.spec import ModalitySpec
 
@@ -13,17 +13,18 @@ _SHARE, _LEAST = 0.5, 0.1
 
 
 def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) -> np.ndarray:
-    """Half of the views, by a deviation of 0.1 to ``blur`` pixels, as SimCLR has it. ``x``: [batch, c, h, w] -> float32."""
+    """Half of the views, by a deviation of 0.1 to ``blur`` pixels, as SimCLR has it. ``x``: [batch, c, h, w], uint8 stays uint8."""
     draws = chance.drawn("blur", 2)
     deviations = _LEAST + max(0.0, augment.blur - _LEAST) * draws[:, 1]
-    out = restored(spec, x)
     for row in np.flatnonzero(draws[:, 0] < _SHARE):
         reach = int(np.ceil(3 * deviations[row]))
         weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviations[row]) ** 2)
         weights = (weights / weights.sum()).astype(np.float32)
+        blurred = restored(spec, x[row])
         for axis in (1, 2):
-            out[row] = _along(out[row], weights, axis)
-    return out
+            blurred = _along(blurred, weights, axis)
+        x[row] = as_pixels(blurred, x.dtype)
+    return x
 
 
 def _along(x: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:

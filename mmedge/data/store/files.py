@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class Files:
     def form(self) -> str:
         """The dtype that ``read`` gives: pixels are bytes, and other features as they are."""
         return forms(self.spec)[0] if self.spec.kind == "image" else self.spec.dtype
+
+    def alone(self, rows: np.ndarray) -> Files:
+        """Some of the rows (int64), in that order, which have read nothing yet."""
+        cells, ids = ([every[row] for row in rows.tolist()] for every in (self.cells, self.ids))
+        return replace(self, cells=cells, ids=ids, unreadable={})  # type: ignore[arg-type]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """[batch, *shape] of the dtype ``form``: some rows (int64), 0 where the modality is missing."""

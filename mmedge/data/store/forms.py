@@ -48,6 +48,11 @@ def restored(spec: ModalitySpec, kept: np.ndarray) -> np.ndarray:
     return np.divide(kept, divisor, dtype=np.float32) if divisor else kept.astype(spec.dtype)
 
 
+def as_pixels(features: np.ndarray, form: np.dtype) -> np.ndarray:
+    """An image of 0 to 1 in the dtype ``form``: as bytes where it came so, to the nearest."""
+    return np.rint(features * _DIVISORS["uint8"]).astype(form) if form == np.uint8 else features
+
+
 def bytes_of(spec: ModalitySpec) -> int:
     """Bytes that a sample takes on the disk: certain for images and ids, and for the others at most."""
     found = forms(spec)

@@ -148,20 +148,28 @@ class Rows:
         return found[(slice(None), *inner)] if inner else found
 
     @property
+    def streamed(self) -> bool:
+        """Whether samples are decoded when they are read."""
+        return isinstance(self.shards, Files)
+
+    @property
     def unreadable(self) -> dict[int, str]:
-        """{row: what is wrong} of files that this process could not read; none of samples that were decoded ahead."""
-        wrong = {} if isinstance(self.shards, Shards) else self.shards.unreadable
-        if self.chosen is None or not wrong:
-            return wrong
-        return {place: wrong[row] for place, row in enumerate(self.chosen.tolist()) if row in wrong}
+        """{row of the files: what is wrong} of those that could not be read; none of samples that were decoded ahead."""
+        return {} if isinstance(self.shards, Shards) else self.shards.unreadable
 
     def taken(self, rows: np.ndarray) -> Rows:
         """The samples of some rows (int64), in that order; none is read."""
         chosen = rows if self.chosen is None else self.chosen[rows]
         return replace(self, there=self.there[rows], chosen=chosen)
 
+    def alone(self, rows: np.ndarray) -> Rows:
+        """``taken`` of samples that are decoded when they are read, with what these need alone: small enough to be sent."""
+        assert isinstance(self.shards, Files)
+        of_files = rows if self.chosen is None else self.chosen[rows]
+        return Rows(self.spec, self.shards.alone(of_files), self.there[rows])
+
     def kept(self, index: np.ndarray) -> np.ndarray:
-        """[batch, *shape] in the dtype on the disk: the rows ``index`` (int64 [batch])."""
+        """A new array [batch, *shape] in the dtype on the disk: the rows ``index`` (int64 [batch])."""
         rows = index if self.chosen is None else self.chosen[index]
         return self.shards.read(rows)
 

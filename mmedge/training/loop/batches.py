@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mmedge import tasks
 from mmedge.contract import Contract
-from mmedge.data.augment import augmented, resolved
+from mmedge.data.augment import resolved
 from mmedge.data.augment.chance import Chance
-from mmedge.data.augment.mix import Mixing, mixed, mixing
-from mmedge.data.store.rows import Reading, Rows
+from mmedge.data.augment.mix import Mixing, mixing
+from mmedge.data.store.rows import Reading
 from mmedge.data.store.samples import Samples
+from mmedge.data.views import Asked, Begun, Views
 from mmedge.recipe import Augment, Mix, Train
 
 
@@ -55,6 +56,12 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in memory that a GPU copies from while it computes."""
         return self._each(lambda x: x.pin_memory())
+
+    def apart(self, from_what: Iterable[np.ndarray]) -> Batch:
+        """The same batch, which shares no memory with these arrays."""
+        held = list(from_what)
+        shares = [name for name, x in self.inputs.items() if any(np.may_share_memory(x.numpy(), y) for y in held)]
+        return replace(self, inputs={**self.inputs, **{name: self.inputs[name].clone() for name in shares}})
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         held = (self.inputs, self.targets, self.weights, self.partners, self.partner_weights)
@@ -135,23 +142,30 @@ def plans(
 
 
 class Maker:
-    """Makes the batches of a training. It holds what all of them need, and can be sent to another process."""
+    """Makes the batches of a training of its plans, whose views may be begun in another process."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
         samples, train = training.samples, training.schedule
         self._weights = class_weights(samples) if train.class_weights == "balanced" else {}
-        self._changes = resolved(train.augment, training.contract.modalities)
+        self.views = Views(
+            samples.inputs, resolved(train.augment, training.contract.modalities), training.view_seed, len(samples)
+        )
+
+    def asked(self, plan: Plan) -> Asked:
+        """The views that a batch needs."""
+        mix = self._training.schedule.mix if len(plan.index) else None
+        look = Look({}, self._training.view_seed, plan.view, mix)
+        return self.views.asked(plan.index, plan.view, look.mixing(self._training.samples, plan.index))
 
     def __getitem__(self, plan: Plan) -> Batch:
-        training, index = self._training, plan.index
-        samples, train = training.samples, training.schedule
-        look = Look(
-            self._changes if len(index) else {}, training.view_seed, plan.view, train.mix if len(index) else None
-        )
-        how = look.mixing(samples, index)
-        inputs, present = _viewed(samples, index, look, how), torch.from_numpy(plan.present)
-        unreadable = _unreadable(samples, index if how is None else np.concatenate([index, how.partner]))
+        asked = self.asked(plan)
+        return self.made(plan, asked, self.views.begin(asked))
+
+    def made(self, plan: Plan, asked: Asked, begun: Begun) -> Batch:
+        """The batch of a plan, of its views as they were ``begun``; it may hold the arrays of these."""
+        index, how, unreadable = plan.index, asked.how, begun.unreadable
+        inputs, present = _tensors(self.views.finish(asked, begun)), torch.from_numpy(plan.present)
         if unreadable:
             read = ~np.isin(index, list(unreadable))
             if how is not None:
@@ -233,35 +247,15 @@ class Look:
         return mixing(self.mix, chance, samples.present) if self.mix else None
 
 
-def _unreadable(samples: Samples, index: np.ndarray) -> dict[int, str]:
-    """{row: what is wrong}, of rows that have been read and whose files could not be."""
-    found: dict[int, str] = {}
-    for x in samples.inputs.values():
-        if isinstance(x, Rows) and (wrong := x.unreadable):
-            found |= {row: wrong[row] for row in index.tolist() if row in wrong}
-    return found
-
-
 def view_of(samples: Samples, index: np.ndarray, look: Look) -> dict[str, Tensor]:
     """{modality: [batch, *shape]}: the samples as one view shows them. The same (seed, view, row) gives the same view."""
-    return _viewed(samples, index, look, look.mixing(samples, index))
+    views = Views(samples.inputs, look.augment, look.seed, len(samples))
+    asked = views.asked(index, look.view, look.mixing(samples, index))
+    return _tensors(views.finish(asked, views.begin(asked)))
 
 
-def _viewed(samples: Samples, index: np.ndarray, look: Look, how: Mixing | None) -> dict[str, Tensor]:
-    """``view_of`` where it is known ``how`` samples are mixed."""
-    found = _views(samples, index, look)
-    if how is not None:
-        others = _views(samples, how.partner, look)
-        found = {name: mixed(x, others[name], how) for name, x in found.items()}
-    return {name: torch.from_numpy(x) for name, x in found.items()}
-
-
-def _views(samples: Samples, index: np.ndarray, look: Look) -> dict[str, np.ndarray]:
-    chance = Chance(look.seed, look.view, index, len(samples))
-    return {
-        name: augmented(x, index, look.augment[name], chance) if name in look.augment else x[index]
-        for name, x in samples.inputs.items()
-    }
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(x) for name, x in arrays.items()}
 
 
 Towers = Sequence[Sequence[int]]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from mmedge.data.store.rows import Rows
+from mmedge.data.workers import POSSIBLE, Workers
 from mmedge.errors import MmedgeError
 from mmedge.machine import cores
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch, Maker, Plan, Training, plans
 
-# Batches that each worker has made and nobody has taken yet.
-_AHEAD = 2
 # Workers beyond so many seldom help one device.
 _MOST = 8
 # Unreadable files are judged as if at least so many samples had been read.
@@ -37,6 +33,8 @@ class Feed:
         self.workers = _workers(training, device)
         self._waited = self._all_waited = self._all_seconds = 0.0
         self._read, self.unreadable = 0, dict[int, str]()
+        self._make = Maker(training)
+        self._pool: Workers | None = None
 
     def batches(self, epoch: int, drawn: Iterable[np.ndarray] | None = None) -> Iterator[Batch]:
         """The batches of one epoch that are this process's. ``drawn``: see ``plans``."""
@@ -73,32 +71,26 @@ class Feed:
         return min(1.0, waited / max(1e-9, seconds))
 
     def _made(self, planned: Iterator[Plan]) -> Generator[Batch, None, None]:
-        make = Maker(self._training)
         if not self.workers:
-            yield from (make[plan] for plan in planned)
+            yield from (self._make[plan] for plan in planned)
             return
-        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # how many was asked for
-            made = iter(_loader(make, list(planned), self.workers, self._device))
-        if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
-            # torch's handler would stay for good, and raise wherever we are when a process of ours ends; the loader looks
-            # after its own every five seconds.
-            signal.signal(signal.SIGCHLD, before)
-        try:
-            yield from made
-            return
-        except RuntimeError as error:
-            if "worker" not in str(error):
-                raise
-            died = str(error).splitlines()[0]
-        # Raised when torch's error is gone, whose frames hold the loader and its other processes.
-        del made
-        raise MmedgeError(
-            f"a process that makes batches died: {died}",
-            where=f"data.batch_workers: {self.workers}",
-            todo="it may have lacked memory, or room in /dev/shm: set fewer workers, or a smaller batch",
-        )
+        ahead = list(planned)
+        rows = max((len(plan.index) for plan in ahead), default=0)
+        if self._pool is None or self._pool.rows < rows or not self._pool.close.alive:
+            self.close()
+            one = self._make.asked(replace(ahead[0], index=self._training.usable[:1]))
+            self._pool = Workers(self._make.views, self.workers, rows, self._make.views.begin(one))
+        with closing(self._pool.begun(self._make.asked(plan) for plan in ahead)) as begun:
+            for (asked, found), plan in zip(begun, ahead):
+                batch = self._make.made(plan, asked, found)
+                # What is found lies in memory that the next batch is written to.
+                yield batch.pin_memory() if self._device.type == "cuda" else batch.apart(found.arrays.values())
+
+    def close(self) -> None:
+        """End the processes that prepare batches; another epoch starts them again."""
+        if self._pool:
+            self._pool.close()
+            self._pool = None
 
     def _idle(self) -> bool:
         """Whether the device has done all that it was given; a CPU has, since it is this process."""
@@ -122,31 +114,10 @@ class Feed:
         return found
 
 
-def _loader(make: Maker, planned: list[Plan], workers: int, device: torch.device) -> DataLoader[Batch]:
-    return DataLoader(
-        make,  # type: ignore[arg-type]  # what is asked for is a plan, not a number
-        batch_size=None,
-        sampler=planned,
-        num_workers=workers,
-        prefetch_factor=_AHEAD,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context=_START,
-    )
-
-
-# Workers share this process's memory as it is; where the system cannot do that there are none unless they are asked for.
-_START = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-
-
 def _workers(training: Training, device: torch.device) -> int:
     """As many as are asked for, and else none but for a GPU and samples that are changed, or too many for the memory."""
     if training.reading.batch_workers is not None:
-        return training.reading.batch_workers
+        return training.reading.batch_workers if POSSIBLE else 0
     inputs = training.samples.inputs.values()
     work = training.schedule.augment or any(isinstance(x, Rows) and not x.held for x in inputs)
-    return min(_MOST, max(1, cores() - 1)) if device.type == "cuda" and work and _START else 0
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+    return min(_MOST, max(1, cores() - 1)) if device.type == "cuda" and work and POSSIBLE else 0

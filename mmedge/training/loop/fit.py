@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -87,7 +87,7 @@ def fit(
     feed = Feed(training, training_device())
     work = _Work(run, learner, module, training, feed, state, task, progress, log)
     end: _End | None = None
-    with synchronised(run.parts):
+    with closing(feed), synchronised(run.parts):
         for first, last in transfer.phases(train.epochs):
             if end or len(run.history) >= last:
                 continue
