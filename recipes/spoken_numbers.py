@@ -57,7 +57,7 @@ def in_words(number: int) -> str:
 
 def write(folder: Path, numbers: int = 100) -> None:
     """The table ``numbers.csv`` and a .npy file of frames [n, 40] a row."""
-    say, rate, _ = voices.espeak()
+    say, rate, _ = voices.espeak(seed=0)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [["id", "number", "words", "accent", "variant", "speed", "pitch", "frames"]]
     random = np.random.default_rng(0)

@@ -174,7 +174,7 @@ def failing(trained, context):
 
 def settings(**more):
     train = Train(epochs=6, learning_rate=1e-3, batch_size=16)
-    budget = {"max_drop": 0.3, "max_subset_drop": 1.0, "calibration": 40}
+    budget = {"max_drop": 0.45, "max_subset_drop": 1.0, "calibration": 40}
     return Quantize(candidates=("fp32", "int8"), fallbacks=(), train=train, **budget, **more)
 
 

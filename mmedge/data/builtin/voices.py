@@ -74,7 +74,7 @@ def synthesize_recordings(seed: int, progress: Callable[[int, int], None]) -> li
     """
     import soxr
 
-    say, rate, variants = espeak()
+    say, rate, variants = espeak(seed)
     rng = np.random.default_rng(seed)
     voices = [(accent, variant) for accent in _ACCENTS for variant in variants]
     rng.shuffle(voices)
@@ -101,8 +101,11 @@ def synthesize_recordings(seed: int, progress: Callable[[int, int], None]) -> li
     return recordings
 
 
-def espeak() -> tuple[Callable[[str, str, int, int], np.ndarray], int, list[str]]:
-    """``say(text, voice, words_per_minute, pitch) -> float32 [n]``, its sample rate, and the voice variants."""
+def espeak(seed: int) -> tuple[Callable[[str, str, int, int], np.ndarray], int, list[str]]:
+    """``say(text, voice, words_per_minute, pitch) -> float32 [n]``, its sample rate, and the voice variants.
+
+    The same calls after the same ``seed`` give the same samples, where they are a process's first: espeak-ng keeps state.
+    """
     try:
         import espeakng_loader
     except ImportError as error:
@@ -125,6 +128,7 @@ def espeak() -> tuple[Callable[[str, str, int, int], np.ndarray], int, list[str]
     if sample_rate <= 0:
         raise MissingDependency("espeak-ng did not start", where=str(data), todo="reinstall espeakng-loader")
     library.espeak_SetSynthCallback(collect)
+    library.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # breath is noise
 
     current = ""
 
