@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.errors import UnusableModel, UsageError, first_line
+from mmedge.errors import MmedgeError, UnusableModel, UsageError, first_line
 from mmedge.recipe.code import load_attribute
 from mmedge.recipe.objects import hold
 
@@ -258,7 +258,14 @@ def _of_file(file: Path) -> Network:
         feed = {name: np.asarray(x, session.inputs[name].dtype) for name, x in inputs.items()}
         if own:
             feed["present"] = np.ones((len(next(iter(feed.values()))), len(inputs)), bool)
-        return dict(session(feed))
+        try:
+            return dict(session(feed))
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise MmedgeError(
+                f"the model does not run: {onnxruntime_cpu.message_of(error)}",
+                where=str(file),
+                todo="look whether the data, or --shape, is right for it",
+            ) from error
 
     return Network(
         {}, tuple(name for name in session.inputs if not (own and name == "present")), (), call, onnx=file.resolve()

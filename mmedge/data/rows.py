@@ -69,13 +69,14 @@ def _csv(path: Path, separator: str) -> Iterator[Mapping[str, object]]:
 def _lines(path: Path) -> Iterator[Mapping[str, object]]:
     with path.open(encoding="utf-8-sig") as stream:
         for line in filter(str.strip, stream):
-            record = json.loads(line, object_pairs_hook=_object)
+            record = json.loads(line, object_pairs_hook=object_of)
             if not isinstance(record, dict):
                 raise ValueError("a line is no JSON object")
             yield record
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, for ``object_pairs_hook``. Raises ValueError where a name stands twice in it."""
     _check_twice([name for name, _ in pairs])
     return dict(pairs)
 

@@ -70,6 +70,8 @@ def sizes(
 
 def _shape(name: str, info: TensorInfo, batch: int, given: tuple[int, ...] | None) -> tuple[int, ...]:
     """An input's whole shape: what is fixed stays, the first axis is the batch, the others are as given."""
+    if given and not info.shape:  # the graph declares none, or a single number, in which case it will not run
+        info = TensorInfo(info.dtype, (None,) * (len(given) + 1))
     wanted = info.shape[1:]
     rest = wanted if given is None else given
     if len(rest) != len(wanted) or any(size is not None and size != ours for size, ours in zip(wanted, rest)):

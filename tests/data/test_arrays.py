@@ -107,6 +107,12 @@ def test_a_misfit_is_told_by_the_name_of_the_input(arrays, told, tmp_path):
     assert "d.npz" in str(raised.value)
 
 
+def test_an_input_whose_shape_the_graph_does_not_declare_is_told_as_such(tmp_path):
+    path = saved(tmp_path / "d.npz", x=array(4, 3))
+    with pytest.raises(UsageError, match=r"an array of \[4, 3\].*declares no shape.*\n.*\n.*declare the shape of 'x'"):
+        read_calls(path, {"x": TensorInfo(F4, ())})
+
+
 def test_doubles_become_floats_and_nothing_is_unpickled(tmp_path):
     assert read_calls(saved(tmp_path / "d.npz", x=array(2, 3).astype(np.float64)), ONE).inputs[0]["x"].dtype == F4
     np.savez(tmp_path / "p.npz", x=np.array([{}, {}], dtype=object))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars
 
+from mmedge.data.rows import object_of
 from mmedge.errors import MmedgeError, brief, first_line
 
 # Tables that people have, and mmedge does not read.
@@ -114,11 +115,8 @@ def read_columns(path: Path, what: str) -> polars.DataFrame:
 def _read_lines(path: Path) -> polars.DataFrame:
     """A JSONL file; polars refuses NaN, which Python's json writes: such a cell is empty."""
     with path.open(encoding="utf-8") as stream:
-        deep = next((number for number, line in enumerate(stream, 1) if _DEEP.search(line)), None)
-    if deep:
-        raise MmedgeError(
-            "the line nests too deep to be read", where=f"{path}, row {deep}", todo="give values, no trees"
-        )
+        for number, line in enumerate(stream, 1):
+            _check_names(line, f"{path}, row {number}")
     try:
         return polars.read_ndjson(path, infer_schema_length=None)
     except polars.exceptions.PolarsError:
@@ -128,6 +126,18 @@ def _read_lines(path: Path) -> polars.DataFrame:
             raise
         rows = [json.loads(line, parse_constant=_CONSTANTS.get) for line in text.splitlines() if line.strip()]
         return polars.DataFrame(rows, infer_schema_length=None, strict=False)
+
+
+def _check_names(line: str, where: str) -> None:
+    """Raise for a line that Python's json or polars cannot survive, and for a name that stands twice: polars takes one."""
+    if _DEEP.search(line):
+        raise MmedgeError("the line nests too deep to be read", where=where, todo="give values, no trees")
+    try:
+        json.loads(line, object_pairs_hook=object_of)
+    except json.JSONDecodeError:
+        return  # polars says so, too, and skips an empty line
+    except ValueError as error:
+        raise MmedgeError(f"the line cannot be read: {error}", where=where, todo="rename one of them") from error
 
 
 # Lists or objects that open in one another, a dozen deep: polars and Python's json take minutes for some hundred, or crash.

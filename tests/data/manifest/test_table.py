@@ -27,6 +27,7 @@ ROWS = "a,b\n1,x\n2,y\n"
         ("m.xlsx", b"PK\x03\x04", "a .xlsx file, which is not read"),
         ("m.json", '[{"a": 1}]', "a .json file, which is not read"),
         ("m.jsonl", '{"a": 1}\n{"a": 2, \n{"a": 3}\n', "no JSON.*\n.*row 2"),
+        ("m.jsonl", '{"a": 1}\n{"a": 2, "a": 3}\n', "two columns are called 'a'.*\n.*row 2"),
         ("m.jsonl", '[{"a": 1}]', "holds a list, and no object.*\n.*row 1"),
         ("m.parquet", b"PAR1 and then nothing", "cannot be read"),
     ],
