@@ -304,7 +304,9 @@ def _split(
             raise UsageError(
                 f"the input {name!r} is an array of {list(value.shape)}; the model takes {_as_text(info.shape) if rank else 'a number, or declares no shape'}",
                 where=place,
-                todo="give one call more on the first axis" if rank else f"declare the shape of {name!r} in the ONNX file",
+                todo="give one call more on the first axis"
+                if rank
+                else f"declare the shape of {name!r} in the ONNX file",
             )
     total = max(counts.values(), default=1)
     for name, count in counts.items():
