@@ -23,6 +23,7 @@ from mmedge.contract import Contract
 from mmedge.errors import MissingDependency, MmedgeError, UsageError, did_you_mean
 from mmedge.frozen import Record
 from mmedge.leftovers import scratch
+from mmedge.tasks.retrieval import ZeroShot
 
 STAGE = "bundle"
 SIGNATURE = "manifest.sig"
@@ -149,6 +150,7 @@ class Contents(Record):
     figures: dict[str, dict[str, JsonValue]]
     verdict: str
     data: str
+    zero_shot: ZeroShot | None = None
 
 
 def write(path: Path, contents: Contents, files: Mapping[str, Path], *, key: str, parent: str) -> None:

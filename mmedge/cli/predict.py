@@ -66,7 +66,7 @@ def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engi
         return _search(engine, asked, values, as_json)
     if "labels" in asked:
         labels = [label.strip() for label in asked["labels"].split(",")]
-        prediction = engine.classify(labels, asked.get("template", "{}"), **values)
+        prediction = engine.classify(labels, asked.get("template"), **values)
     else:
         prediction = engine.predict(**values)
     if out is not None:

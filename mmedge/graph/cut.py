@@ -40,19 +40,19 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
     row = np.array([[name in subset for name in names]])
     anchor = next(name for name in names if name in subset)
     made: list[Any] = [helper.make_node("Shape", [anchor], ["mmedge.batch"], "mmedge.batch", start=0, end=1)]
-    shapes = _shapes(model)
+    shapes = shapes_of(model)
     replaced: dict[str, list[NodeProto]] = {}
     for node, takes in _decided(model, row):
         kept, out = node.input[1 if takes else 2], node.output[0]
         if shapes.get(kept) == shapes.get(out) and out in shapes:
             replaced[node.name or out] = [helper.make_node("Identity", [kept], [out], f"{out}.kept")]
         elif out in shapes and all(isinstance(size, int) for size in shapes[out][1:]):
-            replaced[node.name or out] = _expanded(model, kept, out, shapes[out][1:])
+            replaced[node.name or out] = expanded(model, kept, out, shapes[out][1:])
     nodes: list[Any] = []
     for node in model.graph.node:
         nodes += replaced.get(node.name or (node.output[0] if node.output else ""), [node])
     model.graph.initializer.append(onnx.numpy_helper.from_array(row, "mmedge.row"))
-    made += _expanded(model, "mmedge.row", "present", [len(names)])
+    made += expanded(model, "mmedge.row", "present", [len(names)])
     kinds = {
         value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in model.graph.input
     }
@@ -61,9 +61,9 @@ def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target:
             model.graph.initializer.append(
                 onnx.numpy_helper.from_array(np.zeros((), kinds[name]), f"mmedge.zero.{name}")
             )
-            made += _expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
-    _finish(model, [*made, *nodes], list(subset))
-    _fold(model, anchor, contract.modalities[anchor].shape, shapes)
+            made += expanded(model, f"mmedge.zero.{name}", name, contract.modalities[name].shape)
+    finished(model, [*made, *nodes], list(subset))
+    folded(model, anchor, contract.modalities[anchor].shape, shapes)
     onnx.checker.check_model(model)
     onnx.save(model, target)
 
@@ -99,7 +99,7 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
     folder.mkdir(parents=True, exist_ok=True)
 
     def part(inputs: list[str], outputs: list[str]) -> Any:
-        for node in _batch_sizes(model):
+        for node in batch_sizes(model):
             node.input[0] = inputs[0]
         return onnx.utils.Extractor(model).extract_model(inputs, outputs)
 
@@ -117,7 +117,7 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
 def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
     """{tensor: the graph's inputs that it depends on}; no entry, or an empty one, for constants and the size of the batch."""
     reached = {value.name: frozenset({value.name}) for value in model.graph.input}
-    sizes = [node.output[0] for node in _batch_sizes(model)]
+    sizes = [node.output[0] for node in batch_sizes(model)]
     for node in model.graph.node:
         if node.output[0] in sizes:
             continue
@@ -126,7 +126,7 @@ def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
     return reached
 
 
-def _batch_sizes(model: Any) -> list[Any]:
+def batch_sizes(model: Any) -> list[Any]:
     """The nodes that ask an input of the graph, as it is or of another type, for the size of the batch. The exporter takes
     any of them: ``present``, say, for a transformer of the sound's."""
     inputs = {value.name for value in model.graph.input}
@@ -276,7 +276,7 @@ def _decided(model: Any, row: np.ndarray) -> list[tuple[Any, bool]]:
     ]
 
 
-def _expanded(model: Any, source: str, out: str, rest: Iterable[Any]) -> list[Any]:
+def expanded(model: Any, source: str, out: str, rest: Iterable[Any]) -> list[Any]:
     """Nodes that repeat ``source`` to [batch, *rest], named ``out``."""
     import onnx
     from onnx import helper
@@ -290,7 +290,7 @@ def _expanded(model: Any, source: str, out: str, rest: Iterable[Any]) -> list[An
     ]
 
 
-def _fold(model: Any, anchor: str, size: Sequence[int], shapes: dict[str, list[int | str]]) -> None:
+def folded(model: Any, anchor: str, size: Sequence[int], shapes: dict[str, list[int | str]]) -> None:
     """Make constants of what is the same for every row of every batch, whatever the inputs hold.
 
     Judged by computing it for batches of 1, 2 and 3: what couples the rows of a batch, or counts them, is left alone.
@@ -299,7 +299,7 @@ def _fold(model: Any, anchor: str, size: Sequence[int], shapes: dict[str, list[i
 
     constant = {tensor.name for tensor in model.graph.initializer} | {""}
     idle = {"mmedge.batch"}  # depends on the size of the batch at most
-    for node in _batch_sizes(model):
+    for node in batch_sizes(model):
         node.input[0] = anchor
         idle.add(node.output[0])
     for node in model.graph.node:
@@ -316,13 +316,13 @@ def _fold(model: Any, anchor: str, size: Sequence[int], shapes: dict[str, list[i
     nodes, made = [], []
     for name, value in alike.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}.once"))
-        made += _expanded(model, f"{name}.once", name, value.shape[1:])
+        made += expanded(model, f"{name}.once", name, value.shape[1:])
     for node in model.graph.node:
         if not alike.keys() & set(node.output):
             _broadcast(node, alike, shapes)
             nodes.append(node)
     after = next((index for index, node in enumerate(nodes, 1) if "mmedge.batch" in node.output), 0)
-    _finish(model, [*nodes[:after], *made, *nodes[after:]], [value.name for value in model.graph.input])
+    finished(model, [*nodes[:after], *made, *nodes[after:]], [value.name for value in model.graph.input])
 
 
 def _at_batches(model: Any, anchor: str, size: Sequence[int], names: Sequence[str]) -> list[list[np.ndarray]]:
@@ -335,7 +335,7 @@ def _at_batches(model: Any, anchor: str, size: Sequence[int], names: Sequence[st
     part.CopyFrom(model)
     del part.graph.output[:]
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    _finish(part, list(part.graph.node), [anchor])
+    finished(part, list(part.graph.node), [anchor])
     session = onnxruntime_cpu.session(part.SerializeToString(), optimize=False)
     kind = session.inputs[anchor].dtype
     outputs = [session({anchor: np.zeros((rows, *size), kind)}) for rows in (1, 2, 3)]
@@ -362,7 +362,7 @@ def _broadcast(node: Any, alike: Mapping[str, np.ndarray], shapes: Mapping[str, 
             node.input[index] = f"{name}.once"
 
 
-def _finish(model: Any, nodes: list[Any], inputs: list[str]) -> None:
+def finished(model: Any, nodes: list[Any], inputs: list[str]) -> None:
     """Keep the nodes, initializers and inputs that the outputs need."""
     taken = [value for value in model.graph.input if value.name in inputs]
     del model.graph.node[:], model.graph.input[:]
@@ -371,7 +371,7 @@ def _finish(model: Any, nodes: list[Any], inputs: list[str]) -> None:
     drop_unread(model)
 
 
-def _shapes(model: Any) -> dict[str, list[int | str]]:
+def shapes_of(model: Any) -> dict[str, list[int | str]]:
     """{tensor: its axes, a name where one is dynamic}, as far as they can be inferred."""
     shapes: dict[str, list[int | str]] = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]:

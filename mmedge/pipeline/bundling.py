@@ -38,7 +38,7 @@ def write_bundle(ran: list[Ran], report: Report, context: Context) -> None:
 
     contents = bundles.Contents(
         name=context.recipe.name,
-        contract=first.meta["contract"],
+        **export.shipped(first),
         targets={
             made.meta["target"]: export.entry(made).model_copy(update=heat.get(stage, {}))
             for stage, made in engines.items()

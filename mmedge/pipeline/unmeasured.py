@@ -85,7 +85,7 @@ def _write(engines: dict[str, Artifact], context: Context) -> None:
     first = engines[GRAPH_BACKEND]
     contents = bundles.Contents(
         name=context.recipe.name,
-        contract=first.meta["contract"],
+        **export.shipped(first),
         targets={name: export.entry(made) for name, made in engines.items()},
         figures={
             name: {key: made.meta[key] for key in without_data if key in made.meta} for name, made in engines.items()

@@ -33,6 +33,21 @@ class _ByBackend:
         return {"type": "object", "properties": drawn, "additionalProperties": False}
 
 
+class ZeroShot(Frozen):
+    """Labels of which no sample is known, told apart by their texts (Radford et al. 2021, section 3.1)."""
+
+    labels: tuple[str, ...] = Field(min_length=2, description="The labels, each once.")
+    template: str = Field("{}", description="The text of a label, which stands where {} is: 'a picture of a {}'.")
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> ZeroShot:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("'labels' names one twice")
+        if "{}" not in self.template:
+            raise ValueError("'template' has no place for a label: write {} where it belongs")
+        return self
+
+
 class Export(StageSection):
     """The engines to build."""
 
@@ -46,6 +61,16 @@ class Export(StageSection):
     )
     split: bool = Field(
         False, description="Encoders and fusion head apart too, for modalities that come at different rates."
+    )
+    towers: tuple[str, ...] = Field(
+        (),
+        description="Of retrieval: the towers that ship, without the others: a device that embeds pictures needs no network for"
+        " texts. What is measured is the whole. Left out: all, in one engine.",
+    )
+    zero_shot: ZeroShot | None = Field(
+        None,
+        description="Of retrieval: labels whose vectors ship in the bundle, for engine.classify, which then needs no tower of"
+        " texts.",
     )
     temperature: bool = Field(
         True,

@@ -19,7 +19,7 @@ class Encoder(Frozen):
     kind: str | None = Field(
         None,
         description="conv, resnet, mobilenet, convnext or transformer of pictures and sounds; conv, gru or transformer of"
-        " texts and series; mlp or transformer of tables. Null: the first.",
+        " texts and series; gru of spectrograms too; mlp or transformer of tables. Null: the first.",
     )
     widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
         (16, 32, 48),

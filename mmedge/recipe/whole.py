@@ -20,6 +20,8 @@ from mmedge.recipe.model import Model
 from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Distill, MainTeacher, TeacherConfig, Train
+from mmedge.tasks import retrieval
+from mmedge.tasks.head import Target
 from mmedge.tracking import Name as Tracker
 
 # What names a folder on every system, and means nothing to a shell or a terminal.
@@ -136,6 +138,12 @@ class Recipe(Frozen):
                 )
         if any(tasks.of(target).AMONG for target in heads.values()):
             faults += self._tower_faults()
+        else:
+            faults += [
+                f"export.{key}: is for towers, which a retrieval has, and the task is {named}"
+                for key in ("towers", "zero_shot")
+                if getattr(self.export, key)
+            ]
         if any(tasks.of(target).CODES for target in heads.values()):
             faults += self._writing_faults()
         else:
@@ -158,7 +166,8 @@ class Recipe(Frozen):
 
     def _tower_faults(self) -> list[str]:
         """What a task whose rows are judged among one another has no use for."""
-        faults, (head, *_) = [], self.data.heads.values()
+        (head, *_) = self.data.heads.values()
+        faults = self._shipped_faults(head)
         if self.distill and self.distill.controls.subset_students:
             faults.append("distill.controls.subset_students: a tower alone has nothing to find; leave it out")
         for stage, train in self._schedules():
@@ -182,6 +191,27 @@ class Recipe(Frozen):
                 faults.append(
                     f"{where}.model.fusion: what a tower sees of several modalities stands side by side; leave it out"
                 )
+        return faults
+
+    def _shipped_faults(self, head: Target) -> list[str]:
+        """Towers that cannot ship alone, and labels that no tower reads."""
+        towers, alone = head.towers, self.export.towers
+        faults = [
+            f"export.towers: there is no tower {name!r}{did_you_mean(name, towers)}; there are {', '.join(towers)}"
+            for name in alone
+            if name not in towers
+        ]
+        if alone and set(alone) >= set(towers):
+            faults.append("export.towers: names all; leave it out, and one engine has them")
+        faults += [
+            f"export.{key}: cuts the whole engine, which does not ship with 'towers'; leave one of them out"
+            for key in ("per_subset", "split")
+            if alone and getattr(self.export, key)
+        ]
+        if self.export.zero_shot and not retrieval.reading(
+            towers, {name: spec.kind for name, spec in self.data.modalities.items()}
+        ):
+            faults.append("export.zero_shot: no tower reads texts alone, in which labels could be given")
         return faults
 
     def _writing_faults(self) -> list[str]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
+from mmedge.runtime.labels import LabelVectors
 from mmedge.runtime.search import Hit, Index, Stored, likeliest, read_index, write_index
 from mmedge.tasks import Prediction
-from mmedge.tasks.retrieval import vectors
+from mmedge.tasks.retrieval import reading, vectors
 
 Sample = Mapping[str, object]
 # Items that are run at a time.
@@ -22,12 +23,17 @@ _SETS = 16
 
 
 class Embedding:
-    """The towers of an engine. ``outputs``: {head: float32 [n, W]} of some samples; ``bundle``: the sha256 of its bundle."""
+    """The towers of an engine. ``outputs``: {head: float32 [n, W]} of some samples; ``bundle``: the sha256 of its bundle;
+    ``own``: the labels that it has vectors of."""
 
     def __init__(
-        self, contract: Contract, outputs: Callable[[list[dict[str, object]]], Mapping[str, np.ndarray]], bundle: str
+        self,
+        contract: Contract,
+        outputs: Callable[[list[dict[str, object]]], Mapping[str, np.ndarray]],
+        bundle: str,
+        own: LabelVectors | None = None,
     ) -> None:
-        self._contract, self._outputs, self._bundle = contract, outputs, bundle
+        self._contract, self._outputs, self._bundle, self._own = contract, outputs, bundle, own
         self._head = next((name for name, head in contract.heads.items() if head.towers), None)
         self._index: tuple[str, Index] | None = None
         self._labels: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
@@ -117,30 +123,43 @@ class Embedding:
             raise UsageError("there is no index to search", todo="name one: engine.search('items.index', text=…)")
         return self._index[1]
 
-    def classify(self, sample: Sample, labels: tuple[str, ...], template: str) -> Prediction:
+    def classify(self, sample: Sample, labels: Sequence[str] | None, template: str | None) -> Prediction:
         """See ``Engine.classify``."""
         tower = self._one(sample, "a sample")
-        if len(set(labels)) < 2 or len(set(labels)) < len(labels):
+        if labels is None and self._own is None:
+            raise UsageError(
+                "the bundle has no labels of its own",
+                todo="name some: engine.classify(['cat', 'dog'], image=…), or export with export.zero_shot",
+            )
+        named = tuple(labels) if labels is not None else self._own.labels if self._own else ()
+        template = template or (self._own.template if self._own else "{}")
+        if len(set(named)) < 2 or len(set(named)) < len(named):
             raise UsageError("give two labels or more, each once", todo="engine.classify(['cat', 'dog'], image=…)")
         if "{}" not in template:
             raise UsageError(f"the template {template!r} has no place for a label", todo="write {} where it belongs")
-        text = self._texts(tower)
+        vectors = self._own.of(named, template) if self._own else None
+        vectors = self._labels_read(tower, named, template) if vectors is None else vectors
+        query = self._raw([sample])[0, list(self._sees).index(tower)]
+        likely = likeliest(query, vectors).tolist()
+        return Prediction(named[likely.index(max(likely))], dict(zip(named, likely)))
+
+    def _labels_read(self, asks: str, labels: tuple[str, ...], template: str) -> np.ndarray:
+        """float32 [labels, dimensions], by the tower that reads them; kept for the next sample."""
+        text = self._texts(asks)
         if (labels, template) not in self._labels:
             if len(self._labels) >= _SETS:
                 self._labels.clear()
-            column = list(self._sees).index(text)
             texts = [{self._sees[text][0]: template.replace("{}", label)} for label in labels]
-            self._labels[labels, template] = self._raw(texts)[:, column]
-        query = self._raw([sample])[0, list(self._sees).index(tower)]
-        likely = likeliest(query, self._labels[labels, template]).tolist()
-        return Prediction(labels[likely.index(max(likely))], dict(zip(labels, likely)))
+            self._labels[labels, template] = self._raw(texts)[:, list(self._sees).index(text)]
+        return self._labels[labels, template]
 
     def _texts(self, asks: str) -> str:
         """The tower that reads a text alone and does not ask."""
-        for tower, sees in self._sees.items():
-            if tower != asks and len(sees) == 1 and self._contract.modalities[sees[0]].kind == "text":
+        for tower in reading(self._sees, self._contract.kinds):
+            if tower != asks:
                 return tower
+        own = f" those that the bundle has vectors of: {', '.join(self._own.labels)}" if self._own else ""
         raise UsageError(
             "no other tower of the bundle reads texts, in which labels could be given",
-            todo="search an index of examples instead: engine.search(…)",
+            todo=f"take{own}" if own else "search an index of examples instead: engine.search(…)",
         )

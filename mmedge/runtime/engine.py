@@ -21,6 +21,7 @@ from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.runtime.embedding import Embedding
 from mmedge.runtime.fits import check_belongs, check_takes
+from mmedge.runtime.labels import label_vectors
 from mmedge.runtime.prediction import predictions
 from mmedge.runtime.samples import samples_of, unknown_modality
 from mmedge.runtime.search import Hit, Index, Stored
@@ -117,7 +118,7 @@ class Engine:
                 wrong, where=str(read.folder), todo="graph and manifest do not belong together: export it again"
             )
         self._subsets: dict[frozenset[str], Session] = {}
-        self._embedding = Embedding(contract, self._outputs, read.artifact.sha256)
+        self._embedding = Embedding(contract, self._outputs, read.artifact.sha256, label_vectors(read.artifact))
         self._opening = threading.Lock()
 
     def __repr__(self) -> str:
@@ -272,7 +273,7 @@ class Engine:
         """Write the vectors of items, each {modality: value} of one tower, into a folder, to be searched from then on.
 
         ``ids``: what they are called, their numbers from 0 where none are given; ``stored`` int8 takes a quarter of the
-        room, and ``Index.kept`` says what it costs.
+        room, hnsw is for more than some 100,000 (usearch), and ``Index.kept`` says what either costs.
         """
         return self._embedding.index(items, Path(path), ids, stored)
 
@@ -287,16 +288,17 @@ class Engine:
             raise UsageError("search takes one query at a time")
         return self._embedding.search(samples[0], index, k)
 
-    def classify(self, labels: Sequence[str], template: str = "{}", **values: Any) -> Prediction:
+    def classify(self, labels: Sequence[str] | None = None, template: str | None = None, **values: Any) -> Prediction:
         """Which of some labels, never trained on, a sample has: the likeliest text of ``template`` with a label in it.
 
-        ``template``: "a picture of a {}", say. The labels' vectors are kept for the next sample. Raises UsageError where
-        no tower of the bundle reads texts alone.
+        ``labels``: left out, those that the bundle has vectors of (``export.zero_shot``), which need no tower of texts;
+        ``template``: "a picture of a {}", say; left out, the bundle's own, else the label itself. Vectors are kept for the
+        next sample. Raises UsageError where no tower of the bundle reads texts alone.
         """
         samples, several = samples_of(self.contract, values)
         if several:
             raise UsageError("classify takes one sample at a time")
-        return self._embedding.classify(samples[0], tuple(labels), template)
+        return self._embedding.classify(samples[0], labels, template)
 
     def predict(self, **values: Any) -> Any:
         """Raw values of one sample -> a Prediction; lists of them -> a list of Predictions.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from mmedge.errors import MmedgeError, UsageError
+from mmedge.runtime import approximate
 
-Stored = Literal["float32", "int8"]
-_META, _VECTORS, _SCALES = "index.json", "embeddings.npy", "scales.npy"
+Stored = Literal["float32", "int8", "hnsw"]
+_META, _VECTORS, _SCALES, _GRAPH = "index.json", "embeddings.npy", "scales.npy", "neighbours.usearch"
 # Vectors of int8 that are made float32 at a time: they then stay in the processor's cache.
 _AT_A_TIME = 8192
-# Queries, drawn from the items themselves, and their nearest that tell what int8 costs.
+# Queries, drawn from the items themselves, and their nearest that tell what int8 or a graph of neighbours costs.
 _QUERIES, _NEAREST = 500, 10
 
 
@@ -34,8 +35,9 @@ class Index:
     """Vectors of items, read from disk as they are needed.
 
     ``vectors``: float32 [n, dimensions] of unit length, or int8 with ``scales``, float32 [n], to multiply by; ``tower``:
-    what made them; ``bundle``: the sha256 of the bundle that it is of; ``kept``: of int8 the share of the 10 nearest of
-    float32 that are still among the 10 nearest, None of float32.
+    what made them; ``bundle``: the sha256 of the bundle that it is of; ``kept``: where search is not exact (int8, hnsw) the
+    share of the 10 nearest that are still among the 10 nearest, else None; ``graph``: of hnsw, whose search does not
+    compare all.
     """
 
     vectors: np.ndarray
@@ -44,6 +46,7 @@ class Index:
     tower: str
     bundle: str
     kept: float | None = None
+    graph: Any = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,14 +54,20 @@ class Index:
     def nearest(self, vector: np.ndarray, k: int) -> list[Hit]:
         """The ``k`` items whose vectors have the largest cosine with ``vector``, float32 [dimensions], the nearest first.
 
-        Every item is compared: 100,000 of 64 dimensions are 26 MB to read. Fewer come where the index has fewer.
+        Every item is compared, but of hnsw: 100,000 of 64 dimensions are 26 MB to read. Fewer come where the index has
+        fewer.
         """
         length = float(np.linalg.norm(vector))
-        scores = self._products(vector / length if length else vector)
-        k = min(k, len(scores))
-        rows = np.argpartition(scores, len(scores) - k)[len(scores) - k :]
-        rows = rows[np.lexsort((rows, -scores[rows]))]
-        return [Hit(self.ids[row], row, score) for row, score in zip(rows.tolist(), scores[rows].tolist())]
+        unit, k = vector / length if length else vector, min(k, len(self.ids))
+        if self.graph is not None:
+            rows = approximate.near(self.graph, unit, k)
+            scores = np.asarray(self.vectors[rows] @ unit)
+        else:
+            scores = self._products(unit)
+            rows = np.argpartition(scores, len(scores) - k)[len(scores) - k :]
+            scores = scores[rows]
+        order = np.lexsort((rows, -scores))
+        return [Hit(self.ids[row], row, score) for row, score in zip(rows[order].tolist(), scores[order].tolist())]
 
     def _products(self, vector: np.ndarray) -> np.ndarray:
         if self.scales is None:
@@ -73,8 +82,9 @@ def write_index(
 ) -> Index:
     """Write an index into the folder ``path`` and open it. ``vectors``: float32 [n, dimensions] of unit length.
 
-    ``int8`` takes a quarter of the room: each vector's largest number becomes 127 (symmetric, a scale a vector). Raises
-    UsageError where there is nothing, or as many ids as items are not given.
+    ``int8`` takes a quarter of the room: each vector's largest number becomes 127 (symmetric, a scale a vector). ``hnsw``
+    writes a graph of neighbours beside them, for what is too much to compare whole. Raises UsageError where there is
+    nothing, or as many ids as items are not given, MissingDependency where usearch is not installed.
     """
     if not len(vectors):
         raise UsageError("there is nothing to index", where=str(path), todo="give at least one item")
@@ -84,33 +94,34 @@ def write_index(
             where=str(path),
             todo="give each its own",
         )
-    if stored not in ("float32", "int8"):
-        raise UsageError(f"an index is stored as float32 or int8, not {stored!r}")
+    if stored not in get_args(Stored):
+        raise UsageError(f"an index is stored as {', '.join(get_args(Stored))}, not {stored!r}")
     path.mkdir(parents=True, exist_ok=True)
-    (path / _META).unlink(missing_ok=True)  # interrupted, it would vouch for other vectors
-    (path / _SCALES).unlink(missing_ok=True)
-    kept = None
+    for name in (_META, _SCALES, _GRAPH):  # interrupted, the first would vouch for other vectors
+        (path / name).unlink(missing_ok=True)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    found = Index(vectors, None, tuple(ids), tower, bundle)
     if stored == "int8":
-        scales = np.maximum(np.abs(vectors).max(axis=1), 1e-12) / 127
-        small = np.round(vectors / scales[:, None]).astype(np.int8)
-        kept = _kept(vectors, small, scales.astype(np.float32), tower, bundle)
-        np.save(path / _SCALES, scales.astype(np.float32))
-        np.save(path / _VECTORS, small)
-    else:
-        np.save(path / _VECTORS, np.ascontiguousarray(vectors, np.float32))
+        scales = (np.maximum(np.abs(vectors).max(axis=1), 1e-12) / 127).astype(np.float32)
+        found = replace(found, vectors=np.round(vectors / scales[:, None]).astype(np.int8), scales=scales)
+        np.save(path / _SCALES, scales)
+    elif stored == "hnsw":
+        approximate.build(vectors, path / _GRAPH)
+        found = replace(found, graph=approximate.opened(path / _GRAPH, vectors.shape))
+    np.save(path / _VECTORS, found.vectors)
+    kept = None if stored == "float32" else _kept(vectors, found)
     meta = {"schema": 1, "bundle": bundle, "tower": tower, "stored": stored, "kept": kept, "ids": list(ids)}
     (path / _META).write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
     return read_index(path, bundle)
 
 
-def _kept(vectors: np.ndarray, small: np.ndarray, scales: np.ndarray, tower: str, bundle: str) -> float:
-    """The mean share of an item's nearest that int8 leaves among its nearest."""
-    ids = tuple(map(str, range(len(vectors))))
-    exact, rounded = Index(vectors, None, ids, tower, bundle), Index(small, scales, ids, tower, bundle)
+def _kept(vectors: np.ndarray, other: Index) -> float:
+    """The mean share of an item's nearest, by ``vectors``, that are among its nearest in another index of the same items."""
+    exact = Index(vectors, None, other.ids, other.tower, other.bundle)
     asked = np.linspace(0, len(vectors) - 1, min(_QUERIES, len(vectors))).astype(int)
     shares = []
     for row in asked:
-        first, second = ({hit.row for hit in each.nearest(vectors[row], _NEAREST)} for each in (exact, rounded))
+        first, second = ({hit.row for hit in each.nearest(vectors[row], _NEAREST)} for each in (exact, other))
         shares.append(len(first & second) / len(first))
     return float(np.mean(shares))
 
@@ -126,6 +137,7 @@ def read_index(path: str | Path, bundle: str) -> Index:
         ids, tower, of_bundle, kept = tuple(meta["ids"]), meta["tower"], meta["bundle"], meta["kept"]
         vectors = np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False)
         scales = np.load(path / _SCALES, allow_pickle=False) if meta["stored"] == "int8" else None
+        graph = approximate.opened(path / _GRAPH, vectors.shape) if meta["stored"] == "hnsw" else None
         if vectors.ndim != 2 or len(vectors) != len(ids) or (scales is not None and len(scales) != len(ids)):
             raise ValueError("its files do not belong together")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -142,7 +154,7 @@ def read_index(path: str | Path, bundle: str) -> Index:
             where=str(path),
             todo="open that bundle, or index the items again with this one",
         )
-    return Index(np.asarray(vectors), scales, ids, tower, of_bundle, kept)
+    return Index(np.asarray(vectors), scales, ids, tower, of_bundle, kept, graph)
 
 
 def likeliest(query: np.ndarray, labels: np.ndarray) -> np.ndarray:

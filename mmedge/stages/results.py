@@ -27,6 +27,7 @@ from mmedge.report.schema import (
     TriedLossRecord,
     UnmadeRecord,
 )
+from mmedge.tasks.retrieval import ZeroShot
 
 # The target of a teacher that is not exported.
 TORCH = "pytorch"
@@ -131,6 +132,13 @@ class SplitRecord(Record):
     embeddings: dict[str, list[str]]
 
 
+class TowersRecord(Record):
+    """Towers that ship alone, in a folder of the artifact: what they promise, and the ``engine`` that was built of them."""
+
+    contract: dict[str, JsonValue]
+    engine: Engine | None = None
+
+
 class ExportResult(StageResult):
     """One backend's engine. ``candidate``: which of the parent's it was built from."""
 
@@ -140,6 +148,8 @@ class ExportResult(StageResult):
     candidate: str
     subsets: dict[str, SubsetRecord] | None = None
     split: SplitRecord | None = None
+    towers: TowersRecord | None = None
+    zero_shot: ZeroShot | None = None
 
 
 class FileRecord(Record):

@@ -13,6 +13,7 @@ from itertools import permutations
 
 import numpy as np
 
+from mmedge.frozen import Record
 from mmedge.tasks import alone, unlabelled
 from mmedge.tasks.cells import CellFault, Cells, TargetCard
 from mmedge.tasks.head import Head, Target
@@ -38,6 +39,14 @@ errors, further = alone.errors, alone.further
 _ALIKE = 0.9
 # Products that are held at a time, where every query is compared with every item.
 _MOST = 1 << 23
+
+
+class ZeroShot(Record):
+    """Labels that were never trained on: ``file`` has the vector of each in ``template``, float32 [labels, dimensions] (.npy)."""
+
+    labels: list[str]
+    template: str
+    file: str
 
 
 def width(head: Head) -> int:
@@ -91,6 +100,11 @@ def hidden(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def strata(cells: Cells, target: Target) -> list[str]:
     return ["pair"] * len(cells)
+
+
+def reading(towers: Mapping[str, tuple[str, ...]], kinds: Mapping[str, str]) -> list[str]:
+    """The towers that read a text and nothing else: labels can be given to them. ``kinds``: of each modality."""
+    return [tower for tower, sees in towers.items() if [kinds[name] for name in sees] == ["text"]]
 
 
 def directions(head: Head) -> list[tuple[str, str]]:

@@ -54,6 +54,17 @@ def test_an_encoder_that_the_modality_cannot_have_is_told(encoder, told):
         encoder_of("it", spec, encoder, Model())
 
 
+def test_a_gru_reads_spectrograms_in_their_order_and_no_waveform():
+    spec = TypeAdapter(ModalitySpec).validate_python({"kind": "audio", "sample_rate": 8000, "mels": 8, "frames": 32})
+    torch.manual_seed(0)
+    encoder = encoder_of("it", spec, Encoder(kind="gru", widths=(6, 8)), Model(embedding=5)).eval()
+    sound = torch.randn(1, *spec.shape)
+    assert not torch.allclose(encoder(sound), encoder(sound.flip(3)))
+    wave = spec.model_copy(update={"features": "waveform"})
+    with pytest.raises(UsageError, match="bands over frames, and this is a waveform"):
+        encoder_of("it", wave, Encoder(kind="gru"), Model())
+
+
 def test_heads_that_do_not_divide_the_width_are_told():
     with pytest.raises(UsageError, match="a transformer of 30 channels cannot have 4 heads"):
         reader(Encoder(kind="transformer", widths=(30,)))

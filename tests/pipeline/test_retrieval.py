@@ -1,7 +1,7 @@
 """Retrieval goes the whole road: written digits and their names, taught, cut, quantized, exported, searched."""
 
-import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from mmedge.models import load
 from mmedge.pipeline import fold
 from mmedge.pipeline.check import check
 from mmedge.progress import Silent
-from mmedge.recipe import InvalidRecipe, Prune
+from mmedge.recipe import Prune
 from mmedge.report.html import write_html
 from mmedge.runtime.search import read_index
 from mmedge.stages.prune.branches import branches_of
@@ -26,72 +26,7 @@ from mmedge.stages.prune.groups import cut, groups_of
 from mmedge.stages.prune.search import kept_units
 from tests.conftest import parsed
 from tests.data.made import write_table
-
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PIXELS = [f"p{number}" for number in range(64)]
-TARGETS = {"onnxruntime-cpu": {}, "openvino-cpu": {"precision": "int8"}, "tensorrt-rtx": {"precision": "fp16"}}
-
-
-def values_of(manifest):
-    train = {"epochs": 10, "batch_size": 32, "learning_rate": 0.01}
-    return {
-        "schema": 1,
-        "name": "digits",
-        "data": {
-            "manifest": str(manifest),
-            "task": "retrieval",
-            "target": "digit",
-            "id": "id",
-            "modalities": {
-                "pixels": {"kind": "tabular", "columns": PIXELS},
-                "name": {"kind": "text", "length": 4, "vocabulary": 300},
-            },
-            "towers": {"picture": ["pixels"], "text": ["name"]},
-        },
-        "teacher": {
-            "model": {"encoders": {"pixels": {"widths": [64]}, "name": {"widths": [16]}}, "dimensions": 24},
-            "train": train,
-            "export": False,
-        },
-        "distill": {
-            "model": {
-                "encoders": {"pixels": {"widths": [16]}, "name": {"widths": [8]}},
-                "embedding": 16,
-                "hidden": 16,
-                "dimensions": 8,
-            },
-            "loss": {
-                "hints": [
-                    {"teacher": "towers.picture", "student": "towers.picture", "weight": 0.2},
-                    {"teacher": "towers.text", "student": "towers.picture", "kind": "contrastive", "weight": 0.1},
-                ]
-            },
-            "train": train,
-            "controls": {"no_distillation": False, "seeds": 1},
-        },
-        "prune": {
-            "macs": 0.8,
-            "ratios": [0.5],
-            "round_to": 2,
-            "probe_steps": 1,
-            "max_drop": 1.0,
-            "max_subset_drop": 1.0,
-            "faster": False,
-            "train": train | {"epochs": 2},
-        },
-        "quantize": {
-            "candidates": ["fp32", "int8"],
-            "max_drop": 1.0,
-            "max_subset_drop": 1.0,
-            "calibration": 40,
-        },
-        "export": {"targets": copy.deepcopy(TARGETS), "per_subset": True},
-        "measure": {"runs": 20, "warmup": 2, "bootstrap": 100},
-        "gates": {
-            "distill": {"quality": 0.3, "subset.name": 0.3, "others.recall_at_5.text_to_picture": 0.3},
-            "prune": {"quality": 0.2},
-        },
-    }
+from tests.pipeline.pairs import NAMES, PIXELS, TARGETS, values_of
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +193,54 @@ def test_labels_that_were_never_trained_on_are_told_by_their_texts(engine):
     assert right >= 20  # of 40, where chance has 4
 
 
+@pytest.fixture(scope="module")
+def pictures_alone(ran, manifest, tmp_path_factory):
+    """The bundle of the tower of pictures, with the vectors of ten names; built from what was quantized."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    values = values_of(manifest)
+    del values["prune"]
+    targets = {"onnxruntime-cpu": {}, "openvino-cpu": {}}
+    zero_shot = {"labels": NAMES, "template": "{}"}
+    values["export"] = {"targets": targets, "towers": ["picture"], "zero_shot": zero_shot}
+    values["gates"] = "none"
+    fold.run(parsed(values), out, code=out.parent, progress=Silent(), start=ran[0] / "quantize")
+    return out / "bundle"
+
+
+def test_a_tower_that_ships_alone_embeds_indexes_and_searches_what_it_sees(ran, engine, pictures_alone, tmp_path):
+    whole, alone = ran[0] / "bundle/model.onnx", pictures_alone / "model.onnx"
+    assert alone.stat().st_size < whole.stat().st_size and not list(pictures_alone.rglob("subsets"))
+    some = [pixels(number) for number in range(600, 620)]
+    for backend in ("onnxruntime-cpu", "openvino-cpu"):
+        own = runtime.load(pictures_alone, backend)
+        assert list(own.contract.modalities) == ["pixels"]
+        np.testing.assert_allclose(own.embed(pixels=some), engine.embed(pixels=some), atol=1e-2)
+        with pytest.raises(UsageError, match="no modality 'name'"):
+            own.embed(name="six")
+    own.index([{"pixels": each} for each in some], tmp_path / "x")
+    assert own.search(pixels=some[3], k=1)[0].row == 3
+    with pytest.raises(UsageError, match="no modality 'name'"):
+        own.search(name="six")
+
+
+def test_vectors_of_declared_labels_lie_in_the_bundle_and_need_no_tower_of_texts(engine, pictures_alone, tmp_path):
+    own = runtime.load(pictures_alone)
+    for number in range(600, 610):
+        expect = engine.classify(list(NAMES), pixels=pixels(number)).probabilities
+        assert own.classify(pixels=pixels(number)).probabilities == pytest.approx(expect, abs=1e-3)
+    assert set(own.classify(["six", "nine"], pixels=pixels(600)).probabilities) == {"six", "nine"}
+    for labels, words in ((["six", "ten"], "no other tower of the bundle reads texts"), (["six"], "two labels")):
+        with pytest.raises(UsageError, match=words):
+            own.classify(labels, pixels=pixels(600))
+    with pytest.raises(UsageError, match="no labels of its own"):
+        engine.classify(pixels=pixels(600))
+    broken = tmp_path / "broken"
+    shutil.copytree(pictures_alone, broken)
+    np.save(broken / "labels.npy", np.zeros((10, 8), np.float32))
+    with pytest.raises(MmedgeError, match=r"labels\.npy"):
+        runtime.load(broken)
+
+
 def test_what_an_app_asks_in_vain_is_told(engine, made_bundle, tmp_path):
     items = [{"name": name} for name in NAMES]
     index = engine.index(items, tmp_path / "x")
@@ -318,36 +301,6 @@ def test_a_bundle_is_judged_on_a_table_of_pairs_and_what_towers_cannot_is_told(r
     ):
         said = mmedge(*arguments)
         assert said.code and words in said.err, said.err
-
-
-def refused(values, *changes):
-    for path, value in changes:
-        place = values
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
-    with pytest.raises((InvalidRecipe, UsageError)) as error:
-        parsed(values)
-    return str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ([(("data", "order"), ["a", "b"])], "'order' are labels, and a retrieval has none"),
-        ([(("data", "towers"), {"a": ["pixels"], "b": ["names"]})], "there is no modality 'names'"),
-        ([(("data", "towers"), {"a": ["pixels", "name"]})], "must be two or more"),
-        ([(("data", "task"), "classification")], "'towers' are those of a retrieval"),
-        ([(("gates", "prune"), {"worst_class_recall": 0.5})], "is no figure of a retrieval"),
-        ([(("gates", "prune"), {"others.f1": 0.5})], "it has others.recall_at_1, others.recall_at_5"),
-        ([(("gates", "prune"), {"above_baseline": 0})], "a linear model, which a retrieval has none of"),
-        ([(("distill", "loss"), {"kind": "dkd"})], "compares classes that exclude each other"),
-        ([(("distill", "controls"), {"subset_students": True})], "a tower alone has nothing to find"),
-        ([(("distill", "model"), {"modalities": ["pixels"]})], "the tower 'text' would see nothing"),
-    ],
-)
-def test_what_a_recipe_asks_in_vain_is_told(changes, words):
-    assert words in refused(values_of("m.csv"), *changes)
 
 
 def test_a_split_smaller_than_the_places_is_told_before_anything_is_trained(manifest, tmp_path):

@@ -20,6 +20,7 @@ def table_faults(table: polars.DataFrame, data: Data, file: str, *, learns_label
         *splits.empty_splits(table, data, file),
         *target_faults(table, data, file, learns_labels=learns_labels),
         *splits.group_faults(table, data, file),
+        *splits.identical_rows(table, data, file),
         *cells.presence_faults(table, data, file),
     ]
     for spec in data.modalities.values():

@@ -152,13 +152,18 @@ def box_faults(table: polars.DataFrame, spec: ImageSpec, file: str) -> list[Faul
     ]
 
 
+def all_columns(data: Data) -> list[str]:
+    """The columns that modalities read, each once."""
+    return list(dict.fromkeys(c for name, spec in data.modalities.items() for c in columns_of(name, spec)))
+
+
 def duplicate_rows(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     """Samples whose cells are all the same in two splits.
 
     An error where they name a file, which is then the same file; rows of nothing but words and numbers may be alike by
     chance.
     """
-    columns = list(dict.fromkeys(c for name, spec in data.modalities.items() for c in columns_of(name, spec)))
+    columns = all_columns(data)
     files = [columns_of(name, spec)[0] for name, spec in data.modalities.items() if spec.reads_file]
     spread = (
         table.group_by(columns)

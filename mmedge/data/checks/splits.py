@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars
 
+from mmedge import tasks
+from mmedge.data.checks.cells import all_columns
 from mmedge.data.manifest.source import ROW, SPLIT, empty_split
 from mmedge.data.manifest.splits import SPLITS, UNITS
 from mmedge.errors import Fault
@@ -15,6 +17,23 @@ def empty_splits(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
     found = table[SPLIT].unique().to_list()
     each = [empty_split(split, [table], data) for split in SPLITS if split not in found]
     return [Fault("error", "empty-split", what, file, todo=todo) for what, todo in each]
+
+
+def identical_rows(table: polars.DataFrame, data: Data, file: str) -> list[Fault]:
+    """The splits whose rows are all the same, where rows are told from one another: of no item another is the wrong one."""
+    if not any(tasks.of(target).AMONG for target in data.heads.values()):
+        return []
+    columns = all_columns(data)
+    alike = [
+        split
+        for (split,), rows in table.group_by(SPLIT, maintain_order=True)
+        if rows.height > 1 and rows.select(columns).n_unique() == 1
+    ]
+    todo = "look at the columns that data.modalities read: are they those of the pairs?"
+    return [
+        Fault("error", "identical-pairs", f"all pairs of the {split} split are the same", file, todo=todo)
+        for split in alike
+    ]
 
 
 def forgotten_groups(whole: polars.DataFrame, table: polars.DataFrame, data: Data, file: str) -> list[Fault]:

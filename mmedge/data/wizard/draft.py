@@ -11,11 +11,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from mmedge.data.wizard.propose import Proposal, keys_of
+from mmedge.data.wizard.propose import WRITTEN, Proposal, keys_of
 from mmedge.gate import told_apart
 from mmedge.recipe.gates import default_limits
 from mmedge.recipe.reference import SCHEMA_LINE
-from mmedge.spec import AudioSpec, TabularSpec
+from mmedge.spec import AudioSpec, ModalitySpec, TabularSpec, TextSpec
 from mmedge.tasks import TASKS
 from mmedge.tasks.head import Target
 
@@ -118,7 +118,7 @@ class _Schedule:
 def recipe_text(proposal: Proposal, path: Path, code: str | None) -> str:
     """The recipe's YAML. ``path`` is where it will stand; ``code`` the module beside it, where one is written."""
     kinds: dict[str, str] = {name: spec.kind for name, spec in proposal.modalities.items()}
-    schedule = _schedule(proposal)
+    schedule, code = _schedule(proposal), None if TASKS[proposal.task].CODES else code
     lines = [
         SCHEMA_LINE,
         f"# Written by mmedge init from {proposal.manifest.name}: {proposal.rows} rows, none of them dropped.",
@@ -174,6 +174,7 @@ def _data(proposal: Proposal, folder: Path) -> list[str]:
         lines.append('  separator: ";"  # between the labels of one cell')
     why = "an empty cell is an unlabelled sample: distillation learns from it too"
     lines.append(f"  target: {_plain(proposal.target)}  # {why}")
+    lines += _of_target(proposal)
     for key, why in (("id", "names a sample in errors"), ("group", "whole groups go to one split"), ("split", "")):
         value = getattr(proposal, key)
         if value:
@@ -192,6 +193,33 @@ def _data(proposal: Proposal, folder: Path) -> list[str]:
         "  # Columns that name people can be dropped or hashed before anything is written:",
         "  # redact: {drop: [], hash: [], key: MMEDGE_REDACT_KEY}",
     ]
+
+
+def _of_target(proposal: Proposal) -> list[str]:
+    """What a task asks of its target beside the column, and what else could be made of the table's texts."""
+    task = TASKS[proposal.task]
+    if task.FILES:
+        return [
+            "  # shape: [72, 40]  # the most frames, then a frame; left out: those of training",
+            "  # log_mel: true  # frames are natural logarithms of mel energies: mel-cepstral distortion too",
+        ]
+    if task.CODES:
+        spec = next(column.spec for column in proposal.columns if column.name == proposal.target)
+        return [f"  text: {_flow(_tokens(spec))}  # tokens of a text at most, and how many different ones there are"]
+    lines = []
+    for name, spec in proposal.modalities.items():
+        if isinstance(spec, TextSpec) and len(proposal.modalities) > 1:
+            keys = {"task": WRITTEN, "target": spec.column or name, "text": _tokens(spec)}
+            lines.append(
+                f"  # to have {name} written instead (a caption, a translation), without it below: {_flow(keys)[1:-1]}"
+            )
+    return lines
+
+
+def _tokens(spec: ModalitySpec | None) -> dict[str, int]:
+    """How long texts are and of how many tokens, by what their column suggests."""
+    found = spec if isinstance(spec, TextSpec) else TextSpec(kind="text", length=24, vocabulary=500)
+    return {"length": found.length, "vocabulary": found.vocabulary}
 
 
 def _modalities(proposal: Proposal) -> list[str]:
@@ -234,12 +262,14 @@ def _teacher_and_student(proposal: Proposal, kinds: dict[str, str], schedule: _S
         "teacher:",
         "  model:",
         *_model(kinds, 0, code, "teacher"),
+        *_writer(proposal, "transformer", 96, 2),
         *train,
         "",
         "# The small one that ships. Controls: the same one without a teacher, to know whether it helped.",
         "distill:",
         "  model:",
         *_model(kinds, 1, code, "student"),
+        *_writer(proposal, "gru", 48, 1),
         "  loss: {labels: 1.0, logits: 1.0, temperature: 2.0}",
         *train,
         "  controls: {no_distillation: true, seeds: 1}",
@@ -303,6 +333,12 @@ def _model(kinds: dict[str, str], which: int, code: str | None, factory: str) ->
     lines = [f"    # factory: {code}:{factory}  # a network of your own instead of the lines below"] if code else []
     lines += ["    encoders:", *(f"      {name}: {{widths: {_WIDTHS[kind][which]}}}" for name, kind in kinds.items())]
     return [*lines, f"    embedding: {(96, 32)[which]}", f"    hidden: {(96, 32)[which]}", "    dropout: 0.1"]
+
+
+def _writer(proposal: Proposal, kind: str, width: int, depth: int) -> list[str]:
+    """What writes texts, where some are written."""
+    size = {"kind": kind, "width": width, "depth": depth}
+    return [f"    text_decoder: {_flow(size)}"] if TASKS[proposal.task].CODES else []
 
 
 def code_text(proposal: Proposal, path: Path) -> str:

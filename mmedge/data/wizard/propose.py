@@ -56,6 +56,8 @@ _BOXES = [
     ("x", "y", "+width", "+height"),
     ("left", "top", "+width", "+height"),
 ]
+# The task whose target is a text that is written.
+WRITTEN = next(name for name, task in TASKS.items() if task.CODES)
 _TWIN = "each of its values stands beside one of the target's: is it the target by another name? Then take it out"
 
 
@@ -112,7 +114,7 @@ def propose(manifest: Path, wishes: Wishes = Wishes()) -> Proposal:  # frozen
     boxes = _boxes(columns)
     target = wishes.target or _target(columns, manifest)
     task, classes, why = _task(table[target], target, manifest, wishes.task)
-    columns[target] = Column(target, "target", f"{task}, {classes} different values{why}")
+    columns[target] = Column(target, "target", f"{task}, {classes} different values{why}", columns[target].spec)
     columns |= {name: replace(columns[name], question=_TWIN) for name in _twins(columns, table, target, classes)}
     modalities = _modalities(columns, boxes)
     if not modalities:
@@ -270,16 +272,15 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
             f"init drafts no {wished}: its rows are pairs, and no column is predicted",
             todo="copy recipes/emoji-retrieval.yaml",
         )
+    arrays = bool(known.str.to_lowercase().str.ends_with(".npy").all())
+    if arrays and not wished:
+        wished, task = next((name, task) for name, task in TASKS.items() if task.FILES)
     if task and task.FILES:
-        raise UsageError(
-            f"init drafts no {wished}: a target is an array, whose cells it does not read",
-            todo="copy recipes/spoken-numbers.yaml",
-        )
+        if not arrays and not bool(known.str.starts_with("[").all()):
+            raise UsageError(f"the target {target!r} holds no paths of .npy files", where=str(manifest), todo=other)
+        return str(wished), distinct, ": arrays" if arrays else ": lists"
     if task and task.CODES:
-        raise UsageError(
-            f"init drafts no {wished}: how long texts are and what writes them is for you to say",
-            todo="copy recipes/emoji-captions.yaml",
-        )
+        return str(wished), distinct, ": texts"
     if task and not task.LABELS and numbers is None:
         raise UsageError(f"the target {target!r} holds no numbers", where=str(manifest), todo=other)
     if wished and task and task.LABELS and not task.SEVERAL:
@@ -295,7 +296,7 @@ def _task(cells: polars.Series, target: str, manifest: Path, wished: str | None)
         raise UsageError(
             f"the target {target!r} has {distinct} different values in {len(known)} rows: too many for classes",
             where=str(manifest),
-            todo=other,
+            todo=f"{other}; or have it written, token by token: --task {WRITTEN}",
         )
     return "classification", distinct, missing(known)
 

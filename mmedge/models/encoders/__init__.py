@@ -41,7 +41,7 @@ _MAPS: dict[str, Build] = {
 # The first of each is what a recipe gets that says nothing.
 ENCODERS: dict[str, dict[str, Build]] = {
     "image": {"conv": image.build, **_MAPS},
-    "audio": {"conv": audio.build, **_MAPS},
+    "audio": {"conv": audio.build, "gru": recurrent.OfSounds, **_MAPS},
     "text": {"conv": text.build, "gru": recurrent.OfTexts, "transformer": transformer.OfTexts},
     "tabular": {"mlp": tabular.build, "transformer": transformer.OfColumns},
     "sensor": {"conv": sensor.build, "gru": recurrent.OfSeries, "transformer": transformer.OfSeries},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import MmedgeError
+from mmedge.errors import MmedgeError, UsageError
+from mmedge.models.encoders.stages import stages
 from mmedge.recipe import Encoder, Model
-from mmedge.spec import SensorSpec, TextSpec
+from mmedge.spec import AudioSpec, SensorSpec, TextSpec
 
 
 class OfSeries(nn.Module):
@@ -24,6 +25,32 @@ class OfSeries(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.steps(x.transpose(1, 2))[0].mean(dim=1))
+
+
+class OfSounds(nn.Module):
+    """Two convolutions over a spectrogram's frames, each halving them, and ``depth`` layers in both directions; a linear layer
+    over the mean in time and the last units of either direction, which tell in which order something was said.
+
+    ``forward``: float32 [batch, 1, bands, frames] -> [batch, embedding].
+    """
+
+    def __init__(self, spec: AudioSpec, encoder: Encoder, model: Model) -> None:
+        super().__init__()
+        if len(spec.shape) != 3:
+            raise UsageError(
+                "a gru of sounds reads bands over frames, and this is a waveform",
+                todo="leave features out, or kind, for conv",
+            )
+        width = encoder.widths[-1]
+        self.frames = stages(1, spec.shape[1], (encoder.widths[0], width), 1, kernel=5, stride=2, norm=model.norm)
+        self.steps = nn.GRU(width, width, encoder.depth, batch_first=True, bidirectional=True)
+        self.project = nn.Sequential(nn.Dropout(model.dropout), nn.Linear(4 * width, model.embedding), nn.ReLU())
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.steps(self.frames(x.squeeze(1)).transpose(1, 2))[0]
+        ends = [found[:, -1, : self.width], found[:, 0, self.width :]]
+        return self.project(torch.cat([found.mean(dim=1), *ends], dim=1))
 
 
 class OfTexts(nn.Module):

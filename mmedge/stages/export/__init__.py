@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmedge import bundle as bundles
 from mmedge.artifact import GRAPH, Artifact
@@ -21,7 +22,7 @@ from mmedge.measure.agreement import Agreement
 from mmedge.models.load import contract_of
 from mmedge.recipe import precision_of
 from mmedge.report.schema import LatencyRecord
-from mmedge.stages.export import choice, engines, parts
+from mmedge.stages.export import choice, engines, parts, towers
 from mmedge.stages.export.engines import ExportWork
 from mmedge.stages.export.verification import reference, verify
 from mmedge.stages.preference import best_kept
@@ -87,7 +88,8 @@ def _built(
     cuts = _cut(work, chosen, engine)
     verification = [agreement.record() for agreement in agreements]
     built = {"target": name, "precision": chosen, "candidate": candidate, "verification": verification}
-    more = {"latency": latency, "subsets": cuts.subsets, "split": cuts.split, "engine": cuts.engine}
+    more: dict[str, Any] = {"latency": latency, "subsets": cuts.subsets, "split": cuts.split, "engine": cuts.engine}
+    more |= {"towers": towers.alone(work, chosen), "zero_shot": towers.labels(work)}
     return ExportResult.of(StageResult.like(parent, work.notes), **built, **more)
 
 
@@ -139,8 +141,9 @@ def entry(artifact: Artifact) -> bundles.Entry:
     """What the bundle says of this engine."""
     made, base = ExportResult.model_validate(artifact.meta), _base(artifact)
     shipped = bundles.Entry(precision=made.precision, file=f"{base}{GRAPH}")
-    if made.engine:
-        shipped = shipped.model_copy(update={"engine": made.engine})
+    engine = made.towers.engine if made.towers else made.engine
+    if engine:
+        shipped = shipped.model_copy(update={"engine": engine})
     if made.subsets:
         latency = {
             key: bundles.SubsetLatency(p50_ms=subset.p50_ms, ratio_to_all=subset.ratio_to_all)
@@ -163,7 +166,18 @@ def files(artifact: Artifact) -> list[tuple[str, str]]:
     built = [*shipped.engine.files, *(part.graph for part in shipped.engine.parts.values())] if shipped.engine else []
     taken = [shipped.file, *(f"{base}{file}" for file in built), *shipped.subsets.values()]
     taken += shipped.split.files.values() if shipped.split else ()
-    return [(file.removeprefix(base), file) for file in taken]
+    made = ExportResult.model_validate(artifact.meta)
+    # Towers alone stand in the bundle in place of the whole.
+    place = f"{towers.FOLDER}/" if made.towers else ""
+    found = [(f"{place}{file.removeprefix(base)}", file) for file in taken]
+    return [*found, *([(made.zero_shot.file, made.zero_shot.file)] if made.zero_shot else [])]
+
+
+def shipped(artifact: Artifact) -> dict[str, Any]:
+    """What a bundle promises that ships this engine: its contract, and the labels that it has vectors of."""
+    made = ExportResult.model_validate(artifact.meta)
+    contract = made.towers.contract if made.towers else made.contract
+    return {"contract": contract, **({"zero_shot": made.zero_shot} if made.zero_shot else {})}
 
 
 def _base(artifact: Artifact) -> str:

@@ -142,3 +142,62 @@ def test_series_of_arrays_have_their_channels_on_the_shorter_axis_of_one_size(tm
     rows = [["motion", "y"], *([f"{i}.npy", "uv"[i % 2]] for i in range(20))]
     modality = propose(write_table(tmp_path / "m.csv", rows), Wishes("y")).modalities["motion"]
     assert keys_of(modality) == {"kind": "sensor", "column": "motion", **keys}
+
+
+def drafted(folder, proposal):
+    """(the recipe that is drafted, its text)."""
+    text = recipe_text(proposal, folder / "my.yaml", "my_code")
+    (folder / "my.yaml").write_text(text, encoding="utf-8")
+    return recipes.load(folder / "my.yaml"), text
+
+
+def errors_of(recipe, folder):
+    card = check(recipe, folder / "out", code=folder, progress=Silent()).record()
+    return [fault for fault in card["faults"] if fault["severity"] == "error"]
+
+
+def test_a_target_of_arrays_is_drafted_as_frames(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(40):
+        np.save(tmp_path / f"{number}.npy", random.normal(size=(5, 3)).astype(np.float32))
+    rows = [["id", "a", "b", "mel"], *([f"r{i}", *random.normal(size=2), f"{i}.npy"] for i in range(40))]
+    manifest = write_table(tmp_path / "m.csv", rows)
+    proposal = propose(manifest, Wishes(target="mel"))
+    assert propose(manifest, Wishes(target="mel", task="frames")) == proposal
+    recipe, text = drafted(tmp_path, proposal)
+    assert recipe.data.task == "frames" and list(recipe.data.modalities) == ["tabular"] and "# shape: " in text
+    assert not errors_of(recipe, tmp_path)
+    with pytest.raises(UsageError, match=r"no paths of \.npy files"):
+        propose(manifest, Wishes(target="id", task="frames"))
+
+
+@pytest.fixture
+def captions(pictures):
+    words = ["a red bus", "a big cat", "two small dogs", "the old tree house"]
+    rows = [["image", "caption"], *([f"i/{i}.png", f"{words[i % 4]} of {i} parts"] for i in range(40))]
+    return write_table(pictures / "m.csv", rows)
+
+
+def test_a_target_of_texts_is_drafted_as_generation_where_it_is_asked_for_and_else_told(captions):
+    with pytest.raises(UsageError, match="too many for classes") as error:
+        propose(captions, Wishes(target="caption"))
+    assert "--task generation" in str(error.value)
+    recipe, text = drafted(captions.parent, propose(captions, Wishes(target="caption", task="generation")))
+    assert recipe.data.heads["text"].text.length == 16
+    assert recipe.distill.model.text_decoder.kind == "gru" and "factory" not in text
+
+
+@pytest.mark.slow
+def test_a_drafted_generation_has_no_fault(captions):
+    recipe, _ = drafted(captions.parent, propose(captions, Wishes(target="caption", task="generation")))
+    assert not errors_of(recipe, captions.parent)
+
+
+def test_a_text_beside_other_inputs_could_be_written_instead_and_the_recipe_says_how(pictures):
+    rows = [["image", "caption", "label"]]
+    rows += [[f"i/{i}.png", f"the picture number {i} of many", "ab"[i % 2]] for i in range(40)]
+    proposal = propose(write_table(pictures / "m.csv", rows), Wishes(target="label"))
+    (said,) = [
+        line for line in recipe_text(proposal, pictures / "my.yaml", None).splitlines() if "written instead" in line
+    ]
+    assert said.startswith("  # to have caption written") and "task: generation, target: caption, text: {" in said

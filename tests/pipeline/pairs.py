@@ -1,0 +1,69 @@
+"""A small recipe of pairs: written digits, as numbers, and their names."""
+
+import copy
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PIXELS = [f"p{number}" for number in range(64)]
+TARGETS = {"onnxruntime-cpu": {}, "openvino-cpu": {"precision": "int8"}, "tensorrt-rtx": {"precision": "fp16"}}
+
+
+def values_of(manifest):
+    train = {"epochs": 10, "batch_size": 32, "learning_rate": 0.01}
+    return {
+        "schema": 1,
+        "name": "digits",
+        "data": {
+            "manifest": str(manifest),
+            "task": "retrieval",
+            "target": "digit",
+            "id": "id",
+            "modalities": {
+                "pixels": {"kind": "tabular", "columns": PIXELS},
+                "name": {"kind": "text", "length": 4, "vocabulary": 300},
+            },
+            "towers": {"picture": ["pixels"], "text": ["name"]},
+        },
+        "teacher": {
+            "model": {"encoders": {"pixels": {"widths": [64]}, "name": {"widths": [16]}}, "dimensions": 24},
+            "train": train,
+            "export": False,
+        },
+        "distill": {
+            "model": {
+                "encoders": {"pixels": {"widths": [16]}, "name": {"widths": [8]}},
+                "embedding": 16,
+                "hidden": 16,
+                "dimensions": 8,
+            },
+            "loss": {
+                "hints": [
+                    {"teacher": "towers.picture", "student": "towers.picture", "weight": 0.2},
+                    {"teacher": "towers.text", "student": "towers.picture", "kind": "contrastive", "weight": 0.1},
+                ]
+            },
+            "train": train,
+            "controls": {"no_distillation": False, "seeds": 1},
+        },
+        "prune": {
+            "macs": 0.8,
+            "ratios": [0.5],
+            "round_to": 2,
+            "probe_steps": 1,
+            "max_drop": 1.0,
+            "max_subset_drop": 1.0,
+            "faster": False,
+            "train": train | {"epochs": 2},
+        },
+        "quantize": {
+            "candidates": ["fp32", "int8"],
+            "max_drop": 1.0,
+            "max_subset_drop": 1.0,
+            "calibration": 40,
+        },
+        "export": {"targets": copy.deepcopy(TARGETS), "per_subset": True},
+        "measure": {"runs": 20, "warmup": 2, "bootstrap": 100},
+        "gates": {
+            "distill": {"quality": 0.3, "subset.name": 0.3, "others.recall_at_5.text_to_picture": 0.3},
+            "prune": {"quality": 0.2},
+        },
+    }
