@@ -1,11 +1,12 @@
-"""What a caption costs the student of recipes/emoji-captions.yaml and its teacher, and what of it the decoder does.
+"""What a text costs the student of a recipe and its teacher, and what of it the decoder does.
 
-``python -m tests.benchmarks.decoder_speed``: ONNX Runtime, one thread, one picture, both in turn. Weights are fresh, and no text
-ends, so that each writes as many tokens as there may be.
+``python -m tests.benchmarks.decoder_speed [emoji-captions]``: ONNX Runtime, one thread, one sample, both in turn. Weights are
+fresh, and no text ends, so that each writes as many tokens as there may be.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,13 +25,14 @@ _REPOSITORY = Path(__file__).parent.parent.parent
 _RUNS = 150
 
 
-def main() -> None:
-    read = recipe.load(_REPOSITORY / "recipes" / "emoji-captions.yaml")
+def main(named: str = "emoji-captions") -> None:
+    read = recipe.load(_REPOSITORY / "recipes" / f"{named}.yaml")
     assert read.distill is not None
     (target,) = read.data.heads.values()
     head = generation.head((_REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines(), target)
     contract = Contract(modalities=read.data.modalities, heads={"text": head})
-    given = {"picture": np.zeros((1, 3, 32, 32), np.float32), "present": np.ones((1, 1), bool)}
+    given = {name: np.zeros((1, *spec.shape), spec.dtype) for name, spec in read.data.modalities.items()}
+    given["present"] = np.ones((1, len(given)), bool)
     runs, seconds = {}, dict[str, list[tuple[float, float]]]()
     with tempfile.TemporaryDirectory() as folder:
         for name, section in (("teacher", read.teacher.model), ("student", read.distill.model)):
@@ -59,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
