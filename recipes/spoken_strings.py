@@ -3,7 +3,7 @@
     python recipes/spoken_strings.py RECORDINGS runs/strings    # the Free Spoken Digit Dataset's folder of recordings
     python recipes/spoken_strings.py - runs/strings             # none at hand: voices of espeak-ng, of mmedge[demo]
 
-A row is one to three recordings of one speaker, a short silence between them, and their digits as words: "three one nine".
+A row is one or two recordings of one speaker, a short silence between them, and their digits as words: "three nine".
 Takes 0-9 of each digit and speaker are for the test split, 10-14 for validation; there each is heard once, so that
 strings share no recording. Training hears the others, several times each, in other company.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from mmedge.data.builtin import voices
 
-MOST, PAUSE_S, STRINGS = 3, (0.02, 0.15), 1500  # digits of a string, seconds between them, strings of training
+MOST, PAUSE_S, STRINGS = 2, (0.02, 0.15), 1500  # digits of a string, seconds between them, strings of training
 
 
 def spoken(folder: Path | None) -> dict[tuple[str, str], list[voices.Recording]]:
@@ -37,7 +37,7 @@ def spoken(folder: Path | None) -> dict[tuple[str, str], list[voices.Recording]]
 def strings(
     recordings: list[voices.Recording], count: int | None, random: np.random.Generator
 ) -> list[list[voices.Recording]]:
-    """Recordings in strings of one to three: each once, or drawn again and again where ``count`` says for how many."""
+    """Recordings in strings of one or two: each once, or drawn again and again where ``count`` says for how many."""
     if count is not None:
         sizes = random.integers(1, MOST + 1, count)
         return [[recordings[i] for i in random.integers(0, len(recordings), size)] for size in sizes]
