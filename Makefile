@@ -73,7 +73,8 @@ emoji-pretrained: $(INSTALLED)
 	$(BIN)/python recipes/emoji_pretrained.py $(PRETRAINED)
 	$(BIN)/mmedge run recipes/emoji-pretrained.yaml --out $(PRETRAINED)/run
 
-# Images, sounds and rows a second from store to batch, beside a plain DataLoader and WebDataset: some four minutes.
+# Images, sounds and rows a second from store to batch, beside a plain DataLoader and WebDataset: some six minutes, in pieces; what
+# was interrupted goes on, and `make bench-data DATA=FOLDER` of a new folder measures all anew.
 DATA ?= runs/bench-data
 bench-data: $(INSTALLED)
 	mkdir -p $(DATA)/site

@@ -28,7 +28,7 @@ def features(spec: SensorSpec, value: Any, name: str) -> np.ndarray:
     if isinstance(value, (str, Path)) and str(value).lower().endswith((".csv", ".tsv", ".txt")):
         series, seconds = _table(spec, value, name)
     else:
-        given = numbers(load_npy(value, name) if isinstance(value, (str, Path)) else value, name)
+        given = numbers(load_npy(value, name) if isinstance(value, (str, Path, bytes)) else value, name)
         series = given.T if spec.time_first else given
     if series.ndim != 2 or series.shape[0] != spec.channels or series.shape[1] == 0:
         turned = series.ndim == 2 and series.shape[1] == spec.channels
@@ -73,7 +73,7 @@ def _check_steps(steps: float, name: str, value: Any) -> None:
 
 def array(spec: ArraySpec, value: Any, name: str) -> np.ndarray:
     """float32 [*spec.shape] of a .npy file or an array; int64 of ids, which raises MmedgeError for what is none."""
-    loaded = load_npy(value, name) if isinstance(value, (str, Path)) else value
+    loaded = load_npy(value, name) if isinstance(value, (str, Path, bytes)) else value
     if spec.ids is None:
         return shaped(numbers(loaded, name), spec.shape, name)
     refuse_masked(loaded, name)

@@ -38,10 +38,11 @@ def opened(value: str | Path | bytes | bytearray, name: str) -> BinaryIO:
         raise MmedgeError(f"the {name} cannot be opened: {error.strerror}", where=str(value)) from error
 
 
-def load_npy(value: str | Path, name: str) -> np.ndarray:
-    """An array of a .npy file, which is never unpickled; raises MmedgeError."""
+def load_npy(value: str | Path | bytes, name: str) -> np.ndarray:
+    """An array of a .npy file, or of its bytes, which is never unpickled; raises MmedgeError."""
     try:
-        loaded = np.load(existing(value, name), allow_pickle=False)
+        held = io.BytesIO(value) if isinstance(value, bytes) else existing(value, name)
+        loaded = np.load(held, allow_pickle=False)
     except MemoryError as error:
         raise MmedgeError(f"the {name} is larger than memory, or its header is damaged", where=where(value)) from error
     except (ValueError, OSError, EOFError) as error:

@@ -95,7 +95,9 @@ class Data(Frozen):
     args: dict[str, Any] = Field({}, description="Keyword arguments of that function.")
     manifest: Path | None = Field(
         None,
-        description="A CSV, TSV, JSONL or Parquet table of paths and values, a row a sample. An empty cell is a missing"
+        description="A CSV, TSV, JSONL or Parquet table of paths and values, a row a sample; or tar shards as WebDataset writes"
+        " them: a .tar, a folder of some, or a pattern (shards-{000..012}.tar, train-*.tar), where a column is an ending of"
+        " members (jpg, cls) or a key of their .json. An empty cell is a missing"
         " modality, or a missing label: such a sample of the training split takes part in distillation only.",
     )
     recordings: Path | None = Field(None, description="Of avdigits: the folder of recordings.")

@@ -32,3 +32,6 @@ class ArrangedRecord(Record):
 
     left_out: int | None = None
     align: list[AlignmentRecord] | None = None
+    cut_shards: list[str] | None = Field(
+        None, description="Tar shards that end early, whose last samples are left out."
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import polars
 
+from mmedge.data.manifest import shards
 from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, split_name_faults
 from mmedge.data.manifest.source import ROW
 from mmedge.data.manifest.table import read_table
 from mmedge.data.wizard.glimpse import spelled_otherwise
 from mmedge.errors import Fault, MmedgeError
+from mmedge.preprocess.members import exists
 from mmedge.recipe import Data
 from mmedge.spec import ModalitySpec
 
@@ -26,15 +27,18 @@ def manifest_faults(data: Data) -> tuple[list[Fault], Data | None]:
         table = read_table(data.manifest)
     except MmedgeError as error:
         return [Fault.of(error, "manifest")], None
+    cut = shards.faults(data.manifest, data.unreadable)
+    if any(fault.severity == "error" for fault in cut):
+        return cut, None
     faults, joined = _columns_of_streams(data)
     faults += column_faults(table, data, joined)
     if faults:
-        return faults, None
+        return [*cut, *faults], None
     relaxed: dict[str, None] = {}
     for key, found in (("id", id_faults(table, data)), ("split", split_name_faults(table, data))):
         faults += found
         relaxed |= {key: None} if found else {}
-    return faults, data.model_copy(update=relaxed)
+    return [*cut, *faults], data.model_copy(update=relaxed)
 
 
 def _columns_of_streams(data: Data) -> tuple[list[Fault], list[str]]:
@@ -63,7 +67,7 @@ def missing_files(table: polars.DataFrame, name: str, spec: ModalitySpec, folder
             todo=_about_path(cell, folder),
         )
         for row, cell in table.select(ROW, column).drop_nulls().iter_rows()
-        if not os.path.isfile(folder / cell)
+        if not exists(folder / cell)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.store.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
+from mmedge.preprocess.members import exists, openable
 from mmedge.progress import Progress
 from mmedge.recipe import Data
 from mmedge.report.checked import SoundFacts, TextFacts
@@ -65,7 +65,7 @@ def _files(tables: dict[str, polars.DataFrame], column: str, folder: Path) -> li
         (row, folder / cell)
         for table in tables.values()
         for row, cell in table.select(ROW, column).drop_nulls().iter_rows()
-        if os.path.isfile(folder / cell)
+        if exists(folder / cell)
     ]
 
 
@@ -79,7 +79,7 @@ def _unreadable(
     for split, of_split in one.faults.items():
         for row, what in of_split:
             cell = tables[split][column][row]
-            if spec.reads_file and not os.path.isfile(folder / cell):
+            if spec.reads_file and not exists(folder / cell):
                 continue  # told of as missing
             faults.append(
                 Fault(
@@ -147,7 +147,7 @@ def _sounds(spec: AudioSpec, files: list[tuple[int, Path]], file: str, column: s
     seconds = []
     for row, path in files:
         try:
-            info = soundfile.info(str(path))
+            info = soundfile.info(openable(path))
         except (soundfile.LibsndfileError, OSError, TypeError):
             continue  # told of as unreadable
         rates[info.samplerate] += 1

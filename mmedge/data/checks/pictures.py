@@ -8,6 +8,7 @@ import numpy as np
 
 from mmedge.errors import Fault
 from mmedge.preprocess.image import DEEP, FORMATS, MAX_PIXELS
+from mmedge.preprocess.members import openable
 
 _LOOKED_AT = 100
 _WHOLE = 65_535
@@ -43,7 +44,7 @@ def _look(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(openable(path), formats=FORMATS) as picture:
             deep = picture.mode.startswith(DEEP) and picture.width * picture.height <= MAX_PIXELS
             # What a telephone keeps behind a JPEG is the same picture smaller, or how far away its parts are.
             pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)

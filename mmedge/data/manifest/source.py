@@ -17,7 +17,7 @@ import polars
 from mmedge import tasks
 from mmedge.artifact import replacing
 from mmedge.data.builtin import avdigits
-from mmedge.data.manifest import align, splits
+from mmedge.data.manifest import align, shards, splits
 from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, split_name_faults
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
@@ -41,6 +41,7 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
     """
     folder.mkdir(parents=True, exist_ok=True)
     alignments: list[AlignmentRecord] = []
+    cut: list[str] = []
     if data.dataset == "avdigits":
         rows = avdigits.build(folder, seed=seed, recordings=data.recordings, progress=progress.step)
         tables = {split: polars.DataFrame(rows[split]) for split in SPLITS}
@@ -51,8 +52,9 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         assert data.manifest is not None
         table, alignments = arranged(data, seed)
         tables = {split: table.filter(polars.col(SPLIT) == split).drop(ROW, SPLIT) for split in SPLITS}
-        for alignment in alignments:
-            progress.say(str(alignment))
+        cut = [fault.what for fault in shards.faults(data.manifest, data.unreadable)]
+        for told in (*cut, *map(str, alignments)):
+            progress.say(told)
     total = sum(table.height for table in tables.values())
     tables = {split: with_something(table, data) if table.height else table for split, table in tables.items()}
     left_out = total - sum(table.height for table in tables.values())
@@ -65,7 +67,7 @@ def write_manifests(data: Data, folder: Path, *, seed: int, code: Path, progress
         with replacing(folder / f"{split}.csv") as temporary:
             table.write_csv(temporary)
         (folder / f"{split}.csv").chmod(0o600)
-    facts = {"left_out": left_out, "align": alignments}
+    facts = {"left_out": left_out, "align": alignments, "cut_shards": cut}
     return ArrangedRecord().model_copy(update={name: fact for name, fact in facts.items() if fact})
 
 
@@ -77,6 +79,7 @@ def arranged(data: Data, seed: int) -> tuple[polars.DataFrame, list[AlignmentRec
     unknown.
     """
     assert data.manifest is not None
+    refuse(shards.faults(data.manifest, data.unreadable))
     table = read_table(data.manifest)
     if data.redact:
         table = redacted(table, data.redact, data.manifest)

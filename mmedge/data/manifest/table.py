@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars
 
+from mmedge.data.manifest import shards
 from mmedge.data.rows import object_of
 from mmedge.errors import MmedgeError, brief, first_line
 
@@ -24,7 +25,9 @@ _WIDEST = 20_000
 
 
 def read_table(path: Path) -> polars.DataFrame:
-    """A CSV, TSV, JSONL or Parquet manifest as a table of strings; empty cells and NaN are null, lists are JSON."""
+    """A CSV, TSV, JSONL or Parquet manifest, or tar shards, as a table of strings; empty cells and NaN are null, lists are JSON."""
+    if (of_shards := shards.read(path)) is not None:
+        return of_shards.table
     table = read_columns(path, "manifest")
     strings: dict[str, polars.Series] = {}
     for name, kind in table.schema.items():

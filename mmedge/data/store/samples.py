@@ -18,6 +18,7 @@ from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.contract import Contract
 from mmedge.data.card import split_card
 from mmedge.data.checks.targets import refuse_faulty_targets
+from mmedge.data.manifest import shards
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
@@ -348,9 +349,11 @@ def held(out: Path) -> Iterator[None]:
 def _source_state(data: Data, code: Path, progress: Progress) -> str:
     """What may change outside the recipe and must not be mistaken for the same data."""
     if data.manifest:
-        files = [data.manifest, *(stream.file for stream in data.align.values())]
+        of_shards = shards.named(data.manifest)
+        files = [*([] if of_shards else [data.manifest]), *(stream.file for stream in data.align.values())]
         secret = os.environ.get(data.redact.key, "") if data.redact and data.redact.hash else ""
-        return hash_json([*(sha256_of(file) for file in files if file.is_file()), hash_json(secret)])
+        told = [*(sha256_of(file) for file in files if file.is_file()), hash_json(secret)]
+        return hash_json([*told, shards.state(of_shards)] if of_shards else told)
     folder = data.recordings or os.environ.get("MMEDGE_RECORDINGS")
     if data.dataset == "avdigits":
         return hash_json(sorted((path.name, sha256_of(path)) for path in Path(folder).glob("*.wav")) if folder else [])

@@ -25,8 +25,10 @@ from mmedge.data.store.files import Files
 from mmedge.data.store.forms import bytes_of
 from mmedge.data.store.room import refuse_small_disk
 from mmedge.data.store.rows import Rows, Shards, evenly
+from mmedge.errors import MmedgeError
 from mmedge.frozen import Record
 from mmedge.preprocess.cells import value_of
+from mmedge.preprocess.members import content
 from mmedge.progress import Progress
 from mmedge.spec import ModalitySpec, TextSpec
 
@@ -244,8 +246,10 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
     for index, cells in jobs_of(name, spec, table):
         if spec.reads_file:
             try:  # only of files: reading a pipe would wait for ever
-                digest = sha256_of(folder / cells[0]) if os.path.isfile(folder / cells[0]) else None
-            except OSError:
+                held = content(folder / cells[0])
+                there = held is None and os.path.isfile(folder / cells[0])
+                digest = hashlib.sha256(held).hexdigest() if held else sha256_of(folder / cells[0]) if there else None
+            except (OSError, MmedgeError):
                 digest = None
             out[index] = hash_json([digest, *cells[1:]])[:32] if digest else UNREADABLE
         else:
