@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large emoji-pretrained clean
+.PHONY: demo test test-long test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large emoji-pretrained clean
 
 # Elsewhere a large teacher learns from all the labels; here a student that is to fit a device learns from it, of 200.
 demo: $(INSTALLED)
@@ -16,6 +16,10 @@ demo: $(INSTALLED)
 JOBS ?= logical
 test: $(INSTALLED)
 	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
+
+# What takes seconds each: whole runs, trainings that must have learnt, thirty architectures. CI runs it after make test.
+test-long: $(INSTALLED)
+	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "long and not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

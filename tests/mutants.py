@@ -199,7 +199,9 @@ def _tested(tree: Path, tests: list[str]) -> tuple[int, str]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            code = int(pytest.main(["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]))
+            code = int(
+                pytest.main(["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-m", "not slow", *tests])
+            )
         except TimeoutError:
             code = 1
     signal.alarm(0)

@@ -132,6 +132,7 @@ def test_an_artifact_that_was_put_aside_when_its_writer_was_killed_comes_back(tm
         assert not aside.exists()
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_at_any_moment_leaves_nothing_behind_after_the_next(finished, values, tmp_path, temporary):
     """Killed while it decodes, trains and writes; the next start goes on and cleans up."""
     recipe = tmp_path / "r.yaml"

@@ -74,6 +74,7 @@ def test_an_old_split_engine_has_its_parts():
     assert all(engine.parts(part) is not None for part in ("picture", "note", "fusion"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "start", "verb", "made_stage"),
     [

@@ -55,6 +55,7 @@ def told(tmp_path_factory):
     return folder / "out"
 
 
+@pytest.mark.long
 def test_report_and_bundle_hold_no_whole_text_and_no_name_of_a_group(told):
     rows = list(rows_of(told))
     texts = {row["words"] for row in rows} | {row["words"].rpartition(" no. ")[0] for row in rows}

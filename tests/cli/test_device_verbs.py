@@ -22,6 +22,7 @@ def mmedge(*arguments):
     )
 
 
+@pytest.mark.long
 def test_profile_prints_one_document_and_writes_plots(bundle, tmp_path):
     done = mmedge(
         "profile",

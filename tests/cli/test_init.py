@@ -62,6 +62,7 @@ def test_the_recipe_has_no_fault_and_keeps_every_row(manifest, tmp_path):
     assert sum(split["samples"] for split in card["splits"].values()) == 60
 
 
+@pytest.mark.long
 def test_the_module_it_writes_has_no_trap(manifest, tmp_path):
     assert run("init", manifest, "--out", tmp_path / "own-task.yaml", "--code").return_value == 0
     overrides = ("teacher.model.factory=own_task_code:teacher", "distill.model.factory=own_task_code:student")

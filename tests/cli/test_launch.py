@@ -46,6 +46,7 @@ def losses(made: artifact.Artifact) -> list[float]:
     return [float(row["loss"]) for row in csv.DictReader(made.file("training.csv").open())]
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does_and_write_one_artifact_and_one_document(finished, tmp_path):
     out = finished.copied(tmp_path / "out")
     said = call("train", finished.recipe_file, "--out", out, "--devices", 2, "--json", cwd=tmp_path)

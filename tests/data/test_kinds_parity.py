@@ -245,6 +245,7 @@ def test_caches_are_private_to_the_user(prepared):
         assert (folder / "out" / name).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.long
 def test_the_same_data_is_not_decoded_twice_and_workers_change_nothing(tmp_path, monkeypatch):
     manifest = five_kinds(tmp_path, 160)
     alone = samples.prepare(

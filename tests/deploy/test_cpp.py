@@ -39,6 +39,7 @@ def test_the_program_answers_as_python_does(program, made_bundle, sample, tmp_pa
     np.testing.assert_allclose(answer, engine.run(tensors)["logits"][0], atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [1, 5])
 def test_a_text_of_a_dynamic_length_is_as_long_as_its_file(program, tmp_path, length):
     from onnx import TensorProto, helper, save
@@ -80,6 +81,7 @@ def tensorrt_program(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_the_tensorrt_program_compiles_and_feeds_every_input_to_a_stand_in_engine(tensorrt_program, tmp_path):
     np.array([1, 2, 3, 4.5], np.float32).tofile(tmp_path / "image")
     np.array([5, 6, 7], np.int64).tofile(tmp_path / "words")

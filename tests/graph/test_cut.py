@@ -126,6 +126,7 @@ class Recurrent(Own):
         return self.head(torch.cat([self.seen(image), self.feel(vitals.unsqueeze(2))[0][:, -1]], 1))
 
 
+@pytest.mark.long
 def test_a_recurrent_encoder_is_split_in_fp16_too_where_the_batch_is_asked_of_a_converted_input(tmp_path):
     means = {name: torch.rand(*spec.shape) for name, spec in CONTRACT.modalities.items()}
     wrapped = Wrapped(Recurrent(), {name: name for name in means}, means, {"logits": None})

@@ -187,6 +187,7 @@ def test_layers_of_a_graph_whose_sizes_are_all_known_run_in_8_bits_too(made, tmp
     assert proof.asked - proof.int8 <= 1 and kernels["MatMulIntegerToFloat"] >= 12
 
 
+@pytest.mark.long
 def test_layers_of_a_transformer_go_back_to_the_fp32_graph(made, tmp_path):
     quantized, fp32 = onnx.load(made[1]), onnx.load(made[0])
     back = qdq.restored(quantized, fp32, [layer.name for layer in qdq.layers(quantized)])

@@ -16,6 +16,7 @@ from mmedge.tasks import Head
 from tests.models.test_decoders import contract, inputs, network
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", DECODERS)
 def test_the_exported_loop_writes_torchs_tokens_exactly_at_any_batch_and_on_each_backend(kind, tmp_path):
     module, file = network(kind), tmp_path / "model.onnx"

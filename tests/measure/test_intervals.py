@@ -116,6 +116,7 @@ def figure_coverage(task, figure, n, groups, trials):
     return covered / trials
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("task", "figure"), FIGURES)
 def test_the_interval_of_every_other_figure_covers_it_in_few_groups(task, figure):
     assert figure_coverage(task, figure, 100, 6, 60) >= LEAST - 0.03  # of so few trials one sees no finer

@@ -274,6 +274,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_with_130_and_the_same_command_ends_like_an_uninterrupted_one(finished, media, mmedge, tmp_path):
     values = tiny(media / "manifest.csv")
     values["teacher"]["train"]["epochs"] = 10

@@ -37,6 +37,7 @@ def test_means_and_intervals_are_students_t_over_the_folds():
     assert told["verdict"] == "fail" and [fold["verdict"] for fold in told["folds"]] == ["pass", "fail"]
 
 
+@pytest.mark.long
 def test_every_fold_is_run_once_and_the_second_call_recomputes_nothing(media, values, tmp_path, mmedge):
     header, *rows = (media / "manifest.csv").read_text().splitlines()
     (tmp_path / "manifest.csv").write_text("\n".join([header, *rows[::4]]))

@@ -83,6 +83,7 @@ def test_the_worst_label_and_calibration_are_gates(judged):
     assert code == 3 and gates["worst_class_recall"]["outcome"] == "fail" and not gates["ece"]["passed"]
 
 
+@pytest.mark.long
 def test_memory_and_energy_are_measured_where_a_gate_names_them(judged):
     """Memory of a fresh process beyond that before the model was opened; energy where the machine tells it."""
     report, code = judged(

@@ -35,6 +35,7 @@ def test_a_command_names_no_folder_of_the_user(typed, said):
     assert provenance(["mmedge", "run", typed]).command == f"mmedge run {said}"
 
 
+@pytest.mark.long
 def test_a_report_repeats_its_run(finished, mmedge, tmp_path):
     """Into a copy, where nothing is left to compute: the recipe is the very same, folders and all."""
     out = finished.whole_copy(tmp_path / "out")

@@ -28,6 +28,8 @@ from tests.conftest import parsed
 from tests.data.made import write_table
 from tests.pipeline.pairs import NAMES, PIXELS, TARGETS, values_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):

@@ -61,6 +61,7 @@ def test_the_network_that_ships_is_looked_into_and_no_sample_is_shown_unasked(fi
     assert found["saliency"] == [] == found["attention"]
 
 
+@pytest.mark.long
 def test_ids_and_pictures_are_shown_where_the_recipe_says_so(finished, tmp_path):
     out = finished.whole_copy(tmp_path / "out")
     values = copy.deepcopy(recipe.load(finished.recipe_file).resolved())

@@ -24,6 +24,8 @@ from mmedge.report.record import read_report
 from tests.conftest import once, parsed
 from tests.data.made import write_table
 
+pytestmark = pytest.mark.long
+
 HALVES = {"upper": [f"p{n}" for n in range(32)], "lower": [f"p{n}" for n in range(32, 64)]}
 EXPORTS = {"onnxruntime-cpu": {}, "openvino-cpu": {"precision": "int8"}, "tensorrt-rtx": {"precision": "fp16"}}
 # What data says of a task; its row of the quick suite, or of the slow one.

@@ -55,6 +55,7 @@ def run(values, out, **more):
     return pipeline.run(parsed(values), out, code=out.parent, progress=Silent(), **more)
 
 
+@pytest.mark.long
 def test_a_file_of_outputs_teaches_all_the_way_to_a_bundle(finished, small, answers, dataset, tmp_path, capfd):
     """Some training samples and half of the test split are not in the file; the classes stand in another order."""
     lacking = {*dataset.train.ids[:40], *dataset.test.ids[:30]}
@@ -103,6 +104,7 @@ def test_what_is_wrong_with_the_student_is_told_before_a_teacher_is_trained_for_
     assert not (out / "teacher").exists() and not list((out / ".work").glob("teacher-*"))
 
 
+@pytest.mark.long
 def test_distill_takes_a_ready_made_teacher_without_an_earlier_command(small, answers, dataset, tmp_path):
     file = write_csv(tmp_path / "o.csv", answers, dataset.contract.heads["logits"].labels)
     small["teacher"] = {"outputs": str(file)}
@@ -138,6 +140,7 @@ def test_outputs_without_a_sample_in_common_or_with_other_classes_are_refused(
         parsed(small)
 
 
+@pytest.mark.long
 def test_a_teacher_with_another_preprocessing_of_the_same_modality_teaches_and_the_bundle_keeps_the_students(
     finished, small, tmp_path
 ):
@@ -163,6 +166,7 @@ def test_a_teacher_with_another_preprocessing_of_the_same_modality_teaches_and_t
     assert given[1]["quality"] == by_stage["distill"]["quality"]
 
 
+@pytest.mark.long
 def test_an_onnx_teacher_with_classes_of_its_own_teaches_those_that_it_shares(finished, small, tmp_path):
     """The finished teacher's graph, its classes renamed: two mean one, one means none, so two are left to the labels.
 
@@ -294,6 +298,7 @@ def test_a_ready_made_teacher_of_another_order_of_classes_is_refused_before_it_t
     assert teacher["quality_validation"]["value"] == 1.0
 
 
+@pytest.mark.long
 def test_a_further_teacher_of_another_order_of_classes_is_refused_too(finished, small, dataset, tmp_path):
     logits = np.roll(10 * np.eye(10, dtype=np.float32)[dataset.train.targets["logits"]], -1, axis=1)
     np.savez(tmp_path / "o.npz", ids=np.array(dataset.train.ids), logits=logits)
@@ -302,6 +307,7 @@ def test_a_further_teacher_of_another_order_of_classes_is_refused_too(finished, 
         run(small, finished.copied(tmp_path / "out"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("origin", ["onnx", "weights"])
 def test_the_order_of_classes_of_a_model_is_judged_on_training_labels(finished, small, tmp_path, monkeypatch, origin):
     made, judged = finished.artifact("teacher"), []

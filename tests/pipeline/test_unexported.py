@@ -56,6 +56,7 @@ def test_it_is_told_before_training_with_the_way_out(theirs, tmp_path, finished)
     assert not (tmp_path / "out" / "teacher").exists()
 
 
+@pytest.mark.long
 def test_it_teaches_and_is_measured_in_pytorch_where_the_recipe_does_not_export_it(theirs, tmp_path, finished):
     recipe = theirs(False)
     card = check(recipe, tmp_path / "out", code=tmp_path, progress=Silent(), media=False).record()

@@ -116,6 +116,7 @@ def device(sshd, python, *, key="user", target="onnxruntime-cpu"):
     return remote.device(address, options=[*known, "-i", str(folder / key)], python=python)
 
 
+@pytest.mark.long
 def test_a_bundle_is_profiled_on_the_device_and_nothing_is_left_there(sshd, python, bundle, cache):
     record = remote.measured([bundle], QUICK, device(sshd, python)).record()
     model = record["models"][0]
@@ -215,6 +216,7 @@ def test_a_host_that_falls_silent_is_told_in_seconds(sshd, slow, bundle, tempora
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.long
 def test_a_copy_that_the_network_breaks_is_gone_on_with_by_the_next_command(sshd, python, bundle, cache, monkeypatch):
     """The device is lost in the middle of the copy: what has come stays, and the next command sends the rest."""
     real, sent = remote._run, []

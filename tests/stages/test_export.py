@@ -109,6 +109,7 @@ def test_an_engine_that_is_not_faster_is_left_out_with_a_note(parent, context, t
     assert not list(made.path.glob("subsets/*.onnx"))
 
 
+@pytest.mark.long
 def test_openvino_is_built_measured_and_judged_on_itself(parent, context, tmp_path):
     pytest.importorskip("openvino")
     made = exported(parent, context, "openvino-cpu", tmp_path)
@@ -124,6 +125,7 @@ def test_openvino_is_built_measured_and_judged_on_itself(parent, context, tmp_pa
     assert ours.predict(**sample).probabilities == pytest.approx(theirs.predict(**sample).probabilities, abs=1e-3)
 
 
+@pytest.mark.long
 def test_a_candidate_is_judged_on_the_backend_itself_whatever_onnx_runtime_found(parent, context, tmp_path):
     """One that is wrong there goes, though ONNX Runtime kept it; one that is right there may be taken, though it did not."""
     pytest.importorskip("openvino")
@@ -191,6 +193,7 @@ def test_where_a_precision_differs_the_next_that_was_kept_follows_or_the_parents
     assert any(note.startswith("fp16 is not taken: ") for note in made.meta["notes"])
 
 
+@pytest.mark.long
 def test_a_size_that_is_asked_for_holds_for_each_backend(parent, context, tmp_path):
     weights.weights_only(parent.file("fp32.onnx"), parent.path / "int8-weights.onnx")
     small = {**CANDIDATE, "precision": "int8-weights", "size_bytes": 500, "ratio_to_fp32": 9.0}

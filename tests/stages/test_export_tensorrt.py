@@ -168,6 +168,7 @@ def test_a_bundles_engines_are_rebuilt_from_the_graphs_in_it_with_the_options_of
     assert runtime.load(aged).predict(vitals=[0.0, 0.0, 0.0]).label
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("graph", ["model.onnx", "split/fusion.onnx"])
 def test_an_engine_of_another_graph_than_the_bundles_is_not_loaded(rtx, aged, graph):
     rebuild(aged)
@@ -191,6 +192,7 @@ def test_an_engine_that_brings_code_along_is_loaded_from_a_signed_bundle_alone(r
     assert "require_signature" in str(raised.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("field", ["file", "parts"])
 def test_a_rebuild_reads_and_writes_nothing_that_the_manifest_does_not_list(rtx, aged, tmp_path, field):
     shutil.copyfile(aged / "model.onnx", tmp_path / "elsewhere.onnx")
@@ -204,6 +206,7 @@ def test_a_rebuild_reads_and_writes_nothing_that_the_manifest_does_not_list(rtx,
     assert not (tmp_path / "elsewhere.plan").exists()
 
 
+@pytest.mark.long
 def test_engines_of_subsets_are_timed_when_they_are_rebuilt_where_they_run(aged, monkeypatch):
     running_their_graphs(monkeypatch)
     monkeypatch.setattr(rebuilding, "can_run", lambda target: True)

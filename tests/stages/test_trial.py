@@ -32,6 +32,7 @@ def tried(network, *, exported=True):
         try_export(module, network.contract, "distill.model")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", [*HAND_WRITTEN, *BROUGHT], ids=lambda network: network.name)
 def test_a_network_that_runs_has_no_fault(network):
     assert traps(OWN, network.contract, network.make, "distill.model") == []

@@ -96,6 +96,7 @@ def recipe_values(table):
     return {key: value for key, value in values.items() if key != "prune"}
 
 
+@pytest.mark.long
 def test_a_run_of_several_labels_ends_in_a_bundle_that_names_them(table, tmp_path):
     outcome = pipeline.run(parsed(recipe_values(table)), tmp_path / "out", code=tmp_path, progress=Silent())
     stages = {stage["stage"]: stage for stage in outcome.report.record()["stages"]}

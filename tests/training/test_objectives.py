@@ -204,6 +204,7 @@ def test_hallucination_needs_a_modality_that_the_network_lacks():
         Model(hallucinate=["audio"], modalities=["image"], factory="a:b")
 
 
+@pytest.mark.long
 def test_of_several_losses_the_best_on_validation_teaches_every_seed(context, finished, tmp_path):
     train = Train(epochs=1, batch_size=16)
     controls = {"no_distillation": False, "seeds": 2}

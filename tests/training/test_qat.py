@@ -29,6 +29,8 @@ from mmedge.training.qat import train_quantized
 from mmedge.training.teaching.taught import teaching_of
 from tests.conftest import staged
 
+pytestmark = pytest.mark.long
+
 
 def rescaled(graph, path, factor=1024.0):
     """The same function with one channel of each first convolution ``factor`` times as large, and taken back after its ReLU.

@@ -104,6 +104,7 @@ def test_a_branch_that_is_not_there_is_told_with_those_that_are(finished, contex
         staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
 
 
+@pytest.mark.long
 def test_a_branch_at_0_is_left_alone_and_the_others_pay(finished, context, untimed, tmp_path):
     config = Prune(macs=0.8, branches={"audio": 0.0}, allocation="uniform", train=SHORT, **ANY_LOSS)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
@@ -159,6 +160,7 @@ def test_on_a_miss_no_other_cut_is_tried_or_the_run_ends(finished, context, unti
     assert len(made.meta["pruning"]["attempts"]) == 1 and made.meta["pruning"]["kept"] is None
 
 
+@pytest.mark.long
 def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finished, context, untimed, tmp_path):
     config = Prune(macs=0.02, allocation="uniform", train=SHORT, **ANY_LOSS)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
@@ -168,6 +170,7 @@ def test_a_budget_out_of_reach_keeps_the_smallest_model_with_exit_code_4(finishe
     assert any("no cut by whole blocks of 2 channels is inside the budget" in note for note in made.meta["notes"])
 
 
+@pytest.mark.long
 def test_where_a_budget_out_of_reach_loses_too_much_smaller_cuts_are_tried_and_not_the_same_again(
     finished, context, untimed, tmp_path, monkeypatch
 ):
@@ -193,6 +196,7 @@ def test_what_is_no_faster_is_not_taken_and_not_even_recovered(finished, context
     assert [miss["exit"] for miss in made.meta["misses"]] == [4]
 
 
+@pytest.mark.long
 def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(
     finished, context, untimed, tmp_path, saved
 ):
@@ -220,6 +224,7 @@ def test_steps_go_on_from_each_other_and_an_interrupted_stage_ends_the_same(
         assert resumed.file(name).read_bytes() == whole.file(name).read_bytes()
 
 
+@pytest.mark.long
 def test_steps_stop_at_the_last_that_lost_no_more_than_allowed(finished, context, untimed, tmp_path, monkeypatch):
     losing(monkeypatch, 0.0, 0.5)
     config = Prune(macs=0.4, steps=3, allocation="uniform", train=SHORT, round_to=2, max_drop=0.01, faster=False)
@@ -286,6 +291,7 @@ class Fusion(nn.Module):
 """
 
 
+@pytest.mark.long
 def test_a_users_transformer_loses_heads_and_widths_exports_and_is_rebuilt_bit_for_bit(
     finished, context, untimed, tmp_path, saved
 ):
@@ -354,6 +360,7 @@ processes.finish()
 """
 
 
+@pytest.mark.long
 def test_of_two_processes_the_main_one_measures_remembers_and_writes_for_both(finished, values, tmp_path):
     finished.copied(tmp_path / "out", "teacher", "distill")
     write_recipe(values, tmp_path / "recipe.json")

@@ -171,6 +171,7 @@ def test_a_part_that_drops_or_counts_as_in_training_is_left_alone_and_told(tmp_p
     assert all("keep it in eval()" in note for note in fitted.notes)
 
 
+@pytest.mark.long
 def test_a_part_whose_outputs_hang_on_the_others_of_the_batch_is_run_at_every_step(tmp_path, always):
     class Mixing(Maps):
         def features(self, x):

@@ -45,6 +45,7 @@ def test_fp16_without_a_gpu_is_told_with_what_to_use_instead():
     assert raised.value.exit_code == 6
 
 
+@pytest.mark.long
 def test_without_a_compiler_compile_is_an_error_and_not_another_way_of_running(monkeypatch):
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     torch._dynamo.reset()

@@ -7,6 +7,7 @@ import pytest
 from tests.benchmarks import training_speed
 
 
+@pytest.mark.long
 def test_the_bare_loop_computes_what_distill_computes_and_both_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
