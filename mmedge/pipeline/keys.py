@@ -81,7 +81,7 @@ def _user_code(section: Any, context: Context) -> list[str]:
 
 
 def _weights(section: Any) -> list[str]:
-    """Hashes of the model files and the folders of noises that a section names, those of pretrained encoders too."""
+    """Hashes of the model files and the folders of sounds that a section names, those of pretrained encoders too."""
     named: list[Path] = []
     for given in _givens(section):
         named += getattr(given, "files", [getattr(getattr(given, "model", None), "weights", None)])
@@ -89,6 +89,6 @@ def _weights(section: Any) -> list[str]:
     encoders = [encoder for model in models if model for encoder in model.pretrained.values()]
     folders = [hub.folder_of(encoder.hf) for encoder in encoders if encoder.hf is not None]
     named += [encoder.weights for encoder in encoders if encoder.weights]
-    noises = [augment.noise_folder for augment in getattr(getattr(section, "train", None), "augment", {}).values()]
-    folders += [path for path in noises if path and path.is_dir()]
+    augments = getattr(getattr(section, "train", None), "augment", {}).values()
+    folders += [path for augment in augments for path in augment.folders.values() if path.is_dir()]
     return [*(file_state(path) for path in named if path and path.is_file()), *map(path_state, folders)]

@@ -97,6 +97,14 @@ def _filters(slaney: bool, sample_rate: int, fft: int, mels: int, low: float, hi
     return triangles * (2 / (edges[2:] - edges[:-2]))[:, None] if slaney else triangles
 
 
+def band_centres(spec: AudioSpec) -> np.ndarray:
+    """float64 [mels]: the frequencies that bands are about, in Hz; of Kaldi's too, which has HTK's scale."""
+    slaney = spec.preset in _PRESETS and _PRESETS[spec.preset].slaney
+    to_mel, to_hz = (_slaney_mel, _slaney_hz) if slaney else (_htk_mel, _htk_hz)
+    low, high = (to_mel(np.array(edge)) for edge in spec.band_hz)
+    return to_hz(np.linspace(low, high, spec.mels + 2)[1:-1])
+
+
 def _htk_mel(hz: np.ndarray) -> np.ndarray:
     """O'Shaughnessy 1987, as in HTK."""
     return 2595 * np.log10(1 + hz / 700)

@@ -59,6 +59,19 @@ class Augment(Frozen):
         0.0,
         description="Of an image: share of views of which a box of 2 to 33 % of the area is blanked (random erasing).",
     )
+    trivial: Share = Field(
+        0.0,
+        description="Of an image: share of views that get one of TrivialAugment's fourteen changes (turned by up to 135"
+        " degrees, sheared, moved, solarized, posterized, sharpened, lighter, equalized ...) at any strength.",
+    )
+    pitch: float = Field(0.0, ge=0, le=12, description="Of a sound: largest change of its pitch, in semitones.")
+    speed: float = Field(
+        0.0, ge=0, le=0.5, description="Of a sound: largest part by which it is faster and higher, or slower and lower."
+    )
+    room: Share = Field(0.0, description="Of a sound: share of views that are heard in a room.")
+    room_folder: Path | None = Field(
+        None, description="For room: a folder of sounds that are impulse responses; simulated rooms where null."
+    )
     gain: float = Field(0.0, ge=0, le=60, description="Of a sound: largest change of its level, in decibels.")
     snr: tuple[float, float] | None = Field(
         None, description="Of a sound: noise is added, at a ratio of signal to noise between these two, in decibels."
@@ -93,12 +106,20 @@ class Augment(Frozen):
             raise ValueError(f"'snr' goes from the loudest noise to the faintest: [{self.snr[1]:g}, {self.snr[0]:g}]")
         if self.noise_folder and not self.snr:
             raise ValueError("'noise_folder' needs 'snr': how loud the noise is, [5, 20] decibels say")
+        if self.room_folder and not self.room:
+            raise ValueError("'room_folder' needs 'room': the share of views that are heard in one, 0.3 say")
         return self
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         drawn = handler(schema)
         return {"anyOf": [drawn, {"enum": ["light", "standard", "strong"], "type": "string"}]}
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """{key: the folder of sounds that it names}."""
+        named = {"noise_folder": self.noise_folder, "room_folder": self.room_folder}
+        return {key: folder for key, folder in named.items() if folder}
 
     @property
     def asked(self) -> set[str]:
@@ -132,8 +153,9 @@ class Mix(Frozen):
 
 _PLANE = ("shift", "shift_rows", "mask", "mask_rows", "masks", "noise")
 _COLOURS = ("saturation", "hue", "grayscale")
-_IMAGE = ("crop", "flip", "rotate", "shear", "zoom", "brightness", "contrast", *_COLOURS, "blur", "erase")
-_SOUND = ("gain", "snr", "noise_folder")
+_IMAGE = ("crop", "flip", "rotate", "shear", "zoom", "brightness", "contrast", *_COLOURS, "blur", "erase", "trivial")
+_LEVEL = ("gain", "snr", "noise_folder")
+_SOUND = ("pitch", "speed", "room", "room_folder")
 _SERIES = ("scaling", "rotate_axes", "time_warp", "channel_drop")
 
 
@@ -144,7 +166,7 @@ def changes_of(spec: ModalitySpec) -> tuple[str, ...]:
             return (*_PLANE, *(key for key in _IMAGE if spec.channels == 3 or key not in _COLOURS))
         case AudioSpec():
             leveled = spec.features != "mfcc" and not spec.standardize
-            return (*_PLANE, *(_SOUND if leveled else ()))
+            return (*_PLANE, *(_LEVEL if leveled else ()), *(_SOUND if spec.features != "mfcc" else ()))
         case SensorSpec():
             return (*_PLANE, *(key for key in _SERIES if key != "rotate_axes" or spec.channels % 3 == 0))
         case TabularSpec():
@@ -192,6 +214,7 @@ def _preset(name: Preset, spec: ModalitySpec) -> dict[str, Any]:
         case AudioSpec():
             part = (40, 16, 8)[strength]
             found = {"gain": (3.0, 6.0, 10.0)[strength], "snr": ((20, 40), (10, 30), (3, 25))[strength]}
+            found |= {"speed": (0.0, 0.0, 0.1)[strength], "room": (0.0, 0.0, 0.2)[strength]}
             found |= {"shift": spec.shape[-1] // part, "mask": spec.shape[-1] // part, "masks": 1 + strength // 2}
             found |= {"mask_rows": spec.shape[-2] // part} if len(spec.shape) > 1 else {}
         case SensorSpec():

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmedge import artifact as artifacts
 from mmedge.contract import Contract
-from mmedge.data.augment.snr import noise_files
+from mmedge.data.augment.sounds import sound_files
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.outputs import no_common_sample
 from mmedge.data.store.samples import check_read
@@ -66,12 +66,12 @@ def teaching_faults(
 
 
 def noise_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Folders of noises that hold none."""
+    """Folders of noises and impulse responses that hold none."""
     for stage, section in recipe.sections.items():
         for name, augment in getattr(getattr(section, "train", None), "augment", {}).items():
-            if augment.noise_folder:
+            for key, folder in augment.folders.items():
                 try:
-                    noise_files(augment.noise_folder)
+                    sound_files(folder, key)
                 except MmedgeError as error:
                     yield Fault.of(error, "noise", module=f"{stage}.train.augment.{name}")
 

@@ -165,7 +165,16 @@ def image_changes(folder: Path) -> Figures:
     """Images a second of each change by itself, in one process, reading and normalising along."""
     asked: dict[str, Augment] = {"none": Augment(), "shift": Augment(shift=8, shift_rows=8)}
     asked |= {"noise": Augment(noise=0.1), "shift and noise": Augment(shift=8, shift_rows=8, noise=0.1)}
-    values = {"crop": 0.08, "flip": 0.5, "rotate": 15, "hue": 0.1, "grayscale": 0.2, "blur": 2, "erase": 0.25}
+    values = {
+        "crop": 0.08,
+        "flip": 0.5,
+        "rotate": 15,
+        "hue": 0.1,
+        "grayscale": 0.2,
+        "blur": 2,
+        "erase": 0.25,
+        "trivial": 1,
+    }
     asked |= {key: Augment(**{key: value}) for key, value in {**values, "mask": 20}.items()}
     asked["brightness, contrast, saturation"] = Augment(brightness=0.4, contrast=0.4, saturation=0.4)
     asked["crop, flip and colours"] = _CHANGES
@@ -205,7 +214,17 @@ def kind_changes(name: str, folder: Path) -> Figures:
 
 
 # Changes of sounds, texts, series and tables.
-_OWN: dict[str, Any] = {"gain": 6, "snr": (5, 20), "token_dropout": 0.1, "swap": 0.1, "scaling": 0.1, "rotate_axes": 20}
+_OWN: dict[str, Any] = {
+    "gain": 6,
+    "snr": (5, 20),
+    "pitch": 2,
+    "speed": 0.1,
+    "room": 1,
+    "token_dropout": 0.1,
+    "swap": 0.1,
+    "scaling": 0.1,
+    "rotate_axes": 20,
+}
 _OWN |= {"time_warp": 0.1, "channel_drop": 0.1, "column_drop": 0.1}
 
 

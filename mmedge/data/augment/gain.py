@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmedge.data.augment.chance import Chance
-from mmedge.data.augment.snr import LOG_UNIT
+from mmedge.data.augment.sounds import LOG_UNIT
 from mmedge.data.store.forms import restored
 from mmedge.recipe import Augment
 from mmedge.spec import AudioSpec, ModalitySpec

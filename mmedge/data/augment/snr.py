@@ -13,16 +13,10 @@ import numpy as np
 
 from mmedge import preprocess
 from mmedge.data.augment.chance import Chance
+from mmedge.data.augment.sounds import log_unit, some_sounds
 from mmedge.data.store.forms import restored
-from mmedge.data.store.rows import evenly
-from mmedge.errors import MmedgeError
 from mmedge.recipe import Augment
 from mmedge.spec import AudioSpec, ModalitySpec
-
-# What ten decibels are in log-mel features.
-LOG_UNIT = {"kaldi": float(np.log(10)), "torchaudio": 10.0, "librosa": 10.0, "whisper": 0.25}
-# Sounds of a folder that are taken at most, evenly over their names.
-_MOST = 256
 
 
 def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) -> np.ndarray:
@@ -39,26 +33,12 @@ def change(x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) 
             power = np.mean(out[row] ** 2, dtype=np.float64) / ratios[row]
             out[row] += noise * np.float32(np.sqrt(power / max(1e-12, np.mean(noise**2, dtype=np.float64))))
         else:
-            unit = np.float32(LOG_UNIT[spec.preset] / np.log(10))
+            unit = log_unit(spec)
             signal, other = (np.mean(np.exp(one.astype(np.float64) / unit)) for one in (out[row], noise))
             out[row] = unit * np.logaddexp(
                 out[row] / unit, noise / unit + np.float32(np.log(signal / ratios[row] / other))
             )
     return out
-
-
-def noise_files(folder: Path) -> list[Path]:
-    """The sounds of a folder, by name. Raises MmedgeError where there are none."""
-    endings = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings) if folder.is_dir() else []
-    if not found:
-        what = "holds no sounds" if folder.is_dir() else "does not exist"
-        raise MmedgeError(
-            f"the folder of noises {what}",
-            where=str(folder),
-            todo="put WAV, FLAC, OGG, MP3 or AIFF files there, or leave 'noise_folder' out for white noise",
-        )
-    return found
 
 
 @lru_cache(maxsize=8)
@@ -67,6 +47,4 @@ def _noises(spec: AudioSpec, folder: Path | None) -> list[np.ndarray]:
     if folder is None:
         white = np.random.default_rng(0).normal(0, 0.1, spec.samples).astype(np.float32)
         return [preprocess.raw_features(spec, white, "noise")]
-    files = noise_files(folder)
-    chosen = [files[k] for k in evenly(len(files), _MOST)]
-    return [preprocess.raw_features(spec, path, "noise") for path in chosen]
+    return [preprocess.raw_features(spec, path, "noise") for path in some_sounds(folder, "noise_folder")]

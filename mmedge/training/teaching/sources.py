@@ -77,7 +77,7 @@ class TrainingViews:
     def key(self) -> str:
         """Names the augmented views; which samples they are of is the teacher's to know."""
         augment = {
-            name: [a.model_dump(mode="json"), path_state(a.noise_folder) if a.noise_folder else ""]
+            name: [a.model_dump(mode="json"), "".join(path_state(folder) for folder in a.folders.values())]
             for name, a in self.augment.items()
             if name in self.samples.inputs
         }

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import soundfile
 from pydantic import ValidationError
+from sklearn.datasets import load_sample_image
 
-from mmedge.data.augment import CHANGES, augmented, resolved, snr
+from mmedge import preprocess
+from mmedge.data.augment import CHANGES, augmented, resolved
 from mmedge.data.augment.chance import Chance
+from mmedge.data.augment.sounds import sound_files
 from mmedge.data.store.rows import Rows, Shards
 from mmedge.errors import MmedgeError
+from mmedge.preprocess.centred import band_centres
 from mmedge.recipe import Augment
 from mmedge.recipe.augment import changes_of, faults_of
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, SensorSpec, TabularSpec, TextSpec
@@ -42,15 +46,15 @@ KEPT = {
 # What is asked of each change, and of which kinds of samples.
 ASKED = {
     "image": ["crop", "flip", "rotate", "shear", "zoom", "brightness", "contrast", "saturation", "hue", "grayscale"],
-    "picture": ["blur", "erase", "shift", "mask", "noise"],
-    "sound": ["gain", "snr", "mask_rows", "shift"],
-    "wave": ["gain", "snr"],
+    "picture": ["trivial", "blur", "erase", "shift", "mask", "noise"],
+    "sound": ["pitch", "speed", "room", "gain", "snr", "mask_rows", "shift"],
+    "wave": ["pitch", "speed", "room", "gain", "snr"],
     "text": ["token_dropout", "swap", "mask"],
     "motion": ["scaling", "rotate_axes", "time_warp", "channel_drop", "noise"],
     "table": ["column_drop", "noise"],
 }
 VALUES = {"rotate": 20, "shear": 10, "rotate_axes": 90, "blur": 2, "gain": 6, "snr": (0, 10), "grayscale": 0.9}
-VALUES |= {"shift": 3, "mask": 3, "mask_rows": 3, "saturation": 0.9, "crop": 0.3}
+VALUES |= {"shift": 3, "mask": 3, "mask_rows": 3, "saturation": 0.9, "crop": 0.3, "pitch": 4, "trivial": 0.9}
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_a_view_is_a_function_of_seed_view_and_row(kept, name, key):
 
 def test_every_change_of_the_table_is_a_key_and_every_key_has_a_change():
     keys = {key for change in CHANGES for key in change.keys}
-    assert keys == set(Augment.model_fields) - {"preset", "masks", "noise_folder"}
+    assert keys == set(Augment.model_fields) - {"preset", "masks", "noise_folder", "room_folder"}
 
 
 def test_a_crop_of_the_whole_and_no_turn_leave_the_pixels(kept):
@@ -144,7 +148,7 @@ def test_noise_from_a_folder_is_of_its_sounds_and_an_empty_folder_is_a_fault(kep
     (tmp_path / "noises").mkdir()
     for folder, what in ((tmp_path / "noises", "holds no sounds"), (tmp_path / "no", "does not exist")):
         with pytest.raises(MmedgeError, match=what):
-            snr.noise_files(folder)
+            sound_files(folder, "noise_folder")
     tone = np.sin(np.arange(8000) * 0.3).astype(np.float32) * 0.5
     soundfile.write(tmp_path / "noises" / "tone.wav", tone, 16000)
     wave = kept["wave"]
@@ -217,3 +221,76 @@ def test_a_change_that_a_kind_does_not_have_is_told_with_what_it_has():
 def test_values_that_mean_nothing_are_refused(given):
     with pytest.raises(ValidationError):
         Augment.model_validate(given)
+
+
+def tone_of(tmp_path, spec, hertz=500.0):
+    """Samples of a tone of 0.4 s, as the spec has them."""
+    seconds = np.arange(spec.samples) / spec.sample_rate
+    sound = np.where(seconds < 0.4, 0.3 * np.sin(2 * np.pi * hertz * seconds), 0).astype(np.float32)
+    kept = np.tile(preprocess.raw_features(spec, sound), (6, *(1,) * len(spec.shape)))
+    shards = Shards(tmp_path / f"tone-{spec.features}", "float32", 6, spec.shape)
+    np.save(shards.files[0][0], kept)
+    return Rows(spec, shards, np.ones(6, bool))
+
+
+def highest(found, spec):
+    """The frequency that each row is loudest at."""
+    if spec.features == "waveform":
+        return np.abs(np.fft.rfft(found[:, :4096])).argmax(axis=1) * spec.sample_rate / 4096
+    return band_centres(spec)[found[:, 0, :, 5:25].mean(axis=2).argmax(axis=1)]
+
+
+@pytest.mark.parametrize(
+    "spec", [WAVE.model_copy(update={"length": 12000}), AudioSpec(kind="audio", mels=80, frames=75)]
+)
+def test_pitch_keeps_time_and_speed_does_not(tmp_path, spec, monkeypatch):
+    rows, draws = tone_of(tmp_path, spec), np.array([0.0, 0.25, 0.5, 0.75, 1.0, 0.5])
+    monkeypatch.setattr(Chance, "drawn", lambda self, name, columns: np.tile(draws[self.index, None], columns))
+    waveform = spec.features == "waveform"
+    for augment, factors in ((Augment(pitch=6), 2 ** ((2 * draws - 1) / 2)), (Augment(speed=0.3), 1 + 0.3 * (2 * draws - 1))):  # fmt: skip
+        found = view(rows, augment, np.arange(6))
+        np.testing.assert_allclose(highest(found, spec), 500 * factors, rtol=0.06)
+        loud = np.abs(found) > 0.05 if waveform else found[:, 0].max(axis=1) > found.max() - 4
+        ends = np.array([np.flatnonzero(row)[-1] for row in loud]) * (1 if waveform else spec.hop) / spec.sample_rate
+        np.testing.assert_allclose(ends, 0.4 / (factors if augment.speed else 1), atol=0.04)
+        same = found[2] - rows[2]
+        assert np.abs(same[..., 600:5000] if waveform else same).max() < 0.03
+
+
+def test_a_room_is_heard_behind_a_sound_and_as_loud_from_a_folder_too(tmp_path):
+    folder = tmp_path / "rooms"
+    folder.mkdir()
+    echo = np.zeros(4000, np.float32)
+    echo[[7, 1607]] = 0.8, 0.4  # what comes before the sound itself is cut off
+    soundfile.write(folder / "echo.wav", echo, 16000, subtype="FLOAT")
+    click = np.zeros((2, 4000), np.float32)
+    click[:, 100] = 0.5
+    shards = Shards(tmp_path / "click", "float32", 2, (4000,))
+    np.save(shards.files[0][0], click)
+    rows = Rows(WAVE, shards, np.ones(2, bool))
+    heard = view(rows, Augment(room=1.0, room_folder=folder), np.arange(2))
+    np.testing.assert_allclose(np.flatnonzero(np.abs(heard[0]) > 1e-3), [100, 1700])
+    assert heard[0, 100] == pytest.approx(2 * heard[0, 1700], rel=1e-3)
+    simulated = view(rows, Augment(room=1.0), np.arange(2))
+    for found in (heard, simulated):
+        np.testing.assert_allclose((found**2).sum(axis=1), 0.25, rtol=1e-3)
+    assert np.abs(simulated[:, :100]).max() < 1e-4 and simulated[0].argmax() == 100
+    late = (simulated[:, 2500:] ** 2).sum() / (simulated**2).sum()
+    assert 1e-5 < late < 0.2 and not np.array_equal(*simulated)
+    with pytest.raises(
+        MmedgeError, match=r"impulse responses does not exist\n.*\n.*'room_folder' out for simulated rooms"
+    ):
+        sound_files(tmp_path / "no", "room_folder")
+
+
+def test_each_of_trivial_augments_changes_is_made_and_none_leaves_a_byte(tmp_path, monkeypatch):
+    pixels = np.tile(load_sample_image("china.jpg")[:48, :64].transpose(2, 0, 1), (28, 1, 1, 1))
+    for channels in (1, 3):
+        spec = ImageSpec(kind="image", height=48, width=64, channels=channels)
+        shards = Shards(tmp_path / str(channels), "uint8", 28, spec.shape)
+        np.save(shards.files[0][0], pixels[:, :channels])
+        draws = np.stack([np.zeros(28), np.arange(28) // 2 / 14 + 1e-9, np.full(28, 0.5), np.arange(28) % 2], axis=1)
+        monkeypatch.setattr(Chance, "drawn", lambda self, name, columns, draws=draws: draws[self.index])
+        found = view(Rows(spec, shards, np.ones(28, bool)), Augment(trivial=1.0), np.arange(28))
+        assert found.min() >= 0 and found.max() <= 1
+        assert len({row.tobytes() for row in found}) >= 19  # two signs each of eight or nine, and one of the others
