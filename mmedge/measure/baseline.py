@@ -102,6 +102,7 @@ def majority_outputs(contract: Contract, telling: Samples, rows: int) -> Outputs
 def in_words(contract: Contract) -> dict[str, str]:
     """{modality: what the linear model is given of it}."""
     words = {"text": "bag of words", "image": "pooled pixels", "tabular": "its columns", "array": "its values"}
+    words |= {"points": "mean and deviation over its points", "video": "pooled pixels of its mean frame"}
     return {name: words.get(spec.kind, "mean and deviation over time") for name, spec in contract.modalities.items()}
 
 
@@ -118,6 +119,8 @@ def _of_kind(spec: ModalitySpec, x: Column) -> Features:
         return partial(_bag, highest + 1)  # a tokenizer of one's own has as many words as it has
     if spec.kind == "image":
         return _pooled
+    if spec.kind == "video":
+        return lambda x: _pooled(x.mean(axis=1))
     if spec.kind in ("tabular", "array") or len(spec.shape) < 2:
         return _values
     return _over_time

@@ -177,6 +177,7 @@ def _in_words(name: str, value: float, low: float, high: float) -> str:
             "the teacher's other modalities help",
             "a teacher of the student's own modalities is better",
         ),
+        "no-pretraining": ("pretraining helps", "pretraining hurts"),
     }[name]
     if low > 0:
         return f"{better}: the whole interval of the gain is above zero"

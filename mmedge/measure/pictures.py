@@ -24,7 +24,9 @@ def picture(spec: ModalitySpec, tensor: np.ndarray) -> str | None:
 
 def planes_of(spec: ModalitySpec, tensor: np.ndarray) -> np.ndarray | None:
     """float [H, W, 1 or 3] as it lies on the page; None where a tensor [*spec.shape] is no picture."""
-    if spec.kind in ("text", "tabular") or tensor.ndim not in (2, 3):
+    if tensor.ndim == 4:  # a video's frames, one beside the other
+        tensor = np.concatenate(list(tensor), axis=-1)
+    if spec.kind in ("text", "tabular", "points") or tensor.ndim not in (2, 3):
         return None
     planes = np.moveaxis(tensor, 0, -1) if tensor.ndim == 3 else tensor[:, :, None]
     if planes.shape[-1] not in (1, 3):

@@ -27,7 +27,7 @@ from mmedge.spec import ModalitySpec
 
 # Kinds of encoders of maps; other modalities have their first.
 _KINDS = ("conv", "resnet", "mobilenet")
-_MAPS = ("image", "audio")
+_MAPS = ("image", "audio", "video")
 _SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 _STAGES, _SEQUENCE, _ONE, _JOINT = (16, 32, 48, 64, 96), (24, 48), (32,), 32
 # What is left of a map before the last layer, about, a side.
@@ -148,7 +148,7 @@ def _timed(graphs: dict[str, Path], call: dict[str, np.ndarray], setting: Settin
 def _models(model: Model, contract: Contract) -> Iterator[tuple[str, Model]]:
     """(name, section) of every kind and size, each kind from the smallest on; one kind where no modality has maps."""
     specs = contract.modalities
-    maps = any(spec.kind in _MAPS and len(spec.shape) == 3 for spec in specs.values())
+    maps = any(_has_maps(spec) for spec in specs.values())
     for kind in _KINDS if maps else _KINDS[:1]:
         for scale in _SCALES:
             encoders = {name: _encoder(spec, kind, scale) for name, spec in specs.items()}
@@ -158,11 +158,15 @@ def _models(model: Model, contract: Contract) -> Iterator[tuple[str, Model]]:
 
 
 def _encoder(spec: ModalitySpec, kind: str, scale: float) -> Encoder:
-    if spec.kind in _MAPS and len(spec.shape) == 3:
-        stages = min(len(_STAGES), max(2, round(math.log2(min(spec.shape[1:]) / _LEFT))))
+    if _has_maps(spec):
+        stages = min(len(_STAGES), max(2, round(math.log2(min(spec.shape[-2:]) / _LEFT))))
         return Encoder(kind=kind, widths=tuple(_wide(width, scale) for width in _STAGES[:stages]))
     base = _SEQUENCE if spec.kind == "text" else _ONE if spec.kind == "tabular" else _STAGES[:3]
     return Encoder(widths=tuple(_wide(width, scale) for width in base))
+
+
+def _has_maps(spec: ModalitySpec) -> bool:
+    return spec.kind in _MAPS and len(spec.shape) >= 3
 
 
 def _wide(width: int, scale: float) -> int:

@@ -6,16 +6,39 @@ What is fitted, on the training split only, is written into the spec: tokenizer 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from mmedge.errors import MmedgeError
-from mmedge.preprocess import audio, image, sensor, tabular, text
+from mmedge.preprocess import audio, image, points, sensor, tabular, text, video
 from mmedge.preprocess.values import divisors, where
-from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
+from mmedge.spec import ModalitySpec, TextSpec
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is done to the raw values of a kind; ``vocabulary``, ``statistics`` and ``normalise`` where they are its own."""
+
+    features: Callable[[Any, Any, str], np.ndarray]
+    vocabulary: Callable[[Any, Iterable[Any]], Any] | None = None
+    statistics: Callable[[Any, Iterable[np.ndarray]], Any] | None = None
+    normalise: Callable[[Any, np.ndarray], np.ndarray] | None = None
+
+
+KINDS: dict[str, _Kind] = {
+    "image": _Kind(image.features),
+    "audio": _Kind(audio.features),
+    "text": _Kind(text.features, vocabulary=text.fit),
+    "tabular": _Kind(tabular.features, tabular.fit_categories, tabular.fit_statistics, tabular.normalise),
+    "sensor": _Kind(sensor.features),
+    "array": _Kind(sensor.array),
+    "points": _Kind(points.features, statistics=points.fit_statistics, normalise=points.normalise),
+    "video": _Kind(video.features),
+}
 
 
 def tensor(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
@@ -23,7 +46,8 @@ def tensor(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
 
     ``value``: a path, bytes of a file, or an array: image [h, w] or [h, w, c] uint8, with a box in a pair; audio float
     [samples] at ``spec.sample_rate`` or a pair (samples, rate); text a str; tabular a sequence, or a dict by column
-    name; sensor [channels, time] or a pair with its rate; array [*shape]. Raises MmedgeError where it cannot be read,
+    name; sensor [channels, time] or a pair with its rate; array [*shape]; points [n, 3 or more]; video [time, h, w(, c)]
+    uint8. Raises MmedgeError where it cannot be read,
     has another shape, or holds NaN or infinity.
     """
     features = normalise(spec, raw_features(spec, value, name))
@@ -34,19 +58,7 @@ def tensor(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
 
 def raw_features(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
     """``tensor`` before normalisation: what the statistics of the training split are fitted on."""
-    match spec:
-        case ImageSpec():
-            return image.features(spec, value, name)
-        case AudioSpec():
-            return audio.features(spec, value, name)
-        case TextSpec():
-            return text.features(spec, value, name)
-        case TabularSpec():
-            return tabular.features(spec, value, name)
-        case SensorSpec():
-            return sensor.features(spec, value, name)
-        case ArraySpec():
-            return sensor.array(spec, value, name)
+    return KINDS[spec.kind].features(spec, value, name)
 
 
 def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
@@ -54,8 +66,8 @@ def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:
 
     ``features``: those of a sample, or of a batch.
     """
-    if isinstance(spec, TabularSpec):
-        return tabular.normalise(spec, features)
+    if own := KINDS[spec.kind].normalise:
+        return own(spec, features)
     if spec.mean is None or spec.std is None:
         return np.asarray(features, spec.dtype, order="C")  # of no axis too
     mean, std = _statistics(spec.mean, spec.std, _statistics_shape(spec))
@@ -82,24 +94,20 @@ def stand_in(spec: ModalitySpec, mean: np.ndarray | None) -> np.ndarray:
 
 def fit_vocabulary(spec: ModalitySpec, values: Iterable[Any]) -> ModalitySpec:
     """The spec with what its shape depends on, from the training split's raw values: a text's tokenizer, a table's categories."""
-    match spec:
-        case TextSpec():
-            return text.fit(spec, values)
-        case TabularSpec():
-            return tabular.fit_categories(spec, values)
-    return spec
+    own = KINDS[spec.kind].vocabulary
+    return own(spec, values) if own else spec
 
 
 def fit_statistics(spec: ModalitySpec, features: Iterable[np.ndarray]) -> ModalitySpec:
     """The spec with mean and std fitted on the training split's ``raw_features``, unless the recipe gives them.
 
-    Image: per channel. Audio: per band. Tabular: per number column. Sensor: per channel. Array: one pair for all its
-    elements. Text has none; waveforms and Whisper's log-mel stay as they are.
+    Image and video: per channel. Audio: per band. Tabular: per number column. Sensor: per channel. Points: per value of a
+    point. Array: one pair for all its elements. Text has none; waveforms and Whisper's log-mel stay as they are.
     """
     if spec.mean is not None or not spec.fitted_statistics:
         return spec
-    if isinstance(spec, TabularSpec):
-        return tabular.fit_statistics(spec, features)
+    if own := KINDS[spec.kind].statistics:
+        return own(spec, features)
     axes = tuple(
         axis for axis, size in enumerate((1, *_statistics_shape(spec))) if size == 1 and axis <= len(spec.shape)
     )
@@ -125,12 +133,4 @@ def _statistics(
 def _statistics_shape(spec: ModalitySpec) -> tuple[int, ...]:
     if len(spec.mean or ()) == 1:  # one for all
         return (1,) * len(spec.shape)
-    match spec:
-        case ImageSpec():
-            return (spec.channels, 1, 1)
-        case AudioSpec():
-            return (1, spec.bands, 1)
-        case SensorSpec():
-            return (spec.channels, 1)
-        case _:
-            return (1,) * len(spec.shape)
+    return spec.statistics_shape

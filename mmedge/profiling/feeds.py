@@ -12,7 +12,7 @@ import numpy as np
 from mmedge.backends.session import TensorInfo
 from mmedge.contract import Contract
 from mmedge.errors import UsageError, did_you_mean
-from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TabularSpec
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, PointsSpec, TabularSpec, VideoSpec
 
 # An input of more bytes than this is a slip of the pen.
 _MOST_BYTES = 4 << 30
@@ -120,4 +120,8 @@ def _raw(spec: ModalitySpec, random: np.random.Generator) -> Any:
         return " ".join(["word"] * spec.shape[0])
     if isinstance(spec, ArraySpec) and spec.ids is not None:
         return random.integers(0, spec.ids, spec.shape)
+    if isinstance(spec, PointsSpec):
+        return random.standard_normal((spec.points, spec.channels)).astype(np.float32)
+    if isinstance(spec, VideoSpec):
+        return random.integers(0, 256, (spec.frames, spec.height, spec.width, spec.channels), np.uint8)
     return random.standard_normal(spec.shape).astype(np.float32)

@@ -8,6 +8,7 @@ from mmedge.recipe.export import Export, Measure
 from mmedge.recipe.model import Model, TextDecoder
 from mmedge.recipe.origin import portable, recall, remember
 from mmedge.recipe.pretrained import AnyEncoder, Encoder, Pretrained
+from mmedge.recipe.pretraining import Pretrain
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
 from mmedge.recipe.training import (
@@ -44,6 +45,7 @@ __all__ = [
     "Model",
     "Precision",
     "Prefer",
+    "Pretrain",
     "Pretrained",
     "Privacy",
     "Prune",

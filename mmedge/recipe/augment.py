@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic_core import CoreSchema
 
 from mmedge.errors import did_you_mean
 from mmedge.frozen import Frozen
-from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, SensorSpec, TabularSpec, TextSpec
+from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, PointsSpec, SensorSpec, VideoSpec
 
 Preset = Literal["light", "standard", "strong"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -94,6 +95,18 @@ class Augment(Frozen):
     )
     channel_drop: float = Field(0.0, ge=0, lt=1, description="Of a series: share of its channels that are blanked.")
     column_drop: float = Field(0.0, ge=0, lt=1, description="Of a table: share of its columns that are blanked.")
+    turn: float = Field(
+        0.0, ge=0, le=180, description="Of a cloud: largest turn about its vertical axis ('up'), in degrees."
+    )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        description="Of a cloud: deviation of noise of each point's place, in radii or, unscaled, in its own unit.",
+    )
+    stretch: float = Field(0.0, ge=0, lt=1, description="Of a cloud: largest part by which it is larger or smaller.")
+    point_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Of a cloud: largest share of its points that are left out, as padding is."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -157,24 +170,90 @@ _IMAGE = ("crop", "flip", "rotate", "shear", "zoom", "brightness", "contrast", *
 _LEVEL = ("gain", "snr", "noise_folder")
 _SOUND = ("pitch", "speed", "room", "room_folder")
 _SERIES = ("scaling", "rotate_axes", "time_warp", "channel_drop")
+_WORDS = ("mask", "masks", "token_dropout", "swap")
+_CLOUD = ("turn", "jitter", "stretch", "point_dropout")
+
+
+def _changes_of_image(spec: ImageSpec | VideoSpec) -> tuple[str, ...]:
+    return (*_PLANE, *(key for key in _IMAGE if spec.channels == 3 or key not in _COLOURS))
+
+
+def _changes_of_sound(spec: AudioSpec) -> tuple[str, ...]:
+    """Coefficients (mfcc) and standardized waveforms hold no level."""
+    leveled = spec.features != "mfcc" and not spec.standardize
+    return (*_PLANE, *(_LEVEL if leveled else ()), *(_SOUND if spec.features != "mfcc" else ()))
+
+
+def _changes_of_series(spec: SensorSpec) -> tuple[str, ...]:
+    return (*_PLANE, *(key for key in _SERIES if key != "rotate_axes" or spec.channels % 3 == 0))
+
+
+def _preset_of_image(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    colour = (0.1, 0.3, 0.4)[strength]
+    found: dict[str, Any] = {"crop": (0.7, 0.35, 0.08)[strength], "brightness": colour, "contrast": colour}
+    found |= {"saturation": colour, "hue": (0.0, 0.02, 0.1)[strength], "grayscale": (0.0, 0.0, 0.1)[strength]}
+    return found | {"rotate": (0.0, 0.0, 10.0)[strength], "erase": (0.0, 0.1, 0.25)[strength]}
+
+
+def _preset_of_sound(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    """Lengths of runs are parts of the modality's own."""
+    part = (40, 16, 8)[strength]
+    found: dict[str, Any] = {"gain": (3.0, 6.0, 10.0)[strength], "snr": ((20, 40), (10, 30), (3, 25))[strength]}
+    found |= {"speed": (0.0, 0.0, 0.1)[strength], "room": (0.0, 0.0, 0.2)[strength]}
+    found |= {"shift": spec.shape[-1] // part, "mask": spec.shape[-1] // part, "masks": 1 + strength // 2}
+    return found | ({"mask_rows": spec.shape[-2] // part} if len(spec.shape) > 1 else {})
+
+
+def _preset_of_series(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    found = {"noise": (0.02, 0.05, 0.1)[strength], "scaling": (0.05, 0.1, 0.2)[strength]}
+    found |= {"time_warp": (0.0, 0.1, 0.2)[strength], "channel_drop": (0.0, 0.0, 0.1)[strength]}
+    return found | {"shift": spec.shape[-1] // (40, 16, 8)[strength]}
+
+
+def _preset_of_words(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    return {"token_dropout": (0.05, 0.1, 0.2)[strength], "swap": (0.0, 0.05, 0.1)[strength]}
+
+
+def _preset_of_table(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    return {"noise": (0.0, 0.02, 0.05)[strength], "column_drop": (0.05, 0.1, 0.2)[strength]}
+
+
+def _preset_of_array(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    return {"noise": (0.02, 0.05, 0.1)[strength]} if spec.dtype == "float32" else _preset_of_words(strength, spec)
+
+
+def _preset_of_cloud(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+    """Of a scaled cloud as in Qi et al. 2017; how far one in metres may be jittered is not known."""
+    found = {"turn": (10.0, 45.0, 180.0)[strength], "stretch": (0.05, 0.1, 0.2)[strength]}
+    scaled = isinstance(spec, PointsSpec) and spec.scale == "sphere"
+    found |= {"jitter": (0.005, 0.01, 0.02)[strength]} if scaled else {}
+    return found | {"point_dropout": (0.1, 0.3, 0.6)[strength]}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """``word``: what a modality of the kind is called; ``changes``: the keys that it has; ``preset``: what strengths 0 to 2 are."""
+
+    word: str
+    changes: Callable[[Any], tuple[str, ...]]
+    preset: Callable[[int, ModalitySpec], dict[str, Any]]
+
+
+_KINDS = {
+    "image": _Kind("an image of so many channels", _changes_of_image, _preset_of_image),
+    "audio": _Kind("a sound of these features", _changes_of_sound, _preset_of_sound),
+    "text": _Kind("a text or ids", lambda spec: _WORDS, _preset_of_words),
+    "tabular": _Kind("a table", lambda spec: (*_PLANE, "column_drop"), _preset_of_table),
+    "sensor": _Kind("a series of so many channels", _changes_of_series, _preset_of_series),
+    "array": _Kind("an array", lambda spec: _PLANE if spec.dtype == "float32" else _WORDS, _preset_of_array),
+    "points": _Kind("a cloud", lambda spec: _CLOUD, _preset_of_cloud),
+    "video": _Kind("a video of so many channels", _changes_of_image, _preset_of_image),
+}
 
 
 def changes_of(spec: ModalitySpec) -> tuple[str, ...]:
-    """The keys of ``Augment`` that a modality has. Coefficients (mfcc) and standardized waveforms hold no level."""
-    match spec:
-        case ImageSpec():
-            return (*_PLANE, *(key for key in _IMAGE if spec.channels == 3 or key not in _COLOURS))
-        case AudioSpec():
-            leveled = spec.features != "mfcc" and not spec.standardize
-            return (*_PLANE, *(_LEVEL if leveled else ()), *(_SOUND if spec.features != "mfcc" else ()))
-        case SensorSpec():
-            return (*_PLANE, *(key for key in _SERIES if key != "rotate_axes" or spec.channels % 3 == 0))
-        case TabularSpec():
-            return (*_PLANE, "column_drop")
-        case TextSpec():
-            return ("mask", "masks", "token_dropout", "swap")
-        case ArraySpec():
-            return _PLANE if spec.dtype == "float32" else ("mask", "masks", "token_dropout", "swap")
+    """The keys of ``Augment`` that a modality has."""
+    return _KINDS[spec.kind].changes(spec)
 
 
 def faults_of(augment: Mapping[str, Augment], modalities: Mapping[str, ModalitySpec]) -> list[str]:
@@ -185,46 +264,15 @@ def faults_of(augment: Mapping[str, Augment], modalities: Mapping[str, ModalityS
             continue
         known = changes_of(modalities[name])
         for key in sorted(given.asked - set(known)):
-            what = "a text or ids" if modalities[name].dtype != "float32" else f"{_WORDS[modalities[name].kind]}"
+            what = "a text or ids" if modalities[name].dtype != "float32" else f"{_KINDS[modalities[name].kind].word}"
             faults.append(
                 f"{name}: of {what} there is no {key!r}{did_you_mean(key, known)}; what can change is {', '.join(known)}"
             )
     return faults
 
 
-_WORDS = {
-    "image": "an image of so many channels",
-    "audio": "a sound of these features",
-    "sensor": "a series of so many channels",
-    "tabular": "a table",
-    "array": "an array",
-}
-
-
 def _preset(name: Preset, spec: ModalitySpec) -> dict[str, Any]:
-    """What a preset stands for; lengths of runs are parts of the modality's own."""
-    strength = ("light", "standard", "strong").index(name)
+    """What a preset stands for."""
     known = changes_of(spec)
-    match spec:
-        case ImageSpec():
-            colour = (0.1, 0.3, 0.4)[strength]
-            found: dict[str, Any] = {"crop": (0.7, 0.35, 0.08)[strength], "brightness": colour, "contrast": colour}
-            found |= {"saturation": colour, "hue": (0.0, 0.02, 0.1)[strength], "grayscale": (0.0, 0.0, 0.1)[strength]}
-            found |= {"rotate": (0.0, 0.0, 10.0)[strength], "erase": (0.0, 0.1, 0.25)[strength]}
-        case AudioSpec():
-            part = (40, 16, 8)[strength]
-            found = {"gain": (3.0, 6.0, 10.0)[strength], "snr": ((20, 40), (10, 30), (3, 25))[strength]}
-            found |= {"speed": (0.0, 0.0, 0.1)[strength], "room": (0.0, 0.0, 0.2)[strength]}
-            found |= {"shift": spec.shape[-1] // part, "mask": spec.shape[-1] // part, "masks": 1 + strength // 2}
-            found |= {"mask_rows": spec.shape[-2] // part} if len(spec.shape) > 1 else {}
-        case SensorSpec():
-            found = {"noise": (0.02, 0.05, 0.1)[strength], "scaling": (0.05, 0.1, 0.2)[strength]}
-            found |= {"time_warp": (0.0, 0.1, 0.2)[strength], "channel_drop": (0.0, 0.0, 0.1)[strength]}
-            found |= {"shift": spec.length // (40, 16, 8)[strength]}
-        case TabularSpec():
-            found = {"noise": (0.0, 0.02, 0.05)[strength], "column_drop": (0.05, 0.1, 0.2)[strength]}
-        case _ if spec.dtype != "float32":
-            found = {"token_dropout": (0.05, 0.1, 0.2)[strength], "swap": (0.0, 0.05, 0.1)[strength]}
-        case _:
-            found = {"noise": (0.02, 0.05, 0.1)[strength]}
+    found = _KINDS[spec.kind].preset(("light", "standard", "strong").index(name), spec)
     return {key: value for key, value in found.items() if key in known}

@@ -18,8 +18,9 @@ class Encoder(Frozen):
 
     kind: str | None = Field(
         None,
-        description="conv, resnet, mobilenet, convnext or transformer of pictures and sounds; conv, gru or transformer of"
-        " texts and series; gru of spectrograms too; mlp or transformer of tables. Null: the first.",
+        description="conv, resnet, mobilenet, convnext or transformer of pictures, sounds and a video's frames; conv, gru or"
+        " transformer of texts and series; gru of spectrograms too; mlp or transformer of tables; pointnet of clouds."
+        " Null: the first.",
     )
     widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
         (16, 32, 48),
@@ -31,6 +32,11 @@ class Encoder(Frozen):
     )
     heads: int = Field(4, ge=1, le=1024, description="Attention heads of a transformer, which divide its width.")
     patch: int = Field(8, ge=1, le=1024, description="Side of the patches that are a transformer's tokens, in pixels.")
+    frames: Literal["mean", "attention"] = Field(
+        "mean",
+        description="How the frames of a video are joined: their mean, which knows no order; or attention among them, with"
+        " 'heads' that divide model.embedding, which knows it.",
+    )
 
 
 class Pretrained(Frozen):

@@ -11,6 +11,7 @@ from mmedge.frozen import Frozen
 from mmedge.recipe.augment import Augment, Mix
 from mmedge.recipe.budget import Budget
 from mmedge.recipe.model import Model
+from mmedge.recipe.pretraining import Pretrain
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.transfer import Lora
@@ -188,6 +189,9 @@ class MainTeacher(StageSection, TeacherConfig):
         description="Its schedule. Left out, it is the default one where no file is named, else null: taken as it is. With"
         " model.weights too, training goes on from those weights.",
     )
+    pretrain: Pretrain | None = Field(
+        None, description="What the teacher's encoders learn without labels before 'train'; null for nothing."
+    )
     export: bool = Field(
         True,
         description="Whether the teacher is exported to ONNX and measured there. False: it only teaches, and is measured in"
@@ -202,6 +206,12 @@ class MainTeacher(StageSection, TeacherConfig):
         model = given.get("model") or {}
         weights = model.get("weights") if isinstance(model, dict) else getattr(model, "weights", None)
         return given if weights or given.get("onnx") or given.get("outputs") else {**given, "train": {}}
+
+    @model_validator(mode="after")
+    def _pretrained_to_be_trained(self) -> MainTeacher:
+        if self.pretrain and (not self.trained_here or self.model.factory or (self.train and self.train.privacy)):
+            raise ValueError("'pretrain' needs a built-in network that is trained here, and not privately")
+        return self
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> MainTeacher:
@@ -345,6 +355,9 @@ class Distill(StageSection):
     combine: Literal["average", "confidence"] = Field(
         "average", description="Teachers are averaged by their weights, or also by how sure each is of the sample."
     )
+    pretrain: Pretrain | None = Field(
+        None, description="What the student's encoders learn without labels before 'train'; null for nothing."
+    )
     train: Train = Field(Train(), description="The student's schedule.")
     cache: Literal["measured", "always", "never"] = Field(
         "measured",
@@ -358,6 +371,12 @@ class Distill(StageSection):
         named = {"factory", "encoders", "embedding", "hidden", "weights"} & self.model.model_fields_set
         if self.budget and named:
             raise ValueError(f"'budget' proposes the student's network: leave out model.{min(named)}")
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_to_be_trained(self) -> Distill:
+        if self.pretrain and (self.model.factory or self.train.privacy):
+            raise ValueError("'pretrain' needs a built-in network that is trained here, and not privately")
         return self
 
     @model_validator(mode="after")

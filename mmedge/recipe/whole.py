@@ -17,6 +17,7 @@ from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
 from mmedge.recipe.model import Model
+from mmedge.recipe.pretraining import UNLEARNED, learned_of
 from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.training import Distill, MainTeacher, TeacherConfig, Train
@@ -110,16 +111,21 @@ class Recipe(Frozen):
             faults += [f"{stage}.train.augment.{what}" for what in faults_of(train.augment if train else {}, known)]
             if train and train.mix:
                 faults += [f"{stage}.train.mix: {why}" for why in self._not_mixed(stage)]
+        for stage, section in self.sections.items():
+            if pretrain := getattr(section, "pretrain", None):
+                taken = {name: spec for name, spec in known.items() if name in (models[stage].modalities or known)}
+                if not learned_of(pretrain.kind, taken):
+                    faults.append(f"{stage}.pretrain.kind: {UNLEARNED[pretrain.kind]}")
         return faults
 
     def _not_mixed(self, stage: str) -> list[str]:
         """Why samples cannot be mixed with one another here."""
-        ids = [name for name, spec in self.data.modalities.items() if spec.dtype != "float32"]
+        whole = [name for name, spec in self.data.modalities.items() if not spec.blends]
         among = [target.task for target in self.data.heads.values() if tasks.of(target).AMONG]
         codes = [target.task for target in self.data.heads.values() if tasks.of(target).CODES]
         tables = self.teacher.outputs or any(more.outputs for more in (self.distill.teachers if self.distill else ()))
         return [
-            *(f"{name!r} holds ids, of which there is no half" for name in ids),
+            *(f"{name!r} holds ids or points, of which there is no half" for name in whole),
             *(f"a {task} compares samples with one another, which would each be two" for task in among),
             *(f"a {task} learns ids, of which there is no half" for task in codes),
             *(f"of a {t.task} there is no half" for t in self.data.heads.values() if tasks.of(t).CODES),

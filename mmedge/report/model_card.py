@@ -178,6 +178,7 @@ def _use(contract: Contract, repository: str) -> list[str]:
 
 
 _EXAMPLES = {"image": '"photo.jpg"', "audio": '"sound.wav"', "text": '"a text"', "tabular": '{"column": 1.0}'}
+_EXAMPLES |= {"points": '"cloud.ply"', "video": '"clip.mp4"'}
 
 
 def _inputs(contract: Contract) -> Iterator[str]:

@@ -39,6 +39,26 @@ class ModalityBase(Frozen):
         return None
 
     @property
+    def statistics_shape(self) -> tuple[int, ...]:
+        """The shape that they are spread over a sample's with: 1 along the axes that share one; all 1 where there is one."""
+        return (1,) * len(self.shape)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether its raw features are 256 grays of 0 to 1."""
+        return False
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a place of the tensor means the same in each sample."""
+        return True
+
+    @property
+    def blends(self) -> bool:
+        """Whether a weighted sum of two samples is one."""
+        return self.dtype == "float32" and self.ordered
+
+    @property
     def fitted_statistics(self) -> bool:
         """Whether mean and std are fitted where they are not given; the features stay as they are otherwise."""
         return True
@@ -90,3 +110,8 @@ class ModalityBase(Frozen):
     def reads_file(self) -> bool:
         """Whether the first column holds paths of files."""
         return True
+
+    @property
+    def reads_folder(self) -> bool:
+        """Whether a path may be a folder's, too, whose files are one sample."""
+        return False

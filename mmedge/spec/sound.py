@@ -139,6 +139,10 @@ class AudioSpec(ModalityBase):
         return self.bands
 
     @property
+    def statistics_shape(self) -> tuple[int, ...]:
+        return (1, self.bands, 1)
+
+    @property
     def fitted_statistics(self) -> bool:
         return self.features != "waveform" and self.preset != "whisper"
 

@@ -16,6 +16,7 @@ from mmedge.stages.results import ComparedRecord, DistillResult
 from mmedge.stages.trained import Trained, write_trained
 from mmedge.training.context import Context
 from mmedge.training.objectives import Distillation, Supervised
+from mmedge.training.pretexts import from_nothing
 from mmedge.training.privacy import refuse_open_teacher, spent_record, student_noise
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
 from mmedge.training.teaching.students import Student, Variant, train_student
@@ -155,6 +156,7 @@ def _candidate(config: Distill, loss: Loss, context: Context, contract: Contract
         np.arange(len(samples)),
         config.train,
         student_noise(context.recipe, len(samples), int(context.dataset.train.labelled.sum())),
+        pretrain=config.pretrain,
     )
     # Hints that do not fit are told before controls are trained.
     variant.objective(context.build(config.model, contract))
@@ -176,6 +178,12 @@ def _variants(candidate: _Candidate, context: Context, contract: Contract) -> di
                 usable=np.flatnonzero(shown.labelled),
             )
         )
+    if config.pretrain and config.pretrain.control:
+        longer = from_nothing(config.train, config.pretrain)
+        nothing = replace(
+            distilled, name="from-nothing", title="control without pretraining", pretrain=None, train=longer
+        )
+        found.append(nothing)
     assert context.teacher is not None, "teacher_for has refused that"
     if config.controls.same_modality_teacher and takes_others(load.contract_of(context.teacher), contract):
         other, loss = same_modality_teacher(config, contract, context)
@@ -232,7 +240,7 @@ def _untaken(config: Distill, context: Context, contract: Contract) -> tuple[str
 
 def _compared(variants: dict[str, Variant]) -> dict[str, ComparedRecord]:
     """{control: which students are compared, with which, shown what}: what the report's controls are measured from."""
-    names = {"control": "no-distillation", "same-modality": "same-modality-teacher"}
+    names = {"control": "no-distillation", "same-modality": "same-modality-teacher", "from-nothing": "no-pretraining"}
     return {
         names[name]: ComparedRecord(students=name, against="distilled", shown=None)
         for name in variants

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from mmedge import tasks
 from mmedge.artifact import GRAPH, Artifact
@@ -21,8 +22,8 @@ from mmedge.graph.foreign import to_opset
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
 from mmedge.models.load import refuse_probabilities
-from mmedge.recipe import MainTeacher
-from mmedge.stages.results import StageResult
+from mmedge.recipe import MainTeacher, Pretrain, Train
+from mmedge.stages.results import ComparedRecord, StageResult
 from mmedge.stages.trained import Trained, provenance, write_trained
 from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
@@ -30,6 +31,7 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.objectives import Supervised
+from mmedge.training.pretexts import from_nothing, pretrained
 from mmedge.training.privacy import spent_record
 from mmedge.training.teaching.taught import read_teacher_outputs
 
@@ -53,9 +55,9 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
     samples, validation = (
         split.only(tuple(contract.modalities)) for split in (context.dataset.train, context.dataset.validation)
     )
-    seed = context.recipe.seed
-    torch.manual_seed(seed)
+    torch.manual_seed(context.recipe.seed)
     module = context.build(config.model, contract)
+    others: dict[str, nn.Module] = {}
     if config.train is None:
         refuse_probabilities(module, contract, "teacher.model")
         _check_order(config, context, samples, lambda part: predict_module(module.eval(), contract, part, part.present))
@@ -63,29 +65,53 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
     else:
         if not samples.labelled.any():
             raise UsageError(UNTAUGHT, where="teacher", todo=TEACHERS)
-        fitted = fit(
-            module,
-            Supervised(contract, config.train),
-            Training(
-                contract,
-                samples,
-                validation,
-                config.train,
-                np.flatnonzero(samples.labelled),
-                seed,
-                seed,
-                reading=context.dataset.reading,
-            ),
-            state=context.work / "teacher.safetensors",
-            task="training the teacher",
-            progress=context.progress,
-            log=context.log("teacher"),
-        )
-    written = write_trained(Trained(module, contract, fitted, config.model, exported=config.export), context)
+        lesson = _Lesson(contract, samples, validation, config, context)
+        fitted = lesson.taught(module, config.train, "teacher", config.pretrain)
+        if config.pretrain and config.pretrain.control:
+            torch.manual_seed(context.recipe.seed)
+            other = context.build(config.model, contract)
+            lesson.taught(other, from_nothing(config.train, config.pretrain), "from-nothing", None)
+            others = {"pretrained-0": module, "from-nothing-0": other}
+    trained = Trained(module, contract, fitted, config.model, others=others, exported=config.export)
+    written = write_trained(trained, context)
+    if others:
+        over = ComparedRecord(students="from-nothing", against="pretrained", shown=None)
+        written = StageResult.of(written, students=sorted(others), controls={"no-pretraining": over})
     if config.train is None or fitted.private is None:
         return written
     privacy = spent_record(config.train, [fitted.private], context, factory=config.model.factory is not None)
     return StageResult.of(written, privacy=privacy, notes=[*written.notes, str(privacy)])
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a teacher is trained on."""
+
+    contract: Contract
+    samples: Samples
+    validation: Samples
+    config: MainTeacher
+    context: Context
+
+    def taught(self, module: nn.Module, train: Train, name: str, first: Pretrain | None) -> Fitted:
+        """Train ``module`` in place on the labels, after ``first`` where it is given. ``name``: of the state and the log."""
+        context, seed = self.context, self.context.recipe.seed
+        labelled = np.flatnonzero(self.samples.labelled)
+        training = Training(
+            self.contract, self.samples, self.validation, train, labelled, seed, seed, reading=context.dataset.reading
+        )
+        if first:
+            state = context.work / f"{name}-pretrained.safetensors"
+            pretrained(module, first, training, self.config.model, state, context)
+        return fit(
+            module,
+            Supervised(self.contract, train),
+            training,
+            state=context.work / f"{name}.safetensors",
+            task=f"training the teacher{'' if name == 'teacher' else f', {name}'}",
+            progress=context.progress,
+            log=context.log(name),
+        )
 
 
 def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:

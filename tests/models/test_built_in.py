@@ -27,22 +27,24 @@ MODALITIES = {
     "tabular": {"kind": "tabular", "columns": ["a", "b", "c"], "mean": [0, 0, 0], "std": [1, 1, 1]},
     "sensor": {"kind": "sensor", "channels": 3, "length": 24},
     "array": {"kind": "array", "shape": [2, 16, 16]},
+    "points": {"kind": "points", "points": 24, "mean": [0, 0, 0], "std": [1, 1, 1]},
+    "video": {"kind": "video", "frames": 3, "height": 20, "width": 17, "channels": 3},
 }
 
 
-def built(encoders, fusion="concat"):
+def built(encoders, fusion="concat", **more):
     """A fusion network with an encoder of the kind that is asked for of each modality, and its contract."""
     torch.manual_seed(0)
     modalities = {name: MODALITIES[name.partition("_")[0]] for name in encoders}
     contract = Contract.model_validate({"task": "classification", "labels": ["a", "b", "c"], "modalities": modalities})
-    sizes = {name: {"kind": of, "widths": [8, 16], "depth": 2, "patch": 4} for name, of in encoders.items()}
+    sizes = {name: {"kind": of, "widths": [8, 16], "depth": 2, "patch": 4, **more} for name, of in encoders.items()}
     section = Model.model_validate({"encoders": sizes, "embedding": 8, "hidden": 8, "fusion": fusion})
     return load.build(section, contract).eval(), contract
 
 
-def goes_the_road(encoders, fusion, folder):
+def goes_the_road(encoders, fusion, folder, **more):
     """Export and prune; of what is left INT8 and a TensorRT engine. The pruned network, and how many parameters it had."""
-    module, contract = built(encoders, fusion)
+    module, contract = built(encoders, fusion, **more)
     try_export(module, contract, "distill.model")
     before = params(module)
     narrowed(module, contract, Prune(round_to=2), 0.5)
@@ -73,6 +75,12 @@ def test_several_kinds_at_once_lose_channels_and_export():
 @pytest.mark.parametrize(("kind", "of"), [(kind, of) for kind in ENCODERS for of in ENCODERS[kind]])
 def test_an_encoder_goes_the_road(kind, of, tmp_path):
     module, before = goes_the_road({kind: of}, "concat", tmp_path)
+    assert params(module) < before
+
+
+@pytest.mark.slow
+def test_attention_over_frames_goes_the_road(tmp_path):
+    module, before = goes_the_road({"video": "conv"}, "concat", tmp_path, frames="attention")
     assert params(module) < before
 
 

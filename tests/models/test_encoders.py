@@ -18,6 +18,8 @@ KINDS = {
     "tabular": {"columns": ["a", "b"]},
     "sensor": {"channels": 3, "length": 20},
     "array": {"shape": [2, 5]},
+    "points": {"points": 20},
+    "video": {"frames": 3, "height": 9, "width": 6},
 }
 
 
@@ -130,3 +132,25 @@ def test_the_mean_of_convolutions_is_what_an_artifact_of_version_0_1_has():
     encoder = reader(text_pooling="mean").eval()
     assert encoder.project[1].in_features == 8
     assert encoder(torch.zeros(2, 12, dtype=torch.int64)).shape == (2, 5)
+
+
+def test_neither_padding_nor_the_order_of_points_changes_what_is_said_of_a_cloud():
+    spec = TypeAdapter(ModalitySpec).validate_python({"kind": "points", "points": 20})
+    encoder = encoder_of("it", spec, Encoder(widths=(6, 8)), Model(embedding=5)).eval()
+    x = torch.randn(2, 4, 20)
+    x[:, -1] = torch.arange(20) < 12
+    other = x[:, :, torch.randperm(20)]
+    other[:, :3] += 9 * (other[:, 3:] == 0)
+    assert torch.allclose(encoder(x), encoder(other), atol=1e-6) and encoder(x).any()
+
+
+@pytest.mark.parametrize(("joined", "same"), [("mean", True), ("attention", False)])
+def test_attention_over_frames_knows_their_order_and_their_mean_does_not(joined, same):
+    spec = TypeAdapter(ModalitySpec).validate_python({"kind": "video", "frames": 3, "height": 8, "width": 8})
+    torch.manual_seed(0)
+    encoder = encoder_of("it", spec, Encoder(widths=(8,), frames=joined), Model(embedding=8)).eval()
+    with torch.no_grad():
+        if not same:
+            encoder.joined.places.mul_(50)
+    x = torch.randn(2, 3, 3, 8, 8)
+    assert torch.allclose(encoder(x), encoder(x.flip(1)), atol=1e-5) == same

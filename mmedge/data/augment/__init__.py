@@ -15,6 +15,7 @@ from mmedge.data.augment import (
     affine,
     blur,
     channels,
+    cloud,
     colour,
     columns,
     crop,
@@ -38,7 +39,7 @@ from mmedge.data.augment import (
 from mmedge.data.augment.chance import Chance
 from mmedge.data.store.rows import Column, Rows
 from mmedge.recipe import Augment
-from mmedge.spec import ArraySpec, ModalitySpec
+from mmedge.spec import ArraySpec, ModalitySpec, VideoSpec
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ CHANGES: tuple[Change, ...] = (
     Change(("time_warp",), warp.change),
     Change(("scaling",), scaling.change),
     Change(("rotate_axes",), rotation.change),
+    Change(("turn", "jitter", "stretch", "point_dropout"), cloud.change),
     Change(("shift", "shift_rows"), shift.change, raw=False),
     Change(("mask", "mask_rows"), mask.change, raw=False, blanks=True),
     Change(("noise",), noise.change, raw=False),
@@ -125,7 +127,14 @@ def _taken(
     spec = x.spec if isinstance(x, Rows) else ArraySpec(kind="array", array_shape=x.shape[1:])
     for step in steps:
         if step is not None:
-            found = step.apply(found, augment, chance, spec)
+            found = _applied(step, found, augment, chance, spec)
         elif isinstance(x, Rows):
             found = x.normalised(found, index)
     return found
+
+
+def _applied(change: Change, x: np.ndarray, augment: Augment, chance: Chance, spec: ModalitySpec) -> np.ndarray:
+    """A change of samples; of a video each frame is changed as an image, all of a video's alike."""
+    if not isinstance(spec, VideoSpec):
+        return change.apply(x, augment, chance, spec)
+    return np.stack([change.apply(x[:, place], augment, chance, spec.frame) for place in range(x.shape[1])], axis=1)

@@ -10,9 +10,9 @@ from mmedge.data.manifest import shards
 from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, split_name_faults
 from mmedge.data.manifest.source import ROW
 from mmedge.data.manifest.table import read_table
+from mmedge.data.store.content import there
 from mmedge.data.wizard.glimpse import spelled_otherwise
 from mmedge.errors import Fault, MmedgeError
-from mmedge.preprocess.members import exists
 from mmedge.recipe import Data
 from mmedge.spec import ModalitySpec
 
@@ -67,7 +67,7 @@ def missing_files(table: polars.DataFrame, name: str, spec: ModalitySpec, folder
             todo=_about_path(cell, folder),
         )
         for row, cell in table.select(ROW, column).drop_nulls().iter_rows()
-        if not exists(folder / cell)
+        if not there(spec, folder / cell)
     ]
 
 

@@ -13,6 +13,7 @@ from mmedge.data.checks.pictures import picture_faults
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import ROW, SPLIT
 from mmedge.data.manifest.splits import SPLITS
+from mmedge.data.store.content import there
 from mmedge.data.store.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
 from mmedge.preprocess.members import exists, openable
@@ -79,7 +80,7 @@ def _unreadable(
     for split, of_split in one.faults.items():
         for row, what in of_split:
             cell = tables[split][column][row]
-            if spec.reads_file and not exists(folder / cell):
+            if spec.reads_file and not there(spec, folder / cell):
                 continue  # told of as missing
             faults.append(
                 Fault(

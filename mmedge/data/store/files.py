@@ -46,7 +46,7 @@ class Files:
     @property
     def form(self) -> str:
         """The dtype that ``read`` gives: pixels are bytes, and other features as they are."""
-        return forms(self.spec)[0] if self.spec.kind == "image" else self.spec.dtype
+        return forms(self.spec)[0] if self.spec.pixels else self.spec.dtype
 
     def alone(self, rows: np.ndarray) -> Files:
         """Some of the rows (int64), in that order, which have read nothing yet."""

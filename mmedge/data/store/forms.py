@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
+from mmedge.spec import ArraySpec, AudioSpec, ModalitySpec, TextSpec
 
 # What whole numbers are divided by: pixels to 0 to 1, samples of 16 bits to -1 to 1.
 _DIVISORS = {"uint8": np.float32(255), "int16": np.float32(32768)}
@@ -18,7 +18,7 @@ def forms(spec: ModalitySpec) -> tuple[str, ...]:
     Pixels are uint8; samples of a sound int16 where the files are of 16 bits and nothing was resampled; numbers
     float16 where they came as such; ids the smallest whole number that holds them all.
     """
-    if isinstance(spec, ImageSpec):
+    if spec.pixels:
         return ("uint8",)
     if spec.dtype == "int64":
         assert isinstance(spec, (TextSpec, ArraySpec))

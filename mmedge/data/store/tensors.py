@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mmedge import preprocess
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import present
+from mmedge.data.store.content import content_of, there
 from mmedge.data.store.decode import Chunk, Job, Modality, decode, unchanged
 from mmedge.data.store.files import Files
 from mmedge.data.store.forms import bytes_of
@@ -28,7 +28,6 @@ from mmedge.data.store.rows import Rows, Shards, evenly
 from mmedge.errors import MmedgeError
 from mmedge.frozen import Record
 from mmedge.preprocess.cells import value_of
-from mmedge.preprocess.members import content
 from mmedge.progress import Progress
 from mmedge.spec import ModalitySpec, TextSpec
 
@@ -185,16 +184,16 @@ def tensors(found: Decoded) -> tuple[ModalitySpec, dict[str, Rows]]:
     fewer where they come to more than ``_FITTED_BYTES``.
     """
     stored = found.folder / "spec.json"
-    there = {split: np.array([held is not None for held in rows], bool) for split, rows in found.contents.items()}
+    having_it = {split: np.array([held is not None for held in rows], bool) for split, rows in found.contents.items()}
     if not stored.is_file():
-        train = Rows(found.spec, found.shards["train"], there["train"])
-        having = np.setdiff1d(np.flatnonzero(there["train"]), [row for row, _ in found.faults["train"]])
+        train = Rows(found.spec, found.shards["train"], having_it["train"])
+        having = np.setdiff1d(np.flatnonzero(having_it["train"]), [row for row, _ in found.faults["train"]])
         size = math.prod(found.spec.shape) * train.dtype.itemsize
         most = min(_FITTED_ON, max(_FITTED_LEAST, _FITTED_BYTES // size))
         spec = preprocess.fit_statistics(found.spec, train.raw(having[evenly(len(having), most)]))
         write_json(stored, spec.model_dump(mode="json", by_alias=True))
     spec = type(found.spec).model_validate_json(stored.read_text(encoding="utf-8"))
-    return spec, {split: Rows(spec, shards, there[split]) for split, shards in found.shards.items()}
+    return spec, {split: Rows(spec, shards, having_it[split]) for split, shards in found.shards.items()}
 
 
 def streamed(
@@ -246,9 +245,7 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
     for index, cells in jobs_of(name, spec, table):
         if spec.reads_file:
             try:  # only of files: reading a pipe would wait for ever
-                held = content(folder / cells[0])
-                there = held is None and os.path.isfile(folder / cells[0])
-                digest = hashlib.sha256(held).hexdigest() if held else sha256_of(folder / cells[0]) if there else None
+                digest = content_of(folder / cells[0]) if there(spec, folder / cells[0]) else None
             except (OSError, MmedgeError):
                 digest = None
             out[index] = hash_json([digest, *cells[1:]])[:32] if digest else UNREADABLE

@@ -27,9 +27,17 @@ _WIDTHS = {
     "text": ([64, 96], [24, 24]),
     "tabular": ([64], [24]),
     "array": ([64], [24]),
+    "points": ([64, 64, 128, 256], [16, 24, 48]),
+    "video": ([24, 48, 96], [16, 24, 32]),
 }
-# Augmentation by kind: how far a tensor may be shifted.
-_SHIFTS = {"image": "{shift: 2, shift_rows: 2}", "audio": "{shift: 4, shift_rows: 1}", "sensor": "{shift: 3}"}
+# Augmentation by kind.
+_CHANGES = {
+    "points": "light",
+    "video": "{shift: 2, shift_rows: 2}",
+    "image": "{shift: 2, shift_rows: 2}",
+    "audio": "{shift: 4, shift_rows: 1}",
+    "sensor": "{shift: 3}",
+}
 # Columns that are not used and told one by one.
 _LISTED = 60
 # Optimizer steps that a small model settles in.
@@ -254,9 +262,9 @@ def _teacher_and_student(proposal: Proposal, kinds: dict[str, str], schedule: _S
     if TASKS[proposal.task].BALANCED:
         why = "balanced: rare classes weigh more; also sampling: balanced, focal_gamma: 2"
         train.append(f"    class_weights: none  # {why}")
-    shifts = {name: _SHIFTS[kind] for name, kind in kinds.items() if kind in _SHIFTS}
-    if shifts:
-        train += ["    augment:", *(f"      {name}: {shift}" for name, shift in shifts.items()), "    views: 4"]
+    changes = {name: _CHANGES[kind] for name, kind in kinds.items() if kind in _CHANGES}
+    if changes:
+        train += ["    augment:", *(f"      {name}: {change}" for name, change in changes.items()), "    views: 4"]
     return [
         "# A larger network that learns from all labels and then teaches.",
         "teacher:",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmedge.artifact import replacing
 from mmedge.data.manifest.splits import SPELLINGS
-from mmedge.data.wizard.glimpse import EXTENSIONS
+from mmedge.data.wizard.glimpse import kind_of
 from mmedge.errors import UsageError
 
 
@@ -23,15 +23,15 @@ def write_table_of(folder: Path, table: Path) -> int:
     outer = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     with_splits = len(outer) > 1 and all(name.lower() in SPELLINGS for name in outer)
     found = [(file, *parts) for file, parts in _files(folder) if len(parts) > with_splits]
-    kinds = Counter(kind for file, *_ in found if (kind := _kind(file)))
+    kinds = Counter(kind for file, *_ in found if (kind := kind_of(file, folder)))
     kind = kinds.most_common(1)[0][0] if kinds else None
-    rows = [row for row in found if _kind(row[0]) == kind]
+    rows = [row for row in found if kind_of(row[0], folder) == kind]
     labels = {parts[with_splits] for _, *parts in rows}
     if kind is None or len(labels) < 2:
         raise UsageError(
             f"the folder holds no class folders: {len(labels) if kind else 0} with files that a model could take",
             where=str(folder),
-            todo="give each class a folder of its pictures, sounds or arrays, or name a table",
+            todo="give each class a folder of its pictures, sounds, videos, clouds or arrays, or name a table",
         )
     with replacing(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         write = csv.writer(stream, lineterminator="\n")
@@ -50,8 +50,3 @@ def _files(folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         for name in sorted(files):
             if not name.startswith("."):
                 yield os.path.join(place, name), parts
-
-
-def _kind(file: str) -> str | None:
-    ending = Path(file).suffix.lower()
-    return next((kind for kind, endings in EXTENSIONS.items() if ending in endings), None)

@@ -7,25 +7,23 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from mmedge.errors import UsageError
-from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, SensorSpec
+from mmedge.errors import MmedgeError, UsageError
+from mmedge.preprocess import points, video
+from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, PointsSpec, SensorSpec, VideoSpec
 
 # Names of a column of times.
 TIMES = ("t", "time", "times", "timestamp", "ts", "seconds", "datetime", "date", "when", "时间", "时间戳")
+# Names of files or folders of clouds, which .npy files may be as well as series.
+_CLOUD = re.compile("point|cloud|lidar|velodyne|点云", re.IGNORECASE)
 # Files that are looked at; the rest of a large manifest is taken to be like them.
 _FILES = 40
-EXTENSIONS = {
-    "image": {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"},
-    "audio": {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus"},
-    "array": {".npy"},
-    "sensor": {".csv", ".tsv"},
-}
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,7 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
 
     Raises UsageError where the files are there under another spelling of their paths.
     """
-    kinds = Counter(
-        next((kind for kind, ends in EXTENSIONS.items() if os.path.splitext(cell)[1].lower() in ends), "")
-        for cell in seen
-    )
+    kinds = Counter(kind_of(cell, folder) or "" for cell in seen)
     paths = len(seen) - kinds[""]
     if paths < 0.8 * len(seen):
         return None
@@ -53,7 +48,7 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
         mix = " and ".join(f"{number} of {name}" for name, number in [(kind, count), *others])
         return f"its cells are paths of several kinds of file ({mix}): give each kind a column"
     step = max(1, len(seen) // _FILES)
-    there = [path for cell in seen[::step] if os.path.isfile(path := folder / cell)]
+    there = [path for cell in seen[::step] if os.path.exists(path := folder / cell)]
     if not there:
         if meant := next((found for cell in seen[::step] if (found := spelled_otherwise(cell, folder))), None):
             raise UsageError(
@@ -62,13 +57,20 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
                 todo="write folders with / between them, and upper and lower case as the files have it",
             )
         return f"its cells look like {kind} files, and none of them exists"
-    look_at = {"image": _images, "audio": _sounds, "array": _arrays, "sensor": _series}[kind]
     try:
-        looked = look_at(there)
+        looked = KINDS[kind].look(there)
     except ValidationError as error:  # more channels than a spec may have, say
         first = error.errors()[0]
         return f"its files are beyond what a modality may be: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     return looked if isinstance(looked, str) else Glimpse(looked, len(there))
+
+
+def kind_of(cell: str, folder: Path) -> str | None:
+    """The kind of file that a path leads to, by its ending, or of the images in a folder; None of another cell."""
+    ending = os.path.splitext(cell)[1].lower()
+    if found := next((kind for kind, row in KINDS.items() if ending in row.endings), None):
+        return "points" if found == "array" and _CLOUD.search(cell) else found
+    return "video" if os.path.isdir(folder / cell) and cell.strip("./") else None
 
 
 def spelled_otherwise(cell: str, folder: Path) -> tuple[str, str] | None:
@@ -191,3 +193,50 @@ def _series(paths: list[Path]) -> SensorSpec | str:
 
 def _time_of(header: list[str]) -> str | None:
     return next((name for name in header if name.lower() in TIMES), None)
+
+
+def _clouds(paths: list[Path]) -> PointsSpec | str:
+    bare = PointsSpec(kind="points")
+    counts = []
+    for path in paths:
+        try:
+            counts.append(len(points.read(bare, path, "cloud")))
+        except MmedgeError:
+            continue
+    if not counts:
+        return "none of its clouds can be read: .npy and .bin files hold x, y, z and more for each point, in float32"
+    most = 2 ** int(np.clip(np.ceil(np.log2(max(1, np.median(counts)))), 6, 10))
+    extras = {"extras": ("intensity",)} if all(path.suffix.lower() == ".bin" for path in paths) else {}
+    return PointsSpec.model_validate({"kind": "points", "points": most, **extras})
+
+
+def _videos(paths: list[Path]) -> VideoSpec | str:
+    """Drafted small: eight frames of as many pixels as an image is drafted with."""
+    for path in paths:
+        try:
+            video.features(VideoSpec(kind="video", frames=1, height=8, width=8), path, "video")
+        except MmedgeError as error:
+            told = error
+            continue
+        return VideoSpec(kind="video", frames=8, height=48, width=48)
+    return f"none of its videos can be read: {told.what}"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """``endings``: of its files' names; ``look``: files that are there -> their preprocessing, or why there is none."""
+
+    endings: frozenset[str]
+    look: Callable[[list[Path]], ModalitySpec | str]
+
+
+KINDS = {
+    "image": _Kind(
+        frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}), _images
+    ),
+    "audio": _Kind(frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus"}), _sounds),
+    "array": _Kind(frozenset({".npy"}), _arrays),
+    "sensor": _Kind(frozenset({".csv", ".tsv"}), _series),
+    "points": _Kind(frozenset({".ply", ".bin"}), _clouds),
+    "video": _Kind(frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}), _videos),
+}

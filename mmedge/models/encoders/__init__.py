@@ -18,12 +18,14 @@ from mmedge.models.encoders import (
     convnext,
     image,
     mobilenet,
+    points,
     recurrent,
     resnet,
     sensor,
     tabular,
     text,
     transformer,
+    video,
 )
 from mmedge.models.pretrained import pretrained_encoder
 from mmedge.recipe import AnyEncoder, Encoder, Model, Pretrained
@@ -46,6 +48,8 @@ ENCODERS: dict[str, dict[str, Build]] = {
     "tabular": {"mlp": tabular.build, "transformer": transformer.OfColumns},
     "sensor": {"conv": sensor.build, "gru": recurrent.OfSeries, "transformer": transformer.OfSeries},
     "array": {"plain": array.build, **_MAPS},
+    "points": {"pointnet": points.build},
+    "video": {kind: video.of_frames(build) for kind, build in ({"conv": image.build} | _MAPS).items()},
 }
 
 

@@ -9,7 +9,8 @@ from mmedge.errors import MmedgeError, UsageError
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import ModalitySpec, SensorSpec, TextSpec
 
-_SPREAD = 0.02
+# Deviation of what is learned from nothing: places and embeddings.
+SPREAD = 0.02
 
 
 class Block(nn.Module):
@@ -48,7 +49,7 @@ class Tokens(nn.Module):
                 f"a transformer of {width} channels cannot have {encoder.heads} heads",
                 todo=f"make the last of widths a multiple of heads, as {encoder.heads * max(1, width // encoder.heads)}",
             )
-        self.places = nn.Parameter(torch.randn(1, length, width) * _SPREAD)
+        self.places = nn.Parameter(torch.randn(1, length, width) * SPREAD)
         self.blocks = nn.ModuleList(Block(width, encoder.heads, model.dropout) for _ in range(encoder.depth))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Sequential(nn.Dropout(model.dropout), nn.Linear(width, model.embedding), nn.ReLU())
@@ -109,7 +110,7 @@ class OfTexts(nn.Module):
             raise MmedgeError("the text has no tokenizer yet", todo="prepare the data first")
         self.pad, self.token_dropout = spec.pad, model.token_dropout
         self.embed = nn.Embedding(spec.tokens, encoder.widths[-1])
-        nn.init.normal_(self.embed.weight, std=_SPREAD)
+        nn.init.normal_(self.embed.weight, std=SPREAD)
         self.tokens = Tokens(spec.shape[-1], encoder, model)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ from mmedge.training.loop.transfer import Transfer, transfer_of
 _MODULE = "0."
 # Called with the module (or what runs it in another precision, or compiled) and a batch; a scalar.
 Objective = Callable[[Any, Batch], Tensor]
+# (module, training) -> an epoch's "quality" and "selection", the greater the better; None where outputs are not finite.
+Judge = Callable[[nn.Module, Training], "dict[str, float] | None"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def fit(
     """Train ``module`` in place and leave it at its best epoch by validation, in evaluation mode.
 
     ``objective(module, batch)`` is the loss, a scalar; where it is itself an ``nn.Module`` (a projection, say) its
-    parameters are trained along. Where several processes train, each works on its part of every batch and all leave
+    parameters are trained along, and one that has ``figures``, a ``Judge``, chooses the best epoch by them. Where several processes train, each works on its part of every batch and all leave
     with the same weights; the main one validates and writes. ``state`` is
     written at each epoch's end: the same call after a kill goes on from there and ends with the same weights, since
     every random choice is a function of the seed and the epoch. ``log`` gets each epoch's figures, of the main process. Raises MmedgeError where the loss is not finite before a first good
@@ -85,7 +87,9 @@ def fit(
     total = steps_per_epoch(len(training.samples), train) * train.epochs
     notes: list[str] = []
     feed = Feed(training, training_device())
-    work = _Work(run, learner, module, training, feed, state, task, progress, log)
+    work = _Work(
+        run, learner, module, training, feed, state, task, progress, log, getattr(objective, "figures", _validate)
+    )
     end: _End | None = None
     with closing(feed), synchronised(run.parts):
         for first, last in transfer.phases(train.epochs):
@@ -119,6 +123,7 @@ class _Work:
     task: str
     progress: Progress
     log: Log
+    judge: Judge
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def _phase(work: _Work, last: int) -> _End | None:
         each, rate = _epoch(work, epoch)
         loss, waited = float(each.mean()), work.feed.share(time.monotonic() - started)
         # The last step's loss may be finite, and what the weights after it give not.
-        figures = _validated(run, module, work.training) if math.isfinite(loss) else None
+        figures = _validated(work) if math.isfinite(loss) else None
         if figures is None:
             if not run.best:
                 raise _diverged(work.task, epoch, each)
@@ -311,10 +316,11 @@ def _status(epoch: int, train: Train, history: list[dict[str, float]]) -> str:
     return f"epoch {epoch + 1}/{train.epochs}{last}"
 
 
-def _validated(run: State, module: nn.Module, training: Training) -> dict[str, float] | None:
-    """The figures of ``_validate``, by the average of the weights where there is one; the best weights are kept."""
+def _validated(work: _Work) -> dict[str, float] | None:
+    """The epoch's figures, by the average of the weights where there is one; the best weights are kept."""
+    run, module = work.run, work.module
     with run.average.swapped_in() if run.average else nullcontext():
-        figures = processes.of_main(lambda: _validate(module, training))
+        figures = processes.of_main(lambda: work.judge(module, work.training))
         if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
             live = module.state_dict()
             run.best = {

@@ -12,10 +12,11 @@ from torch import nn
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import SubsetOutputs, graph_predictor, module_run, subset_outputs
-from mmedge.recipe import Model, Train
+from mmedge.recipe import Model, Pretrain, Train
 from mmedge.training.context import Context
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, Objective, fit
+from mmedge.training.pretexts import pretrained
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Variant:
     """One way to make a student. ``objective(student)`` is what it learns from; ``usable``: int64 rows that it may draw.
 
     ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
-    where these are not all that it takes; ``noise``: of students that share a budget of privacy.
+    where these are not all that it takes; ``noise``: of students that share a budget of privacy; ``pretrain``: what it learns
+    first, of the same samples in all variants that have it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Variant:
     train: Train
     noise: float | None = None
     subset: tuple[str, ...] | None = None
+    pretrain: Pretrain | None = None
 
     def alone(self, chosen: tuple[str, ...]) -> Variant:
         """The same for one subset of modalities and no other: it never sees another, and none of it is dropped."""
@@ -49,6 +52,7 @@ class Variant:
             usable=self.usable[having[self.usable]],
             train=self.train.model_copy(update={"modality_dropout": 0.0}),
             subset=chosen,
+            pretrain=None,
         )
 
 
@@ -74,20 +78,25 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
     seed = context.recipe.seed + number
     torch.manual_seed(seed)
     module = context.build(model, contract)
+    training = Training(
+        contract,
+        variant.samples,
+        variant.validation,
+        variant.train,
+        variant.usable,
+        seed,
+        context.recipe.seed,
+        variant.noise,
+        context.dataset.reading,
+    )
+    if variant.pretrain:
+        state = context.work / f"pretrained-{number}.safetensors"  # one for all variants of a number
+        pretrained(module, variant.pretrain, training, model, state, context)
+        torch.manual_seed(seed)
     fitted = fit(
         module,
         variant.objective(module),
-        Training(
-            contract,
-            variant.samples,
-            variant.validation,
-            variant.train,
-            variant.usable,
-            seed,
-            context.recipe.seed,
-            variant.noise,
-            context.dataset.reading,
-        ),
+        training,
         state=context.work / f"{variant.name}-{number}.safetensors",
         task=f"{variant.title}, seed {number + 1}",
         progress=context.progress,

@@ -107,7 +107,7 @@ def test_labels_count_by_their_parts(task):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"words": {"kind": "text"}}, "'words' holds ids, of which there is no half"),
+        ({"words": {"kind": "text"}}, "'words' holds ids or points, of which there is no half"),
         ({"more": {"kind": "tabular", "columns": ["b"]}, "task": "retrieval"}, "a retrieval compares samples"),
         ({"task": "generation"}, "a generation learns ids"),
     ],

@@ -1,0 +1,34 @@
+"""Encoder of clouds: each point through the same layers, and the most that any point gives of each channel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmedge.models.encoders.stages import stages
+from mmedge.recipe import Encoder, Model
+from mmedge.spec import PointsSpec
+
+
+def build(spec: PointsSpec, encoder: Encoder, model: Model) -> nn.Module:
+    """The encoder of a cloud [channels + 1, points], the last row of which is its mask."""
+    return PointNet(spec.shape[0], encoder, model)
+
+
+class PointNet(nn.Module):
+    """Layers that each point passes alone, the greatest of each channel over the points, and a linear layer (Qi et al. 2017).
+
+    Without that paper's two networks that turn the input and the features: a few degrees of ``rotate`` and the scaling of the
+    cloud do most of what they do. The order of the points has no influence, nor has padding.
+    ``forward``: float32 [batch, channels + 1, points] -> [batch, embedding].
+    """
+
+    def __init__(self, channels: int, encoder: Encoder, model: Model) -> None:
+        super().__init__()
+        self.features = stages(1, channels, encoder.widths, encoder.depth, kernel=1, stride=1, norm=model.norm)
+        self.project = nn.Sequential(
+            nn.Dropout(model.dropout), nn.Linear(encoder.widths[-1], model.embedding), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Features are 0 or more: of padding they are made 0, the least there is.
+        return self.project((self.features(x) * x[:, -1:]).amax(dim=2))
