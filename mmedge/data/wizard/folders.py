@@ -23,9 +23,9 @@ def write_table_of(folder: Path, table: Path) -> int:
     outer = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     with_splits = len(outer) > 1 and all(name.lower() in SPELLINGS for name in outer)
     found = [(file, *parts) for file, parts in _files(folder) if len(parts) > with_splits]
-    kinds = Counter(kind for file, *_ in found if (kind := kind_of(file, folder)))
+    kinds = Counter(kind for file, *_ in found if (kind := kind_of(file)))
     kind = kinds.most_common(1)[0][0] if kinds else None
-    rows = [row for row in found if kind_of(row[0], folder) == kind]
+    rows = [row for row in found if kind_of(row[0]) == kind]
     labels = {parts[with_splits] for _, *parts in rows}
     if kind is None or len(labels) < 2:
         raise UsageError(

@@ -39,7 +39,9 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
 
     Raises UsageError where the files are there under another spelling of their paths.
     """
-    kinds = Counter(kind_of(cell, folder) or "" for cell in seen)
+    kinds = Counter(kind_of(cell) or "" for cell in seen)
+    if not any(kinds[kind] for kind in KINDS) and len(set(seen)) > len(seen) / 2:  # not folders of classes
+        kinds = Counter("video" if _is_folder(cell, folder) else "" for cell in seen)
     paths = len(seen) - kinds[""]
     if paths < 0.8 * len(seen):
         return None
@@ -48,7 +50,7 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
         mix = " and ".join(f"{number} of {name}" for name, number in [(kind, count), *others])
         return f"its cells are paths of several kinds of file ({mix}): give each kind a column"
     step = max(1, len(seen) // _FILES)
-    there = [path for cell in seen[::step] if os.path.exists(path := folder / cell)]
+    there = [path for cell in seen[::step] if os.path.isfile(path := folder / cell) or os.path.isdir(path)]
     if not there:
         if meant := next((found for cell in seen[::step] if (found := spelled_otherwise(cell, folder))), None):
             raise UsageError(
@@ -65,12 +67,15 @@ def look(seen: list[str], folder: Path, column: str = "") -> Glimpse | str | Non
     return looked if isinstance(looked, str) else Glimpse(looked, len(there))
 
 
-def kind_of(cell: str, folder: Path) -> str | None:
-    """The kind of file that a path leads to, by its ending, or of the images in a folder; None of another cell."""
+def kind_of(cell: str) -> str | None:
+    """The kind of file that a path names, by its ending; None of another cell."""
     ending = os.path.splitext(cell)[1].lower()
-    if found := next((kind for kind, row in KINDS.items() if ending in row.endings), None):
-        return "points" if found == "array" and _CLOUD.search(cell) else found
-    return "video" if os.path.isdir(folder / cell) and cell.strip("./") else None
+    found = next((kind for kind, row in KINDS.items() if ending in row.endings), None)
+    return "points" if found == "array" and _CLOUD.search(cell) else found
+
+
+def _is_folder(cell: str, folder: Path) -> bool:
+    return bool(cell.strip("./ ")) and os.path.isdir(folder / cell)
 
 
 def spelled_otherwise(cell: str, folder: Path) -> tuple[str, str] | None:
