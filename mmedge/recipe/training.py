@@ -85,6 +85,11 @@ class Train(Frozen):
     compile: bool = Field(
         False, description="Run the model through torch.compile, which needs a C++ compiler (a GPU: Triton)."
     )
+    checkpointing: bool = Field(
+        False,
+        description="Whether what blocks of the network (parts of nn.Sequential, nn.ModuleList) compute inside is computed"
+        " again on the way back, and not held: memory for about a third of the time. What is learnt is the same.",
+    )
     log: Literal["csv", "tensorboard"] = Field(
         "csv",
         description="tensorboard: the same as track: [tensorboard] of the whole recipe, which is newer. Every stage has a"
@@ -123,6 +128,8 @@ class Train(Frozen):
             raise ValueError(f"'privacy' cannot be kept with {clash}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("'nesterov: true' needs 'optimizer: sgd' with a momentum")
+        if self.checkpointing and self.compile:
+            raise ValueError("'checkpointing' and 'compile' exclude each other: compiled code chooses what it holds")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"'accumulate: {self.accumulate}' is more parts than a batch has samples ({self.batch_size})"
@@ -141,6 +148,7 @@ class Train(Frozen):
             "'head_weights: uncertainty': give the weights as numbers": self.head_weights == "uncertainty",
             "'mix': a sample's gradient depends on another sample": self.mix is not None,
             f"'precision: {self.precision}': each sample's gradient is taken in fp32": self.precision != "fp32",
+            "'checkpointing: true': each sample's gradient is taken by functorch": self.checkpointing,
             "'compile: true': each sample's gradient is taken by functorch": self.compile,
         }
         return next((why for why, there in whys.items() if there), None)
@@ -158,6 +166,10 @@ class TeacherConfig(Frozen):
         " Samples that it lacks learn from their labels alone; all augmented views of a sample share its row.",
     )
     values: Literal["logits", "probabilities"] = Field("logits", description="What the table of outputs holds.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Precision that a network computes in while it teaches; its weights stay. fp16 needs a GPU.",
+    )
     classes: dict[Label, Label | None] = Field(
         {},
         description="The teacher's class -> class of the data, or null for none, where they differ; in the order of the"
@@ -363,6 +375,13 @@ class Distill(StageSection):
         "measured",
         description="Whether the teacher's outputs are kept in files; measured: where that is faster than computing them at"
         " every step.",
+    )
+    cache_dtype: Literal["float32", "float16"] = Field("float32", description="Of the outputs that are kept.")
+    cache_top: int | None = Field(
+        None,
+        ge=1,
+        description="Of how many classes, the likeliest of each sample, logits are kept where a head has more: the others"
+        " share what is left evenly. All where null.",
     )
     controls: Controls = Field(Controls(), description="What the student is compared with.")
 

@@ -25,6 +25,7 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.accounting import Phase, noise_for
 from mmedge.training.loop.batches import Batch, Training, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
+from mmedge.training.loop.checkpointing import checkpointed
 from mmedge.training.loop.device import training_device
 from mmedge.training.loop.feeding import Feed
 from mmedge.training.loop.frozen_parts import computed_once
@@ -91,7 +92,7 @@ def fit(
         run, learner, module, training, feed, state, task, progress, log, getattr(objective, "figures", _validate)
     )
     end: _End | None = None
-    with closing(feed), synchronised(run.parts):
+    with closing(feed), synchronised(run.parts), checkpointed(module, asked=train.checkpointing):
         for first, last in transfer.phases(train.epochs):
             if end or len(run.history) >= last:
                 continue

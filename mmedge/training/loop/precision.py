@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,10 +25,9 @@ def caller(module: nn.Module, train: Train, device: torch.device) -> Any:
     if train.precision == "fp32":
         return run
     require_precision(train.precision, device)
-    dtype = _DTYPES[train.precision]
 
     def call(**inputs: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(device.type, dtype):
+        with autocast(train.precision, device):
             outputs = run(**inputs)
         return {name: output.float() for name, output in outputs.items()}
 
@@ -39,14 +39,20 @@ def scaler_of(train: Train, device: torch.device) -> torch.amp.GradScaler | None
     return torch.amp.GradScaler(device.type) if train.precision == "fp16" else None
 
 
-def require_precision(precision: str, device: torch.device) -> None:
-    """Raise MissingDependency where ``device`` does not train in ``precision``."""
+def autocast(precision: str, device: torch.device, where: str = "train.precision") -> AbstractContextManager[Any]:
+    """What runs a network in a precision; raises as ``require_precision``."""
+    if precision == "fp32":
+        return nullcontext()
+    require_precision(precision, device, where)
+    return torch.autocast(device.type, _DTYPES[precision])
+
+
+def require_precision(precision: str, device: torch.device, where: str = "train.precision") -> None:
+    """Raise MissingDependency where ``device`` does not compute in ``precision``, which the key ``where`` asks for."""
     if precision == "fp16" and device.type == "cpu":
-        raise MissingDependency(
-            "FP16 training needs a GPU, and there is none here", where="train.precision", todo="use bf16 or fp32"
-        )
+        raise MissingDependency("FP16 needs a GPU, and there is none here", where=where, todo="use bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise MissingDependency("this GPU has no BF16", where="train.precision", todo="use fp16 or fp32")
+        raise MissingDependency("this GPU has no BF16", where=where, todo="use fp16 or fp32")
 
 
 def _compiled(module: nn.Module, device: torch.device) -> Any:

@@ -23,6 +23,7 @@ from mmedge.recipe import Augment, Hint, Mix
 from mmedge.recipe.dependencies import path_state
 from mmedge.training.loop.batches import Look, view_of
 from mmedge.training.loop.device import training_device
+from mmedge.training.loop.precision import autocast
 from mmedge.training.teaching.layers import HintedLayer
 
 # Bytes of input that a module is run on at a time; its maps inside are some ten to a hundred times as large.
@@ -119,10 +120,21 @@ class ModuleSource:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, module: nn.Module, contract: Contract, views: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
+        self,
+        module: nn.Module,
+        contract: Contract,
+        views: TrainingViews,
+        hints: Sequence[Hint],
+        *,
+        key: str,
+        who: str,
+        precision: str = "fp32",
     ) -> None:
-        self.key = hash_json([key, contract.model_dump(mode="json"), views.key])
+        self.key = hash_json(
+            [key, contract.model_dump(mode="json"), views.key, *([precision] if precision != "fp32" else [])]
+        )
         self.heads, self._views, self._who = tuple(contract.heads), views, who
+        self._precision = precision
         self._module, self._device = module.eval(), training_device()
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
         module.to(self._device)
@@ -144,7 +156,7 @@ class ModuleSource:
 
     def _together(self, index: np.ndarray, view: int) -> list[np.ndarray]:
         """The logits of each head, then the hints, of some rows in one pass."""
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self._precision, self._device, f"{self._who}.precision"):
             moved = {name: x.to(self._device) for name, x in self._views.inputs(index, view).items()}
             outputs = self._module(present=self._views.present(index).to(self._device), **moved)
         found = [*(outputs[name] for name in self.heads), *(layer.take(len(index)) for layer in self._layers)]

@@ -27,6 +27,7 @@ from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.teaching.caching import Demand
 from mmedge.training.teaching.combined import Combined
+from mmedge.training.teaching.kept import Form
 from mmedge.training.teaching.sequences import with_sequences
 from mmedge.training.teaching.sources import (
     GraphSource,
@@ -87,6 +88,7 @@ def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) 
 
 def teacher_from(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
     """The teacher of a source, on the training split as ``teacher_for`` says."""
+    exclusive = [name for name, head in context.dataset.train.heads.items() if tasks.of(head).EXCLUSIVE]
     return Teacher(
         source,
         len(context.dataset.train),
@@ -95,6 +97,7 @@ def teacher_from(source: Source, config: Distill, context: Context, train: Train
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
+        form=Form(config.cache_dtype, config.cache_top, frozenset(exclusive)),
     )
 
 
@@ -222,7 +225,9 @@ def _of_artifact(
         if contract.written:
             views = replace(views, texts=_texts(split, contract))
         if "model" in artifact.meta:
-            source = ModuleSource(context.rebuild(artifact), contract, views, hints, key=key, who=where)
+            source = ModuleSource(
+                context.rebuild(artifact), contract, views, hints, key=key, who=where, precision=section.precision
+            )
         else:
             source = GraphSource(artifact.file(artifacts.GRAPH), contract, views, hints, key=key, who=where)
     return _mapped(source, contract, section, context, where)
@@ -264,7 +269,7 @@ def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Sourc
     else:
         module = own.build(section.model, contract)
         refuse_probabilities(module, contract, where)
-        source = ModuleSource(module, contract, views, (), key=key, who=where)
+        source = ModuleSource(module, contract, views, (), key=key, who=where, precision=section.precision)
     return _mapped(source, contract, section, context, where)
 
 

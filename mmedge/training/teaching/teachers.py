@@ -17,6 +17,7 @@ from mmedge.recipe import Hint
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
 from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
+from mmedge.training.teaching.kept import WHOLE, Form, restored
 from mmedge.training.teaching.sources import Source
 
 _BATCH = 128
@@ -54,7 +55,7 @@ class Teacher:
     The teacher sees every modality a sample has, whatever the student sees. Where its outputs are kept, a view is
     computed for the whole split when it is first needed; files are keyed by the source (its weights, data,
     augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``demand``:
-    how often they will be needed, which decides whether keeping is faster (``training.caching``).
+    how often they will be needed, which decides whether keeping is faster (``training.caching``); ``form``: in which form they are kept.
     """
 
     def __init__(
@@ -67,13 +68,16 @@ class Teacher:
         hints: Sequence[Hint],
         folder: Path,
         progress: Progress,
+        form: Form = WHOLE,
     ) -> None:
         self._source, self._count, self._demand = source, count, demand
         self._views_total = 1 if source.fixed else min(views, demand.passes)
         self._decision: Decision | None = None
         self._folder, self._progress = folder, progress
         self._hints = tuple(hints)
-        self._key = hash_json([source.key, [(hint.teacher, hint.kind) for hint in hints]])[:16]
+        self._form = form
+        kept = [form.dtype, form.top] if form != Form(exclusive=form.exclusive) else []
+        self._key = hash_json([source.key, [(hint.teacher, hint.kind) for hint in hints], *kept])[:16]
         self._views: dict[int, list[np.ndarray]] = {}
 
     @property
@@ -93,7 +97,7 @@ class Teacher:
                         self._count,
                         self._views_total,
                         sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
-                        lambda index: self._parts(index, 0),
+                        lambda index: self._packed(self._parts(index, 0)),
                     ),
                 )
             self._progress.say(self._decision.reason)
@@ -123,7 +127,12 @@ class Teacher:
         return [outputs.taught, *(outputs.logits[name] for name in self._source.heads), *outputs.hints]
 
     def _kept(self, batch: Batch) -> list[np.ndarray]:
-        return [part[batch.index] for part in self._view(batch.view)]
+        return [restored(part[batch.index]) for part in self._view(batch.view)]
+
+    def _packed(self, parts: list[np.ndarray]) -> list[np.ndarray]:
+        """What ``_parts`` gave, as files keep it."""
+        names = [None, *self._source.heads, *(None for _ in self._hints)]
+        return [self._form.packed(part, name) for part, name in zip(parts, names, strict=True)]
 
     def _paths(self, view: int) -> list[Path]:
         heads = [f"logits-{name}" for name in self._source.heads]
@@ -146,7 +155,7 @@ class Teacher:
         parts: list[list[np.ndarray]] = []
         for start in range(0, self._count, _BATCH):
             index = np.arange(start, min(start + _BATCH, self._count))
-            parts.append(self._parts(index, view))
+            parts.append(self._packed(self._parts(index, view)))
             self._progress.step(
                 "teacher's outputs", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
             )

@@ -49,12 +49,12 @@ def samples(n=200):
     )
 
 
-def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode="always", fits=1):
+def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode="always", fits=1, **kept):
     hints = [Hint(teacher=hint)]
     data = data or samples()
     source = ModuleSource(module, CONTRACT, TrainingViews(data, train.augment, 3), hints, key=key, who="the teacher")
     demand = Demand.by(train, fits, mode)
-    return Teacher(source, len(data), train.views, demand=demand, hints=hints, folder=folder, progress=Silent())
+    return Teacher(source, len(data), train.views, demand=demand, hints=hints, folder=folder, progress=Silent(), **kept)
 
 
 def shuffled(epoch):
