@@ -18,6 +18,7 @@ import numpy as np
 from mmedge.data.builtin import voices
 
 MOST, PAUSE_S, STRINGS = 2, (0.02, 0.15), 1500  # digits of a string, seconds between them, strings of training
+SECONDS, NOISE = 1.6, 0.002  # of a sound, of which one in fifty is cut; the noise's standard deviation
 
 
 def spoken(folder: Path | None) -> dict[tuple[str, str], list[voices.Recording]]:
@@ -50,10 +51,15 @@ def strings(
 
 
 def sound_of(string: list[voices.Recording], random: np.random.Generator) -> np.ndarray:
-    parts = [np.zeros(int(random.uniform(*PAUSE_S) * voices.RATE), np.float32)]
+    """float32 [samples] of one length: the recordings, and the faint noise of a microphone, without which silence is none."""
+    sound = random.normal(0, NOISE, int(SECONDS * voices.RATE)).astype(np.float32)
+    at = 0
     for each in string:
-        parts += [each.samples, np.zeros(int(random.uniform(*PAUSE_S) * voices.RATE), np.float32)]
-    return np.concatenate(parts)
+        at += int(random.uniform(*PAUSE_S) * voices.RATE)
+        heard = each.samples[: max(0, len(sound) - at)]
+        sound[at : at + len(heard)] += heard
+        at += len(heard)
+    return sound
 
 
 def main(folder: Path | None, target: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -16,11 +16,12 @@ from mmedge.cli.common import bundle_options, framed, print_json, progress
 from mmedge.errors import MmedgeError, UsageError
 
 # Of a bundle whose task is retrieval.
-TOWER_OPTIONS = ("index", "nearest", "labels", "template", "tower")
+TOWER_OPTIONS = ("index", "nearest", "labels", "template", "tower", "stored")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 if TYPE_CHECKING:
     from mmedge.runtime.engine import Engine
+    from mmedge.runtime.search import Stored
     from mmedge.tasks import Prediction
 
 # What an option of a modality says: a file or a text, or a row of cells.
@@ -33,7 +34,7 @@ CellValue = str | list[str | None] | dict[str, str | None]
     "The cells of a tabular modality are given with commas, an empty one is missing: --vitals 36.6,,female; or by column: --vitals temperature=36.6,sex=female.\n\n"
     "A table, .csv, .tsv, .jsonl or .parquet, is predicted row by row: its columns are those that the bundle was trained on, paths in it"
     " are relative to its folder, and an empty cell is missing. A row that cannot be predicted says why; the exit code is then 1."
-    "\n\nOf a bundle of embeddings: a table with --index FOLDER is indexed (--tower says by which, where it has columns of several),"
+    "\n\nOf a bundle of embeddings: a table with --index FOLDER is indexed (--tower says by which, where it has columns of several; --stored int8 or hnsw: how),"
     " and one sample with --index FOLDER is sought in it, the --nearest 5 are told. --labels cat,dog says which of these texts a"
     " sample is nearest to, each in --template 'a picture of a {}'."
     "\n\n\b\nExamples:\n  mmedge predict runs/demo/bundle --image digit.png --audio digit.wav\n  mmedge predict runs/demo/bundle rows.csv --out predictions.csv",
@@ -52,10 +53,10 @@ def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engi
     if ctx.args and not ctx.args[0].startswith("-") and Path(ctx.args[0]).suffix.lower() in TABLES:
         more = _values(ctx.args[1:], engine)
         asked = _asked(more, engine)
-        if more or asked.keys() - {"index", "tower"}:
+        if more or asked.keys() - {"index", "tower", "stored"}:
             raise UsageError(f"unexpected argument {ctx.args[1]!r}", todo="give one table, or files by modality")
         if "index" in asked:
-            return _index_table(engine, Path(ctx.args[0]), Path(asked["index"]), asked.get("tower"), as_json)
+            return _index_table(engine, Path(ctx.args[0]), asked, as_json)
         return _predict_table(engine, Path(ctx.args[0]), out, as_json)
     wide = any(head.shape for head in engine.contract.heads.values())
     if out is not None and not wide:
@@ -101,11 +102,12 @@ def _search(engine: Engine, asked: Mapping[str, str], values: Mapping[str, CellV
     return 0
 
 
-def _index_table(engine: Engine, path: Path, index: Path, tower: str | None, as_json: bool) -> int:
+def _index_table(engine: Engine, path: Path, asked: Mapping[str, str], as_json: bool) -> int:
     """Write the index of a table's rows, by the tower that it has columns of."""
     from mmedge.data.rows import read_rows
     from mmedge.runtime import rows
 
+    index, tower, stored = Path(asked["index"]), asked.get("tower"), cast("Stored", asked.get("stored", "float32"))
     folder, read = path.resolve().parent, list(read_rows(path))
     if not read:
         raise MmedgeError("the table has no rows: there is nothing to index", where=str(path))
@@ -122,11 +124,14 @@ def _index_table(engine: Engine, path: Path, index: Path, tower: str | None, as_
         {name: value for name, value in rows.sample_of(engine.contract, row.cells, folder).items() if name in sees}
         for row in read
     ]
-    found = engine.index(items, index, ids=[row.cells.get("id") or str(row.number) for row in read])
+    ids = [row.cells.get("id") or str(row.number) for row in read]
+    found = engine.index(items, index, ids=ids, stored=stored)
     if as_json:
-        print_json({"index": str(index), "tower": found.tower, "items": len(found)})
+        kept = {} if found.kept is None else {"kept": found.kept}
+        print_json({"index": str(index), "tower": found.tower, "items": len(found), **kept})
     else:
-        click.echo(f"written: {index}, {len(found)} items of the tower {found.tower}", err=True)
+        kept_words = "" if found.kept is None else f"; {found.kept:.1%} of the ten nearest are found"
+        click.echo(f"written: {index}, {len(found)} items of the tower {found.tower}{kept_words}", err=True)
     return 0
 
 

@@ -2,6 +2,10 @@
 
 import copy
 
+from sklearn.datasets import load_digits
+
+from tests.data.made import write_table
+
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PIXELS = [f"p{number}" for number in range(64)]
 TARGETS = {"onnxruntime-cpu": {}, "openvino-cpu": {"precision": "int8"}, "tensorrt-rtx": {"precision": "fp16"}}
@@ -67,3 +71,11 @@ def values_of(manifest):
             "prune": {"quality": 0.2},
         },
     }
+
+
+def write_digits(file):
+    """600 of scikit-learn's written digits, and the name of each."""
+    digits = load_digits()
+    rows = [["id", *PIXELS, "name", "digit"]]
+    rows += [[f"d{n}", *digits.data[n], NAMES[digits.target[n]], digits.target[n]] for n in range(600)]
+    return write_table(file, rows)

@@ -25,19 +25,14 @@ from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import cut, groups_of
 from mmedge.stages.prune.search import kept_units
 from tests.conftest import parsed
-from tests.data.made import write_table
-from tests.pipeline.pairs import NAMES, PIXELS, TARGETS, values_of
+from tests.pipeline.pairs import NAMES, PIXELS, TARGETS, values_of, write_digits
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """600 of scikit-learn's written digits, and the name of each."""
-    digits = load_digits()
-    rows = [["id", *PIXELS, "name", "digit"]]
-    rows += [[f"d{n}", *digits.data[n], NAMES[digits.target[n]], digits.target[n]] for n in range(600)]
-    return write_table(tmp_path_factory.mktemp("digits") / "m.csv", rows)
+    return write_digits(tmp_path_factory.mktemp("digits") / "m.csv")
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +271,10 @@ def test_the_command_line_indexes_a_table_and_searches_it(ran, manifest, mmedge,
     assert "say which is indexed" in mmedge("predict", bundle, manifest, "--index", tmp_path / "i").err
     said = mmedge("predict", bundle, manifest, "--index", tmp_path / "i", "--tower", "picture", "--json")
     assert said.code == 0 and json.loads(said.out) == {"index": str(tmp_path / "i"), "tower": "picture", "items": 600}
+    said = mmedge(
+        "predict", bundle, manifest, "--index", tmp_path / "h", "--tower", "picture", "--stored", "hnsw", "--json"
+    )
+    assert said.code == 0 and 0.9 < json.loads(said.out)["kept"] <= 1
     said = mmedge("predict", bundle, "--name", "four", "--index", tmp_path / "i", "--nearest", "3")
     assert said.code == 0 and len(said.out.splitlines()) == 3 and said.out.startswith("d")
     said = mmedge("predict", bundle, "--pixels", ",".join(map(str, pixels(0))), "--labels", "zero, one", "--json")
