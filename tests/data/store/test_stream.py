@@ -93,3 +93,24 @@ def test_a_file_of_the_test_split_that_cannot_be_read_is_an_error(tmp_path):
     dataset = prepared(tmp_path, broken=(8,))
     with pytest.raises(MmedgeError, match=r"not an image.*\n.*sample s8: .*8\.png"):
         np.asarray(dataset.test.inputs["photo"])
+
+
+def test_pictures_of_many_sizes_and_modes_are_one_batch_and_a_series_of_another_shape_is_skipped(tmp_path):
+    rng, rows = np.random.default_rng(0), []
+    for row in range(24):
+        size = (8 + row, 30 - row) if row % 3 else (8, 8, 4)  # gray, or of four channels
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(tmp_path / f"{row}.png")
+        np.save(tmp_path / f"{row}.npy", rng.normal(size=(2, 6 if row != 4 else 7)).astype(np.float32))
+        split = ("train", "train", "validation", "test")[row // 2 % 4]
+        rows.append([f"s{row}", f"{row}.png", f"{row}.npy", "ab"[row % 2], split if row != 4 else "train"])
+    with (tmp_path / "m.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([["id", "photo", "series", "label", "split"], *rows])
+    modalities = {"photo": {"kind": "image", "height": 8, "width": 8}, "series": {"kind": "array", "shape": [2, 6]}}
+    data = {"manifest": str(tmp_path / "m.csv"), "id": "id", "split": "split", "modalities": modalities}
+    recipe = parsed({"name": "t", "data": {**data, "stream": True, "unreadable": 0.1}})
+    dataset = samples.prepare(recipe, tmp_path / "out", code=tmp_path, progress=Silent())
+    feed = fed(dataset)
+    batches = list(feed.batches(0))
+    assert [dataset.train.ids[row] for row in feed.unreadable] == ["s4"]
+    assert "shape [2, 7]" in next(iter(feed.unreadable.values()))
+    assert all(batch.inputs["photo"].shape[1:] == (3, 8, 8) and len(batch.inputs["series"]) == len(batch.index) for batch in batches)  # fmt: skip
