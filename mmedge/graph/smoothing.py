@@ -21,8 +21,9 @@ _FAR = 3.0
 def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> int:
     """Divide what layer norms give by a factor a channel and multiply the weights behind by it, which needs no node.
 
-    A norm that others read, too, as where norms stand behind the sums, is one for these and one for the layers. Returns how
-    many took up a factor; the graph is written as it is where none does. Source: Xiao et al. 2023, "SmoothQuant".
+    Where others read the norm, too, as where norms stand behind the sums, a multiplication divides for the layers, which takes half
+    the time of a second norm. Returns how many norms are divided; the graph is written as it is where none is. Source: Xiao et
+    al. 2023, "SmoothQuant".
     """
     import onnx
     from onnx import numpy_helper
@@ -45,9 +46,10 @@ def smooth(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
         factor = np.clip(factor / np.exp(np.log(factor).mean()), 1e-3, 1e3)
         norm = wiring.made_by[name]
         if len(readers) < len(wiring.readers[name]) or name in given:
-            norm = _second(model, norm, readers)
-        for place in range(1, len(norm.input)):
-            norm.input[place] = store(f"{norm.name}.smooth.{place}", wiring.value(norm.input[place]) / factor)
+            _divided(model, norm, readers, store(f"{name}.by", 1 / factor))
+        else:
+            for place in range(1, len(norm.input)):
+                norm.input[place] = store(f"{norm.name}.smooth.{place}", wiring.value(norm.input[place]) / factor)
         for node, weight, last in zip(readers, weights, inputs_last):
             node.input[1] = store(
                 f"{node.input[1]}{SMOOTHED}{node.name}", weight * (factor if last else factor[:, None])
@@ -97,13 +99,12 @@ def relieve(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]
     return len(nodes)
 
 
-def _second(model: Any, norm: Any, readers: Sequence[Any]) -> Any:
-    """A norm of the same input, for ``readers`` alone."""
-    nodes = list(model.graph.node)
-    at = next(number for number, node in enumerate(nodes) if node.name == norm.name)
-    model.graph.node.insert(at + 1, norm)
-    copy = model.graph.node[at + 1]
-    copy.name, copy.output[0] = f"{norm.name}.smooth", f"{norm.output[0]}.smooth"
+def _divided(model: Any, norm: Any, readers: Sequence[Any], by: str) -> None:
+    """What ``norm`` gives times the stored tensor ``by``, for ``readers`` alone."""
+    from onnx import helper
+
+    at = next(number for number, node in enumerate(model.graph.node) if node.name == norm.name)
+    output = f"{norm.output[0]}.smooth"
+    model.graph.node.insert(at + 1, helper.make_node("Mul", [norm.output[0], by], [output], output))
     for node in readers:
-        node.input[0] = copy.output[0]
-    return copy
+        node.input[0] = output

@@ -26,6 +26,7 @@ from mmedge.models.fusions import FUSIONS
 from mmedge.models.fusions.early import Early, stacked
 from mmedge.models.generator import Generator
 from mmedge.models.heads import Rescale, Wrapped
+from mmedge.models.skipped import skip
 from mmedge.models.towers import TowerNet, Vectors, columns_of
 from mmedge.preprocess import stand_in
 from mmedge.recipe import AnyEncoder, Encoder, Model, Pretrained
@@ -37,6 +38,7 @@ HISTORY = "pruning.json"
 _MOST_PARAMETERS = 50_000_000
 SPLIT = "split attention"
 COUNT = "count of heads"
+SKIP = "block that is gone"
 _SAVE_WEIGHTS = "save module.state_dict() as safetensors"
 
 
@@ -379,15 +381,17 @@ def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> 
     """Prune a freshly built model to the shapes that the history led to.
 
     A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart,
-    or [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads.
+    or [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads, or [``SKIP``, name, whether it
+    gives a tuple]: a block hands on what goes in.
     """
     split = [name for what, name, *_ in history if what == SPLIT]
     if split:
         split_attention(module, split)
-    channels = [step for step in history if step[0] not in (SPLIT, COUNT)]
+    channels = [step for step in history if step[0] not in (SPLIT, COUNT, SKIP)]
     if channels:
         dependencies(module, contract).load_pruning_history(channels)
     set_counts(module, [step for step in history if step[0] == COUNT])
+    skip(module, {step[1]: step[2] for step in history if step[0] == SKIP})
 
 
 def set_counts(module: nn.Module, steps: Sequence[Any]) -> None:

@@ -111,11 +111,25 @@ class Prune(StageSection):
         description="Channels that are left are a multiple of it, since kernels work on blocks of them. auto: measured on"
         " this CPU, and at least 8 where a GPU is a target.",
     )
+    depth: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Largest share of a stack's blocks (layers of a transformer, residual blocks of one width) that may go whole,"
+        " before channels do: those without which the outputs on validation change least. Where no cut of what is left is kept"
+        " all blocks stay.",
+    )
     ignore: tuple[str, ...] = Field((), description="Layers that are not pruned, by name.")
     faster: bool = Field(
         True,
         description="false takes a model inside the budget that is no faster than its parent here, for its size or another"
         " machine.",
+    )
+    max_size_kb: float | None = Field(
+        None,
+        gt=0,
+        description="Largest FP32 graph that may be left, in 1000 bytes: a budget of parameters that follows from it. Codes of 8"
+        " bits take a quarter, see quantize.max_size_kb. One that cannot be met is exit code 4, or 3 where accuracy forbids it.",
     )
     train: Train = Field(Train(epochs=10, learning_rate=1e-3), description="The schedule of recovery.")
 

@@ -1,16 +1,19 @@
 """INT8 of pretrained networks: mmedge beside plain NNCF and plain ONNX Runtime, on both runtimes (``make bench-large``).
 
-1. ``pretrained.Fused``, 27 M parameters, on emoji: accuracy on the test split, what is lost against FP32 (paired), what each
-   modality alone loses, and latency, all in one interleaved run.
-2. A dual encoder of CLIP-B/16's size with random weights: time, and the cosine to FP32's outputs, for pictures and names.
+1. ``pretrained.Fused``, 27 M parameters, on emoji: accuracy on validation and test, what is lost against FP32 (paired), what
+   each modality alone loses, and latency, all in one interleaved run.
+2. A dual encoder of CLIP-B/16's size: see ``large_clip``.
 
-``python -m tests.benchmarks.large FOLDER``: FOLDER holds ``emoji/package``, and the run, which goes on there.
+``python -m tests.benchmarks.large FOLDER``: FOLDER holds ``emoji/package``, the run, which goes on there, and the figures that are
+there already, a file of JSON a piece (``figures``). ``LARGE_TRIAL=1`` tries the whole of it at a tenth of the cost, in a folder of
+its own, since its figures mean nothing.
 """
 
 import json
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,19 +23,16 @@ os.environ["NNCF_CI"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
-import torch
-from torch import nn
 
 from mmedge import recipe
-from mmedge.artifact import read
+from mmedge.artifact import hash_json, read, remembered
 from mmedge.backends import onnxruntime_cpu, openvino_cpu
-from mmedge.backends.session import Session
+from mmedge.backends.onnxfile import content_sha256
 from mmedge.cli.common import progress
 from mmedge.contract import Contract
 from mmedge.data.store import samples
-from mmedge.data.store.samples import Dataset
+from mmedge.data.store.samples import Dataset, Samples
 from mmedge.errors import first_line
-from mmedge.graph import dynamic, foreign
 from mmedge.measure.budget import WHOLE, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.latency import Opener, one_sample, time_sessions
 from mmedge.measure.quality import graph_predictor, score
@@ -40,14 +40,15 @@ from mmedge.models.load import contract_of
 from mmedge.pipeline import fold
 from mmedge.progress import Progress
 from mmedge.recipe import Measure, Recipe
-from mmedge.stages.quantize import ptq
 from mmedge.stages.quantize.calibration import calibration_inputs, calibration_rows
 from recipes import emoji
-from tests.benchmarks import pretrained
+from tests.benchmarks import large_clip, pretrained
 
-_CALIBRATION, _REFERENCE = 128, "FP32 on ONNX Runtime"
-# {input: array} of one sample.
-Feed = dict[str, np.ndarray]
+_TRIAL = bool(os.environ.get("LARGE_TRIAL"))
+# Samples that rivals calibrate on; mmedge finds how many its ranges need. And of each split that judges.
+_RUNS, _CALIBRATION, _JUDGED = (20, 8, 24) if _TRIAL else (200, 128, None)
+_CHEAP = {"candidates": ["fp32", "int8"], "calibration": _CALIBRATION, "fallbacks": []}
+_REFERENCE = "FP32 on ONNX Runtime"
 _RUNTIMES = {"ONNX Runtime": onnxruntime_cpu.session, "OpenVINO": openvino_cpu.session}
 
 
@@ -71,10 +72,10 @@ def recipe_of(folder: Path, weights: Path | None) -> Recipe:
         "teacher": {"model": model | {"weights": str(weights)}}
         if weights
         else {"model": model, "train": {"epochs": 1}},
-        "quantize": {"qat": "never"},
+        "quantize": {"qat": "never", **(_CHEAP if _TRIAL else {})},
         "export": {"targets": {"onnxruntime-cpu": {}, "openvino-cpu": {}}},
         "gates": {"policy": "point"},
-        "measure": {"runs": 200},
+        "measure": {"runs": _RUNS},
         "report": {"explained": 0},
     }
     return recipe.parse(values, where=Path("bench-large"), folder=folder)
@@ -131,8 +132,14 @@ def fused_table(folder: Path, shown: Progress) -> None:
         dataset = samples.prepare(recipe_of(folder, None), folder / "data", code=code, progress=shown)
         save_file(pretrained.trained(dataset), weights)
     resolved, out = recipe_of(folder, weights), folder / "run"
-    fold.run(resolved, out, code=code, progress=shown)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def ran() -> float:
+        """GiB at most of the process that ran the recipe."""
+        fold.run(resolved, out, code=code, progress=shown)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    peak = remembered(folder / "figures" / "peak.json", ran)
+    fold.run(resolved, out, code=code, progress=shown)  # what changed since
     stages = json.loads((out / "report.json").read_text())["stages"]
     spent = next(stage["seconds"] for stage in stages if stage["stage"] == "quantize")
     dataset = samples.prepare(resolved, out, code=code, progress=shown)
@@ -148,14 +155,16 @@ def fused_table(folder: Path, shown: Progress) -> None:
     for name, file in rivals(graph, dataset, folder).items():
         files |= {f"{name} on {runtime}": (file, runtime) for runtime in _RUNTIMES}
     print(
-        f"\n27 M parameters; {len(dataset.validation)} validation and {len(dataset.test)} test samples; quantize took {spent:.0f} s"
-        f" (with resume, when it was made), and the run {peak:.1f} GiB at most\n"
+        f"\n27 M parameters; {len(dataset.validation)} validation and {len(dataset.test)} test samples; quantize took {spent:.0f} s,"
+        f" and the process of the whole run {peak:.1f} GiB at most\n"
     )
-    print_rows(files, contract, dataset, shown)
+    print_rows(files, contract, dataset, folder / "figures", shown)
 
 
-def print_rows(files: dict[str, tuple[Path, str]], contract: Contract, dataset: Dataset, shown: Progress) -> None:
-    """A row each, ``files``: {name: (graph, runtime)}: quality and losses on both splits, size, time."""
+def print_rows(
+    files: dict[str, tuple[Path, str]], contract: Contract, dataset: Dataset, kept: Path, shown: Progress
+) -> None:
+    """A row each, ``files``: {name: (graph, runtime)}: quality and losses on both splits, size, time; ``kept``: figures there are."""
     openers: dict[str, Opener] = {}
     for name, (file, runtime) in files.items():
         try:
@@ -163,109 +172,62 @@ def print_rows(files: dict[str, tuple[Path, str]], contract: Contract, dataset: 
             openers[name] = partial(_RUNTIMES[runtime], file)
         except Exception as error:  # a form that a runtime does not take is a row of the table
             print(f"{name}: does not load: {first_line(error)}")
-    taken = time_sessions(openers, one_sample(dataset.test, 1), Measure(threads=1, runs=200, warmup=10), shown)
-    splits = {"validation": dataset.validation, "test": dataset.test}
+    hashes = {name: content_sha256(files[name][0]) for name in openers}
+
+    def timed() -> dict[str, str]:
+        taken = time_sessions(openers, one_sample(dataset.test, 1), Measure(threads=1, runs=_RUNS, warmup=10), shown)
+        return {name: large_clip.faster(taken.ratio(name, _REFERENCE)) for name in openers}
+
+    times = remembered(kept / f"times-{hash_json([hashes, _RUNS])[:16]}.json", timed)
     print(
-        "| way | accuracy, validation and test | lost to FP32 [95 %] | picture alone, name alone | MB | times as fast as FP32 on ONNX Runtime [95 %] |"
+        "| way | accuracy, validation; test | lost to FP32 [95 %], validation; test | picture alone, name alone (validation; test) | MB | times as fast as FP32 on ONNX Runtime [95 %] |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
+    splits = {name: _some(getattr(dataset, name)) for name in ("validation", "test")}
     expected: dict[str, SplitOutputs] = {}
-    for number, (name, opener) in enumerate(openers.items()):
-        shown.step("judging", number, len(openers), name)
+
+    def judged(name: str) -> list[str]:
+        """Accuracy, what is lost, and what is lost with one modality alone."""
         figures: dict[str, list[str]] = {"quality": [], "whole": [], "alone": []}
         for which, split in splits.items():
-            outputs = split_outputs(contract, split, graph_predictor(opener(), contract, split))
-            expected.setdefault(which, outputs)
+            if which not in expected:
+                run = openers[_REFERENCE]()
+                expected[which] = split_outputs(contract, split, graph_predictor(run, contract, split))
+            outputs = split_outputs(contract, split, graph_predictor(openers[name](), contract, split))
             found = losses_of(contract, split)(expected[which], outputs, 0.025)
             whole = found[WHOLE]
             figures["quality"].append(f"{score(contract, outputs[WHOLE][1], split.targets):.3f}")
             figures["whole"].append(f"{whole.value:+.3f} [{whole.low:+.3f}, {whole.high:+.3f}]")
-            figures["alone"] += [f"{found[each].value:+.3f}" for each in ("picture", "name")]
-        file, ratio = files[name][0], taken.ratio(name, _REFERENCE)
+            figures["alone"].append(", ".join(f"{found[each].value:+.3f}" for each in ("picture", "name")))
+        return ["; ".join(each) for each in figures.values()]
+
+    for number, name in enumerate(openers):
+        shown.step("judging", number, len(openers), name)
+        key = hash_json([hashes[name], files[name][1], hashes[_REFERENCE]])[:16]
+        row = remembered(kept / f"judged-{key}.json", partial(judged, name))
+        file = files[name][0]
         size = sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.is_file()) / 1e6
-        told = " | ".join(", ".join(each) for each in figures.values())
-        print(f"| {name} | {told} | {size:.1f} | {1 / ratio.value:.2f} [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}] |")
+        print(f"| {name} | {' | '.join(row)} | {size:.1f} | {times[name]} |", flush=True)
 
 
-def clip_encoders(dataset: Dataset) -> dict[str, tuple[nn.Module, list[Feed]]]:
-    """{encoder: (CLIP-B/16's with random weights, inputs of 24 real samples)}."""
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModelWithProjection,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-    )
-
-    rows = calibration_rows(dataset.train, 24, 0)
-    pictures = torch.from_numpy(np.array(dataset.train.inputs["picture"])[rows])
-    pictures = torch.nn.functional.interpolate(pictures, (224, 224), mode="bilinear")
-    names = np.array(dataset.train.inputs["name"])[rows]
-    ids = np.zeros((len(rows), 77), np.int64)
-    ids[:, : names.shape[1]] = names
-    torch.manual_seed(0)
-    text = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=512, intermediate_size=2048, num_attention_heads=8))
-    vision = CLIPVisionModelWithProjection(CLIPVisionConfig(patch_size=16))
-    return {
-        "text": (text.eval(), [{"input_ids": row[None]} for row in ids]),
-        "image": (vision.eval(), [{"pixel_values": row[None].numpy()} for row in pictures]),
-    }
-
-
-def clip_table(folder: Path, shown: Progress) -> None:
-    """The text and the picture encoder of CLIP-B/16's size, random weights, INT8 against FP32."""
-    recipe_ = recipe_of(folder, folder / "teacher.safetensors")
-    encoders = clip_encoders(samples.prepare(recipe_, folder / "run", code=Path.cwd(), progress=shown))
-    print(
-        "\n| encoder, 77 tokens or 224 pixels | way | cosine to FP32, least of 8 | MB | times as fast as FP32 on ONNX Runtime [95 %] |"
-    )
-    print("| --- | --- | --- | --- | --- |")
-    for name, (module, feeds) in encoders.items():
-        graphs = {kind: folder / f"clip-{name}-{kind}.onnx" for kind in ("fp32", "int8", "int8-dynamic")}
-        if not graphs["fp32"].is_file():
-            given, plain = feeds[0], folder / "clip.onnx"
-            torch.onnx.export(
-                module, (), plain, kwargs={key: torch.from_numpy(value) for key, value in given.items()},
-                input_names=list(given), dynamo=True, external_data=False, verbose=False,
-            )  # fmt: skip
-            foreign.tidied(plain, graphs["fp32"], given)
-            plain.unlink()
-        if not graphs["int8"].is_file():
-            ptq.int8(graphs["fp32"], graphs["int8"], feeds[:16], "int8")
-            dynamic.int8(graphs["fp32"], graphs["int8-dynamic"])
-        named = {f"{kind} on {runtime}": partial(opened, file)
-                 for runtime, opened in _RUNTIMES.items() for kind, file in graphs.items()
-                 if kind != "int8-dynamic" or runtime == "ONNX Runtime"}  # fmt: skip
-        taken = time_sessions(named, feeds[0], Measure(threads=1, runs=40, warmup=2), shown)
-        first = next(iter(named))
-        expected = [_embedding(named[first](), feed) for feed in feeds[16:]]
-        for label, opener in named.items():
-            run, size = opener(), graphs[label.partition(" ")[0]].stat().st_size / 1e6
-            cosines = [_cosine(a, _embedding(run, feed)) for a, feed in zip(expected, feeds[16:])]
-            ratio = taken.ratio(label, first)
-            interval = f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
-            print(
-                f"| {name} | {label} | {min(cosines):.4f} | {size:.0f} | {1 / ratio.value:.2f} {interval} |", flush=True
-            )
-
-
-def _embedding(run: Session, feed: Feed) -> np.ndarray:
-    return next(value for value in run(feed).values() if value.ndim == 2).ravel()
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+def _some(split: Samples) -> Samples:
+    return split if _JUDGED is None else split.taken(np.arange(_JUDGED))
 
 
 def main() -> None:
     if len(sys.argv) < 2 or not (Path(sys.argv[1]) / "emoji" / "package").is_dir():
         print("skipped: it needs packages that `make bench-large` gets")
         return
-    folder = Path(sys.argv[1]).resolve()
+    folder, began = Path(sys.argv[1]).resolve(), time.monotonic()
+    (folder / "figures").mkdir(exist_ok=True)
     if not (folder / "table.csv").is_file():
         emoji.main(folder / "emoji" / "package", folder / "table.csv")
     with progress() as shown:
         fused_table(folder, shown)
-        clip_table(folder, shown)
+        weights = folder / "teacher.safetensors"
+        dataset = samples.prepare(recipe_of(folder, weights), folder / "run", code=Path.cwd(), progress=shown)
+        large_clip.table(folder, dataset, _RUNTIMES, _RUNS // 5, shown)
+    print(f"\n{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

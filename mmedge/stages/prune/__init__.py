@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from mmedge.artifact import Artifact
+from mmedge.artifact import GRAPH, Artifact
 from mmedge.errors import AccuracyGateFailed, MissingDependency, MmedgeError, PeerEnded, UsageError, first_line
 from mmedge.measure.blocks import preferred_block
 from mmedge.measure.budget import WHOLE, Budget
+from mmedge.measure.cost import params
 from mmedge.models import load
 from mmedge.recipe import Prefer, Prune
 from mmedge.report.pruning import AttemptRecord, PruningRecord, ScoreRecord
+from mmedge.report.schema import MissRecord
 from mmedge.stages.preference import INSTEAD, Costs, best, by_energy
-from mmedge.stages.prune import outcome
+from mmedge.stages.prune import depth, outcome, size
 from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
 from mmedge.stages.prune.outcome import Recovered
@@ -39,13 +41,14 @@ _SMALLER = (1.0, 0.5, 0.25)
 class Narrowed:
     """A network to cut: the parent's, or what a cut made of it. ``history``: of all cuts so far; ``fitted``: its recovery.
 
-    ``groups``: the model's, ranked as it stands, where that is known.
+    ``groups``: the model's, ranked as it stands, where that is known; ``shallower``: whether whole blocks are gone.
     """
 
     module: nn.Module
     history: list[Any]
     fitted: Fitted | None = None
     groups: list[ChannelGroup] | None = None
+    shallower: bool = False
 
 
 def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
@@ -61,18 +64,35 @@ def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
         why = error.what if isinstance(error, MmedgeError) else f"{type(error).__name__}: {first_line(error)}"
         context.progress.say(f"prune: {why}")
         notes = [f"warning: the parent is returned, unpruned: {why}"]
-        misses = outcome.misses(config, [], None)
-        taught, loss = handed_on(parent)
-        return PruneResult.of(write_unchanged(parent, context), misses=misses, notes=notes, taught=taught, loss=loss)
+        written, (taught, loss) = write_unchanged(parent, context), handed_on(parent)
+        misses = _misses(config, outcome.misses(config, [], None), context)
+        return PruneResult.of(written, misses=misses, notes=notes, taught=taught, loss=loss)
 
 
 def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
+    """What is cut of the network without the blocks that ``prune.depth`` lets go; of the whole one where that is not kept."""
+    if not config.depth:
+        return _cut(parent, config, context)
+    folder = context.work / "shallower"
+    folder.mkdir(parents=True, exist_ok=True)
+    on_miss = "try-next" if config.on_miss == "stop" else config.on_miss  # the whole network is tried yet
+    made = _cut(parent, config.model_copy(update={"on_miss": on_miss}), replace(context, work=folder))
+    if made.pruning is None or made.pruning.kept is not None:
+        return made
+    why = outcome.best_tried(list(made.pruning.attempts)).why
+    whole = _cut(parent, config.model_copy(update={"depth": 0.0}), context)
+    return whole.model_copy(update={"notes": [*whole.notes, f"all blocks stay: without some, {why}"]})
+
+
+def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     if context.recipe.prefer == "size":  # a smaller network is better, however fast
         config = config.model_copy(update={"faster": False})
-    module = context.rebuild(parent)
+    asked, module = config, context.rebuild(parent)
+    config = size.within(asked, parent.file(GRAPH), params(module))
     work = work_on(parent, module, config, context)
     before = work.judged(module)
-    history = take_apart(module)
+    gone = depth.shallower(work, module) if config.depth else []
+    history = gone + take_apart(module)
     groups, left = _ranked(work, module)
     branches = branches_of(module, work.contract, groups)
     largest = largest_ratios(config, branches)
@@ -84,7 +104,7 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
             return by_branch(work, module, branches, options, goal, round_to)
         return uniform(work, module, branches, largest, goal, round_to)
 
-    whole = Narrowed(module, load.history_of(parent) + history, None, groups)
+    whole = Narrowed(module, load.history_of(parent) + history, None, groups, shallower=bool(gone))
     rows, kept = _attempts(work, whole, planned, before)
     taken = kept[1] if kept else None
     if taken is None and config.on_miss == "stop" and any(isinstance(row, Recovered) for row in rows):
@@ -110,11 +130,20 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     notes = outcome.notes(config, rows, taken, taught=work.teacher is not None, round_to=round_to)
     if by_energy(context.recipe.prefer):
         notes += (f"cuts' energy is not measured: {INSTEAD}",)
+    if config.depth and not gone:
+        notes += (f"no stack has so many blocks that {config.depth:g} of them are one",)
+    if gone and taken is not None:
+        notes += (f"blocks removed: {', '.join(step[1].removeprefix('inner.') for step in gone)}",)
     notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
-    misses = outcome.misses(config, rows, taken)
+    misses = _misses(asked, outcome.misses(config, rows, taken), context)
     taught, loss = handed_on(parent)
     more = {"pruning": pruning, "misses": misses, "notes": list(notes), "taught": taught, "loss": loss}
     return PruneResult.of(written, **more)
+
+
+def _misses(config: Prune, found: list[MissRecord], context: Context) -> list[MissRecord]:
+    """``found`` and, where a size was asked for, whether what the main process wrote is as small."""
+    return processes.of_main(lambda: size.misses(config, context.folder / GRAPH, found))
 
 
 def _attempts(
@@ -219,7 +248,7 @@ def _attempt(
         passed=False,
         why="",
     )
-    why = outcome.not_worth_it(config, row, nothing_cut=not cuts and base.fitted is None)
+    why = outcome.not_worth_it(config, row, nothing_cut=not cuts and base.fitted is None and not base.shallower)
     if why:
         return Narrowed(module, base.history), row.model_copy(update={"why": why})
     train, steps = config.train, config.steps

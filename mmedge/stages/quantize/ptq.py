@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import dynamic, placement, precision, rounding, structure
+from mmedge.graph import dynamic, joined, placement, precision, rounding, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.qdq import Wiring
 from mmedge.graph.smoothing import relieve, smooth
@@ -59,6 +59,8 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
             relieve(graph, source, inputs)
             smooth(source, source, inputs)
             model = onnx.load(source)
+            joined.join(model)
+            onnx.save(model, source)
             powers = rounding.powers(model, structure.weighted(Wiring(model)), inputs)
             form = replace(_FORMS[variant], powers=powers)
             if variant == "int8-hybrid":

@@ -1,0 +1,66 @@
+"""Whole blocks that go: those whose absence changes the outputs on validation least, of each stack a share."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mmedge.graph.trace import example
+from mmedge.measure.budget import SplitOutputs, split_outputs
+from mmedge.measure.quality import graph_predictor, module_run
+from mmedge.models import load
+from mmedge.models.skipped import skip, stacks
+from mmedge.stages.prune.work import PruneWork
+
+# Validation samples that influence is measured on.
+_ROWS = 200
+
+
+def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
+    """Take up to the share ``prune.depth`` of each stack's blocks out of ``module``, in place; the pruning history of it.
+
+    One at a time, each time the one without which the outputs change least, whole and with every subset of modalities, as a
+    share of their power. Source: Gromov et al. 2024, "The unreasonable ineffectiveness of the deeper layers", with the
+    outputs themselves in place of the angle between layers.
+    """
+    validation = work.validation
+    few = validation.taken(np.linspace(0, len(validation) - 1, min(len(validation), _ROWS)).astype(np.int64))
+    found = stacks(module, example(work.contract, learning=True))
+    left = {name: int(len(blocks) * work.config.depth) for name, blocks in found.items()}
+    known = {name: blocks for name, blocks in found.items() if left[name]}
+
+    def outputs(tried: nn.Module) -> SplitOutputs:
+        return split_outputs(work.contract, few, graph_predictor(module_run(tried), work.contract, few))
+
+    whole, gone = outputs(module), dict[str, bool]()
+
+    def influence(block: str, wrapped: bool) -> float:
+        trial = copy.deepcopy(module)
+        skip(trial, {block: wrapped})
+        return _distance(whole, outputs(trial))
+
+    total = sum(left.values())
+    while any(left.values()):
+        work.context.progress.step("influence of the blocks", len(gone), total, "blocks removed")
+        open_ = {(name, block): wrapped for name, blocks in known.items() if left[name]
+                 for block, wrapped in blocks.items() if block not in gone}  # fmt: skip
+        measured = {
+            place: work.remembered("influence", [place[1], *gone], float, partial(influence, place[1], wrapped))
+            for place, wrapped in open_.items()
+        }
+        name, block = min(measured, key=measured.__getitem__)
+        gone[block] = open_[name, block]
+        skip(module, {block: gone[block]})
+        left[name] -= 1
+    return [[load.SKIP, block, wrapped] for block, wrapped in gone.items()]
+
+
+def _distance(before: SplitOutputs, after: SplitOutputs) -> float:
+    """The power of the change of all outputs over theirs."""
+    pairs = [(x, after[subset][1][head]) for subset, (_, heads) in before.items() for head, x in heads.items()]
+    changed = sum(float(np.square(a - b).sum()) for a, b in pairs)
+    return changed / max(sum(float(np.square(a).sum()) for a, _ in pairs), 1e-12)

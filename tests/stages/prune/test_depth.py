@@ -1,0 +1,72 @@
+"""Whole blocks that go: the least influential of a stack, and a network without them is rebuilt bit for bit."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mmedge.contract import Contract
+from mmedge.models import load
+from mmedge.progress import Silent
+from mmedge.recipe import Model, Prune
+from mmedge.spec import ArraySpec
+from mmedge.stages.prune import depth
+from tests.models.test_skipped import Layer
+
+CONTRACT = Contract(
+    task="classification", modalities={"x": ArraySpec(kind="array", shape=(8,))}, labels=("a", "b", "c")
+)
+STRENGTHS = (1.0, 0.01, 2.0, 0.1)
+
+
+class Stack(nn.Module):
+    """Layers of which the second adds least and the fourth little."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.out = nn.Sequential(*(Layer() for _ in STRENGTHS)), nn.Linear(8, 3)
+        with torch.no_grad():
+            for layer, strength in zip(self.layers, STRENGTHS):
+                layer.b.weight.mul_(strength)
+                layer.b.bias.zero_()
+
+    def forward(self, x):
+        return self.out(self.layers(x))
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """What ``shallower`` asks of a PruneWork; outputs are those of 16 random samples."""
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+
+    def outputs(contract, few, predict):
+        with torch.no_grad():
+            return {"whole": (None, {"logits": predict(x).numpy()})}
+
+    monkeypatch.setattr(depth, "split_outputs", outputs)
+    monkeypatch.setattr(depth, "graph_predictor", lambda run, *_: run)
+    monkeypatch.setattr(
+        depth, "module_run", lambda m: lambda x: m.eval()(x=x, present=torch.ones(16, 1).bool())["logits"]
+    )
+    validation = type("Split", (), {"__len__": lambda self: 16, "taken": lambda self, rows: self})()
+    context = SimpleNamespace(progress=Silent())
+    remembered = lambda what, key, kind, compute: compute()  # noqa: E731
+    return lambda share: SimpleNamespace(
+        contract=CONTRACT, config=Prune(depth=share), validation=validation, context=context, remembered=remembered
+    )
+
+
+@pytest.mark.parametrize(("share", "gone"), [(0.2, []), (0.3, [1]), (0.6, [1, 3])])
+def test_the_blocks_without_which_outputs_change_least_go_first_and_no_more_than_the_share(work, share, gone):
+    torch.manual_seed(0)
+    section = Model(factory="theirs:factory")
+    module = load.build(section, CONTRACT, factory=Stack).eval()
+    history = depth.shallower(work(share), module)
+    assert [(what, name.rpartition(".")[2]) for what, name, _ in history] == [(load.SKIP, str(n)) for n in gone]
+    again = load.build(section, CONTRACT, factory=Stack, fresh=True)
+    load.apply_history(again, history, CONTRACT)
+    again.load_state_dict(module.state_dict())
+    inputs = {"x": torch.randn(3, 8), "present": torch.ones(3, 1, dtype=torch.bool)}
+    with torch.no_grad():
+        assert torch.equal(*(each.eval()(**inputs)["logits"] for each in (module, again)))
