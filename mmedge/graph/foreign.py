@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def to_opset(graph: Path, opset: int, example: Mapping[str, np.ndarray]) -> list
 def _folded(graph: Path, model: Any, example: Mapping[str, np.ndarray]) -> Any | None:
     """``model``, which is in the file ``graph``, as ONNX Runtime folds it; None where that needs operators of its own."""
     folded = optimized(graph, everything=False)
-    if _adds_branches(folded.graph):
+    if _adds_branches(folded.graph) or _flattens(model.graph, folded.graph):
         folded = optimized(graph, everything=False, without=("MatMulAddFusion",))
     domains = {node.domain for node in folded.graph.node}
     if domains - {node.domain for node in model.graph.node} - {""} or not _alike(model, folded, example):
@@ -187,6 +188,12 @@ def _adds_branches(graph: Any) -> bool:
     stored = {tensor.name for tensor in graph.initializer}
     stored |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
     return any(node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] not in stored for node in graph.node)
+
+
+def _flattens(before: Any, after: Any) -> bool:
+    """Whether a product of three axes has become a Gemm between two Reshapes, which ONNX Runtime then runs in float."""
+    one, other = (Counter(node.op_type for node in graph.node) for graph in (before, after))
+    return other["Gemm"] > one["Gemm"] and other["Reshape"] > one["Reshape"]
 
 
 def _called_as_before(graph: Any) -> None:

@@ -9,6 +9,8 @@ there already, a file of JSON a piece (``figures``). ``LARGE_TRIAL=1`` tries the
 its own, since its figures mean nothing.
 """
 
+import contextlib
+import io
 import json
 import os
 import resource
@@ -25,7 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 
 from mmedge import recipe
-from mmedge.artifact import hash_json, read, remembered
+from mmedge.artifact import hash_json, read, remembered, replacing
 from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.backends.onnxfile import content_sha256
 from mmedge.cli.common import progress
@@ -81,7 +83,7 @@ def recipe_of(folder: Path, weights: Path | None) -> Recipe:
     return recipe.parse(values, where=Path("bench-large"), folder=folder)
 
 
-def rivals(graph: Path, dataset: Dataset, folder: Path) -> dict[str, Path]:
+def rivals(graph: Path, dataset: Dataset, folder: Path, shown: Progress) -> dict[str, Path]:
     """What NNCF's and ONNX Runtime's documentation show, on the same calibration samples."""
     import nncf
     import onnx
@@ -98,7 +100,9 @@ def rivals(graph: Path, dataset: Dataset, folder: Path) -> dict[str, Path]:
             return next(self.left, None)
 
     def by_nncf(target: Path, **more: Any) -> None:
-        onnx.save(nncf.quantize(onnx.load(graph), nncf.Dataset(inputs), subset_size=len(inputs), **more), target)
+        with contextlib.redirect_stdout(io.StringIO()):  # its bars are not of the table
+            made = nncf.quantize(onnx.load(graph), nncf.Dataset(inputs), subset_size=len(inputs), **more)
+        onnx.save(made, target)
 
     def static(target: Path) -> None:
         # ONNX Runtime 1.31's symbolic inference of shapes stops at this graph's masks.
@@ -116,7 +120,9 @@ def rivals(graph: Path, dataset: Dataset, folder: Path) -> dict[str, Path]:
         target = folder / f"rival-{number}.onnx"
         try:
             if not target.is_file():
-                make(target)
+                shown.say(f"making {name}")
+                with replacing(target) as beside:
+                    make(beside)
             made[name] = target
         except Exception as error:  # another tool's failure is a row that is missing, not the end of the table
             print(f"{name}: not made: {type(error).__name__}: {first_line(error)}")
@@ -152,7 +158,7 @@ def fused_table(folder: Path, shown: Progress) -> None:
     ):
         made = read(out / name)
         files[f"**mmedge ({made.meta['candidate']})** on {runtime}"] = (made.file(file), runtime)
-    for name, file in rivals(graph, dataset, folder).items():
+    for name, file in rivals(graph, dataset, folder, shown).items():
         files |= {f"{name} on {runtime}": (file, runtime) for runtime in _RUNTIMES}
     print(
         f"\n27 M parameters; {len(dataset.validation)} validation and {len(dataset.test)} test samples; quantize took {spent:.0f} s,"

@@ -192,3 +192,15 @@ def test_what_folding_takes_apart_is_quantized_as_it_was_given(tmp_path):
 def test_infinite_outputs_do_not_make_any_two_graphs_alike():
     x = np.array([1, -np.inf, 3], np.float32)
     assert foreign._same(x, x) and not foreign._same(x, np.array([9, -np.inf, 3], np.float32))
+
+
+def test_a_layer_of_three_axes_of_known_sizes_stays_one_that_runs_in_8_bits(tmp_path):
+    random = np.random.default_rng(0)
+    stored = {"w": random.standard_normal((8, 4)), "b": random.standard_normal(4)}
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"], "layer"), helper.make_node("Add", ["p", "b"], ["y"], "bias")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5, n]) for name, n in (("x", 8), ("y", 4)))
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", {"x": random.standard_normal((1, 5, 8)).astype(np.float32)})
+    assert [node.op_type for node in onnx.load(tmp_path / "t.onnx").graph.node] == ["MatMul", "Add"]

@@ -1,6 +1,7 @@
 """Networks as users write them: what can be narrowed is, what cannot is told, and the cut model is rebuilt bit for bit."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,13 +10,15 @@ from torch.nn import functional
 
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
-from mmedge.graph.trace import example
+from mmedge.graph.trace import example, generated
 from mmedge.measure.cost import params
 from mmedge.models import load
+from mmedge.models.skipped import skip, stacks
 from mmedge.recipe import Model, Prune
 from mmedge.spec import ArraySpec
 from mmedge.stages.prune.groups import cut, groups_of, working_together
 from mmedge.stages.prune.search import kept_units
+from tests.models.networks import BROUGHT
 
 CONTRACT = Contract(
     task="classification",
@@ -211,3 +214,40 @@ def test_a_cut_that_breaks_the_forward_leaves_that_group_alone_and_takes_the_oth
     cut(module, CONTRACT, working, keep)
     with torch.no_grad():
         assert module(**example(CONTRACT))["logits"].shape == (2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Bert", "ViT", "CLIP"])
+def test_a_network_of_transformers_loses_whole_heads_and_feed_forward_widths_and_is_rebuilt(name, tmp_path):
+    network = next(each for each in BROUGHT if each.name == name)
+    torch.manual_seed(0)
+    section = Model(factory="theirs:factory")
+    module = load.build(section, network.contract, factory=network.make).eval()
+    groups, _ = groups_of(module, network.contract, Prune())
+    heads = [group for group in groups if re.search(r"value$|v_proj$", group.root)]
+    wide = [group for group in groups if re.search(r"intermediate|fc1$", group.root)]
+    layers = 4 if name == "CLIP" else 2  # it has two towers
+    assert len(heads) == len(wide) == layers
+    assert all((len(group.units), len(group.units[0])) == (2, 8) for group in heads)
+    before, history = params(module), []
+    history += cut(module, network.contract, groups, {group.root: -(-len(group.units) // 2) for group in groups})
+    load.save(module, tmp_path, history)
+    again = load.build(section, network.contract, factory=network.make, fresh=True)
+    load.apply_history(again, json.loads((tmp_path / "pruning.json").read_text()), network.contract)
+    load.load_weights(again, tmp_path / "weights.safetensors")
+    inputs = generated(network.contract, 3)
+    with torch.no_grad():
+        assert torch.equal(*(each.eval()(**inputs)["logits"] for each in (module, again)))
+    assert params(module) < 0.95 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Bert", "ViT", "CLIP"])
+def test_the_layers_of_a_network_of_transformers_are_blocks_that_may_go(name):
+    network = next(each for each in BROUGHT if each.name == name)
+    module = load.build(Model(factory="theirs:factory"), network.contract, factory=network.make).eval()
+    found = stacks(module, example(network.contract))
+    assert sorted(len(blocks) for blocks in found.values()) == [2] * (2 if name == "CLIP" else 1)
+    skip(module, {block: wrapped for blocks in found.values() for block, wrapped in list(blocks.items())[:1]})
+    with torch.no_grad():
+        assert module(**example(network.contract))["logits"].shape == (2, 3)
