@@ -91,7 +91,7 @@ def test_weighted_layers_run_in_8_bits_and_what_is_between_them_stays_float(made
     kernels, proof = candidates.proved(made[1])
     assert not proof.unexplained and set(proof.float_layers.values()) <= {"its output stays float"}
     assert proof.asked - proof.int8 <= 1  # the last layer, whose output is the graph's
-    assert kernels["QLinearConv"] == 3 and kernels["QLinearAdd"] == 1 and kernels["MatMulIntegerToFloat"] >= 12
+    assert kernels["QLinearConv"] == 3 and kernels["QLinearAdd"] == 1 and kernels["MatMulIntegerToFloat"] >= 8
     layers = qdq.layers(onnx.load(made[1]))
     kinds = {layer.kind for layer in layers}
     assert {"wide", "depth", "narrow", "head.0"} <= {layer.label for layer in layers}
@@ -184,7 +184,8 @@ def test_layers_of_a_graph_whose_sizes_are_all_known_run_in_8_bits_too(made, tmp
     onnx.save(model, tmp_path / "one.onnx")
     ptq.int8(tmp_path / "one.onnx", tmp_path / "int8.onnx", made[2], "int8")
     kernels, proof = candidates.proved(tmp_path / "int8.onnx")
-    assert proof.asked - proof.int8 <= 1 and kernels["MatMulIntegerToFloat"] >= 12
+    # Of two layers of attention: the three projections are one.
+    assert proof.asked - proof.int8 <= 1 and kernels["MatMulIntegerToFloat"] >= 8
 
 
 @pytest.mark.long
