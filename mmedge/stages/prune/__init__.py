@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,10 +73,8 @@ def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     """What is cut of the network without the blocks that ``prune.depth`` lets go; of the whole one where that is not kept."""
     if not config.depth:
         return _cut(parent, config, context)
-    folder = context.work / "shallower"
-    folder.mkdir(parents=True, exist_ok=True)
     on_miss = "try-next" if config.on_miss == "stop" else config.on_miss  # the whole network is tried yet
-    made = _cut(parent, config.model_copy(update={"on_miss": on_miss}), replace(context, work=folder))
+    made = _cut(parent, config.model_copy(update={"on_miss": on_miss}), context)
     if made.pruning is None or made.pruning.kept is not None:
         return made
     why = outcome.best_tried(list(made.pruning.attempts)).why

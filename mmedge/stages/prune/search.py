@@ -78,7 +78,7 @@ def _recovered_briefly(work: PruneWork, module: nn.Module, name: str) -> Scores:
         train = work.config.train.model_copy(update={"epochs": 1, "max_steps": steps})
         state = f"probe {name}"
         work.recovered(module, train, state, f"probing {name}")
-        (work.context.work / f"{state}.safetensors").unlink(missing_ok=True)
+        (work.context.work / f"{work.beginning}{state}.safetensors").unlink(missing_ok=True)
     return work.judged(module)
 
 

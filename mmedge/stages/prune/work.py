@@ -69,12 +69,17 @@ class PruneWork:
     whole: dict[str, int]
     refused: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def beginning(self) -> str:
+        """Of the names of all files that are kept: a network without blocks has figures of its own."""
+        return "shallower-" if self.config.depth else ""
+
     def remembered(self, what: str, key: Any, kind: type[T], compute: Callable[[], T]) -> T:
         """A value of the type ``kind``, kept as JSON, that is computed once, whatever interrupts the stage.
 
         Of several processes all call ``compute``, which may train, or none does; the main one's value is everybody's.
         """
-        path = self.context.work / f"{what}-{hash_json(key)[:16]}.json"
+        path = self.context.work / f"{self.beginning}{what}-{hash_json(key)[:16]}.json"
         adapter: TypeAdapter[T] = TypeAdapter(kind)
         made = None if processes.of_main(path.is_file) else adapter.dump_python(compute(), mode="json")
         return adapter.validate_python(processes.of_main(lambda: remembered(path, lambda: made)))
@@ -105,7 +110,7 @@ class PruneWork:
             student,
             self.objective(student, train),
             self.training(train),
-            state=self.context.work / f"{name}.safetensors",
+            state=self.context.work / f"{self.beginning}{name}.safetensors",
             task=task,
             progress=self.context.progress,
             log=self.context.log(name),
