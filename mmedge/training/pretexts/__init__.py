@@ -18,6 +18,7 @@ from mmedge.errors import UsageError
 from mmedge.recipe import Model, Pretrain, Train
 from mmedge.recipe.pretraining import UNLEARNED, learned_of
 from mmedge.training.context import Context
+from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch, Training
 from mmedge.training.loop.fit import Fitted, fit
 from mmedge.training.pretexts import adversarial, contrastive, masked
@@ -80,6 +81,8 @@ def pretrained(
             where=f"{context.stage}.pretrain",
             todo="leave model.factory out, or load weights that were pretrained elsewhere",
         )
+    if processes.count() > 1:  # which wait for gradients of all weights, and those of the heads have none here
+        raise UsageError("several processes cannot pretrain", where=f"{context.stage}.pretrain", todo="train in one")
     if not learned_of(section.kind, training.contract.modalities):
         raise UsageError(UNLEARNED[section.kind], where=f"{context.stage}.pretrain.kind")
     torch.manual_seed(training.seed)
