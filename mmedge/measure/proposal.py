@@ -70,8 +70,7 @@ def proposed(model: Model, budget: Budget, setting: Setting, progress: Progress)
     Of what fits the network with the most multiply-accumulates is taken: parameters, bytes or milliseconds are what is
     short, and what is computed within them is what is had for them. Raises UsageError where nothing fits.
     """
-    with scratch() as folder:
-        table, teacher_ms = _measured(model, budget, setting, folder, progress)
+    table, teacher_ms = measured(model, budget, setting, progress)
     limits = {
         "latency_ms": budget.latency_ms,
         "ratio": budget.ratio and teacher_ms and budget.ratio * teacher_ms,
@@ -102,10 +101,17 @@ def proposed(model: Model, budget: Budget, setting: Setting, progress: Progress)
     return best.model.model_copy(update={"proposed": why})
 
 
-def _measured(
-    model: Model, budget: Budget, setting: Setting, folder: Path, progress: Progress
+def measured(
+    model: Model, budget: Budget, setting: Setting, progress: Progress
 ) -> tuple[list[Candidate], float | None]:
-    """The table, and the teacher's median where the budget needs it."""
+    """The table, and the teacher's median in milliseconds where the budget needs it."""
+    with scratch() as folder:
+        return _measured_in(folder, model, budget, setting, progress)
+
+
+def _measured_in(
+    folder: Path, model: Model, budget: Budget, setting: Setting, progress: Progress
+) -> tuple[list[Candidate], float | None]:
     table: list[Candidate] = []
     graphs: dict[str, Path] = {}
     every = list(_models(model, setting.contract))

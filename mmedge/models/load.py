@@ -21,6 +21,7 @@ from mmedge.models.arrays import ArrayDecoder, Flat
 from mmedge.models.attention import split_attention
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
+from mmedge.models.ensemble import ensemble
 from mmedge.models.fusion import EarlyNet, FusionNet
 from mmedge.models.fusions import FUSIONS
 from mmedge.models.fusions.early import Early, stacked
@@ -58,6 +59,11 @@ def build(
     ``factory`` is what ``model.factory`` names, already imported; ``means`` are the training means [*shape] that stand
     in for absent inputs of a module that knows no presence.
     """
+    if model.ensemble > 1:
+        one = model.model_copy(update={"ensemble": 1})
+        return ensemble(
+            model.ensemble, partial(build, one, contract, factory=factory, means=means, fresh=fresh), contract
+        )
     module: Any
     if model.factory is None:
         if model.outputs:
@@ -340,10 +346,10 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found, taken = {}, set()
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise UsageError(
-                f"the network's state holds {name!r}, a {type(value).__name__}: a file of weights holds tensors alone",
-                todo="keep it in a buffer, or build it from the factory's arguments",
+            what = (
+                f"the network's state holds {name!r}, a {type(value).__name__}: a file of weights holds tensors alone"
             )
+            raise UsageError(what, todo="keep it in a buffer, or build it from the factory's arguments")
         kept = value.detach().contiguous().cpu()
         memory = kept.untyped_storage().data_ptr()
         found[name] = kept.clone() if memory in taken else kept

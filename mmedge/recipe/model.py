@@ -69,6 +69,13 @@ class Model(Frozen):
         " modality alone would decide, by learned weights (votes), or by weights that are fitted on validation rows after training"
         " (stacking); early stacks inputs of equal shape as channels, for the first modality's encoder.",
     )
+    ensemble: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Of a teacher: networks of this section that are trained one after another, each from a seed of its own,"
+        " and give the mean of their outputs. Other networks beside it are distill.teachers.",
+    )
     hidden: int = Field(
         64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer, or each tower's."
     )
@@ -125,6 +132,14 @@ class Model(Frozen):
     def _names_its_own_outputs(self) -> Model:
         if len(set(self.outputs)) < len(self.outputs):
             raise ValueError("'outputs' names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _each_trained(self) -> Model:
+        if self.ensemble > 1 and self.weights:
+            raise ValueError(
+                "'weights' are one network's: leave out 'ensemble', and name the others under distill.teachers"
+            )
         return self
 
     @model_validator(mode="after")

@@ -231,6 +231,8 @@ class MainTeacher(StageSection, TeacherConfig):
             raise ValueError(
                 "with 'train: null', name model.weights or onnx or outputs: the teacher has learnt nothing else"
             )
+        if self.train is not None and self.train.privacy and self.model.ensemble > 1:
+            raise ValueError("'train.privacy' is spent by one network: leave out model.ensemble")
         return self
 
     @property
@@ -390,6 +392,8 @@ class Distill(StageSection):
         named = {"factory", "encoders", "embedding", "hidden", "weights"} & self.model.model_fields_set
         if self.budget and named:
             raise ValueError(f"'budget' proposes the student's network: leave out model.{min(named)}")
+        if self.model.ensemble > 1:
+            raise ValueError("'model.ensemble' is a teacher's: what ships is one network")
         return self
 
     @model_validator(mode="after")

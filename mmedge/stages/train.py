@@ -21,6 +21,7 @@ from mmedge.graph.adopt import adopt, check_whole, check_width, count
 from mmedge.graph.foreign import to_opset
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
+from mmedge.models.ensemble import members_of
 from mmedge.models.load import refuse_probabilities
 from mmedge.recipe import MainTeacher, Pretrain, Train
 from mmedge.stages.results import ComparedRecord, StageResult
@@ -29,7 +30,7 @@ from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Training
-from mmedge.training.loop.fit import Fitted, fit
+from mmedge.training.loop.fit import Fitted, fit, joined
 from mmedge.training.objectives import Supervised
 from mmedge.training.pretexts import from_nothing, pretrained
 from mmedge.training.privacy import spent_record
@@ -94,11 +95,26 @@ class _Lesson:
     context: Context
 
     def taught(self, module: nn.Module, train: Train, name: str, first: Pretrain | None) -> Fitted:
-        """Train ``module`` in place on the labels, after ``first`` where it is given. ``name``: of the state and the log."""
-        context, seed = self.context, self.context.recipe.seed
+        """Train ``module`` in place on the labels, after ``first`` where it is given. ``name``: of the state and the log.
+
+        The networks of an ensemble are trained one after another, each in an order of its own.
+        """
+        members = members_of(module)
+        own = [f"{name}-{number}" if number else name for number in range(len(members))]
+        return joined([self._one(each, train, (own[n], n), first) for n, each in enumerate(members)])
+
+    def _one(self, module: nn.Module, train: Train, place: tuple[str, int], first: Pretrain | None) -> Fitted:
+        (name, number), context, seed = place, self.context, self.context.recipe.seed
         labelled = np.flatnonzero(self.samples.labelled)
         training = Training(
-            self.contract, self.samples, self.validation, train, labelled, seed, seed, reading=context.dataset.reading
+            self.contract,
+            self.samples,
+            self.validation,
+            train,
+            labelled,
+            seed + number,
+            seed,
+            reading=context.dataset.reading,
         )
         if first:
             state = context.work / f"{name}-pretrained.safetensors"

@@ -70,3 +70,19 @@ def test_a_budget_and_encoders_exclude_each_other():
         Distill(budget={"params": 9}, model={"hidden": 8})
     with pytest.raises(ValueError, match="name one of"):
         Budget()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["latency_ms", "ratio"])
+def test_a_budget_of_time_is_kept_on_the_real_backend(asked):
+    """Limits between what the smallest and the largest network take here, so that they tell something on any machine."""
+    table, teacher_ms = proposal.measured(Model(), Budget(ratio=1.0), setting(), Silent())
+    times = sorted(one.ms for one in table)
+    assert times[0] > 0 and times[-1] > 1.3 * times[0]
+    limit = (times[0] * times[-1]) ** 0.5
+    chosen = proposed(Model(), Budget(**{asked: limit / (teacher_ms if asked == "ratio" else 1)}), setting(), Silent())
+    again = load.build(chosen, CONTRACT)
+    took = next(one.ms for one in table if (one.params, one.macs) == (params(again), macs(again, CONTRACT)))
+    assert took < 1.5 * limit, "what was chosen takes far more in another run"
+    assert macs(again, CONTRACT) > min(one.macs for one in table), "and yet it is not the smallest"
+    assert f"timed on {GRAPH_BACKEND}" in chosen.proposed and " ms" in chosen.proposed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -58,6 +58,16 @@ class Fitted:
     notes: tuple[str, ...]
     diverged: bool = False
     private: Phase | None = None
+
+
+def joined(fits: Sequence[Fitted]) -> Fitted:
+    """What several networks, trained one after another, ended with as one; their epochs are counted on."""
+    if len(fits) == 1:
+        return fits[0]
+    history = [record for one in fits for record in one.history]
+    history = [{**record, "epoch": number} for number, record in enumerate(history, 1)]
+    notes = tuple(f"network {number}: {note}" for number, one in enumerate(fits, 1) for note in one.notes)
+    return Fitted(history, _best(history), notes, any(one.diverged for one in fits))
 
 
 def fit(

@@ -61,7 +61,8 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         np.flatnonzero(train.labelled),
         schedule,
     )
-    module = train_student(variant, section.model, contract, own, 0).module
+    one = section.model.model_copy(update={"ensemble": 1})
+    module = train_student(variant, one, contract, own, 0).module
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if layer_of(module, hint.teacher) is not None)
     loss = config.loss.model_copy(update={"hints": hints})
     views = TeachingSplit(context, config.train, "train", config).views(own.dataset, tuple(contract.modalities))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
+from mmedge.models.ensemble import members_of
 from mmedge.models.heads import Wrapped
 from mmedge.recipe import Hint
 from mmedge.training.losses.hints import attention_map
@@ -37,7 +38,9 @@ _OF_PLACES = (
 
 
 def layers_of(module: nn.Module) -> dict[str, nn.Module]:
-    """{name: layer} by the names that a recipe uses: those of the user's own module, whatever it is wrapped in."""
+    """{name: layer} by the names that a recipe uses: those of the user's own module, whatever it is wrapped in; of an
+    ensemble's first."""
+    module = members_of(module)[0]
     own = module.inner if isinstance(module, Wrapped) else module
     return {name: child for name, child in own.named_modules() if name}
 
