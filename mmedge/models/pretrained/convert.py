@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmedge.artifact import replacing
 from mmedge.errors import MmedgeError
-from mmedge.models.load import read_state, unshared
+from mmedge.models.state import read_state, unshared
 
 
 def convert(source: Path, target: Path) -> int:

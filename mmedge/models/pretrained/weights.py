@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from mmedge.errors import UsageError
+from mmedge.models.state import load_state, read_state
 
 
 def load_into(module: nn.Module, path: Path | None, *, without: str | Collection[str] = ()) -> None:
@@ -15,8 +16,6 @@ def load_into(module: nn.Module, path: Path | None, *, without: str | Collection
 
     Raises UsageError for a file that is not safetensors, and MmedgeError where the names do not agree.
     """
-    from mmedge.models.load import load_state, read_state  # which builds encoders
-
     if path is None:
         raise UsageError("no 'weights' are named, and without them nothing has been learnt", todo="weights: FILE")
     if not path.is_file():

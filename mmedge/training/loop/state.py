@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.artifact import replacing
-from mmedge.models.load import unshared
+from mmedge.models.state import unshared
 from mmedge.training.loop.optimizer import Average
 from mmedge.training.loop.private import Private
 
