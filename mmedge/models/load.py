@@ -19,6 +19,7 @@ from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.arrays import ArrayDecoder, Flat
 from mmedge.models.attention import split_attention
+from mmedge.models.blocks import keep_blocks
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.ensemble import ensemble
@@ -88,6 +89,7 @@ def build(
         module = Wrapped(inner, names, stand_ins, units, model.outputs)
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
+    keep_blocks(module, model.layers)
     return module
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,6 +75,10 @@ class Model(Frozen):
         le=64,
         description="Of a teacher: networks of this section that are trained one after another, each from a seed of its own,"
         " and give the mean of their outputs. Other networks beside it are distill.teachers.",
+    )
+    layers: dict[str, Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]] = Field(
+        {},
+        description="Modality, or a list of blocks as in named_modules() -> the blocks of it that are kept, counted from 0.",
     )
     hidden: int = Field(
         64, ge=1, le=65_536, description="Width of the built-in fusion's hidden layer, or each tower's."

@@ -354,6 +354,11 @@ class Distill(StageSection):
         None,
         description="What the student may cost: its encoders and widths are proposed, from a table that is measured.",
     )
+    from_teacher: dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = Field(
+        {},
+        description="The student is the teacher's network, of some encoders only these blocks (model.layers), and begins with"
+        " the teacher's weights; so do its controls.",
+    )
     labels: int | Literal["all", "none"] = Field(
         "all", description="Training labels that the student's stages may see."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -74,6 +74,21 @@ class Recipe(Frozen):
                 f"must be plain words, since it names a folder: letters, digits, blanks, - _ . not {brief(name)}"
             )
         return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _student_of_its_teachers_layers(cls, given: Any) -> Any:
+        distill = given.get("distill") if isinstance(given, dict) else None
+        if not isinstance(distill, dict) or not distill.get("from_teacher"):
+            return given
+        teacher = given.get("teacher")
+        model = teacher.get("model", {}) if isinstance(teacher, dict) else {}
+        own = {**(model if isinstance(model, dict) else {}), "layers": distill["from_teacher"], "ensemble": 1}
+        if "layers" not in distill.get("model", {"layers": None}):
+            raise ValueError(
+                "'distill.from_teacher' makes the student of the teacher's network: leave out distill.model"
+            )
+        return {**given, "distill": {**distill, "model": own}}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:

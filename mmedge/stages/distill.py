@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import nn
 
 from mmedge.artifact import Artifact
 from mmedge.contract import Contract, subsets
 from mmedge.measure.gain import decide
 from mmedge.models import load
+from mmedge.models.blocks import take_over
+from mmedge.models.ensemble import members_of
 from mmedge.recipe import Distill, Loss
 from mmedge.report.schema import DecisionRecord, PrivacyRecord, TriedLossRecord
 from mmedge.stages.results import ComparedRecord, DistillResult
@@ -157,10 +161,21 @@ def _candidate(config: Distill, loss: Loss, context: Context, contract: Contract
         config.train,
         student_noise(context.recipe, len(samples), int(context.dataset.train.labelled.sum())),
         pretrain=config.pretrain,
+        start=_begins(config, context),
     )
     # Hints that do not fit are told before controls are trained.
     variant.objective(context.build(config.model, contract))
     return _Candidate(config, teacher, variant)
+
+
+def _begins(config: Distill, context: Context) -> Callable[[nn.Module], None]:
+    """What gives a student its first weights: the teacher's, or nothing more than chance has."""
+    if not config.from_teacher:
+        return lambda student: None
+    teacher = context.teacher
+    assert teacher is not None, "teacher_for has refused that"
+    # Built again each time: a large teacher is not held through all of the training.
+    return lambda student: take_over(student, members_of(context.rebuild(teacher))[0], config.from_teacher)
 
 
 def _variants(candidate: _Candidate, context: Context, contract: Contract) -> dict[str, Variant]:

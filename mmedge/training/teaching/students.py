@@ -26,6 +26,8 @@ class Variant:
     ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
     where these are not all that it takes; ``noise``: of students that share a budget of privacy; ``pretrain``: what it learns
     first, of the same samples in all variants that have it.
+    ``start(student)``: gives it the weights that it begins with, where these are not fresh ones. ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
+    where these are not all that it takes; ``noise``: of students that share a budget of privacy.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Variant:
     noise: float | None = None
     subset: tuple[str, ...] | None = None
     pretrain: Pretrain | None = None
+    start: Callable[[nn.Module], None] = lambda student: None
 
     def alone(self, chosen: tuple[str, ...]) -> Variant:
         """The same for one subset of modalities and no other: it never sees another, and none of it is dropped."""
@@ -78,6 +81,7 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
     seed = context.recipe.seed + number
     torch.manual_seed(seed)
     module = context.build(model, contract)
+    variant.start(module)
     training = Training(
         contract,
         variant.samples,
