@@ -57,8 +57,13 @@ def export(module: nn.Module, contract: Contract, path: Path, opset: int | None 
         simplify(model)
     _check_batch(model)
     _check_lengths(model, contract)
-    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+    del model
+    try:
+        onnx.checker.check_model(str(path), full_check=True)  # a file's: of a model in memory it makes two copies more
+    except Exception:
+        path.unlink()
+        raise
 
 
 def first_layer_that_differs(

@@ -74,8 +74,10 @@ def test_a_budget_and_encoders_exclude_each_other():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", ["latency_ms", "ratio"])
-def test_a_budget_of_time_is_kept_on_the_real_backend(asked):
+def test_a_budget_of_time_is_kept_on_the_real_backend(asked, monkeypatch):
     """Limits between what the smallest and the largest network take here, so that they tell something on any machine."""
+    monkeypatch.setattr(proposal, "_KINDS", ("conv",))
+    monkeypatch.setattr(proposal, "_SCALES", (0.25, 1.0, 4.0))
     table, teacher_ms = proposal.measured(Model(), Budget(ratio=1.0), setting(), Silent())
     times = sorted(one.ms for one in table)
     assert times[0] > 0 and times[-1] > 1.3 * times[0]

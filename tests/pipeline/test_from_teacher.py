@@ -9,37 +9,21 @@ from mmedge.progress import Silent
 from tests.conftest import parsed
 from tests.models.pretrained import folders
 
-SHORT = {"epochs": 2, "batch_size": 16, "freeze": []}
-
-
-def run(tmp_path, **distill):
-    table, bert = folders.table(tmp_path), folders.bert(tmp_path / "bert")
-    text = {"kind": "text", "column": "name", "length": 8, "tokenizer_file": str(bert / "tokenizer.json")}
-    picture = {"kind": "image", "column": "picture", "height": 12, "width": 12}
-    values = {
-        "schema": 1,
-        "name": "layers",
-        "data": {"manifest": str(table), "target": "label", "id": "id", "split": "split", "modalities": {"picture": picture, "name": text}},
-        "teacher": {"model": {"encoders": {"name": {"hf": str(bert)}}, "hidden": 8}, "train": SHORT},
-        "distill": {"train": SHORT, "controls": {"seeds": 1}, **distill},
-        "measure": {"runs": 20, "warmup": 1, "bootstrap": 50},
-        "gates": "none",
-    }  # fmt: skip
-    found = parsed(values)
-    outcome = fold.run(found, tmp_path / "out", code=tmp_path, progress=Silent())
-    assert (tmp_path / "out" / "bundle").is_dir()
-    return outcome, artifact.read(tmp_path / "out" / "distill")
-
 
 @pytest.mark.slow
-def test_a_student_of_the_last_layer_of_its_teachers_encoder_ships(tmp_path):
-    outcome, made = run(tmp_path, from_teacher={"name": [1]})
+@pytest.mark.parametrize("named", ["from_teacher", "model"])
+def test_a_student_of_one_layer_of_a_pretrained_encoder_ships(named, tmp_path):
+    values = folders.values(folders.everything(tmp_path))
+    values["data"]["modalities"]["name"]["tokenizer_file"] = f"{tmp_path}/bert/tokenizer.json"
+    values["teacher"]["model"]["encoders"].pop("picture")
+    begins = {
+        "from_teacher": {"name": [1]},
+        "model": {**values["teacher"]["model"], "layers": {"name": [1]}},
+    }
+    values["distill"] = {"train": {"epochs": 2, "batch_size": 16, "freeze": []}, "controls": {"seeds": 1}}
+    values["distill"][named] = begins[named]
+    outcome = fold.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent())
     teacher, student = outcome.report.stages[:2]
-    assert student.params < teacher.params
-    assert len(load.rebuild(made).encoders.name.body.network.network.encoder.layer) == 1
-
-
-@pytest.mark.slow
-def test_a_student_that_begins_as_a_pretrained_encoder_ships(tmp_path):
-    _, made = run(tmp_path, model={"encoders": {"name": {"hf": str(tmp_path / "bert")}}, "layers": {"name": [0]}})
-    assert len(load.rebuild(made).encoders.name.body.network.network.encoder.layer) == 1
+    assert student.params < teacher.params and (tmp_path / "out" / "bundle").is_dir()
+    made = load.rebuild(artifact.read(tmp_path / "out" / "distill"))
+    assert len(made.encoders.name.body.network.network.encoder.layer) == 1
