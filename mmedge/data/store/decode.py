@@ -31,6 +31,8 @@ _TRIED = 32
 _WORTH_SECONDS = 5.0
 # Samples that are decoded, hashed and noted together: what a kill loses.
 _CHUNK = 64
+# Bytes of small samples that are: more at once, so that a million rows of numbers are not ten thousand notes.
+_CHUNK_BYTES = 1 << 16
 # Bytes of a split that are held against their hashes when it is opened again: all of most, of a large one evenly spread.
 _CHECKED = 64 << 20
 
@@ -89,7 +91,7 @@ def decode(
     for form in all_forms[all_forms.index(begun) :]:
         shards = Shards(base, form, rows, modality.spec.shape)
         try:
-            return shards, _written(modality, _chunks(jobs), shards, workers, progress)
+            return shards, _written(modality, _chunks(jobs, shards.shape), shards, workers, progress)
         except _Misfit:
             continue
     raise AssertionError("the last form holds whatever it is")
@@ -97,17 +99,22 @@ def decode(
 
 def unchanged(shards: Shards, rows: list[int], hashes: list[str]) -> bool:
     """Whether the files hold what was written of ``rows``, those with a job, as far as is looked at."""
-    chunks = _chunks(rows)
+    chunks = _chunks(rows, shards.shape)
     if not shards.whole() or len(chunks) != len(hashes):
         return False
-    size = _CHUNK * int(np.prod(shards.shape)) * np.dtype(shards.form).itemsize
+    size = _chunk(shards.shape) * int(np.prod(shards.shape)) * np.dtype(shards.form).itemsize
     looked = evenly(len(chunks), max(1, _CHECKED // max(1, size)))
     return all(_sound(shards, chunks[number], hashes[number]) for number in looked)
 
 
-def _chunks(jobs: list[_T]) -> list[list[_T]]:
-    """What is decoded together; the first ones tell how long it takes."""
-    bounds = [0, *range(_TRIED, len(jobs), _CHUNK), len(jobs)]
+def _chunk(shape: tuple[int, ...]) -> int:
+    """How many samples of a shape are decoded together."""
+    return max(_CHUNK, _CHUNK_BYTES // (4 * max(1, int(np.prod(shape)))))
+
+
+def _chunks(jobs: list[_T], shape: tuple[int, ...]) -> list[list[_T]]:
+    """What is decoded together, of samples of a shape; the first ones tell how long it takes."""
+    bounds = [0, *range(_TRIED, len(jobs), _chunk(shape)), len(jobs)]
     return [jobs[start:end] for start, end in pairwise(bounds) if start < end]
 
 
