@@ -18,6 +18,8 @@ from mmedge.stages.prune.work import PruneWork
 
 # Validation samples that influence is measured on.
 _ROWS = 200
+# The influence of a block without which the network does not run.
+_NEVER = 1e30
 
 
 def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
@@ -41,7 +43,10 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
     def influence(block: str, wrapped: bool) -> float:
         trial = copy.deepcopy(module)
         skip(trial, {block: wrapped})
-        return _distance(whole, outputs(trial))
+        try:
+            return _distance(whole, outputs(trial))
+        except Exception:  # a forward may read what the block has, as nn.TransformerEncoder does of its first layer
+            return _NEVER
 
     total = sum(left.values())
     while any(left.values()):
@@ -53,6 +58,8 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
             for place, wrapped in open_.items()
         }
         name, block = min(measured, key=measured.__getitem__)
+        if measured[name, block] >= _NEVER:
+            break
         gone[block] = open_[name, block]
         skip(module, {block: gone[block]})
         left[name] -= 1

@@ -13,6 +13,7 @@ from mmedge.measure.latency import Ratio
 from mmedge.models import load
 from mmedge.models.attention import SplitAttention
 from mmedge.models.load import contract_of
+from mmedge.models.skipped import Skipped
 from mmedge.progress import Silent
 from mmedge.recipe import Controls, Distill, Encoder, Model, Prune, Train
 from mmedge.stages import distill, prune
@@ -313,6 +314,25 @@ def test_a_users_transformer_loses_heads_and_widths_exports_and_is_rebuilt_bit_f
     twice = staged(prune.prune, made, config, replace(context, key="w2"), tmp_path / "pp")
     assert twice.meta["macs"] < made.meta["macs"]
     assert torch.equal(saved[-1], outputs(context.rebuild(twice), context.dataset.test))
+
+
+@pytest.mark.long
+def test_a_users_transformer_loses_a_block_and_what_narrowing_is_left_and_is_rebuilt(
+    finished, context, untimed, tmp_path, saved
+):
+    (tmp_path / "their_fusion.py").write_text(THEIR_TRANSFORMER.replace("True), 1)", "True), 2)"))
+    section = Distill(
+        model=Model(factory="their_fusion:Fusion"), train=SHORT, controls=Controls(no_distillation=False, seeds=1)
+    )
+    context = replace(context, recipe=context.recipe.model_copy(update={"distill": section}))
+    parent = staged(distill.distill, finished.artifact("teacher"), section, context, tmp_path / "d")
+    config = Prune(macs=0.5, depth=0.5, allocation="uniform", train=SHORT, **ANY_LOSS)
+    made = staged(prune.prune, parent, config, context, tmp_path / "p")
+    again = context.rebuild(made)
+    gone = [isinstance(layer, Skipped) for layer in again.inner.trunk.layers]
+    assert sum(gone) == len(gone) // 2 and made.meta["macs"] <= 0.5 * parent.meta["macs"]
+    assert any(note.startswith("blocks removed: trunk.layers.") for note in made.meta["notes"])
+    assert torch.equal(saved[-1], outputs(again, context.dataset.test))
 
 
 def test_an_encoder_is_known_by_the_modality_that_reaches_it(finished, context):
