@@ -325,10 +325,12 @@ def drop_unread(model: Any) -> None:
         if needed & set(node.output):
             kept.append(node)
             needed.update(read_by(node))
-    stored = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(reversed(kept))
-    model.graph.initializer.extend(stored)
+    stored = model.graph.initializer
+    for place in reversed(range(len(stored))):  # one by one: a new list would be a copy of all weights
+        if stored[place].name not in needed:
+            del stored[place]
 
 
 def prove(graph: Path, optimized: Any) -> LayersRecord:
