@@ -49,7 +49,7 @@ class Network:
             return {"onnx": str(self.onnx), "model": self.model}
         if self.module is None:
             return {"model": self.model}
-        from mmedge.data.store.samples import private
+        from mmedge.data.store.folder import private
         from mmedge.models import load
 
         folder = out / ".work" / "given" / self.model["factory"].rpartition("-")[2]

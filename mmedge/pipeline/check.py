@@ -22,9 +22,10 @@ from mmedge.data.manifest.source import ROW, SPLIT, arranged, present, with_some
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of, labelled
+from mmedge.data.store.folder import held, private
 from mmedge.data.store.room import refuse_small_disk, store_bytes
 from mmedge.data.store.rows import evenly
-from mmedge.data.store.samples import Samples, heads_of, held, manifests, private
+from mmedge.data.store.samples import Samples, heads_of, manifests
 from mmedge.errors import Fault, MissingDependency, MmedgeError
 from mmedge.models import load
 from mmedge.models.traps import traps

@@ -15,6 +15,7 @@ from mmedge import tracking
 from mmedge.artifact import Artifact, contract_of
 from mmedge.contract import Contract
 from mmedge.data.store import samples
+from mmedge.data.store.folder import held
 from mmedge.errors import MissingDependency, UsageError
 from mmedge.measure.classes import class_map
 from mmedge.pipeline.brought import with_preprocessing
@@ -95,7 +96,7 @@ def run(
     for step in plan.every:
         if step.name in plan.wanted and getattr(step.config, "required", True):
             step.row.require(step.part)
-    with samples.held(out) if processes.is_main() else nullcontext():
+    with held(out) if processes.is_main() else nullcontext():
         with processes.main_first():
             dataset = samples.prepare(recipe, out, code=code, progress=progress)
             remember(recipe, code, out / ".work")

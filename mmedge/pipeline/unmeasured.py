@@ -14,7 +14,7 @@ from mmedge.artifact import Artifact, hash_json
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.contract import Contract
 from mmedge.data.manifest.splits import SPLITS
-from mmedge.data.store import samples
+from mmedge.data.store.folder import held
 from mmedge.data.store.samples import Dataset, Samples
 from mmedge.pipeline.fold import make
 from mmedge.pipeline.keys import key_of
@@ -38,7 +38,7 @@ def export_unmeasured(recipe: Recipe, out: Path, *, code: Path, progress: Progre
     every = [step for step in steps(recipe) if step.ends or step.row.role == "teacher"]
     for step in every:
         step.row.require(step.part)
-    with samples.held(out):
+    with held(out):
         remember(recipe, code, out / ".work")
         context = Context(recipe, _generated(recipe, out), out, code, progress)
         parent: Artifact | None = None

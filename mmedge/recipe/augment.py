@@ -164,6 +164,9 @@ class Mix(Frozen):
     share: Share = Field(1.0, description="Share of the views that are mixed.")
 
 
+# Values of changes, by their keys in ``Augment``.
+Values = dict[str, float | tuple[int, int]]
+
 _PLANE = ("shift", "shift_rows", "mask", "mask_rows", "masks", "noise")
 _COLOURS = ("saturation", "hue", "grayscale")
 _IMAGE = ("crop", "flip", "rotate", "shear", "zoom", "brightness", "contrast", *_COLOURS, "blur", "erase", "trivial")
@@ -188,43 +191,43 @@ def _changes_of_series(spec: SensorSpec) -> tuple[str, ...]:
     return (*_PLANE, *(key for key in _SERIES if key != "rotate_axes" or spec.channels % 3 == 0))
 
 
-def _preset_of_image(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+def _preset_of_image(strength: int, spec: ModalitySpec) -> Values:
     colour = (0.1, 0.3, 0.4)[strength]
-    found: dict[str, Any] = {"crop": (0.7, 0.35, 0.08)[strength], "brightness": colour, "contrast": colour}
+    found: Values = {"crop": (0.7, 0.35, 0.08)[strength], "brightness": colour, "contrast": colour}
     found |= {"saturation": colour, "hue": (0.0, 0.02, 0.1)[strength], "grayscale": (0.0, 0.0, 0.1)[strength]}
     return found | {"rotate": (0.0, 0.0, 10.0)[strength], "erase": (0.0, 0.1, 0.25)[strength]}
 
 
-def _preset_of_sound(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+def _preset_of_sound(strength: int, spec: ModalitySpec) -> Values:
     """Lengths of runs are parts of the modality's own."""
     part = (40, 16, 8)[strength]
-    found: dict[str, Any] = {"gain": (3.0, 6.0, 10.0)[strength], "snr": ((20, 40), (10, 30), (3, 25))[strength]}
+    found: Values = {"gain": (3.0, 6.0, 10.0)[strength], "snr": ((20, 40), (10, 30), (3, 25))[strength]}
     found |= {"speed": (0.0, 0.0, 0.1)[strength], "room": (0.0, 0.0, 0.2)[strength]}
     found |= {"shift": spec.shape[-1] // part, "mask": spec.shape[-1] // part, "masks": 1 + strength // 2}
     return found | ({"mask_rows": spec.shape[-2] // part} if len(spec.shape) > 1 else {})
 
 
-def _preset_of_series(strength: int, spec: ModalitySpec) -> dict[str, Any]:
-    found = {"noise": (0.02, 0.05, 0.1)[strength], "scaling": (0.05, 0.1, 0.2)[strength]}
+def _preset_of_series(strength: int, spec: ModalitySpec) -> Values:
+    found: Values = {"noise": (0.02, 0.05, 0.1)[strength], "scaling": (0.05, 0.1, 0.2)[strength]}
     found |= {"time_warp": (0.0, 0.1, 0.2)[strength], "channel_drop": (0.0, 0.0, 0.1)[strength]}
     return found | {"shift": spec.shape[-1] // (40, 16, 8)[strength]}
 
 
-def _preset_of_words(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+def _preset_of_words(strength: int, spec: ModalitySpec) -> Values:
     return {"token_dropout": (0.05, 0.1, 0.2)[strength], "swap": (0.0, 0.05, 0.1)[strength]}
 
 
-def _preset_of_table(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+def _preset_of_table(strength: int, spec: ModalitySpec) -> Values:
     return {"noise": (0.0, 0.02, 0.05)[strength], "column_drop": (0.05, 0.1, 0.2)[strength]}
 
 
-def _preset_of_array(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+def _preset_of_array(strength: int, spec: ModalitySpec) -> Values:
     return {"noise": (0.02, 0.05, 0.1)[strength]} if spec.dtype == "float32" else _preset_of_words(strength, spec)
 
 
-def _preset_of_cloud(strength: int, spec: ModalitySpec) -> dict[str, Any]:
+def _preset_of_cloud(strength: int, spec: ModalitySpec) -> Values:
     """Of a scaled cloud as in Qi et al. 2017; how far one in metres may be jittered is not known."""
-    found = {"turn": (10.0, 45.0, 180.0)[strength], "stretch": (0.05, 0.1, 0.2)[strength]}
+    found: Values = {"turn": (10.0, 45.0, 180.0)[strength], "stretch": (0.05, 0.1, 0.2)[strength]}
     scaled = isinstance(spec, PointsSpec) and spec.scale == "sphere"
     found |= {"jitter": (0.005, 0.01, 0.02)[strength]} if scaled else {}
     return found | {"point_dropout": (0.1, 0.3, 0.6)[strength]}
@@ -236,7 +239,7 @@ class _Kind:
 
     word: str
     changes: Callable[[Any], tuple[str, ...]]
-    preset: Callable[[int, ModalitySpec], dict[str, Any]]
+    preset: Callable[[int, ModalitySpec], Values]
 
 
 _KINDS = {
@@ -271,7 +274,7 @@ def faults_of(augment: Mapping[str, Augment], modalities: Mapping[str, ModalityS
     return faults
 
 
-def _preset(name: Preset, spec: ModalitySpec) -> dict[str, Any]:
+def _preset(name: Preset, spec: ModalitySpec) -> Values:
     """What a preset stands for."""
     known = changes_of(spec)
     found = _KINDS[spec.kind].preset(("light", "standard", "strong").index(name), spec)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,11 @@ from mmedge.data.manifest.source import place, present, write_manifests
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import cells_of
+from mmedge.data.store.folder import private
 from mmedge.data.store.rows import Column, Reading, Rows, taken
 from mmedge.data.store.tensors import Decoded, decoded, forget_others, streamed, tensors
 from mmedge.errors import MmedgeError, UsageError, did_you_mean
 from mmedge.frozen import Record
-from mmedge.leftovers import remove_of_run
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Recipe
 from mmedge.recipe.dependencies import Read, code_state, still, watched
@@ -310,40 +310,6 @@ def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -
         before = _Written(key=key, facts=facts, read=read.files, written=written)
         write_json(stamp, before.record())
     return key, before.facts
-
-
-def private(folder: Path) -> None:
-    """Make a folder that nobody else on the machine can look into: caches hold the user's samples."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-
-
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Keep a run's folder to this process, until it ends, however it ends.
-
-    Raises MmedgeError where another process has it: both would write the same files, and read what the other replaces.
-    """
-    private(out / ".work")
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    with (out / ".work" / "lock").open("a") as file:  # "w" would touch it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MmedgeError(
-                "another mmedge is at work in this folder",
-                where=str(out),
-                todo="wait until it ends, or name another --out",
-            ) from None
-        except OSError:  # a file system without locks: whether another one is at work is not known
-            yield
-            return
-        remove_of_run(out)
-        yield
 
 
 def _source_state(data: Data, code: Path, progress: Progress) -> str:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mmedge.data.store import samples
+from mmedge.data.store.folder import held
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.pipeline import fold as pipeline
 from mmedge.pipeline.check import check
@@ -319,9 +320,9 @@ def test_another_preprocessing_of_what_the_data_does_not_have_is_refused(tmp_pat
 def test_a_folder_is_one_process_own_until_it_ends_and_a_run_or_check_beside_it_is_refused(values, tmp_path):
     """Two runs of one folder ended in a bus error: one replaced the file that the other had mapped."""
     recipe, out = parsed(values), tmp_path / "out"
-    with samples.held(out):
+    with held(out):
         for call in (pipeline.run, check):
             with pytest.raises(MmedgeError, match="another mmedge is at work in this folder"):
                 call(recipe, out, code=tmp_path, progress=Silent())
-    with samples.held(out):
+    with held(out):
         pass
