@@ -11,6 +11,7 @@ from mmedge.recipe.pretrained import AnyEncoder, Encoder, Pretrained
 from mmedge.recipe.pretraining import Pretrain
 from mmedge.recipe.privacy import Privacy
 from mmedge.recipe.read import InvalidRecipe, load, parse, with_overrides
+from mmedge.recipe.train import Train
 from mmedge.recipe.training import (
     Controls,
     Distill,
@@ -20,7 +21,6 @@ from mmedge.recipe.training import (
     MainTeacher,
     Schedule,
     TeacherConfig,
-    Train,
 )
 from mmedge.recipe.whole import Recipe
 

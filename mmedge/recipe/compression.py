@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mmedge.backends.backend import Precision
 from mmedge.frozen import Frozen
 from mmedge.recipe.section import OnMiss, StageSection
-from mmedge.recipe.training import Train
+from mmedge.recipe.train import Train
 
 # What a graph can be made into: a precision, or a way to come to one. ``precision_of`` gives the precision.
 Candidate = Literal[

@@ -20,7 +20,8 @@ from mmedge.recipe.model import Model
 from mmedge.recipe.pretraining import UNLEARNED, learned_of
 from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
-from mmedge.recipe.training import Distill, MainTeacher, TeacherConfig, Train
+from mmedge.recipe.train import Train
+from mmedge.recipe.training import Distill, MainTeacher, TeacherConfig
 from mmedge.tasks import retrieval
 from mmedge.tasks.head import Target
 from mmedge.tracking import Name as Tracker
