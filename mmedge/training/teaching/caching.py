@@ -16,6 +16,7 @@ from mmedge.artifact import remembered
 from mmedge.frozen import Record
 from mmedge.leftovers import BESIDE
 from mmedge.recipe import Train
+from mmedge.training.teaching.kept import WHOLE, Form
 
 Mode = Literal["measured", "always", "never"]
 _REPEATS = 3
@@ -25,16 +26,20 @@ _DISK = 0.5
 
 @dataclass(frozen=True)
 class Demand:
-    """How often a teacher will be run: ``passes`` over the training split in all, ``batch_size`` samples at a time."""
+    """How often a teacher will be run: ``passes`` over the training split in all, ``batch_size`` samples at a time.
+
+    ``form``: that of its outputs where they are kept.
+    """
 
     passes: int
     batch_size: int
     mode: Mode = "measured"
+    form: Form = WHOLE
 
     @classmethod
-    def by(cls, train: Train, fits: int, mode: Mode) -> Demand:
+    def by(cls, train: Train, fits: int, mode: Mode, form: Form = WHOLE) -> Demand:
         """Of ``fits`` trainings on one schedule (one a seed)."""
-        return cls(train.epochs * fits, train.batch_size, mode)
+        return cls(train.epochs * fits, train.batch_size, mode, form)
 
 
 class Decision(Record):

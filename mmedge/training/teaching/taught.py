@@ -89,15 +89,15 @@ def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) 
 def teacher_from(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
     """The teacher of a source, on the training split as ``teacher_for`` says."""
     exclusive = [name for name, head in context.dataset.train.heads.items() if tasks.of(head).EXCLUSIVE]
+    form = Form(config.cache_dtype, config.cache_top, frozenset(exclusive))
     return Teacher(
         source,
         len(context.dataset.train),
         min(train.views, train.epochs),  # each fit begins with the first view again
-        demand=Demand.by(train, fits, config.cache),
+        demand=Demand.by(train, fits, config.cache, form),
         hints=config.loss.hints,
         folder=context.work.parent / "teacher-outputs",
         progress=context.progress,
-        form=Form(config.cache_dtype, config.cache_top, frozenset(exclusive)),
     )
 
 

@@ -17,7 +17,7 @@ from mmedge.recipe import Hint
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
 from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
-from mmedge.training.teaching.kept import WHOLE, Form, restored
+from mmedge.training.teaching.kept import Form, restored
 from mmedge.training.teaching.sources import Source
 
 _BATCH = 128
@@ -55,7 +55,7 @@ class Teacher:
     The teacher sees every modality a sample has, whatever the student sees. Where its outputs are kept, a view is
     computed for the whole split when it is first needed; files are keyed by the source (its weights, data,
     augmentation, view seed), hints and view, and rows by sample. ``count``: samples of the training split; ``demand``:
-    how often they will be needed, which decides whether keeping is faster (``training.caching``); ``form``: in which form they are kept.
+    how often they will be needed, which decides whether keeping is faster (``training.caching``), and in which form.
     """
 
     def __init__(
@@ -68,14 +68,13 @@ class Teacher:
         hints: Sequence[Hint],
         folder: Path,
         progress: Progress,
-        form: Form = WHOLE,
     ) -> None:
         self._source, self._count, self._demand = source, count, demand
         self._views_total = 1 if source.fixed else min(views, demand.passes)
         self._decision: Decision | None = None
         self._folder, self._progress = folder, progress
         self._hints = tuple(hints)
-        self._form = form
+        self._form = form = demand.form
         kept = [form.dtype, form.top] if form != Form(exclusive=form.exclusive) else []
         self._key = hash_json([source.key, [(hint.teacher, hint.kind) for hint in hints], *kept])[:16]
         self._views: dict[int, list[np.ndarray]] = {}

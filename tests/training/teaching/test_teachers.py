@@ -50,12 +50,12 @@ def samples(n=200):
     )
 
 
-def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode="always", fits=1, **kept):
+def teacher(module, folder, data=None, train=TRAIN, key="t", hint="fusion", mode="always", fits=1, **form):
     hints = [Hint(teacher=hint)]
     data = data or samples()
     source = ModuleSource(module, CONTRACT, TrainingViews(data, train.augment, 3), hints, key=key, who="the teacher")
-    demand = Demand.by(train, fits, mode)
-    return Teacher(source, len(data), train.views, demand=demand, hints=hints, folder=folder, progress=Silent(), **kept)
+    demand = Demand.by(train, fits, mode, **form)
+    return Teacher(source, len(data), train.views, demand=demand, hints=hints, folder=folder, progress=Silent())
 
 
 def shuffled(epoch):
