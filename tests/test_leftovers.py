@@ -15,6 +15,7 @@ import pytest
 from mmedge import artifact, leftovers
 from mmedge import recipe as recipes
 from mmedge.data.store import samples
+from mmedge.data.store.folder import held
 from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
 from tests.conftest import child_environment, parsed
@@ -69,7 +70,7 @@ def test_what_a_killed_process_left_anywhere_in_a_runs_folder_is_removed_at_the_
     process.kill()
     process.wait()
     assert len(unfinished(out, temporary)) == 6
-    with samples.held(out):
+    with held(out):
         assert not unfinished(out, temporary)
 
 
@@ -80,13 +81,13 @@ def test_what_a_living_process_writes_and_what_others_hid_there_is_left_alone(tm
     (temporary / "mmedge-of-another").mkdir()
     try:
         before = unfinished(out, temporary)
-        with samples.held(out):
+        with held(out):
             assert unfinished(out, temporary) == before and len(before) == 7
     finally:
         process.kill()
         process.wait()
     leftovers._remove_scratch.cache_clear()  # as in the next process
-    with samples.held(out):
+    with held(out):
         assert [Path(name).name for name in unfinished(out, temporary)] == ["mmedge-of-another"]
     assert (out / ".notes").read_text() == "a user's"
 
@@ -116,7 +117,7 @@ def test_a_link_is_not_followed_to_what_it_leads_to(tmp_path, temporary):
     (tmp_path / "theirs" / "file").write_text("theirs")
     (tmp_path / "out").mkdir()
     os.symlink(tmp_path / "theirs", tmp_path / "out" / f".a{leftovers.BESIDE}x")
-    with samples.held(tmp_path / "out"):
+    with held(tmp_path / "out"):
         assert (tmp_path / "theirs" / "file").read_text() == "theirs"
 
 
@@ -125,10 +126,10 @@ def test_an_artifact_that_was_put_aside_when_its_writer_was_killed_comes_back(tm
         (folder / "weights").write_text("hours of training")
     aside = tmp_path / "out" / f".teacher{leftovers.BESIDE}old-4194304"
     os.replace(tmp_path / "out" / "teacher", aside)
-    with samples.held(tmp_path / "out"):
+    with held(tmp_path / "out"):
         assert artifact.read(tmp_path / "out" / "teacher").file("weights").read_text() == "hours of training"
     shutil.copytree(tmp_path / "out" / "teacher", aside)
-    with samples.held(tmp_path / "out"):  # a whole one stands in its place
+    with held(tmp_path / "out"):  # a whole one stands in its place
         assert not aside.exists()
 
 

@@ -98,6 +98,7 @@ def net():
 """
 
 
+@pytest.mark.long
 def test_json_is_one_document_though_a_users_module_prints(tmp_path):
     (tmp_path / "loud.py").write_text(LOUD)
     rows = [f"{['red', 'blue'][i % 2]} cold warm {i},{'ab'[i % 2]}" for i in range(60)]

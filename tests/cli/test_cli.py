@@ -193,6 +193,7 @@ def test_run_prints_one_document_on_stdout_and_the_table_on_stderr(mmedge, finis
     assert mmedge("run", finished.recipe_file, "--out", out).out == ""
 
 
+@pytest.mark.long
 def test_a_verb_takes_the_artifact_of_an_earlier_stage_in_place_of_a_recipe(mmedge, finished, tmp_path):
     said = mmedge(
         "quantize",

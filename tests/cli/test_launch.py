@@ -97,6 +97,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.long
 def test_an_error_in_one_process_ends_all_with_its_message(finished, values, tmp_path):
     finished.copied(tmp_path / "out")
     (tmp_path / "broken.py").write_text(BROKEN)
@@ -114,6 +115,7 @@ def test_a_fault_of_the_recipe_is_told_once_with_its_exit_code(values, tmp_path)
     assert said.returncode == 2 and said.stderr.count("did you mean 'epochs'") == 1
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_every_process_with_130_and_what_was_trained_is_saved(finished, values, tmp_path):
     values["teacher"]["train"]["epochs"] = 500
     file, out = write_recipe(values, tmp_path / "recipe.json"), finished.copied(tmp_path / "out")

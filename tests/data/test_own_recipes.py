@@ -28,6 +28,7 @@ def made(name, target, monkeypatch):
     module.main(target)
 
 
+@pytest.mark.long
 def test_fields_of_forms_are_cut_out_by_boxes_and_every_form_is_tested_once(tmp_path, monkeypatch):
     made("own_folds", tmp_path, monkeypatch)
     overrides = (f"data.manifest={tmp_path / 'fields.csv'}",)
@@ -44,6 +45,7 @@ def test_fields_of_forms_are_cut_out_by_boxes_and_every_form_is_tested_once(tmp_
     assert sorted(tested) == list(range(1, table.height + 1))
 
 
+@pytest.mark.long
 def test_streams_of_other_rates_are_joined_to_windows_of_the_watch_and_people_are_hashed(tmp_path, monkeypatch):
     made("own_streams", tmp_path, monkeypatch)
     monkeypatch.setenv("MMEDGE_REDACT_KEY", "a long text")

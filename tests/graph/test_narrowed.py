@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import pytest
 from torch import nn
 
 from mmedge.artifact import GRAPH
@@ -21,6 +22,7 @@ def shape_of(graph):
     return [(node.op_type, [sizes.get(name, name) for name in node.input]) for node in model.graph.node]
 
 
+@pytest.mark.long
 def test_it_has_the_nodes_and_sizes_of_the_export(finished, context, tmp_path):
     parent = finished.artifact("teacher")
     module, contract = context.rebuild(parent), contract_of(parent)

@@ -34,6 +34,7 @@ def test_the_exported_loop_writes_torchs_tokens_exactly_at_any_batch_and_on_each
             np.testing.assert_allclose(got[:, 0], wanted[:, 0], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_another_head_stands_beside_the_text(tmp_path):
     heads = {"kind": Head(task="classification", labels=("a", "b", "c")), **contract().heads}
     both = contract().model_copy(update={"heads": heads})

@@ -63,6 +63,7 @@ def test_the_recipe_names_the_fusions_that_there_are():
     assert get_args(Model.model_fields["fusion"].annotation) == tuple(FUSIONS)
 
 
+@pytest.mark.long
 def test_several_kinds_at_once_lose_channels_and_export():
     module, contract = built({"image": "mobilenet", "sensor": "transformer"}, "gated")
     before = params(module)

@@ -56,6 +56,7 @@ def test_what_the_recipe_says_of_a_teachers_preprocessing_is_left_alone(made):
     assert with_preprocessing(parsed(values, made))[0].teacher.preprocessing["picture"].mean is None
 
 
+@pytest.mark.long
 def test_a_recipe_without_glue_is_checked_clean(made, tmp_path):
     assert not faults(folders.values(made), made, tmp_path)
 

@@ -123,6 +123,7 @@ def test_a_run_cannot_start_from_an_end_product(finished, values, tmp_path, stag
         pipeline.run(parsed(values), tmp_path / "out", code=tmp_path, progress=Silent(), start=finished.out / stage)
 
 
+@pytest.mark.long
 def test_a_pruned_model_is_pruned_again_from_its_artifact_beside_it(finished, values, tmp_path):
     values["prune"] |= {"allocation": "uniform", "macs": 0.8}
     given = finished.out / "prune"
@@ -314,6 +315,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.long
 def test_a_users_network_is_trained_exported_and_started_from(finished, values, tmp_path):
     (tmp_path / "their_net.py").write_text(THEIRS)
     values["teacher"]["model"] = {

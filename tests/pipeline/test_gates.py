@@ -102,6 +102,7 @@ def test_a_network_made_smaller_is_told_with_what_the_test_split_then_showed(fin
         assert "on the test split it loses" in notes or "its outputs on the test split are its parent's" in notes
 
 
+@pytest.mark.long
 def test_labels_drawn_by_chance_never_pass_whatever_the_author_forgot(media, values, tmp_path):
     """A recipe with a gate on size alone, and one without any, on labels that mean nothing."""
     with (media / "manifest.csv").open(newline="") as stream:

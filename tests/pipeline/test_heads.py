@@ -27,6 +27,8 @@ from mmedge.training.objectives import Weighing
 from tests.conftest import parsed
 from tests.data.made import write_table
 
+pytestmark = pytest.mark.long
+
 GRADES = ("slow", "steady", "fast")
 
 

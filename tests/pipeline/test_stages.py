@@ -56,6 +56,7 @@ def longer(values, word="handed on"):
     return Longer.model_validate(read)
 
 
+@pytest.mark.long
 def test_a_new_stage_is_a_row_it_runs_resumes_is_judged_and_stands_in_the_report(finished, values, tmp_path, table):
     shutil.copytree(finished.out, tmp_path / "out")
     status = {}

@@ -99,6 +99,7 @@ def test_without_labels_it_is_agreement_with_fp32_that_is_judged_and_said(given,
     assert 0.99 < report["candidates"][1]["quality_validation"] < 1 and report["output"] == "all"
 
 
+@pytest.mark.long
 def test_a_required_precision_outside_the_budget_is_exit_3_and_a_slow_result_exit_4(given, tmp_path, mmedge):
     arguments = ("--data", given / "inputs.npz", "--judge", "difference", "--candidates", "fp32,int8", "--json")
     said = mmedge(

@@ -241,6 +241,7 @@ def test_a_teacher_that_answers_nan_is_told_with_its_place_and_the_sample(finish
         run(small, finished.copied(tmp_path / "out", "teacher"), start=finished.out / "teacher", only="distill")
 
 
+@pytest.mark.long
 def test_a_student_of_data_without_a_single_training_label_is_taught_by_outputs(tmp_path):
     rng = np.random.default_rng(0)
     with (tmp_path / "m.csv").open("w", newline="") as table, (tmp_path / "t.csv").open("w", newline="") as taught:

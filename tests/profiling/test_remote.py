@@ -128,6 +128,7 @@ def test_a_bundle_is_profiled_on_the_device_and_nothing_is_left_there(sshd, pyth
     assert not [line for line in record["warnings"] if ".cache" in line], "a warning names the user's own file"
 
 
+@pytest.mark.long
 def test_a_broken_copy_is_gone_on_with(sshd, python, bundle, cache, tmp_path):
     archive = tmp_path / "b.zip"
     bundles.pack(bundle, archive)
@@ -204,6 +205,7 @@ def sessions_of(server):
     return [*mine, *(pid for pid, (parent, name) in parents.items() if parent in mine and "sshd" in name)]
 
 
+@pytest.mark.long
 def test_a_host_that_is_lost_during_the_profile_is_told_and_nothing_is_left(sshd, slow, bundle, cache, temporary):
     lost(sshd, slow, bundle, signal.SIGKILL)
     assert not list(temporary.iterdir())

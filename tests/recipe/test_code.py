@@ -193,6 +193,7 @@ def test_code_that_an_artifact_names_is_run_at_the_users_word(finished, values, 
     assert "weights do not fit" in str(raised.value) and (tmp_path / "ran").exists()
 
 
+@pytest.mark.long
 def test_report_and_profile_import_nothing_that_an_artifact_names(finished, foreign, tmp_path, mmedge, monkeypatch):
     shutil.copy(finished.out / "report.json", foreign.parent / "report.json")
     monkeypatch.chdir(tmp_path / "code")

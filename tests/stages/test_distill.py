@@ -22,6 +22,7 @@ def section(context, **changes):
     return whole.model_copy(update={"train": train, **changes})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("gain", "kept"), [(0.1, "distilled"), (0.0, "control"), (-0.1, "control")])
 def test_the_better_student_on_validation_ships_and_the_notes_say_which(
     finished, context, tmp_path, monkeypatch, gain, kept
@@ -77,6 +78,7 @@ def test_a_student_alone_is_shown_one_subset_and_learns_nothing_of_the_rest(fini
     assert moved and all("encoders.image" in name for name in moved)
 
 
+@pytest.mark.long
 def test_the_report_compares_on_the_test_split_what_each_control_is_about(finished, values, tmp_path):
     values["distill"]["controls"] = {"seeds": 1, "subset_students": True, "same_modality_teacher": True}
     values["distill"]["model"]["modalities"] = ["audio"]

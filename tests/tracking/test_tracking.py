@@ -73,6 +73,7 @@ def told_to_wandb(folder: Path) -> tuple[dict[str, object], list[dict[str, str]]
     return figures, rows, artifacts
 
 
+@pytest.mark.long
 def test_a_run_is_told_to_everything_that_follows_it(finished, values, places):
     from mlflow import MlflowClient
 

@@ -41,6 +41,7 @@ def private(values):
     return values
 
 
+@pytest.mark.long
 def test_all_students_of_which_one_ships_share_the_budget_and_its_artifact_tells_what_they_spent(
     finished, private, context, tmp_path
 ):

@@ -130,6 +130,7 @@ def test_a_stopped_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     assert without_seconds(fitted.history) == without_seconds(expected.history)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", ["TRAIN", "STATEFUL"])
 def test_a_killed_process_goes_on_with_the_same_weights_bit_for_bit(tmp_path, options):
     """SIGKILL in mid-training: nothing of the process can tidy up."""

@@ -185,6 +185,7 @@ def test_a_part_whose_outputs_hang_on_the_others_of_the_batch_is_run_at_every_st
     assert [note.split()[0] for note in fitted.notes] == ["inner.bert.forward"]
 
 
+@pytest.mark.long
 def test_what_is_trained_is_never_kept(tmp_path, always):
     torch.manual_seed(0)
     network = Pretrained(frozen=False)

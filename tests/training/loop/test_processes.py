@@ -195,6 +195,8 @@ def test_one_process_is_its_own_main_process():
 SUM = """
 import torch
 from mmedge.training.loop import processes
+
+pytestmark = pytest.mark.long
 processes.start()
 print(processes.rank(), processes.count(), processes.is_main(), processes.total(torch.tensor(processes.rank() + 1.0)).item())
 processes.finish()
