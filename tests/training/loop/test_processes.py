@@ -25,6 +25,8 @@ from mmedge.training.teaching.teachers import Teacher
 from tests.conftest import child_environment
 from tests.training.loop.test_fit import CONTRACT, split
 
+pytestmark = pytest.mark.long
+
 # SGD, since AdamW makes of a gradient that is zero but for rounding a step of full length.
 TRAIN = Train(
     epochs=3,
@@ -195,8 +197,6 @@ def test_one_process_is_its_own_main_process():
 SUM = """
 import torch
 from mmedge.training.loop import processes
-
-pytestmark = pytest.mark.long
 processes.start()
 print(processes.rank(), processes.count(), processes.is_main(), processes.total(torch.tensor(processes.rank() + 1.0)).item())
 processes.finish()
