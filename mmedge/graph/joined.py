@@ -28,7 +28,7 @@ def join(model: Any) -> int:
         if bias is not None and len(wiring.readers[node.output[0]]) == 1 and node.output[0] not in given:
             key = node.input[0], wiring.constants[node.input[1]].dims[0]
             alike.setdefault(key, []).append((node, *bias))
-    gone: dict[str, list[Any]] = {}
+    gone: dict[str, list[Any]] = {}  # by first output: a foreign graph need not name its nodes
     for (x, _), layers in alike.items():
         if len(layers) < 2:
             continue
@@ -40,15 +40,15 @@ def join(model: Any) -> int:
             "sizes": np.array([weight.shape[1] for weight in weights], np.int64),
         }
         model.graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{key}") for key, value in parts.items())
-        gone[layers[0][0].name] = [
+        gone[layers[0][0].output[0]] = [
             helper.make_node("MatMul", [x, f"{name}.weight"], [f"{name}.product"], name),
             helper.make_node("Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], f"{name}.sum"),
             helper.make_node(
                 "Split", [f"{name}.sum", f"{name}.sizes"], [add.output[0] for _, add, _ in layers], f"{name}.split", axis=-1
             ),
         ]  # fmt: skip
-        gone |= {node.name: [] for node, _, _ in layers[1:]} | {add.name: [] for _, add, _ in layers}
-    nodes = [made for node in wiring.nodes for made in gone.get(node.name, [node])]
+        gone |= {node.output[0]: [] for node, _, _ in layers[1:]} | {add.output[0]: [] for _, add, _ in layers}
+    nodes = [made for node in wiring.nodes for made in gone.get(node.output[0] if node.output else "", [node])]
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(copies)
