@@ -144,8 +144,7 @@ class Recipe(Frozen):
             *(f"{name!r} holds ids or points, of which there is no half" for name in whole),
             *(f"a {task} compares samples with one another, which would each be two" for task in among),
             *(f"a {task} learns ids, of which there is no half" for task in codes),
-            *(f"of a {t.task} there is no half" for t in self.data.heads.values() if tasks.of(t).CODES),
-            *(["a teacher's table of outputs has none for a mix"] if tables and stage != "teacher" else []),
+            *(["a teacher's table of outputs has none for a mix"] if tables and self.sections[stage] is not self.teacher else []),
         ]
 
     def _task_faults(self) -> list[str]:
