@@ -33,15 +33,14 @@ def content(path: str | os.PathLike[str]) -> bytes | None:
     found = None if os.path.isfile(path) else _FORM.fullmatch(os.fspath(path))
     if found is None:
         return None
+    if os.path.isfile(found[1]) and not exists(path):  # before room is made for as many bytes as the path says
+        raise MmedgeError("the archive ends before the file does", where=os.fspath(path), todo="copy it again")
     try:
         with open(found[1], "rb") as archive:
             archive.seek(int(found[2]))
-            read = archive.read(int(found[3]))
+            return archive.read(int(found[3]))
     except OSError as error:
         raise MmedgeError(f"the archive cannot be read: {error.strerror}", where=found[1]) from error
-    if len(read) < int(found[3]):
-        raise MmedgeError("the archive ends before the file does", where=os.fspath(path), todo="copy it again")
-    return read
 
 
 def openable(path: Path) -> Path | io.BytesIO:

@@ -144,7 +144,11 @@ class Recipe(Frozen):
             *(f"{name!r} holds ids or points, of which there is no half" for name in whole),
             *(f"a {task} compares samples with one another, which would each be two" for task in among),
             *(f"a {task} learns ids, of which there is no half" for task in codes),
-            *(["a teacher's table of outputs has none for a mix"] if tables and self.sections[stage] is not self.teacher else []),
+            *(
+                ["a teacher's table of outputs has none for a mix"]
+                if tables and self.sections[stage] is not self.teacher
+                else []
+            ),
         ]
 
     def _task_faults(self) -> list[str]:
