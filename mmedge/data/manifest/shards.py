@@ -34,6 +34,8 @@ _JSON = frozenset(("json", "jsn"))
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _RANGE = re.compile(r"\{([^{}]*)\}")
 _BLOCK = 512
+# Shards that a range names: a slip in it would fill the memory with names.
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _samples(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str,
 
 def _members(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str, int, int, bytes | None]]:
     """(name, where it begins, its size, what it holds where it is a value) of the files of a shard."""
-    end = 0
+    end, behind = 0, b""
     try:
         with tarfile.open(shard, "r:") as archive:
             while (member := archive.next()) is not None:
@@ -143,9 +145,15 @@ def _members(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str,
                 end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if not member.isreg():
                     continue
+                if member.issparse():
+                    what, todo = "a sparse file of a shard does not lie there as it is", "write the shard without --sparse"
+                    raise MmedgeError(what, where=f"{shard}, {member.name}", todo=todo)
                 value = member.name.rpartition(".")[2].lower() in _TEXTS | _JSON
                 held = archive.extractfile(member) if value and member.offset_data + member.size <= size else None
                 yield member.name, member.offset_data, member.size, held.read() if held else None
+        with shard.open("rb") as stream:
+            stream.seek(end)
+            behind = stream.read(_BLOCK)
     except (tarfile.TarError, OSError) as error:
         if end == 0:
             todo = "unpack .tar.gz to .tar: inside of a compressed one no file can be addressed"
@@ -154,6 +162,8 @@ def _members(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str,
         return
     if end > size - _BLOCK:  # two blocks of zeros end a tar
         cut[str(shard)] = f"after {size:,} bytes, without the mark of a tar's end"
+    elif any(behind):  # tarfile takes a header that is damaged for the end, and all that follows it would be left out
+        cut[str(shard)] = f"after {end:,} of its {size:,} bytes: what follows is no member"
 
 
 def _cells(shard: Path, ending: str, place: str, held: bytes | None) -> dict[str, str | None]:
@@ -166,7 +176,7 @@ def _cells(shard: Path, ending: str, place: str, held: bytes | None) -> dict[str
         if last in _TEXTS:
             return {ending: text.strip()}
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MmedgeError(f"the member cannot be read: {error}", where=place, todo="write it as UTF-8") from error
     return {name: _cell(x) for name, x in values.items()} if isinstance(values, dict) else {ending: _cell(values)}
 
@@ -181,7 +191,9 @@ def _spread(text: str) -> list[str]:
     if not found:
         return [text]
     low, dots, high = found[1].partition("..")
-    if dots and low.isdigit() and high.isdigit():
+    if dots and low.isdecimal() and high.isdecimal():
+        if int(high) - int(low) >= _MOST:
+            raise MmedgeError(f"more than {_MOST:,} shards are named", where=text, todo="correct data.manifest")
         each = [f"{number:0{len(low)}d}" for number in range(int(low), int(high) + 1)]
     else:
         each = found[1].split(",")

@@ -113,6 +113,16 @@ def test_a_shard_that_ends_early_is_named_and_beyond_the_share_an_error(tmp_path
     assert fault.severity == "warning" and "without the mark" in fault.what
 
 
+def test_a_damaged_header_in_the_middle_is_told_and_not_taken_for_the_end(tmp_path, photographs):
+    files = written(tmp_path, photographs)
+    whole = files[1].read_bytes()
+    place = whole.index(b"a.b/0015.jpg")
+    files[1].write_bytes(whole[: place + 148] + b"damaged!" + whole[place + 156 :])  # its checksum
+    (fault,) = shards.faults(tmp_path / "*.tar", 0.5)
+    assert "what follows is no member" in fault.what and "train-001" in str(fault.file)
+    assert max(key for key in read_table(tmp_path / "*.tar")["__key__"] if key < "a.b/0020") == "a.b/0013"
+
+
 @pytest.mark.parametrize(
     ("case", "said"),
     [
@@ -122,6 +132,7 @@ def test_a_shard_that_ends_early_is_named_and_beyond_the_share_an_error(tmp_path
         ("nothing", r"hold no sample"),
         ("twice", r"'cls' twice\n.*again.tar"),
         ("json", r"cannot be read.*\n.*bad.tar!.*json"),
+        ("endless", r"more than 1,000,000 shards"),
     ],
 )
 def test_what_is_no_shard_is_told_with_its_name(tmp_path, photographs, case, said):
@@ -132,8 +143,9 @@ def test_what_is_no_shard_is_told_with_its_name(tmp_path, photographs, case, sai
         import gzip
 
         files[1].write_bytes(gzip.compress(files[1].read_bytes()))
-    elif case in ("missing", "pattern"):
-        manifest = tmp_path / ("train-{000..004}.tar" if case == "missing" else "zzz-*.tar")
+    elif case in ("missing", "pattern", "endless"):
+        named = {"missing": "train-{000..004}.tar", "pattern": "zzz-*.tar", "endless": "train-{0..99999999999}.tar"}
+        manifest = tmp_path / named[case]
     else:
         manifest = tmp_path / {"twice": "again.tar", "json": "bad.tar", "nothing": "no.tar"}[case]
         with tarfile.open(manifest, "w") as tar:
