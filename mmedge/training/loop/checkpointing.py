@@ -52,7 +52,9 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 def _again(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not (block.training and torch.is_grad_enabled()):
+        # What is lent to it for one call (``functional_call``) is gone on the way back, and its own would be computed with.
+        lent = not all(isinstance(weight, nn.Parameter) for weight in block.parameters())
+        if lent or not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
         contexts: Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
         contexts = lambda: (nullcontext(), _counted_once(block))  # noqa: E731

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from mmedge.errors import UsageError
 from mmedge.training.loop.checkpointing import blocks, checkpointed
@@ -68,6 +69,17 @@ def test_weights_and_statistics_are_the_same_of_less_memory():
         assert torch.equal(value, found[name]), name
     assert other.layers[0].norm.num_batches_tracked == 2 and other.layers[0].norm.momentum == 0.1
     assert "forward" not in vars(other.layers[0])  # nothing stays of it
+
+
+def test_weights_that_are_lent_for_one_call_are_those_that_the_gradient_is_of():
+    torch.manual_seed(0)
+    net, found = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)) for _ in range(2))), []
+    lent = {name: torch.randn_like(x) for name, x in net.state_dict().items()}
+    for asked in (False, True):
+        x = torch.ones(6, 6, requires_grad=True)
+        with checkpointed(net, asked=asked):
+            found += torch.autograd.grad(functional_call(net, lent, (x,)).square().sum(), [x])
+    assert torch.equal(*found)
 
 
 def test_a_network_without_blocks_is_told():
