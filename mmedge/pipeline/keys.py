@@ -30,6 +30,8 @@ CODE = (
     "profiling/timing.py",
     "runtime/rows.py",
     "contract.py",
+    "recipe/augment.py",  # what a preset's name stands for
+    "recipe/pretraining.py",
     "spec",
     "stages/preference.py",
     "stages/trained.py",

@@ -1,15 +1,18 @@
 """The cache key of a stage: each part of it changes it, and nothing else does."""
 
 import ast
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import mmedge
 from mmedge.pipeline import keys
 from mmedge.pipeline.ran import Ran, parent_of, teacher_of
 from mmedge.pipeline.stages import steps
+from mmedge.recipe import Augment
 from tests.conftest import parsed, tiny
 
 PARENT, TEACHER = SimpleNamespace(sha256="p"), SimpleNamespace(sha256="t")
@@ -99,6 +102,10 @@ def test_the_code_of_the_stage_and_what_all_share_is_in_the_key(key, monkeypatch
     monkeypatch.setattr(keys, "code_hash", lambda *names: named.append(names) or "h")
     key("prune")
     assert set(named[0]) == {*keys.CODE, "stages/prune"}
+
+
+def test_what_a_preset_s_name_stands_for_is_in_the_key():
+    assert Path(inspect.getfile(Augment)).relative_to(Path(mmedge.__file__).parent).as_posix() in keys.CODE
 
 
 def key_behind(stage, finished, context):
