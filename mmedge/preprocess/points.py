@@ -129,6 +129,9 @@ def read(spec: PointsSpec, value: str | Path | bytes | bytearray, name: str) -> 
             if magic == b"\x93NUMPY":
                 return _npy(stream, name, value)
             return _ply(spec, stream, name, value) if magic[:3] == b"ply" else _bin(spec, stream, name, value)
+        except MemoryError as error:
+            what = f"the {name} is larger than memory, or its header is damaged"
+            raise MmedgeError(what, where=where(value)) from error
         except (ValueError, OSError, EOFError, UnicodeDecodeError) as error:
             raise MmedgeError(f"the {name} is not a cloud that can be read: {error}", where=where(value)) from error
 

@@ -60,7 +60,7 @@ def _files(folder: Path, wanted: int, name: str) -> list[Path]:
 
 def _numbered(file: str) -> list[tuple[int, str]]:
     """A name's order: frame_2 is before frame_10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", file)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", file)]
 
 
 def _check_count(count: int, name: str, value: Any) -> None:

@@ -134,6 +134,20 @@ def test_more_points_than_any_are_refused_before_they_are_read(monkeypatch):
         preprocess.tensor(SPEC, CLOUD.tobytes())
 
 
+@pytest.mark.parametrize("kind", ["npy", "ply"])
+def test_a_header_that_says_more_than_memory_holds_is_told(kind):
+    """Each count is one that may be; what they come to is not."""
+    if kind == "npy":
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (19_999_999,) * 2})
+        value = stream.getvalue()
+    else:
+        many = b"".join(b"property double p%d\n" % number for number in range(3000))
+        value = ply("binary_little_endian", b"", 19_999_999).replace(b"element face", many + b"element face")
+    with pytest.raises(MmedgeError, match="larger than memory|not a cloud"):
+        preprocess.tensor(SPEC, value)
+
+
 def test_pickles_are_not_loaded():
     with pytest.raises(MmedgeError, match="not unpickled"):
         preprocess.tensor(SPEC, npy(np.array([{}], dtype=object)))
