@@ -114,7 +114,8 @@ def fit(
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
     transfer.end(module)
     _leave_at(run.best, module)
-    notes += processes.of_main(lambda: stack(module, training.contract, training.validation, train))
+    if work.judge is _validate:  # what is judged otherwise is no training of the heads
+        notes += processes.of_main(lambda: stack(module, training.contract, training.validation, train))
     processes.same(module.state_dict())
     spent = run.private.phase if run.private else None
     told = dict.fromkeys([*(end.notes if end else ()), *notes, *feed.advice()])

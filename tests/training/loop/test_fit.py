@@ -14,8 +14,9 @@ from torch import nn
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.quality import predict_module, score
+from mmedge.models import load
 from mmedge.progress import Silent
-from mmedge.recipe import Augment, Train
+from mmedge.recipe import Augment, Model, Train
 from mmedge.spec import ArraySpec
 from mmedge.tracking import following
 from mmedge.training.loop import precision
@@ -380,3 +381,19 @@ def test_a_tracker_gets_a_row_an_epoch_and_none_twice_after_an_interruption(tmp_
         rows = [(m.step, m.value) for m in MlflowClient().get_metric_history(identity, "teacher/teacher/quality")]
     assert rows == [(h["epoch"], pytest.approx(h["quality"])) for h in fitted.history]
     assert not said and not list((tmp_path / ".work" / "tracking").iterdir()), "the next call is a run of its own"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_weights_of_stacking_stay_equal_until_the_heads_have_learned(own, tmp_path):
+    class Pretext(Supervised):
+        figures = staticmethod(lambda module, training: {"quality": 0.0, "selection": 0.0})
+
+    train = TRAIN.model_copy(update={"epochs": 1, "max_steps": 2})
+    section = Model.model_validate({"fusion": "stacking", "encoders": {"series": {"widths": [8]}}})
+    module, _ = trained(
+        tmp_path / "s",
+        (Pretext if own else Supervised)(CONTRACT, train),
+        train=train,
+        module=load.build(section, CONTRACT),
+    )
+    assert (float(module.fusion.weights) == 1) is own
