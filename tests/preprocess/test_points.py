@@ -139,7 +139,9 @@ def test_a_header_that_says_more_than_memory_holds_is_told(kind):
     """Each count is one that may be; what they come to is not."""
     if kind == "npy":
         stream = io.BytesIO()
-        np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (19_999_999,) * 2})
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "<f8", "fortran_order": False, "shape": (19_999_999,) * 2}
+        )
         value = stream.getvalue()
     else:
         many = b"".join(b"property double p%d\n" % number for number in range(3000))

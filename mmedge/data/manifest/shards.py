@@ -146,7 +146,10 @@ def _members(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str,
                 if not member.isreg():
                     continue
                 if member.issparse():
-                    what, todo = "a sparse file of a shard does not lie there as it is", "write the shard without --sparse"
+                    what, todo = (
+                        "a sparse file of a shard does not lie there as it is",
+                        "write the shard without --sparse",
+                    )
                     raise MmedgeError(what, where=f"{shard}, {member.name}", todo=todo)
                 value = member.name.rpartition(".")[2].lower() in _TEXTS | _JSON
                 held = archive.extractfile(member) if value and member.offset_data + member.size <= size else None
