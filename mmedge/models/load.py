@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -297,14 +298,18 @@ def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> 
     or [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads, or [``SKIP``, name, whether it
     gives a tuple]: a block hands on what goes in.
     """
-    split = [name for what, name, *_ in history if what == SPLIT]
-    if split:
-        split_attention(module, split)
-    channels = [step for step in history if step[0] not in (SPLIT, COUNT, SKIP)]
-    if channels:
-        dependencies(module, contract).load_pruning_history(channels)
-    set_counts(module, [step for step in history if step[0] == COUNT])
-    skip(module, {step[1]: step[2] for step in history if step[0] == SKIP})
+    # In the order that it was made in: what goes with a channel depends on the blocks that are there.
+    for what, group in groupby(history, key=lambda step: step[0] if step[0] in (SPLIT, SKIP) else None):
+        steps = list(group)
+        if what == SPLIT:
+            split_attention(module, [step[1] for step in steps])
+        elif what == SKIP:
+            skip(module, {step[1]: step[2] for step in steps})
+        else:
+            channels = [step for step in steps if step[0] != COUNT]
+            if channels:
+                dependencies(module, contract).load_pruning_history(channels)
+            set_counts(module, [step for step in steps if step[0] == COUNT])
 
 
 def set_counts(module: nn.Module, steps: Sequence[Any]) -> None:

@@ -8,10 +8,12 @@ from torch import nn
 
 from mmedge.contract import Contract
 from mmedge.models import load
+from mmedge.models.skipped import skip
 from mmedge.progress import Silent
 from mmedge.recipe import Model, Prune
 from mmedge.spec import ArraySpec
 from mmedge.stages.prune import depth
+from mmedge.stages.prune.groups import cut, groups_of
 from tests.models.test_skipped import Layer
 
 CONTRACT = Contract(
@@ -70,3 +72,36 @@ def test_the_blocks_without_which_outputs_change_least_go_first_and_no_more_than
     inputs = {"x": torch.randn(3, 8), "present": torch.ones(3, 1, dtype=torch.bool)}
     with torch.no_grad():
         assert torch.equal(*(each.eval()(**inputs)["logits"] for each in (module, again)))
+
+
+class Plain(nn.Module):
+    """A block without a shortcut: what comes before it and what comes behind it have channels of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return torch.relu(self.b(torch.relu(self.a(x))))
+
+
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.out = nn.Sequential(*(Plain() for _ in range(3))), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(self.layers(x))
+
+
+def test_channels_cut_after_a_block_without_a_shortcut_went_are_rebuilt():
+    section = Model(factory="theirs:factory")
+    module = load.build(section, CONTRACT, factory=Chain).eval()
+    history = [[load.SKIP, "inner.layers.1", False]]
+    skip(module, {"inner.layers.1": False})
+    found, _ = groups_of(module, CONTRACT, Prune())
+    history += cut(module, CONTRACT, found, {group.root: len(group.units) // 2 for group in found})
+    again = load.build(section, CONTRACT, factory=Chain, fresh=True)
+    load.apply_history(again, history, CONTRACT)
+    again.load_state_dict(module.state_dict())
+    assert again.inner.layers[2].a.in_features == 4
