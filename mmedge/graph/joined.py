@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.graph import structure
-from mmedge.graph.qdq import Wiring, drop_unread
-
-# What stands between the names of layers in that of the one that they have become.
-AND = "+"
+from mmedge.graph.qdq import AND, JOINED, Wiring, drop_unread, label_of
 
 
 def join(model: Any) -> int:
@@ -33,18 +30,22 @@ def join(model: Any) -> int:
         if len(layers) < 2:
             continue
         name = AND.join(node.name for node, _, _ in layers)
+        label = AND.join(label_of(node.input[1], node, wiring) for node, _, _ in layers)
         weights = [wiring.value(node.input[1]) for node, _, _ in layers]
         parts = {
-            "weight": np.concatenate(weights, axis=1),
-            "bias": np.concatenate([wiring.value(add.input[place]) for _, add, place in layers]),
+            f"{label}.weight": np.concatenate(weights, axis=1),
+            f"{label}.bias": np.concatenate([wiring.value(add.input[place]) for _, add, place in layers]),
             "sizes": np.array([weight.shape[1] for weight in weights], np.int64),
         }
-        model.graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{key}") for key, value in parts.items())
+        model.graph.initializer.extend(
+            numpy_helper.from_array(value, f"{key}{JOINED}{name}") for key, value in parts.items()
+        )
+        weight, bias, sizes = (f"{key}{JOINED}{name}" for key in parts)
         gone[layers[0][0].output[0]] = [
-            helper.make_node("MatMul", [x, f"{name}.weight"], [f"{name}.product"], name),
-            helper.make_node("Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], f"{name}.sum"),
+            helper.make_node("MatMul", [x, weight], [f"{name}.product"], name),
+            helper.make_node("Add", [f"{name}.product", bias], [f"{name}.sum"], f"{name}.sum"),
             helper.make_node(
-                "Split", [f"{name}.sum", f"{name}.sizes"], [add.output[0] for _, add, _ in layers], f"{name}.split", axis=-1
+                "Split", [f"{name}.sum", sizes], [add.output[0] for _, add, _ in layers], f"{name}.split", axis=-1
             ),
         ]  # fmt: skip
         gone |= {node.output[0]: [] for node, _, _ in layers[1:]} | {add.output[0]: [] for _, add, _ in layers}

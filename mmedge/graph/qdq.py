@@ -34,6 +34,8 @@ _PASSING = (
 _WHOLE = _PASSING[:6]
 # What placement and smoothing add to the name of a layer's weights, and, with the layer's own, to that of its bias.
 CODES, SMOOTHED, CORRECTED = ".codes", ".smooth.", ".corrected."
+# What stands between the names of layers in that of the one that they have become, and before the layer's own in its weights'.
+AND, JOINED = "+", ".joined."
 # Folded into the quantizer behind it: always the first, and the second where its bounds are those of the codes.
 _FOLDED = ("Relu", "Clip")
 
@@ -121,7 +123,7 @@ def layers(model: Any) -> list[QuantizedLayer]:
         if weight is not None:
             stored = wiring.made_by.get(weight[1].input[0])
             source = stored.input[0] if stored is not None else weight[1].input[0]
-            label, size = _label(source, node, wiring), int(np.prod(wiring.constants[source].dims))
+            label, size = label_of(source, node, wiring), int(np.prod(wiring.constants[source].dims))
         found.append(QuantizedLayer(node.name, node.op_type, label, branches[node.name], size))
     often = Counter(layer.label for layer in found)  # weights that several layers share
     return [
@@ -136,7 +138,7 @@ def branches_of(model: Any) -> dict[str, str]:
     return branch_of_nodes(nodes, [value.name for value in model.graph.input if value.name not in constant])
 
 
-def _label(weight: str, node: Any, wiring: Wiring) -> str:
+def label_of(weight: str, node: Any, wiring: Wiring) -> str:
     """``encoders.audio.features.0`` of ``q_output_module.encoders.audio.features.0.weight_1``.
 
     Weights that the exporter transposed have lost their name; the bias that is added behind has it still.
@@ -146,14 +148,16 @@ def _label(weight: str, node: Any, wiring: Wiring) -> str:
     named_ = [weight, *list(node.input)[2:]]
     for reader in wiring.readers.get(node.output[0], []):
         named_ += [name for name in reader.input if reader.op_type == "Add" and name in wiring.constants]
-    named_ = [name.partition(CORRECTED)[0].partition(SMOOTHED)[0].removesuffix(CODES) for name in named_]
-    best = next((name for name in named_ if "." in name), named_[0])
+    for added in (CORRECTED, JOINED, SMOOTHED):
+        named_ = [name.partition(added)[0] for name in named_]
+    best = next((name for name in (each.removesuffix(CODES) for each in named_) if "." in name), named_[0])
     return best.removeprefix("module.").removesuffix(".weight").removesuffix(".bias")
 
 
-def _known_as(layer: QuantizedLayer) -> tuple[str, str]:
-    """A layer's label as the graph has it, and as a user's own module does, which is wrapped."""
-    return layer.label, layer.label.removeprefix("inner.")
+def _known_as(layer: QuantizedLayer) -> list[str]:
+    """A layer's label as the graph has it, and as a user's own module does, which is wrapped; of a joined one each part's, too."""
+    labels = dict.fromkeys([layer.label, *layer.label.split(AND)])
+    return [name for label in labels for name in (label, label.removeprefix("inner."))]
 
 
 def named(wanted: Sequence[str], known: Iterable[QuantizedLayer], *, where: str) -> list[str]:

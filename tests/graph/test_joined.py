@@ -5,7 +5,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph import joined
+from mmedge.graph import joined, placement, qdq
+from mmedge.graph.placement import Form
 
 X = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
 WIDTHS = {"q": 4, "k": 4, "v": 6}
@@ -46,5 +47,29 @@ def test_a_product_that_is_shown_stays_as_it_is():
     model = graph(shown=["k"])
     before = outputs(model)
     assert joined.join(model) == 4 and model.graph.node[0].name == "q+v"
+    after = outputs(model)
+    assert all(np.allclose(before[name], after[name], atol=1e-5) for name in before)
+
+
+def test_a_layer_that_was_joined_is_still_called_by_its_own_name(tmp_path):
+    model = graph()
+    joined.join(model)
+    onnx.save(model, tmp_path / "float.onnx")
+    placement.int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", [{"x": X}], Form())
+    layers = qdq.layers(onnx.load(tmp_path / "int8.onnx"))
+    assert layers[0].label == "q.w+k.w+v.w"
+    assert qdq.named(["k.w"], layers, where="x") == qdq.named(["v"], layers, where="x") == ["q+k+v"]
+
+
+def test_weights_that_two_joined_layers_share_are_each_their_own():
+    model = graph()
+    for name in WIDTHS:
+        model.graph.node.append(helper.make_node("MatMul", ["z", f"{name}.w"], [f"{name}.p2"], f"{name}2"))
+        model.graph.node.append(helper.make_node("Add", [f"{name}.p2", f"{name}.b"], [f"{name}.y2"], f"{name}.add2"))
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}.y2", 1, ["batch", 5, None]))
+    model.graph.node.insert(0, helper.make_node("Neg", ["x"], ["z"], "turned"))
+    before = outputs(model)
+    assert joined.join(model) == 12
+    onnx.checker.check_model(model, full_check=True)
     after = outputs(model)
     assert all(np.allclose(before[name], after[name], atol=1e-5) for name in before)
