@@ -36,7 +36,7 @@ class Embedding:
         self._contract, self._outputs, self._bundle, self._own = contract, outputs, bundle, own
         self._head = next((name for name, head in contract.heads.items() if head.towers), None)
         self._index: tuple[str, Index] | None = None
-        self._labels: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
+        self._labels: dict[tuple[str, tuple[str, ...], str], np.ndarray] = {}
 
     def _towers(self, sample: Sample) -> list[str]:
         """The towers that see something of a sample; raises UsageError where the bundle has none at all."""
@@ -137,7 +137,7 @@ class Embedding:
             raise UsageError("give two labels or more, each once", todo="engine.classify(['cat', 'dog'], image=…)")
         if "{}" not in template:
             raise UsageError(f"the template {template!r} has no place for a label", todo="write {} where it belongs")
-        vectors = self._own.of(named, template) if self._own else None
+        vectors = self._own.of(named, template, tower) if self._own else None
         vectors = self._labels_read(tower, named, template) if vectors is None else vectors
         query = self._raw([sample])[0, list(self._sees).index(tower)]
         likely = likeliest(query, vectors).tolist()
@@ -146,19 +146,20 @@ class Embedding:
     def _labels_read(self, asks: str, labels: tuple[str, ...], template: str) -> np.ndarray:
         """float32 [labels, dimensions], by the tower that reads them; kept for the next sample."""
         text = self._texts(asks)
-        if (labels, template) not in self._labels:
+        if (text, labels, template) not in self._labels:
             if len(self._labels) >= _SETS:
                 self._labels.clear()
             texts = [{self._sees[text][0]: template.replace("{}", label)} for label in labels]
-            self._labels[labels, template] = self._raw(texts)[:, list(self._sees).index(text)]
-        return self._labels[labels, template]
+            self._labels[text, labels, template] = self._raw(texts)[:, list(self._sees).index(text)]
+        return self._labels[text, labels, template]
 
     def _texts(self, asks: str) -> str:
         """The tower that reads a text alone and does not ask."""
         for tower in reading(self._sees, self._contract.kinds):
             if tower != asks:
                 return tower
-        own = f" those that the bundle has vectors of: {', '.join(self._own.labels)}" if self._own else ""
+        has = self._own is not None and self._own.tower != asks
+        own = f" those that the bundle has vectors of: {', '.join(self._own.labels)}" if self._own and has else ""
         raise UsageError(
             "no other tower of the bundle reads texts, in which labels could be given",
             todo=f"take{own}" if own else "search an index of examples instead: engine.search(…)",

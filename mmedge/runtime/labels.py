@@ -15,15 +15,19 @@ from mmedge.tasks.retrieval import ZeroShot
 
 @dataclass(frozen=True)
 class LabelVectors:
-    """``vectors``: float32 [labels, dimensions], of the text that ``template`` makes of each, as long as the network gives them."""
+    """``vectors``: float32 [labels, dimensions], of the text that ``template`` makes of each, as long as ``tower`` gives them."""
 
     labels: tuple[str, ...]
     template: str
     vectors: np.ndarray
+    tower: str = ""
 
-    def of(self, labels: tuple[str, ...], template: str) -> np.ndarray | None:
-        """The vectors of some of the labels; None where one is not among them, or the template is another."""
-        if template != self.template or not set(labels) <= set(self.labels):
+    def of(self, labels: tuple[str, ...], template: str, asks: str) -> np.ndarray | None:
+        """The vectors of some of the labels, for a sample of the tower ``asks``.
+
+        None where one is not among them, the template is another, or they are of that tower itself.
+        """
+        if template != self.template or asks == self.tower or not set(labels) <= set(self.labels):
             return None
         return self.vectors[[self.labels.index(label) for label in labels]]
 
@@ -43,4 +47,4 @@ def label_vectors(found: Artifact) -> LabelVectors | None:
             where=str(found.path),
             todo="export it again",
         ) from None
-    return LabelVectors(tuple(told.labels), told.template, vectors)
+    return LabelVectors(tuple(told.labels), told.template, vectors, told.tower)

@@ -42,11 +42,13 @@ _MOST = 1 << 23
 
 
 class ZeroShot(Record):
-    """Labels that were never trained on: ``file`` has the vector of each in ``template``, float32 [labels, dimensions] (.npy)."""
+    """Labels that were never trained on: ``file`` has the vector of each in ``template``, float32 [labels, dimensions] (.npy),
+    which ``tower`` gave; empty: any that asks is another."""
 
     labels: list[str]
     template: str
     file: str
+    tower: str = ""
 
 
 def width(head: Head) -> int:

@@ -33,7 +33,7 @@ def alone(work: ExportWork, precision: str) -> TowersRecord | None:
         return None
     (head,) = work.contract.heads.values()
     contract = work.contract.only([name for tower in names for name in head.towers[tower]])
-    (work.context.folder / FOLDER).mkdir()
+    (work.context.folder / FOLDER).mkdir(exist_ok=True)  # of a candidate before, which was not taken
     graph = work.context.folder / FOLDER / GRAPH
     tower_graph(work.context.folder / GRAPH, work.contract, contract, graph)
     _check(work, contract, graph, precision)
@@ -72,11 +72,15 @@ def _check(work: ExportWork, contract: Contract, graph: Path, precision: str) ->
 
 def labels(work: ExportWork) -> ZeroShot | None:
     """Write the vectors of the labels that ``export.zero_shot`` declares, by the whole graph; None where it declares none."""
-    wanted = work.context.recipe.export.zero_shot
-    if wanted is None or work.backend.name != GRAPH_BACKEND:
+    wanted, ships = work.context.recipe.export.zero_shot, work.context.recipe.export.towers
+    if wanted is None:
+        return None
+    if work.backend.name != GRAPH_BACKEND:
+        work.notes.append(f"the labels' vectors are those that {GRAPH_BACKEND} gives")
         return None
     ((name, head),) = work.contract.heads.items()
-    tower = reading(head.towers, work.contract.kinds)[0]
+    # Of two towers that read texts the one that does not ship: what ships alone asks.
+    tower = min(reading(head.towers, work.contract.kinds), key=lambda each: each in ships)
     (text,), rows = head.towers[tower], len(wanted.labels)
     inputs = {
         other: np.zeros((rows, *spec.shape), spec.dtype)
@@ -89,4 +93,4 @@ def labels(work: ExportWork) -> ZeroShot | None:
     found = onnxruntime_cpu.session(work.context.folder / GRAPH)(inputs)[name]
     vectors = found.reshape(rows, len(head.towers), -1)[:, list(head.towers).index(tower)]
     np.save(work.context.folder / VECTORS, np.ascontiguousarray(vectors, np.float32))
-    return ZeroShot(labels=list(wanted.labels), template=wanted.template, file=VECTORS)
+    return ZeroShot(labels=list(wanted.labels), template=wanted.template, file=VECTORS, tower=tower)
