@@ -75,11 +75,11 @@ def pretrained(
     encoders by modality, and of modalities that nothing can be learned of.
     """
     encoders = getattr(module, "encoders", None)
-    if not isinstance(encoders, nn.ModuleDict):
+    if not isinstance(encoders, nn.ModuleDict) or not set(training.contract.modalities) <= set(encoders):
         raise UsageError(
             "'pretrain' trains the built-in network's encoders, and this network has none by modality",
             where=f"{context.stage}.pretrain",
-            todo="leave model.factory out, or load weights that were pretrained elsewhere",
+            todo="leave model.factory and fusion: early out, or load weights that were pretrained elsewhere",
         )
     if processes.count() > 1:  # which wait for gradients of all weights, and those of the heads have none here
         raise UsageError("several processes cannot pretrain", where=f"{context.stage}.pretrain", todo="train in one")
