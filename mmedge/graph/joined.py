@@ -40,12 +40,12 @@ def join(model: Any) -> int:
         model.graph.initializer.extend(
             numpy_helper.from_array(value, f"{key}{JOINED}{name}") for key, value in parts.items()
         )
-        weight, bias, sizes = (f"{key}{JOINED}{name}" for key in parts)
+        stored = [f"{key}{JOINED}{name}" for key in parts]
         gone[layers[0][0].output[0]] = [
-            helper.make_node("MatMul", [x, weight], [f"{name}.product"], name),
-            helper.make_node("Add", [f"{name}.product", bias], [f"{name}.sum"], f"{name}.sum"),
+            helper.make_node("MatMul", [x, stored[0]], [f"{name}.product"], name),
+            helper.make_node("Add", [f"{name}.product", stored[1]], [f"{name}.sum"], f"{name}.sum"),
             helper.make_node(
-                "Split", [f"{name}.sum", sizes], [add.output[0] for _, add, _ in layers], f"{name}.split", axis=-1
+                "Split", [f"{name}.sum", stored[2]], [add.output[0] for _, add, _ in layers], f"{name}.split", axis=-1
             ),
         ]  # fmt: skip
         gone |= {node.output[0]: [] for node, _, _ in layers[1:]} | {add.output[0]: [] for _, add, _ in layers}
