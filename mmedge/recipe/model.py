@@ -111,6 +111,11 @@ class Model(Frozen):
         return {name: encoder for name, encoder in self.encoders.items() if isinstance(encoder, Pretrained)}
 
     @property
+    def encodes_each(self) -> bool:
+        """Whether it is a built-in network that has an encoder for each modality."""
+        return self.factory is None and self.fusion != "early"
+
+    @property
     def foreign(self) -> bool:
         """Whether code that is not mmedge's computes in it, which may be what no graph can hold."""
         return self.factory is not None or bool(self.pretrained)

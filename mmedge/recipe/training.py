@@ -17,6 +17,9 @@ from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label
 
 
+_PRETRAINED = "'pretrain' needs a built-in network with an encoder a modality that is trained here, and not privately"
+
+
 class TeacherConfig(Frozen):
     """A teacher of any origin: the built-in network, a module of one's own with weights, or one file."""
 
@@ -84,8 +87,10 @@ class MainTeacher(StageSection, TeacherConfig):
 
     @model_validator(mode="after")
     def _pretrained_to_be_trained(self) -> MainTeacher:
-        if self.pretrain and (not self.trained_here or self.model.factory or (self.train and self.train.privacy)):
-            raise ValueError("'pretrain' needs a built-in network that is trained here, and not privately")
+        if self.pretrain and (
+            not self.trained_here or not self.model.encodes_each or (self.train and self.train.privacy)
+        ):
+            raise ValueError(_PRETRAINED)
         return self
 
     @model_validator(mode="after")
@@ -266,8 +271,8 @@ class Distill(StageSection):
 
     @model_validator(mode="after")
     def _pretrained_to_be_trained(self) -> Distill:
-        if self.pretrain and (self.model.factory or self.train.privacy):
-            raise ValueError("'pretrain' needs a built-in network that is trained here, and not privately")
+        if self.pretrain and (not self.model.encodes_each or self.train.privacy):
+            raise ValueError(_PRETRAINED)
         return self
 
     @model_validator(mode="after")

@@ -109,6 +109,14 @@ def test_what_cannot_be_learned_of_the_data_s_modalities_is_a_fault_of_the_recip
         parsed(values)
 
 
+@pytest.mark.parametrize("section", ["teacher", "distill"])
+def test_a_network_of_one_encoder_for_all_modalities_cannot_be_pretrained(section):
+    data = {"manifest": "m.csv", "target": "y", "modalities": {name: MODALITIES[name] for name in ("image", "row")}}
+    of = {"pretrain": {}, "model": {"fusion": "early"}}
+    with pytest.raises(InvalidRecipe, match="an encoder a modality"):
+        parsed({"schema": 1, "name": "x", "data": data, "distill": {}, section: of})
+
+
 def test_the_control_is_trained_as_long_as_both_together_and_sees_the_same_views():
     train = from_nothing(Train(epochs=10, views=40), Pretrain(epochs=7))
     assert (train.epochs, train.views) == (17, 10)
