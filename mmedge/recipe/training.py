@@ -16,7 +16,6 @@ from mmedge.recipe.train import Train
 from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label
 
-
 _PRETRAINED = "'pretrain' needs a built-in network with an encoder a modality that is trained here, and not privately"
 
 

@@ -63,7 +63,7 @@ def named(path: Path) -> list[Path]:
 
 def state(shards: list[Path]) -> list[tuple[str, int, int]]:
     """What tells that a shard has changed; its content is not hashed, which would be a pass over all data."""
-    return [(str(one), (seen := one.stat()).st_size, seen.st_mtime_ns) for one in shards]
+    return [(str(one.absolute()), (seen := one.stat()).st_size, seen.st_mtime_ns) for one in shards]
 
 
 def read(path: Path) -> Shards | None:

@@ -315,11 +315,11 @@ def manifests(recipe: Recipe, folder: Path, *, code: Path, progress: Progress) -
 def _source_state(data: Data, code: Path, progress: Progress) -> str:
     """What may change outside the recipe and must not be mistaken for the same data."""
     if data.manifest:
-        of_shards = shards.named(data.manifest)
-        files = [*([] if of_shards else [data.manifest]), *(stream.file for stream in data.align.values())]
+        of = {file: shards.named(file) for file in (data.manifest, *(stream.file for stream in data.align.values()))}
+        files, states = [file for file in of if not of[file]], [shards.state(each) for each in of.values() if each]
         secret = os.environ.get(data.redact.key, "") if data.redact and data.redact.hash else ""
         told = [*(sha256_of(file) for file in files if file.is_file()), hash_json(secret)]
-        return hash_json([*told, shards.state(of_shards)] if of_shards else told)
+        return hash_json([*told, *states])
     folder = data.recordings or os.environ.get("MMEDGE_RECORDINGS")
     if data.dataset == "avdigits":
         return hash_json(sorted((path.name, sha256_of(path)) for path in Path(folder).glob("*.wav")) if folder else [])

@@ -3,6 +3,8 @@
 import io
 import json
 import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,6 +113,23 @@ def test_a_shard_that_ends_early_is_named_and_beyond_the_share_an_error(tmp_path
     files[1].write_bytes(whole.rstrip(b"\0") + b"\0" * (-len(whole.rstrip(b"\0")) % 512))
     (fault,) = shards.faults(tmp_path / "*.tar", 0.5)
     assert fault.severity == "warning" and "without the mark" in fault.what
+
+
+def test_members_are_addressed_from_everywhere_and_shards_that_are_joined_are_in_the_key(
+    tmp_path, photographs, monkeypatch
+):
+    files = written(tmp_path, photographs)
+    monkeypatch.chdir(tmp_path)
+    cells = read_table(Path("train-000.tar"))["jpg"]
+    monkeypatch.chdir("/")
+    assert all(cell.startswith(str(files[0])) and exists(cell) for cell in cells)
+    (tmp_path / "m.csv").write_text("id,y\n")
+    joined = {"clips": SimpleNamespace(file=tmp_path)}
+    data = SimpleNamespace(manifest=tmp_path / "m.csv", align=joined, redact=None)
+    before = samples._source_state(data, tmp_path, Silent())
+    assert before == samples._source_state(data, tmp_path, Silent())
+    files[3].unlink()
+    assert before != samples._source_state(data, tmp_path, Silent())
 
 
 def test_a_damaged_header_in_the_middle_is_told_and_not_taken_for_the_end(tmp_path, photographs):
