@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -31,9 +33,13 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
     """
     validation = work.validation
     few = validation.taken(np.linspace(0, len(validation) - 1, min(len(validation), _ROWS)).astype(np.int64))
-    found = stacks(module, example(work.contract, learning=True))
-    left = {name: int(len(blocks) * work.config.depth) for name, blocks in found.items()}
-    known = {name: blocks for name, blocks in found.items() if left[name]}
+    all_stacks = stacks(module, example(work.contract, learning=True))
+    free = {
+        name: {b: w for b, w in blocks.items() if not _stays(b, work.config.ignore)}
+        for name, blocks in all_stacks.items()
+    }
+    left = {name: min(int(len(blocks) * work.config.depth), len(free[name])) for name, blocks in all_stacks.items()}
+    known = {name: blocks for name, blocks in free.items() if left[name]}
 
     def outputs(tried: nn.Module) -> SplitOutputs:
         return split_outputs(work.contract, few, graph_predictor(module_run(tried), work.contract, few))
@@ -44,7 +50,8 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
         trial = copy.deepcopy(module)
         skip(trial, {block: wrapped})
         try:
-            return _distance(whole, outputs(trial))
+            found = _distance(whole, outputs(trial))
+            return found if math.isfinite(found) else _NEVER
         except Exception:  # a forward may read what the block has, as nn.TransformerEncoder does of its first layer
             return _NEVER
 
@@ -64,6 +71,12 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
         skip(module, {block: gone[block]})
         left[name] -= 1
     return [[load.SKIP, block, wrapped] for block, wrapped in gone.items()]
+
+
+def _stays(block: str, ignored: Sequence[str]) -> bool:
+    """Whether a layer of the block, or it, is one that ``prune.ignore`` names."""
+    places = (f"{block}.", f"{block.removeprefix('inner.')}.")
+    return any(f"{name}.".startswith(places) for name in ignored)
 
 
 def _distance(before: SplitOutputs, after: SplitOutputs) -> float:

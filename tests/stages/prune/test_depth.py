@@ -54,8 +54,12 @@ def work(monkeypatch):
     validation = type("Split", (), {"__len__": lambda self: 16, "taken": lambda self, rows: self})()
     context = SimpleNamespace(progress=Silent())
     remembered = lambda what, key, kind, compute: compute()  # noqa: E731
-    return lambda share: SimpleNamespace(
-        contract=CONTRACT, config=Prune(depth=share), validation=validation, context=context, remembered=remembered
+    return lambda share, **more: SimpleNamespace(
+        contract=CONTRACT,
+        config=Prune(depth=share, **more),
+        validation=validation,
+        context=context,
+        remembered=remembered,
     )
 
 
@@ -105,3 +109,12 @@ def test_channels_cut_after_a_block_without_a_shortcut_went_are_rebuilt():
     load.apply_history(again, history, CONTRACT)
     again.load_state_dict(module.state_dict())
     assert again.inner.layers[2].a.in_features == 4
+
+
+def test_blocks_of_ignored_layers_stay_and_those_whose_absence_gives_no_number(work, monkeypatch):
+    module = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Stack).eval()
+    history = depth.shallower(work(0.9, ignore=("layers.1.a", "inner.layers.2")), module)
+    assert {name for _, name, _ in history} == {"inner.layers.0", "inner.layers.3"}
+    monkeypatch.setattr(depth, "_distance", lambda *_: float("nan"))
+    again = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Stack).eval()
+    assert depth.shallower(work(0.9), again) == []
