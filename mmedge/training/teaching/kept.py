@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,18 @@ class Form:
 
 # Outputs as they are.
 WHOLE = Form()
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """What ``packed`` gave of some rows after others, in the wider dtype where float16 did not reach as far in all of them."""
+    if parts[0].dtype.names is None or len({part.dtype for part in parts}) == 1:
+        return np.concatenate(parts)
+    # Field by field: numpy's own cast of rows whose fields hold several numbers reads beyond them.
+    fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].dtype.names}
+    out = np.empty(sum(map(len, parts)), [(name, x.dtype, x.shape[1:]) for name, x in fields.items()])
+    for name, x in fields.items():
+        out[name] = x
+    return out
 
 
 def restored(kept: np.ndarray) -> np.ndarray:

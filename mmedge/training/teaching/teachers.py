@@ -17,7 +17,7 @@ from mmedge.recipe import Hint
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
 from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
-from mmedge.training.teaching.kept import Form, restored
+from mmedge.training.teaching.kept import Form, joined, restored
 from mmedge.training.teaching.sources import Source
 
 _BATCH = 128
@@ -158,4 +158,4 @@ class Teacher:
             self._progress.step(
                 "teacher's outputs", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
             )
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return [joined(part) for part in zip(*parts, strict=True)]

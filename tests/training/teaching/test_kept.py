@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmedge.training.teaching.kept import Form, restored
+from mmedge.training.teaching.kept import Form, joined, restored
 from tests.training.teaching import test_teachers as teachers
 
 RNG = np.random.default_rng(0)
@@ -72,3 +72,11 @@ def test_a_teacher_computes_in_bf16_where_it_is_asked_to(tmp_path):
     exact, rounded = (each.outputs(np.arange(9), 0).logits["logits"] for each in found)
     assert rounded.dtype == np.float32 and not np.array_equal(exact, rounded) and found[0].key != found[1].key
     np.testing.assert_allclose(exact, rounded, atol=0.05)
+
+
+def test_rows_that_float16_does_not_reach_leave_those_before_them_as_they_were():
+    form = Form("float16", 2, frozenset("h"))
+    small = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    parts = [form.packed(small, "h"), form.packed(small * 1e6, "h"), form.packed(small, "h")]
+    assert len({part.dtype for part in parts}) == 2
+    assert np.array_equal(restored(joined(parts)), np.concatenate([restored(part) for part in parts]))
