@@ -85,10 +85,9 @@ class Recipe(Frozen):
         teacher = given.get("teacher")
         model = teacher.get("model", {}) if isinstance(teacher, dict) else {}
         own = {**(model if isinstance(model, dict) else {}), "layers": distill["from_teacher"], "ensemble": 1}
-        if "layers" not in distill.get("model", {"layers": None}):
-            raise ValueError(
-                "'distill.from_teacher' makes the student of the teacher's network: leave out distill.model"
-            )
+        theirs = distill.get("model", own)
+        if not isinstance(theirs, dict) or "layers" not in theirs:
+            raise ValueError("'distill.from_teacher' makes the student of its teacher: leave out distill.model")
         return {**given, "distill": {**distill, "model": own}}
 
     @model_validator(mode="after")
