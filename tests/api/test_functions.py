@@ -57,6 +57,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_quantizing_a_file_by_the_function_and_by_the_command_gives_the_same_bytes(graph, command, tmp_path):
     data = dict(np.load(graph / "data.npz"))
     made = mmedge.quantize(graph / "model.onnx", data, out=tmp_path / "a", progress=False, candidates=("fp32", "int8"))

@@ -247,6 +247,7 @@ def test_quantize_of_an_onnx_file_takes_no_key_of_a_recipe(mmedge, tmp_path):
     assert said.code == 2 and "--devices belong to a recipe" in said.err
 
 
+@pytest.mark.long
 def test_report_draws_the_page_again(mmedge, finished, tmp_path):
     (tmp_path / "report.json").write_text((finished.out / "report.json").read_text())
     said = mmedge("report", tmp_path, "--json")

@@ -109,6 +109,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(finished, values, tmp
     assert "Traceback" not in said.stderr and not (tmp_path / "out" / "teacher").exists()
 
 
+@pytest.mark.long
 def test_a_fault_of_the_recipe_is_told_once_with_its_exit_code(values, tmp_path):
     values["teacher"]["train"]["epoch"] = 3
     said = call("train", write_recipe(values, tmp_path / "r.json"), "--devices", 2, cwd=tmp_path)

@@ -26,6 +26,7 @@ def program(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", [("image", "vitals"), ("image",), ("vitals",)])
 def test_the_program_answers_as_python_does(program, made_bundle, sample, tmp_path, given):
     engine = runtime.load(made_bundle)

@@ -39,6 +39,7 @@ def false_passes(n, loss, apart, groups, alike, trials):
     return float(np.mean(passed))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "loss", "apart", "groups", "alike"), LOSSES)
 def test_a_loss_just_beyond_the_limit_passes_in_at_most_one_of_twenty(n, loss, apart, groups, alike):
     """Of forty trials at most five, which a rate of .05 exceeds in one of a hundred such tests; the seed is fixed."""

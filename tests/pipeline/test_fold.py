@@ -240,6 +240,7 @@ def test_gates_decide_the_exit_code_and_stand_in_the_report(finished, values, tm
     assert all(gate["passed"] for stage in outcome.report.record()["stages"] for gate in stage["gates"]) == (code == 0)
 
 
+@pytest.mark.long
 def test_a_gain_gate_without_a_control_does_not_pass(finished, values, tmp_path):
     values["distill"]["controls"]["no_distillation"] = False
     values["gates"] = {"distill": {"gain": 0.0}}
@@ -358,6 +359,7 @@ def test_a_verb_that_changes_a_stage_drops_what_no_longer_follows_from_it(finish
     assert [(s["stage"], s["status"]) for s in again.report.record()["stages"]][-1] == ("quantize", "ran")
 
 
+@pytest.mark.long
 def test_gates_of_a_stage_that_the_run_was_given_are_not_judged_again(finished, values, tmp_path):
     gated = changed(values, gates={"prune": {"macs_ratio_to_parent": 0.9}, "quantize": {"quality": 0.0}})
     outcome = pipeline.run(

@@ -46,6 +46,7 @@ def test_without_data_to_calibrate_on_weights_alone_and_ranges_found_while_it_ru
     assert report["data"]["calls"] == 4 and not any("calibrated on" in note for note in report.get("notes", []))
 
 
+@pytest.mark.long
 def test_every_candidate_is_judged_with_its_interval_on_calls_that_did_not_calibrate(given, tmp_path, mmedge):
     said = mmedge(
         "quantize",

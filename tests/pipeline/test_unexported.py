@@ -46,6 +46,7 @@ def theirs(values, tmp_path):
     return recipe
 
 
+@pytest.mark.long
 def test_it_is_told_before_training_with_the_way_out(theirs, tmp_path, finished):
     card = check(theirs(True), tmp_path / "out", code=tmp_path, progress=Silent(), media=False).record()
     (fault,) = (fault for fault in card["faults"] if fault["kind"] == "export")

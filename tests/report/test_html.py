@@ -65,6 +65,7 @@ def test_the_page_has_every_stage_and_its_figures(finished, text):
     assert finished.report["verdict"] in text
 
 
+@pytest.mark.long
 def test_the_same_report_gives_the_same_page(finished, text, tmp_path):
     write_html(parsed(finished.report, Report), tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text() == text

@@ -72,6 +72,7 @@ def slow_to_open(tmp_path):
     return bundle_of(nodes, {"shape": np.array([3000, 3000], np.int64)}, tmp_path / "bundle")
 
 
+@pytest.mark.long
 def test_a_graph_that_loops_for_ever_ends_in_a_sentence(endless, sample):
     engine = runtime.load(endless, timeout_s=2)  # on a busy machine it must have opened by then
     begun = time.monotonic()

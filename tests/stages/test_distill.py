@@ -60,6 +60,7 @@ def test_without_the_control_nothing_is_decided_and_that_is_said(finished, conte
     assert any("was not measured" in note for note in made.meta["notes"])
 
 
+@pytest.mark.long
 def test_a_student_alone_is_shown_one_subset_and_learns_nothing_of_the_rest(finished, context, tmp_path):
     controls = Controls(no_distillation=False, seeds=1, subset_students=True)
     made = staged(
@@ -100,6 +101,7 @@ def test_the_report_compares_on_the_test_split_what_each_control_is_about(finish
     assert decision["kept"] == ("distilled" if decision["gain"] > 0 else "control")
 
 
+@pytest.mark.long
 def test_a_control_that_cannot_be_had_and_one_that_broke_off_are_told(finished, context, tmp_path, monkeypatch):
     def training(variant, model, contract, context, number):
         student = train_student(variant, model, contract, context, number)

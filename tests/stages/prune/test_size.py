@@ -38,6 +38,7 @@ def test_what_is_missed_is_the_size_of_the_file_with_the_exit_of_what_stood_for_
     assert size.misses(both, graph, [params]) == [params]
 
 
+@pytest.mark.long
 def test_a_network_is_cut_until_its_graph_is_as_small(finished, context, untimed, tmp_path):  # noqa: F811
     parent = finished.artifact("distill")
     kb = parent.file("model.onnx").stat().st_size / 1000 * 0.9

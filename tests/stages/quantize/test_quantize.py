@@ -79,6 +79,7 @@ def test_an_ignored_layer_that_does_not_exist_is_told_with_the_close_ones(finish
     assert raised.value.exit_code == 2 and not (tmp_path / "q").exists()
 
 
+@pytest.mark.long
 def test_an_ignored_branch_stays_float_and_what_cannot_be_made_is_told(finished, context, tmp_path):
     config = Quantize(
         candidates=("fp32", "bf16", "int8"), calibration=300, ignore=("audio",), max_drop=1.0, max_subset_drop=1.0
@@ -92,6 +93,7 @@ def test_an_ignored_branch_stays_float_and_what_cannot_be_made_is_told(finished,
     assert made.meta["calibration"] == {"samples": 240, "gaps": []}
 
 
+@pytest.mark.long
 def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, tmp_path, monkeypatch):
     """All outputs are real but those of plain INT8, which are turned round."""
     real = evaluation.evaluator
