@@ -16,9 +16,9 @@ from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
-from mmedge.graph.qdq import drop_unread, graphs_of
 from mmedge.graph.steady import refuse_chance
 from mmedge.graph.structure import outputs_first
+from mmedge.graph.wiring import drop_unread, graphs_of
 from mmedge.spec import ArraySpec, SensorSpec
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph.qdq import drop_unread, read_by
+from mmedge.graph.wiring import drop_unread, read_by
 
 
 @dataclass(frozen=True)

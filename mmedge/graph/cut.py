@@ -14,7 +14,7 @@ import numpy as np
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
-from mmedge.graph.qdq import drop_unread, graphs_of, read_by
+from mmedge.graph.wiring import drop_unread, graphs_of, read_by
 
 if TYPE_CHECKING:
     from onnx import NodeProto

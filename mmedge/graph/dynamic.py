@@ -10,7 +10,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.graph import placement, rounding, structure
-from mmedge.graph.qdq import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread
 
 
 def int8(graph: Path, target: Path, powers: Mapping[str, np.ndarray] | None = None) -> int:

@@ -14,8 +14,9 @@ from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, first_line
 from mmedge.graph.files import loaded
 from mmedge.graph.precision import optimized
-from mmedge.graph.qdq import WEIGHTED, graphs_of
+from mmedge.graph.qdq import WEIGHTED
 from mmedge.graph.simpler import simplify
+from mmedge.graph.wiring import graphs_of
 
 # From here on a quantizer has a scale for each channel, and all that quantization adds exists.
 _OPSET = 13

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph.qdq import Wiring
+from mmedge.graph.wiring import Wiring
 from mmedge.report.schema import FusionPointRecord
 
 # A shared scale this many times a modality's own costs it one bit: then the modality keeps its own.

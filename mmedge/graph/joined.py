@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from mmedge.graph import structure
-from mmedge.graph.qdq import AND, JOINED, Wiring, drop_unread, label_of
+from mmedge.graph.qdq import AND, JOINED, label_of
+from mmedge.graph.wiring import Wiring, drop_unread
 
 
 def join(model: Any) -> int:
@@ -49,6 +50,8 @@ def join(model: Any) -> int:
             ),
         ]  # fmt: skip
         gone |= {node.output[0]: [] for node, _, _ in layers[1:]} | {add.output[0]: [] for _, add, _ in layers}
+    if not gone:
+        return 0
     nodes = [made for node in wiring.nodes for made in gone.get(node.output[0] if node.output else "", [node])]
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:], model.graph.value_info[:]

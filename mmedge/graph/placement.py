@@ -16,9 +16,10 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.graph import ranges, rounding, structure
-from mmedge.graph.qdq import CODES, CORRECTED, Wiring, drop_unread
+from mmedge.graph.qdq import CODES, CORRECTED
 from mmedge.graph.ranges import Choice, Values
 from mmedge.graph.simpler import sizes_of
+from mmedge.graph.wiring import Wiring, drop_unread
 
 # Tables of fewer values stay as they are: the nodes would cost more than they save.
 _WORTH = 4096

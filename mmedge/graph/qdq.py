@@ -18,20 +18,15 @@ import numpy as np
 from mmedge.backends.branches import branch_of_nodes
 from mmedge.backends.onnxfile import Node
 from mmedge.errors import UsageError
+from mmedge.graph.wiring import DEQUANTIZE, PASSING, QUANTIZE, Wiring, drop_unread
 from mmedge.report.schema import LayersRecord
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
-_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# What moves or selects values without computing new ones: codes pass through, and quantizers are placed before it.
-_PASSING = (
-    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"),
-    *("Slice", "Split", "Gather", "MaxPool", "Concat"),
-)
-# Of these, those through which ONNX Runtime sees the whole quantized tensor.
-_WHOLE = _PASSING[:6]
+# Of what passes values on, those through which ONNX Runtime sees the whole quantized tensor.
+_WHOLE = PASSING[:6]
 # What placement and smoothing add to the name of a layer's weights, and, with the layer's own, to that of its bias.
 CODES, SMOOTHED, CORRECTED = ".codes", ".smooth.", ".corrected."
 # What stands between the names of layers in that of the one that they have become, and before the layer's own in its weights'.
@@ -51,69 +46,13 @@ class QuantizedLayer:
     weights: int
 
 
-class Wiring:
-    """Who makes and who reads each tensor of a model, and its constants. Valid until the model is changed."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.nodes = list(model.graph.node)
-        self.made_by = {name: node for node in self.nodes for name in node.output}
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.readers: dict[str, list[Any]] = {}
-        for node in self.nodes:
-            for name in [*node.input, *(read_by(node) - set(node.input))]:
-                self.readers.setdefault(name, []).append(node)
-
-    def value(self, name: str) -> np.ndarray:
-        from onnx import numpy_helper
-
-        array: np.ndarray = numpy_helper.to_array(self.constants[name])
-        return array
-
-    def dequantized(self, tensor: str) -> Any:
-        """The DequantizeLinear that a tensor comes from, through what only moves values; None where there is none."""
-        node = self.made_by.get(tensor)
-        while node is not None and node.op_type in _PASSING:
-            node = next((self.made_by.get(i) for i in self.moved(node) if self.dequantized(i) is not None), None)
-        return node if node is not None and node.op_type == _DQ else None
-
-    @staticmethod
-    def moved(node: Any) -> list[str]:
-        """The inputs of a passing node whose values it moves, without its shapes and axes."""
-        return list(node.input) if node.op_type == "Concat" else list(node.input)[:1]
-
-    def weight(self, node: Any) -> tuple[int, Any] | None:
-        """(index of the input, DequantizeLinear) of a node's constant weights."""
-        for index, name in enumerate(node.input[:2]):
-            made = self.made_by.get(name)
-            if made is not None and made.op_type == _DQ and self.is_constant(made.input[0]):
-                return index, made
-        return None
-
-    def is_constant(self, tensor: str) -> bool:
-        """Whether a tensor is stored, or quantized from a stored one."""
-        made = self.made_by.get(tensor)
-        return tensor in self.constants or (made is not None and made.op_type == _Q and made.input[0] in self.constants)
-
-    def stored_weight(self, dequantize: Any) -> np.ndarray:
-        """The float values that a constant DequantizeLinear gives."""
-        from onnx import reference
-
-        names = list(dequantize.input)
-        quantize = self.made_by.get(names[0])
-        if quantize is not None:
-            return self.value(quantize.input[0])
-        (value,) = reference.ReferenceEvaluator(dequantize).run(None, {name: self.value(name) for name in names})
-        return np.asarray(value, np.float32)
-
-
 def layers(model: Any) -> list[QuantizedLayer]:
     """The quantized layers of a loaded model, in the graph's order."""
     wiring = Wiring(model)
     branches = branches_of(model)
     found = []
     for node in wiring.nodes:
-        if node.op_type in (_Q, _DQ, "Shape", *_PASSING):
+        if node.op_type in (QUANTIZE, DEQUANTIZE, "Shape", *PASSING):
             continue
         read = [name for name in node.input if wiring.dequantized(name) is not None]
         if not read:
@@ -203,7 +142,7 @@ def restored(model: Any, reference: Any, names: Collection[str]) -> Any:
     for node in wiring.nodes:
         nodes.append(node)
         # The shape of a tensor is the same before its pair.
-        if node.op_type in (_Q, _DQ) or (node.name not in names and node.op_type != "Shape"):
+        if node.op_type in (QUANTIZE, DEQUANTIZE) or (node.name not in names and node.op_type != "Shape"):
             continue
         added: list[Any] = []
         weight = wiring.weight(node)
@@ -227,13 +166,13 @@ def _float_of(name: str, wiring: Wiring, quantized: set[str], moved: dict[str, s
     node = wiring.made_by.get(name)
     if node is None or name in moved:
         return moved.get(name, name)
-    if node.op_type == _DQ:
+    if node.op_type == DEQUANTIZE:
         quantize = wiring.made_by.get(node.input[0])
-        if quantize is None or quantize.op_type != _Q or _needed(quantize.input[0], wiring, quantized):
+        if quantize is None or quantize.op_type != QUANTIZE or _needed(quantize.input[0], wiring, quantized):
             return name
         source: str = quantize.input[0]
         return source
-    if node.op_type in _PASSING and len(node.output) == 1:
+    if node.op_type in PASSING and len(node.output) == 1:
         inputs = [_float_of(i, wiring, quantized, moved, added) for i in wiring.moved(node)]
         if inputs != wiring.moved(node):
             copy = onnx.NodeProto()
@@ -305,38 +244,6 @@ def _restore_added_bias(
                 model.graph.initializer.append(copy)
 
 
-def graphs_of(node: Any) -> list[Any]:
-    """The branches and bodies inside a node."""
-    return [
-        each for attribute in node.attribute for each in (attribute.g, *attribute.graphs) if each.node or each.output
-    ]
-
-
-def read_by(node: Any) -> set[str]:
-    """The tensors around a node that it reads, by the branches and bodies in it too: these see what is around them."""
-    found = set(node.input)
-    for graph in graphs_of(node):
-        inner = {value.name for value in graph.output}.union(*(read_by(each) for each in graph.node))
-        own = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
-        found |= inner.difference(own, *(each.output for each in graph.node))
-    return found
-
-
-def drop_unread(model: Any) -> None:
-    """Remove nodes and constants that no output needs."""
-    needed, kept = {value.name for value in model.graph.output}, []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed.update(read_by(node))
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(reversed(kept))
-    stored = model.graph.initializer
-    for place in reversed(range(len(stored))):  # one by one: a new list would be a copy of all weights
-        if stored[place].name not in needed:
-            del stored[place]
-
-
 def prove(graph: Path, optimized: Any) -> LayersRecord:
     """Compare a Q/DQ graph with the graph that ONNX Runtime optimised it to, a loaded model.
 
@@ -349,7 +256,7 @@ def prove(graph: Path, optimized: Any) -> LayersRecord:
 
     model = onnx.load(graph)
     wiring = Wiring(model)
-    open_weights = {node.input[0] for node in optimized.graph.node if node.op_type == _DQ}
+    open_weights = {node.input[0] for node in optimized.graph.node if node.op_type == DEQUANTIZE}
     nodes = {node.name: node for node in wiring.nodes}
     weighted = [layer for layer in layers(model) if layer.kind in WEIGHTED and layer.weights]
     floating: dict[str, str] = {}
@@ -376,8 +283,8 @@ def _open_pairs(optimized: Any) -> list[str]:
     for node in optimized.graph.node:
         for name in node.input:
             readers.setdefault(name, set()).add(node.op_type)
-    quantizers = [node for node in optimized.graph.node if node.op_type == _Q]
-    return [node.input[0] for node in quantizers if readers.get(node.output[0]) == {_DQ}]
+    quantizers = [node for node in optimized.graph.node if node.op_type == QUANTIZE]
+    return [node.input[0] for node in quantizers if readers.get(node.output[0]) == {DEQUANTIZE}]
 
 
 def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:
@@ -387,7 +294,7 @@ def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:
     data = wiring.made_by.get(node.input[1 - weight] if node.op_type == "MatMul" else node.input[0])
     while data is not None and data.op_type in _WHOLE:
         data = wiring.made_by.get(data.input[0])
-    if data is None or data.op_type != _DQ:
+    if data is None or data.op_type != DEQUANTIZE:
         if data is not None and data.op_type == "Concat":
             return "its input joins tensors of several scales"
         return "its input is not quantized, or not as a whole"
@@ -397,6 +304,6 @@ def _why_float(node: Any, weight: int, wiring: Wiring) -> str | None:
         if after[0].op_type == "Add" and not any(wiring.is_constant(name) for name in after[0].input):
             return "another branch is added to its output before it is quantized"
         after = wiring.readers.get(after[0].output[0], [])
-    if not after or any(reader.op_type != _Q for reader in after):
+    if not after or any(reader.op_type != QUANTIZE for reader in after):
         return "its output stays float"
     return "its Clip is not folded into the quantizer behind it" if clipped else None

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph.qdq import Wiring
 from mmedge.graph.structure import outputs_first
+from mmedge.graph.wiring import Wiring
 
 # Of the mean power of the inputs, what is added to each, so that those that were never seen do not decide; and how many
 # inputs are rounded before what they changed is taken from all the others.

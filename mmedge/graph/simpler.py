@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.graph.qdq import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread
 
 # An entry of a shape as the graph computes it: a number, or (tensor, axis) for the size of that axis.
 _Size = int | tuple[str, int]

@@ -10,7 +10,8 @@ import numpy as np
 
 from mmedge.graph import ranges, structure
 from mmedge.graph.placement import output_axis
-from mmedge.graph.qdq import SMOOTHED, Wiring, drop_unread
+from mmedge.graph.qdq import SMOOTHED
+from mmedge.graph.wiring import Wiring, drop_unread
 
 # How much of the outliers moves from activations, which have one scale, into weights, which have one a channel.
 _SHARE = 0.5

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.graph.qdq import Wiring
+from mmedge.graph.wiring import Wiring
 
 # What hands a tensor's values on, all of them or some, and computes none: a pair before it has the range of one behind it.
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "MaxPool")

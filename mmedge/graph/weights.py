@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import placement, qdq, structure
-from mmedge.graph.qdq import Wiring
+from mmedge.graph import placement, structure
+from mmedge.graph.wiring import Wiring, drop_unread
 
 # Weights of fewer values are left as they are: scales and nodes would cost more than they save.
 _WORTH = 256
@@ -63,7 +63,7 @@ def weights_only(graph: Path, target: Path, bits: int = 8) -> int:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
-    qdq.drop_unread(model)
+    drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
     return len(done)

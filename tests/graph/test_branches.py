@@ -13,7 +13,7 @@ from mmedge.errors import MmedgeError
 from mmedge.graph.adopt import count
 from mmedge.graph.bisect import first_difference
 from mmedge.graph.cut import split_graph, subset_graph
-from mmedge.graph.qdq import read_by
+from mmedge.graph.wiring import read_by
 from mmedge.spec import ArraySpec
 
 CONTRACT = Contract(

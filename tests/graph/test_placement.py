@@ -14,7 +14,7 @@ from mmedge.errors import MmedgeError
 from mmedge.graph import dynamic, placement, precision, qdq, smoothing, weights
 from mmedge.graph.export import export
 from mmedge.graph.placement import Form
-from mmedge.graph.qdq import Wiring
+from mmedge.graph.wiring import Wiring
 from mmedge.stages.quantize import candidates, ptq
 from mmedge.stages.quantize.mixed import distance
 

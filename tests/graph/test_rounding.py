@@ -7,7 +7,7 @@ import pytest
 from mmedge.backends import onnxruntime_cpu
 from mmedge.graph import rounding, structure
 from mmedge.graph.placement import coded
-from mmedge.graph.qdq import Wiring
+from mmedge.graph.wiring import Wiring
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import numpy as np
 from mmedge.errors import MmedgeError, first_line
 from mmedge.graph import dynamic, joined, placement, precision, rounding, structure
 from mmedge.graph.placement import Form
-from mmedge.graph.qdq import Wiring
 from mmedge.graph.smoothing import relieve, smooth
+from mmedge.graph.wiring import Wiring
 from mmedge.leftovers import scratch
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
@@ -59,8 +59,8 @@ def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], var
             relieve(graph, source, inputs)
             smooth(source, source, inputs)
             model = onnx.load(source)
-            joined.join(model)
-            onnx.save(model, source)
+            if joined.join(model):
+                onnx.save(model, source)
             powers = rounding.powers(model, structure.weighted(Wiring(model)), inputs)
             form = replace(_FORMS[variant], powers=powers)
             if variant == "int8-hybrid":
