@@ -81,7 +81,7 @@ class Prune(StageSection):
     )
     probe_steps: int = Field(40, ge=0, description="Training steps before each of these measurements.")
     branches: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        {}, description="Branch -> the largest share of it that may go; 0 leaves it alone."
+        {}, description="Branch -> the largest share of it, channels and blocks, that may go; 0 leaves it alone."
     )
     importance: Literal["l1", "l2", "bn", "taylor", "random"] = Field(
         "l2",

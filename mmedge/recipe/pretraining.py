@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from mmedge.frozen import Frozen
 from mmedge.spec import ModalitySpec
+
+if TYPE_CHECKING:
+    from mmedge.recipe.whole import Recipe
 
 
 class Pretrain(Frozen):
@@ -46,9 +49,34 @@ def learned_of(kind: str, modalities: Mapping[str, ModalitySpec]) -> tuple[str, 
     return tuple(name for name, spec in modalities.items() if spec.ordered)
 
 
+def learnable(section: Pretrain | None, modalities: Mapping[str, ModalitySpec]) -> Pretrain | None:
+    """The section where there is one and something can be learned of these modalities: what a control of fewer of them begins with."""
+    return section if section and learned_of(section.kind, modalities) else None
+
+
 # Why there is none.
 UNLEARNED = {
     "contrastive": "'contrastive' tells modalities apart, and there is one: take 'masked'",
     "masked": "'masked' hides places, and no modality has any: take 'contrastive'",
     "adversarial": "'adversarial' makes spectrograms, and no modality is one: take 'masked'",
 }
+
+
+def pretraining_faults(recipe: Recipe) -> Iterator[str]:
+    """Sections ``pretrain`` of a network that has no encoders to train, and of modalities that nothing can be learned of."""
+    for stage, section in recipe.sections.items():
+        pretrain = getattr(section, "pretrain", None)
+        if not pretrain:
+            continue
+        model, train = section.model, section.train  # type: ignore[attr-defined]
+        if not getattr(section, "trained_here", True) or not model.encodes_each or (train and train.privacy):
+            yield (
+                f"{stage}.pretrain: needs a built-in network with an encoder a modality that is trained here, and not"
+                " privately; leave out model.factory, model.fusion where it joins inputs or tokens, and train.privacy; or"
+                " load weights that were pretrained elsewhere"
+            )
+            continue
+        specs = {**recipe.data.modalities, **getattr(section, "preprocessing", {})}
+        taken = {name: spec for name, spec in specs.items() if name in (model.modalities or specs)}
+        if not learned_of(pretrain.kind, taken):
+            yield f"{stage}.pretrain.kind: {UNLEARNED[pretrain.kind]}"

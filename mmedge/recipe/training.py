@@ -16,8 +16,6 @@ from mmedge.recipe.train import Train
 from mmedge.spec import ModalitySpec
 from mmedge.tasks.head import Label
 
-_PRETRAINED = "'pretrain' needs a built-in network with an encoder a modality that is trained here, and not privately"
-
 
 class TeacherConfig(Frozen):
     """A teacher of any origin: the built-in network, a module of one's own with weights, or one file."""
@@ -83,14 +81,6 @@ class MainTeacher(StageSection, TeacherConfig):
         model = given.get("model") or {}
         weights = model.get("weights") if isinstance(model, dict) else getattr(model, "weights", None)
         return given if weights or given.get("onnx") or given.get("outputs") else {**given, "train": {}}
-
-    @model_validator(mode="after")
-    def _pretrained_to_be_trained(self) -> MainTeacher:
-        if self.pretrain and (
-            not self.trained_here or not self.model.encodes_each or (self.train and self.train.privacy)
-        ):
-            raise ValueError(_PRETRAINED)
-        return self
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> MainTeacher:
@@ -266,12 +256,6 @@ class Distill(StageSection):
             raise ValueError(f"'budget' proposes the student's network: leave out model.{min(named)}")
         if self.model.ensemble > 1:
             raise ValueError("'model.ensemble' is a teacher's: what ships is one network")
-        return self
-
-    @model_validator(mode="after")
-    def _pretrained_to_be_trained(self) -> Distill:
-        if self.pretrain and (not self.model.encodes_each or self.train.privacy):
-            raise ValueError(_PRETRAINED)
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
 from mmedge.recipe.model import Model
-from mmedge.recipe.pretraining import UNLEARNED, learned_of
+from mmedge.recipe.pretraining import pretraining_faults
 from mmedge.recipe.privacy import privacy_faults
 from mmedge.recipe.section import StageSection
 from mmedge.recipe.train import Train
@@ -85,10 +85,7 @@ class Recipe(Frozen):
         teacher = given.get("teacher")
         model = teacher.get("model", {}) if isinstance(teacher, dict) else {}
         own = {**(model if isinstance(model, dict) else {}), "layers": distill["from_teacher"], "ensemble": 1}
-        theirs = distill.get("model", own)
-        if not isinstance(theirs, dict) or "layers" not in theirs:
-            raise ValueError("'distill.from_teacher' makes the student of its teacher: leave out distill.model")
-        return {**given, "distill": {**distill, "model": own}}
+        return {**given, "distill": {"model": own, **distill}}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Recipe:
@@ -98,6 +95,7 @@ class Recipe(Frozen):
             *self._task_faults(),
             *self._gate_faults(),
             *privacy_faults(self),
+            *pretraining_faults(self),
         ]
         if faults:
             raise ValueError("\n".join(faults))
@@ -126,11 +124,6 @@ class Recipe(Frozen):
             faults += [f"{stage}.train.augment.{what}" for what in faults_of(train.augment if train else {}, known)]
             if train and train.mix:
                 faults += [f"{stage}.train.mix: {why}" for why in self._not_mixed(stage)]
-        for stage, section in self.sections.items():
-            if pretrain := getattr(section, "pretrain", None):
-                taken = {name: spec for name, spec in known.items() if name in (models[stage].modalities or known)}
-                if not learned_of(pretrain.kind, taken):
-                    faults.append(f"{stage}.pretrain.kind: {UNLEARNED[pretrain.kind]}")
         return faults
 
     def _not_mixed(self, stage: str) -> list[str]:
@@ -269,7 +262,13 @@ class Recipe(Frozen):
 
     def _teacher_faults(self) -> list[str]:
         faults = []
-        teacher = self.teacher
+        teacher, distill = self.teacher, self.distill
+        if distill and distill.from_teacher:
+            own = teacher.model.model_copy(update={"layers": distill.from_teacher, "ensemble": 1})
+            if distill.model != own:  # a resolved recipe has it written out
+                faults.append(
+                    "distill.model: is the teacher's, of the layers that distill.from_teacher names: leave out distill.model"
+                )
         for key in ("outputs", "classes", "preprocessing"):
             if getattr(teacher, key) and self.distill is None:
                 faults.append(f"teacher.{key}: such a teacher can only teach; add a section distill")

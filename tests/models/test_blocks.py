@@ -65,9 +65,10 @@ def test_the_recipe_makes_the_student_of_the_teachers_section(values):
     values["distill"] = {**distill, "from_teacher": {"image": [1]}}
     with pytest.raises((ValidationError, UsageError), match=r"leave out distill.model"):
         parsed(values)
-    values["distill"]["model"] = None
-    with pytest.raises((ValidationError, UsageError), match=r"leave out distill.model"):
-        parsed(values)
+    for given, told in ((None, r"distill.model: "), ({"layers": {"image": [0]}}, "leave out distill.model")):
+        values["distill"]["model"] = given
+        with pytest.raises((ValidationError, UsageError), match=told):
+            parsed(values)
     del values["distill"]["model"]
     found = parsed(values)
     assert found.distill.model == found.teacher.model.model_copy(update={"layers": {"image": (1,)}, "ensemble": 1})

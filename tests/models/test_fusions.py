@@ -17,6 +17,14 @@ from tests.models.test_built_in import built
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_a_fusion_takes_the_features_of_all_to_one_vector(kind):
     torch.manual_seed(0)
+    if getattr(FUSIONS[kind], "of_tokens", False):
+        tokens, hidden = [torch.randn(5, n, 8) for n in (4, 1)], [torch.zeros(5, n, dtype=torch.bool) for n in (4, 1)]
+        hidden[0][:, 2:] = True
+        other = [torch.cat([tokens[0][:, :2], torch.randn(5, 2, 8)], dim=1), tokens[1]]
+        fusion = FUSIONS[kind](2, 8, 6)
+        assert fusion(tokens, hidden).shape == (5, 6)
+        assert torch.allclose(fusion(tokens, hidden), fusion(other, hidden), atol=1e-6), "a hidden token says something"
+        return
     features = torch.randn(3, 5, 8)
     assert FUSIONS[kind](3, 8, 6)(*features).shape == (5, 6)
     assert FUSIONS[kind](1, 8, 6)(features[0]).shape == (5, 6)
@@ -51,6 +59,9 @@ def test_stacking_trusts_the_modality_that_says_something_and_changes_no_weight_
     before = {name: x.clone() for name, x in module.state_dict().items()}
     (note,) = stack(module, contract, samples, Train())
     first, second = module.fusion.weights.tolist()
+    module.fusion.weights[0] = 0.0  # where an earlier fit may have ended
+    stack(module, contract, samples, Train())
+    assert module.fusion.weights.tolist() == [first, second]
     assert first > 2 * second and "fitted on 60 validation samples: tabular" in note
     assert [name for name, x in module.state_dict().items() if not torch.equal(x, before[name])] == ["fusion.weights"]
 
@@ -69,6 +80,25 @@ def test_early_fusion_sees_all_channels_at_once_and_what_is_absent_has_no_influe
     assert next(p for p in module.encoders.stacked.parameters() if p.dim() == 4).shape[1] == 6
     each = present[:, None].expand(-1, 2, -1)
     torch.testing.assert_close(module(each, **x)["logits"], module(present, **x)["logits"].repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize("fusion", ["bottleneck", "tokens"])
+def test_tokens_of_what_is_absent_and_padding_have_no_influence(fusion):
+    module, _ = built({"image": "resnet", "text": "transformer", "tabular": "mlp"}, fusion)
+    x = {"image": torch.randn(4, 3, 20, 17), "text": torch.randint(1, 40, (4, 12)), "tabular": torch.randn(4, 3)}
+    present = torch.tensor([[True, False, True], [False, True, True], [True, True, False], [False, False, True]])
+    asked = module(present, **x)["logits"]
+    noise = {n: torch.where(present[:, i].view(-1, *[1] * (v.dim() - 1)), v, 3) for i, (n, v) in enumerate(x.items())}
+    torch.testing.assert_close(module(present, **noise)["logits"], asked)
+    each = present[:, None].expand(-1, 2, -1)
+    torch.testing.assert_close(module(each, **x)["logits"], asked.repeat_interleave(2, 0))
+    module.encoders.text.tokens.places.data[:, 5:] += 1
+    padded = {**x, "text": torch.cat([x["text"][:, :5], torch.zeros(4, 7, dtype=torch.int64)], dim=1)}
+    told = module(present, **padded)["logits"]
+    module.encoders.text.tokens.places.data[:, 5:] += 1
+    torch.testing.assert_close(module(present, **padded)["logits"], told)
+    moved = {**x, "text": x["text"].flip(1)}
+    assert not torch.allclose(module(present, **moved)["logits"], asked), "an order that is not seen"
 
 
 def test_inputs_that_cannot_be_stacked_are_told_with_their_shapes():

@@ -1,18 +1,14 @@
 """What encoders learn without labels: each kind lowers its own loss, and leaves the network as it takes labels."""
 
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from mmedge.contract import Contract
-from mmedge.errors import UsageError
 from mmedge.models import load
 from mmedge.recipe import InvalidRecipe, Model, Pretrain, Train
 from mmedge.training.loop.batches import Batch
-from mmedge.training.pretexts import PRETEXTS, from_nothing, pretrained
+from mmedge.training.pretexts import PRETEXTS, from_nothing
 from mmedge.training.pretexts.masked import _Parts
 from tests.data.made import parsed
 
@@ -109,6 +105,14 @@ def test_what_cannot_be_learned_of_the_data_s_modalities_is_a_fault_of_the_recip
         parsed(values)
 
 
+def test_what_a_teacher_hears_otherwise_counts_for_what_it_can_learn():
+    data = {"manifest": "m.csv", "target": "y", "modalities": {"sound": MODALITIES["sound"]}}
+    heard = {"sound": {"kind": "audio", "sample_rate": 8000, "features": "waveform", "length": 800}}
+    teacher = {"pretrain": {"kind": "adversarial"}, "preprocessing": heard}
+    with pytest.raises(InvalidRecipe, match="teacher.pretrain.kind: .*no modality is one"):
+        parsed({"schema": 1, "name": "x", "data": data, "teacher": teacher})
+
+
 @pytest.mark.parametrize("section", ["teacher", "distill"])
 def test_a_network_of_one_encoder_for_all_modalities_cannot_be_pretrained(section):
     data = {"manifest": "m.csv", "target": "y", "modalities": {name: MODALITIES[name] for name in ("image", "row")}}
@@ -120,20 +124,3 @@ def test_a_network_of_one_encoder_for_all_modalities_cannot_be_pretrained(sectio
 def test_the_control_is_trained_as_long_as_both_together_and_sees_the_same_views():
     train = from_nothing(Train(epochs=10, views=40), Pretrain(epochs=7))
     assert (train.epochs, train.views) == (17, 10)
-
-
-def test_a_network_whose_one_encoder_sees_all_is_refused_with_words():
-    contract = Contract.model_validate(
-        {"task": "classification", "labels": ["a", "b"], "modalities": dict.fromkeys(("l", "r"), MODALITIES["image"])}
-    )
-    section = Model.model_validate({"embedding": 16, "fusion": "early", "encoders": {"l": {"widths": [8]}}})
-    training = SimpleNamespace(contract=contract)
-    with pytest.raises(UsageError, match="none by modality"):
-        pretrained(
-            load.build(section, contract),
-            Pretrain(),
-            training,
-            section,
-            Path("state"),
-            SimpleNamespace(stage="teacher"),
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -21,16 +23,19 @@ def branches_of(module: nn.Module, contract: Contract, groups: list[ChannelGroup
     reached = modalities_reaching(module, contract)
     branches: dict[str, list[ChannelGroup]] = {}
     for group in groups:
-        met = frozenset[str]().union(*(reached.get(name, frozenset()) for name in group.layers))
-        if len(met) == 1:
-            name = next(iter(met))
-        else:
-            shared = next((name for name in group.layers if len(reached.get(name, ())) > 1), group.root)
-            name = shared.removeprefix("inner.").partition(".")[0]
-            name = FUSION if name in contract.modalities else name
-        branches.setdefault(name, []).append(group)
+        branches.setdefault(branch_of(group.layers, reached, contract, group.root), []).append(group)
     order = [*contract.modalities, *branches]
     return dict(sorted(branches.items(), key=lambda item: order.index(item[0])))
+
+
+def branch_of(layers: Sequence[str], reached: Mapping[str, frozenset[str]], contract: Contract, otherwise: str) -> str:
+    """The branch of layers that go together. ``reached``: see ``modalities_reaching``; ``otherwise``: the layer that names it where none is known."""
+    met = frozenset[str]().union(*(reached.get(name, frozenset()) for name in layers))
+    if len(met) == 1:
+        return next(iter(met))
+    shared = next((name for name in layers if len(reached.get(name, ())) > 1), otherwise)
+    name = shared.removeprefix("inner.").partition(".")[0]
+    return FUSION if name in contract.modalities else name
 
 
 def largest_ratios(config: Prune, branches: dict[str, list[ChannelGroup]]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from mmedge.measure.budget import SplitOutputs, split_outputs
 from mmedge.measure.quality import graph_predictor, module_run
 from mmedge.models import load
 from mmedge.models.skipped import skip, stacks
+from mmedge.stages.prune.branches import branch_of, modalities_reaching
 from mmedge.stages.prune.work import PruneWork
 
 # Validation samples that influence is measured on.
@@ -38,7 +39,8 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
         name: {b: w for b, w in blocks.items() if not _stays(b, work.config.ignore)}
         for name, blocks in all_stacks.items()
     }
-    left = {name: min(int(len(blocks) * work.config.depth), len(free[name])) for name, blocks in all_stacks.items()}
+    shares = _largest_shares(work, module, all_stacks)
+    left = {name: min(int(len(blocks) * shares[name]), len(free[name])) for name, blocks in all_stacks.items()}
     known = {name: blocks for name, blocks in free.items() if left[name]}
 
     def outputs(tried: nn.Module) -> SplitOutputs:
@@ -71,6 +73,17 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
         skip(module, {block: gone[block]})
         left[name] -= 1
     return [[load.SKIP, block, wrapped] for block, wrapped in gone.items()]
+
+
+def _largest_shares(work: PruneWork, module: nn.Module, found: Iterable[str]) -> dict[str, float]:
+    """{stack: the share of its blocks that may go}: ``prune.depth``, or less where ``prune.branches`` lets less of its branch go."""
+    config, contract = work.config, work.contract
+    if not config.branches:
+        return dict.fromkeys(found, config.depth)
+    reached = modalities_reaching(module, contract)
+    layers = {stack: [name for name in reached if name.startswith(f"{stack}.")] for stack in found}
+    branches = {stack: branch_of(inside, reached, contract, stack) for stack, inside in layers.items()}
+    return {stack: min(config.depth, config.branches.get(branch, 1.0)) for stack, branch in branches.items()}
 
 
 def _stays(block: str, ignored: Sequence[str]) -> bool:

@@ -43,7 +43,8 @@ def _fitted(module: nn.Module, net: FusionNet, contract: Contract, samples: Samp
     own = torch.cat(taken, dim=1)  # [modalities, subsets * rows, hidden]
     times = own.shape[1] // len(samples)
     targets = {name: torch.from_numpy(x).repeat(times, *[1] * (x.ndim - 1)) for name, x in samples.targets.items()}
-    logs = fusion.weights.log().requires_grad_()
+    # Equal weights, whatever an earlier fit left: one that came to 0 has no gradient.
+    logs = torch.full_like(fusion.weights, 1 / len(fusion.weights)).log().requires_grad_()
     search = torch.optim.LBFGS([logs], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.recipe import Model, Pretrain, Train
-from mmedge.recipe.pretraining import UNLEARNED, learned_of
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch, Training
@@ -71,20 +70,13 @@ def pretrained(
 ) -> Fitted:
     """Train the encoders of ``module`` in place without labels; the state's file is kept, so that the next call only reads it.
 
-    ``training``: what is trained afterwards, whose samples and batches these are. Raises UsageError of a network without
-    encoders by modality, and of modalities that nothing can be learned of.
+    ``training``: what is trained afterwards, whose samples and batches these are. Networks that have no encoder a modality, and
+    modalities that nothing can be learned of, are refused by the recipe (``pretraining_faults``).
     """
-    encoders = getattr(module, "encoders", None)
-    if not isinstance(encoders, nn.ModuleDict) or not set(training.contract.modalities) <= set(encoders):
-        raise UsageError(
-            "'pretrain' trains the built-in network's encoders, and this network has none by modality",
-            where=f"{context.stage}.pretrain",
-            todo="leave model.factory and fusion: early out, or load weights that were pretrained elsewhere",
-        )
+    encoders = module.encoders
+    assert isinstance(encoders, nn.ModuleDict)
     if processes.count() > 1:  # which wait for gradients of all weights, and those of the heads have none here
         raise UsageError("several processes cannot pretrain", where=f"{context.stage}.pretrain", todo="train in one")
-    if not learned_of(section.kind, training.contract.modalities):
-        raise UsageError(UNLEARNED[section.kind], where=f"{context.stage}.pretrain.kind")
     torch.manual_seed(training.seed)
     learned = PRETEXTS[section.kind](encoders, training.contract, section, model)
     schedule = training.schedule

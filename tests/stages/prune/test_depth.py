@@ -111,6 +111,14 @@ def test_channels_cut_after_a_block_without_a_shortcut_went_are_rebuilt():
     assert again.inner.layers[2].a.in_features == 4
 
 
+def test_no_more_of_a_branch_s_blocks_go_than_its_own_share(work):
+    def gone(branch):
+        module = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Stack).eval()
+        return len(depth.shallower(work(0.9, branches={branch: 0.0}), module))
+
+    assert (gone("x"), gone("out")) == (0, 3)
+
+
 def test_blocks_of_ignored_layers_stay_and_those_whose_absence_gives_no_number(work, monkeypatch):
     module = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Stack).eval()
     history = depth.shallower(work(0.9, ignore=("layers.1.a", "inner.layers.2")), module)
