@@ -121,7 +121,7 @@ def _alone(kept: Variant, config: Distill, contract: Contract) -> list[Variant]:
     """The controls of subsets: each a student of the same size that never sees more."""
     if not config.controls.subset_students:
         return []
-    found = [kept.alone(subset) for subset in subsets(tuple(contract.modalities))[:-1]]
+    found = [kept.alone(subset, contract) for subset in subsets(tuple(contract.modalities))[:-1]]
     return [alone for alone in found if len(alone.usable)]
 
 

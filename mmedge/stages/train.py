@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +21,17 @@ from mmedge.graph.adopt import adopt, check_whole, check_width, count
 from mmedge.graph.foreign import to_opset
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module
-from mmedge.models.ensemble import members_of
 from mmedge.models.load import refuse_probabilities
-from mmedge.recipe import MainTeacher, Pretrain, Train
+from mmedge.recipe import MainTeacher
 from mmedge.stages.results import ComparedRecord, StageResult
 from mmedge.stages.trained import Trained, provenance, write_trained
 from mmedge.training.context import Context
 from mmedge.training.faults import TEACHERS, UNTAUGHT
 from mmedge.training.loop import processes
-from mmedge.training.loop.batches import Training
-from mmedge.training.loop.fit import Fitted, fit, joined
-from mmedge.training.objectives import Supervised
-from mmedge.training.pretexts import from_nothing, pretrained
+from mmedge.training.loop.fit import Fitted
+from mmedge.training.pretexts import from_nothing
 from mmedge.training.privacy import spent_record
+from mmedge.training.teaching.lesson import Lesson
 from mmedge.training.teaching.taught import read_teacher_outputs
 
 # Training samples whose values are held against what an ONNX teacher takes.
@@ -66,7 +64,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
     else:
         if not samples.labelled.any():
             raise UsageError(UNTAUGHT, where="teacher", todo=TEACHERS)
-        lesson = _Lesson(contract, samples, validation, config, context)
+        lesson = Lesson(contract, samples, validation, config.model, context)
         fitted = lesson.taught(module, config.train, "teacher", config.pretrain)
         if config.pretrain and config.pretrain.control:
             torch.manual_seed(context.recipe.seed)
@@ -82,52 +80,6 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
         return written
     privacy = spent_record(config.train, [fitted.private], context, factory=config.model.factory is not None)
     return StageResult.of(written, privacy=privacy, notes=[*written.notes, str(privacy)])
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """What a teacher is trained on."""
-
-    contract: Contract
-    samples: Samples
-    validation: Samples
-    config: MainTeacher
-    context: Context
-
-    def taught(self, module: nn.Module, train: Train, name: str, first: Pretrain | None) -> Fitted:
-        """Train ``module`` in place on the labels, after ``first`` where it is given. ``name``: of the state and the log.
-
-        The networks of an ensemble are trained one after another, each in an order of its own.
-        """
-        members = members_of(module)
-        own = [f"{name}-{number}" if number else name for number in range(len(members))]
-        return joined([self._one(each, train, (own[n], n), first) for n, each in enumerate(members)])
-
-    def _one(self, module: nn.Module, train: Train, place: tuple[str, int], first: Pretrain | None) -> Fitted:
-        (name, number), context, seed = place, self.context, self.context.recipe.seed
-        labelled = np.flatnonzero(self.samples.labelled)
-        training = Training(
-            self.contract,
-            self.samples,
-            self.validation,
-            train,
-            labelled,
-            seed + number,
-            seed,
-            reading=context.dataset.reading,
-        )
-        if first:
-            state = context.work / f"{name}-pretrained.safetensors"
-            pretrained(module, first, training, self.config.model, state, context)
-        return fit(
-            module,
-            Supervised(self.contract, train),
-            training,
-            state=context.work / f"{name}.safetensors",
-            task=f"training the teacher{'' if name == 'teacher' else f', {name}'}",
-            progress=context.progress,
-            log=context.log(name),
-        )
 
 
 def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:

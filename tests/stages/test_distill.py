@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from mmedge.models.ensemble import members_of
 from mmedge.models.load import contract_of
 from mmedge.pipeline import fold as pipeline
 from mmedge.progress import Silent
-from mmedge.recipe import Controls
+from mmedge.recipe import Controls, Pretrain
 from mmedge.stages import distill
 from mmedge.training.loop.fit import Fitted
 from mmedge.training.teaching.controls import same_modality_teacher, takes_others
-from mmedge.training.teaching.students import Student, train_student
+from mmedge.training.teaching.lesson import Lesson
+from mmedge.training.teaching.students import Student, Variant, train_student
 from tests.conftest import parsed, staged
 
 
@@ -126,6 +129,29 @@ def test_the_same_modality_teacher_knows_the_students_modalities_only(finished, 
     teacher, loss = same_modality_teacher(config, student, context)
     assert [hint.teacher for hint in loss.hints] == ["fusion"]  # there is no encoder of the sound to hint at
     assert teacher.widths == [24]
+
+
+@pytest.mark.parametrize(("kind", "first"), [("masked", "masked"), ("contrastive", None)])
+def test_controls_of_fewer_modalities_are_as_many_networks_and_learn_first_what_these_allow(
+    finished, context, monkeypatch, kind, first
+):
+    made = []
+
+    def taught(self, module, train, name, pretrain):
+        made.append((len(members_of(module)), pretrain and pretrain.kind))
+
+    monkeypatch.setattr(Lesson, "taught", taught)
+    pretrain, whole = Pretrain(kind=kind), context.recipe.teacher
+    model = whole.model.model_copy(update={"ensemble": 2})
+    theirs = whole.model_copy(update={"model": model, "pretrain": pretrain})
+    changed = replace(context, recipe=context.recipe.model_copy(update={"teacher": theirs}))
+    contract, train = context.dataset.contract, context.dataset.train
+    same_modality_teacher(section(context), contract.only(["image"]), changed)
+    assert made == [(2, first)]
+    usable = np.arange(len(train))
+    every = Variant("d", "d", lambda student: None, train, train, usable, whole.train, pretrain=pretrain)
+    alone = every.alone(("image",), contract).pretrain
+    assert (alone and alone.kind) == first
 
 
 def test_the_same_modality_teacher_sees_the_samples_as_the_recipes_teacher_does(finished, context, values):

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
+import torch
 
 from mmedge.artifact import sha256_of
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.recipe import Distill, Hint, Loss
+from mmedge.recipe.pretraining import learnable
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
-from mmedge.training.objectives import Supervised
 from mmedge.training.teaching.layers import layer_of
+from mmedge.training.teaching.lesson import Lesson
 from mmedge.training.teaching.sources import ModuleSource
-from mmedge.training.teaching.students import Variant, train_student
 from mmedge.training.teaching.taught import TeachingSplit, teacher_from
 from mmedge.training.teaching.teachers import Teacher
+
+# Of its states and its log.
+_NAME = "same-modality-teacher"
 
 
 def takes_others(teacher: Contract, student: Contract) -> bool:
@@ -28,8 +31,9 @@ def takes_others(teacher: Contract, student: Contract) -> bool:
 def same_modality_teacher(config: Distill, student: Contract, context: Context) -> tuple[Teacher, Loss]:
     """The recipe's teacher network, trained on the same data with the student's modalities alone; and what it can teach.
 
-    The built-in network is built for them; a module of the user's own is shown nothing else. Hints at layers that such
-    a teacher does not have are left out of the loss. Raises UsageError where the teacher was not trained here.
+    The built-in network is built for them; a module of the user's own is shown nothing else. It is an ensemble where the
+    teacher is, and learns without labels first where the teacher did and these modalities allow it. Hints at layers that
+    such a teacher does not have are left out of the loss. Raises UsageError where the teacher was not trained here.
     """
     section = context.recipe.teacher
     if section.train is None or not section.trained_here:
@@ -51,18 +55,10 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         split.masked_to(modalities).only(tuple(contract.modalities))
         for split in (own.dataset.train, own.dataset.validation)
     )
-    schedule = section.train
-    variant = Variant(
-        "same-modality-teacher",
-        "control: a teacher of the student's modalities",
-        lambda _: Supervised(contract, schedule),
-        train,
-        validation,
-        np.flatnonzero(train.labelled),
-        schedule,
-    )
-    one = section.model.model_copy(update={"ensemble": 1})
-    module = train_student(variant, one, contract, own, 0).module
+    torch.manual_seed(own.recipe.seed)
+    module = own.build(section.model, contract)
+    lesson = Lesson(contract, train, validation, section.model, own)
+    lesson.taught(module, section.train, _NAME, learnable(section.pretrain, contract.modalities))
     hints: tuple[Hint, ...] = tuple(hint for hint in config.loss.hints if layer_of(module, hint.teacher) is not None)
     loss = config.loss.model_copy(update={"hints": hints})
     views = TeachingSplit(context, config.train, "train", config).views(own.dataset, tuple(contract.modalities))
@@ -71,7 +67,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         contract,
         replace(views, samples=train),
         hints,
-        key=f"{sha256_of(context.work / f'{variant.name}-0.safetensors')} {context.dataset.sha256}",
+        key=f"{' '.join(map(sha256_of, sorted(context.work.glob(f'{_NAME}*.safetensors'))))} {context.dataset.sha256}",
         who="the teacher of the student's modalities",
     )
     config = config.model_copy(update={"loss": loss})

@@ -13,6 +13,7 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.measure.quality import SubsetOutputs, graph_predictor, module_run, subset_outputs
 from mmedge.recipe import Model, Pretrain, Train
+from mmedge.recipe.pretraining import learnable
 from mmedge.training.context import Context
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import Fitted, Objective, fit
@@ -25,9 +26,8 @@ class Variant:
 
     ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
     where these are not all that it takes; ``noise``: of students that share a budget of privacy; ``pretrain``: what it learns
-    first, of the same samples in all variants that have it.
-    ``start(student)``: gives it the weights that it begins with, where these are not fresh ones. ``title``: what it is, for the progress line. ``subset``: the modalities that ``samples`` and ``validation`` hold for it,
-    where these are not all that it takes; ``noise``: of students that share a budget of privacy.
+    first, of the same samples in all variants of a subset that have it; ``start(student)``: gives it the weights that it
+    begins with, where these are not fresh ones.
     """
 
     name: str
@@ -42,8 +42,11 @@ class Variant:
     pretrain: Pretrain | None = None
     start: Callable[[nn.Module], None] = lambda student: None
 
-    def alone(self, chosen: tuple[str, ...]) -> Variant:
-        """The same for one subset of modalities and no other: it never sees another, and none of it is dropped."""
+    def alone(self, chosen: tuple[str, ...], contract: Contract) -> Variant:
+        """The same for one subset of modalities and no other: it never sees another, and none of it is dropped.
+
+        What it learns first is of them alone, and left out where nothing can be learned of these.
+        """
         samples = self.samples.masked_to(chosen)
         having = np.asarray(samples.present[:, [name in chosen for name in samples.inputs]].all(axis=1))
         return replace(
@@ -55,7 +58,7 @@ class Variant:
             usable=self.usable[having[self.usable]],
             train=self.train.model_copy(update={"modality_dropout": 0.0}),
             subset=chosen,
-            pretrain=None,
+            pretrain=learnable(self.pretrain, {name: contract.modalities[name] for name in chosen}),
         )
 
 
@@ -94,7 +97,8 @@ def train_student(variant: Variant, model: Model, contract: Contract, context: C
         context.dataset.reading,
     )
     if variant.pretrain:
-        state = context.work / f"pretrained-{number}.safetensors"  # one for all variants of a number
+        of = "+".join((*(variant.subset or ()), str(number)))
+        state = context.work / f"pretrained-{of}.safetensors"  # one for all variants of a number that see the same
         pretrained(module, variant.pretrain, training, model, state, context)
         torch.manual_seed(seed)
     fitted = fit(
