@@ -8,7 +8,7 @@ import inspect
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,29 +70,50 @@ def computed_once(module: nn.Module, folder: Path, inputs: int) -> Iterator[list
         for name in moving
     ]
     stores: list[_Part] = []
+    try:
+        with _kept(parts, folder, _MORE * inputs) as stores:
+            yield notes
+    finally:
+        kept = [store for store in stores if store.kept]
+        notes += [f"{store.name} is frozen, and was run once for each of {store.rows:,} inputs" for store in kept]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def parts_reused(module: nn.Module, folder: Path, inputs: int) -> Iterator[None]:
+    """Within the block each part of a network in evaluation mode, of which nothing is trained, is run once for each input.
+
+    ``folder`` keeps what they gave, for the next block: a part whose modality is the same in all views is run for one of
+    them. ``inputs``: as of ``computed_once``.
+    """
+    with _kept(frozen_in(module)[0], folder, _MORE * inputs):
+        yield
+
+
+@contextmanager
+def _kept(parts: Mapping[str, nn.Module], folder: Path, most: int) -> Iterator[list[_Part]]:
+    """What the parts give within the block is kept in ``folder``, and read where it lies there already; of more than ``most`` inputs nothing."""
+    stores: list[_Part] = []
     guard = _Guard()
     replaced: list[tuple[nn.Module, str, Any]] = []
     for name, part in parts.items():
         if any(inner._forward_hooks or inner._forward_pre_hooks for inner in part.modules()):
             continue  # somebody listens inside, and would hear nothing
         for method in ["forward", *_methods(part)]:
-            store = _Part(f"{name}.{method}", getattr(part, method), folder, _MORE * inputs, guard)
+            store = _Part(f"{name}.{method}", getattr(part, method), folder, most, guard)
             stores.append(store)
             replaced.append((part, method, part.__dict__.get(method)))
             part.__dict__[method] = store
     try:
-        yield notes
+        yield stores
     finally:
         for part, method, before in reversed(replaced):
             if before is None:
                 del part.__dict__[method]
             else:
                 part.__dict__[method] = before
-        kept = [store for store in stores if store.kept]
-        notes += [f"{store.name} is frozen, and was run once for each of {store.rows:,} inputs" for store in kept]
         for store in stores:
             store.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _methods(part: nn.Module) -> list[str]:

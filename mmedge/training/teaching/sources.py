@@ -49,7 +49,7 @@ class Source(Protocol):
 
     ``key`` names all that they depend on, ``heads`` whose outputs they are. ``fixed``: they are the same for every view. ``columns``: {head: the
     columns of the student's output that the logits stand for, int64}, of heads of which they are not all. ``notes``:
-    what a reader must know.
+    what a reader must know. ``modules``: the networks that it runs.
     """
 
     key: str
@@ -57,6 +57,7 @@ class Source(Protocol):
     fixed: bool
     columns: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
+    modules: Sequence[nn.Module]
 
     def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs: ...
 
@@ -135,7 +136,8 @@ class ModuleSource:
         )
         self.heads, self._views, self._who = tuple(contract.heads), views, who
         self._precision = precision
-        self._module, self._device = module.eval(), training_device()
+        self._module, self._device = module.eval().requires_grad_(False), training_device()
+        self.modules = (module,)
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
         module.to(self._device)
 
@@ -168,6 +170,7 @@ class GraphSource:
 
     fixed = False
     columns: Mapping[str, np.ndarray] = {}
+    modules: Sequence[nn.Module] = ()
     notes: tuple[str, ...] = ()
 
     def __init__(
@@ -201,6 +204,7 @@ class OutputsSource:
 
     fixed = True
     columns: Mapping[str, np.ndarray] = {}
+    modules: Sequence[nn.Module] = ()
 
     def __init__(
         self, stored: StoredOutputs, head: str, ids: Sequence[str], *, key: str, split: str, alone: bool = True
@@ -234,7 +238,7 @@ class MappedSource:
         self._source, self._classes = source, classes
         self.heads: tuple[str, ...] = (classes.head,)
         self.key = hash_json([source.key, classes.theirs, classes.ours, classes.to])
-        self.fixed, self.notes = source.fixed, (*source.notes, classes.note())
+        self.fixed, self.notes, self.modules = source.fixed, (*source.notes, classes.note()), source.modules
         whole = len(classes.columns) == len(classes.ours)
         self.columns: Mapping[str, np.ndarray] = {} if whole else {classes.head: classes.columns}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Hint
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
+from mmedge.training.loop.frozen_parts import parts_reused
 from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
 from mmedge.training.teaching.kept import Form, joined, restored
 from mmedge.training.teaching.sources import Source
@@ -152,10 +155,16 @@ class Teacher:
 
     def _compute(self, view: int) -> list[np.ndarray]:
         parts: list[list[np.ndarray]] = []
-        for start in range(0, self._count, _BATCH):
-            index = np.arange(start, min(start + _BATCH, self._count))
-            parts.append(self._packed(self._parts(index, view)))
-            self._progress.step(
-                "teacher's outputs", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
-            )
+        with ExitStack() as reusing:
+            for number, module in enumerate(self._source.modules if self._views_total > 1 else ()):
+                folder = self._folder / f"{self._key}-parts{number}"
+                reusing.enter_context(parts_reused(module, folder, self._count * self._views_total))
+                if view == self._views_total - 1:  # needed no more
+                    reusing.callback(shutil.rmtree, folder, ignore_errors=True)
+            for start in range(0, self._count, _BATCH):
+                index = np.arange(start, min(start + _BATCH, self._count))
+                parts.append(self._packed(self._parts(index, view)))
+                self._progress.step(
+                    "teacher's outputs", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
+                )
         return [joined(part) for part in zip(*parts, strict=True)]

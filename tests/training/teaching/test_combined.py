@@ -18,7 +18,7 @@ ROWS = np.arange(6)
 class Says:
     """A source with the given probabilities [6, classes], over some columns, and no answer to some rows."""
 
-    fixed, notes, heads = False, (), ("logits",)
+    fixed, notes, heads, modules = False, (), ("logits",), ()
 
     def __init__(self, p, columns=None, silent=()):
         self.key, self.columns = str(p), {} if columns is None else {"logits": np.array(columns)}

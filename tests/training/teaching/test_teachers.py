@@ -135,10 +135,55 @@ def test_no_more_views_count_as_shown_than_one_training_has_epochs(module, tmp_p
     assert "6 passes over the training split show 2 views" in said
 
 
+class Counted(nn.Module):
+    """An encoder that takes its time, and counts its rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.rows = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        time.sleep(0.005)
+        return self.layers(x)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.moving, self.still, self.head = Counted(), Counted(), nn.Linear(5, 3)
+
+    def forward(self, present, moving, still):
+        return {"logits": self.head(self.moving(moving) + self.still(still))}
+
+
+def test_of_several_views_an_encoder_runs_once_for_a_modality_that_none_of_them_changes(tmp_path):
+    spec, count = ArraySpec(kind="array", shape=(2, 6)), 40
+    contract = Contract(task="classification", modalities={"moving": spec, "still": spec}, labels=("a", "b", "c"))
+    x = {
+        name: np.random.default_rng(n).normal(size=(count, 2, 6)).astype(np.float32)
+        for n, name in enumerate(contract.modalities)
+    }
+    ids, rows = tuple(map(str, range(count))), np.arange(count)
+    data = made_samples("train", ids, x, np.ones((count, 2), bool), rows % 3, rows)
+    train = TRAIN.model_copy(update={"views": 3, "augment": {"moving": Augment(noise=0.3)}})
+    module = Pair().eval()
+    views = TrainingViews(data, train.augment, 3)
+    source = ModuleSource(module, contract, views, [], key="t", who="the teacher")
+    kept = Teacher(source, count, 3, demand=Demand.by(train, 1, "always"), hints=[], folder=tmp_path, progress=Silent())
+    for view in range(3):
+        batch = Batch(rows, view, {}, torch.ones(count, 2, dtype=torch.bool), {})
+        inputs = views.inputs(rows, view)
+        asked = module.head(module.moving.layers(inputs["moving"]) + module.still.layers(inputs["still"]))
+        torch.testing.assert_close(kept.outputs(batch, CPU).heads["logits"].logits, asked, rtol=1e-5, atol=1e-5)
+    assert module.moving.rows >= 3 * count and module.still.rows < 2 * count
+    assert not list(tmp_path.glob("*parts*"))
+
+
 class Fixed:
     """A source with an answer for the even rows, over two of three classes."""
 
-    key, fixed, notes, heads = "fixed", True, (), ("logits",)
+    key, fixed, notes, heads, modules = "fixed", True, (), ("logits",), ()
     columns = {"logits": np.array([0, 2])}
 
     def outputs(self, index, view):
