@@ -19,7 +19,8 @@ class Encoder(Frozen):
     kind: str | None = Field(
         None,
         description="conv, resnet, mobilenet, convnext or transformer of pictures, sounds and a video's frames; conv, gru or"
-        " transformer of texts and series; gru of spectrograms too; mlp or transformer of tables; pointnet of clouds."
+        " transformer of texts and series; gru or conformer of spectrograms too; mlp or transformer of tables; pointnet of"
+        " clouds."
         " Null: the first.",
     )
     widths: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
@@ -54,10 +55,11 @@ class Pretrained(Frozen):
         None, description="A network that mmedge has itself, for weights in the names that they are published under."
     )
     weights: Path | None = Field(None, description="Safetensors, of timm and architecture; a folder has its own.")
-    pooling: Literal["cls", "mean", "map"] | None = Field(
+    pooling: Literal["cls", "mean", "map", "projected"] | None = Field(
         None,
         description="How tokens become one vector. cls: the first; mean: over all that are not padding; map: by attention"
-        " from a learned query. Null: what the folder says (1_Pooling), else mean. Maps of channels are averaged.",
+        " from a learned query; projected: as the dual encoder itself does (CLIP, SigLIP, CLAP), in the space that its towers"
+        " share. Null: what the folder says (1_Pooling), else mean. Maps of channels are averaged.",
     )
     config: dict[str, JsonValue] | None = Field(
         None, repr=False, description="The architecture of hf, which travels with the model. Fitted."
@@ -72,6 +74,8 @@ class Pretrained(Frozen):
     def _one_origin(self) -> Pretrained:
         if sum(origin is not None for origin in (self.hf, self.timm, self.architecture)) != 1:
             raise ValueError("name one of 'hf', 'timm' and 'architecture'")
+        if self.pooling == "projected" and self.hf is None:
+            raise ValueError("'pooling: projected' is of dual encoders, which hf names")
         if self.hf is not None and self.weights is not None:
             raise ValueError("'weights' belongs to timm and architecture: a folder of hf has its own")
         return self

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import UsageError
+from mmedge.errors import UsageError, first_line
 from mmedge.models.pretrained import efficientnet, huggingface, timm_models
 from mmedge.models.pretrained.brought import Brought
 from mmedge.models.pretrained.huggingface import attended
@@ -112,13 +112,22 @@ class Attended(nn.Module):
 
 
 class Tuned(nn.Module):
-    """A pretrained ``body`` under a norm and a linear layer. ``forward``: [batch, *shape] -> float32 [batch, embedding]."""
+    """A pretrained ``body`` under a norm and a linear layer. ``forward``: [batch, *shape] -> float32 [batch, embedding].
+
+    Not ``pooled``, what ``map`` would pool stays tokens, [batch, length, embedding], for a fusion of tokens.
+    """
 
     def __init__(self, body: Body, spec: ModalitySpec, model: Model) -> None:
         super().__init__()
-        self.body = body
-        with torch.no_grad():
-            width = body.eval()(torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype))).shape[-1]
+        self.body, self.pooled = body, True
+        try:
+            with torch.no_grad():
+                width = body.eval()(torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype))).shape[-1]
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:  # of code that is not ours
+            raise UsageError(
+                f"the network does not take {spec.kind} {list(spec.shape)}: {first_line(error)}",
+                todo="give the modality the sizes that it was trained with: data.modalities, teacher.preprocessing",
+            ) from error
         self.pool = Attended(width) if body.pooling == "map" else None
         self.project = nn.Sequential(
             nn.LayerNorm(width), nn.Dropout(model.dropout), nn.Linear(width, model.embedding), nn.ReLU()
@@ -126,6 +135,6 @@ class Tuned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
-        if self.pool is not None and features.dim() == 3:
+        if self.pool is not None and features.dim() == 3 and self.pooled:
             features = self.pool(features, None if self.body.pad is None else attended(x, self.body.pad))
         return self.project(features)

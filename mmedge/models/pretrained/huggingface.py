@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import JsonValue
@@ -22,8 +22,13 @@ from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
 _CONFIG, _IMAGES, _TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
 # The words of a classifier that is left out, and the precision of a file: here all is float32.
 _LEFT_OUT = ("id2label", "label2id", "dtype", "torch_dtype")
-# Which tower of a dual encoder sees a modality.
-_TOWERS = {"image": ("vision_model", "vision_config"), "text": ("text_model", "text_config")}
+# Which tower of a dual encoder takes a modality, its config, and what brings what it gives into the space of both.
+_TOWERS = {
+    "image": ("vision_model", "vision_config", "visual_projection"),
+    "text": ("text_model", "text_config", "text_projection"),
+    "audio": ("audio_model", "audio_config", "audio_projection"),
+}
+_NONE = ("", "", "")
 
 
 def folder_of(encoder: Pretrained) -> Path:
@@ -77,19 +82,29 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
     own = _own_config(config, spec.kind)
     _check_fits(own, spec)
     whole = transformers.AutoModel.from_config(config) if fresh else _loaded(transformers, folder_of(encoder), config)
-    tower = _TOWERS.get(spec.kind, ("", ""))[0]
+    tower, _, projection = _TOWERS.get(spec.kind, _NONE)
     module = getattr(whole, tower, whole) if tower else whole
+    project: nn.Module | None = None
+    if encoder.pooling == "projected":
+        if module is whole:
+            raise UsageError(
+                f"pooling: projected is of dual encoders (CLIP, SigLIP, CLAP), and this is {config.model_type}",
+                where=str(encoder.hf),
+                todo="take mean, cls or map",
+            )
+        project = getattr(whole, projection, nn.Identity())
+    elif isinstance(getattr(module, "pooler", None), nn.Module):
+        module.pooler = nn.Identity()  # its output is not used, and its weights are often none that were learnt
     if module is whole and getattr(config, "is_encoder_decoder", False):
         module = whole.get_encoder()
-    if isinstance(getattr(module, "pooler", None), nn.Module):
-        module.pooler = nn.Identity()  # its output is not used, and its weights are often none that were learnt
     if isinstance(spec, (TextSpec, ArraySpec)):
-        return OfIds(module, getattr(spec, "pad", 0))
-    return OfValues(module, getattr(module, "main_input_name", "pixel_values"), isinstance(spec, AudioSpec))
+        return OfIds(module, getattr(spec, "pad", 0), project)
+    name = getattr(module, "main_input_name", "pixel_values")
+    return OfValues(module, name, _form_of(own, spec), project)
 
 
 def _own_config(config: Any, kind: str) -> Any:
-    name = _TOWERS.get(kind, ("", ""))[1]
+    name = _TOWERS.get(kind, _NONE)[1]
     return getattr(config, name, None) or config
 
 
@@ -223,28 +238,41 @@ def attended(ids: Tensor, pad: int) -> Tensor:
     return (ids != pad) | first
 
 
-class OfIds(nn.Module):
-    """A text network: int64 [batch, length] -> [batch, length, width]; what is padding is not attended."""
+def _given(output: Any, project: nn.Module | None) -> Tensor:
+    """[batch, length, width] or maps; by ``project`` what the network pools itself, in the space of both towers, [batch, width]."""
+    states: Tensor = output.last_hidden_state if project is None else project(output.pooler_output)
+    return states
 
-    def __init__(self, network: nn.Module, pad: int) -> None:
+
+class OfIds(nn.Module):
+    """A text network: int64 [batch, length] -> what ``_given`` says; what is padding is not attended."""
+
+    def __init__(self, network: nn.Module, pad: int, project: nn.Module | None = None) -> None:
         super().__init__()
-        self.network, self.pad = network, pad
+        self.network, self.pad, self.project = network, pad, project
 
     def forward(self, x: Tensor) -> Tensor:
-        states: Tensor = self.network(
-            input_ids=x, attention_mask=attended(x, self.pad).to(torch.int64)
-        ).last_hidden_state
-        return states
+        return _given(self.network(input_ids=x, attention_mask=attended(x, self.pad).to(torch.int64)), self.project)
+
+
+# How a network takes a sound of bands over frames, [batch, 1, bands, frames].
+_Form = Literal["as it is", "bands", "frames first"]
+
+
+def _form_of(config: Any, spec: ModalitySpec) -> _Form:
+    if not isinstance(spec, AudioSpec):
+        return "as it is"
+    return "frames first" if config.model_type == "clap_audio_model" else "bands"
 
 
 class OfValues(nn.Module):
-    """A network of pictures or sounds: [batch, *shape] -> tokens or maps. ``channel``: a sound's axis of one, left out."""
+    """A network of pictures or sounds: [batch, *shape] -> what ``_given`` says."""
 
-    def __init__(self, network: nn.Module, name: str, channel: bool) -> None:
+    def __init__(self, network: nn.Module, name: str, form: _Form, project: nn.Module | None = None) -> None:
         super().__init__()
-        self.network, self.name, self.channel = network, name, channel
+        self.network, self.name, self.form, self.project = network, name, form, project
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.squeeze(1) if self.channel and x.dim() == 4 else x
-        states: Tensor = self.network(**{self.name: x}).last_hidden_state
-        return states
+        if x.dim() == 4 and self.form != "as it is":
+            x = x.squeeze(1) if self.form == "bands" else x.transpose(2, 3)
+        return _given(self.network(**{self.name: x}), self.project)

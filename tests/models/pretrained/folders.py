@@ -2,22 +2,23 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = {"fruit": ("apple", "pear", "plum"), "tool": ("hammer", "saw", "drill")}
 
 
-def bert(folder: Path, tokens: int = 60, positions: int = 16) -> Path:
-    """A text network of two layers, and a tokenizer of whole words."""
+def bert(folder: Path, tokens: int = 60, positions: int = 16, sizes: dict = TINY) -> Path:
+    """A text network, and a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     BertModel(BertConfig(vocab_size=tokens, max_position_embeddings=positions, **sizes)).save_pretrained(folder)
     every = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(word for words in WORDS.values() for word in words)]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(every)}, unk_token="[UNK]"))
@@ -28,13 +29,12 @@ def bert(folder: Path, tokens: int = 60, positions: int = 16) -> Path:
     return folder
 
 
-def vit(folder: Path, side: int = 16) -> Path:
-    """A network of pictures of two layers, and its preprocessing."""
+def vit(folder: Path, side: int = 16, patch: int = 8, sizes: dict = TINY) -> Path:
+    """A network of pictures, and its preprocessing."""
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    ViTModel(ViTConfig(image_size=side, patch_size=8, **sizes)).save_pretrained(folder)
+    ViTModel(ViTConfig(image_size=side, patch_size=patch, **sizes)).save_pretrained(folder)
     said = {
         "size": {"height": side, "width": side},
         "image_mean": [0.5] * 3,
@@ -42,6 +42,19 @@ def vit(folder: Path, side: int = 16) -> Path:
         "do_resize": True,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    return folder
+
+
+def clip(folder: Path, side: int = 16) -> Path:
+    """A dual encoder of one layer a tower, with the tokenizer of ``bert`` and the preprocessing of ``vit``, which lie beside it."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    text = {"vocab_size": 60, "max_position_embeddings": 16, "eos_token_id": 3, **TINY}
+    config = CLIPConfig(text_config=text, vision_config={"image_size": side, "patch_size": 8, **TINY}, projection_dim=8)
+    CLIPModel(config).save_pretrained(folder)
+    for name in ("bert/tokenizer.json", "vit/preprocessor_config.json"):
+        shutil.copy(folder.parent / name, folder)
     return folder
 
 

@@ -57,6 +57,22 @@ WHISPER = {
     "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }
+HEARING = {
+    "text_config": {"vocab_size": 60, "max_position_embeddings": 16, **SMALL},
+    "audio_config": {
+        "spec_size": 32,
+        "num_mel_bins": 8,
+        "patch_size": 4,
+        "patch_stride": [4, 4],
+        "window_size": 4,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "patch_embeds_hidden_size": 8,
+        "hidden_size": 16,
+    },
+    "projection_dim": 8,
+}
+SOUND = spec_of(kind="audio", mels=8, frames=100)
 WAVES = {
     "conv_dim": [8, 8],
     "conv_stride": [5, 4],
@@ -238,6 +254,12 @@ FAMILIES = {
     "the tower of a dual encoder that sees": ("CLIP", TOWERS, PICTURE),
     "the one that reads": ("CLIP", TOWERS, TEXT),
     "maps of channels": ("ConvNext", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, spec_of(kind="image", height=32, width=32)),
+    "of a dual encoder in the space of both": ("CLIP", TOWERS, PICTURE, "projected"),
+    "its words": ("CLIP", TOWERS, TEXT, "projected"),
+    "without a projection": ("Siglip", TOWERS, PICTURE, "projected"),
+    "its words too": ("Siglip", TOWERS, TEXT, "projected"),
+    "a dual encoder that hears": ("Clap", HEARING, SOUND),
+    "in the space of both": ("Clap", HEARING, SOUND, "projected"),
     "the encoder of two halves": ("Whisper", WHISPER, spec_of(kind="audio", preset="whisper", mels=80, frames=100)),
     "a waveform": ("Wav2Vec2", WAVES, spec_of(kind="audio", features="waveform", length=1600)),
 }  # fmt: skip
@@ -247,9 +269,9 @@ FAMILIES = {
 def test_families_of_networks_give_one_embedding(family, tmp_path):
     import transformers
 
-    name, sizes, spec = FAMILIES[family]
+    name, sizes, spec, *pooling = FAMILIES[family]
     config = getattr(transformers, f"{name}Config")(**sizes)
     getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
-    encoder = built(spec, hf=tmp_path).eval()
+    encoder = built(spec, hf=tmp_path, pooling=next(iter(pooling), None)).eval()
     x = torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype))
     assert encoder(x).shape == (2, 5) and torch.isfinite(encoder(x)).all()
