@@ -132,6 +132,45 @@ class EarlyNet(FusionNet):
         return self.fusion(self.encoders["stacked"](torch.cat(seen, dim=1)))
 
 
+class TokenNet(FusionNet):
+    """Fusion of tokens with the same contract: each encoder gives a vector a token, or one that is the only token.
+
+    ``pads``: {modality: the id of padding, None of what is no text}. Of an absent modality the learned stand-in is one token.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        pads: Mapping[str, int | None],
+        embedding: int,
+        hidden: int,
+        heads: Mapping[str, Callable[[], nn.Module]],
+        kind: str,
+    ) -> None:
+        super().__init__(encoders, embedding, hidden, heads, kind=kind)
+        self.pads = dict(pads)
+        for encoder in encoders.values():
+            part = getattr(encoder, "tokens", encoder)
+            if hasattr(part, "pooled"):
+                part.pooled = False
+
+    def fused(self, present: Tensor, **inputs: Tensor) -> Tensor:
+        times = present.shape[1] if present.dim() == 3 else 1
+        present = present.flatten(0, 1) if present.dim() == 3 else present
+        tokens, hidden = [], []
+        for n, name in enumerate(self.modalities):
+            x, here = inputs[name], present[:, n : n + 1]
+            each, pad = repeated(self.encoders[name](x), times), self.pads[name]
+            each = each if each.dim() == 3 else each.unsqueeze(1)
+            first = torch.ones_like(each[:, :, 0]).cumsum(dim=1) == 1
+            whole = pad is None or each.shape[1] == 1
+            padding = torch.zeros_like(first) if whole else repeated(x == pad, times) & ~first
+            tokens.append(torch.where(here.unsqueeze(2), each, self.absent[name]))
+            hidden.append(torch.where(here, padding, ~first))
+        joined: Tensor = self.fusion(tokens, hidden)
+        return joined
+
+
 def _heard(encoder: nn.Module) -> bool:
     """Whether somebody listens to a layer of it."""
     return any(layer._forward_hooks for layer in encoder.modules())

@@ -24,7 +24,7 @@ from mmedge.models.blocks import keep_blocks
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.ensemble import ensemble
-from mmedge.models.fusion import EarlyNet, FusionNet
+from mmedge.models.fusion import EarlyNet, FusionNet, TokenNet
 from mmedge.models.fusions import FUSIONS
 from mmedge.models.fusions.early import Early, stacked
 from mmedge.models.generator import Generator
@@ -44,6 +44,7 @@ _MOST_PARAMETERS = 50_000_000
 SPLIT = "split attention"
 COUNT = "count of heads"
 SKIP = "block that is gone"
+_IMAGINED = "it has no features of a modality to imagine (hallucinate)"
 
 
 def build(
@@ -105,6 +106,12 @@ def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module
     for name, head in contract.heads.items():
         if head.towers:  # it is the only one
             return TowerNet(encoders, name, head, model)
+    if getattr(FUSIONS[model.fusion], "of_tokens", False):
+        _refuse_without(model, {_IMAGINED: bool(model.hallucinate)})
+        pads = {
+            n: getattr(spec, "pad", 0) if spec.dtype == "int64" else None for n, spec in contract.modalities.items()
+        }
+        return TokenNet(encoders, pads, model.embedding, model.hidden, _heads(model, contract), model.fusion)
     return FusionNet(encoders, model.embedding, model.hidden, _heads(model, contract), model.hallucinate, model.fusion)
 
 
@@ -112,15 +119,22 @@ def _early(model: Model, contract: Contract, encoder: Callable[..., nn.Module]) 
     """The network of early fusion, whose one encoder is that of the first modality. Raises UsageError for what it cannot have."""
     lacking = {
         "a retrieval has a tower a modality": any(head.towers for head in contract.heads.values()),
-        "it has no features of a modality to imagine (hallucinate)": bool(model.hallucinate),
+        _IMAGINED: bool(model.hallucinate),
         "a pretrained encoder takes its own modality alone": bool(model.pretrained),
     }
-    if whys := [why for why, there in lacking.items() if there]:
-        raise UsageError(f"fusion: early cannot be had: {whys[0]}", where="model.fusion", todo="take another fusion")
+    _refuse_without(model, lacking)
     spec, first = stacked(contract.modalities), next(iter(contract.modalities))
     own = encoder(first, spec, model.encoders.get(first, Encoder()), model)
     shapes = {name: (each.shape[0], *[1] * (len(each.shape) - 1)) for name, each in contract.modalities.items()}
     return EarlyNet(own, shapes, model.embedding, model.hidden, _heads(model, contract), model.fusion)
+
+
+def _refuse_without(model: Model, lacking: Mapping[str, bool]) -> None:
+    """Raise UsageError where a fusion lacks something. ``lacking``: {what: whether it is asked for}."""
+    if whys := [why for why, there in lacking.items() if there]:
+        raise UsageError(
+            f"fusion: {model.fusion} cannot be had: {whys[0]}", where="model.fusion", todo="take another fusion"
+        )
 
 
 def _heads(model: Model, contract: Contract) -> dict[str, Callable[[], nn.Module]]:

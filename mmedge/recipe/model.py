@@ -62,10 +62,23 @@ class Model(Frozen):
         description="Modality -> its encoder: which built-in one, and of what size; or one that has learnt elsewhere.",
     )
     embedding: int = Field(64, ge=1, le=65_536, description="Features that each built-in encoder gives to fusion.")
-    fusion: Literal["concat", "sum", "gated", "bilinear", "attention", "average", "votes", "stacking", "early"] = Field(
+    fusion: Literal[
+        "concat",
+        "sum",
+        "gated",
+        "bilinear",
+        "attention",
+        "bottleneck",
+        "tokens",
+        "average",
+        "votes",
+        "stacking",
+        "early",
+    ] = Field(
         "concat",
         description="How the built-in network joins the modalities: a linear layer over all; a weighted sum, the cheapest;"
-        " gates that weigh each modality sample by sample; products of linear forms; attention among them; the mean of what each"
+        " gates that weigh each modality sample by sample; products of linear forms; attention among them; transformers over the"
+        " tokens of each, which meet in a few learned ones (bottleneck), or one over all tokens (tokens); the mean of what each"
         " modality alone would decide, by learned weights (votes), or by weights that are fitted on validation rows after training"
         " (stacking); early stacks inputs of equal shape as channels, for the first modality's encoder.",
     )
@@ -112,8 +125,8 @@ class Model(Frozen):
 
     @property
     def encodes_each(self) -> bool:
-        """Whether it is a built-in network that has an encoder for each modality."""
-        return self.factory is None and self.fusion != "early"
+        """Whether it is a built-in network that has an encoder for each modality, which gives one vector."""
+        return self.factory is None and self.fusion not in ("early", "bottleneck", "tokens")
 
     @property
     def foreign(self) -> bool:

@@ -35,20 +35,29 @@ MODALITIES = {
     "text": {"kind": "text", "length": 32, "tokens": 2000},
     "tabular": {"kind": "tabular", "columns": [f"c{i}" for i in range(20)], "mean": [0] * 20, "std": [1] * 20},
     "sensor": {"kind": "sensor", "channels": 6, "length": 100},
+    "points": {"kind": "points", "points": 256, "mean": [0] * 3, "std": [1] * 3},
+    "video": {"kind": "video", "frames": 8, "height": 32, "width": 32, "channels": 3},
 }
 # One width of tokens, and of units; stages of growing width for the others.
 ONE_WIDTH = {"widths": [64], "depth": 2}
 STAGES = {"widths": [16, 32, 64], "depth": 1}
+NARROW = ("transformer", "gru", "conformer", "mlp")
+# A video's frames joined otherwise.
+FRAMES = {"conv+attention": {"frames": "attention"}}
 
 
 def main() -> None:
     """Prints a Markdown table a kind of modality, and one of fusions over three modalities."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads to build with; one thread to time")
     for kind in MODALITIES:
-        table(kind, {of: ({kind: of}, "concat") for of in ENCODERS[kind]})
+        more = FRAMES if kind == "video" else ()
+        table(kind, {of: ({kind: of}, "concat") for of in (*ENCODERS[kind], *more)})
     joined = {"image": "conv", "sensor": "conv", "tabular": "mlp"}
+    tokens = {"image": "transformer", "sensor": "transformer", "tabular": "mlp"}
+    of_tokens = [fusion for fusion, build in FUSIONS.items() if getattr(build, "of_tokens", False)]
     late = {fusion: (joined, fusion) for fusion, build in FUSIONS.items() if build is not Early}
-    table("fusion of image, sensor and tabular", late)
+    table("fusion of image, sensor and tabular", {name: of for name, of in late.items() if name not in of_tokens})
+    table("fusion of their tokens", {fusion: (tokens, fusion) for fusion in ("concat", *of_tokens)})
     table(
         "fusion of two images",
         {fusion: ({"image": "conv", "image_too": "conv"}, fusion) for fusion in ("concat", "early")},
@@ -73,7 +82,7 @@ def rows(folder: Path, networks: dict[str, tuple[dict[str, str], str]]) -> Itera
             {"task": "classification", "labels": ["a", "b", "c"], "modalities": modalities}
         )
         sizes = {
-            modality: {"kind": of, **(ONE_WIDTH if of in ("transformer", "gru", "mlp") else STAGES)}
+            modality: {"kind": of.partition("+")[0], **(ONE_WIDTH if of in NARROW else STAGES), **FRAMES.get(of, {})}
             for modality, of in encoders.items()
         }
         module = load.build(Model.model_validate({"encoders": sizes, "fusion": fusion}), contract).eval()

@@ -89,6 +89,8 @@ def test_attention_over_frames_goes_the_road(tmp_path):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_fusion_goes_the_road(fusion, tmp_path):
     different = {"image": "conv", "sensor": "conv", "tabular": "mlp"}
+    tokens = {"image": "resnet", "text": "transformer", "tabular": "mlp"}
     equal = {"image": "conv", "image_too": "conv"}  # of inputs that are stacked
-    module, before = goes_the_road(equal if fusion == "early" else different, fusion, tmp_path)
+    of = {"early": equal, "bottleneck": tokens, "tokens": tokens}
+    module, before = goes_the_road(of.get(fusion, different), fusion, tmp_path)
     assert params(module) < before

@@ -15,6 +15,7 @@ from mmedge.errors import UsageError, did_you_mean
 from mmedge.models.encoders import (
     array,
     audio,
+    conformer,
     convnext,
     image,
     mobilenet,
@@ -43,7 +44,7 @@ _MAPS: dict[str, Build] = {
 # The first of each is what a recipe gets that says nothing.
 ENCODERS: dict[str, dict[str, Build]] = {
     "image": {"conv": image.build, **_MAPS},
-    "audio": {"conv": audio.build, "gru": recurrent.OfSounds, **_MAPS},
+    "audio": {"conv": audio.build, "gru": recurrent.OfSounds, "conformer": conformer.OfSounds, **_MAPS},
     "text": {"conv": text.build, "gru": recurrent.OfTexts, "transformer": transformer.OfTexts},
     "tabular": {"mlp": tabular.build, "transformer": transformer.OfColumns},
     "sensor": {"conv": sensor.build, "gru": recurrent.OfSeries, "transformer": transformer.OfSeries},

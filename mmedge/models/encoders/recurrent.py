@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmedge.errors import MmedgeError, UsageError
-from mmedge.models.encoders.stages import stages
+from mmedge.errors import MmedgeError
+from mmedge.models.encoders.stages import over_frames
 from mmedge.recipe import Encoder, Model
 from mmedge.spec import AudioSpec, SensorSpec, TextSpec
 
@@ -36,13 +36,8 @@ class OfSounds(nn.Module):
 
     def __init__(self, spec: AudioSpec, encoder: Encoder, model: Model) -> None:
         super().__init__()
-        if len(spec.shape) != 3:
-            raise UsageError(
-                "a gru of sounds reads bands over frames, and this is a waveform",
-                todo="leave features out, or kind, for conv",
-            )
         width = encoder.widths[-1]
-        self.frames = stages(1, spec.shape[1], (encoder.widths[0], width), 1, kernel=5, stride=2, norm=model.norm)
+        self.frames = over_frames(spec, encoder, model)
         self.steps = nn.GRU(width, width, encoder.depth, batch_first=True, bidirectional=True)
         self.project = nn.Sequential(nn.Dropout(model.dropout), nn.Linear(4 * width, model.embedding), nn.ReLU())
         self.width = width

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmedge.recipe import Model
+from mmedge.errors import UsageError
+from mmedge.recipe import Encoder, Model
+from mmedge.spec import AudioSpec
 
 
 def stages(
@@ -31,17 +33,35 @@ def normed(dims: int, width: int, norm: str) -> nn.Module:
     return nn.GroupNorm(width // 4 if width % 4 == 0 else 1, width)
 
 
+def over_frames(spec: AudioSpec, encoder: Encoder, model: Model) -> nn.Sequential:
+    """Two convolutions over a spectrogram's frames, each halving them: [batch, bands, frames] -> [batch, the last width, frames / 4].
+
+    Raises UsageError for a waveform.
+    """
+    if len(spec.shape) != 3:
+        raise UsageError(
+            f"a {encoder.kind} of sounds reads bands over frames, and this is a waveform",
+            todo="leave features out, or kind, for conv",
+        )
+    widths = (encoder.widths[0], encoder.widths[-1])
+    return stages(1, spec.shape[1], widths, 1, kernel=5, stride=2, norm=model.norm)
+
+
 def over_map(features: nn.Module, width: int, model: Model) -> nn.Module:
     """``features``, which end in maps of ``width`` channels, and a linear layer over their means."""
     return OverMap(features, nn.Sequential(nn.Dropout(model.dropout), nn.Linear(width, model.embedding), nn.ReLU()))
 
 
 class OverMap(nn.Module):
-    """A linear layer over the means of maps. ``forward``: float32 [batch, channels, height, width] -> [batch, embedding]."""
+    """A linear layer over the means of maps. ``forward``: float32 [batch, channels, height, width] -> [batch, embedding].
+
+    Not ``pooled``: over each place, [batch, places, embedding], for a fusion of tokens.
+    """
 
     def __init__(self, features: nn.Module, project: nn.Module) -> None:
         super().__init__()
-        self.features, self.project = features, project
+        self.features, self.project, self.pooled = features, project, True
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.features(x).mean(dim=(2, 3)))
+        found = self.features(x)
+        return self.project(found.mean(dim=(2, 3)) if self.pooled else found.flatten(2).transpose(1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -35,13 +37,15 @@ class Block(nn.Module):
 
 
 class Tokens(nn.Module):
-    """``depth`` blocks over tokens with learned places, and a linear layer over their mean.
+    """``depth`` blocks over tokens with learned places, and a linear layer over their mean. ``block``: (width, heads, dropout) -> one.
 
     ``forward``: float32 [batch, length, width], and optionally bool [batch, length], true where a token is padding ->
     [batch, embedding]. Of nothing but padding the first token is attended, so that the output is finite.
     """
 
-    def __init__(self, length: int, encoder: Encoder, model: Model) -> None:
+    def __init__(
+        self, length: int, encoder: Encoder, model: Model, block: Callable[[int, int, float], nn.Module] = Block
+    ) -> None:
         super().__init__()
         width = encoder.widths[-1]
         if width % encoder.heads:
@@ -50,9 +54,10 @@ class Tokens(nn.Module):
                 todo=f"make the last of widths a multiple of heads, as {encoder.heads * max(1, width // encoder.heads)}",
             )
         self.places = nn.Parameter(torch.randn(1, length, width) * SPREAD)
-        self.blocks = nn.ModuleList(Block(width, encoder.heads, model.dropout) for _ in range(encoder.depth))
+        self.blocks = nn.ModuleList(block(width, encoder.heads, model.dropout) for _ in range(encoder.depth))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Sequential(nn.Dropout(model.dropout), nn.Linear(width, model.embedding), nn.ReLU())
+        self.pooled = True  # false: [batch, length, embedding], for a fusion of tokens
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         x = x + self.places[:, : x.shape[1]]
@@ -60,6 +65,8 @@ class Tokens(nn.Module):
         for block in self.blocks:
             x = block(x, hidden)
         x = self.norm(x)
+        if not self.pooled:
+            return self.project(x)
         if padding is None:
             return self.project(x.mean(dim=1))
         seen = (~padding).to(x.dtype).unsqueeze(2)

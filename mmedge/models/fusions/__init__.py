@@ -1,6 +1,7 @@
 """How features of the modalities are joined, one file each, and the one table of them.
 
-A fusion takes a float32 [batch, embedding] of each modality, the learned stand-in where one is absent, to [batch, hidden].
+A fusion takes a float32 [batch, embedding] of each modality, the learned stand-in where one is absent, to [batch, hidden]; those
+of ``tokens`` take tokens of each.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from functools import partial
 
 from torch import nn
 
-from mmedge.models.fusions import attention, bilinear, concat, decision, early, gated, stacking, summed
+from mmedge.models.fusions import attention, bilinear, concat, decision, early, gated, stacking, summed, tokens
 
 # {kind: (number of modalities, embedding, hidden) -> a fresh module}.
 FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -19,6 +20,8 @@ FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "gated": gated.Gated,
     "bilinear": bilinear.LowRank,
     "attention": attention.Attended,
+    "bottleneck": tokens.Bottleneck,
+    "tokens": tokens.Joint,
     "average": partial(decision.Decision, learned=False),
     "votes": partial(decision.Decision, learned=True),
     "stacking": stacking.Stacked,
