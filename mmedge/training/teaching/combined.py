@@ -30,7 +30,7 @@ class Combined:
         self.heads = tuple(contract.heads)
         self.key = hash_json([[source.key for source in sources], list(weights), combine])
         self.fixed = all(source.fixed for source in sources)
-        self.modules = [module for source in sources for module in source.modules]
+        self.modules: Sequence[nn.Module] = [module for source in sources for module in source.modules]
         self.notes = tuple(f"teacher {n}: {note}" for n, source in enumerate(sources, 1) for note in source.notes)
         self._known: dict[str, list[np.ndarray]] = {}
         self._union: dict[str, np.ndarray] = {}

@@ -137,7 +137,7 @@ class ModuleSource:
         self.heads, self._views, self._who = tuple(contract.heads), views, who
         self._precision = precision
         self._module, self._device = module.eval().requires_grad_(False), training_device()
-        self.modules = (module,)
+        self.modules: Sequence[nn.Module] = (module,)
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
         module.to(self._device)
 
