@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import nn
 
 from mmedge.artifact import hash_json
 from mmedge.contract import Contract
