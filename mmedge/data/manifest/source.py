@@ -22,6 +22,7 @@ from mmedge.data.manifest.faults import column_faults, columns_of, id_faults, sp
 from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.manifest.table import read_table
 from mmedge.data.manifest.targets import joined, listed, strata, written_columns
+from mmedge.data.wav import write_wav
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, refuse
 from mmedge.progress import Progress
 from mmedge.recipe import Data, Redact
@@ -291,10 +292,8 @@ def _cells(
 
             Image.fromarray(np.asarray(value).squeeze()).save(path := path.with_suffix(".png"))
         case AudioSpec():
-            import soundfile
-
             samples, rate = value if isinstance(value, tuple) else (value, spec.sample_rate)
-            soundfile.write(path := path.with_suffix(".wav"), np.asarray(samples, np.float32), rate, subtype="FLOAT")
+            write_wav(path := path.with_suffix(".wav"), np.asarray(samples, np.float32), rate, "FLOAT")
         case ImageSpec():
             raise MmedgeError(
                 f"{modality} must be uint8 pixels, not {np.asarray(value).dtype}", where=f"sample {sample}"
