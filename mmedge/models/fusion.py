@@ -166,7 +166,7 @@ class TokenNet(FusionNet):
             whole = pad is None or each.shape[1] == 1
             padding = torch.zeros_like(first) if whole else repeated(x == pad, times) & ~first
             tokens.append(torch.where(here.unsqueeze(2), each, self.absent[name]))
-            hidden.append(torch.where(here, padding, ~first))
+            hidden.append((here & padding) | ~(here | first))
         joined: Tensor = self.fusion(tokens, hidden)
         return joined
 
