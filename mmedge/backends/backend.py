@@ -108,7 +108,7 @@ class Backend:
     ``missing_to_run``, ``missing_to_build``: what this machine lacks; empty where it is ready. ``lacks``: {precision, or
     a candidate of one: why, and what to take instead}. ``runs_graphs``: whether it opens an ONNX graph, too, so that
     engines of subsets and parts need no building. ``gpu``: it computes on a GPU. ``symmetric``: its INT8 graphs have
-    symmetric codes alone. ``belongs(engine)``: why an engine is not of this machine, None where it is, as far as its
+    symmetric codes alone. ``sparse``: it skips zeros of 2:4 sparsity. ``belongs(engine)``: why an engine is not of this machine, None where it is, as far as its
     entry tells.
     """
 
@@ -125,4 +125,5 @@ class Backend:
     takes_timeout: bool = False
     gpu: bool = False
     symmetric: bool = False
+    sparse: bool = False
     belongs: Callable[[Engine], str | None] = lambda engine: None

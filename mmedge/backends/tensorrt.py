@@ -151,6 +151,9 @@ def _configure(trt: Any, config: Any, job: Job, notes: list[str]) -> Any:
         config.builder_optimization_level = options.level
     # The engine keeps which ONNX nodes a layer was made of, so that its profile can be told by modality.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    skips = getattr(trt.BuilderFlag, "SPARSE_WEIGHTS", None)
+    if skips is not None:  # where weights are 2:4 zeros, kernels that skip them are among those that are timed
+        config.set_flag(skips)
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible and not rtx:  # its engines always run on every GPU from Ampere on
@@ -294,6 +297,7 @@ def backend_of(name: str, options: type[Options] = Options) -> Backend:
         runs_graphs=False,
         gpu=True,
         symmetric=True,
+        sparse=True,
         belongs=partial(belongs, name),
     )
 

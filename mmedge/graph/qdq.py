@@ -210,8 +210,10 @@ def _restore_weights(
     source = original.get(node.name)
     if source is not None and index < len(source.input) and source.input[index] in values:
         exact = numpy_helper.to_array(values[source.input[index]])
-        # SmoothQuant scales weights and activations against each other: then the FP32 graph's weights do not fit.
-        if exact.shape == stored.shape and float(np.abs(exact - stored).max(initial=0)) <= 2 * scale:
+        # Where the quantizer smoothed by itself the FP32 graph's weights do not fit. Codes that are named after them do,
+        # however far weights that were rounded together have moved.
+        coded = dequantize.input[0] == f"{source.input[index]}{CODES}"
+        if exact.shape == stored.shape and (coded or float(np.abs(exact - stored).max(initial=0)) <= 2 * scale):
             ours[index] = exact
             for place in range(2, len(node.input)):  # a bias that was corrected for the error of quantization
                 if place < len(source.input) and source.input[place] in values:

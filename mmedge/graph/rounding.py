@@ -22,13 +22,14 @@ _PLACES, _WIDEST, _KEPT = 64, 4096, 1024
 def compensated(weight: np.ndarray, scale: np.ndarray, power: np.ndarray, most: int) -> np.ndarray:
     """int8 codes [groups, outputs, inputs] of float weights: each input's error is made up for by the weights that follow.
 
-    ``scale``: [groups, outputs]. ``power``: [groups, inputs, inputs], the sum of x xT over calibration inputs x. Source:
+    What is zero stays zero. ``scale``: [groups, outputs]. ``power``: [groups, inputs, inputs], the sum of x xT over calibration inputs x. Source:
     Frantar et al. 2023, "GPTQ", with inputs in the order of their power.
     """
     inputs = weight.shape[-1]
     diagonal = np.diagonal(power, axis1=1, axis2=2)
     order = np.argsort(-diagonal, axis=1, kind="stable")  # [groups, inputs]
     left = np.take_along_axis(weight, order[:, None], 2).astype(np.float64)
+    there = left != 0
     step = scale[:, :, None].astype(np.float64)
     damped = np.take_along_axis(np.take_along_axis(power, order[:, :, None], 1), order[:, None], 2).astype(np.float64)
     damped[:, range(inputs), range(inputs)] += np.maximum(_DAMPING * diagonal.mean(axis=1), 1e-12)[:, None]
@@ -40,7 +41,7 @@ def compensated(weight: np.ndarray, scale: np.ndarray, power: np.ndarray, most: 
         errors = np.empty((*left.shape[:2], end - start))
         for at in range(start, end):
             column = left[:, :, at : at + 1]
-            rounded = np.clip(np.round(column / step), -most, most)
+            rounded = np.clip(np.round(column / step), -most, most) * there[:, :, at : at + 1]
             codes[:, :, at] = rounded[:, :, 0]
             error = (column - rounded * step) / factor[:, None, at : at + 1, at]
             left[:, :, at + 1 : end] -= error * factor[:, None, at, at + 1 : end]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmedge.errors import MmedgeError
 from mmedge.graph.operators import OPERATORS, Attributes, untrainable
 from mmedge.graph.precision import MIDDLE
+from mmedge.graph.sparsity import has_pattern
 
 # Inputs of a node that hold learned values, beside quantized weights; other constants (an epsilon, a bound) stay.
 _LEARNED = {
@@ -66,6 +67,7 @@ class TrainableGraph(nn.Module):
         # torch takes no dots in the names of parameters: they are numbered, in the graph's order.
         self._numbers: dict[str, str] = {}
         self.learned = nn.ParameterDict()
+        self._there: dict[str, str] = {}  # weights of 2:4 sparsity -> which of them there are
         self._codes: dict[str, tuple[str, int, int, int]] = {}  # quantized value -> (its scale, low, high, axis)
         for node, attributes in self._nodes:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -106,7 +108,7 @@ class TrainableGraph(nn.Module):
         for name, number in self._numbers.items():
             if number not in self.learned:
                 continue
-            value = self.learned[number].detach().cpu()
+            value = self._value(name, {}).detach().cpu()
             if name in self._codes:
                 scale, low, high, axis = self._codes[name]
                 step = _along(self._scale(scale).detach().cpu(), value.dim(), axis)
@@ -145,6 +147,7 @@ class TrainableGraph(nn.Module):
             self._codes[node.output[0]] = (scale, low, high, axis)
             if value in self._stored:
                 self._learn(value, self._stored[value])
+                self._hold(value, axis)
         elif value in self._stored:
             codes = self._stored[value].astype(np.float32)
             if zero.dtype == np.int8 and np.abs(codes).max(initial=0) <= 64:
@@ -153,6 +156,7 @@ class TrainableGraph(nn.Module):
             self._codes[value] = (scale, low, high, axis)
             steps = _along(torch.from_numpy(np.array(self._stored[scale])), codes.ndim, axis).numpy()
             self._learn(value, codes * steps)
+            self._hold(value, axis)
         elif self._codes.get(value, (scale,))[0] != scale and not np.array_equal(
             self._stored[self._codes[value][0]], self._stored[scale]
         ):
@@ -172,12 +176,22 @@ class TrainableGraph(nn.Module):
         if name in values:
             return values[name]
         number = self._numbers[name]
-        return self.learned[number] if number in self.learned else getattr(self, number)
+        if number not in self.learned:
+            return getattr(self, number)
+        learned = self.learned[number]
+        return learned * getattr(self, self._there[name]) if name in self._there else learned
 
     def _is_learned(self, name: str) -> bool:
         """Whether a constant is one that learns: floats of more than one value. A scalar is a formula's own."""
         stored = self._stored.get(name)
         return stored is not None and name not in self._numbers and stored.dtype == np.float32 and stored.size > 1
+
+    def _hold(self, name: str, axis: int) -> None:
+        """Keep the zeros of weights with a 2:4 pattern; ``axis``: of their outputs."""
+        value = self._stored[name]
+        if name not in self._there and has_pattern(value, 1 if axis % max(value.ndim, 1) == 0 else 0):
+            self._there[name] = f"there_{len(self._there)}"
+            self._keep(self._there[name], torch.from_numpy(value != 0))
 
     def _keep(self, name: str, value: Tensor) -> None:
         """A constant, which follows the module to its device once, and not at every forward pass."""

@@ -24,6 +24,7 @@ from mmedge.models.blocks import keep_blocks
 from mmedge.models.dependencies import dependencies
 from mmedge.models.encoders import encoder_of
 from mmedge.models.ensemble import ensemble
+from mmedge.models.factored import factor
 from mmedge.models.fusion import EarlyNet, FusionNet, TokenNet
 from mmedge.models.fusions import FUSIONS
 from mmedge.models.fusions.early import Early, stacked
@@ -44,6 +45,7 @@ _MOST_PARAMETERS = 50_000_000
 SPLIT = "split attention"
 COUNT = "count of heads"
 SKIP = "block that is gone"
+FACTORED = "layer in two factors"
 _IMAGINED = "it has no features of a modality to imagine (hallucinate)"
 
 
@@ -310,15 +312,17 @@ def apply_history(module: nn.Module, history: list[Any], contract: Contract) -> 
 
     A step is torch-pruning's [layer, outputs or inputs, channels], or [``SPLIT``, name]: an attention was taken apart,
     or [``COUNT``, name, attribute, value]: what the module keeps as the number of its heads, or [``SKIP``, name, whether it
-    gives a tuple]: a block hands on what goes in.
+    gives a tuple]: a block hands on what goes in, or [``FACTORED``, name, rank]: a layer became two.
     """
     # In the order that it was made in: what goes with a channel depends on the blocks that are there.
-    for what, group in groupby(history, key=lambda step: step[0] if step[0] in (SPLIT, SKIP) else None):
+    for what, group in groupby(history, key=lambda step: step[0] if step[0] in (SPLIT, SKIP, FACTORED) else None):
         steps = list(group)
         if what == SPLIT:
             split_attention(module, [step[1] for step in steps])
         elif what == SKIP:
             skip(module, {step[1]: step[2] for step in steps})
+        elif what == FACTORED:
+            factor(module, {step[1]: step[2] for step in steps})
         else:
             channels = [step for step in steps if step[0] != COUNT]
             if channels:

@@ -119,6 +119,19 @@ class Prune(StageSection):
         " before channels do: those without which the outputs on validation change least. Where no cut of what is left is kept"
         " all blocks stay.",
     )
+    rank: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of its weights that a large linear layer keeps as two of lower rank, before channels go; embeddings"
+        " too where a budget of parameters or a size is given, or preferred. Layers stay whole whose factors would keep less"
+        " than 80 % of the power of what they give on training samples, and all do where no cut of what is left is kept.",
+    )
+    sparsity: Literal["2:4"] | None = Field(
+        None,
+        description="Of each four weights along a layer's inputs two become zero after the cut, and stay so in recovery and in"
+        " 8 bits. GPUs from Ampere on skip them under TensorRT, and no CPU does: it needs such a target, or 'faster: false'.",
+    )
     ignore: tuple[str, ...] = Field((), description="Layers that are not pruned, by name.")
     faster: bool = Field(
         True,

@@ -153,6 +153,11 @@ class Export(StageSection):
         return any(backends.find(name).gpu for name in self.targets)
 
     @property
+    def skips_zeros(self) -> bool:
+        """Whether a target computes weights of 2:4 zeros faster."""
+        return any(backends.find(name).sparse for name in self.targets)
+
+    @property
     def elsewhere(self) -> bool:
         """Whether a target is not ONNX Runtime on a CPU, and may take INT8 otherwise."""
         return any(name != GRAPH_BACKEND for name in self.targets)

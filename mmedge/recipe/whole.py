@@ -94,12 +94,21 @@ class Recipe(Frozen):
             *self._teacher_faults(),
             *self._task_faults(),
             *self._gate_faults(),
+            *self._sparsity_faults(),
             *privacy_faults(self),
             *pretraining_faults(self),
         ]
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _sparsity_faults(self) -> list[str]:
+        if self.prune is None or not (self.prune.sparsity and self.prune.faster) or self.export.skips_zeros:
+            return []
+        return [
+            f"prune.sparsity: zeros make nothing faster on {', '.join(self.export.targets)}: add the target tensorrt or"
+            " tensorrt-rtx, or say prune.faster: false"
+        ]
 
     def _modality_faults(self) -> list[str]:
         known = self.data.modalities

@@ -48,6 +48,7 @@ class AttemptRecord(Record):
     faster: bool
     passed: bool
     why: str
+    zeros: float | None = Field(None, description="The share of the weights that prune.sparsity made zero.")
     quality: float | None = None
     subsets: Figures | None = None
     drop: float | None = None

@@ -48,7 +48,7 @@ def module(name="tensorrt", *, levels=("AMPERE_PLUS",), strongly_typed=True):
         NetworkDefinitionCreationFlag=typed,
         ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
         MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
-        BuilderFlag=SimpleNamespace(VERSION_COMPATIBLE="versions"),
+        BuilderFlag=SimpleNamespace(VERSION_COMPATIBLE="versions", SPARSE_WEIGHTS="zeros"),
         HardwareCompatibilityLevel=SimpleNamespace(**dict.fromkeys(levels, "ampere and newer")),
     )
 
@@ -96,7 +96,7 @@ def test_every_option_reaches_the_builder_and_what_a_version_lacks_is_noted():
     asked = job(workspace_mb=64, level=4, version_compatible=True, hardware_compatible=True)
     assert configured(asked, config) == (None, [])
     assert config.pools == {"workspace": 64 << 20} and config.builder_optimization_level == 4
-    assert config.flags == ["versions"] and config.hardware_compatibility_level == "ampere and newer"
+    assert config.flags == ["zeros", "versions"] and config.hardware_compatibility_level == "ampere and newer"
     assert config.profiling_verbosity == "detailed"
     _, notes = configured(asked, Config(), module(levels=()))
     assert "hardware compatibility" in notes[0]

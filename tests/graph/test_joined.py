@@ -5,8 +5,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph import joined, placement, qdq
+from mmedge.graph import joined, placement, qdq, rounding, structure
 from mmedge.graph.placement import Form
+from mmedge.graph.wiring import Wiring
 
 X = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
 WIDTHS = {"q": 4, "k": 4, "v": 6}
@@ -73,3 +74,15 @@ def test_weights_that_two_joined_layers_share_are_each_their_own():
     onnx.checker.check_model(model, full_check=True)
     after = outputs(model)
     assert all(np.allclose(before[name], after[name], atol=1e-5) for name in before)
+
+
+def test_a_joined_layer_that_goes_back_to_float_has_its_own_weights_again(tmp_path):
+    model = graph()
+    joined.join(model)
+    onnx.save(model, tmp_path / "float.onnx")
+    powers = rounding.powers(model, structure.weighted(Wiring(model)), [{"x": X}])
+    placement.int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", [{"x": X}], Form(powers=powers))
+    quantized = onnx.load(tmp_path / "int8.onnx")
+    back = qdq.restored(quantized, model, [layer.name for layer in qdq.layers(quantized)])
+    before, after = outputs(model), outputs(back)
+    assert all(np.array_equal(before[name], after[name]) for name in before)

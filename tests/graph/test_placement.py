@@ -14,6 +14,7 @@ from mmedge.errors import MmedgeError
 from mmedge.graph import dynamic, placement, precision, qdq, smoothing, weights
 from mmedge.graph.export import export
 from mmedge.graph.placement import Form
+from mmedge.graph.prepared import prepared
 from mmedge.graph.wiring import Wiring
 from mmedge.stages.quantize import candidates, ptq
 from mmedge.stages.quantize.mixed import distance
@@ -189,9 +190,16 @@ def test_layers_of_a_graph_whose_sizes_are_all_known_run_in_8_bits_too(made, tmp
 
 
 @pytest.mark.long
-def test_layers_of_a_transformer_go_back_to_the_fp32_graph(made, tmp_path):
-    quantized, fp32 = onnx.load(made[1]), onnx.load(made[0])
-    back = qdq.restored(quantized, fp32, [layer.name for layer in qdq.layers(quantized)])
+def test_layers_of_a_transformer_go_back_to_the_graph_that_they_were_made_of_and_to_no_other(made, tmp_path):
+    source = prepared(made[0], tmp_path / "prepared.onnx", made[2])
+    quantized, fp32 = onnx.load(made[1]), onnx.load(source.graph)
+    names = [layer.name for layer in qdq.layers(quantized)]
+    back = qdq.restored(quantized, fp32, names)
+    stored, own = ({name: wiring.value(name) for name in wiring.constants} for wiring in (Wiring(back), Wiring(fp32)))
+    weights = {node.input[1]: original.input[1] for node, original in zip(
+        *([each for each in model.graph.node if each.name in names and each.op_type in ("Gemm", "MatMul", "Conv")]
+          for model in (back, fp32)))}  # fmt: skip
+    assert len(weights) > 8 and all(np.array_equal(stored[a], own[b]) for a, b in weights.items())
     assert not {node.op_type for node in back.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
     onnx.save(back, tmp_path / "back.onnx")
     assert far(tmp_path / "back.onnx", made) < 1e-3  # embeddings stay in 8 bits

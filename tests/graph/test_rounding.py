@@ -72,3 +72,12 @@ def test_inputs_that_have_nothing_to_do_with_each_other_are_rounded_to_the_neare
     nearest, scale = coded(weight, 0, 127)
     together = rounding.codes_of(weight, 0, scale, np.eye(16, dtype=np.float32)[None], 127)
     np.testing.assert_array_equal(together, nearest)
+
+
+def test_what_is_zero_stays_zero():
+    random = np.random.default_rng(2)
+    x = random.normal(size=(100, 8)) @ random.normal(size=(8, 16))
+    weight = random.normal(size=(4, 16)).astype(np.float32)
+    weight[:, 1::2] = 0
+    codes = rounding.codes_of(weight, 0, coded(weight, 0, 127)[1], (x.T @ x).astype(np.float32)[None], 127)
+    assert not codes[:, 1::2].any() and codes[:, ::2].all()

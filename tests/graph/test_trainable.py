@@ -148,3 +148,25 @@ def test_a_zero_point_other_than_0_is_refused(tmp_path):
     with pytest.raises(MmedgeError, match="zero point 0") as raised:
         TrainableGraph(tmp_path / "g.onnx")
     assert "'q'" in str(raised.value)
+
+
+def test_weights_of_which_two_of_four_are_zero_keep_their_zeros(tmp_path):
+    text = """<ir_version: 9, opset_import: ["" : 20]>
+    graph (float[1, 8] x) => (float[1, 4] y) {
+      d = DequantizeLinear<axis = 0> (w, s, z)
+      y = Gemm<transB = 1> (x, d)
+    }"""
+    model = onnx.parser.parse_model(text)
+    codes = np.random.default_rng(0).integers(60, 120, (4, 8)).astype(np.int8)
+    codes[:, 1::2] = 0
+    stored = {"w": codes, "s": np.full(4, 0.01, np.float32), "z": np.zeros(4, np.int8)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in stored.items())
+    onnx.save(model, tmp_path / "m.onnx")
+    module = TrainableGraph(tmp_path / "m.onnx")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.05
+    module.write(tmp_path / "t.onnx")
+    (after,) = [each for each in onnx.load(tmp_path / "t.onnx").graph.initializer if each.name == "w"]
+    after = numpy_helper.to_array(after)
+    assert not after[:, 1::2].any() and (after[:, ::2] != codes[:, ::2]).any()

@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from mmedge.artifact import GRAPH, Artifact
 from mmedge.errors import AccuracyGateFailed, MissingDependency, MmedgeError, PeerEnded, UsageError, first_line
 from mmedge.measure.blocks import preferred_block
-from mmedge.measure.budget import WHOLE, Budget
 from mmedge.measure.cost import params
 from mmedge.models import load
-from mmedge.recipe import Prefer, Prune
-from mmedge.report.pruning import AttemptRecord, PruningRecord, ScoreRecord
+from mmedge.recipe import Prune
+from mmedge.report.pruning import PruningRecord, ScoreRecord
 from mmedge.report.schema import MissRecord
-from mmedge.stages.preference import INSTEAD, Costs, best, by_energy
-from mmedge.stages.prune import depth, outcome, size
+from mmedge.stages.preference import INSTEAD, by_energy
+from mmedge.stages.prune import attempts, depth, outcome, rank, size
+from mmedge.stages.prune.attempts import Narrowed
 from mmedge.stages.prune.branches import branches_of, largest_ratios
-from mmedge.stages.prune.groups import ChannelGroup, groups_of, take_apart
+from mmedge.stages.prune.groups import take_apart
 from mmedge.stages.prune.outcome import Recovered
-from mmedge.stages.prune.search import CutPlan, by_branch, latency_of, probe, uniform
-from mmedge.stages.prune.work import PruneWork, Scores, work_on
+from mmedge.stages.prune.search import CutPlan, as_it_is, by_branch, probe, uniform
+from mmedge.stages.prune.sparse import sparser
+from mmedge.stages.prune.work import PruneWork, work_on
 from mmedge.stages.results import PruneResult, StageResult
 from mmedge.stages.trained import Trained, write_trained, write_unchanged
 from mmedge.training.context import Context
 from mmedge.training.loop import processes
-from mmedge.training.loop.fit import Fitted
 from mmedge.training.teaching.taught import handed_on
 
 _GPU_BLOCK = 8
-# Where one cut for the whole budget loses too much: what is tried next, as powers of the budget.
-_SMALLER = (1.0, 0.5, 0.25)
-
-
-@dataclass(frozen=True)
-class Narrowed:
-    """A network to cut: the parent's, or what a cut made of it. ``history``: of all cuts so far; ``fitted``: its recovery.
-
-    ``groups``: the model's, ranked as it stands, where that is known; ``shallower``: whether whole blocks are gone.
-    """
-
-    module: nn.Module
-    history: list[Any]
-    fitted: Fitted | None = None
-    groups: list[ChannelGroup] | None = None
-    shallower: bool = False
 
 
 def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
@@ -70,16 +51,25 @@ def prune(parent: Artifact, config: Prune, context: Context) -> PruneResult:
 
 
 def _pruned(parent: Artifact, config: Prune, context: Context) -> PruneResult:
-    """What is cut of the network without the blocks that ``prune.depth`` lets go; of the whole one where that is not kept."""
-    if not config.depth:
-        return _cut(parent, config, context)
-    on_miss = "try-next" if config.on_miss == "stop" else config.on_miss  # the whole network is tried yet
-    made = _cut(parent, config.model_copy(update={"on_miss": on_miss}), context)
-    if made.pruning is None or made.pruning.kept is not None:
+    """What is cut of the network with layers in factors and without blocks; where that is not kept, of one that is changed less."""
+    first, *rest = _variants(config)
+    on_miss = "try-next" if rest and config.on_miss == "stop" else config.on_miss  # less changed ones are tried yet
+    made = _cut(parent, first.model_copy(update={"on_miss": on_miss}), context)
+    if not rest or made.pruning is None or made.pruning.kept is not None:
         return made
     why = outcome.best_tried(list(made.pruning.attempts)).why
-    whole = _cut(parent, config.model_copy(update={"depth": 0.0}), context)
-    return whole.model_copy(update={"notes": [*whole.notes, f"all blocks stay: without some, {why}"]})
+    stays = "all layers stay whole: in factors" if first.rank else "all blocks stay: without some"
+    other = _pruned(parent, rest[0].model_copy(update={"on_miss": config.on_miss}), context)
+    return other.model_copy(update={"notes": [*other.notes, f"{stays}, {why}"]})
+
+
+def _variants(config: Prune) -> list[Prune]:
+    """The section, without ``rank``, and without ``depth`` either, as far as they are there."""
+    found = [config]
+    for name, none in (("rank", None), ("depth", 0.0)):
+        if getattr(found[-1], name):
+            found.append(found[-1].model_copy(update={name: none}))
+    return found
 
 
 def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
@@ -90,20 +80,27 @@ def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     work = work_on(parent, module, config, context)
     before = work.judged(module)
     gone = depth.shallower(work, module) if config.depth else []
-    history = gone + take_apart(module)
-    groups, left = _ranked(work, module)
+    apart = take_apart(module)
+    factors, left = rank.factored(work, module) if config.rank else ([], {})
+    groups, narrow = attempts.ranked(work, module)
     branches = branches_of(module, work.contract, groups)
     largest = largest_ratios(config, branches)
     round_to, widths = _rounding(module, work)
     options = probe(work, module, before, branches, largest, round_to) if config.allocation == "branches" else {}
 
     def planned(goal: dict[str, float]) -> CutPlan:
+        plan, uncut = as_it_is(work, module, branches, goal, round_to)
+        if plan.met:
+            return plan
         if options:
-            return by_branch(work, module, branches, options, goal, round_to)
+            return by_branch(work, module, branches, options, goal, round_to, uncut)
         return uniform(work, module, branches, largest, goal, round_to)
 
-    whole = Narrowed(module, load.history_of(parent) + history, None, groups, shallower=bool(gone))
-    rows, kept = _attempts(work, whole, planned, before)
+    history = [*load.history_of(parent), *gone, *apart, *factors]
+    whole = Narrowed(module, history, None, groups, changed=bool(gone or factors))
+    rows, kept = attempts.attempts(work, whole, planned, before)
+    if config.sparsity and (kept or not whole.changed):
+        rows, kept = sparser(work, whole, rows, kept, before)
     taken = kept[1] if kept else None
     if taken is None and config.on_miss == "stop" and any(isinstance(row, Recovered) for row in rows):
         raise AccuracyGateFailed(
@@ -120,7 +117,7 @@ def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
         probe_steps=config.probe_steps,
         parent=ScoreRecord(quality=before.quality, subsets=before.subsets),
         branches=outcome.table(branches, options, taken or rows[-1]),
-        not_prunable={name.removeprefix("inner."): why for name, why in (left | work.refused).items()},
+        not_prunable={name.removeprefix("inner."): why for name, why in (left | narrow | work.refused).items()},
         attempts=rows,
         kept=rows.index(taken) if taken else None,
     )
@@ -128,10 +125,7 @@ def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     notes = outcome.notes(config, rows, taken, taught=work.teacher is not None, round_to=round_to)
     if by_energy(context.recipe.prefer):
         notes += (f"cuts' energy is not measured: {INSTEAD}",)
-    if config.depth and not gone:
-        notes += (f"no stack has so many blocks that {config.depth:g} of them are one",)
-    if gone and taken is not None:
-        notes += (f"blocks removed: {', '.join(step[1].removeprefix('inner.') for step in gone)}",)
+    notes += _changed(config, gone, factors, taken=taken is not None)
     notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
     misses = _misses(asked, outcome.misses(config, rows, taken), context)
     taught, loss = handed_on(parent)
@@ -139,49 +133,22 @@ def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     return PruneResult.of(written, **more)
 
 
+def _changed(config: Prune, gone: list[Any], factors: list[Any], *, taken: bool) -> tuple[str, ...]:
+    """What is told of the blocks that are ``gone`` and of the layers in ``factors``."""
+    lines = []
+    if config.depth and not gone:
+        lines.append(f"no stack has so many blocks that {config.depth:g} of them are one")
+    if config.rank and not factors:
+        lines.append(f"no layer is so large that two factors of {config.rank:g} of its weights keep what it gives")
+    for what, steps in (("blocks removed", gone), ("layers in two factors", factors)):
+        if steps and taken:
+            lines.append(f"{what}: {', '.join(step[1].removeprefix('inner.') for step in steps)}")
+    return tuple(lines)
+
+
 def _misses(config: Prune, found: list[MissRecord], context: Context) -> list[MissRecord]:
     """``found`` and, where a size was asked for, whether what the main process wrote is as small."""
     return processes.of_main(lambda: size.misses(config, context.folder / GRAPH, found))
-
-
-def _attempts(
-    work: PruneWork, whole: Narrowed, planned: Callable[[dict[str, float]], CutPlan], before: Scores
-) -> tuple[list[AttemptRecord], tuple[Narrowed, Recovered] | None]:
-    """Every cut that was tried, and of those inside the budget the one to keep."""
-    config, prefer = work.config, work.context.recipe.prefer
-    rows: list[AttemptRecord] = []
-    kept: tuple[Narrowed, Recovered] | None = None
-    limits, cuts = config.limits, []
-    for number, power in enumerate(_powers(config)):
-        plan = planned({name: limit**power for name, limit in limits.items()})
-        if config.steps == 1 and plan.keep in cuts:  # smaller by less than a block is the same again
-            continue
-        cuts.append(plan.keep)
-        network, row = _attempt(work, kept[0] if kept and config.steps > 1 else whole, plan, number, before)
-        rows.append(row)
-        work.context.progress.say(f"prune: {row.why}")
-        if isinstance(row, Recovered) and row.passed:
-            kept = (network, row) if kept is None or config.steps > 1 else _better(prefer, kept, (network, row))
-        # Where the budget is out of reach, a smaller cut is one that is smaller than this one.
-        if number == 0 and config.steps == 1:
-            limits = {name: max(limit, row.left[name]) for name, limit in limits.items()}
-        # One cut ends with the first that passes, or that is no faster, unless smaller ones may lose less; several steps
-        # with the first that does not pass.
-        every = prefer == "accuracy" and config.steps == 1
-        if (row.passed == (config.steps == 1) and not every) or not isinstance(row, Recovered):
-            break
-    if kept and config.faster and not kept[1].faster:
-        kept = None
-    return rows, kept
-
-
-def _better(
-    prefer: Prefer, kept: tuple[Narrowed, Recovered], other: tuple[Narrowed, Recovered]
-) -> tuple[Narrowed, Recovered]:
-    """Of two cuts that both lose little enough the one to keep."""
-    rows = {"kept": kept[1], "other": other[1]}
-    costs = {name: Costs(row.left["latency"], row.left["params"], row.quality) for name, row in rows.items()}
-    return other if best(prefer, costs) == "other" else kept
 
 
 def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageResult:
@@ -190,28 +157,6 @@ def _written(kept: Narrowed | None, parent: Artifact, work: PruneWork) -> StageR
         return write_unchanged(parent, work.context)
     model = load.section_of(parent)
     return write_trained(Trained(kept.module, work.contract, kept.fitted, model, kept.history), work.context)
-
-
-def _share(number: int, config: Prune) -> float:
-    """The part of the doubt that an attempt may use up: all together are wrong no more often than the confidence says."""
-    count = len(_powers(config))
-    if config.steps > 1 or count == 1:
-        return 1 / count
-    return (0.5, 0.25, 0.25)[number]
-
-
-def _powers(config: Prune) -> list[float]:
-    if config.on_miss != "try-next" and config.steps == 1:
-        return list(_SMALLER[:1])
-    return list(_SMALLER) if config.steps == 1 else [(step + 1) / config.steps for step in range(config.steps)]
-
-
-def _ranked(work: PruneWork, module: nn.Module) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """The groups of ``module`` as it stands, by importance as it stands."""
-    torch.manual_seed(work.context.recipe.seed)  # for the importance that is random
-    if work.config.importance == "taylor":
-        work.fill_gradients(module)
-    return groups_of(module, work.contract, work.config)
 
 
 def _rounding(module: nn.Module, work: PruneWork) -> tuple[int, dict[str, float] | None]:
@@ -225,40 +170,3 @@ def _rounding(module: nn.Module, work: PruneWork) -> tuple[int, dict[str, float]
 
     block, widths = work.remembered("block", threads, tuple[int, dict[str, float]], measured)
     return max(block, _GPU_BLOCK if work.context.recipe.export.on_gpu else 1), widths
-
-
-def _attempt(
-    work: PruneWork, base: Narrowed, plan: CutPlan, number: int, before: Scores
-) -> tuple[Narrowed, AttemptRecord]:
-    """Cut ``base`` down to the plan, recover it where that is worth it, and measure it."""
-    config = work.config
-    groups = base.groups or _ranked(work, base.module)[0]
-    module, cuts = work.narrowed(base.module, groups, plan.keep)
-    latency = latency_of(work, module, plan.keep)
-    row = AttemptRecord(
-        step=number + 1,
-        ratios=plan.ratios,
-        predicted=plan.predicted,
-        in_budget=plan.met,
-        left={**work.shares(module), "latency": latency.value},
-        latency_ci95=(latency.low, latency.high),
-        faster=latency.faster,
-        passed=False,
-        why="",
-    )
-    why = outcome.not_worth_it(config, row, nothing_cut=not cuts and base.fitted is None and not base.shallower)
-    if why:
-        return Narrowed(module, base.history), row.model_copy(update={"why": why})
-    train, steps = config.train, config.steps
-    if number + 1 < steps:
-        train = train.model_copy(update={"epochs": max(1, round(train.epochs / steps))})
-    task = "recovering after pruning" + (f", step {number + 1}/{steps}" if steps > 1 else "")
-    fitted = work.recovered(module, train, f"recovery-{number}", task)
-    after = work.judged(module)
-    judging = work.context.recipe.judging
-    tail = (1 - judging.confidence) * _share(number, config)
-    budget = Budget(config.max_drop, config.max_subset_drop, judging.policy, 1 - tail)
-    lost = outcome.losses(budget, work.losses(before, after, tail))
-    plain = work.losses(before, after, 0.025)[WHOLE]
-    recovered = outcome.recovered(row, after, lost, (plain.low, plain.high), config)
-    return Narrowed(module, base.history + cuts, fitted), recovered

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from mmedge.models.attention import SplitAttention, split_attention
 from mmedge.models.dependencies import dependencies
 from mmedge.recipe import Prune
 from mmedge.stages.prune.heads import Heads, OwnAttention
+
+T = TypeVar("T")
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 # Operations that mix channels of one tensor by their place: an attention of the model's own, whose heads are not known.
@@ -183,25 +185,33 @@ def working_together(
 
     All at once where that works; else half of them, and of the other half those that work beside it.
     """
-    left: dict[str, str] = {}
+    working, broken = together(
+        groups, lambda tried: fault_of(module, contract, lambda m: cut(m, contract, tried, keep))
+    )
+    return working, {group.root: f"cannot be narrowed ({why})" for group, why in broken}
 
-    def added(working: list[ChannelGroup], more: list[ChannelGroup]) -> list[ChannelGroup]:
-        fault = _fault(module, contract, [*working, *more], keep) if more else None
-        if fault is None:
+
+def together(found: Sequence[T], fault: Callable[[list[T]], str | None]) -> tuple[list[T], list[tuple[T, str]]]:
+    """(Those of ``found`` that go together without a ``fault``, the others with theirs)."""
+    left: list[tuple[T, str]] = []
+
+    def added(working: list[T], more: list[T]) -> list[T]:
+        why = fault([*working, *more]) if more else None
+        if why is None:
             return [*working, *more]
         if len(more) == 1:
-            left[more[0].root] = f"cannot be narrowed ({fault})"
+            left.append((more[0], why))
             return working
         return added(added(working, more[: len(more) // 2]), more[len(more) // 2 :])
 
-    return added([], groups), left
+    return added([], list(found)), left
 
 
-def _fault(module: nn.Module, contract: Contract, groups: list[ChannelGroup], keep: Mapping[str, int]) -> str | None:
-    """What goes wrong with the groups narrowed to ``keep``; None where nothing does."""
+def fault_of(module: nn.Module, contract: Contract, change: Callable[[nn.Module], Any]) -> str | None:
+    """What goes wrong with a copy of ``module`` after ``change``; None where nothing does."""
     trial = copy.deepcopy(module)
     try:
-        cut(trial, contract, groups, keep)
+        change(trial)
         with torch.no_grad():
             # What writes texts must do so still, step by step, and not only be led through them.
             for learning in (True, False) if contract.written else (False,):
@@ -248,7 +258,7 @@ def _prunable(module: nn.Module) -> dict[str, nn.Module]:
 
 def ignorable(module: nn.Module) -> dict[str, str]:
     """{name that ``prune.ignore`` may say: the layer's}, also without the name of what wraps a user's module."""
-    layers = _prunable(module)
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, (*PRUNABLE, nn.Embedding))}
     return {name.removeprefix("inner."): name for name in layers} | {name: name for name in layers}
 
 

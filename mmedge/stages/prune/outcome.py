@@ -120,10 +120,15 @@ def _notes(config: Prune, rows: list[AttemptRecord], kept: Recovered | None, *, 
     lines = [
         f"{1 - kept.left['macs']:.0%} of the parent's MACs removed by {config.importance} importance, "
         f"recovered {'with the teacher' if taught else 'without a teacher'}",
-        f"channels removed: {shares}; {kept.left['latency']:.2f} x the parent's latency [{low:.2f}, {high:.2f}]; "
+        f"channels removed: {shares or 'none'}; {kept.left['latency']:.2f} x the parent's latency [{low:.2f}, {high:.2f}]; "
         f"{_change(kept)} on validation, worst subset {kept.worst_subset} {-kept.worst_subset_drop:+.3f}",
     ]
-    if not kept.faster:
+    if kept.zeros is not None:
+        lines.append(
+            f"{kept.zeros:.0%} of its weights are zero, two of four: no backend on this machine computes it faster for that; "
+            "TensorRT does on GPUs from Ampere on, where nothing was measured"
+        )
+    elif not kept.faster:
         lines.append(
             "no faster than its parent here beyond the noise, and taken since the recipe says 'faster: false' or 'prefer: size'"
         )
@@ -172,4 +177,5 @@ def _change(row: Recovered) -> str:
 
 def _costs(row: AttemptRecord) -> str:
     low, high = row.latency_ci95
-    return f"{row.left['macs']:.0%} of the MACs, {row.left['latency']:.2f} x the latency [{low:.2f}, {high:.2f}]"
+    zeros = "" if row.zeros is None else f"{row.zeros:.0%} of the weights zero (2:4), "
+    return f"{zeros}{row.left['macs']:.0%} of the MACs, {row.left['latency']:.2f} x the latency [{low:.2f}, {high:.2f}]"

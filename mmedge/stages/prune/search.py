@@ -82,15 +82,32 @@ def _recovered_briefly(work: PruneWork, module: nn.Module, name: str) -> Scores:
     return work.judged(module)
 
 
+def as_it_is(
+    work: PruneWork, module: nn.Module, branches: Branches, goal: Mapping[str, float], round_to: int
+) -> tuple[CutPlan, dict[str, float]]:
+    """(The plan to cut nothing more, the shares of the parent's costs that this leaves): blocks may be gone already."""
+    keep, left = kept_units(branches, {}, round_to), dict.fromkeys(goal, 1.0)
+    if min(work.shares(module).values()) < 1:
+        left = _measured(work, module, branches, keep, goal)
+    return CutPlan({}, keep, left, _inside(left, goal)), left
+
+
 def by_branch(
     work: PruneWork, module: nn.Module, branches: Branches, options: Mapping[str, list[OptionRecord]], goal: Mapping[str, float],
-    round_to: int,
+    round_to: int, uncut: Mapping[str, float],
 ) -> CutPlan:  # fmt: skip
-    """The least lossy combination that meets ``goal``: chosen by adding up what was measured, measured, and corrected."""
+    """The least lossy combination that meets ``goal``: chosen by adding up what was measured, measured, and corrected.
+
+    ``uncut``: what is left of the parent's costs before channels go, of which no option saves what is gone already.
+    """
+    gone = {name: 1 - share for name, share in uncut.items()}
+    more = {branch: [option.model_copy(update={"left": _plus(option.left, gone)}) for option in found]
+            for branch, found in options.items()}  # fmt: skip
     limits = _aimed(goal)
     plan = None
     for _ in range(_CORRECTIONS):
-        choice, predicted = choose(options, limits)
+        choice, saved = choose(more, _plus(limits, gone))
+        predicted = _plus(saved, {name: -share for name, share in gone.items()})
         ratios = {branch: option.ratio for branch, option in choice.items()}
         if plan and plan.ratios == ratios:
             break
@@ -106,6 +123,10 @@ def by_branch(
         }
     assert plan is not None
     return plan
+
+
+def _plus(shares: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    return {name: share + more.get(name, 0.0) for name, share in shares.items()}
 
 
 def uniform(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter
-from torch import nn
+from torch import Tensor, nn
 
 from mmedge.artifact import GRAPH, Artifact, hash_json, remembered
 from mmedge.contract import Contract
@@ -71,8 +71,8 @@ class PruneWork:
 
     @property
     def beginning(self) -> str:
-        """Of the names of all files that are kept: a network without blocks has figures of its own."""
-        return "shallower-" if self.config.depth else ""
+        """Of the names of all files that are kept: a network without blocks, or with layers in factors, has figures of its own."""
+        return ("shallower-" if self.config.depth else "") + ("factored-" if self.config.rank else "")
 
     def remembered(self, what: str, key: Any, kind: type[T], compute: Callable[[], T]) -> T:
         """A value of the type ``kind``, kept as JSON, that is computed once, whatever interrupts the stage.
@@ -101,11 +101,20 @@ class PruneWork:
         trial = copy.deepcopy(module)
         return trial, cut(trial, self.contract, working, keep)
 
-    def recovered(self, module: nn.Module, train: Train, name: str, task: str) -> Fitted:
-        """Train ``module`` in place with the teacher, or with the labels alone where there is none to learn from."""
+    def recovered(
+        self, module: nn.Module, train: Train, name: str, task: str, held: Mapping[str, Tensor] | None = None
+    ) -> Fitted:
+        """Train ``module`` in place with the teacher, or with the labels alone where there is none to learn from.
+
+        ``held``: {parameter: which of its weights there are}; the others are zero, from the beginning on.
+        """
         torch.manual_seed(self.context.recipe.seed)
         # The copy takes the hooks of the hints, so that the module itself can still be copied and cut.
         student = copy.deepcopy(module)
+        for parameter, mask in (held or {}).items():
+            weight = student.get_parameter(parameter)
+            weight.data.mul_(mask)
+            weight.register_hook(mask.mul)  # without gradients they stay what they are
         fitted = fit(
             student,
             self.objective(student, train),
@@ -116,6 +125,8 @@ class PruneWork:
             log=self.context.log(name),
         )
         module.load_state_dict(student.state_dict())
+        for parameter, mask in (held or {}).items():
+            module.get_parameter(parameter).data.mul_(mask)  # -0 is 0
         module.eval()
         return fitted
 
@@ -139,14 +150,18 @@ class PruneWork:
             return Supervised(self.contract, train)
         return Distillation(student, self.teacher, self.contract, self.teaching.loss, train)
 
+    def losses_over(self, student: nn.Module, steps: int) -> Iterator[Any]:
+        """The run's own loss of ``student``, a copy that may get hooks, over so many training batches."""
+        objective = self.objective(student, self.config.train)
+        drawn = batches(self.training(self.config.train), epoch=0)
+        return (objective(student, batch) for _, batch in zip(range(steps), drawn))
+
     def fill_gradients(self, module: nn.Module) -> None:
         """Mean gradients of the run's own loss over training batches, on ``module``'s parameters: what ``taylor`` needs."""
         student = copy.deepcopy(module).eval()
-        objective = self.objective(student, self.config.train)
-        drawn = batches(self.training(self.config.train), epoch=0)
         student.zero_grad()
-        for _, batch in zip(range(_TAYLOR_STEPS), drawn):
-            objective(student, batch).backward()
+        for loss in self.losses_over(student, _TAYLOR_STEPS):
+            loss.backward()
         for own, copied in zip(module.parameters(), student.parameters()):
             own.grad = torch.zeros_like(own) if copied.grad is None else copied.grad.detach()
 

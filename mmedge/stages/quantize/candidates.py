@@ -13,6 +13,7 @@ from pathlib import Path
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.gate import Estimate
 from mmedge.graph import dynamic, fusion, precision, qdq, weights
+from mmedge.graph.prepared import Prepared, prepared
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
 from mmedge.recipe import Candidate, Quantize, computes_int8
@@ -41,7 +42,7 @@ class Facts:
 class Table:
     """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
-    ``source``: what INT8 was made from, where that is not the trial's graph. Of each graph its ``scores``, ``losses``
+    ``source``: what INT8 is made from, and its layers go back to. Of each graph its ``scores``, ``losses``
     against FP32 and by how much these have ``missed`` the budget, and of those
     that compute in 8 bits ``facts``, what ``measured_facts`` gives; each once.
     """
@@ -56,7 +57,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     fusion_points: list[FusionPointRecord] = field(default_factory=list)
     sensitivity: SensitivityRecord | None = None
-    source: Path | None = None
+    source: Prepared | None = None
 
     def over(self, name: str) -> float:
         """By how much a candidate misses the budget: 0 or less is inside it."""
@@ -158,7 +159,7 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
                 raise MmedgeError("it starts from an int8 candidate, and there is none")
             problem = mixed.Search(
                 table.graphs[base],
-                table.source or trial.graph,
+                table.source.graph if table.source else trial.graph,
                 outputs=lambda graph: trial.outputs(graph, True),
                 overshoot=lambda graph: _lost("int8-mixed", trial.evaluate(graph), table, trial, config)[0],
                 progress=trial.progress,
@@ -169,22 +170,27 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             if not table.sensitivity.found:
                 raise MmedgeError(f"no mix of INT8 and FP32 was found: {table.sensitivity.said}")
         case _:
-            source = table.source or trial.graph
+            source = table.source = table.source or _prepared(trial.graph, trial)
             try:
                 ptq.int8(source, target, trial.calibration, name)
             except MmedgeError:
-                if trial.unfolded is None or source == trial.unfolded:
+                if trial.unfolded is None or source.attention or source.graph == trial.unfolded:
                     raise
-                source = trial.unfolded
+                source = _prepared(trial.unfolded, trial)
                 ptq.int8(source, target, trial.calibration, name)
                 table.source = source
             if config.ignore:
                 model = onnx.load(target)
                 names = qdq.named(config.ignore, qdq.layers(model), where="quantize.ignore")
-                onnx.save(qdq.restored(model, onnx.load(source), names), target)
-            fusion.widen_few(target, source, trial.calibration)
-            points = fusion.keep_apart(target, source, trial.calibration)
+                onnx.save(qdq.restored(model, onnx.load(source.graph), names), target)
+            fusion.widen_few(target, source.graph, trial.calibration)
+            points = fusion.keep_apart(target, source.graph, trial.calibration)
             table.fusion_points = table.fusion_points or points
+
+
+def _prepared(graph: Path, trial: Trial) -> Prepared:
+    trial.work.mkdir(parents=True, exist_ok=True)
+    return prepared(graph, trial.work / "prepared.onnx", trial.calibration)
 
 
 def is_static(name: str) -> bool:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import dynamic, joined, placement, precision, rounding, structure
+from mmedge.graph import dynamic, placement, precision, structure
 from mmedge.graph.placement import Form
-from mmedge.graph.smoothing import relieve, smooth
-from mmedge.graph.wiring import Wiring
+from mmedge.graph.prepared import Prepared, prepared
 from mmedge.leftovers import scratch
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
@@ -42,32 +41,26 @@ def has_hybrid(graph: Path) -> bool:
     return structure.has_attention(model) and any(node.op_type == "Conv" for node in model.graph.node)
 
 
-def int8(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
+def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
     """Write the INT8 form of an FP32 graph as plain Q/DQ, calibrated on ``inputs``: {input: [1, *shape]} each.
 
-    ``variant``: a candidate's name, see ``recipe.Quantize``. Raises MmedgeError where the graph has no such form.
+    ``graph``: one that is ``prepared`` need not be so again for each ``variant``, a candidate's name, see
+    ``recipe.Quantize``. Raises MmedgeError where the graph has no such form.
     """
-    import onnx
-
-    if not structure.has_attention(onnx.load(graph, load_external_data=False)):
-        _by_nncf(graph, target, inputs, variant)
-    elif variant not in _FORMS:
-        raise MmedgeError(f"in a graph with attention {variant} is what int8 is")
-    else:
-        with scratch() as folder:
-            source = folder / "smooth.onnx"
-            relieve(graph, source, inputs)
-            smooth(source, source, inputs)
-            model = onnx.load(source)
-            if joined.join(model):
-                onnx.save(model, source)
-            powers = rounding.powers(model, structure.weighted(Wiring(model)), inputs)
-            form = replace(_FORMS[variant], powers=powers)
-            if variant == "int8-hybrid":
-                placement.int8(source, source, inputs, form, kinds=("Conv",))
-                dynamic.int8(source, target, powers)
-            else:
-                placement.int8(source, target, inputs, form)
+    with scratch() as folder:
+        source = graph if isinstance(graph, Prepared) else prepared(graph, folder / "prepared.onnx", inputs)
+        if not source.attention:
+            _by_nncf(source.graph, target, inputs, variant)
+            return
+        if variant not in _FORMS:
+            raise MmedgeError(f"in a graph with attention {variant} is what int8 is")
+        form = replace(_FORMS[variant], powers=source.powers)
+        if variant == "int8-hybrid":
+            convolved = folder / "convolutions.onnx"
+            placement.int8(source.graph, convolved, inputs, form, kinds=("Conv",))
+            dynamic.int8(convolved, target, source.powers)
+        else:
+            placement.int8(source.graph, target, inputs, form)
 
 
 def _by_nncf(graph: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from mmedge.gate import Estimate
 from mmedge.measure.budget import WHOLE, Budget
 from mmedge.recipe import Prune
-from mmedge.stages import prune
+from mmedge.stages.prune import attempts
 from mmedge.stages.prune.outcome import losses
 
 CONFIG = Prune(max_drop=0.01, max_subset_drop=0.02)
@@ -42,7 +42,8 @@ def test_a_cut_that_is_not_proved_to_lose_so_little_does_not_pass_unless_points_
     assert point.passed and point.unproven is None
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_all_attempts_together_use_up_no_more_doubt_than_there_is(steps):
-    config = Prune(steps=steps)
-    assert sum(prune._share(number, config) for number in range(len(prune._powers(config)))) == pytest.approx(1)
+@pytest.mark.parametrize(("steps", "more"), [(1, {}), (4, {}), (1, {"sparsity": "2:4"})])
+def test_all_attempts_together_use_up_no_more_doubt_than_there_is(steps, more):
+    config = Prune(steps=steps, **more)
+    numbers = [attempts.SPARSE, *range(len(attempts._powers(config)))]
+    assert sum(attempts._share(number, config) for number in numbers) == pytest.approx(1)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,41 +16,15 @@ from mmedge.models.skipped import Skipped
 from mmedge.progress import Silent
 from mmedge.recipe import Controls, Distill, Encoder, Model, Prune, Train
 from mmedge.stages import distill, prune
-from mmedge.stages.prune import groups, outcome
+from mmedge.stages.prune import attempts, groups, outcome
 from mmedge.stages.prune.branches import branches_of
 from mmedge.stages.prune.groups import groups_of
 from mmedge.stages.prune.work import PruneWork, work_on
 from tests.conftest import narrowed, staged
+from tests.stages.prune.conftest import outputs
 
 SHORT = Train(epochs=1, max_steps=2, batch_size=32)
 ANY_LOSS = {"max_drop": 1.0, "max_subset_drop": 1.0, "faster": False, "round_to": 2}
-
-
-def outputs(module, samples):
-    inputs = {name: torch.from_numpy(np.array(x[:8])) for name, x in samples.inputs.items()}
-    with torch.no_grad():
-        return module(present=torch.from_numpy(np.array(samples.present[:8])), **inputs)["logits"]
-
-
-@pytest.fixture
-def saved(context, monkeypatch):
-    """What each module answered at the moment when it was saved: its artifact, rebuilt, must answer the same."""
-    real, answers = load.save, []
-
-    def save(module, *given):
-        answers.append(outputs(module.eval(), context.dataset.test))
-        real(module, *given)
-
-    monkeypatch.setattr(load, "save", save)
-    return answers
-
-
-@pytest.fixture
-def untimed(monkeypatch):
-    """Every cut is said to take .8 of the parent's time: what is not about latency need not export each to be timed."""
-    monkeypatch.setattr(
-        PruneWork, "latencies", lambda _, modules: dict.fromkeys(modules, Ratio(0.8, 0.7, 0.9, 0.08, 0.1))
-    )
 
 
 def test_pruning_reaches_the_share_of_macs_that_was_asked_for(finished):
@@ -129,8 +102,8 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
     finished, context, untimed, tmp_path, monkeypatch
 ):
     losing(monkeypatch, 0.5, 0.3, 0.1)
-    ranked, real = [], prune._ranked
-    monkeypatch.setattr(prune, "_ranked", lambda work, module: ranked.append(module) or real(work, module))
+    ranked, real = [], attempts.ranked
+    monkeypatch.setattr(attempts, "ranked", lambda work, module: ranked.append(module) or real(work, module))
     parent = finished.artifact("distill")
     config = Prune(macs=0.4, allocation="uniform", round_to=2, train=SHORT, faster=False)
     made = staged(prune.prune, parent, config, context, tmp_path / "p")

@@ -7,7 +7,7 @@ from mmedge.report.schema import MissRecord
 from mmedge.stages import prune
 from mmedge.stages.prune import size
 from tests.conftest import staged
-from tests.stages.prune.test_prune import ANY_LOSS, SHORT, untimed  # noqa: F401, a fixture
+from tests.stages.prune.test_prune import ANY_LOSS, SHORT
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_what_is_missed_is_the_size_of_the_file_with_the_exit_of_what_stood_for_
 
 
 @pytest.mark.long
-def test_a_network_is_cut_until_its_graph_is_as_small(finished, context, untimed, tmp_path):  # noqa: F811
+def test_a_network_is_cut_until_its_graph_is_as_small(finished, context, untimed, tmp_path):
     parent = finished.artifact("distill")
     kb = parent.file("model.onnx").stat().st_size / 1000 * 0.9
     config = Prune(max_size_kb=kb, allocation="uniform", train=SHORT, **ANY_LOSS)

@@ -25,7 +25,7 @@ def test_quantize_calibrates_on_the_training_split_and_with_modalities_missing(
     monkeypatch.setattr(
         ptq,
         "int8",
-        lambda graph, target, inputs, variant: (seen.extend(inputs), target.write_bytes(graph.read_bytes())),
+        lambda graph, target, inputs, variant: (seen.extend(inputs), target.write_bytes(graph.graph.read_bytes())),
     )
     config = Quantize(candidates=("fp32", "int8"), calibration=40, require="int8")
     with pytest.raises(MismatchError, match="no 8-bit kernel"):  # the copy is FP32: told, not believed

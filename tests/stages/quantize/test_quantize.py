@@ -201,7 +201,9 @@ def test_int8_that_nobody_required_and_that_does_not_run_is_a_row_that_lost(fini
     def broken(graph, target):
         raise KeyError("axes")
 
-    monkeypatch.setattr(candidates.ptq, "int8", lambda graph, target, inputs, variant: shutil.copyfile(graph, target))
+    monkeypatch.setattr(
+        candidates.ptq, "int8", lambda graph, target, inputs, variant: shutil.copyfile(graph.graph, target)
+    )
     monkeypatch.setattr(candidates.precision, "to_fp16", broken)
     config = Quantize(candidates=("fp32", "fp16", "int8"), fallbacks=(), calibration=8, qat="never")
     made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
