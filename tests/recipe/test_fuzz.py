@@ -98,9 +98,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def slowest(table: str) -> float:
     seconds = []
-    for _ in range(2):  # the first imports what all need
+    unknown = GOOD | {"quantize": {"ignore": ["no such layer"]}}  # told after an export
+    for recipe in (unknown, GOOD, GOOD):  # the first two import what any needs
         began = time.process_time()
-        checked(json.dumps(GOOD), table)
+        checked(json.dumps(recipe), table)
         seconds.append(time.process_time() - began)
     return max(_SLOWEST, _TIMES * seconds[-1])
 
