@@ -53,8 +53,9 @@ def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engi
     if ctx.args and not ctx.args[0].startswith("-") and Path(ctx.args[0]).suffix.lower() in TABLES:
         more = _values(ctx.args[1:], engine)
         asked = _asked(more, engine)
-        if more or asked.keys() - {"index", "tower", "stored"}:
+        if more:
             raise UsageError(f"unexpected argument {ctx.args[1]!r}", todo="give one table, or files by modality")
+        _refuse_idle(asked, {"index": ("tower", "stored")}, "a table")
         if "index" in asked:
             return _index_table(engine, Path(ctx.args[0]), asked, as_json)
         return _predict_table(engine, Path(ctx.args[0]), out, as_json)
@@ -63,6 +64,7 @@ def predict(ctx: click.Context, out: Path | None, open_engine: Callable[[], Engi
         raise UsageError("--out belongs to a table", todo="mmedge predict BUNDLE rows.csv --out predictions.csv")
     values = _values(ctx.args, engine)
     asked = _asked(values, engine)
+    _refuse_idle(asked, {"index": ("nearest",), "labels": ("template",)}, "one sample")
     if "index" in asked:
         return _search(engine, asked, values, as_json)
     if "labels" in asked:
@@ -87,6 +89,15 @@ def _asked(values: dict[str, CellValue], engine: Engine) -> dict[str, str]:
     """What the options of a bundle of towers say, taken out of ``values``; a modality of such a name is one."""
     own = engine.contract.modalities
     return {name: str(values.pop(name)) for name in TOWER_OPTIONS if name in values and name not in own}
+
+
+def _refuse_idle(asked: Mapping[str, str], heard: Mapping[str, tuple[str, ...]], given: str) -> None:
+    """Raise UsageError for an option that nobody hears. ``heard``: {option: those that only mean something beside it}."""
+    told = {option: leader for leader, beside in heard.items() for option in (leader, *beside)}
+    for option in asked:
+        if told.get(option) not in asked:
+            beside = f" without --{told[option]}" if option in told else f" beside {given}"
+            raise UsageError(f"--{option} means nothing{beside}", todo="leave it out: mmedge predict --help")
 
 
 def _search(engine: Engine, asked: Mapping[str, str], values: Mapping[str, CellValue], as_json: bool) -> int:

@@ -11,6 +11,8 @@ from mmedge.errors import MissingDependency
 
 # Neighbours that are looked at beside those that are wanted: what this costs and finds stands in docs/retrieval.md.
 _LOOKED = 64
+# Vectors of a graph that are held against those beside it when it is opened.
+_COMPARED = 16
 
 
 def build(vectors: np.ndarray, path: Path) -> None:
@@ -20,14 +22,17 @@ def build(vectors: np.ndarray, path: Path) -> None:
     graph.save(str(path))
 
 
-def opened(path: Path, shape: tuple[int, ...]) -> Any:
-    """The graph in a file, mapped from disk; raises ValueError where it is none of vectors of this shape."""
+def opened(path: Path, vectors: np.ndarray) -> Any:
+    """The graph in a file, mapped from disk; raises ValueError where it is none of these vectors [n, dimensions]."""
     try:
         graph = _usearch().Index.restore(str(path), view=True)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-    if graph is None or (len(graph), graph.ndim) != shape:
-        raise ValueError(f"{path.name} is no graph of {shape[0]} vectors of {shape[1]} dimensions")
+    if graph is None or (len(graph), graph.ndim) != vectors.shape:
+        raise ValueError(f"{path.name} is no graph of vectors of shape {list(vectors.shape)}")
+    rows = np.linspace(0, len(vectors) - 1, min(_COMPARED, len(vectors))).astype(np.int64)
+    if not np.allclose(graph.get(rows.astype(np.uint64)), vectors[rows], atol=1e-2):
+        raise ValueError(f"{path.name} is the graph of other vectors")
     return graph
 
 

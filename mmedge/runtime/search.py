@@ -107,7 +107,7 @@ def write_index(
         np.save(path / _SCALES, scales)
     elif stored == "hnsw":
         approximate.build(vectors, path / _GRAPH)
-        found = replace(found, graph=approximate.opened(path / _GRAPH, vectors.shape))
+        found = replace(found, graph=approximate.opened(path / _GRAPH, vectors))
     np.save(path / _VECTORS, found.vectors)
     kept = None if stored == "float32" else _kept(vectors, found)
     meta = {"schema": 1, "bundle": bundle, "tower": tower, "stored": stored, "kept": kept, "ids": list(ids)}
@@ -137,7 +137,7 @@ def read_index(path: str | Path, bundle: str) -> Index:
         ids, tower, of_bundle, kept = tuple(meta["ids"]), meta["tower"], meta["bundle"], meta["kept"]
         vectors = np.load(path / _VECTORS, mmap_mode="r", allow_pickle=False)
         scales = np.load(path / _SCALES, allow_pickle=False) if meta["stored"] == "int8" else None
-        graph = approximate.opened(path / _GRAPH, vectors.shape) if meta["stored"] == "hnsw" else None
+        graph = approximate.opened(path / _GRAPH, vectors) if meta["stored"] == "hnsw" else None
         if vectors.ndim != 2 or len(vectors) != len(ids) or (scales is not None and len(scales) != len(ids)):
             raise ValueError("its files do not belong together")
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:

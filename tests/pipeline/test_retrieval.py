@@ -279,6 +279,13 @@ def test_the_command_line_indexes_a_table_and_searches_it(ran, manifest, mmedge,
     assert said.code == 0 and len(said.out.splitlines()) == 3 and said.out.startswith("d")
     said = mmedge("predict", bundle, "--pixels", ",".join(map(str, pixels(0))), "--labels", "zero, one", "--json")
     assert set(json.loads(said.out)["probabilities"]) == {"zero", "one"}
+    for words, arguments in (
+        ("--stored means nothing without --index", (manifest, "--stored", "int8")),
+        ("--nearest means nothing beside a table", (manifest, "--index", tmp_path / "i", "--nearest", "3")),
+        ("--template means nothing without --labels", ("--name", "four", "--template", "a {}")),
+    ):
+        said = mmedge("predict", bundle, *arguments)
+        assert (said.code, words in said.err) == (2, True)
 
 
 def test_a_bundle_is_judged_on_a_table_of_pairs_and_what_towers_cannot_is_told(ran, manifest, mmedge, tmp_path):

@@ -47,7 +47,9 @@ def test_a_graph_of_neighbours_finds_what_exact_search_does_and_its_recall_is_to
 def test_a_graph_that_is_damaged_or_of_other_vectors_is_refused(vectors, graph, tmp_path):
     shutil.copytree(graph, tmp_path / "x")
     written(vectors[:100], tmp_path / "few", "hnsw")
-    for content in ((tmp_path / "few/neighbours.usearch").read_bytes(), b"", b"nonsense" * 100):
+    written(vectors[::-1], tmp_path / "turned", "hnsw")
+    others = [(tmp_path / name / "neighbours.usearch").read_bytes() for name in ("few", "turned")]
+    for content in (*others, b"", b"nonsense" * 100):
         (tmp_path / "x/neighbours.usearch").write_bytes(content)
         with pytest.raises(MmedgeError, match="no index that can be read"):
             read_index(tmp_path / "x", "b")
