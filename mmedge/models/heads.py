@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import UsageError, did_you_mean
 from mmedge.models.fusion import repeated
+from mmedge.models.pretrained.huggingface import attended
 from mmedge.models.towers import Vectors
 
 
@@ -37,7 +39,7 @@ class Wrapped(nn.Module):
     in place of an absent text. ``names`` maps modalities to the parameters of its ``forward``; ``means``: {modality:
     [*shape]}, of the input's dtype. ``heads``: {head: what comes after the module's output for it}, ``Rescale`` where
     targets are learned in standard units, else nothing. ``outputs``: those to give of the module's, the heads' in their
-    order first; all, where none are named. The vectors of towers are one output, [batch, towers * dimensions].
+    order first; all, where none are named. ``masks``: {modality: (the parameter of its attention mask, the id of padding)}. The vectors of towers are one output, [batch, towers * dimensions].
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Wrapped(nn.Module):
         means: Mapping[str, Tensor],
         heads: Mapping[str, nn.Module | None],
         outputs: Sequence[str] = (),
+        masks: Mapping[str, tuple[str, int]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.masks = inner, dict(masks)
         units = {name: unit if unit is not None else nn.Identity() for name, unit in heads.items()}
         # One head is not under its name, as artifacts of version 0.1 have it.
         self.unit = nn.ModuleDict(units) if len(units) > 1 else next(iter(units.values()))
@@ -59,6 +62,7 @@ class Wrapped(nn.Module):
         for name, mean in means.items():
             self.register_buffer(f"mean_{name}", mean.clone())
         _check_parameters(inner, self.names)
+        _check_parameters(inner, {name: parameter for name, (parameter, _) in self.masks.items()})
 
     def forward(self, present: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         if present.dim() == 3:  # in training: k outputs a sample, as FusionNet gives them
@@ -75,6 +79,9 @@ class Wrapped(nn.Module):
                     there, x, absent[: x.shape[-1]] if x.dim() == 2 and not x.is_floating_point() else absent
                 )
             arguments[parameter] = x
+            if name in self.masks:
+                mask, pad = self.masks[name]
+                arguments[mask] = attended(x, pad).to(torch.int64)
         result = self.inner(**arguments, **({"present": present} if self.takes_present else {}))
         named = {name: value for name, value in entries(result).items() if isinstance(value, Tensor)}
         if not named:

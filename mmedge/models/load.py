@@ -88,13 +88,25 @@ def build(
             name: torch.from_numpy(np.array(stand_in(spec, means[name] if means else None)))
             for name, spec in contract.modalities.items()
         }
-        names = {name: model.inputs.get(name, name) for name in contract.modalities}
+        names = {name: model.parameters.get(name, name) for name in contract.modalities}
         units = {name: _unit(head, contract, fresh=model.weights is None) for name, head in contract.heads.items()}
-        module = Wrapped(inner, names, stand_ins, units, model.outputs)
+        module = Wrapped(inner, names, stand_ins, units, model.outputs, _masks(model, contract))
     if model.weights is not None and not fresh:
         load_weights(module.inner if isinstance(module, Wrapped) else module, model.weights)
     keep_blocks(module, model.layers)
     return module
+
+
+def _masks(model: Model, contract: Contract) -> dict[str, tuple[str, int]]:
+    """{modality: (the parameter of its attention mask, the id of padding)}. Raises UsageError of what has no padding."""
+    found = {}
+    for name, parameter in model.masks.items():
+        spec = contract.modalities.get(name)
+        if spec is not None and spec.dtype != "int64":
+            raise UsageError("a mask follows from padding, which texts and ids have", where=f"model.inputs.{name}")
+        if spec is not None:
+            found[name] = parameter, getattr(spec, "pad", 0)
+    return found
 
 
 def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module] = encoder_of) -> nn.Module:

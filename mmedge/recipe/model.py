@@ -30,6 +30,13 @@ class TextDecoder(Frozen):
         return self
 
 
+class TextInputs(Frozen):
+    """The parameters of a ``forward`` that takes two tensors of one text."""
+
+    ids: str = Field(description="That of the token ids.")
+    mask: str = Field(description="That of the attention mask, int64: 1 where a token is, 0 where padding is.")
+
+
 class Model(Frozen):
     """A network: the built-in fusion network, or a user's own where ``factory`` names one."""
 
@@ -39,7 +46,11 @@ class Model(Frozen):
         " standard units of the training targets.",
     )
     args: dict[str, Any] = Field({}, description="Keyword arguments that the factory is called with.")
-    inputs: dict[str, str] = Field({}, description="Modality -> name of the parameter of the factory's forward.")
+    inputs: dict[str, str | TextInputs] = Field(
+        {},
+        description="Modality -> name of the parameter of the factory's forward; of a text both that of its ids and that of its"
+        " attention mask, which follows from the padding: {ids: input_ids, mask: attention_mask}.",
+    )
     outputs: tuple[str, ...] = Field(
         (),
         description="Names of what forward gives and the graph shall have, first the one that is judged, which is called"
@@ -117,6 +128,16 @@ class Model(Frozen):
         description="How the built-in encoder of a text comes to one vector. max: the sum of the tokens' embeddings beside"
         " the most that each convolution found anywhere; mean: the mean of the convolutions, as version 0.1 had it.",
     )
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """{modality: the parameter that gets its tensor}, of those that ``inputs`` names."""
+        return {name: given if isinstance(given, str) else given.ids for name, given in self.inputs.items()}
+
+    @property
+    def masks(self) -> dict[str, str]:
+        """{modality: the parameter that gets its attention mask}."""
+        return {name: given.mask for name, given in self.inputs.items() if isinstance(given, TextInputs)}
 
     @property
     def pretrained(self) -> dict[str, Pretrained]:

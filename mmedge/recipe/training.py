@@ -53,6 +53,8 @@ class TeacherConfig(Frozen):
     def _one_file(self) -> TeacherConfig:
         if self.onnx and self.outputs:
             raise ValueError("name either 'onnx' or 'outputs'")
+        if self.onnx and self.model.masks:
+            raise ValueError("a 'mask' is a parameter of forward: an ONNX file is exported with the mask made inside")
         return self
 
 

@@ -85,13 +85,13 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
 def _adopted(config: MainTeacher, contract: Contract, source: Path, context: Context) -> StageResult:
     """An ONNX teacher: the file behind the contract. It can teach, and not be pruned."""
     graph = context.folder / GRAPH
-    notes = adopt(source, contract, config.model.inputs, context.means(contract), graph, config.model.outputs)
+    notes = adopt(source, contract, config.model.parameters, context.means(contract), graph, config.model.outputs)
     check_width(graph, contract, source, "teacher")
     session = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
     samples = context.dataset.train.only(tuple(contract.modalities))
     present = samples.present[:_LOOKED_AT].T
     looked = {name: x[:_LOOKED_AT][there] for (name, x), there in zip(samples.inputs.items(), present)}
-    check_whole(source, contract, config.model.inputs, looked)
+    check_whole(source, contract, config.model.parameters, looked)
     if context.recipe.export.opset is not None:
         few = {name: x[:_ANSWERED] for name, x in samples.inputs.items()}
         example = {**few, "present": samples.present[:_ANSWERED]}

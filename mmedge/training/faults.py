@@ -110,7 +110,7 @@ def _teacher_faults(
             with scratch() as folder:
                 graph = folder / "adopted.onnx"
                 means = {name: np.zeros(spec.shape, np.float32) for name, spec in own.modalities.items()}
-                adopt(section.onnx, own, section.model.inputs, means, graph, section.model.outputs)
+                adopt(section.onnx, own, section.model.parameters, means, graph, section.model.outputs)
                 check_width(graph, own, section.onnx, where)
         elif isinstance(section, FurtherTeacher):  # the run's own teacher is looked at as a model
             module = load.build(section.model, own, factory=factory(section.model))

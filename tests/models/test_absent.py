@@ -1,8 +1,12 @@
 """Encoders of what nobody has are not run, and nothing shows of it."""
 
+import pytest
 import torch
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
+from mmedge.errors import UsageError
+from mmedge.graph.export import export
 from mmedge.models import load
 from mmedge.recipe import Model
 
@@ -17,6 +21,50 @@ CONTRACT = Contract.model_validate(
     }
 )
 HEAD = next(iter(CONTRACT.heads))
+
+
+class Read(torch.nn.Module):
+    """A network of the user's own, which takes a text in two tensors, as BERT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = torch.nn.Embedding(9, 3), torch.nn.Linear(3, 2)
+
+    def forward(self, picture, input_ids, attention_mask):
+        seen = attention_mask.unsqueeze(2).float()
+        return self.out((self.embed(input_ids) * seen).sum(1) / seen.sum(1)) + picture.flatten(1).mean(1, keepdim=True)
+
+
+def read(**inputs):
+    section = Model.model_validate({"factory": "their:factory", "inputs": inputs})
+    return load.build(section, CONTRACT, factory=Read).eval()
+
+
+def test_a_network_of_ids_and_mask_gets_both_of_one_text_and_is_exported(tmp_path):
+    module = read(name={"ids": "input_ids", "mask": "attention_mask"})
+    inputs = {"picture": torch.zeros(3, 3, 8, 8), "name": torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]])}
+    present = torch.tensor([[True, True], [True, True], [True, False]])
+    with torch.no_grad():
+        found = module(present=present, **inputs)[HEAD]
+        table, out = module.inner.embed.weight, module.inner.out
+        torch.testing.assert_close(found[:2], out(torch.stack([table[[1, 2]].mean(0), table[3]])))
+    assert torch.isfinite(found[2]).all(), "an absent text is one token"
+    export(module, CONTRACT, tmp_path / "model.onnx")
+    run = onnxruntime_cpu.session(tmp_path / "model.onnx")
+    feed = {name: x.numpy() for name, x in {**inputs, "present": present}.items()}
+    torch.testing.assert_close(torch.from_numpy(run(feed)[HEAD]), found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"name": {"ids": "input_ids", "mask": "attention"}}, "did you mean 'attention_mask'"),
+        ({"name": "input_ids", "picture": {"ids": "picture", "mask": "attention_mask"}}, "follows from padding"),
+    ],
+)
+def test_a_mask_that_cannot_be_is_told(inputs, told):
+    with pytest.raises(UsageError, match=told):
+        read(**inputs)
 
 
 def test_an_encoder_that_no_sample_of_a_batch_needs_is_not_run_and_the_outputs_are_the_same():

@@ -263,7 +263,7 @@ def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Sourc
     if section.onnx:
         graph = context.work / f"{where}.onnx"
         graph.parent.mkdir(parents=True, exist_ok=True)
-        adopt(section.onnx, contract, section.model.inputs, own.means(contract), graph, section.model.outputs)
+        adopt(section.onnx, contract, section.model.parameters, own.means(contract), graph, section.model.outputs)
         check_width(graph, contract, section.onnx, where)
         source = GraphSource(graph, contract, views, (), key=key, who=where)
     else:
