@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from mmedge.training.loop.batches import Batch, Training, steps_per_epoch
 from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.checkpointing import checkpointed
 from mmedge.training.loop.device import training_device
+from mmedge.training.loop.features import in_place_of_inputs
 from mmedge.training.loop.feeding import Feed
 from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
@@ -97,12 +98,16 @@ def fit(
     run.restore(state)
     total = steps_per_epoch(len(training.samples), train) * train.epochs
     notes: list[str] = []
-    feed = Feed(training, training_device())
-    work = _Work(
-        run, learner, module, training, feed, state, task, progress, log, getattr(objective, "figures", _validate)
-    )
+    judge: Judge = getattr(objective, "figures", _validate)
     end: _End | None = None
-    with closing(feed), synchronised(run.parts), checkpointed(module, asked=train.checkpointing):
+    transfer.begin(module, 0)
+    with ExitStack() as within:
+        seen, of_frozen = within.enter_context(in_place_of_inputs(module, training, state.with_suffix(".features")))
+        feed = within.enter_context(closing(Feed(seen, training_device())))
+        within.enter_context(synchronised(run.parts))
+        within.enter_context(checkpointed(module, asked=train.checkpointing))
+        work = _Work(run, learner, module, seen, feed, state, task, progress, log, judge)
+        notes += of_frozen
         for first, last in transfer.phases(train.epochs):
             if end or len(run.history) >= last:
                 continue
@@ -114,7 +119,7 @@ def fit(
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
     transfer.end(module)
     _leave_at(run.best, module)
-    if work.judge is _validate:  # what is judged otherwise is no training of the heads
+    if judge is _validate:  # what is judged otherwise is no training of the heads
         notes += processes.of_main(lambda: stack(module, training.contract, training.validation, train))
     processes.same(module.state_dict())
     spent = run.private.phase if run.private else None

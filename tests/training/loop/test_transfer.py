@@ -11,9 +11,11 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
 from mmedge.models import load, lora
+from mmedge.models.pretrained import Body
 from mmedge.progress import Silent
 from mmedge.recipe import Model, Train
 from mmedge.recipe.transfer import Lora
+from mmedge.training.loop import features
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate
@@ -68,8 +70,27 @@ def test_a_pretrained_network_stays_as_it_was_learnt_and_runs_once_a_sample(modu
     found = fitted(module, contract, tmp_path)
     assert all(torch.equal(x, before[name]) for name, x in body(module).items())
     assert not torch.equal(module.head[1].weight, head)
-    assert any("encoders.name.body.forward is frozen, and was run once" in note for note in found.notes)
+    assert any("encoders.name.body is frozen, and was run once for each of 48 samples" in note for note in found.notes)
     assert all(p.requires_grad for p in module.parameters())  # what comes next decides for itself
+
+
+def test_a_head_learns_of_stored_features_what_it_learns_behind_the_network(made, contract, tmp_path, monkeypatch):
+    def learned(path):
+        torch.manual_seed(0)
+        module, rows = load.build(Model(encoders={"name": {"hf": made / "bert"}}, embedding=4, hidden=4), contract), []
+        forward = Body.forward
+        monkeypatch.setattr(Body, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
+        found = fitted(module, contract, tmp_path / path, epochs=6)
+        monkeypatch.setattr(Body, "forward", forward)
+        return [record["loss"] for record in found.history], module.state_dict(), sum(rows)
+
+    losses, state, run = learned("stored")
+    monkeypatch.setattr(features, "_left_out", lambda module, training: {})
+    plain, of_plain, _ = learned("plain")
+    assert losses == pytest.approx(plain, rel=1e-4)
+    assert run <= 24 + 24 + 2 and not (tmp_path / "stored" / "state.features").exists()
+    for name, x in of_plain.items():
+        torch.testing.assert_close(state[name], x, rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_trained_from_the_epoch_that_thaws_it_and_the_best_epoch_is_what_is_kept(module, contract, tmp_path):
