@@ -53,7 +53,7 @@ def in_place_of_inputs(module: nn.Module, training: Training, folder: Path) -> I
             splits = {key: replace(split, inputs={**split.inputs, name: cast(Column, found[key])}) for key, split in splits.items()}  # fmt: skip
             left[name].body = nn.Identity()  # type: ignore[assignment]
             notes.append(f"encoders.{name}.body is frozen, and was run once for each of {rows:,} samples")
-        yield replace(training, **splits), notes
+        yield replace(training, samples=splits["samples"], validation=splits["validation"]), notes
     finally:
         for name, body in bodies.items():
             left[name].body = body
