@@ -51,6 +51,11 @@ class Plan:
         """Whether the stage is run: what lies before the given artifact is not."""
         return step.name in self.wanted and _place(self.every, step.name) >= self.first
 
+    def makes(self, step: Step) -> bool:
+        """Whether what it gives is computed, and not the given artifact."""
+        again = any(other.name == PARENT for other in self.chain)
+        return self.runs(step) and not (self.given and self.given.stage == step.name and not again)
+
     @property
     def first(self) -> int:
         return max(0, _place(self.every, self.given.stage)) if self.given else 0
@@ -162,7 +167,7 @@ def _fold(plan: Plan, context: Context) -> Outcome:
         if plan.given is None and untouched:
             step.row.refuse(context)  # not after hours of training what comes before it
     for step in plan.chain:
-        if plan.runs(step) and not _made(context.out / step.name):
+        if plan.makes(step) and not _made(context.out / step.name):
             step.row.tries(context)
     ran: list[Ran] = []
     for step in plan.chain:

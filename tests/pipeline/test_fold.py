@@ -110,6 +110,11 @@ def test_a_run_can_start_from_an_artifact_of_another_folder(finished, values, tm
     assert "ratio_to_teacher" in by_stage["quantize"]["latency"]
 
 
+def test_what_is_given_is_not_tried_first(finished, values):
+    plan = pipeline.planned(parsed(values), finished.out, finished.artifact("teacher"), None)
+    assert [step.name for step in plan.chain if plan.runs(step) and not plan.makes(step)] == ["teacher"]
+
+
 def test_an_artifact_of_another_recipe_is_refused_with_exit_2(finished, values, tmp_path):
     values["data"]["modalities"]["audio"]["mels"] = 12
     with pytest.raises(UsageError, match="another recipe.*'audio'") as raised:
