@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-long test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large emoji-pretrained clean
+.PHONY: demo test test-long test-slow fuzz kills mutants lint bench bench-big bench-losses bench-compression bench-large bench-data bench-gpu emoji-pretrained clean
 
 # Elsewhere a large teacher learns from all the labels; here a student that is to fit a device learns from it, of 200.
 demo: $(INSTALLED)
@@ -84,6 +84,11 @@ bench-data: $(INSTALLED)
 	mkdir -p $(DATA)/site
 	$(BIN)/pip install --quiet --no-deps --target $(DATA)/site --upgrade webdataset==1.0.2 braceexpand==0.1.7
 	OMP_NUM_THREADS=1 PYTHONPATH=$(DATA)/site $(BIN)/python -m tests.benchmarks.data $(DATA)
+
+# Training on a GPU beside a bare PyTorch loop (deploy/gpu.md); without a GPU it says that nothing was measured. GPU=--tiny only runs it.
+GPU ?=
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.gpu $(GPU)
 
 # The table of losses x gain in the README: some 20 minutes.
 bench-losses: $(INSTALLED)

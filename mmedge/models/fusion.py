@@ -172,8 +172,9 @@ class TokenNet(FusionNet):
 
 
 def _heard(encoder: nn.Module) -> bool:
-    """Whether somebody listens to a layer of it."""
-    return any(layer._forward_hooks for layer in encoder.modules())
+    """Whether somebody listens to a layer of it; what brings the weights of a sharded one (torch.distributed) does not."""
+    hooks = (hook for layer in encoder.modules() for hook in layer._forward_hooks.values())
+    return any(not str(getattr(hook, "__module__", "")).startswith("torch.distributed") for hook in hooks)
 
 
 def repeated(x: Tensor, times: int) -> Tensor:

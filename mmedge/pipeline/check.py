@@ -15,6 +15,7 @@ from mmedge.contract import Contract
 from mmedge.data.card import split_card
 from mmedge.data.checks import table_faults
 from mmedge.data.checks.cells import empty_rows
+from mmedge.data.checks.decoding import files_of
 from mmedge.data.checks.manifest import manifest_faults, missing_files
 from mmedge.data.checks.media import media_faults
 from mmedge.data.checks.splits import forgotten_groups
@@ -36,7 +37,7 @@ from mmedge.progress import Progress
 from mmedge.recipe import Data, Model, Recipe, TeacherConfig, computes_int8
 from mmedge.recipe.code import load_attribute
 from mmedge.report.arranged import AlignmentRecord
-from mmedge.report.checked import Card, SoundFacts, TextFacts
+from mmedge.report.checked import Card, FilesRecord, SoundFacts, TextFacts
 from mmedge.spec import ModalitySpec
 from mmedge.stages.ignored import ignored_faults
 from mmedge.stages.quantize.calibration import MOST, calibration_rows
@@ -47,6 +48,8 @@ from mmedge.training.privacy import budget_faults, network_faults
 
 # Rows of a stream whose files are opened.
 _LOOKED_AT = 2000
+# Bytes of decoded samples from which on it is told what their files come to.
+_LARGE = 1 << 30
 
 Cells = dict[str, dict[str, list[str | None]]]
 
@@ -80,8 +83,10 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
         kept = {
             name: spec for name, spec in recipe.data.modalities.items() if not (recipe.data.stream and spec.reads_file)
         }
-        card = card.model_copy(update={"store": store_bytes(kept, table.height)})
+        store = store_bytes(kept, table.height)
+        card = card.model_copy(update={"store": store})
         if media:
+            card = card.model_copy(update={"files": _files(recipe.data, table, folder, store) or None})
             more, facts, fitted = _media(table, recipe.data, folder, file, out, progress)
             found += more
             specs |= fitted
@@ -146,6 +151,15 @@ def _media(
     with held(out):
         private(cache)
         return media_faults(table, data, folder, file, cache, progress)
+
+
+def _files(data: Data, table: polars.DataFrame, folder: Path, store: Mapping[str, int]) -> dict[str, FilesRecord]:
+    """The files of modalities whose samples are not kept, or would take much: which of both is better, a user can tell then."""
+    found = {}
+    for name, spec in data.modalities.items():
+        if spec.reads_file and store.get(name, _LARGE) >= _LARGE and (of := files_of(name, spec, table, folder)):
+            found[name] = of
+    return found
 
 
 def _left_aside(recipe: Recipe) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""Files inside of tar archives, read where they lie: a path of the form ARCHIVE!PLACE+SIZE!NAME."""
+"""Files inside of tar archives, read where they lie: a path of the form ARCHIVE!PLACE+SIZE@STATE!NAME."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 
 from mmedge.errors import MmedgeError
 
-_FORM = re.compile(r"(.*\.tar)!(\d+)\+(\d+)!.*", re.DOTALL)
+_FORM = re.compile(r"(.*\.tar)!(\d+)\+(\d+)@([0-9a-f.]+)!.*", re.DOTALL)
 
 
-def address(archive: Path, place: int, size: int, name: str) -> str:
-    """The path of a member, whose ``size`` bytes begin at ``place`` of the archive."""
-    return f"{archive}!{place}+{size}!{name}"
+def state(size: int, time: int) -> str:
+    """What tells that an archive is as it was when its members were looked for. ``time``: of its last change, in ns."""
+    return f"{size:x}.{time:x}"
+
+
+def address(archive: Path, place: int, size: int, name: str, seen: str) -> str:
+    """The path of a member, whose ``size`` bytes begin at ``place`` of the archive, of which ``seen`` is the ``state``."""
+    return f"{archive}!{place}+{size}@{seen}!{name}"
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -29,14 +34,21 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def content(path: str | os.PathLike[str]) -> bytes | None:
-    """The bytes of a member; None where ``path`` is a file's own. Raises MmedgeError where the archive has lost them."""
+    """The bytes of a member; None where ``path`` is a file's own. Raises MmedgeError where the archive is another one now."""
     found = None if os.path.isfile(path) else _FORM.fullmatch(os.fspath(path))
     if found is None:
         return None
-    if os.path.isfile(found[1]) and not exists(path):  # before room is made for as many bytes as the path says
-        raise MmedgeError("the archive ends before the file does", where=os.fspath(path), todo="copy it again")
     try:
         with open(found[1], "rb") as archive:
+            now = os.fstat(archive.fileno())
+            if now.st_size < int(found[2]) + int(found[3]):  # before room is made for as many bytes as the path says
+                raise MmedgeError("the archive ends before the file does", where=os.fspath(path), todo="copy it again")
+            if state(now.st_size, now.st_mtime_ns) != found[4]:  # another file may lie there
+                raise MmedgeError(
+                    "the archive has changed since its files were looked for",
+                    where=found[1],
+                    todo="leave it as it is while it is read; the same command looks for them anew",
+                )
             archive.seek(int(found[2]))
             return archive.read(int(found[3]))
     except OSError as error:

@@ -20,6 +20,8 @@ MOST_POINTS = 20_000_000
 _KITTI = 4
 _MOST_VALUES = 64
 _MOST_HEADER = 1 << 16
+# Distances that are computed for the farthest points of a cloud: some four seconds.
+_DISTANCES = 1 << 29
 _PLY = {
     "char": "i1",
     "uchar": "u1",
@@ -40,7 +42,11 @@ def features(spec: PointsSpec, value: Any, name: str) -> np.ndarray:
 
     What a file is follows from its first bytes: a .npy array, a .ply file, or else float32 values in little-endian order.
     """
-    cloud = read(spec, value, name) if isinstance(value, (str, Path, bytes, bytearray)) else numbers(value, name)
+    cloud = (
+        read(spec, value, name)
+        if isinstance(value, (str, Path, bytes, bytearray))
+        else numbers(value, name, np.float64)
+    )
     if cloud.ndim != 2 or not spec.channels <= cloud.shape[1] <= _MOST_VALUES:
         turned = cloud.ndim == 2 and cloud.shape[1] > _MOST_VALUES
         raise MmedgeError(
@@ -54,23 +60,23 @@ def features(spec: PointsSpec, value: Any, name: str) -> np.ndarray:
         )
     if len(cloud) > MOST_POINTS:
         raise _too_many(len(cloud), name, value)
-    cloud = cloud[:, : spec.channels].astype(np.float32)
-    if not (finite := np.isfinite(cloud).all(axis=1)).all():
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told as such
+        values = cloud[:, : spec.channels].astype(np.float32)
+    if not (finite := np.isfinite(values).all(axis=1)).all():
         raise MmedgeError(
             f"{np.count_nonzero(~finite)} of the {name}'s {len(cloud)} points hold NaN or infinite values",
             where=where(value),
             todo="save the cloud without the points that the sensor did not measure",
         )
-    kept = cloud[_sampled(spec, cloud[:, :3])]
+    # As they came until they are centred: a coordinate of a map has seven digits before its point.
+    places = cloud[:, :3].astype(np.float64)
+    chosen = _sampled(spec, places)
     out = np.zeros(spec.shape, np.float32)
-    out[:-1, : len(kept)], out[-1, : len(kept)] = kept.T, 1
+    out[:-1, : len(chosen)], out[-1, : len(chosen)] = values[chosen].T, 1
     if spec.scale == "sphere":
-        place = cloud[:, :3].astype(
-            np.float64
-        )  # of the whole cloud: a coordinate of a map has seven digits before its point
-        centre = place.mean(axis=0)
-        radius = np.sqrt(((place - centre) ** 2).sum(axis=1).max())
-        out[:3, : len(kept)] = ((kept[:, :3] - centre) / (radius or 1.0)).T
+        centre = places.mean(axis=0)
+        radius = np.sqrt(((places - centre) ** 2).sum(axis=1).max())
+        out[:3, : len(chosen)] = ((places[chosen] - centre) / (radius or 1.0)).T
     return out
 
 
@@ -103,14 +109,23 @@ def _sampled(spec: PointsSpec, places: np.ndarray) -> np.ndarray:
     """int64: the points that are kept, in the order of the file; all where they are no more than fit."""
     if len(places) <= spec.points:
         return np.arange(len(places))
-    if spec.sampling == "farthest":
-        return np.sort(_farthest(places, spec.points))
-    return np.sort(np.random.default_rng(0).permutation(len(places))[: spec.points])
+    if spec.sampling == "random":
+        return np.sort(_drawn(len(places), spec.points))
+    # Each point that is kept is held against all: of a huge cloud a part is looked at, so that it ends.
+    looked_at = _drawn(len(places), max(spec.points, _DISTANCES // spec.points))
+    return np.sort(looked_at[_farthest(places[looked_at], spec.points)])
+
+
+def _drawn(count: int, wanted: int) -> np.ndarray:
+    """int64: so many of ``count`` numbers by chance, always the same ones; all, in their order, where they are no more."""
+    return np.random.default_rng(0).permutation(count)[:wanted] if wanted < count else np.arange(count)
 
 
 def _farthest(places: np.ndarray, count: int) -> np.ndarray:
-    """Farthest point sampling (Eldar et al. 1997), from the point that is farthest from the mean on."""
-    centred = places.astype(np.float64) - places.mean(axis=0, dtype=np.float64)
+    """Farthest point sampling (Eldar et al. 1997), from the point that is farthest from the mean on. ``places``: float64 [n, 3]."""
+    if count == len(places):
+        return np.arange(count)
+    centred = places - places.mean(axis=0)
     nearest = (centred**2).sum(axis=1)
     chosen = np.empty(count, np.int64)
     for number in range(count):
@@ -121,7 +136,7 @@ def _farthest(places: np.ndarray, count: int) -> np.ndarray:
 
 
 def read(spec: PointsSpec, value: str | Path | bytes | bytearray, name: str) -> np.ndarray:
-    """float32 [n, channels or more] of a file."""
+    """[n, channels or more] of a file, float32 or, where it holds larger numbers, float64."""
     with opened(value, name) as stream:
         try:
             magic = stream.read(6)
@@ -145,7 +160,7 @@ def _npy(stream: BinaryIO, name: str, value: Any) -> np.ndarray:
     if shape and max(shape) > MOST_POINTS:
         raise _too_many(max(shape), name, value)
     stream.seek(0)
-    return numbers(np.load(stream, allow_pickle=False), name)
+    return numbers(np.load(stream, allow_pickle=False), name, np.float64)
 
 
 def _bin(spec: PointsSpec, stream: BinaryIO, name: str, value: Any) -> np.ndarray:
@@ -182,12 +197,13 @@ def _ply(spec: PointsSpec, stream: BinaryIO, name: str, value: Any) -> np.ndarra
         if len(body) < count * layout.itemsize:
             raise ValueError(f"it is cut off: {len(body) // layout.itemsize} of {count} points are there")
         table = np.frombuffer(body, layout)
-        return np.stack([table[column].astype(np.float32) for column in wanted], axis=1)
+        holds = np.result_type(np.float32, *(layout[column] for column in wanted))
+        return np.stack([table[column].astype(holds) for column in wanted], axis=1)
     places = [known.index(column) for column in wanted]
     rows = [line.split() for line in islice(stream, count)]
     if len(rows) < count or any(len(row) < len(known) for row in rows):
         raise ValueError(f"it is cut off: {len(rows)} of {count} points are there, or one lacks values")
-    return np.array([[float(row[place]) for place in places] for row in rows], np.float32).reshape(-1, len(places))
+    return np.array([[float(row[place]) for place in places] for row in rows], np.float64).reshape(-1, len(places))
 
 
 def _ply_header(stream: BinaryIO) -> tuple[str, int, list[tuple[str, str]]]:

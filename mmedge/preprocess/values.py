@@ -54,14 +54,14 @@ def load_npy(value: str | Path | bytes, name: str) -> np.ndarray:
     return loaded
 
 
-def numbers(value: Any, name: str) -> np.ndarray:
-    """float32 array of a value; raises MmedgeError where it is not of numbers."""
+def numbers(value: Any, name: str, dtype: type[np.floating[Any]] = np.float32) -> np.ndarray:
+    """An array of a value, of float32 or another ``dtype``; raises MmedgeError where it is not of numbers."""
     refuse_masked(value, name)
     if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
         raise MmedgeError(f"{name} must be numbers, not {value.dtype}")
     try:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told as such
-            return np.asarray(value, np.float32)
+            return np.asarray(value, dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise MmedgeError(f"{name} must be numbers: {error}") from error
 

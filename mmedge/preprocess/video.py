@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ MOST_SECONDS = 600
 MOST_FRAMES = 60_000
 # What is opened: FFmpeg knows more, some of which fetches what a file names.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,gif,asf"
+# Of uint8 pixels [height, width, 3] the features of an image.
+Made = Callable[[np.ndarray], np.ndarray]
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
 
 
@@ -29,20 +33,21 @@ def features(spec: VideoSpec, value: Any, name: str) -> np.ndarray:
     ``value``: a path of a video file or of a folder of images in the order of their names' numbers, bytes of a file, or uint8
     pixels [time, height, width(, 1|3|4)].
     """
+
+    def made(pixels: Any) -> np.ndarray:
+        return image.features(spec.frame, pixels, f"{name} frame")
+
     if isinstance(value, (str, Path)) and os.path.isdir(value):
-        frames: list[Any] = _files(Path(value), spec.frames, name)
-    elif isinstance(value, (str, Path, bytes, bytearray)):
-        frames = _decoded(value, spec.frames, name)
-    else:
-        refuse_masked(value, name)
-        pixels = np.asarray(value)
-        if pixels.ndim not in (3, 4) or 0 in pixels.shape:
-            raise MmedgeError(
-                f"{name} must be [time, height, width] or [time, height, width, 1|3|4], not {list(pixels.shape)}"
-            )
-        frames = [pixels[place] for place in places(len(pixels), spec.frames)]
-    frame = spec.frame
-    return np.stack([image.features(frame, each, f"{name} frame") for each in frames])
+        return np.stack([made(file) for file in _files(Path(value), spec.frames, name)])
+    if isinstance(value, (str, Path, bytes, bytearray)):
+        return np.stack(_decoded(value, spec.frames, name, made))
+    refuse_masked(value, name)
+    pixels = np.asarray(value)
+    if pixels.ndim not in (3, 4) or 0 in pixels.shape:
+        raise MmedgeError(
+            f"{name} must be [time, height, width] or [time, height, width, 1|3|4], not {list(pixels.shape)}"
+        )
+    return np.stack([made(pixels[place]) for place in places(len(pixels), spec.frames)])
 
 
 def places(count: int, wanted: int) -> list[int]:
@@ -70,8 +75,8 @@ def _check_count(count: int, name: str, value: Any) -> None:
         )
 
 
-def _decoded(value: str | Path | bytes | bytearray, wanted: int, name: str) -> list[np.ndarray]:
-    """uint8 [height, width, 3] of each frame that is wanted."""
+def _decoded(value: str | Path | bytes | bytearray, wanted: int, name: str, made: Made) -> list[np.ndarray]:
+    """What is ``made`` of each frame that is wanted, as soon as it is decoded: many whole ones would fill the memory."""
     try:
         import av
     except ImportError as error:
@@ -85,7 +90,7 @@ def _decoded(value: str | Path | bytes | bytearray, wanted: int, name: str) -> l
                 if not container.streams.video:
                     raise MmedgeError(f"the {name} holds no video", where=where(value))
                 count = _counted(container, name, value)
-                return _frames(container, places(count, wanted), name, value)
+                return _frames(container, places(count, wanted), name, value, made)
         except av.error.FFmpegError as error:
             raise MmedgeError(
                 f"the {name} is not a video that can be read: {error.strerror or error}",
@@ -113,7 +118,7 @@ def _counted(container: Any, name: str, value: Any) -> int:
         )
     count = 0
     for packet in container.demux(stream):
-        count += packet.size > 0
+        count += packet.size > 0 and not packet.is_discard  # which the file says is not shown
         _check_count(count, name, value)
     if not count:
         raise MmedgeError(f"the {name} holds no frame", where=where(value))
@@ -121,23 +126,23 @@ def _counted(container: Any, name: str, value: Any) -> int:
     return count
 
 
-def _frames(container: Any, wanted: list[int], name: str, value: Any) -> list[np.ndarray]:
-    """The frames of these numbers, in order, upright; the last that there is where a file has fewer than it says."""
+def _frames(container: Any, wanted: list[int], name: str, value: Any, made: Made) -> list[np.ndarray]:
+    """What is ``made`` of the frames of these numbers, in order; of the last that there is where a file has fewer than it says."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
-    found: list[np.ndarray] = []
+    often, found = Counter(wanted), list[np.ndarray]()
     last = None
     for number, frame in enumerate(container.decode(stream)):
         if frame.width * frame.height > image.MAX_PIXELS:
             raise MmedgeError(f"the {name} has frames of {frame.width} x {frame.height} pixels", where=where(value))
         last = frame
-        while len(found) < len(wanted) and wanted[len(found)] == number:
-            found.append(_upright(frame))
+        if often[number]:
+            found += [made(_upright(frame))] * often[number]
         if len(found) == len(wanted):
             return found
     if last is None:
         raise MmedgeError(f"the {name} holds no frame that can be decoded", where=where(value))
-    return found + [_upright(last)] * (len(wanted) - len(found))
+    return found + [made(_upright(last))] * (len(wanted) - len(found))
 
 
 def _upright(frame: Any) -> np.ndarray:

@@ -68,6 +68,11 @@ _PATH_KEYS = (
     "*.model.encoders.*.weights",
     "teacher.preprocessing.*.tokenizer_file",
     "distill.model.weights",
+    "distill.teachers.*.artifact",
+    "distill.teachers.*.onnx",
+    "distill.teachers.*.outputs",
+    "distill.teachers.*.model.weights",
+    "*.augment.*_folder",
 )
 
 
@@ -166,8 +171,7 @@ def _override(values: dict[str, JsonValue], override: str) -> None:
         value = yaml.plain(yaml.read(text, "--set"), f"--set {dotted}")
     except UsageError as error:
         raise UsageError(f"--set {dotted}: the value is not valid YAML: {brief(text)}") from error
-    if any(fnmatchcase(dotted, key) for key in _PATH_KEYS) and isinstance(value, str):
-        value = str(Path(os.path.abspath(Path(value).expanduser())))  # typed in a shell: relative to where it was typed
+    value = _typed(dotted, value)
     for parent in parents:
         if values.get(parent) is None:
             values[parent] = {}
@@ -176,6 +180,17 @@ def _override(values: dict[str, JsonValue], override: str) -> None:
             raise UsageError(f"--set {dotted}: {parent!r} has no keys below it")
         values = below
     values[last] = value
+
+
+def _typed(dotted: str, value: JsonValue) -> JsonValue:
+    """A value typed in a shell: its paths are relative to where it was typed."""
+    if isinstance(value, dict):
+        return {key: _typed(f"{dotted}.{key}", each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_typed(f"{dotted}.{number}", each) for number, each in enumerate(value)]
+    if isinstance(value, str) and any(fnmatchcase(dotted, key) for key in _PATH_KEYS):
+        return str(Path(os.path.abspath(Path(value).expanduser())))
+    return value
 
 
 def _fault_lines(fault: Any, where: Path, tree: Any, values: Any, given: tuple[str, ...]) -> list[str]:

@@ -69,6 +69,11 @@ class MainTeacher(StageSection, TeacherConfig):
     pretrain: Pretrain | None = Field(
         None, description="What the teacher's encoders learn without labels before 'train'; null for nothing."
     )
+    sharded: bool = Field(
+        False,
+        description="Whether each process of --devices holds a part of the weights, their gradients and the optimizer's state"
+        " alone while the teacher is trained (FSDP), for a network that does not fit one device. What it learns is the same.",
+    )
     export: bool = Field(
         True,
         description="Whether the teacher is exported to ONNX and measured there. False: it only teaches, and is measured in"
@@ -83,6 +88,26 @@ class MainTeacher(StageSection, TeacherConfig):
         model = given.get("model") or {}
         weights = model.get("weights") if isinstance(model, dict) else getattr(model, "weights", None)
         return given if weights or given.get("onnx") or given.get("outputs") else {**given, "train": {}}
+
+    @model_validator(mode="after")
+    def _sharded_to_be_trained(self) -> MainTeacher:
+        if self.sharded and (without := self._not_sharded()):
+            raise ValueError(f"'sharded' {without}")
+        return self
+
+    def _not_sharded(self) -> str | None:
+        """Why the training could not be of a network in parts."""
+        if not self.trained_here or self.train is None:
+            return "is of a teacher that is trained here"
+        whys = {
+            "'train.privacy': each sample has gradients of its own": self.train.privacy,
+            "'train.compile'": self.train.compile,
+            "'train.precision: fp16': take bf16": self.train.precision == "fp16",
+            "'train.thaw'": self.train.thaw,
+            "'train.lora': what is trained there fits a device": self.train.lora,
+            "'pretrain', which is of one process": self.pretrain,
+        }
+        return next((f"does not go with {what}" for what, given in whys.items() if given), None)
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> MainTeacher:

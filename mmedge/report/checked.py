@@ -58,6 +58,13 @@ class SoundFacts(Record):
     seconds: dict[str, float] | None = Field(None, description="p50 and max.")
 
 
+class FilesRecord(Record):
+    """A modality's files as they are: their bytes, and milliseconds of processor time that one takes to be decoded."""
+
+    bytes: int
+    decode_ms: float
+
+
 class Card(Record):
     """The data card. What depends on the table is absent where it cannot be read."""
 
@@ -72,6 +79,9 @@ class Card(Record):
     modalities: dict[str, list[int]] = {}
     store: dict[str, int] | None = Field(
         None, description="Modality -> bytes that the decoded samples take on the disk at most."
+    )
+    files: dict[str, FilesRecord] | None = Field(
+        None, description="Modality -> its files as they are, where the decoded samples are large or not kept."
     )
     power: list[str] = Field([], description="What the samples that choose and judge can tell of a loss, in words.")
     errors: int = 0
@@ -91,6 +101,8 @@ class Card(Record):
         for name, shape in self.modalities.items():
             facts = self.media[name].record() if self.media and name in self.media else {}
             size = f", {in_words(self.store[name])} decoded" if self.store and name in self.store else ""
+            if self.files and (of := self.files.get(name)):
+                size += f", {in_words(of.bytes)} of files that take {of.decode_ms:.1f} ms each (data.stream: at every epoch)"
             yield f"{name}: {shape}{size}" + "".join(f", {key} {_text(value)}" for key, value in facts.items())
         yield from (f"power: {sentence}" for sentence in self.power)
         counted: Counter[tuple[str, str]] = Counter()

@@ -64,7 +64,7 @@ def train(parent: Artifact | None, config: MainTeacher, context: Context) -> Sta
     else:
         if not samples.labelled.any():
             raise UsageError(UNTAUGHT, where="teacher", todo=TEACHERS)
-        lesson = Lesson(contract, samples, validation, config.model, context)
+        lesson = Lesson(contract, samples, validation, config.model, context, sharded=config.sharded)
         fitted = lesson.taught(module, config.train, "teacher", config.pretrain)
         if config.pretrain and config.pretrain.control:
             torch.manual_seed(context.recipe.seed)

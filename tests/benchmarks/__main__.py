@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 # Those that take many minutes run where they are named.
-ALONE = ("losses_gain", "compression", "big_networks", "large", "large_memory", "kills", "encoders", "data")
+ALONE = ("losses_gain", "compression", "big_networks", "large", "large_memory", "kills", "encoders", "data", "gpu")
 
 
 def main() -> None:

@@ -144,6 +144,24 @@ def test_neither_padding_nor_the_order_of_points_changes_what_is_said_of_a_cloud
     assert torch.allclose(encoder(x), encoder(other), atol=1e-6) and encoder(x).any()
 
 
+def test_padding_of_clouds_is_in_no_statistics_of_a_norm():
+    spec = TypeAdapter(ModalitySpec).validate_python({"kind": "points", "points": 20})
+    padded, bare = (encoder_of("it", spec, Encoder(widths=(6, 8)), Model(embedding=5, dropout=0.0)) for _ in range(2))
+    bare.load_state_dict(padded.state_dict())
+    x = torch.randn(2, 4, 20)
+    x[:, -1] = 1
+    x[:, :, 12:] = 0
+    out = padded.train()(x)
+    torch.testing.assert_close(out, bare.train()(x[:, :, :12]))
+    for name, value in bare.state_dict().items():
+        torch.testing.assert_close(padded.state_dict()[name], value, msg=name)
+    out.sum().backward()
+    assert torch.isfinite(padded.features[0].weight.grad).all() and padded.features[0].weight.grad.any()
+    alone = torch.zeros(1, 4, 20)
+    alone[:, :, 0] = 1
+    assert torch.isfinite(padded(alone)).all()  # one point has no variance
+
+
 @pytest.mark.parametrize(("joined", "same"), [("mean", True), ("attention", False)])
 def test_attention_over_frames_knows_their_order_and_their_mean_does_not(joined, same):
     spec = TypeAdapter(ModalitySpec).validate_python({"kind": "video", "frames": 3, "height": 8, "width": 8})

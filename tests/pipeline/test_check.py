@@ -52,7 +52,11 @@ def test_check_says_what_the_store_takes_and_refuses_a_disk_without_room(whole, 
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     # Other pictures' sizes: whichever test looked first may have left these decoded, which counts as room.
     larger = {**MODALITIES, "picture": {"kind": "image", "height": 64, "width": 64}}
+    monkeypatch.setattr("mmedge.pipeline.check._LARGE", 60 * 3 * 64 * 64)  # what would take as much as this takes much
     card = look(whole[0], modalities=larger)
+    files = list(whole[1].glob("**/*.png"))
+    of_files = card["files"]["picture"]
+    assert 0.5 < of_files["bytes"] / sum(file.stat().st_size for file in files) < 2 and 0 < of_files["decode_ms"] < 1000
     (fault,) = of(card, "disk")
     assert "has 1.0 kB free" in fault["what"] and "larger disk" in fault["todo"]
 

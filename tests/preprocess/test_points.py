@@ -66,6 +66,30 @@ def test_a_cloud_is_centred_on_its_mean_within_a_sphere_and_padded_behind_its_ma
     assert np.array_equal(found[3, :20], CLOUD[:, 3])
 
 
+def test_coordinates_of_a_map_keep_their_digits_until_they_are_centred():
+    """A cloud of some metres at 4,000 km north: float32 has steps of half a metre there."""
+    far = CLOUD.astype(float) + np.array([500_000, 4_000_000, 100, 0])
+    doubles = HEADER.replace("property float", "property double").format("binary_little_endian", 20).encode()
+    text = "\n".join(" ".join(repr(float(x)) for x in row) for row in far).encode() + b"\n3 0 1 2\n"
+    expected = preprocess.tensor(SPEC, CLOUD)
+    for value in (far, far.tolist(), npy(far), doubles + far.astype("<f8").tobytes(), ply("ascii", text)):
+        assert preprocess.tensor(SPEC, value) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_farthest_points_of_a_huge_cloud_are_looked_for_in_a_part_of_it(monkeypatch):
+    monkeypatch.setattr(points, "_DISTANCES", 4 * 50)
+    looked_at = []
+    search = points._farthest
+    monkeypatch.setattr(
+        points, "_farthest", lambda places, count: looked_at.append(len(places)) or search(places, count)
+    )
+    cloud = np.random.default_rng(2).normal(size=(1000, 3))
+    for count, looked in ((4, 50), (100, 100)):  # as many as are kept at least
+        spec = PointsSpec(kind="points", points=count, sampling="farthest", scale="none")
+        found = preprocess.tensor(spec, cloud)
+        assert looked_at.pop() == looked and len({tuple(point) for point in found[:3].T.tolist()}) == count
+
+
 @pytest.mark.parametrize("sampling", ["random", "farthest"])
 def test_of_a_large_cloud_the_same_points_are_kept_each_time(sampling):
     spec = PointsSpec(kind="points", points=8, sampling=sampling, scale="none")

@@ -1,6 +1,7 @@
 """Videos: evenly spread frames of files, folders and arrays, preprocessed as images; what is no video told."""
 
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -62,6 +63,37 @@ def test_statistics_are_of_each_channel_over_all_frames():
     raw = preprocess.raw_features(SPEC, np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8))
     fitted = preprocess.fit_statistics(SPEC, [raw])
     assert fitted.mean == pytest.approx(raw.mean(axis=(0, 2, 3)), abs=1e-5)
+
+
+def test_a_frame_is_resized_when_it_is_decoded_and_no_whole_one_is_held(monkeypatch):
+    held, most = [], []
+
+    def upright(frame):
+        most.append(sum(reference() is not None for reference in held))
+        pixels = frame.to_ndarray(format="rgb24").copy()
+        held.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(video, "_upright", upright)
+    assert grays(SPEC, clip()) == pytest.approx([2, 7, 12, 17], abs=0.3)
+    assert len(most) == 4 and max(most) == 0
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_counted(tmp_path):
+    """As a phone cuts a clip: the packets stay, the first eight are not shown."""
+    av = pytest.importorskip("av")
+    data, cut = io.BytesIO(clip()), io.BytesIO()
+    with av.open(data) as source, av.open(cut, "w", format="mp4") as container:
+        track = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                shift = int(0.8 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, track
+                container.mux(packet)
+    with av.open(io.BytesIO(cut.getvalue())) as container:
+        shown = len(list(container.decode(video=0)))
+    assert shown == 12
+    assert grays(SPEC, cut.getvalue()) == pytest.approx([8 + place for place in video.places(12, 4)], abs=0.3)
 
 
 def test_what_is_no_video_is_said(tmp_path):

@@ -164,8 +164,15 @@ def test_a_path_that_is_set_is_relative_to_where_it_was_typed(tmp_path, monkeypa
             "data.manifest=m.csv",
             "data.align.pulse={file: p.csv, tolerance: 1}",
             "data.align.pulse.file=q.csv",
+            "teacher.train.augment.audio={snr: [5, 20], noise_folder: noises}",
+            "distill.train.augment.audio={room: 0.3}",
+            "distill.train.augment.audio.room_folder=rooms",
+            "distill.teachers=[{artifact: runs/a/teacher}]",
         ),
     )
+    assert loaded.teacher.train.augment["audio"].noise_folder == tmp_path / "here" / "noises"
+    assert loaded.distill.train.augment["audio"].room_folder == tmp_path / "here" / "rooms"
+    assert loaded.distill.teachers[0].artifact == tmp_path / "here" / "runs" / "a" / "teacher"
     assert loaded.data.manifest == tmp_path / "here" / "m.csv"
     assert loaded.data.modalities["words"].tokenizer_file == tmp_path / "here" / "t.json"
     assert loaded.data.align["pulse"].file == tmp_path / "here" / "q.csv"

@@ -21,7 +21,7 @@ import polars
 
 from mmedge.data.manifest.splits import SPELLINGS
 from mmedge.errors import Fault, MmedgeError, brief
-from mmedge.preprocess.members import address
+from mmedge.preprocess import members
 
 # Columns that a shard gives beside its members: the sample's key, the shard's name, and the split that its name begins with.
 KEY, SHARD, SPLIT = "__key__", "__shard__", "__split__"
@@ -92,9 +92,9 @@ def faults(path: Path, share: float) -> list[Fault]:
 def _read(path: str, states: tuple[tuple[str, int, int], ...]) -> Shards:
     rows, cut = list[dict[str, str | None]](), dict[str, str]()
     splits = [_split(Path(shard).name) for shard, _, _ in states]
-    for (shard, size, _), split in zip(states, splits):
+    for (shard, size, time), split in zip(states, splits):
         own = {SHARD: Path(shard).name.removesuffix(".tar"), **({SPLIT: split} if all(splits) else {})}
-        for key, cells in _samples(Path(shard), size, cut):
+        for key, cells in _samples(Path(shard), size, members.state(size, time), cut):
             rows.append({KEY: key, **own, **cells})
     if not rows:
         what = (
@@ -113,8 +113,8 @@ def _split(name: str) -> str | None:
     return SPELLINGS.get(word[0].lower()) if word else None
 
 
-def _samples(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """(key, cells) of each sample of a shard; members of one key stand together. Notes in ``cut`` that it ends early."""
+def _samples(shard: Path, size: int, seen: str, cut: dict[str, str]) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """(key, cells) of each sample of a shard in the state ``seen``; members of one key stand together. Notes in ``cut`` that it ends early."""
     key, cells, broken = "", dict[str, str | None](), False
     for name, place, length, text in _members(shard, size, cut):
         found = _NAME.fullmatch(name)
@@ -125,7 +125,8 @@ def _samples(shard: Path, size: int, cut: dict[str, str]) -> Iterator[tuple[str,
                 yield key, cells
             key, cells, broken = found[1], {}, False
         broken = broken or place + length > size
-        for column, cell in _cells(shard, found[2].lower(), address(shard, place, length, name), text).items():
+        where = members.address(shard, place, length, name, seen)
+        for column, cell in _cells(shard, found[2].lower(), where, text).items():
             if column in cells:
                 raise MmedgeError(
                     f"the sample {brief(key)} has {column!r} twice", where=f"{shard}, {name}", todo="rename a member"

@@ -90,6 +90,7 @@ class Training:
     ``usable``: int64, the rows of ``samples`` that may be drawn; ``seed``: of their order and of what is dropped;
     ``view_seed``: of the augmented views, which teacher and student share. ``noise``: of a private training that shares its
     budget with others, in units of its clip; None where the budget is its own. ``reading``: how the samples are read.
+    ``sharded``: several processes hold parts of the network each, and none the whole.
     """
 
     contract: Contract
@@ -101,6 +102,7 @@ class Training:
     view_seed: int
     noise: float | None = None
     reading: Reading = field(default_factory=Reading)
+    sharded: bool = False
 
 
 @dataclass(frozen=True)

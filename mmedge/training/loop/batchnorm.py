@@ -10,9 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmedge.errors import UsageError
+from mmedge.recipe import Train
 from mmedge.training.loop import processes
 
 Norm = nn.modules.batchnorm._BatchNorm
+
+
+def names(parts: nn.Module) -> list[str]:
+    """The batch norms of ``parts``."""
+    return [name for name, layer in parts.named_modules() if isinstance(layer, Norm)]
+
+
+def check(parts: nn.Module, batch: int, train: Train) -> None:
+    """Raise UsageError where a part of a batch would be empty, or batch norm would see one sample, which has no variance."""
+    number, norms = train.accumulate * processes.count(), names(parts)
+    if batch < number or (norms and batch // train.accumulate < 2):
+        layer = f", and batch norm ({norms[0].partition('.')[2]}) needs two" if norms else ""
+        raise UsageError(
+            f"a batch of {batch} samples in {number} parts leaves {batch // number} a part{layer}",
+            where="train.batch_size, train.accumulate",
+            todo="give more training samples, a larger batch or fewer parts",
+        )
 
 
 @contextmanager
@@ -62,7 +81,8 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
     variance = _Summed.apply(centred.square().sum(dims)) / count
     if norm.track_running_stats:
         with torch.no_grad():
-            norm.num_batches_tracked += 1
+            if norm.num_batches_tracked is not None:  # as it is where a checkpointed block computes again
+                norm.num_batches_tracked += 1
             momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
             norm.running_mean.lerp_(mean, momentum)
             norm.running_var.lerp_(variance * count / (count - 1), momentum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,9 @@ from mmedge.models.lora import merge
 from mmedge.progress import Progress
 from mmedge.recipe import Train
 from mmedge.tracking import Log
-from mmedge.training.loop import processes
+from mmedge.training.loop import batchnorm, processes
 from mmedge.training.loop.accounting import Phase, noise_for
 from mmedge.training.loop.batches import Batch, Training, steps_per_epoch
-from mmedge.training.loop.batchnorm import synchronised
 from mmedge.training.loop.checkpointing import checkpointed
 from mmedge.training.loop.device import training_device
 from mmedge.training.loop.features import in_place_of_inputs
@@ -33,6 +32,7 @@ from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
 from mmedge.training.loop.precision import caller, scaler_of
 from mmedge.training.loop.private import Private, check_private
+from mmedge.training.loop.sharding import NOTHING_SHARED, clip, mean_gradients, sharded, shares, whole
 from mmedge.training.loop.stacking import stack
 from mmedge.training.loop.state import State
 from mmedge.training.loop.transfer import Transfer, transfer_of
@@ -94,30 +94,31 @@ def fit(
     """
     train = training.schedule
     transfer = transfer_of(module, train)
-    run, learner = _prepared(module, objective, training, transfer)
+    held = sharded(module) if shares(training) else module
+    run, learner = _prepared(held, objective, training, transfer)
     run.restore(state)
     total = steps_per_epoch(len(training.samples), train) * train.epochs
-    notes: list[str] = []
+    notes = list(NOTHING_SHARED) if training.sharded and held is module else []
     judge: Judge = getattr(objective, "figures", _validate)
     end: _End | None = None
-    transfer.begin(module, 0)
+    transfer.begin(held, 0)
     with ExitStack() as within:
-        seen, of_frozen = within.enter_context(in_place_of_inputs(module, training, state.with_suffix(".features")))
+        seen, of_frozen = within.enter_context(in_place_of_inputs(held, training, state.with_suffix(".features")))
         feed = within.enter_context(closing(Feed(seen, training_device())))
-        within.enter_context(synchronised(run.parts))
-        within.enter_context(checkpointed(module, asked=train.checkpointing))
-        work = _Work(run, learner, module, seen, feed, state, task, progress, log, judge)
+        within.enter_context(batchnorm.synchronised(run.parts))
+        within.enter_context(checkpointed(held, asked=train.checkpointing))
+        work = _Work(run, learner, held, seen, feed, state, task, progress, log, judge)
         notes += of_frozen
         for first, last in transfer.phases(train.epochs):
             if end or len(run.history) >= last:
                 continue
-            transfer.begin(module, first)
-            with computed_once(module, state.with_suffix(f".frozen{processes.rank()}"), _inputs(training)) as of_frozen:
+            transfer.begin(held, first)
+            with computed_once(held, state.with_suffix(f".frozen{processes.rank()}"), _inputs(training)) as of_frozen:
                 end = _phase(work, last)
             notes += of_frozen
     best = _best(run.history)
     progress.step(task, total, total, f"validation {run.history[best - 1]['quality']:.3f}, epoch {best}")
-    transfer.end(module)
+    transfer.end(held)
     _leave_at(run.best, module)
     if judge is _validate:  # what is judged otherwise is no training of the heads
         notes += processes.of_main(lambda: stack(module, training.contract, training.validation, train))
@@ -172,15 +173,16 @@ def _phase(work: _Work, last: int) -> _End | None:
         seconds = time.monotonic() - started
         record = {"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "seconds": seconds, "waiting": waited}
         run.history.append({**record, **figures})
+        run.store(work.state)
         if processes.is_main():
-            run.store(work.state)
             work.log(run.history[-1])
     return None
 
 
 def _leave_at(best: dict[str, torch.Tensor], module: nn.Module) -> None:
     """Give ``module`` its best weights, the same in every process, on the CPU, in evaluation mode and without adapters."""
-    module.load_state_dict(best, strict=False)  # it lacks what was not trained
+    # It lacks what was not trained.
+    module.load_state_dict({name: whole(value, everywhere=True) for name, value in best.items()}, strict=False)
     processes.same(module.state_dict())  # where it was trained: a state that was read from its file is on the CPU
     merge(module)
     module.to("cpu").eval()
@@ -190,8 +192,9 @@ def _prepared(module: nn.Module, objective: Objective, training: Training, trans
     """(all that an epoch changes, what gives the loss of a batch), on the device that training runs on."""
     train, device = training.schedule, training_device()
     parts = nn.ModuleList([module, objective] if isinstance(objective, nn.Module) else [module])
-    parts.to(device)
-    _check_batch_norm(parts, min(train.batch_size, len(training.samples)), train)
+    in_parts = shares(training)
+    (parts[1:] if in_parts else parts).to(device)  # what is in parts is there already
+    batchnorm.check(parts, min(train.batch_size, len(training.samples)), train)
     rates = {f"{_MODULE}{name}": rate for name, rate in transfer.rates.items()}
     if train.privacy:
         transfer.begin(module, 0)
@@ -201,12 +204,14 @@ def _prepared(module: nn.Module, objective: Objective, training: Training, trans
     if processes.count() > 1 and any(until is not None for until in transfer.frozen.values()):
         raise UsageError("several processes cannot thaw layers", where="train.thaw", todo="train in one process")
     call = caller(module, train, device)
+    learner = _Learner(parts, lambda batch: objective(call, batch))
     # Before the average is made: it gives the weights new memory where there are several processes.
-    learner = processes.parallel(_Learner(parts, lambda batch: objective(call, batch)))
+    learner = learner if in_parts else processes.parallel(learner)
     average = Average(module, train.ema) if train.ema else None
     transfer.begin(module, train.epochs)  # what is thawed later has its place in the optimizer from the start
     still = frozenset(f"{_MODULE}{name}" for name in transfer.still(module))
-    return State(parts, optimizer_of(parts, train, rates), scaler_of(train, device), average, still=still), learner
+    optimizer, scaler = optimizer_of(parts, train, rates), scaler_of(train, device)
+    return State(parts, optimizer, scaler, average, still=still, sharded=in_parts), learner
 
 
 def _private(module: nn.Module, optimizer: torch.optim.Optimizer, training: Training) -> Private:
@@ -221,7 +226,7 @@ def _inputs(training: Training) -> int:
     """How many different inputs a part of the network gets; 0 where none comes again, or what is compiled is not to be touched."""
     train = training.schedule
     views = min(train.views, train.epochs) * len(training.samples) + len(training.validation)
-    return 0 if train.epochs == 1 or train.compile or train.privacy else views
+    return 0 if train.epochs == 1 or train.compile or train.privacy or shares(training) else views
 
 
 class _Learner(nn.Module):
@@ -233,6 +238,10 @@ class _Learner(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self._loss(batch)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Of a network in parts the gradients of a batch's parts are added up as they come: none is held whole."""
+        return nullcontext()
 
 
 def _epoch(work: _Work, epoch: int) -> tuple[Tensor, float]:
@@ -252,24 +261,36 @@ def _epoch(work: _Work, epoch: int) -> tuple[Tensor, float]:
             if run.average:
                 run.average.update()
         else:
-            losses.append(_step(run, learner, parts, train, device))
+            losses.append(_step(run, learner, _left(parts, work), train, device))
         if step % 10 == 0:
             work.progress.step(work.task, step, steps * train.epochs, _status(epoch, train, run.history))
     # Read once an epoch: a GPU is not waited for at every step.
     return processes.total(torch.stack(losses).double()), rate
 
 
-def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device: torch.device) -> Tensor:
-    """One step of the optimizer on a batch, which comes in ``train.accumulate`` parts.
+def _left(parts: Iterable[Batch], work: _Work) -> list[Batch]:
+    """The parts of a step that every process can learn from: of a stream, rows whose files cannot be read are missing."""
+    found = list(parts)
+    if not work.training.reading.stream:
+        return found
+    least = 2 if batchnorm.names(work.run.parts) else 1
+    few = torch.tensor([float(len(part.index) < least) for part in found], device=training_device())
+    return [part for part, lost in zip(found, processes.total(few).tolist()) if not lost]
+
+
+def _step(run: State, learner: Any, parts: Sequence[Batch], train: Train, device: torch.device) -> Tensor:
+    """One step of the optimizer on a batch, which comes in ``train.accumulate`` parts; none where there is no part.
 
     Each part's loss counts by its samples, labelled or not, so that the sum of the gradients over parts and processes
     is that of the whole batch, whichever of them the labels are in. Returns the loss that way, a scalar on the device.
     """
+    if not parts:
+        return torch.zeros((), device=device)
     run.optimizer.zero_grad(set_to_none=True)
     losses = []
     for number, part in enumerate(parts, 1):
         # The processes' gradients are averaged once a step, at its last part; hence also the factor.
-        last = number == train.accumulate or processes.count() == 1
+        last = number == len(parts) or processes.count() == 1
         with nullcontext() if last else learner.no_sync(), processes.together():
             loss = learner(part.to(device)) * part.share
             scaled = loss * processes.count()
@@ -277,7 +298,11 @@ def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device
         losses.append(loss.detach())
     if run.scaler:
         run.scaler.unscale_(run.optimizer)
-    nn.utils.clip_grad_norm_(run.parts.parameters(), train.gradient_clip)
+    if run.sharded:
+        mean_gradients(run.parts)
+        clip(run.parts.parameters(), train.gradient_clip)
+    else:
+        nn.utils.clip_grad_norm_(run.parts.parameters(), train.gradient_clip)
     if run.scaler:
         run.scaler.step(run.optimizer)
         run.scaler.update()
@@ -286,19 +311,6 @@ def _step(run: State, learner: Any, parts: Iterable[Batch], train: Train, device
     if run.average:
         run.average.update()
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-
-def _check_batch_norm(parts: nn.Module, batch: int, train: Train) -> None:
-    """Raise UsageError where a part would be empty, or batch norm would see one sample, which has no variance."""
-    number = train.accumulate * processes.count()
-    norms = [name for name, m in parts.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if batch < number or (norms and batch // train.accumulate < 2):
-        layer = f", and batch norm ({norms[0].partition('.')[2]}) needs two" if norms else ""
-        raise UsageError(
-            f"a batch of {batch} samples in {number} parts leaves {batch // number} a part{layer}",
-            where="train.batch_size, train.accumulate",
-            todo="give more training samples, a larger batch or fewer parts",
-        )
 
 
 def _best(history: list[dict[str, float]]) -> int:
@@ -337,7 +349,11 @@ def _validated(work: _Work) -> dict[str, float] | None:
     """The epoch's figures, by the average of the weights where there is one; the best weights are kept."""
     run, module = work.run, work.module
     with run.average.swapped_in() if run.average else nullcontext():
-        figures = processes.of_main(lambda: work.judge(module, work.training))
+        if run.sharded:  # its weights are brought together by all
+            own = work.judge(module, work.training)
+            figures = processes.of_main(lambda: own)
+        else:
+            figures = processes.of_main(lambda: work.judge(module, work.training))
         if figures and figures["selection"] >= max((h["selection"] for h in run.history), default=-math.inf):
             live = module.state_dict()
             run.best = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmedge.recipe import Train
+from mmedge.training.loop.sharding import divided, in_parts
 
 
 def optimizer_of(parts: nn.Module, train: Train, rates: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
@@ -21,7 +22,11 @@ def optimizer_of(parts: nn.Module, train: Train, rates: Mapping[str, float] | No
     """
     groups = _decay_groups(parts, train.weight_decay, rates or {})
     # One kernel over all parameters: for a small network on a CPU a loop over them costs as much as its gradients.
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
+    fused = all(
+        p.is_floating_point() and p.device.type in ("cpu", "cuda") and not in_parts(p)
+        for g in groups
+        for p in g["params"]
+    )
     if train.optimizer == "sgd":
         return torch.optim.SGD(
             groups, lr=train.learning_rate, momentum=train.momentum, nesterov=train.nesterov, fused=fused
@@ -35,10 +40,12 @@ def _decay_groups(parts: nn.Module, weight_decay: float, rates: Mapping[str, flo
     groups = []
     for rate in sorted({1.0, *(rate for _, rate in trained)}, reverse=True):
         own = [p for p, of in trained if of == rate]
-        groups += [
-            {"params": [p for p in own if p.dim() > 1], "weight_decay": weight_decay, "rate": rate},
-            {"params": [p for p in own if p.dim() <= 1], "weight_decay": 0.0, "rate": rate},
-        ]
+        for kind in sorted({in_parts(p) for p in own} or {False}):  # one kernel takes no two of them
+            alike = [p for p in own if in_parts(p) is kind]
+            groups += [
+                {"params": [p for p in alike if p.dim() > 1], "weight_decay": weight_decay, "rate": rate},
+                {"params": [p for p in alike if p.dim() <= 1], "weight_decay": 0.0, "rate": rate},
+            ]
     return groups
 
 
@@ -66,24 +73,35 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay, self.updates = module, decay, 0
-        # The tensors of a state_dict share the module's memory: what the optimizer changes shows in them.
         live = module.state_dict()
         self.values = {name: value.detach().clone() for name, value in live.items()}
+        # The tensors of a state_dict share the module's memory: what the optimizer changes shows in them.
+        self._pairs, self._counts = self._paired(live)
+        self._in_parts = any(map(in_parts, live.values()))
+
+    def _paired(
+        self, live: Mapping[str, Tensor]
+    ) -> tuple[list[tuple[list[Tensor], list[Tensor]]], list[tuple[Tensor, Tensor]]]:
+        """(the average's tensors and the module's, of one kind each; the same one by one of those that are counts)."""
         floating = [name for name, value in live.items() if value.is_floating_point()]
-        self._averaged, self._live = [self.values[n] for n in floating], [live[n] for n in floating]
-        self._counts = [(self.values[n], live[n]) for n in live if n not in floating]
+        kinds = ([n for n in floating if in_parts(live[n]) is kind] for kind in (False, True))
+        pairs = [([self.values[n] for n in names], [live[n] for n in names]) for names in kinds if names]
+        return pairs, [(self.values[n], live[n]) for n in live if n not in floating]
 
     def update(self) -> None:
         """Take the module's present weights in."""
         self.updates += 1
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
-        get_ema_multi_avg_fn(decay)(self._averaged, self._live, self.updates)
+        if self._in_parts:  # whose memory is not the same for good
+            self._pairs, self._counts = self._paired(self._module.state_dict())
+        for averaged, live in self._pairs:
+            get_ema_multi_avg_fn(decay)(averaged, live, self.updates)
         for mine, theirs in self._counts:
             mine.copy_(theirs)
 
     def load(self, values: dict[str, Tensor], updates: int) -> None:
         """Go on from a stored average."""
-        for name, value in values.items():
+        for name, value in divided(values, self.values).items():
             self.values[name].copy_(value)
         self.updates = updates
 

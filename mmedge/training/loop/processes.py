@@ -110,6 +110,18 @@ def of_main(call: Callable[[], T]) -> T:
         return broadcast_object_list(box)[0]  # type: ignore[return-value]
 
 
+def each(value: T) -> list[T]:
+    """What every process gave, in their order, in every process; it is pickled on the way."""
+    if count() == 1:
+        return [value]
+    from torch.distributed import all_gather_object
+
+    found: list[Any] = [None] * count()
+    with together():
+        all_gather_object(found, value)
+    return found
+
+
 def total(value: Any) -> Any:
     """A tensor's sum over the processes."""
     if count() == 1:
@@ -123,9 +135,13 @@ def same(tensors: Mapping[str, Tensor]) -> None:
     if count() > 1:
         from torch.distributed import broadcast
 
+        device = _accelerator().device
         with together():
             for value in tensors.values():
-                broadcast(value, src=0)
+                sent = value.to(device)  # GPUs send nothing that is not on them
+                broadcast(sent, src=0)
+                if sent is not value:
+                    value.copy_(sent)
 
 
 def parallel(module: Any) -> Any:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mmedge.artifact import replacing
 from mmedge.models.state import unshared
+from mmedge.training.loop import processes
 from mmedge.training.loop.optimizer import Average
 from mmedge.training.loop.private import Private
+from mmedge.training.loop.sharding import divided, whole
 
 
 @dataclass
@@ -21,7 +23,7 @@ class State:
 
     ``parts``: the module and what is trained along; ``best``: the weights of the best epoch; ``history``: one record an
     epoch; ``private``: what a private training has of its own; ``still``: names of the parts' parameters that never change, which
-    are not written. Everything else is a function of the recipe, the seed and
+    are not written; ``sharded``: each process holds parts of it all. Everything else is a function of the recipe, the seed and
     the epoch.
     """
 
@@ -33,9 +35,15 @@ class State:
     still: frozenset[str] = frozenset()
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    sharded: bool = False
 
     def store(self, path: Path) -> None:
-        """Write the state beside ``path`` and rename: a kill leaves the old one or the new one."""
+        """Write the state beside ``path`` and rename: a kill leaves the old one or the new one.
+
+        Of several processes the main one writes; where they hold parts, all of them have to call this.
+        """
+        if not (processes.is_main() or self.sharded):
+            return
         from safetensors.torch import save_file
 
         groups: dict[str, dict[str, Tensor]] = {
@@ -44,13 +52,18 @@ class State:
         }
         if self.average:
             groups["average"] = self.average.values
+        places = self._places
         groups["optimizer"] = {
-            f"{index}.{name}": torch.as_tensor(value)
+            f"{places[index]}.{name}": torch.as_tensor(value)
             for index, moments in self.optimizer.state_dict()["state"].items()
             for name, value in moments.items()
             if value is not None  # SGD without momentum
         }
-        tensors = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+        tensors = {
+            f"{group}.{name}": whole(value) for group, values in groups.items() for name, value in values.items()
+        }
+        if not processes.is_main():
+            return
         described = {
             "history": json.dumps(self.history),
             "scaler": json.dumps(self.scaler.state_dict() if self.scaler else {}),
@@ -59,6 +72,15 @@ class State:
         }
         with replacing(path) as temporary:
             save_file(unshared(tensors), temporary, described)
+
+    @property
+    def _places(self) -> list[int]:
+        """Of each parameter that the optimizer moves, in its order, the number among those of ``parts``.
+
+        Its own order is by groups, which are others where a network is in parts.
+        """
+        order = {id(weight): place for place, weight in enumerate(self.parts.parameters())}
+        return [order[id(weight)] for group in self.optimizer.param_groups for weight in group["params"]]
 
     def restore(self, path: Path) -> None:
         """Take the state of ``path`` on, where there is such a file."""
@@ -73,11 +95,15 @@ class State:
         def taken(group: str) -> dict[str, Tensor]:
             return {n.removeprefix(f"{group}."): v for n, v in tensors.items() if n.startswith(f"{group}.")}
 
-        self.parts.load_state_dict(taken("parts"), strict=not self.still)
+        live = self.parts.state_dict()
+        self.parts.load_state_dict(divided(taken("parts"), live), strict=not self.still)
+        trained = list(self.parts.parameters())
         moments: dict[int, dict[str, Tensor]] = {}
+        places = self._places
         for name, value in taken("optimizer").items():
-            index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = value
+            place, _, moment = name.partition(".")
+            (own,) = divided({moment: value}, {moment: trained[int(place)]}).values()
+            moments.setdefault(places.index(int(place)), {})[moment] = own
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if self.scaler:
             self.scaler.load_state_dict(described["scaler"])
@@ -85,4 +111,5 @@ class State:
             self.average.load(taken("average"), described["updates"])
         if self.private:
             self.private.restore(described["private"])
-        self.best, self.history = taken("best"), described["history"]
+        module = {name.removeprefix("0."): x for name, x in live.items()}
+        self.best, self.history = divided(taken("best"), module), described["history"]

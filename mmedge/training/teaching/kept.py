@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,9 +52,20 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     """What ``packed`` gave of some rows after others, in the wider dtype where float16 did not reach as far in all of them."""
     if parts[0].dtype.names is None or len({part.dtype for part in parts}) == 1:
         return np.concatenate(parts)
-    # Field by field: numpy's own cast of rows whose fields hold several numbers reads beyond them.
     fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].dtype.names}
-    out = np.empty(sum(map(len, parts)), [(name, x.dtype, x.shape[1:]) for name, x in fields.items()])
+    return _of_fields(fields, np.dtype([(name, x.dtype, x.shape[1:]) for name, x in fields.items()]))
+
+
+def widened(kept: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What ``packed`` gave, in a dtype that reaches as far or farther."""
+    if dtype.names is None or kept.dtype == dtype:
+        return kept.astype(dtype, copy=False)
+    return _of_fields({name: kept[name] for name in dtype.names}, dtype)
+
+
+def _of_fields(fields: Mapping[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """Field by field: numpy's own cast of rows whose fields hold several numbers reads beyond them."""
+    out = np.empty(len(next(iter(fields.values()))), dtype)
     for name, x in fields.items():
         out[name] = x
     return out

@@ -20,13 +20,14 @@ from mmedge.training.pretexts import pretrained
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher is trained on. ``model``: the section that it was built by."""
+    """What a teacher is trained on. ``model``: the section that it was built by; ``sharded``: as of ``Training``."""
 
     contract: Contract
     samples: Samples
     validation: Samples
     model: Model
     context: Context
+    sharded: bool = False
 
     def taught(self, module: nn.Module, train: Train, name: str, first: Pretrain | None) -> Fitted:
         """Train ``module`` in place on the labels, after ``first`` where it is given. ``name``: of the state and the log.
@@ -49,6 +50,7 @@ class Lesson:
             seed + number,
             seed,
             reading=context.dataset.reading,
+            sharded=self.sharded,
         )
         if first:
             state = context.work / f"{name}-pretrained.safetensors"

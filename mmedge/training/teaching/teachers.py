@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmedge.artifact import hash_json, replacing
+from mmedge.artifact import hash_json
 from mmedge.models.fusion import repeated
 from mmedge.progress import Progress
 from mmedge.recipe import Hint
@@ -20,10 +20,9 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
 from mmedge.training.loop.frozen_parts import parts_reused
 from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
-from mmedge.training.teaching.kept import Form, joined, restored
+from mmedge.training.teaching.filling import fill
+from mmedge.training.teaching.kept import Form, restored
 from mmedge.training.teaching.sources import Source
-
-_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -145,26 +144,24 @@ class Teacher:
         view = 0 if self._source.fixed else view
         if view not in self._views:
             paths = self._paths(view)
-            with processes.main_first():
-                if not all(path.is_file() for path in paths):
-                    for path, values in zip(paths, self._compute(view), strict=True):
-                        with replacing(path) as temporary:
-                            np.save(temporary, values)
+            if processes.of_main(lambda: not all(path.is_file() for path in paths)):
+                with self._reusing(view):
+                    fill(paths, self._count, lambda index: self._computed(index, view))
             self._views[view] = [np.load(path, mmap_mode="r") for path in paths]
         return self._views[view]
 
-    def _compute(self, view: int) -> list[np.ndarray]:
-        parts: list[list[np.ndarray]] = []
+    @contextmanager
+    def _reusing(self, view: int) -> Iterator[None]:
+        """Within the block parts of the teacher that see the same in every view are run for one of them."""
         with ExitStack() as reusing:
             for number, module in enumerate(self._source.modules if self._views_total > 1 else ()):
-                folder = self._folder / f"{self._key}-parts{number}"
+                folder = self._folder / f"{self._key}-parts{number}-{processes.rank()}"
                 reusing.enter_context(parts_reused(module, folder, self._count * self._views_total))
                 if view == self._views_total - 1:  # needed no more
                     reusing.callback(shutil.rmtree, folder, ignore_errors=True)
-            for start in range(0, self._count, _BATCH):
-                index = np.arange(start, min(start + _BATCH, self._count))
-                parts.append(self._packed(self._parts(index, view)))
-                self._progress.step(
-                    "teacher's outputs", start + len(index), self._count, f"view {view + 1}/{self._views_total}"
-                )
-        return [joined(part) for part in zip(*parts, strict=True)]
+            yield
+
+    def _computed(self, index: np.ndarray, view: int) -> list[np.ndarray]:
+        done = min(self._count, (int(index[-1]) + 1) * processes.count())  # the main process's rows are the first
+        self._progress.step("teacher's outputs", done, self._count, f"view {view + 1}/{self._views_total}")
+        return self._packed(self._parts(index, view))

@@ -1,7 +1,9 @@
 """Decoding: what cannot be decoded is told with its row, whoever decodes it; no kill and no full disk can break what is kept."""
 
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +38,44 @@ def decoded(pictures, workers=1):
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_faults_come_with_their_rows_and_the_other_rows_with_their_pixels(pictures, workers):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_faults_come_with_their_rows_and_the_other_rows_with_their_pixels(pictures, workers, monkeypatch):
+    monkeypatch.setattr(decode, "_CHUNK_BYTES", 0)  # several chunks: one alone is no other process's
     shards, chunks = decoded(pictures, workers)
     faults = [fault for chunk in chunks for fault in chunk.faults]
     assert [row for row, _ in faults] == [3, 150, 199] and all("image" in what for _, what in faults)
     (x,) = shards.opened()
     assert x.dtype == np.uint8 and not x[[3, 7, 150, 199]].any()
     np.testing.assert_array_equal(x[42, 0], np.asarray(Image.open(pictures[0] / "42.png")))
+
+
+class Killing(Silent):
+    """Kills a worker, as a machine without memory does, when the second chunk is there; notes what is said."""
+
+    def __init__(self):
+        self.said, self.killed = [], 0
+
+    def step(self, *told):
+        for process in multiprocessing.active_children()[: not self.killed]:
+            os.kill(process.pid, signal.SIGKILL)
+            self.killed += 1
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.long
+def test_where_a_worker_is_killed_decoding_goes_on_in_this_process(pictures, monkeypatch):
+    monkeypatch.setattr(decode, "_CHUNK_BYTES", 0)
+    folder, jobs = pictures
+    progress = Killing()
+    shards, chunks = decode.decode(
+        decode.Modality("image", SPEC, folder), jobs, 200, folder / "y", workers=2, progress=progress
+    )
+    expected, found = decoded(pictures)
+    assert progress.killed == 1 and ["of memory perhaps" in said for said in progress.said] == [True]
+    assert chunks == found
+    np.testing.assert_array_equal(shards.opened()[0], expected.opened()[0])
 
 
 def test_a_script_without_a_main_guard_gets_its_samples_all_the_same(pictures):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mmedge import preprocess
 from mmedge.data.store import samples
@@ -16,6 +17,8 @@ from mmedge.recipe import Augment, Mix, Train
 from mmedge.training.loop import feeding
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.feeding import Feed
+from mmedge.training.loop.fit import fit
+from mmedge.training.objectives import Supervised
 from tests.conftest import parsed
 
 COUNT = 96
@@ -79,6 +82,34 @@ def test_unreadable_files_are_skipped_counted_and_named(tmp_path, workers, monke
     monkeypatch.setattr(feeding, "_JUDGED", 10)
     with pytest.raises(MmedgeError, match=r"training samples cannot be read.*png\n.*sample s.*\n.*data.unreadable"):
         list(fed(dataset, workers).batches(0))
+
+
+class Net(nn.Module):
+    """With batch norm, which needs two samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, present, photo, numbers):
+        return {"logits": self.layers(photo)}
+
+
+def test_a_batch_of_which_no_file_can_be_read_is_no_step(tmp_path):
+    dataset = prepared(tmp_path, broken=range(0, COUNT, 2), unreadable=0.9)
+    train, rows = Train(batch_size=2, epochs=1, modality_dropout=0.0, ema=0.9), np.arange(len(dataset.train))
+    reading = Reading(stream=True, unreadable=0.9)
+    few = dataset.validation.taken(np.flatnonzero([int(name[1:]) % 2 for name in dataset.validation.ids]))
+    training = Training(dataset.contract, dataset.train, few, train, rows, 0, 0, reading=reading)
+    torch.manual_seed(0)
+    module = Net()
+    sizes = [len(batch.index) for batch in Feed(training, torch.device("cpu")).batches(0)]
+    assert {0, 1, 2} == set(sizes)
+    fitted = fit(
+        module, Supervised(dataset.contract, train), training, state=tmp_path / "s", task="t", progress=Silent()
+    )
+    assert 0 < fitted.history[0]["loss"] < 1
+    assert all(torch.isfinite(weight).all() for weight in module.state_dict().values())
 
 
 def test_a_sample_whose_partner_in_a_mix_cannot_be_read_is_skipped_too(tmp_path):

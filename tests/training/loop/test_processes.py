@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mmedge.recipe import Augment, Hint, Loss, Train
 from mmedge.training.loop.batches import Training, batches
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Distillation
+from mmedge.training.teaching import filling
 from mmedge.training.teaching.caching import Demand
 from mmedge.training.teaching.sources import ModuleSource, TrainingViews
 from mmedge.training.teaching.teachers import Teacher
@@ -84,14 +86,15 @@ def distilled(folder: Path):
     demand = Demand(3, 18, "always")
     teaches = Teacher(source, ROWS, 2, demand=demand, hints=hints, folder=folder / "answers", progress=Silent())
     objective = Seen(Distillation(student, teaches, CONTRACT, Loss(hints=(Hint(),)), TRAIN))
-    fitted = fit(
-        student,
-        objective,
-        Training(CONTRACT, samples, split("validation", 60, 1), TRAIN, np.arange(ROWS), 0, 0),
-        state=folder / "state",
-        task="t",
-        progress=Silent(),
-    )
+    with patch.object(filling, "_BATCH", 16):
+        fitted = fit(
+            student,
+            objective,
+            Training(CONTRACT, samples, split("validation", 60, 1), TRAIN, np.arange(ROWS), 0, 0),
+            state=folder / "state",
+            task="t",
+            progress=Silent(),
+        )
     history = [
         {name: value for name, value in record.items() if name not in ("seconds", "waiting")}
         for record in fitted.history
@@ -137,7 +140,7 @@ def trained(tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     in_processes(WORKER, two)
     ranks = [torch.load(two / f"rank{rank}", weights_only=True) for rank in (0, 1)]
-    return distilled(one), ranks, two
+    return distilled(one), ranks, (one, two)
 
 
 def test_every_row_of_a_batch_is_shown_to_one_process_and_none_is_lost(trained):
@@ -165,11 +168,15 @@ def test_two_processes_end_with_the_weights_and_figures_of_one_and_with_the_same
         assert record == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_teacher_is_asked_once_and_the_state_is_written_once(trained):
-    one, (first, second), folder = trained
-    assert first["asked"] == one["asked"] > second["asked"] == 1  # the second one asks for the hints' widths alone
+def test_each_process_asks_the_teacher_for_its_share_and_the_files_are_those_of_one(trained):
+    one, (first, second), (alone, folder) = trained
+    # Of two views six batches each, of which each process computes three; and once for the hints' widths.
+    assert (one["asked"], first["asked"], second["asked"]) == (1 + 2 * 6, 1 + 2 * 3, 1 + 2 * 3)
     assert sorted(path.name for path in folder.iterdir()) == ["answers", "rank0", "rank1", "state"]
-    assert len(list((folder / "answers").glob("*.npy"))) == 2 * 3
+    files = sorted(path.name for path in (folder / "answers").glob("*.npy"))
+    assert len(files) == 2 * 3 and files == sorted(path.name for path in (alone / "answers").glob("*.npy"))
+    for name in files:
+        assert (folder / "answers" / name).read_bytes() == (alone / "answers" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("count", "accumulate"), [(1, 1), (2, 1), (3, 2), (7, 1)])

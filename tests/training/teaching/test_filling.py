@@ -1,0 +1,84 @@
+"""Files that several processes fill are those that one fills, bit for bit, and a full disk leaves none."""
+
+import errno
+import threading
+
+import numpy as np
+import pytest
+
+from mmedge.errors import MmedgeError
+from mmedge.training.teaching import filling
+from mmedge.training.teaching.kept import Form, joined
+
+FORM = Form("float16", 4, frozenset({"logits"}))
+ROWS = 50
+
+
+def computed(rows):
+    """Of one row float16 does not reach its logits."""
+    logits = np.random.default_rng(0).normal(size=(ROWS, 20)).astype(np.float32)[rows]
+    logits[rows == 33] *= 1e6
+    return [rows % 3 > 0, FORM.packed(logits, "logits"), FORM.packed(logits[:, :2])]
+
+
+class Together:
+    """Threads in place of processes: each has its rank, and gets what all have given."""
+
+    def __init__(self, count):
+        self.number, self.own = count, threading.local()
+        self.barrier, self.given = threading.Barrier(count, timeout=20), [None] * count
+
+    def count(self):
+        return self.number
+
+    def rank(self):
+        return self.own.rank
+
+    def each(self, value):
+        self.given[self.rank()] = value
+        self.barrier.wait()
+        found = list(self.given)
+        self.barrier.wait()
+        return found
+
+    def wait(self):
+        self.barrier.wait()
+
+    def run(self, rank, paths):
+        self.own.rank = rank
+        filling.fill(paths, ROWS, computed)
+
+
+def filled(folder, count, monkeypatch):
+    paths, together = [folder / f"{number}.npy" for number in range(3)], Together(count)
+    folder.mkdir()
+    monkeypatch.setattr(filling, "_BATCH", 8)
+    monkeypatch.setattr(filling, "processes", together)
+    threads = [threading.Thread(target=together.run, args=(rank, paths)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path.name for path in folder.iterdir()) == ["0.npy", "1.npy", "2.npy"]
+    return [path.read_bytes() for path in paths]
+
+
+def test_any_number_of_processes_writes_the_files_of_one(tmp_path, monkeypatch):
+    one = filled(tmp_path / "one", 1, monkeypatch)
+    (tmp_path / "plain").mkdir()
+    parts = [computed(np.arange(start, min(start + 8, ROWS))) for start in range(0, ROWS, 8)]
+    for number, each in enumerate(zip(*parts)):
+        np.save(tmp_path / "plain" / f"{number}.npy", joined(each))
+        assert one[number] == (tmp_path / "plain" / f"{number}.npy").read_bytes()
+    for count in (2, 3, 9):  # of nine two have no batch
+        assert filled(tmp_path / str(count), count, monkeypatch) == one
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(filling, "widened", full)
+    with pytest.raises(MmedgeError, match="cannot write: No space left"):
+        filling.fill([tmp_path / f"{number}.npy" for number in range(3)], ROWS, computed)
+    assert list(tmp_path.iterdir()) == []
