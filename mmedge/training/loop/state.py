@@ -52,11 +52,11 @@ class State:
         }
         if self.average:
             groups["average"] = self.average.values
-        places = self._places
+        names = self._moved
         groups["optimizer"] = {
-            f"{places[index]}.{name}": torch.as_tensor(value)
+            f"{moment}.{names[index]}": torch.as_tensor(value)
             for index, moments in self.optimizer.state_dict()["state"].items()
-            for name, value in moments.items()
+            for moment, value in moments.items()
             if value is not None  # SGD without momentum
         }
         tensors = {
@@ -74,13 +74,10 @@ class State:
             save_file(unshared(tensors), temporary, described)
 
     @property
-    def _places(self) -> list[int]:
-        """Of each parameter that the optimizer moves, in its order, the number among those of ``parts``.
-
-        Its own order is by groups, which are others where a network is in parts.
-        """
-        order = {id(weight): place for place, weight in enumerate(self.parts.parameters())}
-        return [order[id(weight)] for group in self.optimizer.param_groups for weight in group["params"]]
+    def _moved(self) -> list[str]:
+        """The names of the parameters that the optimizer moves, in its order, which is another where a network is in parts."""
+        names = {id(weight): name for name, weight in self.parts.named_parameters()}
+        return [names[id(weight)] for group in self.optimizer.param_groups for weight in group["params"]]
 
     def restore(self, path: Path) -> None:
         """Take the state of ``path`` on, where there is such a file."""
@@ -97,13 +94,11 @@ class State:
 
         live = self.parts.state_dict()
         self.parts.load_state_dict(divided(taken("parts"), live), strict=not self.still)
-        trained = list(self.parts.parameters())
         moments: dict[int, dict[str, Tensor]] = {}
-        places = self._places
+        names, trained = self._moved, dict(self.parts.named_parameters())
         for name, value in taken("optimizer").items():
-            place, _, moment = name.partition(".")
-            (own,) = divided({moment: value}, {moment: trained[int(place)]}).values()
-            moments.setdefault(places.index(int(place)), {})[moment] = own
+            moment, _, of = name.partition(".")
+            moments.setdefault(names.index(of), {}).update(divided({moment: value}, {moment: trained[of]}))
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if self.scaler:
             self.scaler.load_state_dict(described["scaler"])
