@@ -83,7 +83,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
         with torch.no_grad():
             if norm.num_batches_tracked is not None:  # as it is where a checkpointed block computes again
                 norm.num_batches_tracked += 1
-            momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+            momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked or 1)
             norm.running_mean.lerp_(mean, momentum)
             norm.running_var.lerp_(variance * count / (count - 1), momentum)
     out = centred * torch.rsqrt(variance + norm.eps).view(shape)
