@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -164,6 +165,16 @@ class Prune(StageSection):
     def demanded(self) -> bool:
         """Whether the recipe asked for a budget, so that missing it is a failure."""
         return self.macs is not None or any(limit is not None for _, limit in self.budget)
+
+
+def sparsity_faults(prune: Prune | None, targets: Iterable[str], *, skips_zeros: bool) -> list[str]:
+    """What is wrong with zeros that none of the ``targets`` gains by."""
+    if prune is None or not (prune.sparsity and prune.faster) or skips_zeros:
+        return []
+    return [
+        f"prune.sparsity: zeros make nothing faster on {', '.join(targets)}: add the target tensorrt or tensorrt-rtx, or say"
+        " prune.faster: false"
+    ]
 
 
 class Quantize(StageSection):

@@ -12,7 +12,7 @@ from mmedge.contract import subsets
 from mmedge.errors import brief, did_you_mean
 from mmedge.frozen import Frozen
 from mmedge.recipe.augment import faults_of
-from mmedge.recipe.compression import Prefer, Prune, Quantize
+from mmedge.recipe.compression import Prefer, Prune, Quantize, sparsity_faults
 from mmedge.recipe.data import Data
 from mmedge.recipe.export import Export, Measure, Report
 from mmedge.recipe.gates import Gates, Limits, NoneOrGates, default_limits, guarded
@@ -94,21 +94,13 @@ class Recipe(Frozen):
             *self._teacher_faults(),
             *self._task_faults(),
             *self._gate_faults(),
-            *self._sparsity_faults(),
+            *sparsity_faults(self.prune, self.export.targets, skips_zeros=self.export.skips_zeros),
             *privacy_faults(self),
             *pretraining_faults(self),
         ]
         if faults:
             raise ValueError("\n".join(faults))
         return self
-
-    def _sparsity_faults(self) -> list[str]:
-        if self.prune is None or not (self.prune.sparsity and self.prune.faster) or self.export.skips_zeros:
-            return []
-        return [
-            f"prune.sparsity: zeros make nothing faster on {', '.join(self.export.targets)}: add the target tensorrt or"
-            " tensorrt-rtx, or say prune.faster: false"
-        ]
 
     def _modality_faults(self) -> list[str]:
         known = self.data.modalities
