@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -22,7 +22,11 @@ from mmedge.errors import MmedgeError
 from tests.deploy.linear import CONTRACT
 
 EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "40"))
-fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+# Explaining a failure traces every line of every example, which takes many times as long.
+PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
+fuzzed = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, phases=PHASES
+)
 
 
 @pytest.fixture(scope="module")
