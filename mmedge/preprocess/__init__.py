@@ -6,7 +6,7 @@ What is fitted, on the training split only, is written into the spec: tokenizer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,19 +21,23 @@ from mmedge.spec import ModalitySpec, TextSpec
 
 @dataclass(frozen=True)
 class _Kind:
-    """What is done to the raw values of a kind; ``vocabulary``, ``statistics`` and ``normalise`` where they are its own."""
+    """What is done to the raw values of a kind; ``vocabulary``, ``statistics`` and ``normalise`` where they are its own.
+
+    ``many``: the features of many values at once, where that is faster; None where they have to be looked at one by one.
+    """
 
     features: Callable[[Any, Any, str], np.ndarray]
     vocabulary: Callable[[Any, Iterable[Any]], Any] | None = None
     statistics: Callable[[Any, Iterable[np.ndarray]], Any] | None = None
     normalise: Callable[[Any, np.ndarray], np.ndarray] | None = None
+    many: Callable[[Any, Any], np.ndarray | None] | None = None
 
 
 KINDS: dict[str, _Kind] = {
     "image": _Kind(image.features),
     "audio": _Kind(audio.features),
     "text": _Kind(text.features, vocabulary=text.fit),
-    "tabular": _Kind(tabular.features, tabular.fit_categories, tabular.fit_statistics, tabular.normalise),
+    "tabular": _Kind(tabular.features, tabular.fit_categories, tabular.fit_statistics, tabular.normalise, tabular.many),
     "sensor": _Kind(sensor.features),
     "array": _Kind(sensor.array),
     "points": _Kind(points.features, statistics=points.fit_statistics, normalise=points.normalise),
@@ -59,6 +63,12 @@ def tensor(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
 def raw_features(spec: ModalitySpec, value: Any, name: str = "input") -> np.ndarray:
     """``tensor`` before normalisation: what the statistics of the training split are fitted on."""
     return KINDS[spec.kind].features(spec, value, name)
+
+
+def many_features(spec: ModalitySpec, values: Sequence[Any]) -> np.ndarray | None:
+    """``raw_features`` of many values, [n, *spec.shape]; None where they have to be looked at one by one."""
+    many = KINDS[spec.kind].many
+    return many(spec, values) if many else None
 
 
 def normalise(spec: ModalitySpec, features: np.ndarray) -> np.ndarray:

@@ -40,6 +40,26 @@ def features(spec: TabularSpec, value: Any, name: str) -> np.ndarray:
     return np.asarray(parts, np.float32)
 
 
+def many(spec: TabularSpec, rows: Sequence[Sequence[Any]]) -> np.ndarray | None:
+    """``features`` of many rows of a table's cells at once; None where one of them has to be looked at by itself."""
+    if spec.categorical or spec.missing_indicator:
+        return None
+    cells = [cell for row in rows for cell in row]
+    known = [cell for cell in cells if cell is not None]
+    try:
+        text = "".join(known)
+        if len(cells) != len(rows) * len(spec.columns) or "_" in text or not text.isascii():
+            return None
+        numbers = np.array([math.nan if cell is None else float(cell) for cell in cells])
+    except (TypeError, ValueError):
+        return None
+    out = numbers.reshape(len(rows), len(spec.columns))
+    there = np.abs(out) <= LARGEST
+    if there.sum() < len(known) or not there.any(axis=1).all():
+        return None
+    return out.astype(np.float32)
+
+
 def normalise(spec: TabularSpec, values: np.ndarray) -> np.ndarray:
     """Standardise the numbers of a sample or of a batch; a missing one becomes their mean, which is 0 after it."""
     out = np.array(values, np.float32)

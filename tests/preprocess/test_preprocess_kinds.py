@@ -353,3 +353,27 @@ def test_a_series_that_holds_time_first_is_the_same_series(tmp_path):
     ):
         with pytest.raises(MmedgeError, match=wanted + r"(?s:.*)time_first"):
             preprocess.tensor(spec, wrong, "motion")
+
+
+def test_many_rows_of_numbers_are_what_each_of_them_is_and_odd_ones_are_left_to_be_looked_at():
+    spec = TabularSpec(kind="tabular", columns=("a", "b"))
+    rows = [("1.5", None), (" 2e3 ", "-0.1"), (None, "16777217"), ("1e-46", "3")]
+    expected = np.stack([preprocess.raw_features(spec, list(row)) for row in rows])
+    found = preprocess.many_features(spec, rows)
+    np.testing.assert_array_equal(found.view("u4"), expected.view("u4"))
+    for odd in [
+        ("x", "1"),
+        ("", "1"),
+        (None, None),
+        ("1_0", "1"),
+        ("nan", "1"),
+        ("1e39", "1"),
+        ("٣", "1"),
+        ("1",),
+        (1, 2),
+    ]:
+        assert preprocess.many_features(spec, [*rows, odd]) is None
+    assert (
+        preprocess.many_features(TabularSpec(kind="tabular", columns=("a",), categorical=("b",)), [("1", "2")]) is None
+    )
+    assert preprocess.many_features(COLOUR, [b""]) is None

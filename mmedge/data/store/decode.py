@@ -180,14 +180,16 @@ def decode_rows(modality: Modality, jobs: Sequence[Job], shards: Shards) -> Chun
     together = max(1, _TOGETHER // (4 * max(1, int(np.prod(spec.shape)))))
     for start in range(0, len(jobs), together):
         block = jobs[start : start + together]
-        features = np.zeros((len(block), *spec.shape), spec.dtype)
-        for place, (index, cells) in enumerate(block):
-            try:
-                features[place] = _features(modality, cells)
-            except MmedgeError as error:
-                seen.faults.append((index, error.what))
-            else:
-                seen = _looked(seen, spec, index, features[place])
+        features = preprocess.many_features(spec, [cells for _, cells in block])
+        if features is None:
+            features = np.zeros((len(block), *spec.shape), spec.dtype)
+            for place, (index, cells) in enumerate(block):
+                try:
+                    features[place] = _features(modality, cells)
+                except MmedgeError as error:
+                    seen.faults.append((index, error.what))
+                else:
+                    seen = _looked(seen, spec, index, features[place])
         small = packed(spec, shards.form, features)
         if small is None:
             raise _Misfit

@@ -174,8 +174,10 @@ class Rows:
         return self.shards.read(rows)
 
     def raw(self, index: np.ndarray) -> Iterator[np.ndarray]:
-        """``preprocess.raw_features`` of each of the rows ``index``."""
-        return (restored(self.spec, self.kept(index[k : k + 1]))[0] for k in range(len(index)))
+        """``preprocess.raw_features`` of each of the rows ``index``; small ones are read together."""
+        together = max(1, _LARGE // max(1, math.prod(self.shards.shape)))
+        for start in range(0, len(index), together):
+            yield from restored(self.spec, self.kept(index[start : start + together]))
 
     def normalised(self, kept: np.ndarray, index: np.ndarray) -> np.ndarray:
         """[batch, *shape] of the dtype that a network takes, of what ``kept`` gave for the rows ``index``, or of changed such."""
