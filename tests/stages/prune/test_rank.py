@@ -88,6 +88,12 @@ def test_layers_are_led_through_the_directions_of_what_they_give_and_others_stay
     assert "of the power of what it gives" in told["flat"] and "out" not in told
 
 
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2])
+def test_a_share_that_is_none_is_told(share):
+    with pytest.raises(ValueError, match="rank"):
+        Prune(rank=share)
+
+
 def test_an_embedding_is_in_factors_where_a_size_is_asked_for_and_its_padding_still_gives_nothing(module):
     for asked in (work(budget={"params": 0.5}), work("size")):
         whole = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Net)
