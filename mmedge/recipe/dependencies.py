@@ -46,7 +46,7 @@ def code_state(name: str, args: Any, folder: Path, say: Callable[[str], None] = 
             for file in files
             for text in _constants(file)
             for path in _standing(text, {*places, file.parent})
-            if path.is_file()
+            if path.is_file() and not is_installed(path)
         ),
     }
     return hash_json(state)
@@ -164,7 +164,7 @@ def _imported(file: Path, folder: Path) -> list[Path]:
 def _files_of(module: str, folder: Path, also_elsewhere: bool = True) -> list[Path]:
     """The files of ``a.b.c`` and its packages, in ``folder`` or wherever else the user keeps code; none of an installed one."""
     steps = module.split(".")
-    found = _below_package(folder, steps)
+    found = [file for file in _below_package(folder, steps) if not is_installed(file)]
     if found or not also_elsewhere or steps[0] in sys.stdlib_module_names or steps[0] == "mmedge":
         return found
     place = _elsewhere(steps[0])

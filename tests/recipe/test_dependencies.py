@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmedge.recipe.dependencies import code_state, file_state, path_state, still, watched
+import mmedge
+from mmedge.recipe.dependencies import code_state, file_state, path_state, sources, still, watched
 
 
 @pytest.fixture
@@ -89,6 +90,15 @@ def test_a_file_that_is_named_in_the_code_counts(folder):
     before = code_state("net:make", {}, folder)
     (folder / "weights.bin").write_bytes(b"two")
     assert code_state("net:make", {}, folder) != before
+
+
+def test_neither_mmedge_itself_nor_the_systems_files_count_as_a_users(folder):
+    root = Path(mmedge.__file__).parents[1]  # where `python -m` in a checkout finds mmedge as it does a user's modules
+    (folder / "once.py").write_text("load = open('/proc/self/status')\n")
+    assert folder / "once.py" in sources("net", folder)
+    assert sources("mmedge.errors", root) == []
+    before = code_state("net:make", {}, folder)
+    assert code_state("net:make", {}, folder) == before  # what the system says of a process changes
 
 
 def test_a_folder_too_large_to_read_counts_by_sizes_and_times_and_says_so(folder, monkeypatch):
