@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from mmedge.progress import Silent
-from mmedge.recipe import MainTeacher, Train
+from mmedge.recipe import MainTeacher, Model, Train
 from mmedge.training.loop import sharding
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
 from mmedge.training.objectives import Supervised
+from mmedge.training.teaching import lesson
 from tests.training.loop.test_fit import CONTRACT, split
 from tests.training.loop.test_processes import in_processes
 
@@ -116,6 +118,23 @@ def test_parts_learn_what_the_whole_does_and_either_goes_on_from_the_other_s_sta
     assert not torch.allclose(whole["weights"]["head.weight"], Net().head.weight, atol=0.02)
     shutil.copy(two / "state-1", other / "state")
     same(fitted(other, sharded=False, checkpointing=False), whole)
+
+
+def test_the_recipe_s_teacher_is_trained_so(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(lesson, "fit", lambda module, objective, training, **_: seen.append(training.sharded))
+    context = SimpleNamespace(
+        recipe=SimpleNamespace(seed=0),
+        dataset=SimpleNamespace(reading=None),
+        work=tmp_path,
+        progress=Silent(),
+        log=lambda name: None,
+    )
+    for sharded in (False, True):
+        taught = lesson.Lesson(CONTRACT, split("train", 9, 0), split("validation", 9, 1), Model(), context, sharded)
+        monkeypatch.setattr(lesson, "joined", lambda fits: fits)
+        taught.taught(Net(), TRAIN, "teacher", None)
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize(
