@@ -9,14 +9,24 @@ from mmedge.backends.backend import Job
 from mmedge.backends.engine import profiles_of
 from mmedge.errors import MismatchError, UsageError
 from mmedge.graph import precision, qdq
+from mmedge.graph.prepared import Prepared
 from mmedge.models.load import contract_of
 from mmedge.stages.export import engines
+from mmedge.stages.quantize import ptq
 
 
-@pytest.fixture
-def models(finished):
-    """(Q/DQ model, FP32 model) of the finished run."""
-    return tuple(onnx.load(finished.out / "quantize" / f"{name}.onnx") for name in ("int8", "fp32"))
+@pytest.fixture(scope="module")
+def models(finished, dataset, tmp_path_factory):
+    """(Q/DQ model, the FP32 model that it is made of) of the finished run's cut student."""
+    fp32, target = finished.out / "quantize" / "fp32.onnx", tmp_path_factory.mktemp("int8") / "int8.onnx"
+    names = tuple(contract_of(finished.artifact("prune")).modalities)
+    inputs = [
+        {name: np.array(dataset.train.inputs[name][row : row + 1]) for name in names}
+        | {"present": np.ones((1, len(names)), bool)}
+        for row in range(8)
+    ]
+    ptq.int8(Prepared(fp32, attention=False), target, inputs)
+    return onnx.load(target), onnx.load(fp32)
 
 
 @pytest.fixture

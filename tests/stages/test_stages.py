@@ -12,7 +12,7 @@ from mmedge.recipe import MainTeacher
 from mmedge.stages import distill, export, prune, train, trained
 from mmedge.stages.export import verification
 from mmedge.stages.prune import work
-from mmedge.training.teaching import students
+from mmedge.training.teaching import lesson, students
 from tests.conftest import staged
 
 
@@ -42,7 +42,7 @@ def test_what_is_trained_learns_from_the_training_split_and_is_chosen_on_validat
 
     recipe = context.recipe
     stages = {
-        "teacher": (train, lambda: train.train(None, recipe.teacher, context)),
+        "teacher": (lesson, lambda: train.train(None, recipe.teacher, context)),
         "student": (students, lambda: distill.distill(finished.artifact("teacher"), recipe.distill, context)),
         "recovery": (work, lambda: prune.prune(finished.artifact("distill"), config, context)),
     }
