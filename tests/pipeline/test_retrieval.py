@@ -196,7 +196,7 @@ def pictures_alone(ran, manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "out"
     values = values_of(manifest)
     del values["prune"]
-    targets = {"onnxruntime-cpu": {}, "openvino-cpu": {}}
+    targets = {"onnxruntime-cpu": {"precision": "fp32"}, "openvino-cpu": {"precision": "fp32"}}
     zero_shot = {"labels": NAMES, "template": "{}"}
     values["export"] = {"targets": targets, "towers": ["picture"], "zero_shot": zero_shot}
     values["gates"] = "none"
@@ -211,7 +211,8 @@ def test_a_tower_that_ships_alone_embeds_indexes_and_searches_what_it_sees(ran, 
     for backend in ("onnxruntime-cpu", "openvino-cpu"):
         own = runtime.load(pictures_alone, backend)
         assert list(own.contract.modalities) == ["pixels"]
-        np.testing.assert_allclose(own.embed(pixels=some), engine.embed(pixels=some), atol=1e-2)
+        # The whole one's precision is the one that was fastest.
+        assert (own.embed(pixels=some) * engine.embed(pixels=some)).sum(axis=1).min() > 0.97
         with pytest.raises(UsageError, match="no modality 'name'"):
             own.embed(name="six")
     own.index([{"pixels": each} for each in some], tmp_path / "x")

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, pairwise
-from multiprocessing import current_process, get_context
+from multiprocessing import active_children, current_process, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,6 +155,7 @@ def _decoded(
     count = workers or (cores() if expected > _WORTH_SECONDS else 1)
     if count > 1 and len(rest) > 1:
         try:
+            others = active_children()
             # Forked from a server that holds no threads: torch, which the caller has imported, does not survive a fork.
             with ProcessPoolExecutor(min(count, len(rest)), get_context("forkserver")) as pool:
                 try:
@@ -163,7 +164,10 @@ def _decoded(
                         yield seen, len(rest[done - 1]), f", {count} processes"
                         work = iter(rest[done:])
                 finally:
-                    pool.shutdown(cancel_futures=True)
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    # One that waits for work may have died with the lock of the queue: the others would never hear of the end.
+                    for worker in set(active_children()) - set(others):
+                        worker.kill()
             return
         except BrokenProcessPool:
             progress.say("worker processes could not start or died, of memory perhaps; decoding goes on in this one")
