@@ -6,7 +6,6 @@ import copy
 import csv
 import json
 import math
-import os
 import resource
 import tempfile
 import time
@@ -15,17 +14,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmedge.cli.main import cli
+from tests.fuzzing import fuzzed
 
-EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "15"))
-# Explaining a failure traces every line of every example, which takes many times as long.
-PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
-fuzzed = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, phases=PHASES
-)
 # What a recipe may take at most: seconds of this process, or on a machine that is busy so many times what an unknown layer
 # takes, whose name is sought in an exported graph; and megabytes that it grows by.
 _SLOWEST, _TIMES, _LARGEST = 5.0, 2, 1000
@@ -157,14 +151,14 @@ def test_the_recipes_that_are_changed_have_no_fault(table, recipe):
     assert checked(json.dumps(recipe), table)["errors"] == 0
 
 
-@fuzzed
+@fuzzed(15)
 @given(data=st.data())
 def test_a_recipe_with_anything_changed_is_checked_or_told_of(table, slowest, data):
     recipe = mutated(data.draw(st.sampled_from((GOOD, SEVERAL))), data)
     checked(json.dumps(recipe), table, slowest)
 
 
-@fuzzed
+@fuzzed(15)
 @given(data=st.data())
 def test_a_recipe_with_characters_changed_is_checked_or_told_of(table, slowest, data):
     text = list(json.dumps(GOOD, indent=1))

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 import tempfile
 import wave
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,13 +19,7 @@ from mmedge import preprocess, runtime
 from mmedge.backends import onnxfile
 from mmedge.errors import MmedgeError
 from tests.deploy.linear import CONTRACT
-
-EXAMPLES = int(os.environ.get("MMEDGE_FUZZ", "40"))
-# Explaining a failure traces every line of every example, which takes many times as long.
-PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
-fuzzed = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, phases=PHASES
-)
+from tests.fuzzing import fuzzed
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +29,7 @@ def archive(made_bundle, tmp_path_factory):
     return path.read_bytes()
 
 
-@fuzzed
+@fuzzed(40)
 @given(data=st.data())
 def test_a_zip_with_any_bytes_changed_is_refused_or_answers(archive, data):
     """What loads is whole: every listed file has its hash."""
@@ -46,14 +39,14 @@ def test_a_zip_with_any_bytes_changed_is_refused_or_answers(archive, data):
     _load(bytes(spoiled)[: data.draw(st.integers(0, len(spoiled)))] if data.draw(st.booleans()) else bytes(spoiled))
 
 
-@fuzzed
+@fuzzed(40)
 @given(content=st.binary(max_size=3000))
 def test_any_bytes_as_a_bundle_are_refused(content):
     assert _load(content) is None
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@fuzzed
+@fuzzed(40)
 @given(names=st.lists(st.tuples(st.text(max_size=30), st.integers(0, 0xFFFFFFFF), st.binary(max_size=50)), max_size=6))
 def test_any_names_and_modes_in_a_zip_stay_inside_or_are_refused(names):
     with tempfile.TemporaryDirectory() as outer:
@@ -74,7 +67,7 @@ def test_any_names_and_modes_in_a_zip_stay_inside_or_are_refused(names):
         assert not any(path.is_symlink() for path in folder.rglob("*"))
 
 
-@fuzzed
+@fuzzed(40)
 @given(content=st.binary(max_size=3000))
 def test_any_bytes_as_an_onnx_file_are_read_or_refused(content):
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
@@ -105,7 +98,7 @@ def _wav() -> bytes:
     return out.getvalue()
 
 
-@fuzzed
+@fuzzed(40)
 @given(data=st.data(), of=st.sampled_from(["png", "jpeg", "wav", "bytes"]))
 def test_any_media_bytes_become_a_finite_tensor_or_our_error(data, of):
     content = {"png": _png, "jpeg": _jpeg, "wav": _wav}[of]() if of != "bytes" else data.draw(st.binary(max_size=500))

@@ -262,6 +262,12 @@ def ignorable(module: nn.Module) -> dict[str, str]:
     return {name.removeprefix("inner."): name for name in layers} | {name: name for name in layers}
 
 
+def left_alone(module: nn.Module, ignore: Sequence[str]) -> set[str]:
+    """The layers that ``prune.ignore`` names, by their own names."""
+    known = ignorable(module)
+    return {known[name] for name in ignore if name in known}
+
+
 def _ignored(module: nn.Module, contract: Contract, config: Prune) -> list[str]:
     """The layers that stay as they are: those that the recipe names, and the last ones of the heads' widths."""
     layers, known = _prunable(module), ignorable(module)

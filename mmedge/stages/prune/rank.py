@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from mmedge.contract import Contract
 from mmedge.models import load
 from mmedge.models.factored import factor
-from mmedge.recipe import Prune
-from mmedge.stages.prune.groups import fault_of, together
+from mmedge.stages.prune.groups import fault_of, left_alone, together
 from mmedge.stages.prune.work import PruneWork
 
 # A layer of fewer weights stays whole without a word; ranks are multiples of the second figure, as kernels like widths to be.
@@ -91,9 +90,9 @@ def _wanted(work: PruneWork, module: nn.Module) -> tuple[dict[str, int], dict[st
     assert config.rank is not None
     smaller = config.budget.params is not None or work.context.recipe.prefer == "size"
     shared = Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
-    wanted, left = dict[str, int](), dict[str, str]()
+    wanted, left, stay = dict[str, int](), dict[str, str](), left_alone(module, config.ignore)
     for name, layer in module.named_modules():
-        if type(layer) not in (nn.Linear, nn.Embedding) or _stays(name, config):
+        if type(layer) not in (nn.Linear, nn.Embedding) or name in stay:
             continue
         weight: Tensor = layer.weight  # type: ignore[assignment]
         rank = int(config.rank * weight.numel() / sum(weight.shape)) // _BLOCK * _BLOCK
@@ -112,10 +111,6 @@ def _wanted(work: PruneWork, module: nn.Module) -> tuple[dict[str, int], dict[st
         else:
             wanted[name] = rank
     return wanted, left
-
-
-def _stays(name: str, config: Prune) -> bool:
-    return name in config.ignore or name.removeprefix("inner.") in config.ignore
 
 
 def _outputs(layer: Any) -> int:

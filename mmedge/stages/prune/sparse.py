@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmedge.report.pruning import AttemptRecord
 from mmedge.stages.prune.attempts import SPARSE, Kept, Narrowed, judged
+from mmedge.stages.prune.groups import left_alone
 from mmedge.stages.prune.work import PruneWork, Scores
 
 # A layer of fewer weights stays as it is.
@@ -23,10 +24,10 @@ def masks(module: nn.Module, ignore: Sequence[str]) -> dict[str, Tensor]:
     Layers stay as they are that ``ignore`` names, convolutions in groups, and those whose inputs no four divides. Source:
     Mishra et al. 2021, "Accelerating sparse deep neural networks".
     """
-    found = {}
+    found, stay = {}, left_alone(module, ignore)
     for name, layer in module.named_modules():
         plain = isinstance(layer, nn.Linear) or (isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.groups == 1)
-        if not plain or name in ignore or name.removeprefix("inner.") in ignore:
+        if not plain or name in stay:
             continue
         weight: Any = layer.weight
         if weight.shape[1] % 4 == 0 and weight.numel() >= _WORTH:
