@@ -6,6 +6,7 @@ unpickled.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -88,6 +89,7 @@ def hash_json(value: Any) -> str:
     ).hexdigest()
 
 
+@functools.cache
 def code_hash(*names: str) -> str:
     """Hash of the package's own source files and folders of these names; ``.py`` may be left out."""
     root = Path(__file__).parent

@@ -105,8 +105,8 @@ def unchanged(shards: Shards, rows: list[int], hashes: list[str]) -> bool:
     if not shards.whole() or len(chunks) != len(hashes):
         return False
     size = _chunk(shards.shape) * int(np.prod(shards.shape)) * np.dtype(shards.form).itemsize
-    looked = evenly(len(chunks), max(1, _CHECKED // max(1, size)))
-    return all(_sound(shards, chunks[number], hashes[number]) for number in looked)
+    looked, left = evenly(len(chunks), max(1, _CHECKED // max(1, size))), replace(shards)
+    return all(_sound(left, chunks[number], hashes[number]) for number in looked)
 
 
 def _chunk(shape: tuple[int, ...]) -> int:
@@ -241,10 +241,8 @@ def _noting(form: str) -> str:
 
 def _sound(shards: Shards, rows: list[int], sha256: str) -> bool:
     """Whether ``rows`` of the files hold what was written to them."""
-    files, digest = shards.opened(), hashlib.sha256()
-    for row in rows:
-        digest.update(np.ascontiguousarray(files[row // shards.per_file][row % shards.per_file]).data)
-    return digest.hexdigest() == sha256
+    held = shards.read(np.array(rows, np.int64))
+    return hashlib.sha256(np.ascontiguousarray(held).data).hexdigest() == sha256
 
 
 def _noted(path: Path, shards: Shards, chunks: list[list[Job]]) -> dict[int, Chunk]:
@@ -255,12 +253,13 @@ def _noted(path: Path, shards: Shards, chunks: list[list[Job]]) -> dict[int, Chu
     rows = {chunk[0][0]: [row for row, _ in chunk] for chunk in chunks}
     if _header(path) != _noting(shards.form):
         return {}
+    left = replace(shards)  # what is mapped of it: the files may be made anew
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
         try:
             found = Chunk(**json.loads(line))
         except (ValueError, TypeError):  # the line that a kill interrupted
             continue
-        if _sound(shards, rows.get(found.first, []), found.sha256):
+        if _sound(left, rows.get(found.first, []), found.sha256):
             done[found.first] = replace(found, faults=[(row, what) for row, what in found.faults])
     return done
 

@@ -19,7 +19,7 @@ from mmedge import preprocess
 from mmedge.artifact import code_hash, hash_json, sha256_of, write_json
 from mmedge.data.manifest.faults import columns_of
 from mmedge.data.manifest.source import present
-from mmedge.data.store.content import content_of, there
+from mmedge.data.store.content import content_of
 from mmedge.data.store.decode import Chunk, Job, Modality, decode, unchanged
 from mmedge.data.store.files import Files
 from mmedge.data.store.forms import bytes_of
@@ -244,8 +244,8 @@ def _contents(name: str, spec: ModalitySpec, table: polars.DataFrame, folder: Pa
     out: list[str | None] = [None] * table.height
     for index, cells in jobs_of(name, spec, table):
         if spec.reads_file:
-            try:  # only of files: reading a pipe would wait for ever
-                digest = content_of(folder / cells[0]) if there(spec, folder / cells[0]) else None
+            try:
+                digest = content_of(spec, folder / cells[0])
             except (OSError, MmedgeError):
                 digest = None
             out[index] = hash_json([digest, *cells[1:]])[:32] if digest else UNREADABLE
