@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmedge.artifact import code_hash, hash_json, remembered, replacing
+from mmedge.artifact import code_hash, hash_json, remembered, replacing, sha256_of
 from mmedge.errors import MissingDependency
 from mmedge.frozen import Record
 from mmedge.report import plots, pruned, quantized
@@ -21,13 +21,18 @@ from mmedge.report.reviewed import contributed, frontier_of, reviewed
 from mmedge.report.schema import QualityRecord, Report
 from mmedge.report.table import short
 
+# Characters of a page in which it says what it was drawn from.
+_HEAD = 500
+
 
 def write_html(report: Report | FileReport, path: Path, kept: Path | None = None) -> None:
     """Write the page of a run, or of a quantized file, beside its report.
 
-    ``kept``: a folder where pictures are kept, which are not drawn again of the same figures. Raises MissingDependency
-    where jinja2 or matplotlib is not installed.
+    ``kept``: a folder where pictures are kept, which are not drawn again of the same figures; nor is a page that stands
+    there already of a run that computed nothing since. Raises MissingDependency where jinja2 or matplotlib is not installed.
     """
+    if isinstance(report, Report) and kept is not None and _stands(report, path):
+        return
     page = _page(report, kept) if isinstance(report, Report) else _file_page(report)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -80,6 +85,27 @@ def _file_page(report: FileReport) -> str:
     return str(template.render(report=report.record(), name=Path(report.model).name, picture=picture))
 
 
+def _drawn_of(report: Report) -> str:
+    """A hash of what a page shows, but for when and by which command it was written, and for what was taken as it is."""
+    stages = [
+        stage if stage.status == "skipped" else stage.model_copy(update={"status": "cached", "seconds": None})
+        for stage in report.stages
+    ]
+    provenance = report.provenance and report.provenance.model_copy(update={"command": None, "started": ""})
+    figures = report.model_copy(update={"stages": stages, "provenance": provenance}).record()
+    templates = [sha256_of(file) for file in sorted(Path(__file__).parent.glob("*.j2"))]
+    return hash_json([figures, code_hash("report"), templates])
+
+
+def _stands(report: Report, path: Path) -> bool:
+    """Whether the page in ``path`` shows what a report says."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as page:
+            return f'content="{_drawn_of(report)}"' in page.read(_HEAD)
+    except OSError:
+        return False
+
+
 def _page(report: Report, kept: Path | None) -> str:
     from markupsafe import Markup
 
@@ -130,6 +156,7 @@ def _page(report: Report, kept: Path | None) -> str:
         mmedge=report.mmedge,
         headline=_headline(report),
         recipe=json.dumps(report.recipe, indent=2, ensure_ascii=False),
+        drawn=_drawn_of(report),
     )
     return str(page)
 

@@ -14,6 +14,7 @@ from mmedge.pipeline.check import check
 from mmedge.progress import Silent
 from mmedge.recipe import Augment
 from mmedge.report.checked import Card
+from mmedge.spec import AudioSpec, VideoSpec
 from tests.data.made import parsed, write_table
 from tests.data.wizard.test_propose import made
 
@@ -129,6 +130,8 @@ def test_all_frames_of_a_view_are_changed_alike(drafted):
 def test_a_folder_s_content_follows_its_files(tmp_path):
     (tmp_path / "f").mkdir()
     (tmp_path / "f/1.png").write_bytes(b"a")
-    before = content_of(tmp_path / "f")
+    film = VideoSpec(kind="video")
+    before = content_of(film, tmp_path / "f")
     (tmp_path / "f/2.png").write_bytes(b"b")
-    assert before != content_of(tmp_path / "f")
+    assert before and before != content_of(film, tmp_path / "f")
+    assert content_of(AudioSpec(kind="audio"), tmp_path / "f") is None is content_of(film, tmp_path / "g")

@@ -123,6 +123,30 @@ def changed(finished, kept, tmp_path_factory):
     return report, file.read_text()
 
 
+def test_a_page_stays_until_what_it_shows_changes(finished, kept, tmp_path):
+    file = tmp_path / "x.html"
+
+    def drawn(change=lambda report: None):
+        report = copy.deepcopy(finished.report)
+        change(report)
+        before = file.read_text() if file.exists() else ""
+        write_html(parsed(report, Report), file, kept)
+        return file.read_text() != before
+
+    def again(report):
+        for stage in report["stages"]:
+            stage |= {"status": "cached", "seconds": 0.0}
+        report["provenance"] |= {"started": "2031-01-01T00:00:00Z", "command": "mmedge run x.yaml"}
+
+    assert drawn() and not drawn(again)
+    assert drawn(lambda report: report["stages"][0].update(notes=["another runtime"]))
+    assert drawn(lambda report: report["stages"][0]["quality"].update(value=0.25))
+    assert drawn(lambda report: report["stages"][-1].update(status="skipped"))
+    assert drawn(lambda report: report["provenance"].update(code_sha256="0" * 64))
+    file.write_text("cut off")
+    assert drawn()
+
+
 def test_what_a_user_wrote_is_escaped(changed):
     _, page = changed
     assert "<script>alert" not in page and "<b>bold</b>" not in page and "&lt;script&gt;" in page
