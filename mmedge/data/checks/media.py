@@ -16,7 +16,7 @@ from mmedge.data.manifest.splits import SPLITS
 from mmedge.data.store.content import there
 from mmedge.data.store.tensors import UNREADABLE, Decoded, decoded
 from mmedge.errors import Fault, MmedgeError
-from mmedge.preprocess.members import exists, openable
+from mmedge.preprocess.members import openable
 from mmedge.progress import Progress
 from mmedge.recipe import Data
 from mmedge.report.checked import SoundFacts, TextFacts
@@ -51,22 +51,22 @@ def media_faults(
             found, facts[name] = _texts(name, one.spec, one.tokens, file, column)
             faults += found
         if isinstance(spec, AudioSpec):
-            found, facts[name] = _sounds(spec, _files(tables, column, folder), file, column)
+            found, facts[name] = _sounds(spec, _files(one, tables, column, folder), file, column)
             faults += found
         if isinstance(spec, ImageSpec):
-            faults += picture_faults(name, _files(tables, column, folder), file, column)
+            faults += picture_faults(name, _files(one, tables, column, folder), file, column)
         faults += _same_content(name, spec, one, tables, contents, file, column)
     faults += _same_samples(table, data, contents, file)
     return faults, facts, fitted
 
 
-def _files(tables: dict[str, polars.DataFrame], column: str, folder: Path) -> list[tuple[int, Path]]:
-    """(row in the user's table, path) of the files that are there; the others are told of already."""
+def _files(one: Decoded, tables: dict[str, polars.DataFrame], column: str, folder: Path) -> list[tuple[int, Path]]:
+    """(row in the user's table, path) of the files that were there to be read; the others are told of already."""
     return [
         (row, folder / cell)
-        for table in tables.values()
-        for row, cell in table.select(ROW, column).drop_nulls().iter_rows()
-        if exists(folder / cell)
+        for split, table in tables.items()
+        for (row, cell), held in zip(table.select(ROW, column).iter_rows(), one.contents[split])
+        if held not in (None, UNREADABLE)
     ]
 
 
