@@ -28,7 +28,7 @@ class FusionNet(nn.Module):
     (Hoffman, Gupta & Darrell 2016, "Learning with side information through modality hallucination", whose branch has
     convolutions of its own; here it stands on the encoders that are there, which costs two small matrices). ``heads``:
     what makes each, from ``hidden`` features on; called last, so that a seed gives the weights that it gave before.
-    ``kind``: how the features are joined, a row of ``FUSIONS``.
+    ``fusion``: how the features are joined, a row of ``FUSIONS``.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FusionNet(nn.Module):
         hidden: int,
         heads: Mapping[str, Callable[[], nn.Module]],
         imagined: Sequence[str] = (),
-        kind: str = "concat",
+        fusion: Callable[[int, int, int], nn.Module] = FUSIONS["concat"],
     ) -> None:
         super().__init__()
         self.modalities, self.heads = tuple(encoders), tuple(heads)
@@ -46,7 +46,7 @@ class FusionNet(nn.Module):
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(embedding)) for name in encoders})
         features = embedding * len(self.modalities)
         self.imagine = nn.ModuleDict({name: _imagining(features, embedding) for name in imagined})
-        self.fusion = FUSIONS[kind](len(encoders) + len(imagined), embedding, hidden)
+        self.fusion = fusion(len(encoders) + len(imagined), embedding, hidden)
         # One head is not under its name, as artifacts of version 0.1 have it.
         each = {name: made() for name, made in heads.items()}
         self.head = nn.ModuleDict(each) if len(each) > 1 else next(iter(each.values()))
@@ -113,9 +113,9 @@ class EarlyNet(FusionNet):
         embedding: int,
         hidden: int,
         heads: Mapping[str, Callable[[], nn.Module]],
-        kind: str,
+        fusion: Callable[[int, int, int], nn.Module],
     ) -> None:
-        super().__init__({"stacked": encoder}, embedding, hidden, heads, kind=kind)
+        super().__init__({"stacked": encoder}, embedding, hidden, heads, fusion=fusion)
         self.modalities = tuple(channels)
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(*shape)) for name, shape in channels.items()})
 
@@ -145,9 +145,9 @@ class TokenNet(FusionNet):
         embedding: int,
         hidden: int,
         heads: Mapping[str, Callable[[], nn.Module]],
-        kind: str,
+        fusion: Callable[[int, int, int], nn.Module],
     ) -> None:
-        super().__init__(encoders, embedding, hidden, heads, kind=kind)
+        super().__init__(encoders, embedding, hidden, heads, fusion=fusion)
         self.pads = dict(pads)
         for encoder in encoders.values():
             part = getattr(encoder, "tokens", encoder)

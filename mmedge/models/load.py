@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmedge import tasks
 from mmedge.artifact import WEIGHTS, Artifact, contract_of
 from mmedge.contract import Contract
-from mmedge.errors import MmedgeError, UsageError, first_line
+from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
 from mmedge.graph.trace import example, generated, outputs_of
 from mmedge.models.arrays import ArrayDecoder, Flat
 from mmedge.models.attention import split_attention
@@ -111,7 +111,8 @@ def _masks(model: Model, contract: Contract) -> dict[str, tuple[str, int]]:
 
 def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module] = encoder_of) -> nn.Module:
     """``encoder``: what makes each modality's, of its name, its spec, and two sections."""
-    if FUSIONS[model.fusion] is Early:
+    fusion = _fusion(model, [*contract.modalities, *model.hallucinate])
+    if fusion is Early:
         return _early(model, contract, encoder)
     encoders = {
         name: encoder(name, spec, model.encoders.get(name, Encoder()), model)
@@ -120,13 +121,13 @@ def _built_in(model: Model, contract: Contract, encoder: Callable[..., nn.Module
     for name, head in contract.heads.items():
         if head.towers:  # it is the only one
             return TowerNet(encoders, name, head, model)
-    if getattr(FUSIONS[model.fusion], "of_tokens", False):
+    if getattr(fusion, "of_tokens", False):
         _refuse_without(model, {_IMAGINED: bool(model.hallucinate)})
         pads = {
             n: getattr(spec, "pad", 0) if spec.dtype == "int64" else None for n, spec in contract.modalities.items()
         }
-        return TokenNet(encoders, pads, model.embedding, model.hidden, _heads(model, contract), model.fusion)
-    return FusionNet(encoders, model.embedding, model.hidden, _heads(model, contract), model.hallucinate, model.fusion)
+        return TokenNet(encoders, pads, model.embedding, model.hidden, _heads(model, contract), fusion)
+    return FusionNet(encoders, model.embedding, model.hidden, _heads(model, contract), model.hallucinate, fusion)
 
 
 def _early(model: Model, contract: Contract, encoder: Callable[..., nn.Module]) -> nn.Module:
@@ -140,7 +141,28 @@ def _early(model: Model, contract: Contract, encoder: Callable[..., nn.Module]) 
     spec, first = stacked(contract.modalities), next(iter(contract.modalities))
     own = encoder(first, spec, model.encoders.get(first, Encoder()), model)
     shapes = {name: (each.shape[0], *[1] * (len(each.shape) - 1)) for name, each in contract.modalities.items()}
-    return EarlyNet(own, shapes, model.embedding, model.hidden, _heads(model, contract), model.fusion)
+    return EarlyNet(own, shapes, model.embedding, model.hidden, _heads(model, contract), Early)
+
+
+def _fusion(model: Model, names: Sequence[str]) -> Callable[..., nn.Module]:
+    """What joins modalities, by the recipe's own weights where it gives them. Raises UsageError for such as it cannot take."""
+    row, given = FUSIONS[model.fusion], model.fusion_weights
+    if not given:
+        return row
+    where = "model.fusion_weights"
+    if not getattr(row, "by_weights", False):
+        able = ", ".join(kind for kind, each in FUSIONS.items() if getattr(each, "by_weights", False))
+        raise UsageError(f"the fusion {model.fusion} takes no weights", where=where, todo=f"these do: {able}")
+    for name in given:
+        if name not in names:
+            raise UsageError(f"there is no modality {name!r}{did_you_mean(name, names)}", where=where)
+    if lacking := [name for name in names if name not in given]:
+        raise UsageError(
+            f"the modality {lacking[0]!r} has no weight", where=where, todo="give one to each, 0 to leave it out"
+        )
+    if not any(given.values()):
+        raise UsageError("every weight is 0", where=where)
+    return partial(row, given=[given[name] for name in names])
 
 
 def _refuse_without(model: Model, lacking: Mapping[str, bool]) -> None:

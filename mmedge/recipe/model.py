@@ -93,6 +93,11 @@ class Model(Frozen):
         " modality alone would decide, by learned weights (votes), or by weights that are fitted on validation rows after training"
         " (stacking); early stacks inputs of equal shape as channels, for the first modality's encoder.",
     )
+    fusion_weights: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
+        {},
+        description="Modality -> what it counts, of all modalities: weights of the sum's features, or the ratio of the average's"
+        " decisions. Learned in a sum and equal in an average where empty.",
+    )
     ensemble: int = Field(
         1,
         ge=1,

@@ -32,13 +32,15 @@ MODALITIES = {
 }
 
 
-def built(encoders, fusion="concat", **more):
+def built(encoders, fusion="concat", weights=None, **more):
     """A fusion network with an encoder of the kind that is asked for of each modality, and its contract."""
     torch.manual_seed(0)
     modalities = {name: MODALITIES[name.partition("_")[0]] for name in encoders}
     contract = Contract.model_validate({"task": "classification", "labels": ["a", "b", "c"], "modalities": modalities})
     sizes = {name: {"kind": of, "widths": [8, 16], "depth": 2, "patch": 4, **more} for name, of in encoders.items()}
-    section = Model.model_validate({"encoders": sizes, "embedding": 8, "hidden": 8, "fusion": fusion})
+    section = Model.model_validate(
+        {"encoders": sizes, "embedding": 8, "hidden": 8, "fusion": fusion, "fusion_weights": weights or {}}
+    )
     return load.build(section, contract).eval(), contract
 
 

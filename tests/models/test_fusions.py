@@ -42,6 +42,35 @@ def test_a_decision_is_the_mean_of_what_each_would_decide(kind):
     assert torch.allclose(head(fusion(*features)), shares[0] * alone[0] + shares[1] * alone[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["sum", "average"])
+def test_weights_of_the_recipe_are_those_that_count_and_none_is_learned(kind):
+    given = {"tabular_too": 1.0, "tabular": 3.0}
+    module, _ = built({"tabular": "mlp", "tabular_too": "mlp"}, kind, weights=given)
+    (first, second), fusion = torch.randn(2, 5, 8), module.fusion
+    if kind == "sum":
+        wanted = fusion.joint(3.0 * first + 1.0 * second)
+    else:
+        wanted = 0.75 * fusion.own[0](first) + 0.25 * fusion.own[1](second)
+    assert torch.allclose(fusion(first, second), wanted, atol=1e-6)
+    learned = {name for name, each in module.named_parameters() if each.requires_grad}
+    assert not any("fusion.weights" in name or "shares" in name for name in learned)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "what"),
+    [
+        ("concat", {"tabular": 1.0}, "the fusion concat takes no weights"),
+        ("votes", {"tabular": 1.0}, "the fusion votes takes no weights"),
+        ("sum", {"tabular": 1.0, "tabula_too": 1.0}, "no modality 'tabula_too' .did you mean 'tabular_too'"),
+        ("sum", {"tabular": 1.0}, "the modality 'tabular_too' has no weight"),
+        ("average", {"tabular": 0.0, "tabular_too": 0.0}, "every weight is 0"),
+    ],
+)
+def test_weights_that_a_fusion_cannot_take_are_told(kind, given, what):
+    with pytest.raises(UsageError, match=what):
+        built({"tabular": "mlp", "tabular_too": "mlp"}, kind, weights=given)
+
+
 def test_stacking_trusts_the_modality_that_says_something_and_changes_no_weight_that_was_learnt():
     module, contract = built({"tabular": "mlp", "tabular_too": "mlp"}, "stacking")
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """How features of the modalities are joined, one file each, and the one table of them.
 
 A fusion takes a float32 [batch, embedding] of each modality, the learned stand-in where one is absent, to [batch, hidden]; those
-of ``tokens`` take tokens of each.
+of ``tokens`` take tokens of each. What has ``by_weights`` takes weights of the recipe's own, too: ``given``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "attention": attention.Attended,
     "bottleneck": tokens.Bottleneck,
     "tokens": tokens.Joint,
-    "average": partial(decision.Decision, learned=False),
+    "average": decision.Decision,
     "votes": partial(decision.Decision, learned=True),
     "stacking": stacking.Stacked,
     "early": early.Early,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmedge.models.fusions.decision import Decision
@@ -15,12 +14,8 @@ class Stacked(Decision):
     equal while all else is trained, in which they take no part. ``forward``: as in ``FUSIONS``.
     """
 
+    by_weights = False
     weights: Tensor
 
     def __init__(self, count: int, embedding: int, hidden: int) -> None:
-        super().__init__(count, embedding, hidden, learned=False)
-        self.register_buffer("weights", torch.full((count,), 1 / count))
-
-    def forward(self, *features: Tensor) -> Tensor:
-        weighed = [x * weight for x, weight in zip(self.decisions(*features), self.weights.unbind())]
-        return sum(weighed[1:], weighed[0])
+        super().__init__(count, embedding, hidden, given=[1.0] * count)

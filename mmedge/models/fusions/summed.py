@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 
 class Sum(nn.Module):
-    """The features' sum, each by a learned weight, and a linear layer. ``forward``: as in ``FUSIONS``."""
+    """The features' sum, each by a weight that is learned or ``given``, and a linear layer. ``forward``: as in ``FUSIONS``."""
 
-    def __init__(self, count: int, embedding: int, hidden: int) -> None:
+    by_weights = True
+
+    def __init__(self, count: int, embedding: int, hidden: int, given: Sequence[float] = ()) -> None:
         super().__init__()
-        self.weights = nn.ParameterList(nn.Parameter(torch.full((1,), 1 / count)) for _ in range(count))
+        begun = given or [1 / count] * count
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.tensor([weight]), requires_grad=not given) for weight in begun
+        )
         self.joint = nn.Sequential(nn.Linear(embedding, hidden), nn.ReLU())
 
     def forward(self, *features: Tensor) -> Tensor:
