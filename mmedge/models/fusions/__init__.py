@@ -14,7 +14,7 @@ from torch import nn
 from mmedge.models.fusions import attention, bilinear, concat, decision, early, gated, stacking, summed, tokens
 
 # {kind: (number of modalities, embedding, hidden) -> a fresh module}.
-FUSIONS: dict[str, Callable[[int, int, int], nn.Module]] = {
+FUSIONS: dict[str, Callable[..., nn.Module]] = {
     "concat": concat.build,
     "sum": summed.Sum,
     "gated": gated.Gated,
