@@ -11,7 +11,7 @@ from mmedge.models.fusions import FUSIONS
 from mmedge.models.generator import Beginning, Step
 
 # A norm needs two samples, and a gradient a sample is taken of one (private training), where nothing can be told.
-_FEWEST = 2
+FEWEST = 2
 
 
 class FusionNet(nn.Module):
@@ -89,12 +89,12 @@ class FusionNet(nn.Module):
         statistics they would stand for pictures. Otherwise it is a batch of which no sample has the modality.
         """
         encoder = self.encoders[name]
-        if torch.compiler.is_compiling() or len(x) <= _FEWEST or _heard(encoder):
+        if torch.compiler.is_compiling() or len(x) <= FEWEST or _heard(encoder):
             return encoder(x)
         if not self.training:
             return encoder(x) if present.any() else x.new_zeros(len(x), len(self.absent[name]), dtype=torch.float32)
         there = x.flatten(1).any(dim=1)
-        if there.all() or there.sum() < _FEWEST:
+        if there.all() or there.sum() < FEWEST:
             return encoder(x)
         features: Tensor = encoder(x[there])
         return features.new_zeros(len(x), features.shape[1]).index_put((there,), features)

@@ -33,6 +33,12 @@ class TeacherConfig(Frozen):
         "fp32",
         description="Precision that a network computes in while it teaches; its weights stay. fp16 needs a GPU.",
     )
+    sharded: bool = Field(
+        False,
+        description="Whether each process of --devices holds a part of a network's weights alone while it teaches and, where it is"
+        " trained here, of gradients and the optimizer's state too (FSDP): for one that does not fit one device. What it learns"
+        " and gives is the same.",
+    )
     classes: dict[Label, Label | None] = Field(
         {},
         description="The teacher's class -> class of the data, or null for none, where they differ; in the order of the"
@@ -53,6 +59,8 @@ class TeacherConfig(Frozen):
     def _one_file(self) -> TeacherConfig:
         if self.onnx and self.outputs:
             raise ValueError("name either 'onnx' or 'outputs'")
+        if self.sharded and (self.onnx or self.outputs):
+            raise ValueError("'sharded' is of a network in PyTorch: what comes from 'onnx' or 'outputs' is not divided")
         if self.onnx and self.model.masks:
             raise ValueError("a 'mask' is a parameter of forward: an ONNX file is exported with the mask made inside")
         return self
@@ -68,11 +76,6 @@ class MainTeacher(StageSection, TeacherConfig):
     )
     pretrain: Pretrain | None = Field(
         None, description="What the teacher's encoders learn without labels before 'train'; null for nothing."
-    )
-    sharded: bool = Field(
-        False,
-        description="Whether each process of --devices holds a part of the weights, their gradients and the optimizer's state"
-        " alone while the teacher is trained (FSDP), for a network that does not fit one device. What it learns is the same.",
     )
     export: bool = Field(
         True,
@@ -91,14 +94,8 @@ class MainTeacher(StageSection, TeacherConfig):
 
     @model_validator(mode="after")
     def _sharded_to_be_trained(self) -> MainTeacher:
-        if self.sharded and (without := self._not_sharded()):
-            raise ValueError(f"'sharded' {without}")
-        return self
-
-    def _not_sharded(self) -> str | None:
-        """Why the training could not be of a network in parts."""
-        if not self.trained_here or self.train is None:
-            return "is of a teacher that is trained here"
+        if not (self.sharded and self.trained_here and self.train):
+            return self
         whys = {
             "'train.privacy': each sample has gradients of its own": self.train.privacy,
             "'train.compile'": self.train.compile,
@@ -107,7 +104,9 @@ class MainTeacher(StageSection, TeacherConfig):
             "'train.lora': what is trained there fits a device": self.train.lora,
             "'pretrain', which is of one process": self.pretrain,
         }
-        return next((f"does not go with {what}" for what, given in whys.items() if given), None)
+        for what in (what for what, given in whys.items() if given):
+            raise ValueError(f"'sharded' does not go with {what}")
+        return self
 
     @model_validator(mode="after")
     def _learnt_somewhere(self) -> MainTeacher:

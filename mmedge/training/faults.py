@@ -26,6 +26,7 @@ from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.spec import ModalitySpec, TextSpec
 from mmedge.training.context import Context
+from mmedge.training.loop.checkpointing import blocks
 from mmedge.training.loop.transfer import transfer_of
 from mmedge.training.teaching.layers import HintedLayer, check_pair
 from mmedge.training.teaching.sources import no_hints, without_outputs
@@ -51,9 +52,11 @@ def teaching_faults(
     faults += _teacher_faults(
         recipe.teacher, "teacher", contract, ids, factory, not (recipe.distill and recipe.distill.teachers)
     )
+    faults += _sharding_faults(recipe.teacher, "teacher", contract, factory)
     if recipe.distill is None:
         return faults
     for number, section in enumerate(recipe.distill.teachers):
+        faults += _sharding_faults(section, f"distill.teachers.{number}", contract, factory)
         faults += _teacher_faults(section, f"distill.teachers.{number}", contract, ids, factory, False)
         faults += _foreign_code(section, f"distill.teachers.{number}", recipe)
     wanted = recipe.distill.labels
@@ -118,6 +121,29 @@ def _teacher_faults(
             load.refuse_probabilities(module, own, where)
     except MmedgeError as error:
         return [Fault.of(error, "teacher", module=where)]
+    return []
+
+
+def _sharding_faults(
+    section: TeacherConfig, where: str, contract: Contract, factory: Callable[[Model], object]
+) -> list[Fault]:
+    """A teacher that ``sharded`` cannot divide, or would bring together whole whenever it computes."""
+    if not section.sharded or section.onnx or section.outputs:
+        return []
+    with suppress(Exception):  # what is wrong with an artifact or a model is told elsewhere
+        if isinstance(section, FurtherTeacher) and section.artifact:
+            if "model" in artifacts.read(section.artifact).meta:
+                return []
+            what = "'sharded' is of a network in PyTorch, and the artifact holds none"
+            return [Fault("error", "sharded", what, str(section.artifact), module=where, todo="leave it out")]
+        own = own_contract(section, contract)
+        if blocks(load.build(section.model, own, factory=factory(section.model), fresh=True)):
+            return []
+        what = (
+            "'sharded' divides a network by its blocks (parts of nn.Sequential and nn.ModuleList that have parts themselves), and"
+            " this one has none: all of its weights are brought together whenever it computes"
+        )
+        return [Fault("warning", "sharded", what, module=where)]
     return []
 
 

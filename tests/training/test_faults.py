@@ -89,6 +89,19 @@ def test_an_artifact_of_another_task_is_told_as_it_would_be_in_training(whole, t
     assert "a teacher of a regression cannot teach a classification" in fault["what"]
 
 
+def test_a_teacher_that_sharding_cannot_divide_is_told(whole, tmp_path):
+    """The built-in encoders of the recipe are layers one after another, a ResNet's are blocks."""
+    (fault,) = of(teaching(whole[0], teacher={"sharded": True}), "sharded")
+    assert fault["severity"] == "warning" and "this one has none" in fault["what"]
+    blocks = {"sharded": True, "model": {"encoders": {"picture": {"kind": "resnet"}}}}
+    assert not of(teaching(whole[0], teacher=blocks), "sharded")
+    with artifact.creating(tmp_path / "made", stage="teacher", key="k", parent=None) as (_, meta):
+        meta["contract"] = Contract(task="regression", modalities={}, output="value").model_dump(mode="json")
+    further = {"teachers": [{"artifact": str(tmp_path / "made"), "sharded": True}]}
+    (fault,) = of(teaching(whole[0], distill=further), "sharded")
+    assert fault["severity"] == "error" and fault["module"] == "distill.teachers.0"
+
+
 def test_a_hint_layer_that_does_not_exist_is_told_with_those_that_do(whole, tmp_path):
     hints = {"loss": {"hints": [{"teacher": "fusoin", "student": "nowhere"}]}}
     faults = of(teaching(whole[0], distill=hints), "hint")

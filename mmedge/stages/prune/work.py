@@ -13,7 +13,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
-from mmedge.artifact import GRAPH, Artifact, hash_json, remembered
+from mmedge.artifact import GRAPH, Artifact, hash_json
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.graph.export import export
@@ -81,8 +81,8 @@ class PruneWork:
         """
         path = self.context.work / f"{self.beginning}{what}-{hash_json(key)[:16]}.json"
         adapter: TypeAdapter[T] = TypeAdapter(kind)
-        made = None if processes.of_main(path.is_file) else adapter.dump_python(compute(), mode="json")
-        return adapter.validate_python(processes.of_main(lambda: remembered(path, lambda: made)))
+        made = processes.remembered(path, lambda: adapter.dump_python(compute(), mode="json"))
+        return adapter.validate_python(made)
 
     def shares(self, module: nn.Module) -> dict[str, float]:
         """What is left of the parent's MACs and parameters."""

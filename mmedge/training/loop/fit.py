@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -94,7 +95,7 @@ def fit(
     """
     train = training.schedule
     transfer = transfer_of(module, train)
-    held = sharded(module) if shares(training) else module
+    held = sharded(deepcopy(module)) if shares(training) else module
     run, learner = _prepared(held, objective, training, transfer)
     run.restore(state)
     total = steps_per_epoch(len(training.samples), train) * train.epochs

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mmedge import artifact
 from mmedge.errors import MissingDependency, PeerEnded, UsageError
 
 if TYPE_CHECKING:
@@ -108,6 +110,15 @@ def of_main(call: Callable[[], T]) -> T:
     box = [call() if is_main() else None]
     with together():
         return broadcast_object_list(box)[0]  # type: ignore[return-value]
+
+
+def remembered(path: Path, compute: Callable[[], Any]) -> Any:
+    """A JSON value that is computed once and kept in ``path``: all processes call ``compute``, or none does; the main one's is everybody's."""
+    found = of_main(lambda: artifact.known(path))
+    if found is None:
+        made = compute()
+        found = of_main(lambda: artifact.remembered(path, lambda: made))
+    return found
 
 
 def each(value: T) -> list[T]:

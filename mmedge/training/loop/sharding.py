@@ -7,20 +7,22 @@ whole tensor is called by all processes, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmedge.models.fusion import FEWEST
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.checkpointing import blocks
 from mmedge.training.loop.device import training_device
 
 # What is told where there is one process.
-NOTHING_SHARED = ("teacher.sharded divides nothing in one process: --devices N starts several",)
+NOTHING_SHARED = ("'sharded' divides nothing in one process: --devices N starts several",)
 
 
 def shares(training: Training) -> bool:
@@ -29,19 +31,48 @@ def shares(training: Training) -> bool:
 
 
 def sharded(module: nn.Module) -> nn.Module:
-    """A copy of ``module``, which is on the CPU, of which this process holds its part, on the device that training runs on."""
+    """``module``, which is on the CPU, with this process's part of its weights alone, on the device that training runs on."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    copy, device = deepcopy(module), training_device()
-    single = {weight for weight in copy.parameters() if weight.dim() == 0}  # nothing to divide; every process has them
+    device = training_device()
+    single = {
+        weight for weight in module.parameters() if weight.dim() == 0
+    }  # nothing to divide; every process has them
     with processes.together():
         mesh = init_device_mesh(device.type, (processes.count(),))
-        for part in (*blocks(copy), copy):
+        for part in (*blocks(module), module):
             fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=single)
     for weight in single:
         weight.data = weight.data.to(device)
-    return copy
+    return module
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Rows that go through a network together. ``kind``: what they have in common; ``rows``: this process's, int64, maybe none;
+    ``count``: how many rows the pass is to be of."""
+
+    kind: tuple[bool, ...]
+    rows: np.ndarray
+    count: int
+
+
+def in_step(own: Sequence[Pass]) -> list[Pass]:
+    """The passes that all processes make of a network in parts, where these are this one's own.
+
+    A pass brings the weights together of all that it runs, so that none may run what another does not: there are as many of a kind in
+    each process, in the same order, and of so many rows that a network which looks at their number does the same.
+    """
+    each, found = processes.each([(one.kind, one.count) for one in own]), []
+    for kind in sorted({kind for passes in each for kind, _ in passes}):
+        counts = [[count for k, count in passes if k == kind] for passes in each]
+        rows = [one.rows for one in own if one.kind == kind]
+        for number in range(max(map(len, counts))):
+            most = max(count[number] for count in counts if number < len(count))
+            mine = rows[number] if number < len(rows) else np.empty(0, np.int64)
+            found.append(Pass(kind, mine, max(len(mine), min(most, FEWEST + 1))))
+    return found
 
 
 def in_parts(x: Tensor) -> bool:

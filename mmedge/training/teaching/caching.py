@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from mmedge.artifact import remembered
 from mmedge.frozen import Record
 from mmedge.leftovers import BESIDE
 from mmedge.recipe import Train
+from mmedge.training.loop import processes
 from mmedge.training.teaching.kept import WHOLE, Form
 
 Mode = Literal["measured", "always", "never"]
@@ -63,7 +63,7 @@ class Workload:
 
 
 def decided(path: Path, demand: Demand, workload: Workload) -> Decision:
-    """The decision in ``path``, where there is one; else it is taken and written there.
+    """The decision in ``path``, where there is one; else it is taken and written there. All processes call this: each may hold a part of the teacher.
 
     Kept since the outputs for a sample differ in the last bit with the batch that it is in: an interrupted
     training goes on with the decision that it began with, and so ends with the same weights.
@@ -76,7 +76,7 @@ def decided(path: Path, demand: Demand, workload: Workload) -> Decision:
             return Decision(kept=True, reason="teacher's outputs kept in files, as distill.cache asks")
         return Decision(kept=False, reason="the teacher runs at every step, as distill.cache asks")
 
-    return Decision.model_validate(remembered(path, lambda: decide().record()))
+    return Decision.model_validate(processes.remembered(path, lambda: decide().record()))
 
 
 def _measured(folder: Path, demand: Demand, workload: Workload) -> Decision:
@@ -106,7 +106,7 @@ def _measured(folder: Path, demand: Demand, workload: Workload) -> Decision:
 def _reading(folder: Path, parts: list[np.ndarray]) -> float:
     """Seconds to read a batch of such parts from mapped files, rows in any order."""
     rows = np.random.default_rng(1).permutation(len(parts[0]))
-    paths = [folder / f".probe-{number}{BESIDE}{os.getpid()}.npy" for number in range(len(parts))]
+    paths = [folder / f".probe-{number}-{processes.rank()}{BESIDE}{os.getpid()}.npy" for number in range(len(parts))]
     try:
         for path, part in zip(paths, parts):
             np.save(path, part)

@@ -69,6 +69,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         hints,
         key=f"{' '.join(map(sha256_of, sorted(context.work.glob(f'{_NAME}*.safetensors'))))} {context.dataset.sha256}",
         who="the teacher of the student's modalities",
+        sharded=section.sharded,
     )
     config = config.model_copy(update={"loss": loss})
     return teacher_from(source, config, context, config.train, config.controls.seeds), loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,25 @@ _BATCH = 128
 def fill(paths: Sequence[Path], count: int, compute: Callable[[np.ndarray], list[np.ndarray]]) -> None:
     """Write the ``.npy`` files ``paths`` of ``count`` rows each; ``compute(rows)`` gives an array for each of them.
 
-    Every process calls this; the files are the same bit for bit for any number of them, and appear when all is written. Raises
-    MmedgeError where there is no room for them.
+    Every process calls this, and ``compute`` equally often, since each may hold a part of the teacher: who has no rows left computes
+    some again. What is computed is written, and not held. The files are the same bit for bit for any number of processes, and appear
+    when all is written. Raises MmedgeError where there is no room for them.
     """
-    batches = _own(count)
-    parts = [compute(rows) for rows in batches]
-    own = [joined(part) for part in zip(*parts, strict=True)]
-    # Whether float16 reaches as far as it has to is known when all have computed.
-    known = [each for each in processes.each([x[:0] for x in own]) if each]
-    forms = [joined(each) for each in zip(*known, strict=True)]
-    with ExitStack() as files:
-        begun = []
-        if processes.rank() == 0:
-            begun = [_begun(files.enter_context(replacing(path)), x, count) for path, x in zip(paths, forms)]
-        for (file, start), x, form in zip(processes.each(begun)[0], own, forms):
-            with file.open("r+b") as stream:
-                stream.seek(start + int(batches[0][0]) * form[:1].itemsize * int(np.prod(form.shape[1:])))
-                stream.write(widened(x, form.dtype).reshape(-1).view(np.uint8).data)
+    own, files = _own(count), list[_File]()
+    with ExitStack() as stack:
+        for step in range(-(-count // (_BATCH * processes.count()))):
+            mine = step < len(own)
+            found = compute(own[step] if mine else np.arange(min(_BATCH, count)))
+            files = files or _begun(stack, paths, count, _widest([x[:0] for x in found]))
+            for file, x in zip(files, found, strict=True):
+                if mine:
+                    file.write(int(own[step][0]), x)
+        # Whether float16 reaches as far as it has to is known when all have computed.
+        forms = _widest([file.reached for file in files])
+        short = [n for n, (file, form) in enumerate(zip(files, forms)) if file.form.dtype != form.dtype]
+        wider = _begun(stack, [files[n].path for n in short], count, [forms[n] for n in short])
+        for n, file in zip(short, wider):
+            files[n].copy(file, own)
         processes.wait()  # all have written before the files appear
     processes.wait()  # and go on when they have
 
@@ -47,7 +50,63 @@ def _own(count: int) -> list[np.ndarray]:
     return [np.arange(start, min(start + _BATCH, count)) for start in starts[first:end]]
 
 
-def _begun(path: Path, form: np.ndarray, count: int) -> tuple[Path, int]:
+def _widest(own: list[np.ndarray]) -> list[np.ndarray]:
+    """Arrays without rows, in dtypes that reach as far as those of any process."""
+    return [joined(each) for each in zip(*processes.each(own), strict=True)]
+
+
+@dataclass
+class _File:
+    """A file that all processes write to. ``start``: where its numbers begin; ``form``: an array without rows, in its dtype.
+
+    ``late``: {first row: rows that the dtype does not reach}.
+    """
+
+    path: Path
+    start: int
+    form: np.ndarray
+    late: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> np.ndarray:
+        """The form in a dtype that reaches all that is known."""
+        return joined([self.form, *(x[:0] for x in self.late.values())])
+
+    @property
+    def _row(self) -> int:
+        """Bytes of a row."""
+        return self.form.dtype.itemsize * int(np.prod(self.form.shape[1:]))
+
+    def write(self, first: int, x: np.ndarray) -> None:
+        """Write rows from ``first`` on, or keep them for a wider file."""
+        if joined([self.form, x[:0]]).dtype != self.form.dtype:
+            self.late[first] = x
+            return
+        with self.path.open("r+b") as stream:
+            stream.seek(self.start + first * self._row)
+            stream.write(widened(x, self.form.dtype).reshape(-1).view(np.uint8).data)
+
+    def copy(self, wider: _File, batches: Sequence[np.ndarray]) -> None:
+        """Give the rows of ``batches`` to a file of a dtype that reaches them all."""
+        for rows in batches:
+            first = int(rows[0])
+            wider.write(first, self.late[first] if first in self.late else self._read(first, len(rows)))
+
+    def _read(self, first: int, count: int) -> np.ndarray:
+        with self.path.open("rb") as stream:
+            stream.seek(self.start + first * self._row)
+            return np.frombuffer(stream.read(count * self._row), self.form.dtype).reshape(count, *self.form.shape[1:])
+
+
+def _begun(stack: ExitStack, paths: Sequence[Path], count: int, forms: Sequence[np.ndarray]) -> list[_File]:
+    """The files of ``count`` rows each, begun by the main process, that take the places of ``paths`` when the block ends."""
+    begun = []
+    if processes.rank() == 0:
+        begun = [_header(stack.enter_context(replacing(path)), form, count) for path, form in zip(paths, forms)]
+    return [_File(*place, form) for place, form in zip(processes.each(begun)[0], forms)]
+
+
+def _header(path: Path, form: np.ndarray, count: int) -> tuple[Path, int]:
     """Write the header of an array of ``count`` rows: (the file, where its numbers begin)."""
     header = {
         "descr": np.lib.format.dtype_to_descr(form.dtype),

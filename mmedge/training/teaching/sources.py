@@ -21,6 +21,7 @@ from mmedge.errors import MmedgeError, UsageError
 from mmedge.measure.classes import ClassMap
 from mmedge.recipe import Augment, Hint, Mix
 from mmedge.recipe.dependencies import path_state
+from mmedge.training.loop import processes, sharding
 from mmedge.training.loop.batches import Look, view_of
 from mmedge.training.loop.device import training_device
 from mmedge.training.loop.precision import autocast
@@ -114,11 +115,13 @@ class TrainingViews:
 
 
 class ModuleSource:
-    """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data."""
+    """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data.
+
+    ``sharded``: of several processes each holds a part of it (``loop/sharding.py``), and all have to ask at once; its outputs are the same.
+    """
 
     fixed = False
     columns: Mapping[str, np.ndarray] = {}
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -130,39 +133,45 @@ class ModuleSource:
         key: str,
         who: str,
         precision: str = "fp32",
+        sharded: bool = False,
     ) -> None:
         self.key = hash_json(
             [key, contract.model_dump(mode="json"), views.key, *([precision] if precision != "fp32" else [])]
         )
         self.heads, self._views, self._who = tuple(contract.heads), views, who
-        self._precision = precision
-        self._module, self._device = module.eval().requires_grad_(False), training_device()
+        self._precision, self._device = precision, training_device()
+        module = module.eval().requires_grad_(False)
+        self._in_parts = sharded and processes.count() > 1
+        self._module = sharding.sharded(module) if self._in_parts else module.to(self._device)
+        self.notes: tuple[str, ...] = sharding.NOTHING_SHARED if sharded and not processes.launched() else ()
         self.modules: Sequence[nn.Module] = (module,)
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
-        module.to(self._device)
 
     def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
         # Samples that have the same modalities together, so that nothing is run for what none of them has.
-        _, kinds = np.unique(self._views.present(index).numpy(), axis=0, return_inverse=True)
-        groups = [
-            part
-            for kind in range(int(kinds.max(initial=-1)) + 1)
-            for part in _parts(np.flatnonzero(kinds.ravel() == kind), self._views.row_bytes)
+        kinds, which = np.unique(self._views.present(index).numpy(), axis=0, return_inverse=True)
+        own = [
+            sharding.Pass(tuple(kind.tolist()), rows, len(rows))
+            for number, kind in enumerate(kinds)
+            for rows in _parts(np.flatnonzero(which.ravel() == number), self._views.row_bytes)
         ]
-        parts = [self._together(index[rows], view) for rows in groups]
-        back = np.argsort(np.concatenate(groups), kind="stable")
+        passes = sharding.in_step(own) if self._in_parts else own
+        parts = [self._together(one, index, view) for one in passes]
+        back = np.argsort(np.concatenate([one.rows for one in passes]), kind="stable")
         each = [np.concatenate(part)[back] for part in zip(*parts)]
         self._views.finite(each, index, self._who)
         logits, hints = dict(zip(self.heads, each)), each[len(self.heads) :]
         return TeacherOutputs(logits, np.ones(len(index), bool), hints)
 
-    def _together(self, index: np.ndarray, view: int) -> list[np.ndarray]:
-        """The logits of each head, then the hints, of some rows in one pass."""
+    def _together(self, one: sharding.Pass, index: np.ndarray, view: int) -> list[np.ndarray]:
+        """The logits of each head, then the hints, of a pass's rows; it is filled up with others that are let go of."""
+        shown = index[np.resize(one.rows if len(one.rows) else 0, one.count)]
+        present = torch.tensor(one.kind).repeat(one.count, 1)
         with torch.no_grad(), autocast(self._precision, self._device, f"{self._who}.precision"):
-            moved = {name: x.to(self._device) for name, x in self._views.inputs(index, view).items()}
-            outputs = self._module(present=self._views.present(index).to(self._device), **moved)
-        found = [*(outputs[name] for name in self.heads), *(layer.take(len(index)) for layer in self._layers)]
-        return [x.float().cpu().numpy() for x in found]
+            moved = {name: x.to(self._device) for name, x in self._views.inputs(shown, view).items()}
+            outputs = self._module(present=present.to(self._device), **moved)
+        found = [*(outputs[name] for name in self.heads), *(layer.take(one.count) for layer in self._layers)]
+        return [x[: len(one.rows)].float().cpu().numpy() for x in found]
 
 
 class GraphSource:

@@ -81,9 +81,7 @@ def teacher_for(config: Distill, context: Context, train: Train, fits: int = 1) 
     """
     if context.teacher is None:
         raise UsageError("there is no teacher to learn from", todo="run mmedge train first, or name one with --from")
-    with processes.main_first():  # what is preprocessed otherwise, or adopted, is written once
-        source = _together(config, context, train)
-    return teacher_from(source, config, context, train, fits)
+    return teacher_from(_together(config, context, train), config, context, train, fits)
 
 
 def teacher_from(source: Source, config: Distill, context: Context, train: Train, fits: int) -> Teacher:
@@ -221,12 +219,15 @@ def _of_artifact(
         no_hints(hints, "a file of outputs")
         source = OutputsSource(stored, next(iter(contract.heads)), split.ids, key=key, split=split.name, alone=alone)
     else:
-        views = split.views(context.dataset.preprocessed(contract.modalities, context.progress))
+        with processes.main_first():  # what is preprocessed otherwise is written once
+            dataset = context.dataset.preprocessed(contract.modalities, context.progress)
+        views = split.views(dataset)
         if contract.written:
             views = replace(views, texts=_texts(split, contract))
         if "model" in artifact.meta:
+            module, precision, sharded = context.rebuild(artifact), section.precision, section.sharded
             source = ModuleSource(
-                context.rebuild(artifact), contract, views, hints, key=key, who=where, precision=section.precision
+                module, contract, views, hints, key=key, who=where, precision=precision, sharded=sharded
             )
         else:
             source = GraphSource(artifact.file(artifacts.GRAPH), contract, views, hints, key=key, who=where)
@@ -255,21 +256,24 @@ def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Sourc
         head = next(iter(of_data.heads))
         source = OutputsSource(stored, head, split.ids, key=key, split=split.name, alone=False)
         return _mapped(source, stored.contract(of_data), section, context, where)
-    own = context.preprocessed_for(section)
+    with processes.main_first():
+        own = context.preprocessed_for(section)
     contract = own.contract(section.model)
     if section.classes:
         contract = contract.with_labels(tuple(section.classes))
     views = split.views(own.dataset, tuple(contract.modalities))
     if section.onnx:
         graph = context.work / f"{where}.onnx"
-        graph.parent.mkdir(parents=True, exist_ok=True)
-        adopt(section.onnx, contract, section.model.parameters, own.means(contract), graph, section.model.outputs)
+        with processes.main_first():
+            graph.parent.mkdir(parents=True, exist_ok=True)
+            adopt(section.onnx, contract, section.model.parameters, own.means(contract), graph, section.model.outputs)
         check_width(graph, contract, section.onnx, where)
         source = GraphSource(graph, contract, views, (), key=key, who=where)
     else:
         module = own.build(section.model, contract)
         refuse_probabilities(module, contract, where)
-        source = ModuleSource(module, contract, views, (), key=key, who=where, precision=section.precision)
+        precision, sharded = section.precision, section.sharded
+        source = ModuleSource(module, contract, views, (), key=key, who=where, precision=precision, sharded=sharded)
     return _mapped(source, contract, section, context, where)
 
 

@@ -89,18 +89,17 @@ class Teacher:
     def decision(self) -> Decision:
         """Whether the outputs are kept; taken when it is first needed, and then the same for good."""
         if self._decision is None:
-            with processes.main_first():
-                self._decision = decided(
-                    self._folder
-                    / f"{self._key}-{self._demand.passes}-{self._demand.batch_size}-{self._demand.mode}.decision.json",
-                    self._demand,
-                    Workload(
-                        self._count,
-                        self._views_total,
-                        sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
-                        lambda index: self._packed(self._parts(index, 0)),
-                    ),
-                )
+            self._decision = decided(
+                self._folder
+                / f"{self._key}-{self._demand.passes}-{self._demand.batch_size}-{self._demand.mode}.decision.json",
+                self._demand,
+                Workload(
+                    self._count,
+                    self._views_total,
+                    sum(not all(p.is_file() for p in self._paths(v)) for v in range(self._views_total)),
+                    lambda index: self._packed(self._parts(index, 0)),
+                ),
+            )
             self._progress.say(self._decision.reason)
         return self._decision
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mmedge.progress import Silent
-from mmedge.recipe import MainTeacher, Model, Train
+from mmedge.recipe import FurtherTeacher, MainTeacher, Model, Train
 from mmedge.training.loop import sharding
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
@@ -143,9 +143,14 @@ def test_the_recipe_s_teacher_is_trained_so(tmp_path, monkeypatch):
         ({"train": {"compile": True}}, "does not go with 'train.compile'"),
         ({"train": {"precision": "fp16"}}, "take bf16"),
         ({"train": {"lora": {"rank": 4}}}, "'train.lora'"),
-        ({"onnx": "teacher.onnx"}, "is of a teacher that is trained here"),
+        ({"onnx": "teacher.onnx"}, "is of a network in PyTorch"),
     ],
 )
 def test_what_a_network_in_parts_cannot_be_trained_with_is_refused(given, said):
     with pytest.raises(ValidationError, match=said):
         MainTeacher.model_validate({**given, "sharded": True})
+
+
+def test_a_network_that_is_taken_as_it_is_may_be_in_parts():
+    assert MainTeacher.model_validate({"model": {"weights": "w.safetensors"}, "sharded": True}).train is None
+    assert FurtherTeacher.model_validate({"artifact": "made", "sharded": True}).sharded

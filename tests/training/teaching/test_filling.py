@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ def computed(rows):
 
 class Together:
     """Threads in place of processes: each has its rank, and gets what all have given."""
+
+    compute = staticmethod(computed)
 
     def __init__(self, count):
         self.number, self.own = count, threading.local()
@@ -46,11 +49,11 @@ class Together:
 
     def run(self, rank, paths):
         self.own.rank = rank
-        filling.fill(paths, ROWS, computed)
+        filling.fill(paths, ROWS, self.compute)
 
 
-def filled(folder, count, monkeypatch):
-    paths, together = [folder / f"{number}.npy" for number in range(3)], Together(count)
+def filled(folder, count, monkeypatch, together=None):
+    paths, together = [folder / f"{number}.npy" for number in range(3)], together or Together(count)
     folder.mkdir()
     monkeypatch.setattr(filling, "_BATCH", 8)
     monkeypatch.setattr(filling, "processes", together)
@@ -72,6 +75,33 @@ def test_any_number_of_processes_writes_the_files_of_one(tmp_path, monkeypatch):
         assert one[number] == (tmp_path / "plain" / f"{number}.npy").read_bytes()
     for count in (2, 3, 9):  # of nine two have no batch
         assert filled(tmp_path / str(count), count, monkeypatch) == one
+
+
+def test_what_is_computed_is_written_and_let_go_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(filling, "_BATCH", 8)
+    known, held = [], []
+
+    def compute(rows):
+        held.append(sum(one() is not None for one in known))
+        found = [np.full((len(rows), 3), rows[0], np.float32)]
+        known.append(weakref.ref(found[0]))
+        return found
+
+    filling.fill([tmp_path / "0.npy"], 80, compute)
+    assert len(held) == 10 and max(held) <= 1
+    assert np.load(tmp_path / "0.npy")[:, 0].tolist() == [row - row % 8 for row in range(80)]
+
+
+def test_processes_compute_equally_often_since_each_may_hold_a_part_of_the_teacher(tmp_path, monkeypatch):
+    together, calls = Together(3), [0, 0, 0]
+
+    def counted(rows):
+        calls[together.rank()] += 1
+        return computed(rows)
+
+    together.compute = counted
+    filled(tmp_path / "three", 3, monkeypatch, together)
+    assert calls == [3, 3, 3]  # of seven batches
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
