@@ -139,15 +139,15 @@ def fused_table(folder: Path, shown: Progress) -> None:
         save_file(pretrained.trained(dataset), weights)
     resolved, out = recipe_of(folder, weights), folder / "run"
 
-    def ran() -> float:
-        """GiB at most of the process that ran the recipe."""
+    def ran() -> tuple[float, float]:
+        """GiB at most of the process that ran the recipe, and the seconds of its quantize stage."""
         fold.run(resolved, out, code=code, progress=shown)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        stages = json.loads((out / "report.json").read_text())["stages"]
+        spent = next(stage["seconds"] for stage in stages if stage["stage"] == "quantize")
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, spent
 
-    peak = remembered(folder / "figures" / "peak.json", ran)
+    peak, spent = remembered(folder / "figures" / "taken.json", ran)
     fold.run(resolved, out, code=code, progress=shown)  # what changed since
-    stages = json.loads((out / "report.json").read_text())["stages"]
-    spent = next(stage["seconds"] for stage in stages if stage["stage"] == "quantize")
     dataset = samples.prepare(resolved, out, code=code, progress=shown)
     teacher = read(out / "teacher")
     graph, contract = teacher.file("model.onnx"), contract_of(teacher)
