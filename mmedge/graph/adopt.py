@@ -17,7 +17,6 @@ from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
 from mmedge.graph.steady import refuse_chance
-from mmedge.graph.structure import outputs_first
 from mmedge.graph.wiring import drop_unread, graphs_of
 from mmedge.spec import ArraySpec, SensorSpec
 
@@ -185,44 +184,6 @@ def _as_logits(model: Any, contract: Contract, head: str) -> list[str]:
     model.graph.node.extend(chain)
     next(value for value in model.graph.output if value.name == head).type.tensor_type.elem_type = 1
     return [f"the model ends in a {wanted}: its probabilities are taken as logits, by their logarithms"]
-
-
-def count(graph: Path) -> tuple[int, int]:
-    """(parameters, multiply-accumulates of one sample) of a graph: what its constants hold, and its Conv, Gemm and MatMul do.
-
-    Of branches the costliest counts, since one of them runs; the body of a loop counts once.
-    """
-    import onnx
-    from onnx import shape_inference
-
-    model = onnx.load(graph)
-    for value in model.graph.input:
-        value.type.tensor_type.shape.dim[0].ClearField("dim_param")
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    return _held(model.graph), _macs(shape_inference.infer_shapes(model, data_prop=True).graph, {})
-
-
-def _held(graph: Any) -> int:
-    """How many numbers the constants of a graph hold, and of what is inside its nodes."""
-    from onnx import numpy_helper
-
-    own = sum(numpy_helper.to_array(each).size for each in graph.initializer if each.data_type in (1, 3, 10, 11, 16))
-    return own + sum(_held(inner) for node in graph.node for inner in graphs_of(node))
-
-
-def _macs(graph: Any, around: Mapping[str, list[int]]) -> int:
-    """The multiply-accumulates of a graph; ``around``: {tensor that it may read: its shape}."""
-    shapes = {**around, **{tensor.name: list(tensor.dims) for tensor in graph.initializer}}
-    for value in [*graph.value_info, *graph.output, *graph.input]:
-        shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
-    macs = 0
-    for node in graph.node:
-        macs += max((_macs(inner, shapes) for inner in graphs_of(node)), default=0)
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.output[0] in shapes and node.input[1] in shapes:
-            weight, out = shapes[node.input[1]], int(np.prod(shapes[node.output[0]]))
-            depth = weight[-1] if outputs_first(node) else weight[-2] if len(weight) > 1 else weight[0]
-            macs += out * int(np.prod(weight[1:]) if node.op_type == "Conv" else depth)
-    return macs
 
 
 def check_width(graph: Path, contract: Contract, source: Path, where: str) -> None:

@@ -17,7 +17,8 @@ from mmedge.contract import Contract
 from mmedge.data.outputs import OUTPUTS_FILE, no_common_sample, write_outputs
 from mmedge.data.store.samples import Samples
 from mmedge.errors import UsageError
-from mmedge.graph.adopt import adopt, check_whole, check_width, count
+from mmedge.graph.adopt import adopt, check_whole, check_width
+from mmedge.graph.counts import count
 from mmedge.graph.foreign import to_opset
 from mmedge.measure.classes import JUDGED, check_order
 from mmedge.measure.quality import Outputs, predict_graph, predict_module

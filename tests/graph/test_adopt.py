@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError
-from mmedge.graph.adopt import adopt, check_width, count
+from mmedge.graph.adopt import adopt, check_width
+from mmedge.graph.counts import count
 from mmedge.graph.foreign import to_opset
 from mmedge.spec import ArraySpec, TextSpec
 

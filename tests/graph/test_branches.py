@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError
-from mmedge.graph.adopt import count
 from mmedge.graph.bisect import first_difference
+from mmedge.graph.counts import count
 from mmedge.graph.cut import split_graph, subset_graph
 from mmedge.graph.wiring import read_by
 from mmedge.spec import ArraySpec

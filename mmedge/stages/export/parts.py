@@ -17,7 +17,7 @@ from mmedge.contract import subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
 from mmedge.graph import cut
-from mmedge.graph.adopt import count
+from mmedge.graph.counts import count
 from mmedge.measure.agreement import SAME, agreements
 from mmedge.measure.latency import one_sample, time_sessions
 from mmedge.measure.quality import Run
