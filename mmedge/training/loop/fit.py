@@ -31,7 +31,7 @@ from mmedge.training.loop.features import in_place_of_inputs
 from mmedge.training.loop.feeding import Feed
 from mmedge.training.loop.frozen_parts import computed_once
 from mmedge.training.loop.optimizer import Average, optimizer_of, set_rate
-from mmedge.training.loop.precision import caller, scaler_of
+from mmedge.training.loop.precision import caller, channels_last, scaler_of
 from mmedge.training.loop.private import Private, check_private
 from mmedge.training.loop.sharding import NOTHING_SHARED, clip, mean_gradients, sharded, shares, whole
 from mmedge.training.loop.stacking import stack
@@ -204,7 +204,8 @@ def _prepared(module: nn.Module, objective: Objective, training: Training, trans
         return State(parts, private.optimizer, None, average, private), objective
     if processes.count() > 1 and any(until is not None for until in transfer.frozen.values()):
         raise UsageError("several processes cannot thaw layers", where="train.thaw", todo="train in one process")
-    call = caller(module, train, device)
+    last = channels_last(module, train.precision, device, training.contract)
+    call = caller(module, train, device, last=last)
     learner = _Learner(parts, lambda batch: objective(call, batch))
     # Before the average is made: it gives the weights new memory where there are several processes.
     learner = learner if in_parts else processes.parallel(learner)

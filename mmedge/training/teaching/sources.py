@@ -24,7 +24,7 @@ from mmedge.recipe.dependencies import path_state
 from mmedge.training.loop import processes, sharding
 from mmedge.training.loop.batches import Look, view_of
 from mmedge.training.loop.device import training_device
-from mmedge.training.loop.precision import autocast
+from mmedge.training.loop.precision import autocast, channels_last, with_channels_last
 from mmedge.training.teaching.layers import HintedLayer
 
 # Bytes of input that a module is run on at a time; its maps inside are some ten to a hundred times as large.
@@ -145,6 +145,7 @@ class ModuleSource:
         self._module = sharding.sharded(module) if self._in_parts else module.to(self._device)
         self.notes: tuple[str, ...] = sharding.NOTHING_SHARED if sharded and not processes.launched() else ()
         self.modules: Sequence[nn.Module] = (module,)
+        self._last = channels_last(module, precision, self._device, contract)
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
 
     def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
@@ -169,6 +170,7 @@ class ModuleSource:
         present = torch.tensor(one.kind).repeat(one.count, 1)
         with torch.no_grad(), autocast(self._precision, self._device, f"{self._who}.precision"):
             moved = {name: x.to(self._device) for name, x in self._views.inputs(shown, view).items()}
+            moved = with_channels_last(moved) if self._last else moved
             outputs = self._module(present=present.to(self._device), **moved)
         found = [*(outputs[name] for name in self.heads), *(layer.take(one.count) for layer in self._layers)]
         return [x[: len(one.rows)].float().cpu().numpy() for x in found]

@@ -22,4 +22,4 @@ def test_every_way_runs_with_a_tiny_network(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.torch, "compile", lambda module: module)  # a minute of a C++ compiler
     lines = [line for line in gpu.measured(tmp_path, gpu.TINY).splitlines() if line.startswith("|")]
     names = [line.split("|")[1].strip() for line in lines]
-    assert len(lines) == 2 * 2 + 4 + 2 and "precision bf16, compile True" in names and "its outputs are kept" in names
+    assert len(lines) == 2 * 2 + 5 + 2 and "precision bf16, compile True" in names and "its outputs are kept" in names
