@@ -36,7 +36,7 @@ from mmedge.training.loop.optimizer import optimizer_of
 from mmedge.training.loop.precision import autocast
 from mmedge.training.objectives import Distillation, Supervised
 from mmedge.training.teaching.caching import Demand
-from mmedge.training.teaching.sources import ModuleSource, TrainingViews
+from mmedge.training.teaching.sources import Inference, ModuleSource, TrainingViews
 from mmedge.training.teaching.teachers import Teacher
 
 CLASSES = 1000
@@ -229,7 +229,7 @@ def measured(folder: Path, size: Size) -> str:
     )
     by_hand = bare(network(size, 4), size, train, teacher)
     source = ModuleSource(
-        teacher, contract, TrainingViews(data, train.augment, 0), [], key="t", who="the teacher", precision="bf16"
+        teacher, contract, TrainingViews(data, train.augment, 0), [], key="t", who="the teacher", how=Inference("bf16")
     )
     for mode in ("never", "always"):
         demand = Demand(3, size.batch, mode)  # type: ignore[arg-type]

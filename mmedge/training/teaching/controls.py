@@ -15,7 +15,7 @@ from mmedge.training.context import Context
 from mmedge.training.loop import processes
 from mmedge.training.teaching.layers import layer_of
 from mmedge.training.teaching.lesson import Lesson
-from mmedge.training.teaching.sources import ModuleSource
+from mmedge.training.teaching.sources import Inference, ModuleSource
 from mmedge.training.teaching.taught import TeachingSplit, teacher_from
 from mmedge.training.teaching.teachers import Teacher
 
@@ -69,7 +69,7 @@ def same_modality_teacher(config: Distill, student: Contract, context: Context) 
         hints,
         key=f"{' '.join(map(sha256_of, sorted(context.work.glob(f'{_NAME}*.safetensors'))))} {context.dataset.sha256}",
         who="the teacher of the student's modalities",
-        sharded=section.sharded,
+        how=Inference(sharded=section.sharded),
     )
     config = config.model_copy(update={"loss": loss})
     return teacher_from(source, config, context, config.train, config.controls.seeds), loss

@@ -114,11 +114,19 @@ class TrainingViews:
                 )
 
 
-class ModuleSource:
-    """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data.
+@dataclass(frozen=True)
+class Inference:
+    """How a module that teaches is run: ``precision`` and ``sharded`` of its section.
 
     ``sharded``: of several processes each holds a part of it (``loop/sharding.py``), and all have to ask at once; its outputs are the same.
     """
+
+    precision: str = "fp32"
+    sharded: bool = False
+
+
+class ModuleSource:
+    """A torch module as a teacher, on the device that training runs on. ``key`` names its weights and data."""
 
     fixed = False
     columns: Mapping[str, np.ndarray] = {}
@@ -132,18 +140,18 @@ class ModuleSource:
         *,
         key: str,
         who: str,
-        precision: str = "fp32",
-        sharded: bool = False,
+        how: Inference = Inference(),
     ) -> None:
+        precision = how.precision
         self.key = hash_json(
             [key, contract.model_dump(mode="json"), views.key, *([precision] if precision != "fp32" else [])]
         )
         self.heads, self._views, self._who = tuple(contract.heads), views, who
         self._precision, self._device = precision, training_device()
         module = module.eval().requires_grad_(False)
-        self._in_parts = sharded and processes.count() > 1
+        self._in_parts = how.sharded and processes.count() > 1
         self._module = sharding.sharded(module) if self._in_parts else module.to(self._device)
-        self.notes: tuple[str, ...] = sharding.NOTHING_SHARED if sharded and not processes.launched() else ()
+        self.notes: tuple[str, ...] = sharding.NOTHING_SHARED if how.sharded and not processes.launched() else ()
         self.modules: Sequence[nn.Module] = (module,)
         self._last = channels_last(module, precision, self._device, contract)
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]

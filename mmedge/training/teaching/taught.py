@@ -31,6 +31,7 @@ from mmedge.training.teaching.kept import Form
 from mmedge.training.teaching.sequences import with_sequences
 from mmedge.training.teaching.sources import (
     GraphSource,
+    Inference,
     MappedSource,
     ModuleSource,
     OutputsSource,
@@ -225,10 +226,8 @@ def _of_artifact(
         if contract.written:
             views = replace(views, texts=_texts(split, contract))
         if "model" in artifact.meta:
-            module, precision, sharded = context.rebuild(artifact), section.precision, section.sharded
-            source = ModuleSource(
-                module, contract, views, hints, key=key, who=where, precision=precision, sharded=sharded
-            )
+            how = Inference(section.precision, section.sharded)
+            source = ModuleSource(context.rebuild(artifact), contract, views, hints, key=key, who=where, how=how)
         else:
             source = GraphSource(artifact.file(artifacts.GRAPH), contract, views, hints, key=key, who=where)
     return _mapped(source, contract, section, context, where)
@@ -272,8 +271,8 @@ def _of_file(section: FurtherTeacher, where: str, split: TeachingSplit) -> Sourc
     else:
         module = own.build(section.model, contract)
         refuse_probabilities(module, contract, where)
-        precision, sharded = section.precision, section.sharded
-        source = ModuleSource(module, contract, views, (), key=key, who=where, precision=precision, sharded=sharded)
+        how = Inference(section.precision, section.sharded)
+        source = ModuleSource(module, contract, views, (), key=key, who=where, how=how)
     return _mapped(source, contract, section, context, where)
 
 

@@ -16,7 +16,7 @@ from mmedge.training.loop import processes, sharding
 from mmedge.training.loop.batches import Batch
 from mmedge.training.teaching import filling
 from mmedge.training.teaching.caching import Demand
-from mmedge.training.teaching.sources import ModuleSource, TrainingViews
+from mmedge.training.teaching.sources import Inference, ModuleSource, TrainingViews
 from mmedge.training.teaching.teachers import Teacher
 from tests.heads import samples
 from tests.training.loop.test_processes import in_processes
@@ -44,7 +44,7 @@ def source(sharded):
     torch.manual_seed(0)
     module = load.build(Model.model_validate({"encoders": {"photo": {"kind": "resnet"}}}), CONTRACT)
     views = TrainingViews(data(), AUGMENT, 0)
-    return ModuleSource(module, CONTRACT, views, HINTS, key="t", who="the teacher", sharded=sharded)
+    return ModuleSource(module, CONTRACT, views, HINTS, key="t", who="the teacher", how=Inference(sharded=sharded))
 
 
 def taught(folder: Path, rank: int, *, sharded: bool):

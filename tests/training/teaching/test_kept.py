@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmedge.training.teaching.kept import Form, joined, restored
+from mmedge.training.teaching.sources import Inference
 from tests.training.teaching import test_teachers as teachers
 
 RNG = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def test_a_teacher_computes_in_bf16_where_it_is_asked_to(tmp_path):
             [],
             key="t",
             who="it",
-            precision=each,
+            how=Inference(each),
         )
         for each in ("fp32", "bf16")
     ]
