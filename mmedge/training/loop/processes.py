@@ -20,7 +20,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmedge import artifact
 from mmedge.errors import MissingDependency, PeerEnded, UsageError
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ def of_main(call: Callable[[], T]) -> T:
 
 def remembered(path: Path, compute: Callable[[], Any]) -> Any:
     """A JSON value that is computed once and kept in ``path``: all processes call ``compute``, or none does; the main one's is everybody's."""
+    from mmedge import artifact  # which mmedge run --help does not wait for
+
     found = of_main(lambda: artifact.known(path))
     if found is None:
         made = compute()
