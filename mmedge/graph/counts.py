@@ -27,9 +27,12 @@ def macs_by_node(model: Any) -> dict[str, int]:
     """{node: its multiply-accumulates for one sample, as ``count`` says} of a loaded model, whose batch becomes one sample."""
     from onnx import shape_inference
 
-    for value in model.graph.input:
-        value.type.tensor_type.shape.dim[0].ClearField("dim_param")
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:  # old graphs list their weights there, too
+        axes = value.type.tensor_type.shape.dim
+        if axes and value.name not in constants:
+            axes[0].ClearField("dim_param")
+            axes[0].dim_value = 1
     return _macs(shape_inference.infer_shapes(model, data_prop=True).graph, {})
 
 
@@ -43,9 +46,10 @@ def _held(graph: Any) -> int:
 
 def _macs(graph: Any, around: Mapping[str, list[int]]) -> dict[str, int]:
     """``around``: {tensor that the graph may read: its shape}."""
-    shapes = {**around, **{tensor.name: list(tensor.dims) for tensor in graph.initializer}}
+    shapes = dict(around)
     for value in [*graph.value_info, *graph.output, *graph.input]:
         shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     macs: dict[str, int] = {}
     for number, node in enumerate(graph.node):
         own = max((sum(_macs(inner, shapes).values()) for inner in graphs_of(node)), default=0)
