@@ -109,18 +109,18 @@ def write_json(path: Path, value: Any) -> None:
 
 def remembered(path: Path, compute: Callable[[], Any]) -> Any:
     """A JSON value that is computed once and kept in ``path``; where it cannot be read it is computed again."""
-    if (found := known(path)) is None:
-        write_json(path, compute())
-        found = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    if found := known(path):
+        return found[0]
+    write_json(path, compute())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def known(path: Path) -> Any:
-    """The JSON value in ``path``; None where there is none that can be read."""
+def known(path: Path) -> tuple[Any, ...]:
+    """The one JSON value in ``path``, which may be null; nothing where there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return (json.loads(path.read_text(encoding="utf-8")),)
     except (OSError, ValueError):
-        return None
+        return ()
 
 
 def _as_json(value: Any) -> str:

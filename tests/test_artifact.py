@@ -295,3 +295,10 @@ def test_a_manifest_of_very_many_values_is_refused_before_it_is_parsed(tmp_path,
     with pytest.raises(MmedgeError, match="more than any model's"):
         artifact.read(tmp_path / "a")
     assert time.process_time() - start < 1
+
+
+def test_a_value_that_is_null_is_remembered_too(tmp_path):
+    computed = []
+    for _ in range(2):
+        assert artifact.remembered(tmp_path / "x.json", lambda: computed.append(1)) is None
+    assert computed == [1]

@@ -115,11 +115,10 @@ def remembered(path: Path, compute: Callable[[], Any]) -> Any:
     """A JSON value that is computed once and kept in ``path``: all processes call ``compute``, or none does; the main one's is everybody's."""
     from mmedge import artifact  # which mmedge run --help does not wait for
 
-    found = of_main(lambda: artifact.known(path))
-    if found is None:
-        made = compute()
-        found = of_main(lambda: artifact.remembered(path, lambda: made))
-    return found
+    if found := of_main(lambda: artifact.known(path)):
+        return found[0]
+    made = compute()
+    return of_main(lambda: artifact.remembered(path, lambda: made))
 
 
 def each(value: T) -> list[T]:
