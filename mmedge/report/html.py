@@ -31,9 +31,13 @@ def write_html(report: Report | FileReport, path: Path, kept: Path | None = None
     ``kept``: a folder where pictures are kept, which are not drawn again of the same figures; nor is a page that stands
     there already of a run that computed nothing since. Raises MissingDependency where jinja2 or matplotlib is not installed.
     """
-    if isinstance(report, Report) and kept is not None and _stands(report, path):
-        return
-    page = _page(report, kept) if isinstance(report, Report) else _file_page(report)
+    if isinstance(report, Report):
+        drawn = _drawn_of(report)
+        if kept is not None and _stands(drawn, path):
+            return
+        page = _page(report, kept, drawn)
+    else:
+        page = _file_page(report)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -97,16 +101,16 @@ def _drawn_of(report: Report) -> str:
     return hash_json([figures, code_hash("report"), templates])
 
 
-def _stands(report: Report, path: Path) -> bool:
-    """Whether the page in ``path`` shows what a report says."""
+def _stands(drawn: str, path: Path) -> bool:
+    """Whether the page in ``path`` was drawn from what has the hash ``drawn``."""
     try:
         with path.open(encoding="utf-8", errors="replace") as page:
-            return f'content="{_drawn_of(report)}"' in page.read(_HEAD)
+            return f'content="{drawn}"' in page.read(_HEAD)
     except OSError:
         return False
 
 
-def _page(report: Report, kept: Path | None) -> str:
+def _page(report: Report, kept: Path | None, drawn_of: str) -> str:
     from markupsafe import Markup
 
     template = _template("page.html.j2")
@@ -156,7 +160,7 @@ def _page(report: Report, kept: Path | None) -> str:
         mmedge=report.mmedge,
         headline=_headline(report),
         recipe=json.dumps(report.recipe, indent=2, ensure_ascii=False),
-        drawn=_drawn_of(report),
+        drawn=drawn_of,
     )
     return str(page)
 

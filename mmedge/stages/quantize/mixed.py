@@ -81,14 +81,17 @@ def search(problem: Search, target: Path) -> SensitivityRecord:
     First every group alone is quantized and its error on the outputs measured (``distance``); then the groups go back
     to FP32, first the one whose error is largest for what it saves (``_Parts.savings``), and bisection finds how many
     must: 47 convolutions that err a little are dearer than one that errs as much. Layers that the runtime computes in
-    float anyway go back first, since they gain nothing. ``found`` is False, and nothing written, where only FP32 holds the budget, the
-    graph holds it as it is, or the time ended first.
+    float anyway go back first, since they gain nothing. ``found`` is False, and nothing written, where only FP32 holds
+    the budget, the graph holds it as it is, or the time ended first.
     """
     parts = _Parts(problem)
     groups, errors = _sensitivity(parts, problem)
     saved = parts.savings()
-    dear = [sum(saved[name] for name in group.names) for group in groups]
-    order = sorted(range(len(groups)), key=lambda index: -errors[index] / dear[index])
+
+    def worth(index: int) -> float:
+        return errors[index] / sum(saved[name] for name in groups[index].names)
+
+    order = sorted(range(len(groups)), key=worth, reverse=True)
 
     def back(count: int) -> list[str]:
         return [*parts.free, *(name for index in order[:count] for name in groups[index].names)]

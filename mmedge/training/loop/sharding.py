@@ -36,9 +36,8 @@ def sharded(module: nn.Module) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     device = training_device()
-    single = {
-        weight for weight in module.parameters() if weight.dim() == 0
-    }  # nothing to divide; every process has them
+    # There is nothing to divide in these: every process has them.
+    single = {weight for weight in module.parameters() if weight.dim() == 0}
     with processes.together():
         mesh = init_device_mesh(device.type, (processes.count(),))
         for part in (*blocks(module), module):
