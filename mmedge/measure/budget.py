@@ -61,14 +61,21 @@ class Budget:
 
     def over(self, losses: Losses) -> float:
         """By how much it is missed: 0 or less is inside it. By ``strict`` the bound of each loss must be inside."""
-        bound = {name: each.high if self.policy == "strict" else each.value for name, each in losses.items()}
-        # Differences of shares are whole samples: what floating point adds to them must not decide.
-        return max((bound[name] - self.allowed(name) for name in losses), default=0.0) - 1e-9
+        return max(self._each_over(losses).values(), default=0.0)
+
+    def missed(self, losses: Losses) -> list[str]:
+        """The figures that are outside it: subsets, and WHOLE."""
+        return [name for name, over in self._each_over(losses).items() if over > 0]
 
     def worst(self, losses: Losses) -> str:
         """The subset that misses it by most, or comes nearest to that; WHOLE where there is none."""
+        each = self._each_over(losses)
+        return max((name for name in each if name != WHOLE), key=lambda name: each[name], default=WHOLE)
+
+    def _each_over(self, losses: Losses) -> dict[str, float]:
         bound = {name: each.high if self.policy == "strict" else each.value for name, each in losses.items()}
-        return max((name for name in losses if name != WHOLE), key=lambda name: bound[name], default=WHOLE)
+        # Differences of shares are whole samples: what floating point adds to them must not decide.
+        return {name: bound[name] - self.allowed(name) - 1e-9 for name in losses}
 
     def unproven(self, losses: Losses) -> str | None:
         """In words, that what was measured is inside it but not proved to be; None where it is proved, or outside."""

@@ -282,12 +282,12 @@ def _losses(before: np.ndarray, after: np.ndarray, tail: float) -> Losses:
     return {WHOLE: compared_means(before, after, tail=tail)}
 
 
-def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], np.ndarray]:
+def _outputs(calls: Calls, count: int) -> Callable[[Path, bool], dict[str, np.ndarray]]:
     """``Trial.outputs``: the outputs of the first calls as one column, since their shapes may differ."""
     few = calls.take(np.arange(min(count, len(calls))))
 
-    def outputs(graph: Path, optimize: bool) -> np.ndarray:
-        return column(_run(onnxruntime_cpu.session(graph, optimize=optimize), few))
+    def outputs(graph: Path, optimize: bool) -> dict[str, np.ndarray]:
+        return {WHOLE: column(_run(onnxruntime_cpu.session(graph, optimize=optimize), few))}
 
     return outputs
 

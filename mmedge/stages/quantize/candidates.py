@@ -20,7 +20,7 @@ from mmedge.recipe import Candidate, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
 from mmedge.stages.preference import INSTEAD, NOISE, tail_of
 from mmedge.stages.quantize import mixed, ptq
-from mmedge.stages.quantize.evaluation import Scored, Trial
+from mmedge.stages.quantize.evaluation import Scored, Trial, joined
 
 # Share of the outputs' power that fused kernels may differ by from the same graph run node by node.
 _SATURATION = 0.01
@@ -131,7 +131,7 @@ def _fallbacks(trial: Trial, config: Quantize, table: Table) -> tuple[Candidate,
 
 def saturation(trial: Trial, graph: Path) -> float:
     """How far a Q/DQ graph's outputs with the runtime's fusions are from those without, as a share of their power."""
-    return mixed.distance(trial.outputs(graph, False), trial.outputs(graph, True))
+    return mixed.distance(joined(trial.outputs(graph, False)), joined(trial.outputs(graph, True)))
 
 
 def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table) -> None:
@@ -157,10 +157,11 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             base = table.best_static(config)
             if base is None:
                 raise MmedgeError("it starts from an int8 candidate, and there is none")
+            missed = _budget(base, trial, config).missed(table.losses[base])
             problem = mixed.Search(
                 table.graphs[base],
                 table.source.graph if table.source else trial.graph,
-                outputs=lambda graph: trial.outputs(graph, True),
+                outputs=lambda graph: joined(trial.outputs(graph, True), missed),
                 overshoot=lambda graph: _lost("int8-mixed", trial.evaluate(graph), table, trial, config)[0],
                 progress=trial.progress,
                 seconds=config.search_seconds,

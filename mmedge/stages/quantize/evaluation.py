@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MmedgeError
 from mmedge.gate import Policy
-from mmedge.measure.budget import Losses, split_outputs
+from mmedge.measure.budget import WHOLE, Losses, split_outputs
 from mmedge.measure.latency import one_sample, time_graphs
 from mmedge.measure.quality import (
     Outputs,
@@ -57,7 +57,7 @@ class Trial:
 
     ``graph``: FP32. ``calibration``: {input: [1, *shape]} of each sample, none of the test split. ``evaluate(graph)``
     scores on the split that decides; ``outputs(graph, optimize)`` gives float [N, outputs] of some of its samples, with
-    and without the runtime's fusions; ``losses(before, after, tail)`` gives what the second of two ``Scored.outputs``
+    and without the runtime's fusions, as they are (WHOLE) and with each modality alone; ``losses(before, after, tail)`` gives what the second of two ``Scored.outputs``
     loses, with bounds that each leave out ``tail``; ``policy`` and ``confidence``: how that is held against the budget;
     ``time({name: graph})`` times all in one interleaved run, ``energy`` gives their millijoules a call or why it cannot;
     None where nobody asks. ``work``: a folder for what an interrupted search
@@ -69,7 +69,7 @@ class Trial:
     graph: Path
     calibration: list[dict[str, np.ndarray]]
     evaluate: Callable[[Path], Scored]
-    outputs: Callable[[Path, bool], np.ndarray]
+    outputs: Callable[[Path, bool], Mapping[str, np.ndarray]]
     losses: Callable[[Any, Any, float], Losses]
     time: Callable[[Mapping[str, Path]], dict[str, Timing]]
     progress: Progress
@@ -110,7 +110,7 @@ def _finite(predict: Predict) -> Predict:
     return checked
 
 
-def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[Path, bool], np.ndarray]:
+def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[Path, bool], dict[str, np.ndarray]]:
     """``Trial.outputs``: up to 200 rows with what they have, and the same rows with each modality alone.
 
     ``graph`` (FP32) is timed: a network that takes 0.1 s a sample would take minutes for each of its layers.
@@ -123,14 +123,24 @@ def outputs_of(graph: Path, contract: Contract, samples: Samples) -> Callable[[P
     count = min(max(affordable, _FEWEST_ROWS), _ROWS, len(samples))
     few = samples.taken(np.linspace(0, len(samples) - 1, count).astype(np.int64))
     alone = contract.modalities if len(contract.modalities) > 1 else ()
-    presents = [few.present, *(few.present_of([name]) for name in alone)]
+    presents = {WHOLE: few.present, **{name: few.present_of([name]) for name in alone}}
 
-    def outputs(graph: Path, optimize: bool) -> np.ndarray:
+    def outputs(graph: Path, optimize: bool) -> dict[str, np.ndarray]:
         run = onnxruntime_cpu.session(graph, optimize=optimize)
-        each = [predict_graph(run, contract, few, present) for present in presents]
-        return np.concatenate([np.concatenate(list(heads.values()), axis=1) for heads in each])
+        each = {of: predict_graph(run, contract, few, present) for of, present in presents.items()}
+        return {of: np.concatenate(list(heads.values()), axis=1) for of, heads in each.items()}
 
     return outputs
+
+
+def joined(outputs: Mapping[str, np.ndarray], missed: Collection[str] = ()) -> np.ndarray:
+    """float [N, outputs] of all of ``Trial.outputs``, or of the modalities whose subsets alone are ``missed``.
+
+    What a network loses on one modality alone is not mended by layers that err on another's samples.
+    """
+    parts = {part for subset in missed for part in subset.split("+")}
+    chosen = outputs.keys() if WHOLE in missed or not parts & outputs.keys() else parts
+    return np.concatenate([x for of, x in outputs.items() if of in chosen])
 
 
 def timer(samples: Samples, measure: Measure, progress: Progress) -> Callable[[Mapping[str, Path]], dict[str, Timing]]:

@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,8 @@ class _Parts:
         self.problem, self.began, self.computed = problem, time.monotonic(), 0
         self.model, self.float_model = onnx.load(problem.quantized), onnx.load(problem.reference)
         self.expected = problem.outputs(problem.reference)
-        self.about = [sha256_of(problem.quantized), sha256_of(problem.reference), str(self.expected.shape)]
+        samples = sha256(self.expected.tobytes()).hexdigest()
+        self.about = [sha256_of(problem.quantized), sha256_of(problem.reference), samples]
         self.layers = qdq.layers(self.model)
         self.floating = qdq.prove(problem.quantized, precision.optimized(problem.quantized)).float_layers
         self.free = [layer.name for layer in self.layers if layer.label in self.floating]

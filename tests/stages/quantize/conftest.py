@@ -16,4 +16,4 @@ def graphs(finished):
 def outputs(finished, context):
     made = finished.artifact("prune")
     made = evaluation.outputs_of(made.file("model.onnx"), contract_of(made), context.dataset.validation)
-    return lambda graph: made(graph, True)
+    return lambda graph: evaluation.joined(made(graph, True))

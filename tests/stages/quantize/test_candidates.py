@@ -33,6 +33,13 @@ def test_a_budget_is_missed_by_the_whole_or_by_the_worst_subset(policy, whole, a
     assert missed == pytest.approx(expected, abs=1e-6) and (missed <= 0) == (expected <= 0)
 
 
+def test_the_figures_that_miss_a_budget_are_told_by_name():
+    budget = Budget(0.01, 0.02)
+    assert budget.missed(lost(0.00, a=0.05, b=0.02)) == ["a"]
+    assert budget.missed(lost(0.02, a=0.00, b=0.03)) == [WHOLE, "b"]
+    assert budget.missed(lost(0.00, a=0.01, b=0.00)) == []
+
+
 def test_a_loss_that_is_not_proved_to_be_inside_is_outside_and_says_how_many_samples_would_prove_it():
     strict, point = Budget(0.02, 0.04), Budget(0.02, 0.04, "point")
     doubtful = lost(0.01, 0.02, a=0.0)

@@ -1,10 +1,13 @@
 """The search for the layers that must stay in float."""
 
+import numpy as np
 import onnx
 
 from mmedge.graph import qdq
+from mmedge.measure.budget import WHOLE
 from mmedge.progress import Silent
 from mmedge.stages.quantize import mixed
+from mmedge.stages.quantize.evaluation import joined
 from tests.stages.quantize.scaled import scaled
 
 
@@ -39,6 +42,21 @@ def test_the_layer_that_quantization_breaks_goes_back_to_fp32_and_the_others_sta
     assert mixed.distance(expected, outputs(tmp_path / "mixed.onnx")) <= most
     again = searched(broken, fp32, outputs, tmp_path, most=most)
     assert again.evaluations == 0 and again.groups == found.groups
+
+
+def test_where_one_modality_alone_misses_the_budget_the_errors_of_its_samples_decide():
+    of = {WHOLE: np.zeros((2, 1)), "a": np.ones((2, 1)), "b": np.full((2, 1), 2.0), "c": np.full((2, 1), 3.0)}
+    assert joined(of, ["b"]).tolist() == [[2.0], [2.0]]
+    assert joined(of, ["a+c"]).tolist() == [[1.0], [1.0], [3.0], [3.0]]  # each of a subset's modalities
+    for missed in ((), [WHOLE, "b"]):
+        assert joined(of, missed).tolist() == joined(of).tolist() and len(joined(of, missed)) == 8
+    assert joined({WHOLE: np.zeros((2, 1))}, ["b"]).tolist() == [[0.0], [0.0]]  # outputs of a file's calls
+
+
+def test_what_was_measured_on_other_samples_is_measured_again(graphs, outputs, tmp_path):
+    first = searched(*graphs, outputs, tmp_path, most=-1.0)
+    assert searched(*graphs, lambda graph: outputs(graph)[::-1], tmp_path, most=-1.0).evaluations == first.evaluations
+    assert searched(*graphs, outputs, tmp_path, most=-1.0).evaluations == 0
 
 
 def test_a_search_that_finds_nothing_writes_nothing_and_says_why(graphs, outputs, tmp_path):
