@@ -19,6 +19,8 @@ Sittings = list[np.ndarray]
 
 # How often models are opened anew for one comparison, and the fewest calls of one sitting.
 _SITTINGS, _FEWEST = 8, 5
+# Timed calls of a model before it is the next one's turn.
+_TURN = 4
 # Student's t at 97.5 %, by degrees of freedom.
 PERCENTILES = (50, 95, 99)
 _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
@@ -50,28 +52,33 @@ def spans(
     step: Callable[[int, int], None] = lambda done, total: None,
     seed: int = 0,
 ) -> dict[Name, np.ndarray]:
-    """Time each call ``runs`` times, one of each a round, since machines drift and ratios are judged. int64 [runs], ns.
+    """Time each call ``runs`` times, a few of each in turn, since machines drift and ratios are judged. int64 [runs], ns.
 
-    Each follows each other equally often: who comes behind a large model finds its caches cold. ``step(done, total)`` is
-    told of progress, outside the timed spans. Garbage collection is off while timing.
+    A turn begins with a call that is not timed: behind another model it finds the caches full of that one's weights,
+    which an app that runs one model never does. Each follows each other equally often, for what is left of that.
+    ``step(done, total)`` is told of progress, outside the timed spans. Garbage collection is off while timing.
     """
     for call in calls.values():
         for _ in range(warmup):
             call()
     # All is made ready beforehand: what stands between two timed calls takes their caches from them.
     each, taken = list(calls.values()), [[0] * runs for _ in calls]
-    orders = balanced_orders(len(each), runs, seed)
+    turns = [range(first, min(first + _TURN, runs)) for first in range(0, runs, _TURN)]
+    orders = balanced_orders(len(each), len(turns), seed)
     clock, collecting = time.perf_counter_ns, gc.isenabled()
     gc.disable()
     try:
-        for index, order in enumerate(orders):
+        for turn, order in zip(turns, orders):
             for position in order:
-                call = each[position]
-                start = clock()
-                call()
-                taken[position][index] = clock() - start
-            if index % 100 == 99:
-                step(index + 1, runs)
+                call, own = each[position], taken[position]
+                if len(each) > 1:
+                    call()
+                for index in turn:
+                    start = clock()
+                    call()
+                    own[index] = clock() - start
+            if turn.stop // 100 > turn.start // 100:
+                step(turn.stop, runs)
     finally:
         if collecting:
             gc.enable()

@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 
+from mmedge.profiling import timing
 from mmedge.profiling.timing import balanced_orders, ratio_interval, sittings, spans, summary
 
 
@@ -15,13 +16,34 @@ def test_percentiles_of_known_spans_in_milliseconds():
     assert timing.runs == 100 and timing.cv == pytest.approx(np.arange(1, 101).std() / 50.5)
 
 
-def test_every_call_runs_once_a_round():
+def test_each_has_its_turn_a_round_of_which_the_first_call_is_not_timed():
     told = []
-    found = spans({name: lambda name=name: told.append(name) for name in "abc"}, runs=40, warmup=2)
-    rounds = np.array(told[6:]).reshape(40, 3)
+    found = spans({name: lambda name=name: told.append(name) for name in "abc"}, runs=42, warmup=2)
     assert told[:6] == list("aabbcc")
-    assert all(sorted(row) == ["a", "b", "c"] for row in rounds)
-    assert {len(times) for times in found.values()} == {40}
+    whole, last = told[6:-9], told[-9:]  # ten rounds of turns of one and four calls, and what is left: one and two
+    turns = np.array(whole).reshape(10, 3, 5)
+    assert all(len(set(turn)) == 1 for round_ in turns for turn in round_)
+    assert all(sorted(turn[0] for turn in round_) == ["a", "b", "c"] for round_ in turns)
+    assert sorted(last) == list("aaabbbccc")
+    assert {len(times) for times in found.values()} == {42} and all((times > 0).all() for times in found.values())
+
+
+def test_what_is_timed_alone_is_called_no_more_often_than_asked():
+    told = []
+    spans({"a": lambda: told.append("a")}, runs=42, warmup=2)
+    assert len(told) == 44
+
+
+def test_a_call_behind_another_model_is_not_among_the_spans(monkeypatch):
+    now, last = [0], [""]
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: now[0])
+
+    def call(name):  # takes ten times as long behind another
+        now[0] += 1000 if last[0] == name else 10_000
+        last[0] = name
+
+    found = spans({name: lambda name=name: call(name) for name in "ab"}, runs=30, warmup=1)
+    assert {int(span) for times in found.values() for span in times} == {1000}
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
