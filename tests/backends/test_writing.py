@@ -87,6 +87,27 @@ def test_two_that_write_are_compared_behind_the_same_beginnings():
     assert one.shape == (2, STEPS) and np.abs(one - other).max() <= 0.0101
 
 
+def test_a_network_and_its_graph_part_at_tokens_that_are_as_likely_and_are_still_alike():
+    ours = odds(1)
+    ours[..., 1] = ours[..., 2]
+    theirs, how = ours.copy(), Writing(head="text", end=END, steps=STEPS)
+    theirs[..., 2] += 1e-6
+    network, graph = (writing.session(*sessions(table), how) for table in (ours, theirs))
+    given = {"x": np.array([0, 1])}
+    assert not np.array_equal(network(given)["text"][:, 1:], graph(given)["text"][:, 1:])
+    first, second = writing.behind(network.run, graph, "text")
+    one, other = first(given), second(given)
+    assert one.keys() == other.keys() == {"text.likelihood"}
+    assert (
+        one["text.likelihood"].shape == (2, 1)
+        and np.abs(one["text.likelihood"] - other["text.likelihood"]).max() < 1e-5
+    )
+    np.testing.assert_array_equal(one["text.likelihood"], network(given)["text"][:, :1])
+    wrong = writing.session(*sessions(odds(2)), how)
+    first, second = writing.behind(network.run, wrong, "text")
+    assert np.abs(first(given)["text.likelihood"] - second(given)["text.likelihood"]).max() > 0.1
+
+
 def test_what_a_file_says_of_its_writing_is_refused_where_it_is_not_understood(tmp_path):
     file = tmp_path / "engine.parts.json"
     file.write_text(json.dumps({"head": "text", "end": 3, "steps": 10**9, "files": ["a", "b"]}))

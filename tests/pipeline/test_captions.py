@@ -31,13 +31,14 @@ def ran(tmp_path_factory):
     folder, random = tmp_path_factory.mktemp("captions"), np.random.default_rng(0)
     with (folder / "table.csv").open("w", newline="") as stream:
         table = csv.writer(stream)
-        table.writerow(["id", "picture", "name", "kindred"])
+        table.writerow(["id", "picture", "name", "kin"])
         for number in range(480):
             colour, shape = list(COLOURS)[number % 4], list(SIDES)[number % 3]
             draw(folder / f"{number}.png", colour, SIDES[shape], random)
             table.writerow([number, f"{number}.png", f"a {colour} {shape}", number])
     values = YAML(typ="safe").load(REPOSITORY / "recipes" / "emoji-captions.yaml")
     values["data"]["manifest"] = str(folder / "table.csv")
+    del values["data"]["split"], values["teacher"]["preprocessing"]
     values["data"]["text"] = {"length": 8, "vocabulary": 300, "beams": 2}
     values["teacher"]["model"] = {
         "encoders": {"picture": {"widths": [8, 16, 32]}},
