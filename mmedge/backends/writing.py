@@ -23,6 +23,10 @@ from mmedge.backends.session import Run, Session
 from mmedge.errors import MmedgeError, first_line
 from mmedge.frozen import Record
 
+# {name: [rows, ...]}: what a step carries to the next, and ``(token int64 [rows], state) -> (log probabilities [rows,
+# vocabulary] of the next token, what of the state has changed)``.
+State = dict[str, np.ndarray]
+Step = Callable[[np.ndarray, State], tuple[np.ndarray, State]]
 # The key of a graph's metadata.
 KEY = "mmedge.writing"
 # Of a row that has no such beam, or of a token that is never written.
@@ -109,7 +113,7 @@ class _Beams:
         likely[self.over] = _NEVER
         likely[self.over, 0] = 0
         totals = (self.total[:, :, None] + likely).reshape(rows, -1)
-        best = np.argsort(-totals, axis=1, kind="stable")[:, :beams] if beams > 1 else totals.argmax(1)[:, None]
+        best = np.argsort(-totals, axis=1, kind="stable")[:, :beams]
         source, token = np.divmod(best, likely.shape[2])
         row = np.arange(rows)[:, None]
         self.total = np.take_along_axis(totals, best, axis=1)
@@ -123,30 +127,53 @@ class _Beams:
 
 
 def _written(begun: Mapping[str, np.ndarray], step: Run, takes: frozenset[str], how: Writing) -> dict[str, np.ndarray]:
-    """What the beginning gave besides, and the texts that follow: greedy, or by beam search (Graves 2012, Kim & Rush 2016)."""
-    starts, head = f"{how.head}.start.", how.head
-    state = _state(begun, how)
+    """What the beginning gave besides, and the texts that follow: greedy, or by beam search."""
+    write = _greedy if how.beams == 1 else _searched
+    total, tokens = write(_state(begun, how), lambda token, state: _stepped(step, token, state, takes, how), how)
+    others = {name: x for name, x in begun.items() if not name.startswith(f"{how.head}.start.")}
+    return others | {how.head: np.concatenate([total[:, None], tokens], axis=1).astype(np.float32)}
+
+
+def _greedy(state: State, step: Step, how: Writing) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 [rows], the log probability of each row's text, int64 [rows, steps]): the likeliest token each time."""
     rows = len(next(iter(state.values())))
-    state = {name: np.repeat(x, how.beams, axis=0) if how.beams > 1 else x for name, x in state.items()}
+    total, tokens = np.zeros(rows, np.float32), np.zeros((rows, how.steps), np.int64)
+    token, over, row = np.full(rows, how.end, np.int64), np.zeros(rows, bool), np.arange(rows)
+    for at in range(how.steps):
+        likely, changed = step(token, state)
+        token = likely[:, 1:].argmax(axis=1) + 1  # 0 is padding, which nobody writes
+        gained = likely[row, token]
+        token[over], gained[over] = 0, 0
+        total += gained
+        tokens[:, at] = token
+        over |= token == how.end
+        if over.all():
+            break
+        state = state | changed
+    return total, tokens
+
+
+def _searched(state: State, step: Step, how: Writing) -> tuple[np.ndarray, np.ndarray]:
+    """The same by beam search (Graves 2012, Kim & Rush 2016)."""
+    rows = len(next(iter(state.values())))
+    state = {name: np.repeat(x, how.beams, axis=0) for name, x in state.items()}
     total = np.full((rows, how.beams), _NEVER)
     total[:, 0] = 0
     beams = _Beams(total, np.zeros((rows, how.beams, how.steps), np.int64), np.zeros((rows, how.beams), bool))
     token = np.full(rows * how.beams, how.end, np.int64)
     for at in range(how.steps):
-        found, changed = _stepped(step, token, state, takes, how)
+        found, changed = step(token, state)
         source = beams.grown(found, at, how.end)
         if beams.settled():
             break
         # What no step changes is the same for all beginnings of a row.
-        state |= {name: x[source] for name, x in changed.items()} if how.beams > 1 else changed
+        state |= {name: x[source] for name, x in changed.items()}
         token = beams.tokens[:, :, at].ravel()
-    best = beams.total.argmax(axis=1)
-    row = np.arange(rows)
-    text = np.concatenate([beams.total[row, best, None], beams.tokens[row, best]], axis=1).astype(np.float32)
-    return {name: x for name, x in begun.items() if not name.startswith(starts)} | {head: text}
+    best, row = beams.total.argmax(axis=1), np.arange(rows)
+    return beams.total[row, best], beams.tokens[row, best]
 
 
-def _state(begun: Mapping[str, np.ndarray], how: Writing) -> dict[str, np.ndarray]:
+def _state(begun: Mapping[str, np.ndarray], how: Writing) -> State:
     """{name: [rows, ...]}: the state before the first step."""
     starts = f"{how.head}.start."
     return {name.removeprefix(starts): x for name, x in begun.items() if name.startswith(starts)}
