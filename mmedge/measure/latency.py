@@ -12,7 +12,8 @@ import numpy as np
 
 from mmedge.backends import Session, onnxruntime_cpu
 from mmedge.backends.onnxfile import content_sha256
-from mmedge.data.store.samples import Samples
+from mmedge.contract import Contract
+from mmedge.data.store.samples import Dataset, Samples
 from mmedge.profiling.timing import (
     PERCENTILES,
     Sittings,
@@ -39,6 +40,19 @@ def one_sample(samples: Samples, batch: int) -> dict[str, np.ndarray]:
         **{name: np.array(x[rows]) for name, x in samples.inputs.items()},
         "present": np.ones((batch, len(samples.inputs)), bool),
     }
+
+
+def own_samples(
+    contracts: Mapping[str, Contract], dataset: Dataset, batch: int, progress: Progress
+) -> dict[str, dict[str, np.ndarray]]:
+    """{name: ``one_sample``} of the models that preprocess otherwise than the data, as a pretrained teacher may."""
+    common = dataset.contract.modalities
+    other = {
+        name: contract.modalities
+        for name, contract in contracts.items()
+        if any(spec != common[modality] for modality, spec in contract.modalities.items())
+    }
+    return {name: one_sample(dataset.preprocessed(specs, progress).test, batch) for name, specs in other.items()}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mmedge.data.outputs import OUTPUTS_FILE, stored_outputs
 from mmedge.machine import machine
 from mmedge.measure.figures import figures, figures_of_stored
 from mmedge.measure.gain import gain
-from mmedge.measure.latency import one_sample, ratio_figures, time_graphs
+from mmedge.measure.latency import one_sample, own_samples, ratio_figures, time_graphs
 from mmedge.measure.quality import graph_predictor, module_run
 from mmedge.pipeline.predicting import Predictions, classes_of, is_outputs
 from mmedge.pipeline.ran import Ran
@@ -106,11 +106,9 @@ def latencies_of(ran: list[Ran], context: Context) -> dict[str, LatencyRecord]:
 
 
 def _timed(timed: Mapping[str, Artifact], teacher: str | None, context: Context) -> Any:
-    dataset, measure, own = context.dataset, context.recipe.measure, {}
-    for stage, artifact in timed.items():
-        modalities = contract_of(artifact).modalities
-        if any(spec != dataset.contract.modalities[name] for name, spec in modalities.items()):
-            own[stage] = one_sample(dataset.preprocessed(modalities, context.progress).test, measure.batch)
+    dataset, measure = context.dataset, context.recipe.measure
+    contracts = {stage: contract_of(artifact) for stage, artifact in timed.items()}
+    own = own_samples(contracts, dataset, measure.batch, context.progress)
     modules = {stage: artifact for stage, artifact in timed.items() if artifact.meta.get("target") == TORCH}
     graphs = {stage: artifact.file(GRAPH) for stage, artifact in timed.items() if stage not in modules}
     inputs = one_sample(dataset.test, measure.batch)

@@ -67,7 +67,7 @@ def context(tmp_path):
         prefer="latency",
         judging=SimpleNamespace(policy="point", confidence=0.95),
     )
-    return Context(recipe, SimpleNamespace(test=test, validation=test), tmp_path, tmp_path, Silent())
+    return Context(recipe, SimpleNamespace(contract=CONTRACT, test=test, validation=test), tmp_path, tmp_path, Silent())
 
 
 def exported(parent, context, name, tmp_path, unheeded=(), **options):
@@ -138,7 +138,9 @@ def test_a_candidate_is_judged_on_the_backend_itself_whatever_onnx_runtime_found
     labels = right({**test.inputs, "present": test.present})["logits"].argmax(axis=1)
     judged = replace(test, targets=dict.fromkeys(test.targets, labels))
     recipe = SimpleNamespace(**{**vars(context.recipe), "prefer": "size"})
-    context = replace(context, recipe=recipe, dataset=SimpleNamespace(test=judged, validation=judged))
+    context = replace(
+        context, recipe=recipe, dataset=SimpleNamespace(contract=CONTRACT, test=judged, validation=judged)
+    )
     candidates = [
         {"precision": "fp32", **CANDIDATE, "size_bytes": 4},
         {"precision": "fp16", **CANDIDATE, "size_bytes": 2, "kept": False},

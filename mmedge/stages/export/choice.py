@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mmedge.artifact import GRAPH, Artifact
+from mmedge.artifact import GRAPH, Artifact, contract_of
 from mmedge.backends import GRAPH_BACKEND, Backend, Session, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision as precisions
 from mmedge.measure import power
 from mmedge.measure.budget import WHOLE, Budget, SplitOutputs, losses_of, split_outputs
-from mmedge.measure.latency import Opener, one_sample, ratio_figures, time_sessions
+from mmedge.measure.latency import Opener, one_sample, own_samples, ratio_figures, time_sessions
 from mmedge.measure.quality import graph_predictor
 from mmedge.recipe import Quantize, precision_of
 from mmedge.report.schema import CandidateRecord, LatencyRecord
@@ -37,6 +37,7 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
     beside = (("parent", parent), ("teacher", context.teacher))
     # A teacher that only teaches has no graph.
     others = {other: found for other, found in beside if found is not None and found.file(GRAPH).is_file()}
+    contracts = {other: contract_of(found) for other, found in others.items()}
     taken = time_sessions(
         {f"{name} {each}": opener for each, opener in openers.items()}
         | {
@@ -46,6 +47,7 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
         sample,
         measure,
         context.progress,
+        own_samples(contracts, context.dataset, measure.batch, context.progress),
     )
     spent = power.energies(openers, sample) if preference.by_energy(context.recipe.prefer) and len(kept) > 1 else {}
     if isinstance(spent, str):
