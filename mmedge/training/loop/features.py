@@ -16,19 +16,23 @@ from torch import nn
 from mmedge.artifact import replacing
 from mmedge.data.store.rows import Column
 from mmedge.models.pretrained import Body, Tuned
+from mmedge.progress import Progress
 from mmedge.recipe import Augment
 from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.device import training_device
 
-# Bytes of input that a network is run on at a time; its maps inside are some ten to a hundred times as large.
-_CHUNK = 4 << 20
+# Bytes of input, and rows, that a network is run on at a time: its maps inside are some ten to a hundred times as large, of
+# a text's few ids thousands of times.
+_CHUNK, _ROWS = 4 << 20, 64
 # Bytes of a row's features, and the share of the free disk space that all may take.
 _LARGEST, _DISK = 1 << 20, 0.5
 
 
 @contextmanager
-def in_place_of_inputs(module: nn.Module, training: Training, folder: Path) -> Iterator[tuple[Training, list[str]]]:
+def in_place_of_inputs(
+    module: nn.Module, training: Training, folder: Path, progress: Progress
+) -> Iterator[tuple[Training, list[str]]]:
     """Within the block ``module`` lacks the networks of its pretrained encoders that stay frozen, and gets their features.
 
     Gives the training with those as inputs, and notes. That goes where a sample is the same in every view, and its encoder
@@ -46,7 +50,7 @@ def in_place_of_inputs(module: nn.Module, training: Training, folder: Path) -> I
                 wanted = np.zeros(len(split), bool)
                 wanted[training.usable if key == "samples" else slice(None)] = True
                 index = np.flatnonzero(present & wanted)
-                found[key] = _features(body, split.inputs[name], index, folder / f"{name}-{key}.npy")
+                found[key] = _features(body, split.inputs[name], index, folder / f"{name}-{key}.npy", progress)
                 rows += len(index)
             if any(features is None for features in found.values()):
                 continue
@@ -86,7 +90,7 @@ def _still(body: Body) -> bool:
     return not heard and not body.training and not any(weight.requires_grad for weight in body.parameters())
 
 
-def _features(body: Body, x: Column, index: np.ndarray, path: Path) -> np.ndarray | None:
+def _features(body: Body, x: Column, index: np.ndarray, path: Path, progress: Progress) -> np.ndarray | None:
     """float32 [N, width], a file that is read as it is needed: of the rows ``index``, of the others 0. None where they are too large."""
     if path.is_file():
         return cast(np.ndarray, np.load(path, mmap_mode="c"))
@@ -107,9 +111,11 @@ def _features(body: Body, x: Column, index: np.ndarray, path: Path) -> np.ndarra
         return None
     with replacing(path) as temporary:
         out = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(x), first.shape[1]))
-        row_bytes = max(1, x[index[:1]].nbytes)
-        for rows in np.array_split(index, -(-len(index) * row_bytes // _CHUNK)):
+        step = min(_ROWS, max(1, _CHUNK // max(1, x[index[:1]].nbytes)))
+        for start in range(0, len(index), step):
+            rows = index[start : start + step]
             out[rows] = given(rows)
+            progress.step(f"features of {path.stem}", start + len(rows), len(index))
         out.flush()
         del out
     return cast(np.ndarray, np.load(path, mmap_mode="c"))

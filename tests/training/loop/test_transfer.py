@@ -1,6 +1,7 @@
 """What has been learnt elsewhere: frozen, thawed, slower by depth, or changed by small matrices alone."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,23 @@ def test_a_head_learns_of_stored_features_what_it_learns_behind_the_network(made
     assert run <= 24 + 24 + 2 and not (tmp_path / "stored" / "state.features").exists()
     for name, x in of_plain.items():
         torch.testing.assert_close(state[name], x, rtol=1e-3, atol=1e-4)
+
+
+def test_a_frozen_network_runs_on_few_texts_at_a_time_and_tells_how_far_it_is(tmp_path):
+    """Their few ids hide that its maps are thousands of times as large."""
+    seen, told = [], []
+
+    def network(x):
+        seen.append(len(x))
+        return x[:, :3].float()
+
+    network.to = lambda device: network
+    x, index = np.arange(1200).reshape(300, 4), np.arange(0, 300, 2)
+    progress = SimpleNamespace(step=lambda *figures: told.append(figures))
+    found = features._features(network, x, index, tmp_path / "name-samples.npy", progress)
+    np.testing.assert_array_equal(found[index], x[index, :3])
+    assert not found[1::2].any() and max(seen) <= 64 and sum(seen) == 151
+    assert told[-1] == ("features of name-samples", 150, 150)
 
 
 def test_it_is_trained_from_the_epoch_that_thaws_it_and_the_best_epoch_is_what_is_kept(module, contract, tmp_path):
