@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What a graph may do with an input before anything is computed of it.
 _SAME_SHAPE = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear")
-_BARE = (*_SAME_SHAPE, "Reshape", "Shape", "Squeeze", "Unsqueeze")
+BARE = (*_SAME_SHAPE, "Reshape", "Shape", "Squeeze", "Unsqueeze")
 
 
 def subset_graph(graph: Path, contract: Contract, subset: Sequence[str], target: Path) -> None:
@@ -87,7 +87,7 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
             todo="leave out export.split",
         )
     stood_in = [name for name, tensors in _embeddings(whole, contract).items() if not tensors]
-    model = _without_stand_ins(whole, stood_in)
+    model = without_stand_ins(whole, stood_in)
     own = _embeddings(model, contract)
     for name, tensors in own.items():
         if not tensors:
@@ -105,7 +105,7 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
 
     for name, tensors in own.items():
         onnx.save(part([name], tensors), folder / f"{name}.onnx")
-    reached = _inputs_of(model)
+    reached = inputs_of(model)
     # An output that one modality alone leads to stands in its encoder, and not in the head.
     outputs = [value.name for value in model.graph.output if len(reached.get(value.name, ())) > 1]
     head = part(["present", *(tensor for tensors in own.values() for tensor in tensors)], outputs)
@@ -114,7 +114,7 @@ def split_graph(graph: Path, contract: Contract, folder: Path) -> dict[str, list
     return own
 
 
-def _inputs_of(model: Any) -> dict[str, frozenset[str]]:
+def inputs_of(model: Any) -> dict[str, frozenset[str]]:
     """{tensor: the graph's inputs that it depends on}; no entry, or an empty one, for constants and the size of the batch."""
     reached = {value.name: frozenset({value.name}) for value in model.graph.input}
     sizes = [node.output[0] for node in batch_sizes(model)]
@@ -146,12 +146,12 @@ def batch_sizes(model: Any) -> list[Any]:
 
 def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
     """{modality: the tensors by which it meets the others}, empty where nothing was computed of it before."""
-    reached = _inputs_of(model)
+    reached = inputs_of(model)
     own: dict[str, list[str]] = {name: [] for name in contract.modalities}
     worked: set[str] = set()
     for node in model.graph.node:
         sources = reached.get(node.output[0], frozenset())
-        if len(sources) == 1 and node.op_type not in _BARE:
+        if len(sources) == 1 and node.op_type not in BARE:
             worked |= sources
         for name in node.input:
             for only in reached.get(name, frozenset()) if len(reached.get(name, ())) == 1 else ():
@@ -163,11 +163,11 @@ def _embeddings(model: Any, contract: Contract) -> dict[str, list[str]]:
     }
 
 
-def _without_stand_ins(whole: Any, modalities: Collection[str]) -> Any:
+def without_stand_ins(whole: Any, modalities: Collection[str]) -> Any:
     """The model without the Where that puts a constant in place of each of these modalities, as far as it has one."""
     import onnx
 
-    reached, model = _inputs_of(whole), onnx.ModelProto()
+    reached, model = inputs_of(whole), onnx.ModelProto()
     model.CopyFrom(whole)
     passed: dict[str, str] = {}
     waiting = {frozenset({name}) for name in modalities}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph import equalising, joined, placement, rounding, structure
+from mmedge.graph import equalising, joined, placement, rounding, standing_in, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.smoothing import relieve, smooth
 from mmedge.graph.wiring import Wiring
@@ -29,7 +29,7 @@ class Prepared:
 
 
 def prepared(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> Prepared:
-    """Give channels between two layers one range, where codes then lose less; in a graph with attention move outliers into the
+    """Give channels between two layers one range, where codes then lose less, and absent inputs what float makes of them; in a graph with attention move outliers into the
     weights, join projections, and look at what layers read.
 
     ``inputs``: {input: [1, *shape]} of calibration samples. ``target`` is written where anything is changed; else it is the
@@ -37,7 +37,7 @@ def prepared(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray
     """
     import onnx
 
-    graph = _equal(graph, target, inputs)
+    graph = _standing_in(_equal(graph, target, inputs), target, inputs)
     if not structure.has_attention(onnx.load(graph, load_external_data=False)):
         return Prepared(graph, attention=False)
     relieve(graph, target, inputs)
@@ -60,6 +60,17 @@ def _equal(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]
         return target if _loses_less(target, graph, inputs) else graph
     except Exception:  # a graph, or samples, that ONNX Runtime does not take: the quantizer tells of them
         return graph
+
+
+def _standing_in(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> Path:
+    """The graph to go on with: ``target``, which is written, where something stands in for an absent input."""
+    import onnx
+
+    model = onnx.load(graph)
+    if not inputs or not standing_in.fix(model, inputs[0]):
+        return graph
+    onnx.save(model, target)
+    return target
 
 
 def _loses_less(graph: Path, other: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> bool:
