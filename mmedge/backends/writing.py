@@ -129,8 +129,8 @@ class _Beams:
 def _written(begun: Mapping[str, np.ndarray], step: Run, takes: frozenset[str], how: Writing) -> dict[str, np.ndarray]:
     """What the beginning gave besides, and the texts that follow: greedy, or by beam search."""
     write = _greedy if how.beams == 1 else _searched
-    total, tokens = write(_state(begun, how), lambda token, state: _stepped(step, token, state, takes, how), how)
-    others = {name: x for name, x in begun.items() if not name.startswith(f"{how.head}.start.")}
+    state, others = _parted(begun, how)
+    total, tokens = write(state, lambda token, state: _stepped(step, token, state, takes, how), how)
     return others | {how.head: np.concatenate([total[:, None], tokens], axis=1).astype(np.float32)}
 
 
@@ -173,10 +173,11 @@ def _searched(state: State, step: Step, how: Writing) -> tuple[np.ndarray, np.nd
     return beams.total[row, best], beams.tokens[row, best]
 
 
-def _state(begun: Mapping[str, np.ndarray], how: Writing) -> State:
-    """{name: [rows, ...]}: the state before the first step."""
+def _parted(begun: Mapping[str, np.ndarray], how: Writing) -> tuple[State, dict[str, np.ndarray]]:
+    """(the state before the first step, what the beginning gave besides)."""
     starts = f"{how.head}.start."
-    return {name.removeprefix(starts): x for name, x in begun.items() if name.startswith(starts)}
+    state = {name.removeprefix(starts): x for name, x in begun.items() if name.startswith(starts)}
+    return state, {name: x for name, x in begun.items() if not name.startswith(starts)}
 
 
 def _stepped(
@@ -196,14 +197,14 @@ def _led(
 ) -> dict[str, np.ndarray]:
     """What the beginning gave besides, and ``HEAD.likelihoods``, float32 [rows, steps]: the log probability of each token of
     texts, [rows, steps], after those before it; 0 behind a text's end."""
-    state, token = _state(begun, how), np.full(len(texts), how.end, np.int64)
+    state, others = _parted(begun, how)
+    token = np.full(len(texts), how.end, np.int64)
     found = np.zeros(texts.shape, np.float32)
     for at in range(int((texts != 0).any(axis=0).sum())):
         likely, changed = _stepped(step, token, state, takes, how)
         state |= changed
         token = texts[:, at].astype(np.int64)
         found[:, at] = np.where(token != 0, likely[np.arange(len(token)), token], 0)
-    others = {name: x for name, x in begun.items() if not name.startswith(f"{how.head}.start.")}
     return others | {f"{how.head}.likelihoods": found}
 
 

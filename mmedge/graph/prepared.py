@@ -29,8 +29,8 @@ class Prepared:
 
 
 def prepared(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> Prepared:
-    """Give channels between two layers one range, where codes then lose less, and absent inputs what float makes of them; in a graph with attention move outliers into the
-    weights, join projections, and look at what layers read.
+    """Give channels between two layers one range, where codes then lose less, and absent inputs what float makes of them; in a graph
+    with attention move outliers into the weights, join projections, and look at what layers read.
 
     ``inputs``: {input: [1, *shape]} of calibration samples. ``target`` is written where anything is changed; else it is the
     graph as it is.

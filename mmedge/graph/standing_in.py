@@ -24,7 +24,7 @@ def fix(model: Any, sample: Mapping[str, np.ndarray]) -> bool:
     from onnx import helper, numpy_helper
 
     conditions = _stand_ins(model)
-    meetings = _meetings(model, conditions)
+    meetings = _meetings(model, conditions) if conditions else {}
     if not meetings:
         return False
     probed = onnx.ModelProto()
@@ -78,7 +78,12 @@ def _stand_ins(model: Any) -> dict[str, str]:
 
 def _meetings(model: Any, inputs: Mapping[str, str]) -> dict[str, str]:
     """{tensor: the one of ``inputs`` that it is computed of alone}, where others join it."""
-    alone = without_stand_ins(model, inputs)
+    import onnx
+
+    wiring = onnx.ModelProto()  # without the weights, which are not looked at
+    wiring.graph.input.extend(model.graph.input)
+    wiring.graph.node.extend(model.graph.node)
+    alone = without_stand_ins(wiring, inputs)
     reached, made = inputs_of(alone), {name for node in alone.graph.node for name in node.output}
     found = dict[str, str]()
     for node in alone.graph.node:
