@@ -211,14 +211,14 @@ def _writer(
 
 
 def _show(prediction: Prediction, before: str = "") -> None:
-    """The likeliest labels or the value, a line each; of several heads with their names before them."""
+    """The likeliest labels, the value or the text, a line each; of several heads with their names before them."""
     for name, of_head in prediction.heads.items():
         _show(of_head, f"{name}\t")
     if prediction.value is not None:
         click.echo(f"{before}{prediction.value:g}")
     for name, value in (prediction.values or {}).items():
         click.echo(f"{before}{name}\t{value:g}")
-    if prediction.array is not None:
+    if prediction.array is not None or prediction.text is not None:
         click.echo(f"{before}{prediction.words()}")
     for tower, vector in (prediction.embeddings or {}).items():
         click.echo(f"{before}{tower}\t" + " ".join(f"{number:.4f}" for number in vector))

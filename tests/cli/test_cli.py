@@ -11,12 +11,14 @@ import tempfile
 from collections import namedtuple
 
 import click
+import numpy as np
 import pytest
 
 from mmedge.cli.main import verbs
-from mmedge.cli.predict import _cells
+from mmedge.cli.predict import _cells, _show
 from mmedge.errors import MmedgeError
 from mmedge.pipeline import fold as pipeline
+from mmedge.tasks import Prediction
 from tests.conftest import child_environment
 
 Usage = namedtuple("Usage", "total used free")
@@ -327,3 +329,20 @@ def test_a_users_module_that_exits_is_an_error_and_one_document(mmedge, finished
 def test_cells_of_a_table_are_given_in_order_or_by_column(value, cells):
     """``--tabular sex=female`` was taken for the unknown word "sex=female", and answered all the same."""
     assert _cells(value, ("temp", "age", "sex")) == cells
+
+
+@pytest.mark.parametrize(
+    ("prediction", "line"),
+    [
+        (Prediction(label="cat", probabilities={"cat": 0.9, "dog": 0.1}), "cat\t0.9000"),
+        (Prediction(value=-0.75), "-0.75"),
+        (Prediction(values={"kelvin": 300.5}), "kelvin\t300.5"),
+        (Prediction(text="a red apple", score=-0.9, ended=True), "a red apple"),
+        (Prediction(array=np.ones((2, 3), np.float32)), "an array [2, 3], mean 1"),
+        (Prediction(embeddings={"image": (0.6, 0.8)}), "image\t0.6000 0.8000"),
+        (Prediction(heads={"price": Prediction(value=2.0)}), "price\t2"),
+    ],
+)
+def test_what_each_task_predicts_is_shown_without_asking_for_json(prediction, line, capsys):
+    _show(prediction)
+    assert capsys.readouterr().out.splitlines()[0] == line

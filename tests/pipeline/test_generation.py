@@ -177,6 +177,7 @@ def test_the_command_line_writes_texts_and_judges_them(ran, manifest, mmedge):
     out = ran[0]
     said = mmedge("predict", out / "bundle", "--size", "small", "--json")
     assert said.code == 0 and json.loads(said.out)["text"].startswith("an ")
+    assert mmedge("predict", out / "bundle", "--size", "small").out == json.loads(said.out)["text"] + "\n"
     table = out.parent / "told.csv"
     said = mmedge("predict", out / "bundle", manifest, "--out", table)
     assert said.code == 0 and {"text", "score", "ended"} <= set(table.read_text().splitlines()[0].split(","))
