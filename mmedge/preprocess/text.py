@@ -72,6 +72,33 @@ def fit(spec: TextSpec, texts: Iterable[str]) -> TextSpec:
     )
 
 
+def pad_beside(path: str | Path, found: Any) -> int | None:
+    """The id of what ``tokenizer_config.json`` beside the tokenizer ``found`` pads with; None where none says so."""
+    beside = Path(path).with_name("tokenizer_config.json")
+    if not beside.is_file():
+        return None
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MmedgeError(f"the tokenizer's config is no JSON: {first_line(error)}", where=str(beside)) from error
+    token = said.get("pad_token") if isinstance(said, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    index: int | None = found.token_to_id(token) if isinstance(token, str) else None
+    return index
+
+
+def _pad_of(found: Any, path: str | Path, otherwise: int) -> int:
+    """An id for padding that no text has, since what has it is not attended to: GPT-2's 0 is an exclamation mark.
+
+    Not one that the tokenizer puts around every text, which CLIP's folder pads with too.
+    """
+    around = found.encode("").ids
+    named = [found.token_to_id(token) for token in (tokenizer.PAD, "<pad>", "<|pad|>", "<PAD>")]
+    special = sorted(index for index, token in found.get_added_tokens_decoder().items() if token.special)
+    candidates = [pad_beside(path, found), *named, *special]
+    return next((index for index in candidates if index is not None and index not in around), otherwise)
+
+
 def _taken(spec: TextSpec) -> TextSpec:
     from tokenizers import Tokenizer
 
@@ -88,8 +115,7 @@ def _taken(spec: TextSpec) -> TextSpec:
     found.no_truncation()
     padding = found.padding
     found.no_padding()
-    named = [found.token_to_id(token) for token in (tokenizer.PAD, "<pad>", "<|pad|>", "<PAD>")]
-    pad = padding["pad_id"] if padding else next((index for index in named if index is not None), spec.pad)
+    pad = padding["pad_id"] if padding else _pad_of(found, path, spec.pad)
     tokens = max(found.get_vocab(with_added_tokens=True).values()) + 1
     # The tokenizer itself travels; where it was read from is nobody's business.
     taken = {"fitted": tokenizer.compact(found.to_str()), "tokens": tokens, "pad": pad, "tokenizer_file": None}

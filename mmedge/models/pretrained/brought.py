@@ -24,10 +24,12 @@ def changed(spec: ModalitySpec, **values: Any) -> ModalitySpec:
     return type(spec).model_validate({**spec.model_dump(by_alias=True), **values})
 
 
-def of_image(spec: ImageSpec, size: tuple[int, int], mean: Any, std: Any, *, center: bool) -> ModalitySpec:
+def of_image(
+    spec: ImageSpec, size: tuple[int, int], mean: Any, std: Any, *, channels: int = 3, center: bool
+) -> ModalitySpec:
     """A picture in the size, and with the statistics of pixels in 0 to 1, that an encoder wants. Column and box are the data's."""
     crop = "center" if center else "none"
-    return changed(spec, height=size[0], width=size[1], channels=3, mean=tuple(mean), std=tuple(std), crop=crop)
+    return changed(spec, height=size[0], width=size[1], channels=channels, mean=tuple(mean), std=tuple(std), crop=crop)
 
 
 def size_of(size: Any) -> tuple[int, int] | None:

@@ -13,9 +13,10 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from mmedge import hub
+from mmedge import hub, tokenizer
 from mmedge.errors import MissingDependency, UsageError, first_line
 from mmedge.models.pretrained.brought import IMAGENET, Brought, changed, of_image, size_of
+from mmedge.preprocess import text
 from mmedge.recipe import Pretrained
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
 
@@ -29,6 +30,19 @@ _TOWERS = {
     "audio": ("audio_model", "audio_config", "audio_projection"),
 }
 _NONE = ("", "", "")
+# Pictures of fewer pixels a side are cut out of larger ones by processors with a crop_pct (ConvNeXt's).
+_CUT_BELOW = 384
+# Of a config's values, that its pictures have blue first (MobileViT's).
+_BLUE_FIRST = "blue_first"
+# Dual encoders whose projection takes the first token of a text, where the others' takes what their tower pools.
+_OF_THE_FIRST_TOKEN = ("align", "chinese_clip")
+# Texts of these were trained on with all of their padding attended to, filled up to the last position.
+_SEES_PADDING = ("siglip_text_model", "siglip2_text_model")
+# The RoBERTa family, whose positions begin behind the padding's id.
+_POSITIONS_BEHIND_PADDING = (
+    "roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "mpnet",
+    "clap_text_model", "altclip_text_model", "longformer",
+)  # fmt: skip
 
 
 def folder_of(encoder: Pretrained) -> Path:
@@ -56,7 +70,9 @@ def _config(encoder: Pretrained) -> dict[str, JsonValue]:
     if encoder.config is not None:
         return encoder.config
     config: dict[str, JsonValue] = json.loads((folder_of(encoder) / _CONFIG).read_text(encoding="utf-8"))
-    return {name: value for name, value in config.items() if name not in _LEFT_OUT}
+    kept = {name: value for name, value in config.items() if name not in _LEFT_OUT}
+    flipped = _read(folder_of(encoder) / _IMAGES).get("do_flip_channel_order")
+    return {**kept, _BLUE_FIRST: True} if flipped else kept
 
 
 def pooling_of(encoder: Pretrained) -> str:
@@ -71,6 +87,7 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
     """The network of a folder behind one tensor. Raises UsageError where the modality does not fit it."""
     transformers = _transformers()
     values = dict(_config(encoder))
+    blue_first = isinstance(spec, ImageSpec) and bool(values.pop(_BLUE_FIRST, False))
     try:
         config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     except (KeyError, ValueError) as error:
@@ -80,6 +97,7 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
             todo="install a newer transformers, or name a network of your own: model.factory",
         ) from error
     own = _own_config(config, spec.kind)
+    form = _form_of(own, spec)
     _check_fits(own, spec)
     whole = transformers.AutoModel.from_config(config) if fresh else _loaded(transformers, folder_of(encoder), config)
     tower, _, projection = _TOWERS.get(spec.kind, _NONE)
@@ -93,14 +111,17 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
                 todo="take mean, cls or map",
             )
         project = getattr(whole, projection, nn.Identity())
-    elif isinstance(getattr(module, "pooler", None), nn.Module):
+    elif (pooler := getattr(module, "pooler", None)) is not None and any(True for _ in pooler.parameters()):
         module.pooler = nn.Identity()  # its output is not used, and its weights are often none that were learnt
-    if module is whole and getattr(config, "is_encoder_decoder", False):
+    if module is whole and _has_halves(whole):
         module = whole.get_encoder()
     if isinstance(spec, (TextSpec, ArraySpec)):
-        return OfIds(module, getattr(spec, "pad", 0), project)
-    name = getattr(module, "main_input_name", "pixel_values")
-    return OfValues(module, name, _form_of(own, spec), project)
+        first = config.model_type in _OF_THE_FIRST_TOKEN
+        return OfIds(module, getattr(spec, "pad", 0), project, first=first, masked=own.model_type not in _SEES_PADDING)
+    name = "pixel_values" if isinstance(spec, ImageSpec) else getattr(module, "main_input_name", "pixel_values")
+    found = OfValues(module, name, form, project, blue_first=blue_first)
+    _check_size(found, own, spec)
+    return found
 
 
 def _own_config(config: Any, kind: str) -> Any:
@@ -132,7 +153,9 @@ def _loaded(transformers: Any, folder: Path, config: Any) -> nn.Module:
         )
     except Exception as error:  # whatever transformers raises for files that do not fit
         raise UsageError(f"the weights cannot be loaded: {first_line(error)}", where=str(folder)) from error
-    lacking = sorted(name for name in found["missing_keys"] if "pooler." not in name)
+    # What is not used may be lacking: a pooler, and the half of an encoder and decoder that writes.
+    unused = "decoder." if _has_halves(module) else "pooler."
+    lacking = sorted(x for x in found["missing_keys"] if "pooler." not in x and not x.startswith(unused))
     if lacking:
         raise UsageError(
             f"the folder lacks {len(lacking)} weights ({lacking[0]}, ...), which would be random numbers",
@@ -140,6 +163,11 @@ def _loaded(transformers: Any, folder: Path, config: Any) -> nn.Module:
             todo="get the whole folder again",
         )
     return module
+
+
+def _has_halves(whole: nn.Module) -> bool:
+    """Whether a network has an encoder and what writes by it, whatever a config says that was saved of the encoder alone."""
+    return all(isinstance(getattr(whole, half, None), nn.Module) for half in ("encoder", "decoder"))
 
 
 def _check_fits(config: Any, spec: ModalitySpec) -> None:
@@ -155,20 +183,35 @@ def _check_fits(config: Any, spec: ModalitySpec) -> None:
         raise UsageError(
             f"texts have {spec.shape[-1]} tokens, the network {positions} positions", todo="lower 'length'"
         )
-    side = size_of(getattr(config, "image_size", None))
-    patches = getattr(config, "patch_size", None) is not None and getattr(config, "hidden_sizes", None) is None
-    if isinstance(spec, ImageSpec) and side and patches and side != (spec.height, spec.width):
+
+
+def _check_size(network: nn.Module, config: Any, spec: ModalitySpec) -> None:
+    """Raise UsageError for pictures of another size than the network's positions, where it does not interpolate them.
+
+    One that does (DINOv2, CLIPSeg) takes any size: this one, and one of another count of patches.
+    """
+    side, patch = size_of(getattr(config, "image_size", None)), size_of(getattr(config, "patch_size", None))
+    stages = getattr(config, "hidden_sizes", None) is not None
+    if not isinstance(spec, ImageSpec) or not side or not patch or stages or side == (spec.height, spec.width):
+        return
+    try:
+        for taller in (0, patch[0]):
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, spec.channels, spec.height + taller, spec.width))
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:  # of code that is not ours
         raise UsageError(
             f"pictures are {spec.height} x {spec.width}, the network's positions are of {side[0]} x {side[1]}",
             todo=f"height: {side[0]}, width: {side[1]}",
-        )
+        ) from error
 
 
 def _positions(config: Any) -> int | None:
-    """How many tokens a text may have; those of the RoBERTa family begin behind the padding's id."""
+    """How many tokens a text may have; None where there is no limit, as of XLNet, which says -1."""
     count = getattr(config, "max_position_embeddings", None)
-    behind = ("roberta", "camembert", "xlm-roberta", "mpnet")
-    return count - config.pad_token_id - 1 if count and config.model_type in behind else count
+    if not count or count < 0:
+        return None
+    behind: int = config.pad_token_id + 1 if config.model_type in _POSITIONS_BEHIND_PADDING else 0
+    return int(count) - behind
 
 
 def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
@@ -181,13 +224,28 @@ def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
                 where=str(folder),
                 todo="transformers writes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
             )
-        tokenizer = {"tokenizer_file": folder / _TOKENIZER, "fitted": None, "tokens": None}
-        return Brought(changed(spec, **tokenizer))
+        own = changed(spec, tokenizer_file=folder / _TOKENIZER, fitted=None, tokens=None)
+        return Brought(_filled(encoder, own))
     if isinstance(spec, ImageSpec):
         return _of_image(_read(folder / _IMAGES), _own_config_values(encoder), spec)
     return Brought(
         spec, ("it takes the modality as the data's preprocessing gives it: see to it that it was trained so",)
     )
+
+
+def _filled(encoder: Pretrained, spec: ModalitySpec) -> ModalitySpec:
+    """The spec of texts as long, and filled with what, a network was trained on that attends to padding too."""
+    config = _config(encoder)
+    own: Any = config.get("text_config") or config
+    kind = own.get("model_type") or f"{config['model_type']}_text_model"
+    if kind not in _SEES_PADDING or not isinstance(spec, TextSpec):
+        return spec
+    values = {name: value for name, value in own.items() if name != "model_type"}
+    positions = _transformers().AutoConfig.for_model(kind, **values).max_position_embeddings
+    fitted = text.fit(spec, ())
+    assert fitted.fitted is not None
+    pad = text.pad_beside(folder_of(encoder) / _TOKENIZER, tokenizer.opened(fitted.fitted, None))
+    return changed(fitted, length=positions, pad=fitted.pad if pad is None else pad)
 
 
 def _own_config_values(encoder: Pretrained) -> dict[str, Any]:
@@ -198,21 +256,37 @@ def _own_config_values(encoder: Pretrained) -> dict[str, Any]:
 def _of_image(said: dict[str, Any], config: dict[str, Any], spec: ImageSpec) -> Brought:
     """Of a processor's config. Its mean and std are of pixels times ``rescale_factor``, ours of pixels / 255."""
     assumed = []
+    channels = 1 if config.get("num_channels") == 1 else 3
     size = size_of(said.get("crop_size") if said.get("do_center_crop") else said.get("size"))
     size = size or size_of(said.get("size")) or size_of(config.get("image_size"))
     if size is None:
         size = (224, 224)
         assumed.append("size 224 x 224")
-    mean, std = said.get("image_mean", IMAGENET[0]), said.get("image_std", IMAGENET[1])
-    if "image_mean" not in said and said.get("do_normalize", True):
+    normalised = said.get("do_normalize") is not False
+    mean, std = (said.get("image_mean"), said.get("image_std")) if normalised else ((0.0,), (1.0,))
+    if mean is None or std is None:
+        mean, std = IMAGENET[0][:channels], IMAGENET[1][:channels]
         assumed.append("ImageNet's mean and std")
-    if said.get("do_normalize") is False:
-        mean, std = (0.0,), (1.0,)
     unit = 255 * said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 255.0
     mean, std = tuple(x / unit for x in mean), tuple(x / unit for x in std)
     center = bool(said.get("do_center_crop")) or "shortest_edge" in str(said.get("size"))
     told = f"no {_IMAGES} says so: " if not said else ""
-    return Brought(of_image(spec, size, mean, std, center=center), tuple(f"{told}{each} assumed" for each in assumed))
+    notes = [f"{told}{each} assumed" for each in assumed]
+    if edge := _cut_off(said, size):
+        notes.append(
+            f"its processor makes pictures {edge} high and cuts the middle of {size[0]} out; here all of that height is seen"
+        )
+    return Brought(of_image(spec, size, mean, std, channels=channels, center=center), tuple(notes))
+
+
+def _cut_off(said: dict[str, Any], size: tuple[int, int]) -> int | None:
+    """The height that a processor resizes to before it cuts ``size`` out; None where it cuts nothing off."""
+    before = size_of(said.get("size"))
+    if before is None:
+        return None
+    share = said.get("crop_pct") if size[0] < _CUT_BELOW else None  # ConvNeXt's, which cuts no larger ones
+    edge = int(before[0] / share) if share else before[0]
+    return edge if edge > size[0] and (share or said.get("do_center_crop")) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -247,32 +321,62 @@ def _given(output: Any, project: nn.Module | None) -> Tensor:
 class OfIds(nn.Module):
     """A text network: int64 [batch, length] -> what ``_given`` says; what is padding is not attended."""
 
-    def __init__(self, network: nn.Module, pad: int, project: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        pad: int,
+        project: nn.Module | None = None,
+        *,
+        first: bool = False,
+        masked: bool = True,
+    ) -> None:
         super().__init__()
-        self.network, self.pad, self.project = network, pad, project
+        self.network, self.pad, self.project, self.first, self.masked = network, pad, project, first, masked
 
     def forward(self, x: Tensor) -> Tensor:
-        return _given(self.network(input_ids=x, attention_mask=attended(x, self.pad).to(torch.int64)), self.project)
+        mask = attended(x, self.pad).to(torch.int64) if self.masked else torch.ones_like(x)
+        output = self.network(input_ids=x, attention_mask=mask)
+        if self.first and self.project is not None:
+            projected: Tensor = self.project(output.last_hidden_state[:, 0])
+            return projected
+        return _given(output, self.project)
 
 
-# How a network takes a sound of bands over frames, [batch, 1, bands, frames].
-_Form = Literal["as it is", "bands", "frames first"]
+# How a network takes a sound of bands over frames, [batch, 1, bands, frames]: with that one channel, or without.
+_Form = Literal["as it is", "bands", "frames first", "channel, frames first"]
+_FORMS: dict[str, _Form] = {
+    "whisper": "bands",
+    "audio-spectrogram-transformer": "frames first",
+    "clap_audio_model": "channel, frames first",
+}
 
 
 def _form_of(config: Any, spec: ModalitySpec) -> _Form:
-    if not isinstance(spec, AudioSpec):
+    """Raises UsageError for bands that go to a network of which nobody has said how it takes them: it might read them askew."""
+    if not isinstance(spec, AudioSpec) or spec.features == "waveform":
         return "as it is"
-    return "frames first" if config.model_type == "clap_audio_model" else "bands"
+    if config.model_type not in _FORMS:
+        raise UsageError(
+            f"how {config.model_type} takes bands over frames is not known",
+            todo="features: waveform where it takes samples; or name a network of your own: model.factory",
+        )
+    return _FORMS[config.model_type]
 
 
 class OfValues(nn.Module):
     """A network of pictures or sounds: [batch, *shape] -> what ``_given`` says."""
 
-    def __init__(self, network: nn.Module, name: str, form: _Form, project: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, name: str, form: _Form, project: nn.Module | None, *, blue_first: bool
+    ) -> None:
         super().__init__()
-        self.network, self.name, self.form, self.project = network, name, form, project
+        self.network, self.name, self.form, self.project, self.blue_first = network, name, form, project, blue_first
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 4 and self.form != "as it is":
-            x = x.squeeze(1) if self.form == "bands" else x.transpose(2, 3)
+        if self.blue_first:
+            x = torch.cat([x[:, 2:3], x[:, 1:2], x[:, 0:1]], dim=1)
+        if self.form in ("bands", "frames first"):
+            x = x.squeeze(1)
+        if self.form in ("frames first", "channel, frames first"):
+            x = x.transpose(-2, -1)
         return _given(self.network(**{self.name: x}), self.project)
