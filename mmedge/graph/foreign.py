@@ -16,7 +16,7 @@ from mmedge.graph.files import loaded
 from mmedge.graph.precision import optimized
 from mmedge.graph.qdq import WEIGHTED
 from mmedge.graph.simpler import simplify
-from mmedge.graph.wiring import graphs_of
+from mmedge.graph.wiring import graphs_of, renamed
 
 # From here on a quantizer has a scale for each channel, and all that quantization adds exists.
 _OPSET = 13
@@ -207,15 +207,7 @@ def _called_as_before(graph: Any) -> None:
             names[tensor.name] = old
             tensor.name = old
             taken.add(old)
-    _renamed(graph, names)
-
-
-def _renamed(graph: Any, names: Mapping[str, str]) -> None:
-    """Read other tensors, {old: new}, in a graph and in the branches and bodies inside it, which see what is around them."""
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        for inner in graphs_of(node):
-            _renamed(inner, names)
+    renamed(graph, names)
 
 
 def _alike(model: Any, other: Any, example: Mapping[str, np.ndarray]) -> bool:

@@ -109,7 +109,7 @@ def _by_channel(name: str, axis: int, wiring: Wiring) -> tuple[list[Any], Any]:
     value = wiring.value(name)
     axis = axis % value.ndim
     codes, scale = placement.coded(value, axis, 127)
-    parts = {"q": codes, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
+    parts = {"q": codes, "scale": scale}
     tensors = [numpy_helper.from_array(part, f"{name}.{key}") for key, part in parts.items()]
     output = f"{name}.dq"
     return tensors, helper.make_node(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,14 @@ def read_by(node: Any) -> set[str]:
         own = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
         found |= inner.difference(own, *(each.output for each in graph.node))
     return found
+
+
+def renamed(graph: Any, names: Mapping[str, str]) -> None:
+    """Read other tensors, {old: new}, in a graph and in the branches and bodies inside it, which see what is around them."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for inner in graphs_of(node):
+            renamed(inner, names)
 
 
 def drop_unread(model: Any) -> None:

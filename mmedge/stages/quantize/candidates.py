@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmedge.errors import MismatchError, MissingDependency, MmedgeError, UsageError, first_line
 from mmedge.gate import Estimate
-from mmedge.graph import dynamic, fusion, precision, qdq, weights
+from mmedge.graph import dynamic, fusion, precision, qdq, terse, weights
 from mmedge.graph.prepared import Prepared, prepared
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
@@ -147,10 +147,11 @@ def _make(name: str, trial: Trial, config: Quantize, target: Path, table: Table)
             raise MmedgeError(
                 "ONNX Runtime has no bfloat16 kernels for a CPU, and ONNX no bfloat16 Conv before opset 22"
             )
-        case "int8-weights":
-            weights.weights_only(trial.graph, target)
-        case "int4-weights":
-            weights.weights_only(trial.graph, target, bits=4)
+        case "int8-weights" | "int4-weights":
+            weights.weights_only(trial.graph, target, bits=4 if name == "int4-weights" else 8)
+            if config.max_size_kb is not None and target.stat().st_size > config.max_size_kb * 1000:
+                terse.shorten(target)
+                table.notes.append(f"{name}: its nodes and inner tensors have no names of meaning, to save their bytes")
         case "int8-dynamic":
             dynamic.int8(trial.graph, target)
         case "int8-mixed":

@@ -173,6 +173,13 @@ def test_a_network_as_small_as_asked_for_is_made_by_weights_alone(finished, cont
     made = staged(quantize.quantize, parent, config, context, tmp_path / "q")
     assert made.meta["precision"] in ("int8-weights", "int4-weights") and not made.meta.get("misses")
     assert made.file("model.onnx").stat().st_size <= whole * 900
+    named = {node.name for node in onnx.load(made.file("model.onnx")).graph.node}
+    assert len(named) > 1  # names go only where they are too much
+    weights = made.file("int8-weights.onnx").stat().st_size / 1000
+    config = config.model_copy(update={"max_size_kb": weights * 0.9})
+    shorter = staged(quantize.quantize, parent, config, context, tmp_path / "s")
+    assert shorter.file("int8-weights.onnx").stat().st_size <= weights * 900
+    assert any("have no names of meaning" in note for note in shorter.meta["notes"])
 
 
 def test_weights_in_8_bits_with_float_arithmetic_are_not_the_int8_that_is_required(tmp_path):
