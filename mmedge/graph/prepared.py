@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph import equalising, joined, placement, rounding, standing_in, structure
+from mmedge.graph import equalising, joined, placement, reduced, rounding, standing_in, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.smoothing import relieve, smooth
 from mmedge.graph.wiring import Wiring
@@ -38,9 +38,12 @@ def prepared(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray
     import onnx
 
     graph = _standing_in(_equal(graph, target, inputs), target, inputs)
-    if not structure.has_attention(onnx.load(graph, load_external_data=False)):
+    model = onnx.load(graph)
+    if not structure.has_attention(model):
         return Prepared(graph, attention=False)
-    relieve(graph, target, inputs)
+    reduced.keep_axes(model)
+    onnx.save(model, target)
+    relieve(target, target, inputs)
     smooth(target, target, inputs)
     model = onnx.load(target)
     if joined.join(model):

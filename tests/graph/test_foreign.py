@@ -204,3 +204,19 @@ def test_a_layer_of_three_axes_of_known_sizes_stays_one_that_runs_in_8_bits(tmp_
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
     tidied(tmp_path / "m.onnx", tmp_path / "t.onnx", {"x": random.standard_normal((1, 5, 8)).astype(np.float32)})
     assert [node.op_type for node in onnx.load(tmp_path / "t.onnx").graph.node] == ["MatMul", "Add"]
+
+
+def test_a_product_of_three_axes_stays_one_where_folding_takes_reshapes_away(tmp_path):
+    """ONNX Runtime would make it a Gemm between two Reshapes, and run that in float."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 3, 4] x) => (float[1, 3, 2] y)
+        <float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float[1, 2] b = {1, 2}, int64[1] flat = {-1}, int64[2] two = {1, 2}>
+        {
+            b1 = Reshape (b, flat) b2 = Reshape (b1, two) b3 = Reshape (b2, flat)
+            p = MatMul (x, w) y = Add (p, b3)
+        }
+    """)
+    onnx.save(model, tmp_path / "flat.onnx")
+    foreign.tidied(tmp_path / "flat.onnx", tmp_path / "tidy.onnx", {"x": np.ones((1, 3, 4), np.float32)})
+    assert [node.op_type for node in onnx.load(tmp_path / "tidy.onnx").graph.node] == ["MatMul", "Add"]
