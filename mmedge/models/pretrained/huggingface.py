@@ -100,6 +100,9 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
     form = _form_of(own, spec)
     _check_fits(own, spec)
     whole = transformers.AutoModel.from_config(config) if fresh else _loaded(transformers, folder_of(encoder), config)
+    if any("relative_" in name for name, _ in whole.named_parameters()):
+        # What is added to the scores by distance (T5, BEiT, Swin) cannot be exported with the fused attention.
+        whole.set_attn_implementation("eager")
     tower, _, projection = _TOWERS.get(spec.kind, _NONE)
     module = getattr(whole, tower, whole) if tower else whole
     project: nn.Module | None = None

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from mmedge import tokenizer
+from mmedge.contract import Contract
 from mmedge.errors import UsageError
+from mmedge.models import load
 from mmedge.models.encoders import encoder_of
 from mmedge.models.pretrained.huggingface import brought
 from mmedge.preprocess import text
 from mmedge.recipe import Model, Pretrained
-from tests.models.pretrained.test_encoders import SMALL, spec_of
+from mmedge.stages.trial import try_export
+from tests.heads import CLASSES
+from tests.models.pretrained.test_encoders import PICTURE, SMALL, spec_of
 
 READING = {"vocab_size": 60, "max_position_embeddings": 16, **SMALL}
 SEEING = {"image_size": 16, "patch_size": 8, **SMALL}
@@ -180,3 +184,28 @@ def test_what_a_processor_cuts_off_and_mmedge_does_not_is_told(tmp_path, said, t
     found = brought(Pretrained(hf=tmp_path), spec_of(kind="image", height=12, width=12))
     assert found.spec.shape == (3, 16, 16) and np.isclose(found.spec.mean[0], 0.5)
     assert bool(found.assumed) == bool(told) and told in "".join(found.assumed)
+
+
+def test_weights_that_are_loaded_after_it_was_built_are_those_that_it_computes_by(tmp_path):
+    """LeViT keeps in evaluation what it made of its weights."""
+    saved(tmp_path, "Levit", image_size=32, hidden_sizes=[8, 8], num_attention_heads=[2, 2], depths=[1, 1], key_dim=[4, 4],
+          mlp_ratio=[2, 2], attention_ratio=[2, 2], down_ops=[["Subsample", 4, 2, 4, 2, 2], [""]])  # fmt: skip
+    spec, model = spec_of(kind="image", height=32, width=32), Model(embedding=5)
+    loaded = encoder_of("it", spec, Pretrained(hf=tmp_path), model).eval()
+    fresh = encoder_of("it", spec, Pretrained(hf=tmp_path), model, fresh=True)
+    fresh.load_state_dict(loaded.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(x), loaded(x))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["Swin", "T5"])
+def test_attention_with_a_bias_of_distances_is_exported(tmp_path, name):
+    sizes = {
+        "Swin": {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depths": [1], "num_heads": [2], "window_size": 2},
+        "T5": {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+    }
+    saved(tmp_path, name, **sizes[name])
+    contract = Contract(modalities={"it": PICTURE if name == "Swin" else TEXT}, heads={"logits": CLASSES})
+    try_export(load.build(Model(encoders={"it": Pretrained(hf=tmp_path)}), contract).eval(), contract, "teacher.model")
