@@ -41,18 +41,6 @@ _OF_A_FILE = {
     "policy": "gates.policy",
     "prefer": "prefer",
 }
-# Of those what a function takes as it was typed.
-_SETTINGS = (
-    "labels",
-    "max_drop",
-    "require",
-    "max_latency_ratio",
-    "judge",
-    "output",
-    "ignore",
-    "calibration",
-    "threads",
-)
 
 
 @click.command(
@@ -135,8 +123,8 @@ def _quantized(model: Path, out: Path, given: Mapping[str, Any]) -> QuantizedFil
     from mmedge.api.files import quantized
     from mmedge.report.standalone import print_quantized
 
-    settings = {name: given[name] for name in _SETTINGS}
-    if given["candidates"]:
+    settings = {name: given[name] for name in _OF_A_FILE}
+    if given["candidates"] is not None:
         settings["candidates"] = tuple(given["candidates"].split(","))
     with progress() as shown:
         try:

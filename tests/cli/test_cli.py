@@ -12,6 +12,7 @@ from collections import namedtuple
 
 import click
 import numpy as np
+import onnx
 import pytest
 
 from mmedge.cli.main import verbs
@@ -242,6 +243,21 @@ def test_every_key_that_quantize_points_to_is_one_of_a_recipe(finished):
     values = {"prefer": "size", "candidates": "[fp32, int8]", "require": "int8", "ignore": "[head]", "policy": "point"}
     told = {key: values.get(name, "1") for name, key in _OF_A_FILE.items() if key}
     recipe.load(finished.recipe_file, ("gates={}", *(f"{key}={value}" for key, value in told.items())))
+
+
+def test_quantize_of_an_onnx_file_heeds_the_policy_and_what_is_preferred(mmedge, tmp_path):
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[N, 64] x) => (float[N, 64] y) { y = MatMul (x, w) }
+    """)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(random.normal(size=(64, 64))), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=random.normal(size=(16, 64)).astype(np.float32))
+    command = ("quantize", tmp_path / "m.onnx", "--data", tmp_path / "d.npz", "--candidates", "fp32,fp16", "--out")
+    said = mmedge(*command, tmp_path / "out", "--policy", "point", "--prefer", "size", "--json")
+    assert said.code == 0 and document(said)["precision"] == "fp16", said.err
+    said = mmedge(*command, tmp_path / "strict", "--prefer", "size", "--json")
+    assert document(said)["precision"] == "fp32", "eight calls prove nothing"
 
 
 def test_quantize_of_an_onnx_file_takes_no_key_of_a_recipe(mmedge, tmp_path):

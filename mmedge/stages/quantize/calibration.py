@@ -11,6 +11,7 @@ from mmedge import tasks
 from mmedge.backends import onnxruntime_cpu, writing
 from mmedge.contract import Contract, subsets
 from mmedge.data.store.samples import Samples
+from mmedge.errors import MmedgeError
 from mmedge.graph.qdq import WEIGHTED
 from mmedge.recipe import Quantize, computes_int8
 from mmedge.report.schema import CurveRecord
@@ -137,9 +138,14 @@ class _Extremes:
         for sample in inputs[len(self.found) :]:
             values = {**sample, **self.run(sample)}
             # Zero belongs to every range: padding and absent values are zeros, and a tensor may have no values at all.
-            self.found.append(
-                [(float(values[name].min(initial=0)), float(values[name].max(initial=0))) for name in self.tensors]
-            )
+            found = [(float(values[name].min(initial=0)), float(values[name].max(initial=0))) for name in self.tensors]
+            lost = [name for name, ends in zip(self.tensors, found) if not np.isfinite(ends).all()]
+            if lost:
+                raise MmedgeError(
+                    f"calibration sample {len(self.found) + 1} makes {lost[0]!r} NaN or infinite, and codes have no range then",
+                    todo="leave out the sample, or look for NaN in it",
+                )
+            self.found.append(found)
 
 
 def gaps(

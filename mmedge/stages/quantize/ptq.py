@@ -17,6 +17,7 @@ from mmedge.errors import MmedgeError, first_line
 from mmedge.graph import dynamic, placement, precision, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.prepared import Prepared, prepared
+from mmedge.graph.wiring import Wiring
 from mmedge.leftovers import scratch
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
@@ -34,11 +35,11 @@ _FORMS = {
 
 
 def has_hybrid(graph: Path) -> bool:
-    """Whether a graph has an ``int8-hybrid`` of its own: attention, and convolutions beside it."""
+    """Whether a graph has an ``int8-hybrid`` of its own: attention, and convolutions that bear 8 bits beside it."""
     import onnx
 
-    model = onnx.load(graph, load_external_data=False)
-    return structure.has_attention(model) and any(node.op_type == "Conv" for node in model.graph.node)
+    model = onnx.load(graph)
+    return structure.has_attention(model) and any(node.op_type == "Conv" for node in structure.weighted(Wiring(model)))
 
 
 def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
@@ -49,6 +50,10 @@ def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.nda
     """
     with scratch() as folder:
         source = graph if isinstance(graph, Prepared) else prepared(graph, folder / "prepared.onnx", inputs)
+        if variant == "int8-hybrid" and not has_hybrid(source.graph):
+            raise MmedgeError(
+                "it quantizes convolutions beside attention, and this graph does not have both: see int8-dynamic"
+            )
         if not source.attention:
             _by_nncf(source.graph, target, inputs, variant)
             return
@@ -117,8 +122,6 @@ def _arguments(nncf: Any, variant: str) -> dict[str, Any]:
         case "int8-smooth":  # Xiao et al. 2023, "SmoothQuant"
             more["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=0.5)
             arguments["model_type"] = nncf.ModelType.TRANSFORMER
-        case "int8-hybrid":
-            raise MmedgeError("it is made of graphs with attention alone")
         case _:
             raise ValueError(f"no variant {variant!r}")
     one_scale = QuantizationParameters(per_channel=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmedge.errors import MismatchError
+from mmedge.errors import MismatchError, MmedgeError
 from mmedge.recipe import Quantize
 from mmedge.report.schema import CurveRecord
 from mmedge.stages import quantize
@@ -45,6 +45,12 @@ def test_calibration_grows_until_the_ranges_rest(graphs, context):
     count, curve = calibration.converged(graphs[1], growing)
     assert count == 130 and [point.samples for point in curve] == [64, 128, 130]
     assert curve[0].change > 0.3
+
+
+def test_a_sample_that_makes_a_tensor_infinite_or_nan_is_told_by_its_number(graphs, context):
+    sample = calibration_inputs(context.dataset.train, np.arange(1), 0)[0]
+    with pytest.raises(MmedgeError, match="calibration sample 3 makes '.*' NaN or infinite"):
+        calibration.converged(graphs[1], [sample, sample, {**sample, "image": sample["image"] * np.float32(np.nan)}])
 
 
 def test_a_missing_class_and_a_modality_that_is_never_absent_or_never_there_are_told(context):

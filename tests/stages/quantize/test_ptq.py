@@ -98,3 +98,25 @@ def test_what_nncf_cannot_quantize_is_one_error_with_the_candidate(graphs, tmp_p
     with pytest.raises(MmedgeError, match=r"NNCF cannot quantize this graph \(int8-percentile\)") as raised:
         ptq.int8(graphs[1], tmp_path / "q.onnx", [{"image": np.zeros((1, 2), np.float32)}], "int8-percentile")
     assert "quantize.candidates" in str(raised.value) and not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Patches, the one convolution of a ViT, stay in float.
+        "p = Conv <kernel_shape = [2], strides = [2]> (x, w) n = LayerNormalization (p, g, g) y = MatMul (n, v)",
+        "c = Conv <kernel_shape = [2], strides = [1]> (x, w) r = Relu (c) y = Conv <kernel_shape = [1]> (r, u)",
+    ],
+    ids=["no_convolution", "no_attention"],
+)
+def test_a_graph_without_both_convolutions_and_attention_has_no_hybrid(tmp_path, body):
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[1, 2, 8] x) => (float[1, 3, k] y)
+        <float[3, 2, 2] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}}, float[3, 3, 1] u = {{1, 2, 3, 4, 5, 6, 7, 8, 9}},
+         float[4, 2] v = {{1, 2, 3, 4, 5, 6, 7, 8}}, float[4] g = {{1, 2, 3, 4}}>
+        {{ {body} }}
+    """)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert not ptq.has_hybrid(tmp_path / "m.onnx")
+    with pytest.raises(MmedgeError, match="convolutions beside attention"):
+        ptq.int8(tmp_path / "m.onnx", tmp_path / "q.onnx", [{"x": np.ones((1, 2, 8), np.float32)}] * 4, "int8-hybrid")
