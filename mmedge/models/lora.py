@@ -41,12 +41,18 @@ def adapt(bodies: Collection[nn.Module], config: Lora) -> None:
             raise UsageError(
                 f"no linear layer of the pretrained encoders is called {wanted!r}{did_you_mean(wanted, known)}",
                 where="train.lora.layers",
-                todo=f"there are {', '.join(known)}" if known else "name pretrained encoders: model.encoders",
+                todo=f"there are {', '.join(known)}" if known else _instead(bodies),
             )
     for body in bodies:
         for name, layer in list(body.named_modules()):
             if isinstance(layer, nn.Linear) and any(_named(name, wanted) for wanted in config.layers):
                 _put(body, name, Adapted(layer, config))
+
+
+def _instead(bodies: Collection[nn.Module]) -> str:
+    if bodies:
+        return "those that are frozen have no linear layers (torch.nn.Linear): leave train.lora out, and thaw them"
+    return "it goes beside pretrained encoders (model.encoders) that train.freeze keeps"
 
 
 def merge(module: nn.Module) -> None:

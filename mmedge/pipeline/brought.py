@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmedge.errors import Fault, MmedgeError
+from mmedge.preprocess import fit_vocabulary
 from mmedge.recipe import Model, Pretrained, Recipe
-from mmedge.spec import ModalitySpec
+from mmedge.spec import ModalitySpec, TextSpec
 
 # What an encoder's preprocessing must agree in where it is the data's that is taken.
 _COMPARED = ("height", "width", "mean", "std", "length", "tokenizer_file")
@@ -35,8 +36,14 @@ def with_preprocessing(recipe: Recipe) -> tuple[Recipe, list[str]]:
 def brought_faults(recipe: Recipe) -> Iterator[Fault]:
     """Warnings of what was assumed of a teacher's encoders, and of encoders that get another preprocessing than they were trained under."""
     try:
-        for note in with_preprocessing(recipe)[1]:
+        whole, notes = with_preprocessing(recipe)
+        for note in notes:
             yield Fault("warning", "assumed", note, module="teacher.model", todo="say it under teacher.preprocessing")
+        for spec in whole.teacher.preprocessing.values():
+            if (
+                isinstance(spec, TextSpec) and spec.tokenizer_file is not None
+            ):  # the data's are told where it is looked at
+                fit_vocabulary(spec, ())
     except MmedgeError as error:
         yield Fault.of(error, "model", module="teacher.model")
     student = [("distill", recipe.distill.model)] if recipe.distill else [("teacher", recipe.teacher.model)]
@@ -57,8 +64,17 @@ def _strange(recipe: Recipe, where: str, model: Model) -> Iterator[Fault]:
             if wanted is not None and wanted != given:
                 what = f"encoders.{name} was trained under {key} {wanted}, the data's is {given or 'fitted'}"
                 yield Fault(
-                    "warning", "preprocessing", what, module=where, todo=f"data.modalities.{name}.{key}: {wanted}"
+                    "warning",
+                    "preprocessing",
+                    what,
+                    module=where,
+                    todo=f"data.modalities.{name}.{key}: {_written(wanted)}",
                 )
+
+
+def _written(value: object) -> object:
+    """As a recipe has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _brought(name: str, encoder: Pretrained, spec: ModalitySpec) -> tuple[ModalitySpec, list[str]]:

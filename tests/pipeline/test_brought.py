@@ -9,7 +9,7 @@ import pytest
 from mmedge import recipe
 from mmedge.artifact import read
 from mmedge.pipeline import check, fold
-from mmedge.pipeline.brought import with_preprocessing
+from mmedge.pipeline.brought import brought_faults, with_preprocessing
 from mmedge.progress import Silent
 from tests.conftest import once
 from tests.models.pretrained import folders
@@ -67,6 +67,21 @@ def test_check_tells_weights_that_a_run_would_refuse(made, tmp_path):
     values = folders.values(made)
     values["teacher"]["model"]["encoders"] = {"name": {"hf": str(folder)}}
     assert any("the weights are pickled" in what for what in faults(values, made, tmp_path / "out"))
+
+
+def test_check_tells_a_tokenizer_of_the_teachers_folder_that_cannot_be_read(made, tmp_path):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    (folder / "tokenizer.json").write_text("{}")
+    values = folders.values(made)
+    values["teacher"]["model"]["encoders"] = {"name": {"hf": str(folder)}}
+    told = [fault.what for fault in brought_faults(parsed(values, made))]
+    assert len(told) == 1 and "the tokenizer cannot be read" in told[0]
+
+
+def test_what_a_student_was_trained_under_is_told_as_a_recipe_has_it(made):
+    values = folders.values(made)
+    values["distill"]["model"]["encoders"] = {"picture": {"hf": f"{made}/vit"}}
+    assert "data.modalities.picture.mean: [0.5, 0.5, 0.5]" in [x.todo for x in brought_faults(parsed(values, made))]
 
 
 def test_check_tells_a_student_of_another_tokenizer(made, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmedge.errors import UsageError, first_line
-from mmedge.models.pretrained import efficientnet, huggingface, timm_models
+from mmedge.models.pretrained import efficientnet, folder, huggingface, preprocessing, timm_models
 from mmedge.models.pretrained.brought import Brought
 from mmedge.models.pretrained.huggingface import attended
 from mmedge.recipe import Model, Pretrained
@@ -34,7 +34,7 @@ class Origin:
 
 
 ORIGINS: dict[str, Origin] = {
-    "hf": Origin(huggingface.network, huggingface.brought, huggingface.described),
+    "hf": Origin(huggingface.network, preprocessing.brought, folder.described),
     "timm": Origin(timm_models.network, timm_models.brought),
     "architecture": Origin(efficientnet.network, efficientnet.brought),
 }
@@ -59,7 +59,7 @@ def pretrained_encoder(name: str, spec: ModalitySpec, encoder: Pretrained, model
     """
     try:
         network = origin_of(encoder).network(encoder, spec, fresh)
-        pooling = encoder.pooling or huggingface.pooling_of(encoder)
+        pooling = encoder.pooling or folder.pooling_of(encoder)
         return Tuned(Body(network, pooling, _padding(spec)), spec, model)
     except UsageError as error:
         raise UsageError(f"encoders.{name}: {error.what}", where=error.where, todo=error.todo) from error
@@ -84,11 +84,12 @@ class Body(nn.Module):
         states = self.network(x)
         if states.dim() == 2:
             return states
-        if states.dim() == 4:
+        maps = states.dim() == 4
+        if maps:
             states = states.flatten(2).transpose(1, 2)
         if self.pooling == "map":
             return states
-        if self.pooling == "cls":
+        if self.pooling == "cls" and not maps:  # a map's first place is a corner of the picture
             return states[:, 0]
         if self.pad is None:
             return states.mean(dim=1)
@@ -124,7 +125,7 @@ class Tuned(nn.Module):
             with torch.no_grad():
                 width = body.eval()(torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype))).shape[-1]
             body.train()  # as it was: LeViT keeps what it made of weights in evaluation, and others may be loaded yet
-        except (ValueError, RuntimeError, TypeError, IndexError) as error:  # of code that is not ours
+        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:  # of code that is not ours
             raise UsageError(
                 f"the network does not take {spec.kind} {list(spec.shape)}: {first_line(error)}",
                 todo="give the modality the sizes that it was trained with: data.modalities, teacher.preprocessing",

@@ -5,24 +5,19 @@ Nothing that such a folder may bring is run (no ``trust_remote_code``), and noth
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import JsonValue
 from torch import Tensor, nn
 
-from mmedge import hub, tokenizer
-from mmedge.errors import MissingDependency, UsageError, first_line
-from mmedge.models.pretrained.brought import IMAGENET, Brought, changed, of_image, size_of
-from mmedge.preprocess import text
+from mmedge.errors import UsageError, first_line
+from mmedge.models.pretrained.brought import size_of
+from mmedge.models.pretrained.folder import BLUE_FIRST, config_of, folder_of, transformers_library
+from mmedge.models.pretrained.preprocessing import SEES_PADDING
 from mmedge.recipe import Pretrained
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
 
-_CONFIG, _IMAGES, _TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
-# The words of a classifier that is left out, and the precision of a file: here all is float32.
-_LEFT_OUT = ("id2label", "label2id", "dtype", "torch_dtype")
 # Which tower of a dual encoder takes a modality, its config, and what brings what it gives into the space of both.
 _TOWERS = {
     "image": ("vision_model", "vision_config", "visual_projection"),
@@ -30,14 +25,8 @@ _TOWERS = {
     "audio": ("audio_model", "audio_config", "audio_projection"),
 }
 _NONE = ("", "", "")
-# Pictures of fewer pixels a side are cut out of larger ones by processors with a crop_pct (ConvNeXt's).
-_CUT_BELOW = 384
-# Of a config's values, that its pictures have blue first (MobileViT's).
-_BLUE_FIRST = "blue_first"
 # Dual encoders whose projection takes the first token of a text, where the others' takes what their tower pools.
 _OF_THE_FIRST_TOKEN = ("align", "chinese_clip")
-# Texts of these were trained on with all of their padding attended to, filled up to the last position.
-_SEES_PADDING = ("siglip_text_model", "siglip2_text_model")
 # The RoBERTa family, whose positions begin behind the padding's id.
 _POSITIONS_BEHIND_PADDING = (
     "roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "mpnet",
@@ -45,61 +34,20 @@ _POSITIONS_BEHIND_PADDING = (
 )  # fmt: skip
 
 
-def folder_of(encoder: Pretrained) -> Path:
-    """The folder of an encoder's files; of a name on the Hub the local copy, downloaded where there is none."""
-    assert encoder.hf is not None
-    folder = hub.folder_of(encoder.hf)
-    if not (folder / _CONFIG).is_file():
-        raise UsageError(
-            f"the folder has no {_CONFIG}" if folder.is_dir() else "the folder does not exist",
-            where=str(folder),
-            todo="name one that save_pretrained wrote, or a model's name on the Hub, owner/name",
-        )
-    return folder
-
-
-def described(encoder: Pretrained) -> Pretrained:
-    """The section with the folder's architecture and pooling in it, so that its model is built again without the folder."""
-    if encoder.config is not None:
-        return encoder
-    pooling = pooling_of(encoder)
-    return encoder.model_copy(update={"config": _config(encoder), "pooling": pooling})
-
-
-def _config(encoder: Pretrained) -> dict[str, JsonValue]:
-    if encoder.config is not None:
-        return encoder.config
-    config: dict[str, JsonValue] = json.loads((folder_of(encoder) / _CONFIG).read_text(encoding="utf-8"))
-    kept = {name: value for name, value in config.items() if name not in _LEFT_OUT}
-    flipped = _read(folder_of(encoder) / _IMAGES).get("do_flip_channel_order")
-    return {**kept, _BLUE_FIRST: True} if flipped else kept
-
-
-def pooling_of(encoder: Pretrained) -> str:
-    """What the folder of a sentence encoder says of its pooling, else the mean."""
-    if encoder.pooling is not None or encoder.hf is None or encoder.config is not None:
-        return encoder.pooling or "mean"
-    said = _read(folder_of(encoder) / "1_Pooling" / _CONFIG)
-    return "cls" if said.get("pooling_mode_cls_token") else "mean"
-
-
 def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
     """The network of a folder behind one tensor. Raises UsageError where the modality does not fit it."""
-    transformers = _transformers()
-    values = dict(_config(encoder))
-    blue_first = isinstance(spec, ImageSpec) and bool(values.pop(_BLUE_FIRST, False))
-    try:
-        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-    except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"transformers {transformers.__version__} does not know its architecture: {first_line(error)}",
-            where=str(encoder.hf),
-            todo="install a newer transformers, or name a network of your own: model.factory",
-        ) from error
+    transformers = transformers_library()
+    values = dict(config_of(encoder))
+    blue_first = isinstance(spec, ImageSpec) and bool(values.pop(BLUE_FIRST, False))
+    config = _made(transformers, encoder, str(values.pop("model_type")), values)
     own = _own_config(config, spec.kind)
     form = _form_of(own, spec)
     _check_fits(own, spec)
-    whole = transformers.AutoModel.from_config(config) if fresh else _loaded(transformers, folder_of(encoder), config)
+    try:
+        fit = transformers.AutoModel.from_config(config) if fresh else None
+    except Exception as error:  # whatever an architecture raises for sizes that do not go together
+        raise UsageError(f"its config makes no network: {first_line(error)}", where=str(encoder.hf)) from error
+    whole = fit if fit is not None else _loaded(transformers, folder_of(encoder), config)
     if any("relative_" in name for name, _ in whole.named_parameters()):
         # What is added to the scores by distance (T5, BEiT, Swin) cannot be exported with the fused attention.
         whole.set_attn_implementation("eager")
@@ -120,11 +68,28 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
         module = whole.get_encoder()
     if isinstance(spec, (TextSpec, ArraySpec)):
         first = config.model_type in _OF_THE_FIRST_TOKEN
-        return OfIds(module, getattr(spec, "pad", 0), project, first=first, masked=own.model_type not in _SEES_PADDING)
+        return OfIds(module, getattr(spec, "pad", 0), project, first=first, masked=own.model_type not in SEES_PADDING)
     name = "pixel_values" if isinstance(spec, ImageSpec) else getattr(module, "main_input_name", "pixel_values")
     found = OfValues(module, name, form, project, blue_first=blue_first)
     _check_size(found, own, spec)
     return found
+
+
+def _made(transformers: Any, encoder: Pretrained, kind: str, values: dict[str, Any]) -> Any:
+    """The architecture as transformers has it. Raises UsageError for one that it does not know, or values that are none of its."""
+    try:
+        known = kind in transformers.CONFIG_MAPPING
+        if known:
+            return transformers.AutoConfig.for_model(kind, **values)
+        why = f"transformers {transformers.__version__} does not know the architecture {kind!r}"
+    except Exception as error:  # whatever it raises for values that do not fit
+        raise UsageError(
+            f"the config is none of {kind}: {first_line(error)}",
+            where=str(encoder.hf),
+            todo="get the whole folder again",
+        ) from error
+    todo = "install a newer transformers, or name a network of your own: model.factory"
+    raise UsageError(why, where=str(encoder.hf), todo=todo)
 
 
 def _own_config(config: Any, kind: str) -> Any:
@@ -153,9 +118,20 @@ def _loaded(transformers: Any, folder: Path, config: Any) -> nn.Module:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told here, by name
         )
     except Exception as error:  # whatever transformers raises for files that do not fit
-        raise UsageError(f"the weights cannot be loaded: {first_line(error)}", where=str(folder)) from error
+        raise UsageError(
+            f"the weights cannot be loaded into the network of the folder's config: {first_line(error)}",
+            where=str(folder),
+            todo="get the whole folder again; where the file is a pointer of Git LFS: git lfs pull",
+        ) from error
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        raise UsageError(
+            f"the weights are of another network than the config: {name} is {list(there)}, and would be {list(wanted)}",
+            where=str(folder),
+            todo="get the whole folder again",
+        )
     # What is not used may be lacking: a pooler, and the half of an encoder and decoder that writes.
     unused = "decoder." if _has_halves(module) else "pooler."
     lacking = sorted(x for x in found["missing_keys"] if "pooler." not in x and not x.startswith(unused))
@@ -215,98 +191,6 @@ def _positions(config: Any) -> int | None:
         return None
     behind: int = config.pad_token_id + 1 if config.model_type in _POSITIONS_BEHIND_PADDING else 0
     return int(count) - behind
-
-
-def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
-    """The folder's own preprocessing. Raises UsageError for a text without a tokenizer.json."""
-    folder = folder_of(encoder)
-    if isinstance(spec, TextSpec):
-        if not (folder / _TOKENIZER).is_file():
-            raise UsageError(
-                f"the folder has no {_TOKENIZER}",
-                where=str(folder),
-                todo="transformers writes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-            )
-        own = changed(spec, tokenizer_file=folder / _TOKENIZER, fitted=None, tokens=None)
-        return Brought(_filled(encoder, own))
-    if isinstance(spec, ImageSpec):
-        return _of_image(_read(folder / _IMAGES), _own_config_values(encoder), spec)
-    return Brought(
-        spec, ("it takes the modality as the data's preprocessing gives it: see to it that it was trained so",)
-    )
-
-
-def _filled(encoder: Pretrained, spec: ModalitySpec) -> ModalitySpec:
-    """The spec of texts as long, and filled with what, a network was trained on that attends to padding too."""
-    config = _config(encoder)
-    own: Any = config.get("text_config") or config
-    kind = own.get("model_type") or f"{config['model_type']}_text_model"
-    if kind not in _SEES_PADDING or not isinstance(spec, TextSpec):
-        return spec
-    values = {name: value for name, value in own.items() if name != "model_type"}
-    positions = _transformers().AutoConfig.for_model(kind, **values).max_position_embeddings
-    fitted = text.fit(spec, ())
-    assert fitted.fitted is not None
-    pad = text.pad_beside(folder_of(encoder) / _TOKENIZER, tokenizer.opened(fitted.fitted, None))
-    return changed(fitted, length=positions, pad=fitted.pad if pad is None else pad)
-
-
-def _own_config_values(encoder: Pretrained) -> dict[str, Any]:
-    values: Any = _config(encoder)
-    return values.get("vision_config") or values
-
-
-def _of_image(said: dict[str, Any], config: dict[str, Any], spec: ImageSpec) -> Brought:
-    """Of a processor's config. Its mean and std are of pixels times ``rescale_factor``, ours of pixels / 255."""
-    assumed = []
-    channels = 1 if config.get("num_channels") == 1 else 3
-    size = size_of(said.get("crop_size") if said.get("do_center_crop") else said.get("size"))
-    size = size or size_of(said.get("size")) or size_of(config.get("image_size"))
-    if size is None:
-        size = (224, 224)
-        assumed.append("size 224 x 224")
-    normalised = said.get("do_normalize") is not False
-    mean, std = (said.get("image_mean"), said.get("image_std")) if normalised else ((0.0,), (1.0,))
-    if mean is None or std is None:
-        mean, std = IMAGENET[0][:channels], IMAGENET[1][:channels]
-        assumed.append("ImageNet's mean and std")
-    unit = 255 * said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 255.0
-    mean, std = tuple(x / unit for x in mean), tuple(x / unit for x in std)
-    center = bool(said.get("do_center_crop")) or "shortest_edge" in str(said.get("size"))
-    told = f"no {_IMAGES} says so: " if not said else ""
-    notes = [f"{told}{each} assumed" for each in assumed]
-    if edge := _cut_off(said, size):
-        notes.append(
-            f"its processor makes pictures {edge} high and cuts the middle of {size[0]} out; here all of that height is seen"
-        )
-    return Brought(of_image(spec, size, mean, std, channels=channels, center=center), tuple(notes))
-
-
-def _cut_off(said: dict[str, Any], size: tuple[int, int]) -> int | None:
-    """The height that a processor resizes to before it cuts ``size`` out; None where it cuts nothing off."""
-    before = size_of(said.get("size"))
-    if before is None:
-        return None
-    share = said.get("crop_pct") if size[0] < _CUT_BELOW else None  # ConvNeXt's, which cuts no larger ones
-    edge = int(before[0] / share) if share else before[0]
-    return edge if edge > size[0] and (share or said.get("do_center_crop")) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingDependency(
-            f"encoders of Hugging Face need transformers: {first_line(error)}", todo="pip install 'mmedge[hub]'"
-        ) from None
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
 
 
 def attended(ids: Tensor, pad: int) -> Tensor:

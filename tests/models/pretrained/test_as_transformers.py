@@ -11,7 +11,7 @@ from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.models import load
 from mmedge.models.encoders import encoder_of
-from mmedge.models.pretrained.huggingface import brought
+from mmedge.models.pretrained.preprocessing import brought
 from mmedge.preprocess import text
 from mmedge.recipe import Model, Pretrained
 from mmedge.stages.trial import try_export

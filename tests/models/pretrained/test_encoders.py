@@ -18,7 +18,8 @@ from mmedge.models.pretrained import origin_of
 from mmedge.models.pretrained.brought import Brought
 from mmedge.models.pretrained.convert import convert
 from mmedge.models.pretrained.efficientnet import EfficientNetLite
-from mmedge.models.pretrained.huggingface import brought
+from mmedge.models.pretrained.folder import config_of
+from mmedge.models.pretrained.preprocessing import brought
 from mmedge.recipe import Model, Pretrained
 from mmedge.spec import ModalitySpec
 from tests.conftest import once
@@ -188,6 +189,59 @@ def test_weights_that_are_lacking_are_not_drawn(made, tmp_path):
     save_file({name: x for name, x in state.items() if "layer.1" not in name}, folder / "model.safetensors")
     with pytest.raises(UsageError, match="the folder lacks 16 weights"):
         built(TEXT, hf=folder)
+
+
+def test_weights_of_another_network_than_the_config_are_told_by_name(made, tmp_path):
+    folder = shutil.copytree(made / "bert", tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 70}))
+    with pytest.raises(UsageError, match=r"of another network than the config: .*word_embeddings.weight is \[60, 16\]"):
+        built(TEXT, hf=folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("config.json", "{", "config.json is no JSON"),
+        ("config.json", "[]", "config.json holds no mapping"),
+        ("config.json", "{}", "config.json says no model_type"),
+        ("config.json", '{"model_type": "strange"}', "does not know the architecture 'strange'"),
+        ("config.json", '{"model_type": "vit", "hidden_size": "big"}', "the config is none of vit"),
+        ("config.json", '{"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4}', "its config makes no network"),
+        ("preprocessor_config.json", "{", "preprocessor_config.json is no JSON"),
+        ("preprocessor_config.json", '{"image_mean": "grey", "image_std": [1, 1, 1]}', "says of its pictures cannot be done"),
+        ("preprocessor_config.json", '{"image_mean": [0], "image_std": [0]}', "every value of 'std' must be above 0"),
+    ],
+)  # fmt: skip
+def test_files_of_a_folder_that_say_nothing_that_can_be_done_are_told(made, tmp_path, file, text, told):
+    folder = shutil.copytree(made / "vit", tmp_path / "vit")
+    (folder / file).write_text(text)
+    section = Pretrained(hf=folder)
+    with pytest.raises(UsageError, match=told):
+        brought(section, PICTURE)
+        encoder_of("it", PICTURE, Pretrained(hf=folder, config=config_of(section)), Model(), fresh=True)
+
+
+def test_a_processor_of_two_modalities_says_how_pictures_are_preprocessed(made, tmp_path):
+    folder = shutil.copytree(made / "vit", tmp_path / "vit")
+    said = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(
+        json.dumps({"image_processor": said, "processor_class": "CLIPProcessor"})
+    )
+    found = brought(Pretrained(hf=folder), PICTURE)
+    assert (found.spec.mean, found.spec.std, found.assumed) == ((0.5,) * 3, (0.25,) * 3, ())
+
+
+def test_maps_of_channels_are_averaged_by_cls_too(tmp_path):
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    transformers.ResNetModel(config).save_pretrained(tmp_path)
+    x = torch.randn(1, 3, 16, 16)
+    cls, mean = (built(PICTURE, hf=tmp_path, pooling=pooling).eval().body(x) for pooling in ("cls", "mean"))
+    assert torch.equal(cls, mean)
 
 
 def test_a_name_on_the_hub_without_a_network_says_how_to_get_the_folder(monkeypatch):

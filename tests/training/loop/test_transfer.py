@@ -179,6 +179,15 @@ def test_beside_adapters_nothing_of_the_network_is_trained(made):
     assert not module.encoders["p"].body.training
 
 
+@pytest.mark.parametrize(
+    ("bodies", "todo"), [([torch.nn.Conv1d(1, 1, 1)], "have no linear layers"), ([], "that train.freeze keeps")]
+)
+def test_why_nothing_can_have_an_adapter_is_told(bodies, todo):
+    with pytest.raises(UsageError) as told:
+        lora.adapt(bodies, Lora())
+    assert todo in told.value.todo
+
+
 def test_a_merged_layer_gives_what_its_adapter_gave():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(4, 3))

@@ -1,0 +1,103 @@
+"""The preprocessing that a folder of Hugging Face brings along, as a spec of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from mmedge import tokenizer
+from mmedge.errors import UsageError, first_line
+from mmedge.models.pretrained.brought import IMAGENET, Brought, changed, of_image, size_of
+from mmedge.models.pretrained.folder import IMAGES, TOKENIZER, config_of, folder_of, images_of, transformers_library
+from mmedge.preprocess import text
+from mmedge.recipe import Pretrained
+from mmedge.spec import ImageSpec, ModalitySpec, TextSpec
+
+# Texts of these were trained on with all of their padding attended to, filled up to the last position.
+SEES_PADDING = ("siglip_text_model", "siglip2_text_model")
+# Pictures of fewer pixels a side are cut out of larger ones by processors with a crop_pct (ConvNeXt's).
+_CUT_BELOW = 384
+
+
+def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
+    """The folder's own preprocessing. Raises UsageError for a text without a tokenizer.json."""
+    folder = folder_of(encoder)
+    if isinstance(spec, TextSpec):
+        if not (folder / TOKENIZER).is_file():
+            raise UsageError(
+                f"the folder has no {TOKENIZER}",
+                where=str(folder),
+                todo="transformers writes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            )
+        own = changed(spec, tokenizer_file=folder / TOKENIZER, fitted=None, tokens=None)
+        return Brought(_filled(encoder, own))
+    if isinstance(spec, ImageSpec):
+        try:
+            return _of_image(images_of(folder), _own_config_values(encoder), spec)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+            raise UsageError(
+                f"what the folder says of its pictures cannot be done: {why}",
+                where=str(folder / IMAGES),
+                todo="get the file again, or say it under teacher.preprocessing",
+            ) from error
+    return Brought(
+        spec, ("it takes the modality as the data's preprocessing gives it: see to it that it was trained so",)
+    )
+
+
+def _filled(encoder: Pretrained, spec: ModalitySpec) -> ModalitySpec:
+    """The spec of texts as long, and filled with what, a network was trained on that attends to padding too."""
+    config = config_of(encoder)
+    own: Any = config.get("text_config") or config
+    kind = own.get("model_type") or f"{config['model_type']}_text_model"
+    if kind not in SEES_PADDING or not isinstance(spec, TextSpec):
+        return spec
+    values = {name: value for name, value in own.items() if name != "model_type"}
+    positions = transformers_library().AutoConfig.for_model(kind, **values).max_position_embeddings
+    fitted = text.fit(spec, ())
+    assert fitted.fitted is not None
+    pad = text.pad_beside(folder_of(encoder) / TOKENIZER, tokenizer.opened(fitted.fitted, None))
+    return changed(fitted, length=positions, pad=fitted.pad if pad is None else pad)
+
+
+def _own_config_values(encoder: Pretrained) -> dict[str, Any]:
+    values: Any = config_of(encoder)
+    return values.get("vision_config") or values
+
+
+def _of_image(said: dict[str, Any], config: dict[str, Any], spec: ImageSpec) -> Brought:
+    """Of a processor's config. Its mean and std are of pixels times ``rescale_factor``, ours of pixels / 255."""
+    assumed = []
+    channels = 1 if config.get("num_channels") == 1 else 3
+    size = size_of(said.get("crop_size") if said.get("do_center_crop") else said.get("size"))
+    size = size or size_of(said.get("size")) or size_of(config.get("image_size"))
+    if size is None:
+        size = (224, 224)
+        assumed.append("size 224 x 224")
+    normalised = said.get("do_normalize") is not False
+    mean, std = (said.get("image_mean"), said.get("image_std")) if normalised else ((0.0,), (1.0,))
+    if mean is None or std is None:
+        mean, std = IMAGENET[0][:channels], IMAGENET[1][:channels]
+        assumed.append("ImageNet's mean and std")
+    unit = 255 * said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 255.0
+    mean, std = tuple(x / unit for x in mean), tuple(x / unit for x in std)
+    center = bool(said.get("do_center_crop")) or "shortest_edge" in str(said.get("size"))
+    told = f"no {IMAGES} says so: " if not said else ""
+    notes = [f"{told}{each} assumed" for each in assumed]
+    if edge := _cut_off(said, size):
+        notes.append(
+            f"its processor makes pictures {edge} high and cuts the middle of {size[0]} out; here all of that height is seen"
+        )
+    return Brought(of_image(spec, size, mean, std, channels=channels, center=center), tuple(notes))
+
+
+def _cut_off(said: dict[str, Any], size: tuple[int, int]) -> int | None:
+    """The height that a processor resizes to before it cuts ``size`` out; None where it cuts nothing off."""
+    before = size_of(said.get("size"))
+    if before is None:
+        return None
+    share = said.get("crop_pct") if size[0] < _CUT_BELOW else None  # ConvNeXt's, which cuts no larger ones
+    edge = int(before[0] / share) if share else before[0]
+    return edge if edge > size[0] and (share or said.get("do_center_crop")) else None
