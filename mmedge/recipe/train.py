@@ -46,7 +46,11 @@ class Train(Frozen):
     focal_gamma: float = Field(
         0.0, ge=0, description="Above 0, training dwells on what is still wrong (focal loss, with this gamma)."
     )
-    sampling: Literal["uniform", "balanced"] = Field("uniform", description="balanced: every class is drawn as often.")
+    sampling: Literal["uniform", "balanced", "subsets"] = Field(
+        "uniform",
+        description="balanced: every class is drawn as often. subsets: every set of modalities that samples have is, where"
+        " texts without a picture, say, outnumber the pairs.",
+    )
     head_weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["uncertainty"] = Field(
         {},
         description="What the loss of each head counts where a model has several, 1 where none is given; or uncertainty,"
@@ -129,12 +133,18 @@ class Train(Frozen):
             )
         return self
 
+    @property
+    def by_class(self) -> list[str]:
+        """The settings that ask for classes."""
+        each = {"class_weights": self.class_weights == "balanced", "sampling": self.sampling == "balanced"}
+        return [key for key, asked in (each | {"focal_gamma": self.focal_gamma > 0}).items() if asked]
+
     def _not_private(self) -> str | None:
         """The setting by which one sample's gradient would depend on another sample, or that private training lacks."""
         whys = {
             "'modality_dropout: every': a sample has several gradients there; give a share": self.modality_dropout
             == "every",
-            "'sampling: balanced': how often a sample is drawn depends on the others' classes": self.sampling
+            f"'sampling: {self.sampling}': how often a sample is drawn depends on the others": self.sampling
             != "uniform",
             "'class_weights: balanced': what a sample weighs depends on the others' classes": self.class_weights
             != "none",

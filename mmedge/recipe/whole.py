@@ -169,8 +169,8 @@ class Recipe(Frozen):
                 if loss.sequences != "none":
                     faults.append(f"distill.loss.sequences: are the teacher's texts, and the task is {named}")
         for stage, train in self._schedules():
-            for key, off in (("class_weights", "none"), ("sampling", "uniform"), ("focal_gamma", 0.0)):
-                if train and getattr(train, key) != off and not any(tasks.of(t).BALANCED for t in heads.values()):
+            for key in train.by_class if train else ():
+                if not any(tasks.of(target).BALANCED for target in heads.values()):
                     faults.append(f"{stage}.train.{key}: is for classification, and the task is {named}")
             weights = train.head_weights if train else {}
             if weights == "uncertainty" and len(heads) == 1:

@@ -119,7 +119,7 @@ class Plan:
 def plans(
     training: Training, epoch: int, rank: int = 0, count: int = 1, drawn: Iterable[np.ndarray] | None = None
 ) -> Iterator[Plan]:
-    """The batches of one epoch over the usable rows, each row as often as any other, unless ``sampling`` is balanced.
+    """The batches of one epoch over the usable rows, each row as often as any other where ``sampling`` is uniform.
 
     Each comes in ``train.accumulate`` parts, one after another, and of each part come the rows of process ``rank`` of
     ``count``: batch norm over all processes sees the same samples together as in one process. ``drawn``: the rows of each
@@ -202,8 +202,9 @@ def _steps(training: Training, rng: np.random.Generator) -> np.ndarray:
     """int64 [steps, batch]: the rows of each step of an epoch."""
     samples, train, usable = training.samples, training.schedule, training.usable
     size, steps = min(train.batch_size, len(samples)), steps_per_epoch(len(samples), train)
-    if train.sampling == "balanced":
-        order = rng.choice(usable, steps * size, p=_shares(samples, usable))
+    if train.sampling != "uniform":
+        shares = _shares(samples, usable) if train.sampling == "balanced" else _of_subsets(samples.present[usable])
+        order = rng.choice(usable, steps * size, p=shares)
     else:
         rounds = -(-steps * size // len(usable))
         order = np.concatenate([rng.permutation(usable) for _ in range(rounds)])[: steps * size]
@@ -232,6 +233,13 @@ def _shares(samples: Samples, rows: np.ndarray) -> np.ndarray:
             weights = tasks.of(head).weights(samples.targets[name][rows]).astype(np.float64)
             return weights / weights.sum()
     return np.full(len(rows), 1 / len(rows))
+
+
+def _of_subsets(present: np.ndarray) -> np.ndarray:
+    """float64 [n], adding up to 1: every set of modalities that rows have is drawn as often as any other. ``present``: bool [n, M]."""
+    _, which, counts = np.unique(present, axis=0, return_inverse=True, return_counts=True)
+    shares: np.ndarray = 1 / (len(counts) * counts[which.reshape(-1)])
+    return shares
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Batches: every random choice is a function of seed, epoch and row, never of the batch a row comes in."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,23 @@ def test_no_dropout_where_none_is_asked_for_or_there_is_one_modality():
     available = np.ones((9, 2), bool)
     assert drop_modalities(available, 0.0, np.random.default_rng(0)).all()
     assert drop_modalities(available[:, :1], 0.9, np.random.default_rng(0)).all()
+
+
+def test_every_set_of_modalities_that_samples_have_is_drawn_as_often_where_that_is_asked_for():
+    """Ten samples of all, forty of one modality alone, all of them usable, and fifty of two that are not."""
+    samples = dataclasses.replace(made(100), present=np.repeat([[1, 1, 1], [0, 0, 1], [1, 1, 0]], [10, 40, 50], 0) > 0)
+
+    def share(**train):
+        found = [
+            row
+            for epoch in range(40)
+            for batch in drawn(
+                samples, Train(batch_size=25, modality_dropout=0.0, **train), epoch=epoch, usable=np.arange(50)
+            )
+            for row in batch.index
+        ]
+        return np.bincount(np.array(found), minlength=100) / len(found)
+
+    subsets, uniform = share(sampling="subsets"), share()
+    assert subsets[:10].sum() == pytest.approx(0.5, abs=0.03) and uniform[:10].sum() == pytest.approx(0.2, abs=0.01)
+    assert (subsets[:50] > 0).all() and not subsets[50:].any()
