@@ -12,7 +12,7 @@ from mmedge.graph import placement, structure
 from mmedge.graph.wiring import Wiring, drop_unread
 
 # Weights of fewer values are left as they are: scales and nodes would cost more than they save.
-_WORTH = 256
+_WORTH = 128
 # Inputs of an output that share a scale of 4-bit codes: the first that divides them, since OpenVINO takes no block that is
 # not full; and the opset from which ONNX has both.
 _BLOCKS, _OPSET = (32, 16), 21

@@ -78,8 +78,8 @@ def test_external_data_is_taken_in(tmp_path):
 
 
 def test_what_cannot_be_is_told(tmp_path):
-    small = linear(shapes={"w1": (3, INPUTS), "b1": (3,), "w2": (3, 24)})
-    with pytest.raises(MmedgeError, match="no weight has 256 values"):
+    small = linear(shapes={"w1": (1, INPUTS), "b1": (1,), "w2": (1, 24)})
+    with pytest.raises(MmedgeError, match="no weight has 128 values"):
         written(small, tmp_path, 4)
     odd = linear(shapes={"w1": (HIDDEN - 1, INPUTS), "b1": (HIDDEN - 1,), "w2": (HIDDEN - 1, 24)})
     before, after, count = written(odd, tmp_path, 4)
