@@ -124,6 +124,12 @@ def native_session(
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         reason, where = message_of(error), None if isinstance(graph, bytes) else str(graph)
+        if "from external tensors" in reason.lower():  # it reads shapes before it opens another file
+            raise MmedgeError(
+                "the graph keeps small tensors, such as shapes, in another file, and ONNX Runtime takes them in the graph alone",
+                where=where,
+                todo="write it in one file, or with onnx's usual size_threshold of 1024",
+            ) from error
         if "external data" in reason.lower() or "external initializer" in reason.lower():
             raise MmedgeError(
                 "the graph keeps its weights in another file, which is not beside it",

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError
 from mmedge.graph.files import loaded
 
@@ -50,3 +51,13 @@ def test_weights_that_are_not_there_or_end_early_or_lie_outside_are_told(apart):
     onnx.save(model, apart.parent / "other.onnx")
     with pytest.raises(MmedgeError, match="outside its folder"):
         loaded(apart.parent / "other.onnx")
+
+
+def test_shapes_in_another_file_are_told_as_such_and_not_as_a_file_that_is_missing(tmp_path):
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[2, 3] x) => (float[3, 2] y) <int64[2] s = {3, 2}> { y = Reshape (x, s) }
+    """)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array([3, 2]), "s"))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    with pytest.raises(MmedgeError, match="small tensors, such as shapes, in another file"):
+        onnxruntime_cpu.session(tmp_path / "m.onnx")
