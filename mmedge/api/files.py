@@ -54,7 +54,7 @@ def quantized(
     with work.progressing(progress) as reporter:
         reporter.say(f"mmedge: quantizing {model}")
         folder = work.folder(out, reporter)
-        options = FileOptions(config, seed=seed, named="candidates" in settings, **own)
+        options = FileOptions(config, seed=seed, named=settings.get("candidates") is not None, **own)
         report = quantize_file(model, source, folder, options, reporter)
     write_html(report, folder / "report.html")
     return QuantizedFile(folder, folder, report, exit_code=report.exit)
