@@ -13,7 +13,7 @@ export async function image(spec, blob) {
 
 /** Opaque RGBA pixels {data, width, height} -> float32 [channels, height, width]. */
 export function pixels(spec, { data, width, height }) {
-  const [left, top, across, down] = spec.crop === "center" ? centered(width, height, spec.width / spec.height) : [0, 0, width, height];
+  const [left, top, across, down] = middle(spec, width, height);
   const planes = [];
   for (let c = 0; c < spec.channels; c++) {
     const plane = new Uint8Array(across * down);
@@ -33,10 +33,13 @@ export function pixels(spec, { data, width, height }) {
   return out;
 }
 
-/** The middle part of an aspect: [left, top, width, height]. */
-function centered(width, height, aspect) {
-  const across = Math.min(width, Math.max(1, even(height * aspect)));
-  const down = Math.min(height, Math.max(1, even(width / aspect)));
+/** What of a picture is seen: [left, top, width, height]. Bundles of before crop_share have none. */
+function middle(spec, width, height) {
+  const aspect = spec.width / spec.height, share = spec.crop_share ?? 1, center = spec.crop === "center";
+  let across = center ? Math.min(width, Math.max(1, even(height * aspect))) : width;
+  let down = center ? Math.min(height, Math.max(1, even(width / aspect))) : height;
+  across = Math.max(1, even(across * share));
+  down = Math.max(1, even(down * share));
   return [Math.trunc((width - across) / 2), Math.trunc((height - down) / 2), across, down];
 }
 

@@ -10,7 +10,7 @@ from mmedge.recipe import Model, Pretrained, Recipe
 from mmedge.spec import ModalitySpec, TextSpec
 
 # What an encoder's preprocessing must agree in where it is the data's that is taken.
-_COMPARED = ("height", "width", "mean", "std", "length", "tokenizer_file")
+_COMPARED = ("height", "width", "crop", "crop_share", "mean", "std", "length", "tokenizer_file")
 
 
 def with_preprocessing(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -29,8 +29,7 @@ def features(spec: ImageSpec, value: Any, name: str) -> np.ndarray:
         picture = _in_8_bits(_decoded(value, name), name, value)
         if box is not None:
             picture = picture.crop(_corners(spec, box, picture.size, name, value))
-        if spec.crop == "center":
-            picture = _centered(picture, spec.width / spec.height)
+        picture = _middle(picture, spec)
         mode = "L" if spec.channels == 1 else "RGB"
         if picture.mode != mode:  # of the same mode Pillow makes a copy
             picture = picture.convert(mode)
@@ -130,8 +129,14 @@ def _corners(spec: ImageSpec, box: Any, size: tuple[int, int], name: str, value:
     return corners
 
 
-def _centered(picture: Any, aspect: float) -> Any:
-    width, height = picture.size
-    kept_width, kept_height = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
-    left, top = (width - kept_width) // 2, (height - kept_height) // 2
-    return picture.crop((left, top, left + kept_width, top + kept_height))
+def _middle(picture: Any, spec: ImageSpec) -> Any:
+    """What of a picture is seen: all of it, or its middle in the aspect of the tensor, less the margin."""
+    (width, height), aspect = picture.size, spec.width / spec.height
+    across, down = width, height
+    if spec.crop == "center":
+        across, down = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
+    across, down = max(1, round(across * spec.crop_share)), max(1, round(down * spec.crop_share))
+    if (across, down) == picture.size:  # Pillow makes a copy
+        return picture
+    left, top = (width - across) // 2, (height - down) // 2
+    return picture.crop((left, top, left + across, top + down))

@@ -19,6 +19,13 @@ class ImageSpec(ModalityBase):
     crop: Literal["none", "center"] = Field(
         "none", description="center keeps the aspect by cutting the longer sides; none stretches."
     )
+    crop_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The share of what crop leaves that is seen, of its height and of its width, from the middle: 0.875 is 224"
+        " pixels out of the middle of 256.",
+    )
     box: tuple[str, str, str, str] | None = Field(
         None,
         description="Columns left, top, right, bottom, in pixels of the upright image: the region that is cut out first."

@@ -65,6 +65,8 @@ def test_pictures_are_cropped_and_resized_as_pillow_does(in_node):
             {"crop": "center"},
             {"channels": 1, "mean": [0.4], "std": [0.3]},
             {"crop": "center", "channels": 1},
+            {"crop": "center", "crop_share": 0.875},
+            {"crop_share": 0.3},
         ):
             spec = ImageSpec(**{"kind": "image", "height": 12, "width": 10, **more})
             rgb = random.integers(0, 256, (*size, 3), np.uint8)

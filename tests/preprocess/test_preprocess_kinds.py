@@ -277,6 +277,18 @@ def test_a_center_crop_keeps_the_aspect():
     assert preprocess.tensor(spec, pixels).min() == 1 and preprocess.tensor(COLOUR, pixels).min() < 1
 
 
+def test_a_share_of_the_middle_is_seen_of_whatever_the_crop_leaves():
+    pixels = RNG.integers(0, 256, (40, 80, 3), np.uint8)
+    for crop, left in (("none", 10), ("center", 25)):
+        spec = ImageSpec(kind="image", height=30, width=30, crop=crop, crop_share=0.75)
+        part = np.ascontiguousarray(pixels[5:35, left : 80 - left])
+        np.testing.assert_array_equal(
+            preprocess.tensor(spec, pixels), preprocess.tensor(spec.model_copy(update={"crop_share": 1.0}), part)
+        )
+    tiny = ImageSpec(kind="image", height=2, width=2, crop_share=0.01)
+    assert preprocess.tensor(tiny, pixels[:3, :3]).shape == (3, 2, 2)
+
+
 def test_a_box_cuts_its_region_out():
     pixels = RNG.integers(0, 256, (10, 20, 3), np.uint8)
     spec = ImageSpec(kind="image", column="p", box=("l", "t", "r", "b"), height=4, width=5)

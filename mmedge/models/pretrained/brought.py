@@ -25,11 +25,14 @@ def changed(spec: ModalitySpec, **values: Any) -> ModalitySpec:
 
 
 def of_image(
-    spec: ImageSpec, size: tuple[int, int], mean: Any, std: Any, *, channels: int = 3, center: bool
+    spec: ImageSpec, size: tuple[int, int], mean: Any, std: Any, *, channels: int = 3, center: bool, share: float = 1.0
 ) -> ModalitySpec:
-    """A picture in the size, and with the statistics of pixels in 0 to 1, that an encoder wants. Column and box are the data's."""
-    crop = "center" if center else "none"
-    return changed(spec, height=size[0], width=size[1], channels=channels, mean=tuple(mean), std=tuple(std), crop=crop)
+    """A picture in the size, and with the statistics of pixels in 0 to 1, that an encoder wants. Column and box are the data's.
+
+    ``share``: of a picture's height and width, what is left where an encoder's own preprocessing cuts the margin off.
+    """
+    seen = {"crop": "center" if center else "none", "crop_share": share}
+    return changed(spec, height=size[0], width=size[1], channels=channels, mean=tuple(mean), std=tuple(std), **seen)
 
 
 def size_of(size: Any) -> tuple[int, int] | None:

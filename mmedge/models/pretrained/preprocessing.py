@@ -16,7 +16,7 @@ from mmedge.spec import ImageSpec, ModalitySpec, TextSpec
 
 # Texts of these were trained on with all of their padding attended to, filled up to the last position.
 SEES_PADDING = ("siglip_text_model", "siglip2_text_model")
-# Pictures of fewer pixels a side are cut out of larger ones by processors with a crop_pct (ConvNeXt's).
+# Pictures of fewer pixels a side are cut out of larger ones by processors with a crop_pct (ConvNeXt's); others are stretched.
 _CUT_BELOW = 384
 
 
@@ -83,21 +83,34 @@ def _of_image(said: dict[str, Any], config: dict[str, Any], spec: ImageSpec) -> 
         assumed.append("ImageNet's mean and std")
     unit = 255 * said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 255.0
     mean, std = tuple(x / unit for x in mean), tuple(x / unit for x in std)
-    center = bool(said.get("do_center_crop")) or "shortest_edge" in str(said.get("size"))
     told = f"no {IMAGES} says so: " if not said else ""
     notes = [f"{told}{each} assumed" for each in assumed]
-    if edge := _cut_off(said, size):
+    before = _before_the_cut(said, size)
+    if before < size[0] or (
+        before > size[0] and size[0] != size[1]
+    ):  # it fills up with black, or cuts by the picture's aspect
         notes.append(
-            f"its processor makes pictures {edge} high and cuts the middle of {size[0]} out; here all of that height is seen"
+            f"its processor makes pictures {before} high and cuts {size[0]} x {size[1]} out of the middle; here as much of a"
+            " picture is seen as has that aspect"
         )
-    return Brought(of_image(spec, size, mean, std, channels=channels, center=center), tuple(notes))
+    share = size[0] / before if size[0] == size[1] <= before else 1.0
+    own = of_image(spec, size, mean, std, channels=channels, center=_keeps_aspect(said, size), share=share)
+    return Brought(own, tuple(notes))
 
 
-def _cut_off(said: dict[str, Any], size: tuple[int, int]) -> int | None:
-    """The height that a processor resizes to before it cuts ``size`` out; None where it cuts nothing off."""
-    before = size_of(said.get("size"))
-    if before is None:
-        return None
-    share = said.get("crop_pct") if size[0] < _CUT_BELOW else None  # ConvNeXt's, which cuts no larger ones
-    edge = int(before[0] / share) if share else before[0]
-    return edge if edge > size[0] and (share or said.get("do_center_crop")) else None
+def _keeps_aspect(said: dict[str, Any], size: tuple[int, int]) -> bool:
+    """Whether a processor resizes to the shorter edge and cuts the middle out, where others stretch to height and width."""
+    asked = said.get("size")
+    if said.get("crop_pct"):
+        return size[0] < _CUT_BELOW
+    if isinstance(asked, dict) and "height" in asked:
+        return False
+    return bool(said.get("do_center_crop")) or "shortest_edge" in str(asked)
+
+
+def _before_the_cut(said: dict[str, Any], size: tuple[int, int]) -> int:
+    """The height that a processor resizes to before it cuts ``size`` out: that of ``size`` where it cuts nothing off."""
+    before = size_of(said.get("size")) or size
+    if share := said.get("crop_pct"):
+        return int(before[0] / share) if size[0] < _CUT_BELOW else size[0]
+    return before[0] if said.get("do_center_crop") else size[0]

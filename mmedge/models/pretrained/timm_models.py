@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -25,12 +26,14 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
 
 
 def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
-    """What timm says of a model's weights: size, mean and std."""
+    """What timm says of a model's weights: size, mean and std, and the share of a larger picture that it cuts the size out of."""
     if not isinstance(spec, ImageSpec):
         return Brought(spec)
     said: Any = _created(encoder).pretrained_cfg
     size = said["input_size"][1:]
-    return Brought(of_image(spec, size, said["mean"], said["std"], center=said.get("crop_mode", "center") == "center"))
+    before = math.floor(size[0] / (said.get("crop_pct") or 1))  # as timm rounds the height that it resizes to
+    center, share = said.get("crop_mode", "center") == "center", min(1.0, size[0] / before)
+    return Brought(of_image(spec, size, said["mean"], said["std"], center=center, share=share))
 
 
 def _created(encoder: Pretrained) -> Any:

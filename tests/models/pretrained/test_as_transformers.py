@@ -1,16 +1,19 @@
 """Encoders of a folder beside transformers' own calls of the same folder, on the same input, of families that are called otherwise."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_image
 
-from mmedge import tokenizer
+from mmedge import preprocess, tokenizer
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.models import load
 from mmedge.models.encoders import encoder_of
+from mmedge.models.pretrained import timm_models
 from mmedge.models.pretrained.preprocessing import brought
 from mmedge.preprocess import text
 from mmedge.recipe import Model, Pretrained
@@ -171,19 +174,74 @@ def test_pictures_of_one_channel_and_those_with_blue_first_are_given_so(tmp_path
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16}, "pictures 20 high and cuts the middle of 16"),
-        ({"size": {"shortest_edge": 16}, "crop_pct": 0.8}, "pictures 20 high and cuts the middle of 16"),
-        ({"size": {"shortest_edge": 16}, "do_center_crop": True, "crop_size": 16}, ""),
+        ({"size": {"shortest_edge": 12}, "do_center_crop": True, "crop_size": 16}, "pictures 12 high and cuts 16 x 16"),
+        (
+            {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": {"height": 16, "width": 12}},
+            "pictures 20 high and cuts 16 x 12",
+        ),
+        ({"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16}, ""),
         ({"size": {"shortest_edge": 16}}, ""),
     ],
 )  # fmt: skip
-def test_what_a_processor_cuts_off_and_mmedge_does_not_is_told(tmp_path, said, told):
+def test_a_cut_that_is_another_one_here_is_told(tmp_path, said, told):
     saved(tmp_path, "ViT", **SEEING)
-    said = {**said, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     found = brought(Pretrained(hf=tmp_path), spec_of(kind="image", height=12, width=12))
-    assert found.spec.shape == (3, 16, 16) and np.isclose(found.spec.mean[0], 0.5)
+    assert found.assumed  # nothing says how its pictures are made
+    found = processed(tmp_path, said)
+    assert np.isclose(found.spec.mean[0], 0.5)
     assert bool(found.assumed) == bool(told) and told in "".join(found.assumed)
+
+
+def processed(folder, said):
+    """What is brought along by a folder with such a processor's file."""
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **said})
+    )
+    return brought(Pretrained(hf=folder), spec_of(kind="image", height=12, width=12))
+
+
+@pytest.mark.parametrize("across", [600, 400])
+@pytest.mark.parametrize(
+    ("processor", "said"),
+    [
+        ("ViT", {"size": {"height": 160, "width": 160}}),
+        ("CLIP", {"size": {"shortest_edge": 160}, "do_center_crop": True, "crop_size": 160}),
+        ("CLIP", {"size": {"shortest_edge": 200}, "do_center_crop": True, "crop_size": 160}),
+        ("Flava", {"size": {"height": 160, "width": 160}, "do_center_crop": True, "crop_size": 160}),
+        ("Flava", {"size": {"height": 200, "width": 200}, "do_center_crop": True, "crop_size": 160}),
+        ("ConvNext", {"size": {"shortest_edge": 160}, "crop_pct": 0.8}),
+        ("ConvNext", {"size": {"shortest_edge": 384}, "crop_pct": 0.8}),
+    ],
+)  # fmt: skip
+def test_a_photograph_is_seen_as_the_folders_own_processor_gives_it(tmp_path, processor, said, across):
+    """But for parts of a pixel, by which two ways to cut differ: with the margin, or stretched, it is .13 to .33 off."""
+    import transformers
+
+    saved(tmp_path, "ViT", **SEEING)
+    pixels = np.asarray(load_sample_image("china.jpg"))[:, :across]
+    spec = processed(tmp_path, said).spec
+    made = getattr(transformers, f"{processor}ImageProcessorPil")(
+        image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=2, **said
+    )
+    wanted = made(pixels, return_tensors="np")["pixel_values"][0]
+    assert np.abs(preprocess.tensor(spec, pixels) - wanted).mean() < 0.06
+
+
+@pytest.mark.parametrize(
+    ("said", "crop", "share"),
+    [
+        ({"crop_pct": 0.875}, "center", 224 / 256),
+        ({"crop_pct": 0.9}, "center", 224 / 248),
+        ({"crop_pct": 0.9, "crop_mode": "squash"}, "none", 224 / 248),
+        ({"crop_pct": 1.0}, "center", 1),
+        ({}, "center", 1),
+    ],
+)
+def test_timms_share_of_a_picture_is_brought_along(monkeypatch, said, crop, share):
+    config = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, **said}
+    monkeypatch.setattr(timm_models, "_created", lambda encoder: SimpleNamespace(pretrained_cfg=config))
+    found = timm_models.brought(Pretrained(timm="any", weights="a.safetensors"), PICTURE).spec
+    assert (found.height, found.crop) == (224, crop) and np.isclose(found.crop_share, share)
 
 
 def test_weights_that_are_loaded_after_it_was_built_are_those_that_it_computes_by(tmp_path):
