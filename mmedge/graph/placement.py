@@ -29,11 +29,12 @@ _WORTH = 4096
 class Form:
     """How codes are chosen. ``choice``: of an activation's range; ``most``: the largest code of a weight, up to 127;
     ``powers``: {layer: what ``rounding.powers`` gives} of those whose weights are not rounded each to the nearest code but so
-    that the outputs are kept."""
+    that the outputs are kept; ``gates``: whether the sigmoids of what convolutions give have codes, too."""
 
     choice: Choice = "error"
     most: int = 127
     powers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gates: bool = False
 
 
 def int8(
@@ -54,7 +55,7 @@ def int8(
     layers = [node for node in structure.weighted(wiring) if node.op_type in kinds]
     if not layers:
         raise MmedgeError("no layer has stored weights that 8 bits could hold")
-    written = _Written(model, wiring, layers)
+    written = _Written(model, wiring, layers, form.gates)
     written.write(ranges.collected(model, written.channels(), inputs), form)
     drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
@@ -64,10 +65,11 @@ def int8(
 class _Written:
     """The places of a graph's codes, and writing them."""
 
-    def __init__(self, model: Any, wiring: Wiring, layers: Sequence[Any]) -> None:
+    def __init__(self, model: Any, wiring: Wiring, layers: Sequence[Any], gates: bool) -> None:
         self.model, self.wiring, self.layers = model, wiring, {node.name: node for node in layers}
         self.sizes = sizes_of(model)
         convolved = [structure.activated(node, wiring) for node in layers if node.op_type == "Conv"]
+        convolved += structure.gates(wiring, convolved) if gates else []
         inner = [*convolved, *(node.input[0] for node in layers)]
         # What a runtime computes in codes, so that all that reads it reads codes.
         self.made = dict.fromkeys([*convolved, *(node.output[0] for node in structure.sums(wiring, convolved))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,20 @@ from mmedge.graph.wiring import Wiring
 # What hands a tensor's values on, all of them or some, and computes none: a pair before it has the range of one behind it.
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "MaxPool")
 _ACTIVATIONS = ("Relu", "Clip")
+# Activations that runtimes compute behind a convolution, or fold into it, each as it likes.
+_GATES = (
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Swish",
+    "Mish",
+    "Softplus",
+    "Gelu",
+    "Tanh",
+    "Elu",
+    "LeakyRelu",
+    "PRelu",
+)
 _NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 # What stands between the softmax of attention and the product with its values.
 _BETWEEN = ("Where", "Cast", "Mul", "Dropout", "IsNaN", *_MOVES)
@@ -112,6 +126,18 @@ def sums(wiring: Wiring, quantized: Iterable[str]) -> list[Any]:
             found.append(node)
             known.add(node.output[0])
     return found
+
+
+def gated(wiring: Wiring, convolutions: Iterable[Any]) -> bool:
+    """Whether any of some ``convolutions`` is read by an activation that is none of those which every runtime folds into it."""
+    return any(reader.op_type in _GATES for node in convolutions for reader in wiring.readers.get(node.output[0], []))
+
+
+def gates(wiring: Wiring, convolved: Collection[str]) -> list[str]:
+    """What sigmoids of ``convolved`` tensors give, by which these or others are multiplied: SiLU, squeeze-and-excitation."""
+    sigmoids = (node for node in wiring.nodes if node.op_type == "Sigmoid" and node.input[0] in convolved)
+    outputs = [str(node.output[0]) for node in sigmoids]
+    return [name for name in outputs if {reader.op_type for reader in wiring.readers.get(name, [])} == {"Mul"}]
 
 
 def embeddings(wiring: Wiring) -> list[Any]:

@@ -27,6 +27,7 @@ Candidate = Literal[
     "int8-weights",
     "int8-dynamic",
     "int8-hybrid",
+    "int8-apart",
     "int8-mixed",
     "int4-weights",
 ]

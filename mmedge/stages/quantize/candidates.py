@@ -94,7 +94,7 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
             return
         table.graphs[name] = folder / f"{name}.onnx"
 
-    more: list[Candidate] = ["int8-hybrid"] if "int8" in config.candidates and ptq.has_hybrid(trial.graph) else []
+    more: list[Candidate] = ptq.others(trial.graph) if "int8" in config.candidates else []
     more += ["int8-weights", "int4-weights"] if config.max_size_kb is not None else []
     listed = dict.fromkeys([*config.candidates, *more])
     for name in sorted(listed, key=lambda name: (name != "fp32", name == "int8-mixed")):

@@ -19,6 +19,7 @@ from mmedge.graph.placement import Form
 from mmedge.graph.prepared import Prepared, prepared
 from mmedge.graph.wiring import Wiring
 from mmedge.leftovers import scratch
+from mmedge.recipe import Candidate
 
 # Operators whose output's shape depends on values: none of them is quantized, and ranges behind them may be of nothing.
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan")
@@ -31,15 +32,29 @@ _FORMS = {
     "int8-percentile": Form("percentile"),
     "int8-narrow": Form(most=63),
     "int8-hybrid": Form(),
+    "int8-apart": Form(gates=True),
+}
+# Why a graph has none of a form.
+_LACKING = {
+    "int8-hybrid": "it quantizes convolutions beside attention, and this graph does not have both: see int8-dynamic",
+    "int8-apart": "it is of convolutions in front of activations as SiLU or hard-swish, and this graph has none",
 }
 
 
-def has_hybrid(graph: Path) -> bool:
-    """Whether a graph has an ``int8-hybrid`` of its own: attention, and convolutions that bear 8 bits beside it."""
+def others(graph: Path) -> list[Candidate]:
+    """The forms that are tried with ``int8``, of a graph that has them.
+
+    ``int8-hybrid``: attention, and convolutions that bear 8 bits beside it. ``int8-apart``: convolutions in front of activations
+    that only some runtimes fold into them (SiLU, hard-swish): others compute these in float where the first codes are behind.
+    """
     import onnx
 
     model = onnx.load(graph)
-    return structure.has_attention(model) and any(node.op_type == "Conv" for node in structure.weighted(Wiring(model)))
+    wiring = Wiring(model)
+    convolutions = [node for node in structure.weighted(wiring) if node.op_type == "Conv"]
+    hybrid: list[Candidate] = ["int8-hybrid"] if convolutions and structure.has_attention(model) else []
+    apart: list[Candidate] = ["int8-apart"] if structure.gated(wiring, convolutions) else []
+    return hybrid + apart
 
 
 def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str = "int8") -> None:
@@ -50,11 +65,9 @@ def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.nda
     """
     with scratch() as folder:
         source = graph if isinstance(graph, Prepared) else prepared(graph, folder / "prepared.onnx", inputs)
-        if variant == "int8-hybrid" and not has_hybrid(source.graph):
-            raise MmedgeError(
-                "it quantizes convolutions beside attention, and this graph does not have both: see int8-dynamic"
-            )
-        if not source.attention:
+        if variant in _LACKING and variant not in others(source.graph):
+            raise MmedgeError(_LACKING[variant])
+        if not source.attention and variant != "int8-apart":
             _by_nncf(source.graph, target, inputs, variant)
             return
         if variant not in _FORMS:

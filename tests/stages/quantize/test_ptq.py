@@ -6,10 +6,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from mmedge.backends import onnxruntime_cpu
+from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.errors import MmedgeError
 from mmedge.graph import precision, qdq
 from mmedge.stages.quantize import calibration, candidates, ptq
+from mmedge.stages.quantize.mixed import distance
 
 
 def test_a_graph_with_shapes_that_depend_on_its_data_is_quantized_around_them(tmp_path):
@@ -117,6 +118,45 @@ def test_a_graph_without_both_convolutions_and_attention_has_no_hybrid(tmp_path,
         {{ {body} }}
     """)
     onnx.save(model, tmp_path / "m.onnx")
-    assert not ptq.has_hybrid(tmp_path / "m.onnx")
+    assert not ptq.others(tmp_path / "m.onnx")
     with pytest.raises(MmedgeError, match="convolutions beside attention"):
         ptq.int8(tmp_path / "m.onnx", tmp_path / "q.onnx", [{"x": np.ones((1, 2, 8), np.float32)}] * 4, "int8-hybrid")
+
+
+SILU = "s{0} = Sigmoid (c{0}) a{0} = Mul (c{0}, s{0})"
+ACTIVATIONS = {"silu": SILU, "hardswish": "a{0} = HardSwish (c{0})", "leaky": "a{0} = LeakyRelu (c{0})"}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_convolutions_in_front_of_activations_that_are_not_folded_into_them_run_in_8_bits_apart(activation, tmp_path):
+    """NNCF puts codes behind the activation alone, and ONNX Runtime then runs the convolution in float."""
+    layers = [
+        f"c{n} = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> ({'x' if n == 0 else f'a{n - 1}'}, w{n}, b{n}) "
+        + ACTIVATIONS[activation].format(n)
+        for n in range(3)
+    ]
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[batch, 8, 12, 12] x) => (float[batch, 8, 12, 12] a2) {{ {" ".join(layers)} }}"""
+    )
+    random = np.random.default_rng(0)
+    for n in range(3):
+        for name, shape in ((f"w{n}", (8, 8, 3, 3)), (f"b{n}", (8,))):
+            value = random.normal(0, 0.2, shape).astype(np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node_{number}"
+    onnx.save(model, tmp_path / "m.onnx")
+    inputs = [{"x": random.normal(size=(1, 8, 12, 12)).astype(np.float32)} for _ in range(16)]
+    assert ptq.others(tmp_path / "m.onnx") == ["int8-apart"]
+    in_codes = {}
+    for variant in ("int8", "int8-apart"):
+        ptq.int8(tmp_path / "m.onnx", tmp_path / "q.onnx", inputs[:12], variant)
+        in_codes[variant] = precision.int8_kernels(precision.optimized(tmp_path / "q.onnx"))
+        for session in (onnxruntime_cpu.session, openvino_cpu.session):
+            expected, actual = (
+                np.concatenate([run(each)["a2"].reshape(1, -1) for each in inputs[12:]])
+                for run in (onnxruntime_cpu.session(tmp_path / "m.onnx"), session(tmp_path / "q.onnx"))
+            )
+            assert distance(expected, actual) < 5e-3
+    assert in_codes["int8-apart"]["QLinearConv"] == 3 > in_codes["int8"].get("QLinearConv", 0)
+    assert ("QLinearMul" in in_codes["int8-apart"]) == (activation == "silu")
