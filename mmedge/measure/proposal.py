@@ -32,11 +32,13 @@ _SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 _STAGES, _SEQUENCE, _ONE, _JOINT = (16, 32, 48, 64, 96), (24, 48), (32,), 32
 # What is left of a map before the last layer, about, a side.
 _LEFT = 4
+# Bytes of a graph a parameter, at least: four, less what the export folds into other weights (norms, some thousandths).
+_BYTES = 3.8
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network of the table. ``size_kb``, ``ms``: of its graph, where the budget needs them."""
+    """One network of the table. ``size_kb``, ``ms``: of its graph, where the budget needs them and what is known before allows it."""
 
     name: str
     model: Model
@@ -80,7 +82,7 @@ def proposed(model: Model, budget: Budget, setting: Setting, progress: Progress)
 
     def fits(one: Candidate) -> bool:
         figures = {"latency_ms": one.ms, "ratio": one.ms, "params": one.params, "size_kb": one.size_kb}
-        return all(limit is None or (figures[name] or 0) <= limit for name, limit in limits.items())
+        return all(limit is None or _within(figures[name], limit) for name, limit in limits.items())
 
     able = [one for one in table if fits(one)]
     asked = ", ".join(f"{name} {value:g}" for name, value in budget.model_dump().items() if value is not None)
@@ -101,48 +103,71 @@ def proposed(model: Model, budget: Budget, setting: Setting, progress: Progress)
     return best.model.model_copy(update={"proposed": why})
 
 
+def _within(figure: float | None, limit: float) -> bool:
+    """What was not measured could not keep another limit."""
+    return figure is not None and figure <= limit
+
+
 def measured(
     model: Model, budget: Budget, setting: Setting, progress: Progress
 ) -> tuple[list[Candidate], float | None]:
-    """The table, and the teacher's median in milliseconds where the budget needs it."""
-    with scratch() as folder:
-        return _measured_in(folder, model, budget, setting, progress)
+    """The table, and the teacher's median in milliseconds where the budget needs it.
 
-
-def _measured_in(
-    folder: Path, model: Model, budget: Budget, setting: Setting, progress: Progress
-) -> tuple[list[Candidate], float | None]:
-    table: list[Candidate] = []
-    graphs: dict[str, Path] = {}
-    every = list(_models(model, setting.contract))
-    for number, (name, section) in enumerate(every):
-        torch.manual_seed(0)
-        module = load.build(section, setting.contract).eval()
-        count = params(module)
-        progress.step("proposing a student", number + 1, len(every), name)
-        if count > (budget.params or math.inf):
-            continue
-        one = Candidate(name, section, count, macs(module, setting.contract))
-        if budget.timed or budget.size_kb is not None:
-            graphs[name] = folder / f"{name}.onnx"
-            export(module, setting.contract, graphs[name])
-            one = replace(one, size_kb=graphs[name].stat().st_size / 1000)
-        table.append(one)
-    if not table:  # then the smallest is told
-        name, section = every[0]
-        module = load.build(section, setting.contract)
-        return [Candidate(name, section, params(module), macs(module, setting.contract))], None
-    if not budget.timed:
+    All are counted, which takes next to nothing; those that can keep the budget yet are exported, seconds each; of those,
+    the ones that are small enough are timed.
+    """
+    table = _counted(model, setting, progress)
+    if not budget.timed and budget.size_kb is None:
         return table, None
-    call = {name: x.numpy() for name, x in generated(setting.contract, 1).items()}
-    taken = _timed(graphs, call, setting, progress)
-    teacher_ms = None
-    if budget.ratio is not None:
-        module, contract = setting.teacher()
-        export(module.eval(), contract, folder / "teacher.onnx")
-        call = {name: x.numpy() for name, x in generated(contract, 1).items()}
-        teacher_ms = _timed({"teacher": folder / "teacher.onnx"}, call, setting, progress).timing("teacher").p50_ms
-    return [replace(one, ms=taken.timing(one.name).p50_ms) for one in table], teacher_ms
+    with scratch() as folder:
+        sized = _sized(folder, table, budget, setting, progress)
+        graphs = {name: graph for name, (graph, kb) in sized.items() if kb <= (budget.size_kb or math.inf)}
+        table = [replace(one, size_kb=sized[one.name][1]) if one.name in sized else one for one in table]
+        if not budget.timed or not graphs:
+            return table, None
+        taken = _timed(graphs, _call(setting.contract), setting, progress)
+        table = [replace(one, ms=taken.timing(one.name).p50_ms) if one.name in graphs else one for one in table]
+        return table, None if budget.ratio is None else _teacher_ms(folder, setting, progress)
+
+
+def _counted(model: Model, setting: Setting, progress: Progress) -> list[Candidate]:
+    """Every network of the table, by what its layers tell."""
+    found, every = [], list(_models(model, setting.contract))
+    for number, (name, section) in enumerate(every):
+        progress.step("proposing a student: counting", number + 1, len(every), name)
+        module = load.build(section, setting.contract).eval()
+        found.append(Candidate(name, section, params(module), macs(module, setting.contract)))
+    return found
+
+
+def _sized(
+    folder: Path, table: list[Candidate], budget: Budget, setting: Setting, progress: Progress
+) -> dict[str, tuple[Path, float]]:
+    """{name: its graph and the graph's kilobytes} of those whose parameters can keep the budget; of the smallest where none can."""
+    most = min(budget.params or math.inf, (budget.size_kb or math.inf) * 1000 / _BYTES)
+    able = [one for one in table if one.params <= most]
+    if not able and budget.size_kb is not None:  # it is what is told then
+        able = [min(table, key=lambda one: one.params)]
+    found = {}
+    for number, one in enumerate(able):
+        progress.step("proposing a student: exporting", number + 1, len(able), one.name)
+        torch.manual_seed(0)
+        graph = folder / f"{one.name}.onnx"
+        export(load.build(one.model, setting.contract).eval(), setting.contract, graph)
+        found[one.name] = graph, graph.stat().st_size / 1000
+    return found
+
+
+def _teacher_ms(folder: Path, setting: Setting, progress: Progress) -> float:
+    module, contract = setting.teacher()
+    graph = folder / "teacher.onnx"
+    export(module.eval(), contract, graph)
+    return _timed({"teacher": graph}, _call(contract), setting, progress).timing("teacher").p50_ms
+
+
+def _call(contract: Contract) -> dict[str, np.ndarray]:
+    """One sample as a graph's inputs."""
+    return {name: x.numpy() for name, x in generated(contract, 1).items()}
 
 
 def _timed(graphs: dict[str, Path], call: dict[str, np.ndarray], setting: Setting, progress: Progress) -> Latencies:

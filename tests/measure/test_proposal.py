@@ -45,9 +45,19 @@ def test_a_budget_of_size_and_latency_is_kept_by_what_is_measured(monkeypatch):
         def timing(self, name):
             return type("Timing", (), {"p50_ms": taken[name]})
 
-    # A graph of a byte a parameter: what is exported is looked at elsewhere.
-    monkeypatch.setattr(proposal, "export", lambda module, contract, file: file.write_bytes(bytes(params(module))))
-    monkeypatch.setattr(proposal, "_timed", lambda graphs, call, setting, progress: Told())
+    exported, timed = [], []
+
+    def graph(module, contract, file):
+        """Of four bytes a parameter: what is exported is looked at elsewhere."""
+        exported.append(file.stem)
+        file.write_bytes(bytes(4 * params(module)))
+
+    def told(graphs, call, setting, progress):
+        timed.extend(graphs)
+        return Told()
+
+    monkeypatch.setattr(proposal, "export", graph)
+    monkeypatch.setattr(proposal, "_timed", told)
     torch.manual_seed(0)
     for budget, wanted in (
         ({"latency_ms": 3.0}, "conv x 1"),
@@ -55,7 +65,17 @@ def test_a_budget_of_size_and_latency_is_kept_by_what_is_measured(monkeypatch):
         ({"ratio": 1.0}, "conv x 4"),
     ):
         assert f": {wanted}:" in proposed(Model(), Budget(**budget), setting(), Silent()).proposed
-    assert ": conv x 0.25:" in proposed(Model(), Budget(ratio=1.0, size_kb=9), setting(), Silent()).proposed
+    for limits in ({"size_kb": 36}, {"params": 9000}, {"size_kb": 36, "params": 10**6}):
+        exported.clear(), timed.clear()
+        chosen = proposed(Model(), Budget(ratio=1.0, **limits), setting(), Silent()).proposed
+        assert ": conv x 0.25:" in chosen and "of 1 networks of 3 inside the budget" in chosen
+        assert exported == timed == ["conv x 0.25", "teacher"], "what cannot be chosen costs seconds each"
+    exported.clear(), timed.clear()
+    with pytest.raises(
+        UsageError, match=r"the smallest is conv x 0.25: [\d,]+ parameters, .* multiply-accumulates, \d+ KB"
+    ):
+        proposed(Model(), Budget(ratio=1.0, size_kb=1), setting(), Silent())
+    assert exported == ["conv x 0.25"] and not timed
 
 
 def test_a_budget_that_nothing_keeps_is_told_with_the_smallest():
