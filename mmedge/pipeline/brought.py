@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmedge.errors import Fault, MmedgeError
+from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.preprocess import fit_vocabulary
 from mmedge.recipe import Model, Pretrained, Recipe
 from mmedge.spec import ModalitySpec, TextSpec
@@ -81,5 +81,8 @@ def _brought(name: str, encoder: Pretrained, spec: ModalitySpec) -> tuple[Modali
     # It imports torch, which a recipe without such encoders need not wait for.
     from mmedge.models.pretrained import origin_of
 
-    found = origin_of(encoder).brought(encoder, spec)
+    try:
+        found = origin_of(encoder).brought(encoder, spec)
+    except UsageError as error:  # in the words of who builds the encoder: what both find is one fault
+        raise UsageError(f"encoders.{name}: {error.what}", where=error.where, todo=error.todo) from error
     return found.spec, [f"encoders.{name}: {assumed}" for assumed in found.assumed]

@@ -107,8 +107,8 @@ def check(recipe: Recipe, out: Path, *, code: Path, progress: Progress, media: b
     ids = {} if table is None else {split: tuple(table.filter(polars.col(SPLIT) == split)["id"]) for split in SPLITS}
     progress.say("check: building the models")
     found += _of_models(recipe, Contract(modalities=specs, heads=heads), card, ids, out, code, progress)
-    found.sort(key=lambda fault: fault.severity)  # errors first, otherwise in order
-    return card.with_faults(found)
+    once = dict.fromkeys(found)  # a teacher's folder is opened for its preprocessing and for its network
+    return card.with_faults(sorted(once, key=lambda fault: fault.severity))  # errors first, otherwise in order
 
 
 def _of_models(

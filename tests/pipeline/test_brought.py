@@ -69,6 +69,16 @@ def test_check_tells_weights_that_a_run_would_refuse(made, tmp_path):
     assert any("the weights are pickled" in what for what in faults(values, made, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("stages", [("teacher",), ("distill",), ("teacher", "distill")])
+def test_a_folder_that_is_not_there_is_told_once_a_stage(made, tmp_path, stages):
+    values = folders.values(made)
+    for stage in stages:
+        values[stage]["model"]["encoders"] = {"name": {"hf": "./nowhere"}}
+    told = faults(values, made, tmp_path / "out")
+    assert told.count("encoders.name: the folder does not exist") == len(stages)
+    assert sum("the folder does not exist" in what for what in told) == len(stages)
+
+
 def test_check_tells_a_tokenizer_of_the_teachers_folder_that_cannot_be_read(made, tmp_path):
     folder = shutil.copytree(made / "bert", tmp_path / "bert")
     (folder / "tokenizer.json").write_text("{}")
