@@ -22,12 +22,12 @@ from mmedge.leftovers import scratch
 from mmedge.measure.classes import class_map
 from mmedge.models import load
 from mmedge.preprocess import fit_vocabulary
-from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig
+from mmedge.recipe import FurtherTeacher, Model, Recipe, TeacherConfig, Train
 from mmedge.recipe.code import code_of_artifact, refuse_foreign
 from mmedge.spec import ModalitySpec, TextSpec
 from mmedge.training.context import Context
 from mmedge.training.loop.checkpointing import blocks
-from mmedge.training.loop.transfer import transfer_of
+from mmedge.training.loop.transfer import idle, transfer_of
 from mmedge.training.teaching.layers import HintedLayer, check_pair
 from mmedge.training.teaching.sources import no_hints, without_outputs
 from mmedge.training.teaching.taught import read_teacher_outputs, teaching_contract
@@ -54,7 +54,7 @@ def teaching_faults(
     )
     faults += _sharding_faults(recipe.teacher, "teacher", contract, factory)
     if recipe.distill is None:
-        return faults
+        return [*faults, *_transfer_faults(recipe, contract, factory)]
     for number, section in enumerate(recipe.distill.teachers):
         faults += _sharding_faults(section, f"distill.teachers.{number}", contract, factory)
         faults += _teacher_faults(section, f"distill.teachers.{number}", contract, ids, factory, False)
@@ -239,14 +239,15 @@ def _hint_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], 
 
 
 def _transfer_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
-    """Layers that a schedule freezes, thaws, adapts or gives a rate, and that the network does not have."""
-    assert recipe.distill is not None
-    trained = [("distill", TeacherConfig(model=recipe.distill.model), recipe.distill.train)]
+    """Layers that a schedule freezes, thaws, adapts or gives a rate, and that the network does not have; what nothing follows."""
+    trained: list[tuple[str, TeacherConfig, Train]] = []
+    if recipe.distill:
+        trained.append(("distill", TeacherConfig(model=recipe.distill.model), recipe.distill.train))
     if recipe.teacher.train and recipe.teacher.trained_here:
         trained.append(("teacher", recipe.teacher, recipe.teacher.train))
     faults = []
     for stage, section, train in trained:
-        if {"freeze", "thaw", "rates", "lora"} & train.model_fields_set:
+        if {"freeze", "thaw", "rates", "lora", "layer_decay"} & train.model_fields_set:
             with suppress(Exception):  # what is wrong with a model is told where the models are looked at
                 own = own_contract(section, contract)
                 module = load.build(section.model, own, factory=factory(section.model), fresh=True)
@@ -254,6 +255,7 @@ def _transfer_faults(recipe: Recipe, contract: Contract, factory: Callable[[Mode
                     transfer_of(module, train)
                 except UsageError as error:
                     faults.append(Fault.of(error, "transfer", module=f"{stage}.{error.where}"))
+                faults += [Fault("warning", "transfer", what, module=f"{stage}.train") for what in idle(module, train)]
     return faults
 
 

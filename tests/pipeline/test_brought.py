@@ -79,6 +79,21 @@ def test_a_folder_that_is_not_there_is_told_once_a_stage(made, tmp_path, stages)
     assert sum("the folder does not exist" in what for what in told) == len(stages)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("alone", [False, True])
+def test_check_tells_what_a_schedule_says_and_nothing_follows(made, tmp_path, alone):
+    values = folders.values(made)
+    values["teacher"]["train"] = {"epochs": 2, "thaw": 99}
+    values["distill"]["train"] = {"epochs": 2, "layer_decay": 0.8}
+    if alone:
+        del values["distill"]
+        values["data"]["modalities"]["picture"] |= {"height": 16, "width": 16}
+        values["data"]["modalities"]["name"]["tokenizer_file"] = f"{made}/bert/tokenizer.json"
+    card = check.check(parsed(values, made), tmp_path, code=made, progress=Silent())
+    found = [(fault.severity, fault.module) for fault in card.faults if fault.kind == "transfer"]
+    assert found == [("warning", f"{stage}.train") for stage in (["teacher"] if alone else ["distill", "teacher"])]
+
+
 def test_check_tells_a_tokenizer_of_the_teachers_folder_that_cannot_be_read(made, tmp_path):
     folder = shutil.copytree(made / "bert", tmp_path / "bert")
     (folder / "tokenizer.json").write_text("{}")

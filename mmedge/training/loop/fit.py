@@ -36,7 +36,7 @@ from mmedge.training.loop.private import Private, check_private
 from mmedge.training.loop.sharding import NOTHING_SHARED, clip, mean_gradients, sharded, shares, whole
 from mmedge.training.loop.stacking import stack
 from mmedge.training.loop.state import State
-from mmedge.training.loop.transfer import Transfer, transfer_of
+from mmedge.training.loop.transfer import Transfer, idle, transfer_of
 
 # Where the module's parameters are among all that is trained.
 _MODULE = "0."
@@ -99,7 +99,7 @@ def fit(
     run, learner = _prepared(held, objective, training, transfer)
     run.restore(state)
     total = steps_per_epoch(len(training.samples), train) * train.epochs
-    notes = list(NOTHING_SHARED) if training.sharded and held is module else []
+    notes = [*idle(module, train), *(NOTHING_SHARED if training.sharded and held is module else ())]
     judge: Judge = getattr(objective, "figures", _validate)
     end: _End | None = None
     transfer.begin(held, 0)

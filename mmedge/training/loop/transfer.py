@@ -72,6 +72,17 @@ def transfer_of(module: nn.Module, train: Train) -> Transfer:
     return Transfer(frozen, _rates(module, train))
 
 
+def idle(module: nn.Module, train: Train) -> Iterator[str]:
+    """What a schedule says of transfer and nothing of ``module`` follows."""
+    depths = [_depths(module.get_submodule(name)) for name in _bodies(module)]
+    if train.layer_decay < 1 and not any(depths):
+        yield "train.layer_decay slows the blocks of pretrained encoders, and this network has none: nothing is slower by it"
+    named = train.thaw if isinstance(train.thaw, dict) else {"what is frozen": train.thaw}
+    for name, epoch in named.items():
+        if epoch is not None and epoch > train.epochs:
+            yield f"train.thaw names epoch {epoch} of {train.epochs}: {name} stays as it was learnt to the end"
+
+
 def _bodies(module: nn.Module) -> list[str]:
     return [name for name, layer in module.named_modules() if isinstance(layer, Body)]
 

@@ -213,3 +213,20 @@ def test_a_merged_layer_gives_what_its_adapter_gave():
 def test_a_name_that_no_layer_has_is_told(module, train, told):
     with pytest.raises(UsageError, match=told):
         transfer_of(module, Train(**train))
+
+
+@pytest.mark.parametrize(
+    ("encoders", "train", "told"),
+    [
+        (True, {"thaw": 9}, ["thaw names epoch 9 of 2: what is frozen"]),
+        (True, {"thaw": {"name": 3}}, ["thaw names epoch 3 of 2: name"]),
+        (True, {"thaw": 2, "layer_decay": 0.8}, []),
+        (False, {"layer_decay": 0.8}, ["layer_decay slows the blocks of pretrained encoders"]),
+        (False, {}, []),
+    ],
+)
+def test_what_a_schedule_says_and_nothing_follows_is_a_note_of_the_run(made, contract, tmp_path, encoders, train, told):
+    model = Model(encoders={"name": {"hf": made / "bert"}} if encoders else {}, embedding=4, hidden=4)
+    found = fitted(load.build(model, contract), contract, tmp_path, epochs=2, **train)
+    notes = [note for note in found.notes if note.startswith("train.")]
+    assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes))
