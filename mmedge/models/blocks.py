@@ -57,11 +57,20 @@ def list_of(module: nn.Module, name: str) -> str:
 
 
 def _alike(layer: nn.Module) -> bool:
-    """Whether it lists two blocks or more, with weights of the same names and shapes in each."""
+    """Whether it lists two blocks or more, with weights of the same names and shapes, and the same activations, in each.
+
+    Two convolutions inside a block of a ResNet may have weights of one form, but an activation stands behind the first alone.
+    """
     if not isinstance(layer, (nn.ModuleList, nn.Sequential)) or len(layer) < 2:
         return False
     forms = [[(name, x.shape) for name, x in block.named_parameters()] for block in layer]
-    return bool(forms[0]) and all(form == forms[0] for form in forms)
+    return bool(forms[0]) and all(form == forms[0] for form in forms) and len({*map(_activations, layer)}) == 1
+
+
+def _activations(block: nn.Module) -> tuple[str, ...]:
+    """Kinds of its layers without weights, but for those that do nothing when it is evaluated: dropout grows from block to block."""
+    kinds = [type(layer).__name__ for layer in block.modules() if not list(layer.parameters())]
+    return tuple(kind for kind in kinds if not any(word in kind.lower() for word in ("identity", "drop")))
 
 
 def take_over(module: nn.Module, teacher: nn.Module, kept: Mapping[str, Sequence[int]]) -> None:

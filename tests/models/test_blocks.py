@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
@@ -39,6 +40,27 @@ def test_a_student_of_some_blocks_is_its_teacher_without_the_others():
 def test_a_list_of_blocks_is_found_in_a_modality_or_by_its_name():
     module = network(0)
     assert list_of(module, "text") == list_of(module, "encoders.text.tokens.blocks") == "encoders.text.tokens.blocks"
+
+
+def test_convolutions_inside_a_block_are_no_blocks():
+    """Of two behind each other only the first has an activation: without the second, a sum in place has lost its gradient."""
+    import transformers
+
+    def resnet(*depths):
+        of = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=depths, layer_type="basic")
+        return nn.ModuleDict({"encoders": nn.ModuleDict({"picture": transformers.ResNetModel(of)})})
+
+    assert list_of(resnet(2, 2), "picture") == "encoders.picture.encoder.stages.0.layers"
+    with pytest.raises(UsageError, match="no list of blocks that are alike"):
+        list_of(resnet(1, 1), "picture")
+
+
+def test_blocks_whose_dropout_grows_are_alike():
+    blocks = [
+        nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Identity()),
+        nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout()),
+    ]
+    assert list_of(nn.ModuleDict({"it": nn.ModuleList(blocks)}), "it") == "it"
 
 
 @pytest.mark.parametrize(
