@@ -11,6 +11,7 @@ import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.errors import MmedgeError, UsageError, first_line
+from mmedge.graph import norms
 from mmedge.graph.files import loaded
 from mmedge.graph.precision import optimized
 from mmedge.graph.qdq import WEIGHTED
@@ -60,6 +61,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
     without_weight_inputs(model)
     model, notes = _in_float32(model, example)
     model, modern = _modern(model, example)
+    model, joined = _with_norms(model, example)  # before ONNX Runtime moves Transposes into them
     _named(model.graph)
     onnx.save(model, target)  # ONNX Runtime reads it there
     folded = _folded(target, model, example)
@@ -68,7 +70,7 @@ def tidied(source: Path, target: Path, example: Mapping[str, np.ndarray]) -> lis
         model = folded
     simplify(model)
     onnx.save(model, target)
-    return notes + modern + _inside(model.graph)
+    return notes + modern + joined + _inside(model.graph)
 
 
 def unfolded(target: Path) -> Path:
@@ -138,6 +140,29 @@ def _modern(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, list[st
     return model, [
         f"warning: not converted from opset {opset} to {_OPSET} ({reason}): weights have one scale a tensor, or no INT8 form"
     ]
+
+
+def _with_norms(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, list[str]]:
+    """(the model with one node a layer norm, what is to be said of it): by these it is known what bears 8 bits, and what does not."""
+    from onnx import checker, version_converter
+
+    if not norms.spelled_out(model):
+        return model, []
+    try:
+        opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+        newer = version_converter.convert_version(model, norms.OPSET) if opset < norms.OPSET else model
+        newer = newer if newer is not model else type(model).FromString(model.SerializeToString())
+        count = norms.join(newer)
+        checker.check_model(newer)
+        if count and _alike(model, newer, example):
+            return newer, [
+                f"{count} layer norms that were spelled out are one node each (opset {max(opset, norms.OPSET)})"
+            ]
+    except (
+        Exception
+    ):  # the converter raises RuntimeError of its own, the checker and runtimes theirs: it is left as it was
+        return model, []
+    return model, []
 
 
 def to_opset(graph: Path, opset: int, example: Mapping[str, np.ndarray]) -> list[str]:
