@@ -169,9 +169,16 @@ class Rows:
         return Rows(self.spec, self.shards.alone(of_files), self.there[rows])
 
     def kept(self, index: np.ndarray) -> np.ndarray:
-        """A new array [batch, *shape] in the dtype on the disk: the rows ``index`` (int64 [batch])."""
-        rows = index if self.chosen is None else self.chosen[index]
-        return self.shards.read(rows)
+        """A new array [batch, *shape] in the dtype on the disk: the rows ``index`` (int64 [batch]).
+
+        A sample that lacks the modality is not read: texts without a picture would bring gigabytes of nothing into memory.
+        """
+        rows, there = index if self.chosen is None else self.chosen[index], self.there[index]
+        if there.all() or not isinstance(self.shards, Shards):
+            return self.shards.read(rows)
+        out = np.zeros((len(rows), *self.shards.shape), self.shards.form)
+        out[there] = self.shards.read(rows[there])
+        return out
 
     def raw(self, index: np.ndarray) -> Iterator[np.ndarray]:
         """``preprocess.raw_features`` of each of the rows ``index``; small ones are read together."""
@@ -181,14 +188,13 @@ class Rows:
 
     def normalised(self, kept: np.ndarray, index: np.ndarray) -> np.ndarray:
         """[batch, *shape] of the dtype that a network takes, of what ``kept`` gave for the rows ``index``, or of changed such."""
+        absent = ~self.there[index]
         if kept[:1].size > _LARGE:
-            out = np.empty(kept.shape, self.dtype)
-            for row in range(len(kept)):
+            out = np.zeros(kept.shape, self.dtype)
+            for row in np.flatnonzero(~absent):
                 out[row] = preprocess.normalise(self.spec, restored(self.spec, kept[row]))
         else:
             out = preprocess.normalise(self.spec, restored(self.spec, kept))
-        absent = ~self.there[index]
-        if absent.any():
             out[absent] = 0
         return out
 

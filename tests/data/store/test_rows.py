@@ -45,6 +45,17 @@ def test_a_picture_takes_a_byte_a_number_and_is_read_as_the_runtime_reads_it(pic
     np.testing.assert_array_equal(np.stack(list(pictures)), expected)
 
 
+def test_a_sample_that_lacks_the_modality_is_not_read(pictures, monkeypatch):
+    """Of pictures of texts that have none, gigabytes of zeros would lie in memory."""
+    asked = []
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, rows: asked.extend(rows) or read(self, rows))
+    kept = pictures.taken(np.array([8, 3, 0])).kept(np.array([0, 1, 1, 2]))
+    np.testing.assert_array_equal(kept[[1, 2]], 0)
+    np.testing.assert_array_equal(kept[[0, 3]], PIXELS.transpose(0, 3, 1, 2)[[8, 0]])
+    assert asked == [8, 0]
+
+
 def test_another_process_is_told_where_the_samples_are_and_not_what(pictures):
     _ = pictures[0]
     sent = pickle.dumps(pictures)
