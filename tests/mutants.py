@@ -153,7 +153,7 @@ CHANGES = (
     Change("preprocess/values.py", '"end": max(0, length - wanted)', '"end": max(0, length - wanted - 1)', VALUES),
     Change("preprocess/sensor.py", "grid = seconds[0] + ", "grid = ", VALUES),
     Change("preprocess/sensor.py", 'mode="edge"', 'mode="constant"', VALUES),
-    Change("preprocess/image.py", "(width - kept_width) // 2", "0", VALUES),
+    Change("preprocess/image.py", "(width - across) // 2", "0", VALUES),
     Change("preprocess/image.py", "(255, 255, 255, 255)", "(0, 0, 0, 255)", VALUES),
     Change("preprocess/image.py", "ImageOps.exif_transpose(picture, in_place=True)", "pass", VALUES),
     Change("preprocess/tabular.py", "values.index(word) + 1", "values.index(word)", VALUES),
