@@ -17,7 +17,7 @@ from mmedge.graph.files import loaded
 from mmedge.graph.foreign import without_weight_inputs
 from mmedge.graph.inputs import ModalityInput, ModelInput, connected, helper_type, layout_of
 from mmedge.graph.steady import refuse_chance
-from mmedge.graph.wiring import drop_unread, graphs_of
+from mmedge.graph.wiring import drop_unread, graphs_of, opset_of
 from mmedge.spec import ArraySpec, SensorSpec
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _recent(model: Any, source: Path) -> Any:
     without_weight_inputs(model)
     try:
         onnx.checker.check_model(model)
-        opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+        opset = opset_of(model, _OPSET)
         if opset >= _OPSET:
             return model
         with suppress(Exception):  # the converter raises RuntimeError of its own; Where and Gather are there from 9 on

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError
 from mmedge.graph import placement, rounding, structure
-from mmedge.graph.wiring import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread, put_nodes
 
 
 def int8(graph: Path, target: Path, powers: Mapping[str, np.ndarray] | None = None) -> int:
@@ -39,9 +39,8 @@ def int8(graph: Path, target: Path, powers: Mapping[str, np.ndarray] | None = No
         stored |= {tensor.name: tensor for tensor in made[0]}
         known = {each.output[0] for each in nodes}
         nodes += [each for each in made[1] if each.output[0] not in known]  # an input that several layers have
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(copies)
+    put_nodes(model.graph, nodes)
+    del model.graph.value_info[:]
     model.graph.initializer.extend(stored.values())
     drop_unread(model)
     onnx.checker.check_model(model, full_check=True)

@@ -16,7 +16,7 @@ from mmedge.graph.files import loaded
 from mmedge.graph.precision import optimized
 from mmedge.graph.qdq import WEIGHTED
 from mmedge.graph.simpler import simplify
-from mmedge.graph.wiring import graphs_of, renamed
+from mmedge.graph.wiring import graphs_of, opset_of, renamed
 
 # From here on a quantizer has a scale for each channel, and all that quantization adds exists.
 _OPSET = 13
@@ -124,7 +124,7 @@ def _modern(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, list[st
     """(the model in a newer opset where that works and changes no answer, what is to be said of it)."""
     from onnx import checker, version_converter
 
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+    opset = opset_of(model, _OPSET)
     if opset >= _OPSET:
         return model, []
     try:
@@ -148,20 +148,19 @@ def _with_norms(model: Any, example: Mapping[str, np.ndarray]) -> tuple[Any, lis
 
     if not norms.spelled_out(model):
         return model, []
+    opset = opset_of(model, _OPSET)
     try:
-        opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
-        newer = version_converter.convert_version(model, norms.OPSET) if opset < norms.OPSET else model
-        newer = newer if newer is not model else type(model).FromString(model.SerializeToString())
+        if opset < norms.OPSET:
+            newer = version_converter.convert_version(model, norms.OPSET)
+        else:
+            newer = type(model).FromString(model.SerializeToString())
         count = norms.join(newer)
         checker.check_model(newer)
         if count and _alike(model, newer, example):
-            return newer, [
-                f"{count} layer norms that were spelled out are one node each (opset {max(opset, norms.OPSET)})"
-            ]
-    except (
-        Exception
-    ):  # the converter raises RuntimeError of its own, the checker and runtimes theirs: it is left as it was
-        return model, []
+            said = f"{count} layer norms that were spelled out are one node each (opset {max(opset, norms.OPSET)})"
+            return newer, [said]
+    except Exception:  # the converter raises RuntimeError of its own, the checker and runtimes theirs
+        pass  # the model is left as it was
     return model, []
 
 
@@ -173,7 +172,7 @@ def to_opset(graph: Path, opset: int, example: Mapping[str, np.ndarray]) -> list
     import onnx
 
     model = onnx.load(graph)
-    before = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OPSET)
+    before = opset_of(model, _OPSET)
     if before == opset:
         return []
     try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmedge.graph import structure
 from mmedge.graph.qdq import AND, JOINED, label_of
-from mmedge.graph.wiring import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread, put_nodes
 
 
 def join(model: Any) -> int:
@@ -53,8 +53,7 @@ def join(model: Any) -> int:
     if not gone:
         return 0
     nodes = [made for node in wiring.nodes for made in gone.get(node.output[0] if node.output else "", [node])]
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(copies)
+    put_nodes(model.graph, nodes)
+    del model.graph.value_info[:]
     drop_unread(model)
     return len(gone)

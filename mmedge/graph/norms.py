@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.graph.wiring import Wiring, drop_unread, renamed
+from mmedge.graph.wiring import Wiring, drop_unread, put_nodes, renamed
 
 # The first opset that has LayerNormalization.
 OPSET = 17
@@ -54,10 +54,7 @@ def _store_constants(graph: Any) -> None:
             other[node.output[0]] = other.get(node.input[0], node.input[0])
         else:
             kept.append(node)
-    if len(kept) < len(graph.node):
-        copies = [type(node).FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
+    put_nodes(graph, kept)
     renamed(graph, other)
 
 
@@ -107,15 +104,8 @@ def _mean_of(node: Any, wiring: Wiring) -> str | None:
     """What a node is the mean of, over the last axis, which it keeps."""
     if node is None or node.op_type != "ReduceMean":
         return None
-    given = {attribute.name: attribute for attribute in node.attribute}
-    keeps = given["keepdims"].i if "keepdims" in given else 1
-    axes = list(given["axes"].ints) if "axes" in given else _stored(node, wiring)
-    return str(node.input[0]) if keeps and axes == [-1] else None
-
-
-def _stored(node: Any, wiring: Wiring) -> list[int]:
-    names = list(node.input)[1:]
-    return wiring.value(names[0]).ravel().tolist() if names and names[0] in wiring.constants else []
+    keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+    return str(node.input[0]) if keeps and wiring.reduced_axes(node) == [-1] else None
 
 
 def _squared_of(name: str, wiring: Wiring) -> str | None:

@@ -19,7 +19,7 @@ from mmedge.graph import ranges, rounding, structure
 from mmedge.graph.qdq import CODES, CORRECTED
 from mmedge.graph.ranges import Choice, Values
 from mmedge.graph.simpler import sizes_of
-from mmedge.graph.wiring import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread, put_nodes
 
 # Tables of fewer values stay as they are: the nodes would cost more than they save.
 _WORTH = 4096
@@ -98,9 +98,8 @@ class _Written:
             for name in node.output:
                 if name in self.tensors:
                     self._pair(name, values, form)
-        nodes = [type(node).FromString(node.SerializeToString()) for node in self.nodes]
-        del self.model.graph.node[:], self.model.graph.value_info[:]
-        self.model.graph.node.extend(nodes)
+        put_nodes(self.model.graph, self.nodes)
+        del self.model.graph.value_info[:]
         self.model.graph.initializer.extend(self.stored)
 
     def _reads_codes(self, node: Any) -> None:

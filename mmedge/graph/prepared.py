@@ -41,9 +41,10 @@ def prepared(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray
     model = onnx.load(graph)
     if not structure.has_attention(model):
         return Prepared(graph, attention=False)
-    reduced.keep_axes(model)
-    onnx.save(model, target)
-    relieve(target, target, inputs)
+    if reduced.keep_axes(model):
+        onnx.save(model, target)
+        graph = target
+    relieve(graph, target, inputs)
     smooth(target, target, inputs)
     model = onnx.load(target)
     if joined.join(model):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.graph import structure
-from mmedge.graph.wiring import Wiring
+from mmedge.graph.wiring import Wiring, put_nodes
 
 
 def keep_axes(model: Any) -> int:
@@ -31,19 +31,17 @@ def keep_axes(model: Any) -> int:
         output, kept, name = node.output[0], f"{node.output[0]}.kept", f"{node.output[0]}.axes"
         node.output[0] = kept
         next(attribute for attribute in node.attribute if attribute.name == "keepdims").i = 1
-        model.graph.initializer.append(numpy_helper.from_array(axes, name))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), name))
         nodes.append(helper.make_node("Squeeze", [kept, name], [output], f"{output}.squeezed"))
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(copies)
+    if count:
+        put_nodes(model.graph, nodes)
+        del model.graph.value_info[:]
     return count
 
 
-def _removed(node: Any, wiring: Wiring) -> np.ndarray | None:
+def _removed(node: Any, wiring: Wiring) -> list[int] | None:
     """The stored axes that a reduction takes away; None where it keeps them, or computes which."""
-    values = {attribute.name: attribute for attribute in node.attribute}
-    if not node.op_type.startswith("Reduce") or "keepdims" not in values or values["keepdims"].i:
+    keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+    if not node.op_type.startswith("Reduce") or keeps:
         return None
-    if "axes" in values:
-        return np.array(values["axes"].ints, np.int64)
-    return wiring.value(node.input[1]) if len(node.input) > 1 and node.input[1] in wiring.constants else None
+    return wiring.reduced_axes(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def shorten(file: Path) -> None:
     model = strip(onnx.load(file))
     graph = model.graph
     model.producer_name = model.producer_version = model.doc_string = graph.doc_string = ""
-    graph.name = "g"
+    graph.name, opsets = "g", {each.domain: each.version for each in model.opset_import}
     kept = {value.name for value in [*graph.input, *graph.output]}
     inner = [name for node in graph.node for name in node.output] + [tensor.name for tensor in graph.initializer]
     names = dict(zip((name for name in inner if name and name not in kept), _short(kept | _inside(graph))))
@@ -33,7 +33,7 @@ def shorten(file: Path) -> None:
     for node in graph.node:
         node.name = ""
         node.output[:] = [names.get(name, name) for name in node.output]
-        _without_defaults(node, model)
+        _without_defaults(node, opsets)
     renamed(graph, names)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, file)
@@ -56,11 +56,10 @@ def _inside(graph: Any) -> set[str]:
     return found
 
 
-def _without_defaults(node: Any, model: Any) -> None:
+def _without_defaults(node: Any, opsets: Mapping[str, int]) -> None:
     """Remove, in place, the attributes of a node whose value is the one that ONNX gives where they are missing."""
     from onnx import defs
 
-    opsets = {each.domain: each.version for each in model.opset_import}
     if not defs.has(node.op_type, node.domain) or node.domain not in opsets:
         return
     schema = defs.get_schema(node.op_type, opsets[node.domain], node.domain)

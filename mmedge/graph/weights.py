@@ -9,7 +9,7 @@ import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
 from mmedge.graph import placement, structure
-from mmedge.graph.wiring import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread, opset_of, put_nodes
 
 # Weights of fewer values are left as they are: scales and nodes would cost more than they save.
 _WORTH = 128
@@ -60,9 +60,7 @@ def weights_only(graph: Path, target: Path, bits: int = 8) -> int:
         raise MmedgeError(f"no weight has {_WORTH} values or more: codes would not make the file smaller")
     if bits == 4 and all(outputs is None for _, outputs in done):
         raise MmedgeError(f"no linear layer reads a multiple of {_BLOCKS[-1]} values, as blocks of 4-bit weights do")
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    put_nodes(model.graph, nodes)
     drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
@@ -73,7 +71,7 @@ def _with_int4(model: Any) -> Any:
     """The model in an opset that has 4-bit codes in blocks."""
     from onnx import version_converter
 
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opset = opset_of(model, 1)
     if opset >= _OPSET:
         return model
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,13 @@ class Wiring:
             made is not None and made.op_type == QUANTIZE and made.input[0] in self.constants
         )
 
+    def reduced_axes(self, node: Any) -> list[int] | None:
+        """The axes that a reduction names, in an attribute or stored; None where it names none, or computes them."""
+        named = next((list(each.ints) for each in node.attribute if each.name == "axes"), None)
+        if named is None and len(node.input) > 1 and node.input[1] in self.constants:
+            return [int(axis) for axis in self.value(node.input[1]).ravel()]
+        return named
+
     def stored_weight(self, dequantize: Any) -> np.ndarray:
         """The float values that a constant DequantizeLinear gives."""
         from onnx import reference
@@ -96,6 +103,20 @@ def renamed(graph: Any, names: Mapping[str, str]) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
         for inner in graphs_of(node):
             renamed(inner, names)
+
+
+def put_nodes(graph: Any, nodes: Iterable[Any]) -> None:
+    """Let a graph have these nodes, its own among them, in place."""
+    copies = [
+        type(node).FromString(node.SerializeToString()) for node in nodes
+    ]  # what is taken out of a message is lost
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def opset_of(model: Any, otherwise: int) -> int:
+    """The opset of ONNX's own operators; ``otherwise`` where the model names none."""
+    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), otherwise)
 
 
 def drop_unread(model: Any) -> None:

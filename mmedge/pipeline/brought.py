@@ -40,9 +40,8 @@ def brought_faults(recipe: Recipe) -> Iterator[Fault]:
         for note in notes:
             yield Fault("warning", "assumed", note, module="teacher.model", todo="say it under teacher.preprocessing")
         for spec in whole.teacher.preprocessing.values():
-            if (
-                isinstance(spec, TextSpec) and spec.tokenizer_file is not None
-            ):  # the data's are told where it is looked at
+            # The data's are told where the data is looked at.
+            if isinstance(spec, TextSpec) and spec.tokenizer_file is not None:
                 fit_vocabulary(spec, ())
     except MmedgeError as error:
         yield Fault.of(error, "model", module="teacher.model")

@@ -19,7 +19,7 @@ IMAGES, _PROCESSOR, _SECTION = "preprocessor_config.json", "processor_config.jso
 BLUE_FIRST = "blue_first"
 # The words of a classifier that is left out, and the precision of a file: here all is float32.
 _LEFT_OUT = ("id2label", "label2id", "dtype", "torch_dtype")
-_AGAIN = "get the whole folder again"
+AGAIN = "get the whole folder again"
 
 
 def folder_of(encoder: Pretrained) -> Path:
@@ -50,7 +50,7 @@ def config_of(encoder: Pretrained) -> dict[str, JsonValue]:
     folder = folder_of(encoder)
     config: dict[str, JsonValue] = read(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
-        raise UsageError(f"{CONFIG} says no model_type", where=str(folder), todo=_AGAIN)
+        raise UsageError(f"{CONFIG} says no model_type", where=str(folder), todo=AGAIN)
     kept = {name: value for name, value in config.items() if name not in _LEFT_OUT}
     flipped = images_of(folder).get("do_flip_channel_order")
     return {**kept, BLUE_FIRST: True} if flipped else kept
@@ -71,9 +71,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path.name} is no JSON: {first_line(error)}", where=str(path), todo=_AGAIN) from error
+        raise UsageError(f"{path.name} is no JSON: {first_line(error)}", where=str(path), todo=AGAIN) from error
     if not isinstance(found, dict):
-        raise UsageError(f"{path.name} holds no mapping", where=str(path), todo=_AGAIN)
+        raise UsageError(f"{path.name} holds no mapping", where=str(path), todo=AGAIN)
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmedge.errors import UsageError, first_line
 from mmedge.models.pretrained.brought import size_of
-from mmedge.models.pretrained.folder import BLUE_FIRST, config_of, folder_of, transformers_library
+from mmedge.models.pretrained.folder import AGAIN, BLUE_FIRST, config_of, folder_of, transformers_library
 from mmedge.models.pretrained.preprocessing import SEES_PADDING
 from mmedge.recipe import Pretrained
 from mmedge.spec import ArraySpec, AudioSpec, ImageSpec, ModalitySpec, TextSpec
@@ -86,7 +86,7 @@ def _made(transformers: Any, encoder: Pretrained, kind: str, values: dict[str, A
         raise UsageError(
             f"the config is none of {kind}: {first_line(error)}",
             where=str(encoder.hf),
-            todo="get the whole folder again",
+            todo=AGAIN,
         ) from error
     todo = "install a newer transformers, or name a network of your own: model.factory"
     raise UsageError(why, where=str(encoder.hf), todo=todo)
@@ -124,13 +124,13 @@ def _loaded(transformers: Any, folder: Path, config: Any) -> nn.Module:
         raise UsageError(
             f"the weights cannot be loaded into the network of the folder's config: {first_line(error)}",
             where=str(folder),
-            todo="get the whole folder again; where the file is a pointer of Git LFS: git lfs pull",
+            todo=f"{AGAIN}; where the file is a pointer of Git LFS: git lfs pull",
         ) from error
     for name, there, wanted in sorted(found["mismatched_keys"]):
         raise UsageError(
             f"the weights are of another network than the config: {name} is {list(there)}, and would be {list(wanted)}",
             where=str(folder),
-            todo="get the whole folder again",
+            todo=AGAIN,
         )
     # What is not used may be lacking: a pooler, and the half of an encoder and decoder that writes.
     unused = "decoder." if _has_halves(module) else "pooler."
@@ -139,7 +139,7 @@ def _loaded(transformers: Any, folder: Path, config: Any) -> nn.Module:
         raise UsageError(
             f"the folder lacks {len(lacking)} weights ({lacking[0]}, ...), which would be random numbers",
             where=str(folder),
-            todo="get the whole folder again",
+            todo=AGAIN,
         )
     return module
 

@@ -86,9 +86,8 @@ def _of_image(said: dict[str, Any], config: dict[str, Any], spec: ImageSpec) -> 
     told = f"no {IMAGES} says so: " if not said else ""
     notes = [f"{told}{each} assumed" for each in assumed]
     before = _before_the_cut(said, size)
-    if before < size[0] or (
-        before > size[0] and size[0] != size[1]
-    ):  # it fills up with black, or cuts by the picture's aspect
+    # It fills up with black, or cuts by the picture's aspect.
+    if before < size[0] or (before > size[0] and size[0] != size[1]):
         notes.append(
             f"its processor makes pictures {before} high and cuts {size[0]} x {size[1]} out of the middle; here as much of a"
             " picture is seen as has that aspect"
