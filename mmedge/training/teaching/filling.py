@@ -1,4 +1,4 @@
-"""A teacher's outputs for a whole split, computed by all processes, each a run of rows, and written into the same files."""
+"""A teacher's outputs for a whole split, computed piece by piece by all processes, each a run of rows, and written into the same files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,71 @@ from mmedge.training.teaching.kept import joined, widened
 
 # Rows that are computed together, by however many processes: what a teacher gives differs in the last bit with the batch.
 _BATCH = 128
+# Batches of a piece: what an interrupted run computes again at most.
+_PIECE = 16
 
 
-def fill(paths: Sequence[Path], count: int, compute: Callable[[np.ndarray], list[np.ndarray]]) -> None:
+def fill(
+    paths: Sequence[Path],
+    count: int,
+    compute: Callable[[np.ndarray], list[np.ndarray]],
+    told: Callable[[int], None] = lambda done: None,
+) -> None:
     """Write the ``.npy`` files ``paths`` of ``count`` rows each; ``compute(rows)`` gives an array for each of them.
 
     Every process calls this, and ``compute`` equally often, since each may hold a part of the teacher: who has no rows left computes
     some again. What is computed is written, and not held. The files are the same bit for bit for any number of processes, and appear
-    when all is written. Raises MmedgeError where there is no room for them.
+    when all is written; pieces of them lie beside until then, and whoever is called again goes on with them. ``told`` hears how many
+    rows are done. Raises MmedgeError where there is no room for them.
     """
+    size = _BATCH * _PIECE
+    if count <= size:
+        _fill(paths, count, compute, told)
+        return
+    starts = range(0, count, size)
+    pieces = [[path.with_name(f"{path.stem}-from{start}.npy") for start in starts] for path in paths]
+    for number, start in enumerate(starts):
+        _piece([own[number] for own in pieces], range(start, min(start + size, count)), compute, told)
+    if processes.rank() == 0:
+        for path, own in zip(paths, pieces):
+            _join(path, own, count)
+    processes.wait()
+
+
+def _piece(
+    paths: Sequence[Path],
+    rows: range,
+    compute: Callable[[np.ndarray], list[np.ndarray]],
+    told: Callable[[int], None],
+) -> None:
+    """The files of some of the rows, where they are not there."""
+    if processes.of_main(lambda: not all(path.is_file() for path in paths)):
+        _fill(paths, len(rows), lambda own: compute(rows.start + own), lambda done: told(rows.start + done))
+
+
+def _join(path: Path, pieces: Sequence[Path], count: int) -> None:
+    """Write the file of ``count`` rows from its pieces, each of which goes when it is written: there may be no room for both."""
+    form = joined([np.load(piece, mmap_mode="r")[:0] for piece in pieces])
+    with replacing(path) as beside:
+        file = _File(*_header(beside, form, count), form)
+        first = 0
+        for piece in pieces:
+            rows = np.load(piece, mmap_mode="r")
+            for start in range(0, len(rows), _BATCH):
+                file.write(first + start, rows[start : start + _BATCH])
+            first += len(rows)
+            del rows
+            piece.unlink()
+
+
+def _fill(
+    paths: Sequence[Path], count: int, compute: Callable[[np.ndarray], list[np.ndarray]], told: Callable[[int], None]
+) -> None:
+    """The files at once, not piece by piece."""
     own, files = _own(count), list[_File]()
     with ExitStack() as stack:
         for step in range(-(-count // (_BATCH * processes.count()))):
+            told(step * _BATCH * processes.count())
             mine = step < len(own)
             found = compute(own[step] if mine else np.arange(min(_BATCH, count)))
             files = files or _begun(stack, paths, count, _widest([x[:0] for x in found]))
@@ -41,6 +94,7 @@ def fill(paths: Sequence[Path], count: int, compute: Callable[[np.ndarray], list
             files[n].copy(file, own)
         processes.wait()  # all have written before the files appear
     processes.wait()  # and go on when they have
+    told(count)
 
 
 def _own(count: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,10 @@ class Teacher:
         if view not in self._views:
             paths = self._paths(view)
             if processes.of_main(lambda: not all(path.is_file() for path in paths)):
+                text = f"view {view + 1}/{self._views_total}"
+                told = partial(self._progress.step, "teacher's outputs", total=self._count, text=text)
                 with self._reusing(view):
-                    fill(paths, self._count, lambda index: self._computed(index, view))
+                    fill(paths, self._count, lambda index: self._packed(self._parts(index, view)), told)
             self._views[view] = [np.load(path, mmap_mode="r") for path in paths]
         return self._views[view]
 
@@ -159,8 +162,3 @@ class Teacher:
                 if view == self._views_total - 1:  # needed no more
                     reusing.callback(shutil.rmtree, folder, ignore_errors=True)
             yield
-
-    def _computed(self, index: np.ndarray, view: int) -> list[np.ndarray]:
-        done = min(self._count, (int(index[-1]) + 1) * processes.count())  # the main process's rows are the first
-        self._progress.step("teacher's outputs", done, self._count, f"view {view + 1}/{self._views_total}")
-        return self._packed(self._parts(index, view))

@@ -44,6 +44,9 @@ class Together:
         self.barrier.wait()
         return found
 
+    def of_main(self, call):
+        return self.each(call() if self.rank() == 0 else None)[0]
+
     def wait(self):
         self.barrier.wait()
 
@@ -52,10 +55,11 @@ class Together:
         filling.fill(paths, ROWS, self.compute)
 
 
-def filled(folder, count, monkeypatch, together=None):
+def filled(folder, count, monkeypatch, together=None, pieces=100):
     paths, together = [folder / f"{number}.npy" for number in range(3)], together or Together(count)
     folder.mkdir()
     monkeypatch.setattr(filling, "_BATCH", 8)
+    monkeypatch.setattr(filling, "_PIECE", pieces)
     monkeypatch.setattr(filling, "processes", together)
     threads = [threading.Thread(target=together.run, args=(rank, paths)) for rank in range(count)]
     for thread in threads:
@@ -75,6 +79,30 @@ def test_any_number_of_processes_writes_the_files_of_one(tmp_path, monkeypatch):
         assert one[number] == (tmp_path / "plain" / f"{number}.npy").read_bytes()
     for count in (2, 3, 9):  # of nine two have no batch
         assert filled(tmp_path / str(count), count, monkeypatch) == one
+        assert filled(tmp_path / f"pieces{count}", count, monkeypatch, pieces=2) == one
+
+
+def test_an_interrupted_pass_goes_on_with_the_pieces_that_are_there(tmp_path, monkeypatch):
+    with monkeypatch.context() as once:
+        whole = filled(tmp_path / "whole", 1, once)
+    monkeypatch.setattr(filling, "_BATCH", 8)
+    monkeypatch.setattr(filling, "_PIECE", 2)
+    (tmp_path / "pieces").mkdir()
+    paths, asked, heard = [tmp_path / "pieces" / f"{number}.npy" for number in range(3)], [], []
+
+    def interrupted(rows):
+        asked.append(int(rows[0]))
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return computed(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        filling.fill(paths, ROWS, interrupted, heard.append)
+    assert asked == [0, 8, 16, 24] and not any(path.exists() for path in paths)
+    filling.fill(paths, ROWS, interrupted, heard.append)
+    assert asked[4:] == [16, 24, 32, 40, 48]  # of the first piece nothing
+    assert heard == [0, 8, 16, 16, 24, 16, 24, 32, 32, 40, 48, 48, 50]
+    assert sorted((tmp_path / "pieces").iterdir()) == paths and [path.read_bytes() for path in paths] == whole
 
 
 def test_what_is_computed_is_written_and_let_go_of(tmp_path, monkeypatch):
