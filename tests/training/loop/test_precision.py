@@ -55,10 +55,11 @@ def test_fp16_without_a_gpu_is_told_with_what_to_use_instead():
 
 
 @pytest.mark.long
-def test_without_a_compiler_compile_is_an_error_and_not_another_way_of_running(monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+def test_without_a_compiler_compile_is_an_error_and_not_another_way_of_running():
     torch._dynamo.reset()
-    with pytest.raises(MissingDependency, match=r"torch\.compile does not work here"):
+    # Not monkeypatch, which takes the setting for a class's and deletes it in the end.
+    compiler = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with compiler, pytest.raises(MissingDependency, match=r"torch\.compile does not work here"):
         caller(Net(), Train(compile=True), CPU)
 
 
