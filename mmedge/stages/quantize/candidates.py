@@ -302,7 +302,7 @@ def add_candidate(name: str, graph: Path, table: Table, trial: Trial, config: Qu
 
 
 def measured_facts(name: str, table: Table, trial: Trial) -> Facts:
-    """What ONNX Runtime makes of a candidate that computes in 8 bits; the table keeps it, with a note where sums saturate."""
+    """What ONNX Runtime makes of a candidate that computes in 8 bits; the table keeps it, with a note where fusions change them."""
     if name not in table.facts:
         graph = table.graphs[name]
         kernels, layers = proved(graph)
@@ -310,7 +310,7 @@ def measured_facts(name: str, table: Table, trial: Trial) -> Facts:
         if found.saturation > _SATURATION:
             table.notes.append(
                 f"{name}: ONNX Runtime's fused kernels differ from the graph run node by node by {found.saturation:.1%} "
-                "of the outputs' power: sums saturate on a CPU without VNNI; other targets' need not"
+                "of the outputs' power: they round elsewhere, and sums saturate where a CPU has no VNNI; other targets' need not"
             )
     return table.facts[name]
 
