@@ -2,7 +2,7 @@
 
 from mmedge.recipe.augment import Augment, Mix
 from mmedge.recipe.budget import Budget
-from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, precision_of
+from mmedge.recipe.compression import Candidate, Precision, Prefer, Prune, Quantize, computes_int8, is_of, precision_of
 from mmedge.recipe.data import Data, Fold, Redact, TimedTable
 from mmedge.recipe.export import Export, Measure
 from mmedge.recipe.model import Model, TextDecoder
@@ -58,6 +58,7 @@ __all__ = [
     "TimedTable",
     "Train",
     "computes_int8",
+    "is_of",
     "load",
     "parse",
     "portable",

@@ -47,6 +47,11 @@ def computes_int8(candidate: str) -> bool:
     return precision_of(candidate) == "int8" and candidate not in ("int8-weights", "int8-dynamic")
 
 
+def is_of(candidate: str, required: str) -> bool:
+    """Whether a candidate is what ``quantize.require`` asks for: weights alone in 8 bits are no INT8."""
+    return computes_int8(candidate) if required == "int8" else candidate == required
+
+
 def _without_privacy(section: Any) -> Any:
     """Raise ValueError where a stage that trains without noise is to be private."""
     if section.train.privacy:
@@ -225,8 +230,8 @@ class Quantize(StageSection):
     train: Train = Field(Train(epochs=6, learning_rate=5e-4), description="The schedule of that training.")
     require: Precision | None = Field(
         None,
-        description="The precision that the result must have; where no candidate of it is inside the budget, the best is"
-        " kept and the run ends with exit code 3.",
+        description="The precision that the result must have, on every target that has it and names no other; where no candidate"
+        " of it is inside the budget, the best is kept and the run ends with exit code 3.",
     )
     search_seconds: float = Field(120.0, gt=0, description="Seconds that the search for int8-mixed may take.")
     max_size_kb: float | None = Field(

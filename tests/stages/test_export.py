@@ -209,6 +209,31 @@ def test_a_size_that_is_asked_for_holds_for_each_backend(parent, context, tmp_pa
     assert made.meta["candidate"] == "int8-weights"
 
 
+@pytest.mark.long
+def test_a_precision_that_is_required_ships_on_each_backend_and_outside_the_budget_is_a_miss(parent, context, tmp_path):
+    """The graph is so small that no backend gains by FP16: what is required was left for FP32 without a word."""
+    pytest.importorskip("openvino")
+    required = Quantize(candidates=("fp32", "fp16"), require="fp16", max_drop=1, max_subset_drop=1)
+    wanted = replace(context, recipe=SimpleNamespace(**vars(context.recipe) | {"quantize": required}))
+    made = exported(parent, wanted, "openvino-cpu", tmp_path)
+    assert made.meta["candidate"] == "fp16" and not made.meta.get("misses")
+    assert exported(parent, wanted, "openvino-cpu", tmp_path / "own", precision="fp32").meta["candidate"] == "fp32"
+    strict = SimpleNamespace(policy="strict", confidence=0.95)  # 24 samples prove nothing
+    recipe = {"quantize": required.model_copy(update={"max_drop": 0.0}), "judging": strict}
+    doubted = replace(context, recipe=SimpleNamespace(**vars(context.recipe) | recipe))
+    made = exported(parent, doubted, "openvino-cpu", tmp_path / "doubted")
+    (miss,) = made.meta["misses"]
+    assert made.meta["candidate"] == "fp16" and miss["name"] == "max_drop of fp16" and miss["exit"] == 3
+
+
+def test_a_required_precision_is_that_of_targets_that_cannot_be_measured(parent, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "can_run", lambda name: False)
+    required = Quantize(candidates=("fp32", "int8"), require="fp32")
+    wanted = replace(context, recipe=SimpleNamespace(**vars(context.recipe) | {"quantize": required}))
+    assert exported(parent, wanted, "onnxruntime-cuda", tmp_path).meta["precision"] == "fp32"
+    assert exported(parent, context, "onnxruntime-cuda", tmp_path / "free").meta["precision"] == "fp16"
+
+
 def test_what_cannot_be_rebuilt_is_a_usage_error(parent, context, tmp_path):
     path = bundled(exported(parent, context, "onnxruntime-cpu", tmp_path), path=tmp_path / "bundle")
     with pytest.raises(UsageError, match="no engine to rebuild"):

@@ -74,6 +74,8 @@ def _chosen(work: ExportWork, parent: Artifact, wanted: str | None) -> tuple[str
     latency, runs = None, name != GRAPH_BACKEND and can_run(name)
     if runs:
         wanted, latency = choice.measured(work, parent, folder)
+    elif name != GRAPH_BACKEND:  # the graph's own was chosen by what is required
+        wanted = wanted or work.required
     return choice.choose(parent, wanted, work.backend, folder / GRAPH, work.notes, measured=runs), latency, runs
 
 
@@ -89,6 +91,7 @@ def _built(
     verification = [agreement.record() for agreement in agreements]
     built = {"target": name, "precision": chosen, "candidate": candidate, "verification": verification}
     more: dict[str, Any] = {"latency": latency, "subsets": cuts.subsets, "split": cuts.split, "engine": cuts.engine}
+    more |= {"misses": work.misses or None}
     more |= {"towers": towers.alone(work, chosen), "zero_shot": towers.labels(work)}
     return ExportResult.of(StageResult.like(parent, work.notes), **built, **more)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from mmedge.artifact import GRAPH, Artifact, contract_of
 from mmedge.backends import GRAPH_BACKEND, Backend, Session, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
+from mmedge.gate import ACCURACY_EXIT
 from mmedge.graph import precision as precisions
 from mmedge.measure import power
 from mmedge.measure.budget import WHOLE, Budget, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.latency import Opener, one_sample, own_samples, ratio_figures, time_sessions
 from mmedge.measure.quality import graph_predictor
-from mmedge.recipe import Quantize, precision_of
-from mmedge.report.schema import CandidateRecord, LatencyRecord
+from mmedge.recipe import Quantize, is_of, precision_of
+from mmedge.report.schema import CandidateRecord, LatencyRecord, MissRecord
 from mmedge.stages import preference
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
@@ -79,24 +80,31 @@ def measured(work: ExportWork, parent: Artifact, folder: Path) -> tuple[str, Lat
 def _best_inside(work: ExportWork, parent: Artifact, costs: dict[str, Costs], openers: Mapping[str, Opener]) -> str:
     """The best candidate that loses no more than the budget on the backend itself; what does is noted and leaves ``costs``.
 
-    What ONNX Runtime found does not count: its kernels are others. Where none is inside, the best of all.
+    What ONNX Runtime found does not count: its kernels are others. Where none is inside, the best of all, which is a miss where
+    its precision is required.
     """
     prefer, rows = work.context.recipe.prefer, candidates_of(parent)
     first, all_costs = preference.best(prefer, costs, "fp32"), dict(costs)
-    losses = _losses_on_backend(work, parent)
+    losses, loss = _losses_on_backend(work, parent), dict[str, float]()
     while costs:
         best = preference.best(prefer, costs, "fp32")
         lost = losses(best, openers[best]) if best in rows and best != "fp32" else None
         if lost is None:
             return best
-        work.notes.append(f"{best}: dropped on {work.backend.name}: {lost}")
+        why, loss[best] = lost
+        work.notes.append(f"{best}: dropped on {work.backend.name}: {why}")
         del costs[best]
     costs |= all_costs
+    if work.required:
+        name = f"max_drop of {work.required}"
+        limit = (work.context.recipe.quantize or Quantize()).max_drop
+        work.misses.append(MissRecord(name=name, limit=limit, value=loss[first], exit=ACCURACY_EXIT))
     return first
 
 
-def _losses_on_backend(work: ExportWork, parent: Artifact) -> Callable[[str, Opener], str | None]:
-    """``(candidate, what opens it) ->`` why it is outside the budget on the backend, by validation; None where it is inside."""
+def _losses_on_backend(work: ExportWork, parent: Artifact) -> Callable[[str, Opener], tuple[str, float] | None]:
+    """``(candidate, what opens it) ->`` (why it is outside the budget on the backend, by validation, what it loses); None where
+    it is inside."""
     context, contract = work.context, work.contract
     validation = context.dataset.validation.only(tuple(contract.modalities))
     config, judging = context.recipe.quantize or Quantize(), context.recipe.judging
@@ -107,7 +115,7 @@ def _losses_on_backend(work: ExportWork, parent: Artifact) -> Callable[[str, Ope
 
     before: list[SplitOutputs] = []  # FP32's, where something is compared with it
 
-    def outside(candidate: str, opener: Opener) -> str | None:
+    def outside(candidate: str, opener: Opener) -> tuple[str, float] | None:
         if not before:
             before.append(outputs(onnxruntime_cpu.session(reference(parent))))
         tail = tail_of(candidate, config, judging.confidence)
@@ -117,7 +125,8 @@ def _losses_on_backend(work: ExportWork, parent: Artifact) -> Callable[[str, Ope
             return None
         worst = budget.worst(losses)
         of_worst = f", {losses[worst].value:.3f} with {worst} alone" if worst else ""
-        return budget.unproven(losses) or f"it loses {losses[WHOLE].value:.3f} on validation{of_worst}"
+        loss = losses[WHOLE].value
+        return budget.unproven(losses) or f"it loses {loss:.3f} on validation{of_worst}", loss
 
     return outside
 
@@ -126,7 +135,9 @@ def _candidates(work: ExportWork, parent: Artifact, folder: Path) -> dict[str, O
     """{candidate: what opens it, as it would ship} of those that the backend takes; the others are noted, unless there is no other."""
     backend, wanted = work.backend, work.options.precision
     config, rows = work.context.recipe.quantize or Quantize(), candidates_of(parent)
-    inside = [row for row in rows.values() if row.kept]
+    if work.required:
+        rows = {each: row for each, row in rows.items() if is_of(each, str(work.required))} or rows
+    inside = [row for row in rows.values() if row.kept] or list(rows.values())
     small = {row.precision for row in small_enough(inside, config.max_size_kb)} if config.max_size_kb else set(rows)
     kept = [each for each in rows if each in small and not _lacks(backend, each)] or ["fp32"]
     if wanted is not None:

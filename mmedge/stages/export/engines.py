@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmedge import backends
@@ -14,18 +14,28 @@ from mmedge.bundle import belonging
 from mmedge.contract import Contract
 from mmedge.errors import MismatchError
 from mmedge.graph import qdq
+from mmedge.report.schema import MissRecord
 from mmedge.training.context import Context
 
 
 @dataclass(frozen=True)
 class ExportWork:
-    """What the engines of one backend are made for. ``notes`` gets what a reader must know of them."""
+    """What the engines of one backend are made for. ``notes`` gets what a reader must know of them, ``misses`` what was
+    required of them in vain."""
 
     backend: Backend
     options: Options
     contract: Contract
     context: Context
     notes: list[str]
+    misses: list[MissRecord] = field(default_factory=list)
+
+    @property
+    def required(self) -> str | None:
+        """The precision that ``quantize.require`` asks for, where the backend has it and the recipe names no other for it."""
+        config = self.context.recipe.quantize
+        required = config.require if config and not self.options.precision else None
+        return None if required in self.backend.lacks else required
 
     @property
     def profiles(self) -> Profiles:

@@ -23,7 +23,7 @@ from mmedge.measure import power
 from mmedge.measure.budget import losses_of
 from mmedge.measure.latency import one_sample
 from mmedge.models.load import contract_of
-from mmedge.recipe import Prefer, Quantize, computes_int8
+from mmedge.recipe import Prefer, Quantize, computes_int8, is_of
 from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
 from mmedge.stages.preference import best_kept, by_energy, small_enough
 from mmedge.stages.quantize import calibration
@@ -132,10 +132,6 @@ def _best(rows: Sequence[CandidateRecord], config: Quantize, prefer: Prefer) -> 
     return best_kept(small_enough([row for row in rows if row.kept], config.max_size_kb), prefer)
 
 
-def _is_of(candidate: str, required: str) -> bool:
-    return computes_int8(candidate) if required == "int8" else candidate == required
-
-
 def concluded(
     table: Table, config: Quantize, folder: Path, notes: list[str], prefer: Prefer = "latency"
 ) -> ChoiceRecord:
@@ -147,7 +143,7 @@ def concluded(
     misses: list[MissRecord] = []
     taken = _best(table.rows, config, prefer)
     if config.require is not None:
-        of_it = [row for row in table.rows if _is_of(row.precision, config.require)]
+        of_it = [row for row in table.rows if is_of(row.precision, config.require)]
         kept = [row for row in of_it if row.kept]
         taken = _best(kept, config, prefer) if kept else max(of_it, key=lambda row: row.quality_validation)
         if not kept:
