@@ -52,6 +52,20 @@ def scratch(inside: Path | None = None) -> Iterator[Path]:
         yield Path(name)
 
 
+@contextmanager
+def removed_when_done(folder: Path) -> Iterator[None]:
+    """Remove ``folder`` when the block ends, unless an interrupt ends it: the same command then finds what it held, as after a kill."""
+    interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        if not interrupted:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def put_aside(path: Path) -> Path:
     """Where what stands at ``path`` waits for what takes its place."""
     return path.with_name(f".{path.name}{_PUT_ASIDE}{os.getpid()}")

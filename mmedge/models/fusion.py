@@ -85,7 +85,7 @@ class FusionNet(nn.Module):
     def _encoded(self, name: str, x: Tensor, present: Tensor) -> Tensor:
         """The features of a modality; zeros, which nothing reads, of samples that lack it: they are not run where that can be told.
 
-        In training these are the samples that are nothing but zeros, as the data's own missing ones are: in a norm's
+        In training these are the absent ones that are nothing but zeros, as the data's own missing ones are: in a norm's
         statistics they would stand for pictures. Otherwise it is a batch of which no sample has the modality.
         """
         encoder = self.encoders[name]
@@ -93,7 +93,7 @@ class FusionNet(nn.Module):
             return encoder(x)
         if not self.training:
             return encoder(x) if present.any() else x.new_zeros(len(x), len(self.absent[name]), dtype=torch.float32)
-        there = x.flatten(1).any(dim=1)
+        there = x.flatten(1).any(dim=1) | present.reshape(len(x), -1).any(dim=1)
         if there.all() or there.sum() < FEWEST:
             return encoder(x)
         features: Tensor = encoder(x[there])

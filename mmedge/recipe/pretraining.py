@@ -36,7 +36,8 @@ class Pretrain(Frozen):
     dimensions: int = Field(64, ge=2, le=65_536, description="Of the space in which modalities are contrasted.")
     control: bool = Field(
         True,
-        description="Whether the same network is also trained from nothing, as many steps in all, and the gain over it reported.",
+        description="Whether the same network is also trained from nothing, as many passes over the split in all, and the gain"
+        " over it reported.",
     )
 
 

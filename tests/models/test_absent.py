@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mmedge.backends import onnxruntime_cpu
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
 from mmedge.graph.export import export
 from mmedge.models import load
+from mmedge.models.fusion import FusionNet
 from mmedge.recipe import Model
 
 CONTRACT = Contract.model_validate(
@@ -94,3 +96,16 @@ def test_in_training_a_sample_that_lacks_a_modality_is_not_in_its_norms_statisti
         norm.reset_running_stats()
         module(present=present[:3], picture=picture[:3], name=name[:3])
     assert torch.allclose(mixed, norm.running_mean, atol=1e-6) and mixed.abs().max() > 0
+
+
+def test_a_sample_that_is_there_and_all_zeros_is_learned_from_as_it_is_answered():
+    """Silence, a black picture, the mean of every column: nothing but zeros, and no absence."""
+    torch.manual_seed(0)
+    encoder = nn.Linear(3, 4)
+    net = FusionNet({"row": encoder, "other": nn.Linear(3, 4)}, 4, 4, {"y": lambda: nn.Linear(4, 2)})
+    rows = torch.randn(4, 3)
+    rows[1] = 0
+    present = torch.tensor([[True, True], [True, True], [False, True], [True, True]])
+    inputs = {"row": rows, "other": torch.randn(4, 3)}
+    trained, answered = net.train()(present=present, **inputs), net.eval()(present=present, **inputs)
+    torch.testing.assert_close(trained["y"], answered["y"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmedge.artifact import replacing
 from mmedge.data.store.rows import Column
+from mmedge.leftovers import removed_when_done
 from mmedge.models.pretrained import Body, Tuned
 from mmedge.progress import Progress
 from mmedge.recipe import Augment
@@ -31,37 +32,39 @@ _LARGEST, _DISK = 1 << 20, 0.5
 
 @contextmanager
 def in_place_of_inputs(
-    module: nn.Module, training: Training, folder: Path, progress: Progress
+    module: nn.Module, objective: object, training: Training, folder: Path, progress: Progress
 ) -> Iterator[tuple[Training, list[str]]]:
     """Within the block ``module`` lacks the networks of its pretrained encoders that stay frozen, and gets their features.
 
     Gives the training with those as inputs, and notes. That goes where a sample is the same in every view, and its encoder
-    gives one vector; others are left to ``frozen_parts``. ``folder`` keeps the features for the same training after a kill.
+    gives one vector; others are left to ``frozen_parts``, and so are all where the ``objective`` is ``of_inputs``: what hides
+    parts of an input, or makes them, asks for that itself. ``folder`` keeps the features for the same training after a kill
+    or an interrupt.
     """
-    left = _left_out(module, training)
+    left = {} if getattr(objective, "of_inputs", False) else _left_out(module, training)
     notes, splits = [], {"samples": training.samples, "validation": training.validation}
     bodies = {name: encoder.body for name, encoder in left.items()}
-    try:
-        for name, body in bodies.items():
-            rows, found = 0, {}
-            for key, split in splits.items():
-                column = list(split.inputs).index(name)
-                present = np.asarray(split.present[:, column])
-                wanted = np.zeros(len(split), bool)
-                wanted[training.usable if key == "samples" else slice(None)] = True
-                index = np.flatnonzero(present & wanted)
-                found[key] = _features(body, split.inputs[name], index, folder / f"{name}-{key}.npy", progress)
-                rows += len(index)
-            if any(features is None for features in found.values()):
-                continue
-            splits = {key: replace(split, inputs={**split.inputs, name: cast(Column, found[key])}) for key, split in splits.items()}  # fmt: skip
-            left[name].body = nn.Identity()  # type: ignore[assignment]
-            notes.append(f"encoders.{name}.body is frozen, and was run once for each of {rows:,} samples")
-        yield replace(training, samples=splits["samples"], validation=splits["validation"]), notes
-    finally:
-        for name, body in bodies.items():
-            left[name].body = body
-        shutil.rmtree(folder, ignore_errors=True)
+    with removed_when_done(folder):
+        try:
+            for name, body in bodies.items():
+                rows, found = 0, {}
+                for key, split in splits.items():
+                    column = list(split.inputs).index(name)
+                    present = np.asarray(split.present[:, column])
+                    wanted = np.zeros(len(split), bool)
+                    wanted[training.usable if key == "samples" else slice(None)] = True
+                    index = np.flatnonzero(present & wanted)
+                    found[key] = _features(body, split.inputs[name], index, folder / f"{name}-{key}.npy", progress)
+                    rows += len(index)
+                if any(features is None for features in found.values()):
+                    continue
+                splits = {key: replace(split, inputs={**split.inputs, name: cast(Column, found[key])}) for key, split in splits.items()}  # fmt: skip
+                left[name].body = nn.Identity()  # type: ignore[assignment]
+                notes.append(f"encoders.{name}.body is frozen, and was run once for each of {rows:,} samples")
+            yield replace(training, samples=splits["samples"], validation=splits["validation"]), notes
+        finally:
+            for name, body in bodies.items():
+                left[name].body = body
 
 
 def _left_out(module: nn.Module, training: Training) -> dict[str, Tuned]:

@@ -104,7 +104,7 @@ def fit(
     end: _End | None = None
     transfer.begin(held, 0)
     with ExitStack() as within:
-        features = in_place_of_inputs(held, training, state.with_suffix(".features"), progress)
+        features = in_place_of_inputs(held, objective, training, state.with_suffix(".features"), progress)
         seen, of_frozen = within.enter_context(features)
         feed = within.enter_context(closing(Feed(seen, training_device())))
         within.enter_context(batchnorm.synchronised(run.parts))

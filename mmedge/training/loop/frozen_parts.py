@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from mmedge.artifact import remembered
+from mmedge.leftovers import removed_when_done
 
 # What one sample's outputs may take: beyond that they are maps in the midst of a network, whose files would not be faster.
 _LARGEST = 1 << 20
@@ -71,12 +72,11 @@ def computed_once(module: nn.Module, folder: Path, inputs: int) -> Iterator[list
     ]
     stores: list[_Part] = []
     try:
-        with _kept(parts, folder, _MORE * inputs) as stores:
+        with removed_when_done(folder), _kept(parts, folder, _MORE * inputs) as stores:
             yield notes
     finally:
         kept = [store for store in stores if store.kept]
         notes += [f"{store.name} is frozen, and was run once for each of {store.rows:,} inputs" for store in kept]
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

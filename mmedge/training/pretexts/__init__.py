@@ -36,6 +36,7 @@ class _Pretext(nn.Module):
         super().__init__()
         self.learned = learned
         self._module = [module]  # not a part: it is trained as itself
+        self.of_inputs = getattr(learned, "of_inputs", False)
 
     def forward(self, call: object, batch: Batch) -> Tensor:
         loss: Tensor = self.learned(self._module[0], batch)

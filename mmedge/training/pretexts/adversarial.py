@@ -24,6 +24,8 @@ class Adversarial(nn.Module):
 
     # Neither side's loss says which epoch is better: the last is kept.
     last = True
+    # Real inputs stand beside made ones: features cannot stand for them.
+    of_inputs = True
 
     def __init__(self, encoders: nn.ModuleDict, contract: Contract, section: Pretrain, model: Model) -> None:
         super().__init__()

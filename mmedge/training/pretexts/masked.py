@@ -29,6 +29,9 @@ _WIDTH = 128
 class Masked(nn.Module):
     """The mean over modalities of how far what is made again is from what was hidden."""
 
+    # It hides parts of the inputs: features of the whole ones cannot stand for them.
+    of_inputs = True
+
     def __init__(self, encoders: nn.ModuleDict, contract: Contract, section: Pretrain, model: Model) -> None:
         super().__init__()
         of = {name: contract.modalities[name] for name in learned_of(section.kind, contract.modalities)}

@@ -14,7 +14,7 @@ from mmedge.errors import UsageError
 from mmedge.models import load, lora
 from mmedge.models.pretrained import Body
 from mmedge.progress import Silent
-from mmedge.recipe import Model, Train
+from mmedge.recipe import Model, Pretrain, Train
 from mmedge.recipe.transfer import Lora
 from mmedge.training.loop import features
 from mmedge.training.loop.batches import Training
@@ -22,6 +22,7 @@ from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate
 from mmedge.training.loop.transfer import transfer_of
 from mmedge.training.objectives import Supervised
+from mmedge.training.pretexts import pretrained
 from tests.conftest import once
 from tests.models.pretrained import folders
 
@@ -138,6 +139,46 @@ def test_a_training_that_was_killed_after_it_thawed_ends_with_the_same_weights(m
     fitted(second, contract, tmp_path / "part", epochs=4, thaw=2)
     state = whole.state_dict()
     assert all(torch.equal(x, state[name]) for name, x in second.state_dict().items())
+
+
+def test_features_are_there_again_after_an_interrupt_and_the_weights_are_the_same(
+    made, contract, tmp_path, monkeypatch
+):
+    def fresh():
+        torch.manual_seed(0)
+        return load.build(Model(encoders={"name": {"hf": made / "bert"}}, embedding=4, hidden=4), contract)
+
+    def interrupted(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    whole, first, second, schedule = fresh(), fresh(), fresh(), Train(batch_size=8, epochs=3)
+    fitted(whole, contract, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, Supervised(contract, schedule), training(contract, schedule), state=tmp_path / "state.safetensors", task="x", progress=Silent(), log=interrupted)  # fmt: skip
+    rows, forward = [], Body.forward
+    monkeypatch.setattr(Body, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
+    fitted(second, contract, tmp_path)
+    assert not rows and not (tmp_path / "state.features").exists()
+    state = whole.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in second.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["masked", "contrastive"])
+def test_a_pretext_behind_a_frozen_network_gets_what_it_asks_for(made, kind, tmp_path):
+    """Features of a whole input cannot stand for one of which parts are hidden."""
+    row = {"kind": "tabular", "columns": ["a", "b"], "mean": [0, 0], "std": [1, 1]}
+    specs = {"name": {"kind": "text", "length": 8, "tokens": 10}, "row": row}
+    contract = Contract.model_validate({"task": "classification", "labels": ["a", "b"], "modalities": specs})
+    section = Model(encoders={"name": {"hf": made / "bert"}}, embedding=4, hidden=4)
+    module, of = load.build(section, contract), training(contract, Train(batch_size=8))
+    values = np.random.default_rng(0).normal(size=(24, 2)).astype(np.float32)
+    both = replace(of.samples, inputs={"name": IDS, "row": values}, present=np.ones((24, 2), bool))
+    context = SimpleNamespace(stage="teacher", progress=Silent(), log=lambda name: lambda record: None)
+    of = replace(of, samples=both, validation=replace(both, split="validation"))
+    found = pretrained(module, Pretrain(kind=kind, epochs=2), of, section, tmp_path / "state.safetensors", context)
+    once_each = any("was run once for each of 48 samples" in note for note in found.notes)
+    assert len(found.history) == 2 and once_each == (kind == "contrastive")
 
 
 def test_rates_and_depth_say_how_fast_each_part_moves(module):
