@@ -21,13 +21,15 @@ _WORTH = 1024
 def masks(module: nn.Module, ignore: Sequence[str]) -> dict[str, Tensor]:
     """{parameter: which of its weights stay}: of each four along a layer's inputs the two that are largest.
 
-    Layers stay as they are that ``ignore`` names, convolutions in groups, and those whose inputs no four divides. Source:
-    Mishra et al. 2021, "Accelerating sparse deep neural networks".
+    Layers stay as they are that ``ignore`` names, convolutions in groups, those whose inputs no four divides, and those that
+    make their weights of other parameters (weight_norm), in which no zero could be held. Source: Mishra et al. 2021,
+    "Accelerating sparse deep neural networks".
     """
     found, stay = {}, left_alone(module, ignore)
+    held = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, layer in module.named_modules():
         plain = isinstance(layer, nn.Linear) or (isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.groups == 1)
-        if not plain or name in stay:
+        if not plain or name in stay or f"{name}.weight" not in held:
             continue
         weight: Any = layer.weight
         if weight.shape[1] % 4 == 0 and weight.numel() >= _WORTH:

@@ -54,6 +54,14 @@ def test_of_each_four_weights_along_the_inputs_the_two_largest_stay():
         assert has_pattern((weight * mask).numpy(), 1) and not has_pattern(weight.numpy(), 1)
 
 
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_are_made_of_other_parameters_hold_no_zeros(norm):
+    """The whole cut was thrown away: "has no attribute `weight`"."""
+    module = net()
+    norm(module["linear"])
+    assert set(sparse.masks(module, ())) == {"conv.weight"}
+
+
 def test_recovery_changes_what_is_left_and_no_zero(monkeypatch, tmp_path):
     module = net()
     found = sparse.masks(module, ())
