@@ -137,7 +137,10 @@ def _changed(config: Prune, gone: list[Any], factors: list[Any], *, taken: bool)
     """What is told of the blocks that are ``gone`` and of the layers in ``factors``."""
     lines = []
     if config.depth and not gone:
-        lines.append(f"no stack has so many blocks that {config.depth:g} of them are one")
+        lines.append(
+            f"no block goes: no stack has so many that {config.depth:g} of them are one, all of them are held (prune.ignore,"
+            " prune.branches), or the network does not run without one"
+        )
     if config.rank and not factors:
         lines.append(f"no layer is so large that two factors of {config.rank:g} of its weights keep what it gives")
     for what, steps in (("blocks removed", gone), ("layers in two factors", factors)):

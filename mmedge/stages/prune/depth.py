@@ -68,6 +68,7 @@ def shallower(work: PruneWork, module: nn.Module) -> list[Any]:
         }
         name, block = min(measured, key=measured.__getitem__)
         if measured[name, block] >= _NEVER:
+            work.refused.update({block: "the network does not run without it" for _, block in measured})
             break
         gone[block] = open_[name, block]
         skip(module, {block: gone[block]})

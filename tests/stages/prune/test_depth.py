@@ -60,6 +60,7 @@ def work(monkeypatch):
         validation=validation,
         context=context,
         remembered=remembered,
+        refused={},
     )
 
 
@@ -125,4 +126,6 @@ def test_blocks_of_ignored_layers_stay_and_those_whose_absence_gives_no_number(w
     assert {name for _, name, _ in history} == {"inner.layers.0", "inner.layers.3"}
     monkeypatch.setattr(depth, "_distance", lambda *_: float("nan"))
     again = load.build(Model(factory="theirs:factory"), CONTRACT, factory=Stack).eval()
-    assert depth.shallower(work(0.9), again) == []
+    mine = work(0.9)
+    assert depth.shallower(mine, again) == []
+    assert mine.refused == {f"inner.layers.{number}": "the network does not run without it" for number in range(4)}
