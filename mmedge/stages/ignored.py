@@ -1,4 +1,5 @@
-"""Layers that a recipe names to be left alone, held against the untrained network: ``prune.ignore`` and ``quantize.ignore``."""
+"""Layers and branches that a recipe names, held against the untrained network: ``prune.ignore``, ``prune.branches`` and
+``quantize.ignore``; and ``prune.importance``, which a network may have nothing for."""
 
 from __future__ import annotations
 
@@ -8,23 +9,26 @@ from torch import nn
 
 from mmedge.artifact import GRAPH
 from mmedge.contract import Contract
-from mmedge.errors import Fault, MmedgeError, did_you_mean
+from mmedge.errors import Fault, MmedgeError, UsageError, did_you_mean
 from mmedge.graph.export import export
 from mmedge.leftovers import scratch
 from mmedge.models import load
-from mmedge.recipe import Model, Recipe, TeacherConfig
-from mmedge.stages.prune.groups import ignorable
+from mmedge.recipe import Model, Prune, Recipe, TeacherConfig
+from mmedge.stages.prune.branches import branches_of, largest_ratios
+from mmedge.stages.prune.groups import groups_of, ignorable, importance_of, take_apart
 from mmedge.training.faults import own_contract
 
 
 def ignored_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model], object]) -> list[Fault]:
-    """A fault for each name that no layer of the network that is compressed has. ``contract``: the data's.
+    """A fault for each name that no layer or branch of the network that is compressed has, and for a ranking that it cannot
+    be given. ``contract``: the data's.
 
     Graphs of another origin are not looked at, and networks that cannot be built: that is told where models are.
     """
     sections = {name: found for name in _MISSING if (found := getattr(recipe, name)) and found.ignore}
-    teacher = recipe.teacher
-    if not sections or (recipe.distill is None and (teacher.onnx or teacher.outputs)):
+    teacher, prune = recipe.teacher, recipe.prune
+    ranks = prune is not None and bool(prune.branches or prune.importance == "bn")
+    if not (sections or ranks) or (recipe.distill is None and (teacher.onnx or teacher.outputs)):
         return []
     section = recipe.distill.model if recipe.distill else teacher.model
     own = own_contract(TeacherConfig(model=section) if recipe.distill else teacher, contract)
@@ -33,7 +37,7 @@ def ignored_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model]
     except Exception:
         return []
     known = ignorable(module)
-    return [
+    faults = [
         Fault(
             "error",
             "ignore",
@@ -44,6 +48,26 @@ def ignored_faults(recipe: Recipe, contract: Contract, factory: Callable[[Model]
         for name, config in sections.items()
         for layer in _MISSING[name](config.ignore, module, own)
     ]
+    return faults if prune is None or not ranks else [*faults, *_unranked(prune, module, own)]
+
+
+def _unranked(config: Prune, module: nn.Module, contract: Contract) -> Iterator[Fault]:
+    """What pruning would refuse of ``branches`` and ``importance``; nothing of a network that it cannot cut, which it tells itself."""
+    try:
+        importance_of(config, module)
+    except UsageError as error:
+        yield Fault.of(error, "importance", file=None, module=error.where)
+    if not config.branches:
+        return
+    try:
+        take_apart(module)
+        branches = branches_of(module, contract, groups_of(module, contract, Prune())[0])
+    except Exception:
+        return
+    try:
+        largest_ratios(config, branches)
+    except UsageError as error:
+        yield Fault.of(error, "branches", module="prune.branches")
 
 
 def _unprunable(layers: Sequence[str], module: nn.Module, contract: Contract) -> list[str]:

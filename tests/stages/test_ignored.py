@@ -1,4 +1,4 @@
-"""Layers that a recipe names to be left alone are looked for before anything is trained, whatever characters they have."""
+"""Layers and branches that a recipe names are looked for before anything is trained, whatever characters they have."""
 
 from __future__ import annotations
 
@@ -51,6 +51,16 @@ def test_names_that_it_has_not_are_told_each_with_those_that_there_are(values, n
 def test_a_node_of_the_graph_may_be_named_too(values):
     (fault,) = found(values, quantize=["node_linear", "node_linear_9"])
     assert "'node_linear_9'" in fault.what
+
+
+def test_branches_and_a_ranking_that_the_network_lacks_are_told(values):
+    """They ended the run at the stage, behind a teacher and a student that had been trained."""
+    values["prune"] |= {"branches": {"x": 0.5, "fusoin": 0.0}, "importance": "bn"}
+    importance, branches = found(values)
+    assert (importance.module, branches.module) == ("prune.importance", "prune.branches")
+    assert "has none" in importance.what and "no branch 'fusoin'" in branches.what and "there are x" in branches.what
+    values["prune"] |= {"branches": {"x": 0.5}, "importance": "l2"}
+    assert not found(values) and not found(values, factory=lambda: nn.Flatten())  # that none can be cut is the stage's
 
 
 def test_a_recipe_that_names_none_builds_nothing(values):

@@ -63,7 +63,7 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
         layers = dict(module.named_modules())
         found = list(graph.get_all_groups(ignored_layers=[layers[name] for name in ignored]))
         names = {layer: name for name, layer in layers.items()}
-        importance = _importance(config, module)
+        importance = importance_of(config, module)
         own = OwnAttention(module, contract)
         groups, left = [], {}
         for members in found:
@@ -230,8 +230,11 @@ def _reason(error: BaseException) -> str:
     )
 
 
-def _importance(config: Prune, module: nn.Module) -> Any:
-    """torch-pruning's importance of a group's channels: group -> float [channels], or None where it has none."""
+def importance_of(config: Prune, module: nn.Module) -> Any:
+    """torch-pruning's importance of a group's channels: group -> float [channels], or None where it has none.
+
+    Raises UsageError where the module has nothing that ``prune.importance`` goes by.
+    """
     from torch_pruning.pruner import importance
 
     match config.importance:
