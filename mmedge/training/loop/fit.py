@@ -105,7 +105,9 @@ def fit(
     transfer.begin(held, 0)
     with ExitStack() as within:
         features = in_place_of_inputs(held, objective, training, state.with_suffix(".features"), progress)
-        seen, of_frozen = within.enter_context(features)
+        over = len(run.history) >= train.epochs or _stalled(run.history, train.early_stopping)
+        # Whoever only reads its state again, as students that share their pretraining do, runs nothing for it.
+        seen, of_frozen = (training, []) if over else within.enter_context(features)
         feed = within.enter_context(closing(Feed(seen, training_device())))
         within.enter_context(batchnorm.synchronised(run.parts))
         within.enter_context(checkpointed(held, asked=train.checkpointing))

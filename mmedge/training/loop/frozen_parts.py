@@ -247,7 +247,11 @@ class _Part:
         leaves, spec = _pytree.tree_flatten((args, kwargs))
         tensors = [n for n, x in enumerate(leaves) if isinstance(x, Tensor)]
         plain = all(isinstance(x, (Tensor, int, float, bool, str, torch.dtype, type(None))) for x in leaves)
-        if not tensors or not plain or not leaves[tensors[0]].dim() or any(leaves[n].requires_grad for n in tensors):
+        if any(leaves[n].requires_grad for n in tensors):
+            # What is trained lies before it, as LoRA's matrices: in validation, too, nothing that it gets comes again.
+            self.kept = False
+            return None
+        if not tensors or not plain or not leaves[tensors[0]].dim():
             return None
         count = len(leaves[tensors[0]])
         by_row = [n for n in tensors if leaves[n].dim() and len(leaves[n]) == count and leaves[n].numel()]

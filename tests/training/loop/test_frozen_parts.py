@@ -194,6 +194,13 @@ def test_what_is_trained_is_never_kept(tmp_path, always):
     assert not fitted.notes
 
 
+def test_what_lies_behind_what_is_trained_is_never_kept(tmp_path, network, always):
+    """In validation nothing asks for gradients: each epoch's inputs, none of which comes again, went into files."""
+    network.bert.embeddings.requires_grad_(True)
+    _, fitted = trained(tmp_path / "a", network, epochs=2)
+    assert len(fitted.notes) == 1 and "maps" in fitted.notes[0]
+
+
 def test_what_is_faster_is_decided_once_and_kept_for_the_training_after_a_kill(tmp_path, network):
     with computed_once(network, tmp_path / "files", 12):
         network(samples_tensor(12), torch.zeros(12, 3, 16))

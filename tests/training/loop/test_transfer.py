@@ -160,6 +160,8 @@ def test_features_are_there_again_after_an_interrupt_and_the_weights_are_the_sam
     monkeypatch.setattr(Body, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
     fitted(second, contract, tmp_path)
     assert not rows and not (tmp_path / "state.features").exists()
+    fitted(first, contract, tmp_path)
+    assert not rows, "a training that is over reads its state and runs nothing"
     state = whole.state_dict()
     assert all(torch.equal(x, state[name]) for name, x in second.state_dict().items())
 
