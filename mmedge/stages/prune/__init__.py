@@ -21,7 +21,7 @@ from mmedge.stages.prune.branches import branches_of, largest_ratios
 from mmedge.stages.prune.groups import take_apart
 from mmedge.stages.prune.outcome import Recovered
 from mmedge.stages.prune.search import CutPlan, as_it_is, by_branch, probe, uniform
-from mmedge.stages.prune.sparse import sparser
+from mmedge.stages.prune.sparse import WORTH, sparser
 from mmedge.stages.prune.work import PruneWork, work_on
 from mmedge.stages.results import PruneResult, StageResult
 from mmedge.stages.trained import Trained, write_trained, write_unchanged
@@ -126,6 +126,8 @@ def _cut(parent: Artifact, config: Prune, context: Context) -> PruneResult:
     if by_energy(context.recipe.prefer):
         notes += (f"cuts' energy is not measured: {INSTEAD}",)
     notes += _changed(config, gone, factors, taken=taken is not None)
+    if config.sparsity and kept and all(row.zeros is None for row in rows):
+        notes += (f"no weights are zero: no layer of {WORTH:,} weights or more has inputs that four divides",)
     notes += (*(work.teacher.notes if work.teacher else ()), *written.notes)
     misses = _misses(asked, outcome.misses(config, rows, taken), context)
     taught, loss = handed_on(parent)

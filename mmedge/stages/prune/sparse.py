@@ -15,7 +15,7 @@ from mmedge.stages.prune.groups import left_alone
 from mmedge.stages.prune.work import PruneWork, Scores
 
 # A layer of fewer weights stays as it is.
-_WORTH = 1024
+WORTH = 1024
 
 
 def masks(module: nn.Module, ignore: Sequence[str]) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def masks(module: nn.Module, ignore: Sequence[str]) -> dict[str, Tensor]:
         if not plain or name in stay or f"{name}.weight" not in held:
             continue
         weight: Any = layer.weight
-        if weight.shape[1] % 4 == 0 and weight.numel() >= _WORTH:
+        if weight.shape[1] % 4 == 0 and weight.numel() >= WORTH:
             found[f"{name}.weight"] = _largest(weight.detach())
     return found
 

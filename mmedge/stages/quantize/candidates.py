@@ -99,9 +99,10 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
     listed = dict.fromkeys([*config.candidates, *more])
     for name in sorted(listed, key=lambda name: (name != "fp32", name == "int8-mixed")):
         add(name)
-    if "int8" in table.graphs and config.on_miss == "try-next":
+    first = next(filter(is_static, table.graphs), None)
+    if first is not None and config.on_miss == "try-next":
         missed = all(table.over(name) > 0 for name in table.graphs if computes_int8(name))
-        for fallback in _fallbacks(trial, config, table) if missed else ():
+        for fallback in _fallbacks(trial, config, table, first) if missed else ():
             if fallback not in config.candidates:
                 add(fallback)
             if fallback in table.scores and table.over(fallback) <= 0:
@@ -110,21 +111,21 @@ def make_and_judge(trial: Trial, config: Quantize, folder: Path) -> Table:
     return table
 
 
-def _fallbacks(trial: Trial, config: Quantize, table: Table) -> tuple[Candidate, ...]:
-    """Those that can help this graph here: each costs seconds, or on a large network minutes."""
+def _fallbacks(trial: Trial, config: Quantize, table: Table, first: str) -> tuple[Candidate, ...]:
+    """Those that can help this graph here, of which ``first`` was made: each costs seconds, or on a large network minutes."""
     import onnx
 
     fallbacks = list(config.fallbacks)
-    if measured_facts("int8", table, trial).saturation <= _SATURATION and "int8-narrow" in fallbacks:
+    if measured_facts(first, table, trial).saturation <= _SATURATION and "int8-narrow" in fallbacks:
         fallbacks.remove("int8-narrow")
     kinds = {node.op_type for node in onnx.load(trial.graph, load_external_data=False).graph.node}
     if not kinds & {"Softmax", "LayerNormalization"} and "int8-smooth" in fallbacks:
         fallbacks.remove("int8-smooth")
     if fallbacks and not trial.elsewhere and config.require != "int8":
-        timings = trial.time({name: table.graphs[name] for name in ("fp32", "int8")})
-        ratio = timings["int8"].p50_ms / timings["fp32"].p50_ms
+        timings = trial.time({name: table.graphs[name] for name in ("fp32", first)})
+        ratio = timings[first].p50_ms / timings["fp32"].p50_ms
         if ratio > 1 - NOISE:
-            table.notes.append(f"no variant of int8 was tried: it takes {ratio:.2f} x the time of fp32 here")
+            table.notes.append(f"no variant of {first} was tried: it takes {ratio:.2f} x the time of fp32 here")
             return ()
     return tuple(fallbacks)
 

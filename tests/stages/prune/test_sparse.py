@@ -106,7 +106,7 @@ def test_a_network_of_which_half_is_zero_is_recovered_kept_and_quantized_with_it
     tmp_path,
     monkeypatch,
 ):
-    monkeypatch.setattr(sparse, "_WORTH", 64)
+    monkeypatch.setattr(sparse, "WORTH", 64)
     config = Prune(macs=0.8, sparsity="2:4", allocation="uniform", train=SHORT, **ANY_LOSS)
     made = staged(prune.prune, finished.artifact("distill"), config, context, tmp_path / "p")
     rows = made.meta["pruning"]["attempts"]
@@ -117,3 +117,6 @@ def test_a_network_of_which_half_is_zero_is_recovered_kept_and_quantized_with_it
     strict = config.model_copy(update={"max_drop": -1.0})
     kept = staged(prune.prune, finished.artifact("distill"), strict, replace(context, key="w"), tmp_path / "q")
     assert kept.meta["pruning"]["kept"] is None and kept.meta["pruning"]["attempts"][-1]["zeros"] is not None
+    monkeypatch.setattr(sparse, "WORTH", 10**6)
+    large = staged(prune.prune, finished.artifact("distill"), config, replace(context, key="l"), tmp_path / "r")
+    assert any(note.startswith("no weights are zero: no layer of") for note in large.meta["notes"])

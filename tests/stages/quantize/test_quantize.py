@@ -94,8 +94,9 @@ def test_an_ignored_branch_stays_float_and_what_cannot_be_made_is_told(finished,
 
 
 @pytest.mark.long
-def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, tmp_path, monkeypatch):
-    """All outputs are real but those of plain INT8, which are turned round."""
+@pytest.mark.parametrize("first", ["int8", "int8-histogram"])
+def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, tmp_path, monkeypatch, first):
+    """All outputs are real but those of the INT8 that the recipe names, plain or not, which are turned round."""
     real = evaluation.evaluator
 
     def lowered(contract, samples):
@@ -103,7 +104,7 @@ def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, t
 
         def turned(graph):
             scored = evaluate(graph)
-            if graph.name != "int8.onnx":
+            if graph.name != f"{first}.onnx":
                 return scored
             outputs = {
                 name: (rows, {head: -x for head, x in given.items()}) for name, (rows, given) in scored.outputs.items()
@@ -114,14 +115,14 @@ def test_fallbacks_are_tried_until_one_is_inside_the_budget(finished, context, t
 
     monkeypatch.setattr(quantize, "evaluator", lowered)
     config = Quantize(
-        candidates=("fp32", "int8"),
+        candidates=("fp32", first),
         fallbacks=("int8-extremes", "int8-percentile"),
         calibration=8,
         max_drop=0.2,
         max_subset_drop=1.0,
     )
     made = staged(quantize.quantize, finished.artifact("prune"), config, context, tmp_path / "q")
-    assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", "int8", "int8-extremes"]
+    assert [row["precision"] for row in made.meta["candidates"]] == ["fp32", first, "int8-extremes"]
     assert not made.file("int8-percentile.onnx").exists()
 
 
