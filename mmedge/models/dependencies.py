@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
                     node.enable_index_mapping = True
             return nodes
 
-    with in_one_piece(module):
+    with in_one_piece(module), _learning(module):
         return Graph().build_dependency(
             module.eval(),
             example(contract, learning=True),
@@ -35,6 +36,20 @@ def dependencies(module: nn.Module, contract: Contract) -> Any:
             customized_pruners=dict.fromkeys(RECURRENT, _recurrent()),
             unwrapped_parameters=_unwrapped(module) or None,
         )
+
+
+@contextmanager
+def _learning(module: nn.Module) -> Iterator[None]:
+    """Every parameter has a gradient meanwhile: what is frozen is not traced, and what is frozen as it is built (positions of
+    Whisper) may not be so where weights are loaded, so that the one could not be cut as the other was."""
+    frozen = [each for each in module.parameters() if not each.requires_grad and each.is_floating_point()]
+    for each in frozen:
+        each.requires_grad_(requires_grad=True)
+    try:
+        yield
+    finally:
+        for each in frozen:
+            each.requires_grad_(requires_grad=False)
 
 
 def _of_features(concatenation: Any) -> bool:

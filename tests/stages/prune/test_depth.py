@@ -129,3 +129,29 @@ def test_blocks_of_ignored_layers_stay_and_those_whose_absence_gives_no_number(w
     mine = work(0.9)
     assert depth.shallower(mine, again) == []
     assert mine.refused == {f"inner.layers.{number}": "the network does not run without it" for number in range(4)}
+
+
+class Placed(nn.Module):
+    """Places in a table, as Whisper's encoder has them: frozen where they are built, and not where weights are loaded."""
+
+    def __init__(self, frozen=True):
+        super().__init__()
+        self.inside, self.places, self.out = nn.Linear(8, 16), nn.Embedding(1, 16), nn.Linear(16, 3)
+        self.places.requires_grad_(not frozen)
+
+    def forward(self, x):
+        places = self.places(torch.zeros(len(x), dtype=torch.long))
+        return self.out(torch.relu(self.inside(x) + places))
+
+
+def test_what_is_frozen_as_it_is_built_is_cut_as_it_was_where_it_was_not():
+    section = Model(factory="theirs:factory")
+    module = load.build(section, CONTRACT, factory=lambda: Placed(frozen=False)).eval()
+    found, _ = groups_of(module, CONTRACT, Prune())
+    history = cut(module, CONTRACT, found, {group.root: len(group.units) // 2 for group in found})
+    again = load.build(section, CONTRACT, factory=Placed, fresh=True)
+    load.apply_history(again, history, CONTRACT)
+    again.load_state_dict(module.state_dict())
+    assert again.inner.places.weight.shape == (1, 8)
+    fresh = load.build(section, CONTRACT, factory=Placed, fresh=True)
+    assert groups_of(fresh, CONTRACT, Prune())[0] and not fresh.inner.places.weight.requires_grad
