@@ -153,9 +153,18 @@ def _sized(
         progress.step("proposing a student: exporting", number + 1, len(able), one.name)
         torch.manual_seed(0)
         graph = folder / f"{one.name}.onnx"
-        export(load.build(one.model, setting.contract).eval(), setting.contract, graph)
+        export(_as_trained(load.build(one.model, setting.contract).eval()), setting.contract, graph)
         found[one.name] = graph, graph.stat().st_size / 1000
     return found
+
+
+def _as_trained(module: nn.Module) -> nn.Module:
+    """The network with values that differ everywhere: equal ones, as biases and norms begin with, are stored once in a graph."""
+    with torch.no_grad():
+        for x in (*module.parameters(), *module.buffers()):
+            if x.is_floating_point():
+                x.add_(0.01 * torch.rand_like(x))
+    return module
 
 
 def _teacher_ms(folder: Path, setting: Setting, progress: Progress) -> float:

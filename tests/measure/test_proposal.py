@@ -1,11 +1,14 @@
 """A student for a budget: the network that computes most inside it, and why."""
 
+import re
+
 import pytest
 import torch
 
 from mmedge.backends import GRAPH_BACKEND
 from mmedge.contract import Contract
 from mmedge.errors import UsageError
+from mmedge.graph.export import export
 from mmedge.measure import proposal
 from mmedge.measure.cost import macs, params
 from mmedge.measure.proposal import Setting, proposed
@@ -90,6 +93,24 @@ def test_a_budget_and_encoders_exclude_each_other():
         Distill(budget={"params": 9}, model={"hidden": 8})
     with pytest.raises(ValueError, match="name one of"):
         Budget()
+
+
+@pytest.mark.long
+def test_the_size_of_a_proposal_is_that_of_the_network_when_it_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(proposal, "_KINDS", ("mobilenet",))
+    monkeypatch.setattr(proposal, "_SCALES", (0.25,))
+    chosen = proposed(Model(), Budget(size_kb=100), setting(), Silent())
+    module = load.build(chosen, CONTRACT).train()
+    optimizer = torch.optim.Adam(module.parameters(), 1e-3)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        inputs = {"picture": torch.randn(8, 3, 16, 16), "name": torch.randint(1, 50, (8, 6))}
+        present = torch.ones(8, 2, dtype=torch.bool)
+        torch.nn.functional.cross_entropy(module(present=present, **inputs)["logits"], torch.arange(8) % 3).backward()
+        optimizer.step()
+    export(module.eval(), CONTRACT, tmp_path / "trained.onnx")
+    told = float(re.search(r"([\d.]+) KB", chosen.proposed)[1])
+    assert told == pytest.approx((tmp_path / "trained.onnx").stat().st_size / 1000, rel=0.02)
 
 
 @pytest.mark.slow
