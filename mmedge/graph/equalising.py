@@ -10,7 +10,7 @@ import numpy as np
 
 from mmedge.graph import ranges, structure
 from mmedge.graph.placement import output_axis
-from mmedge.graph.wiring import Wiring
+from mmedge.graph.wiring import Wiring, integer_of
 
 # The least that a channel is taken for, as a share of the largest one; and how many times the middle one that must be for two
 # layers to be changed.
@@ -98,7 +98,7 @@ def _only(tensor: str, wiring: Wiring, given: set[str]) -> Any:
 
 
 def _groups(node: Any) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return integer_of(node, "group", 1)
 
 
 def _takes(node: Any, wiring: Wiring) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.graph.wiring import Wiring, drop_unread, put_nodes, renamed
+from mmedge.graph.wiring import Wiring, drop_unread, integer_of, put_nodes, renamed
 
 # The first opset that has LayerNormalization.
 OPSET = 17
@@ -104,7 +104,7 @@ def _mean_of(node: Any, wiring: Wiring) -> str | None:
     """What a node is the mean of, over the last axis, which it keeps."""
     if node is None or node.op_type != "ReduceMean":
         return None
-    keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+    keeps = integer_of(node, "keepdims", 1)
     return str(node.input[0]) if keeps and wiring.reduced_axes(node) == [-1] else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.graph import structure
-from mmedge.graph.wiring import Wiring, put_nodes
+from mmedge.graph.wiring import Wiring, integer_of, put_nodes
 
 
 def keep_axes(model: Any) -> int:
@@ -41,7 +41,7 @@ def keep_axes(model: Any) -> int:
 
 def _removed(node: Any, wiring: Wiring) -> list[int] | None:
     """The stored axes that a reduction takes away; None where it keeps them, or computes which."""
-    keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+    keeps = integer_of(node, "keepdims", 1)
     if not node.op_type.startswith("Reduce") or keeps:
         return None
     return wiring.reduced_axes(node)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.graph.wiring import Wiring, drop_unread
+from mmedge.graph.wiring import Wiring, drop_unread, integer_of
 
 # An entry of a shape as the graph computes it: a number, or (tensor, axis) for the size of that axis.
 _Size = int | tuple[str, int]
@@ -124,7 +124,7 @@ def _picked_whole(node: Any, wiring: Wiring, sizes: Mapping[str, list[int]], mod
 
 def _rows(node: Any) -> int:
     """How many first axes a GatherND does not pick from."""
-    return next((attribute.i for attribute in node.attribute if attribute.name == "batch_dims"), 0)
+    return integer_of(node, "batch_dims", 0)
 
 
 def _before_expansion(name: str, wiring: Wiring) -> str:

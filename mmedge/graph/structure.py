@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmedge.graph.wiring import Wiring
+from mmedge.graph.wiring import Wiring, integer_of
 
 # What hands a tensor's values on, all of them or some, and computes none: a pair before it has the range of one behind it.
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "MaxPool")
@@ -149,7 +149,7 @@ def embeddings(wiring: Wiring) -> list[Any]:
         stored = wiring.constants.get(node.input[0]) if node.op_type == "Gather" else None
         if stored is None or stored.data_type != TensorProto.FLOAT or len(stored.dims) != 2:
             continue
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        axis = integer_of(node, "axis", 0)
         alone = all(reader.op_type == "Gather" for reader in wiring.readers[node.input[0]])
         if axis == 0 and alone and node.input[1] not in wiring.constants:
             found.append(node)

@@ -107,11 +107,15 @@ def renamed(graph: Any, names: Mapping[str, str]) -> None:
 
 def put_nodes(graph: Any, nodes: Iterable[Any]) -> None:
     """Let a graph have these nodes, its own among them, in place."""
-    copies = [
-        type(node).FromString(node.SerializeToString()) for node in nodes
-    ]  # what is taken out of a message is lost
+    # What is taken out of a message is lost.
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def integer_of(node: Any, name: str, otherwise: int) -> int:
+    """An attribute of a node; ``otherwise`` where it has none of that name."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), otherwise)
 
 
 def opset_of(model: Any, otherwise: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmedge.gate import ACCURACY_EXIT
 from mmedge.recipe import Prefer, Quantize
-from mmedge.report.schema import CandidateRecord
+from mmedge.report.schema import CandidateRecord, MissRecord
 
 # Another candidate must be faster, or smaller, by this share to be taken instead of what is there already.
 NOISE = 0.05
@@ -103,3 +104,8 @@ def tail_of(name: str, config: Quantize, confidence: float) -> float:
     if name not in listed:
         part /= len([each for each in config.fallbacks if each not in listed]) + 1
     return part / LOOKS if name == "int8-mixed" else part
+
+
+def unmet(config: Quantize, loss: float) -> MissRecord:
+    """What is missed where no candidate of the precision that ``quantize.require`` asks for is inside the budget; the best loses ``loss``."""
+    return MissRecord(name=f"max_drop of {config.require}", limit=config.max_drop, value=loss, exit=ACCURACY_EXIT)

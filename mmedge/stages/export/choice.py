@@ -11,14 +11,13 @@ from pathlib import Path
 from mmedge.artifact import GRAPH, Artifact, contract_of
 from mmedge.backends import GRAPH_BACKEND, Backend, Session, onnxruntime_cpu, opened
 from mmedge.errors import MmedgeError
-from mmedge.gate import ACCURACY_EXIT
 from mmedge.graph import precision as precisions
 from mmedge.measure import power
 from mmedge.measure.budget import WHOLE, Budget, SplitOutputs, losses_of, split_outputs
 from mmedge.measure.latency import Opener, one_sample, own_samples, ratio_figures, time_sessions
 from mmedge.measure.quality import graph_predictor
 from mmedge.recipe import Quantize, is_of, precision_of
-from mmedge.report.schema import CandidateRecord, LatencyRecord, MissRecord
+from mmedge.report.schema import CandidateRecord, LatencyRecord
 from mmedge.stages import preference
 from mmedge.stages.export import engines
 from mmedge.stages.export.engines import ExportWork
@@ -95,10 +94,9 @@ def _best_inside(work: ExportWork, parent: Artifact, costs: dict[str, Costs], op
         work.notes.append(f"{best}: dropped on {work.backend.name}: {why}")
         del costs[best]
     costs |= all_costs
-    if work.required:
-        name = f"max_drop of {work.required}"
-        limit = (work.context.recipe.quantize or Quantize()).max_drop
-        work.misses.append(MissRecord(name=name, limit=limit, value=loss[first], exit=ACCURACY_EXIT))
+    config = work.context.recipe.quantize
+    if config and work.required:
+        work.misses.append(preference.unmet(config, loss[first]))
     return first
 
 

@@ -18,14 +18,14 @@ from mmedge.artifact import GRAPH, Artifact
 from mmedge.contract import Contract
 from mmedge.data.store.samples import Samples
 from mmedge.errors import AccuracyGateFailed, UsageError
-from mmedge.gate import ACCURACY_EXIT, COST_EXIT
+from mmedge.gate import COST_EXIT
 from mmedge.measure import power
 from mmedge.measure.budget import losses_of
 from mmedge.measure.latency import one_sample
 from mmedge.models.load import contract_of
 from mmedge.recipe import Prefer, Quantize, computes_int8, is_of
 from mmedge.report.schema import CalibrationRecord, CandidateRecord, ChoiceRecord, MissRecord, UnmadeRecord
-from mmedge.stages.preference import best_kept, by_energy, small_enough
+from mmedge.stages.preference import best_kept, by_energy, small_enough, unmet
 from mmedge.stages.quantize import calibration
 from mmedge.stages.quantize.candidates import (
     Table,
@@ -149,8 +149,7 @@ def concluded(
         if not kept:
             reference = next(row for row in table.rows if row.precision == "fp32")
             loss = reference.quality_validation - taken.quality_validation
-            name = f"max_drop of {config.require}"
-            misses.append(MissRecord(name=name, limit=config.max_drop, value=loss, exit=ACCURACY_EXIT))
+            misses.append(unmet(config, loss))
             notes.append(
                 f"no {config.require} candidate is inside the budget, which the recipe requires; the best that was found is {taken.precision}"
             )

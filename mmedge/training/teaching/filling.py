@@ -32,29 +32,23 @@ def fill(
     when all is written; pieces of them lie beside until then, and whoever is called again goes on with them. ``told`` hears how many
     rows are done. Raises MmedgeError where there is no room for them.
     """
-    size = _BATCH * _PIECE
+    rows, size = range(count), _BATCH * _PIECE
     if count <= size:
-        _fill(paths, count, compute, told)
+        _fill(paths, rows, compute, told)
         return
-    starts = range(0, count, size)
-    pieces = [[path.with_name(f"{path.stem}-from{start}.npy") for start in starts] for path in paths]
-    for number, start in enumerate(starts):
-        _piece([own[number] for own in pieces], range(start, min(start + size, count)), compute, told)
+    pieces = {start: [path.with_name(f"{path.stem}-from{start}.npy") for path in paths] for start in rows[::size]}
+    for start, piece in pieces.items():
+        if lacking(piece):
+            _fill(piece, rows[start : start + size], compute, told)
     if processes.rank() == 0:
-        for path, own in zip(paths, pieces):
+        for path, own in zip(paths, zip(*pieces.values())):
             _join(path, own, count)
     processes.wait()
 
 
-def _piece(
-    paths: Sequence[Path],
-    rows: range,
-    compute: Callable[[np.ndarray], list[np.ndarray]],
-    told: Callable[[int], None],
-) -> None:
-    """The files of some of the rows, where they are not there."""
-    if processes.of_main(lambda: not all(path.is_file() for path in paths)):
-        _fill(paths, len(rows), lambda own: compute(rows.start + own), lambda done: told(rows.start + done))
+def lacking(paths: Sequence[Path]) -> bool:
+    """Whether one of the files is not there, as the main process sees it."""
+    return processes.of_main(lambda: not all(path.is_file() for path in paths))
 
 
 def _join(path: Path, pieces: Sequence[Path], count: int) -> None:
@@ -73,15 +67,16 @@ def _join(path: Path, pieces: Sequence[Path], count: int) -> None:
 
 
 def _fill(
-    paths: Sequence[Path], count: int, compute: Callable[[np.ndarray], list[np.ndarray]], told: Callable[[int], None]
+    paths: Sequence[Path], rows: range, compute: Callable[[np.ndarray], list[np.ndarray]], told: Callable[[int], None]
 ) -> None:
-    """The files at once, not piece by piece."""
+    """The files of some of the rows, at once."""
+    count = len(rows)
     own, files = _own(count), list[_File]()
     with ExitStack() as stack:
         for step in range(-(-count // (_BATCH * processes.count()))):
-            told(step * _BATCH * processes.count())
+            told(rows.start + step * _BATCH * processes.count())
             mine = step < len(own)
-            found = compute(own[step] if mine else np.arange(min(_BATCH, count)))
+            found = compute(rows.start + (own[step] if mine else np.arange(min(_BATCH, count))))
             files = files or _begun(stack, paths, count, _widest([x[:0] for x in found]))
             for file, x in zip(files, found, strict=True):
                 if mine:
@@ -94,7 +89,7 @@ def _fill(
             files[n].copy(file, own)
         processes.wait()  # all have written before the files appear
     processes.wait()  # and go on when they have
-    told(count)
+    told(rows.stop)
 
 
 def _own(count: int) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from mmedge.training.loop import processes
 from mmedge.training.loop.batches import Batch
 from mmedge.training.loop.frozen_parts import parts_reused
 from mmedge.training.teaching.caching import Decision, Demand, Workload, decided
-from mmedge.training.teaching.filling import fill
+from mmedge.training.teaching.filling import fill, lacking
 from mmedge.training.teaching.kept import Form, restored
 from mmedge.training.teaching.sources import Source
 
@@ -144,7 +144,7 @@ class Teacher:
         view = 0 if self._source.fixed else view
         if view not in self._views:
             paths = self._paths(view)
-            if processes.of_main(lambda: not all(path.is_file() for path in paths)):
+            if lacking(paths):
                 text = f"view {view + 1}/{self._views_total}"
                 told = partial(self._progress.step, "teacher's outputs", total=self._count, text=text)
                 with self._reusing(view):
