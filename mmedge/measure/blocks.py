@@ -15,7 +15,7 @@ from mmedge.leftovers import scratch
 from mmedge.profiling.timing import spans
 
 _BLOCKS = (4, 8, 16)
-_LAYERS = 6  # so many in a row that what a call costs by itself does not count
+_LAYERS = 6  # in a row, so that a call takes long against the clock's own noise
 _LARGEST_MAP = 28
 
 
@@ -23,18 +23,20 @@ def preferred_block(module: nn.Module, contract: Contract, *, threads: int) -> t
     """The smallest of 4, 8 and 16 whose removal from a width is felt, and the milliseconds by width that show it.
 
     The kind of layer that does most of ``module``'s multiplications is timed, six in a row, at a multiple of 16 channels
-    and at 4 and 8 fewer. A block counts where removing it saves half of what it saves in multiplications, or more.
+    and at 4, 8 and 16 fewer. A block counts where removing it brings half, or more, of its part of what removing 16
+    brings, by multiplications: so what a call or a layer costs at any width does not count.
     """
     conv, width, size = _busiest(module, contract)
     full = max(32 if conv else 128, 16 * round(width / 16))
-    widths = {block: full - block for block in _BLOCKS[:-1]}
+    widths = {block: full - block for block in _BLOCKS}
     with scratch() as folder:
         times = _timed(folder, conv, size, [full, *widths.values()], threads)
     table = {str(channels): ms for channels, ms in sorted(times.items())}
-    for block, narrower in widths.items():
-        if 1 - times[narrower] / times[full] >= 0.5 * (1 - (narrower / full) ** 2):
-            return block, table
-    return _BLOCKS[-1], table
+    saved = {block: times[full] - times[narrower] for block, narrower in widths.items()}
+    fewer = {block: 1 - (narrower / full) ** 2 for block, narrower in widths.items()}
+    largest = _BLOCKS[-1]
+    felt = (block for block in _BLOCKS if saved[block] >= 0.5 * saved[largest] * fewer[block] / fewer[largest])
+    return next(felt, largest), table
 
 
 def _busiest(module: nn.Module, contract: Contract) -> tuple[int, int, int]:

@@ -103,6 +103,8 @@ def notes(
         lines += (
             f"no cut by whole blocks of {round_to} channels is inside the budget; a smaller prune.round_to allows more",
         )
+    elif round_to > 1 and kept is None:
+        lines += (f"cuts are by whole blocks of {round_to} channels; a smaller prune.round_to allows finer ones",)
     return lines
 
 

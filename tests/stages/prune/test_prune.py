@@ -111,8 +111,9 @@ def test_a_budget_that_accuracy_forbids_returns_the_parent_itself_with_exit_code
         assert made.file(name).read_bytes() == parent.file(name).read_bytes()
     assert torch.equal(*(outputs(context.rebuild(x), context.dataset.test) for x in (made, parent)))
     assert made.meta["macs"] == parent.meta["macs"] and made.parent == parent.sha256
-    first, second, *_ = made.meta["notes"]
+    first, second, third, *_ = made.meta["notes"]
     assert first.startswith("the parent is returned") and "the best that was tried" in second
+    assert "a smaller prune.round_to allows finer ones" in third
     assert made.meta["misses"] == [{"name": "prune.budget.macs", "limit": 0.4, "value": 1.0, "exit": 3}]
     left = [row["left"]["macs"] for row in made.meta["pruning"]["attempts"]]
     assert len(left) > 1 and left == sorted(set(left))  # smaller cuts were tried, too, each once
