@@ -125,7 +125,7 @@ class Tuned(nn.Module):
             with torch.no_grad():
                 width = body.eval()(torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype))).shape[-1]
             body.train()  # as it was: LeViT keeps what it made of weights in evaluation, and others may be loaded yet
-        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:  # of code that is not ours
+        except Exception as error:  # of code that is not ours; timm asserts the size of its positions
             raise UsageError(
                 f"the network does not take {spec.kind} {list(spec.shape)}: {first_line(error)}",
                 todo="give the modality the sizes that it was trained with: data.modalities, teacher.preprocessing",

@@ -20,9 +20,16 @@ def network(encoder: Pretrained, spec: ModalitySpec, fresh: bool) -> nn.Module:
         raise UsageError(f"timm's models take pictures, and this is of kind {spec.kind}")
     module: nn.Module = _created(encoder)
     if not fresh:
-        config: Any = module.pretrained_cfg
-        load_into(module, encoder.weights, without=config.get("classifier") or ())
+        load_into(module, encoder.weights, without=_classifiers(module))
     return module
+
+
+def _classifiers(module: Any) -> set[str]:
+    """What timm left out with the classes: the layers that it calls classifiers; with its norm where nothing else is left there."""
+    said = module.pretrained_cfg.get("classifier") or ()
+    tops = {name.partition(".")[0] for name in module.state_dict()}
+    names = (said,) if isinstance(said, str) else said
+    return {name if (top := name.partition(".")[0]) in tops else top for name in names}
 
 
 def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
@@ -47,5 +54,5 @@ def _created(encoder: Pretrained) -> Any:
         ) from error
     try:
         return timm.create_model(encoder.timm, pretrained=False, num_classes=0)
-    except RuntimeError as error:
+    except Exception as error:  # of a name on the Hub, or of a folder, whatever its library of connections raises
         raise UsageError(f"timm has no such model: {first_line(error)}", where=encoder.timm) from error

@@ -140,11 +140,12 @@ def _depths(body: nn.Module) -> dict[str, int]:
     if not lists:
         return {}
     name, blocks = max(lists.items(), key=lambda item: len(item[1]))
+    places = {own: place for place, (own, _) in enumerate(blocks.named_children())}  # a Sequential may name its own
     depths, passed = {}, False
     for parameter, _ in body.named_parameters():
         if parameter.startswith(f"{name}."):
             passed = True
-            depths[parameter] = len(blocks) - 1 - int(parameter.removeprefix(f"{name}.").partition(".")[0])
+            depths[parameter] = len(blocks) - 1 - places[parameter.removeprefix(f"{name}.").partition(".")[0]]
         else:
             depths[parameter] = 0 if passed else len(blocks)
     return depths

@@ -287,21 +287,33 @@ def test_a_model_of_timm_takes_its_weights_without_their_classifier_and_brings_i
 
     def create_model(name, pretrained, num_classes):
         if name != "small":
-            raise RuntimeError(f"Unknown model ({name})")
-        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-        network.pretrained_cfg = {"input_size": (3, 20, 20), "mean": (0.5,) * 3, "std": (0.2,) * 3, "classifier": "fc"}
+            raise (FileNotFoundError if ":" in name else RuntimeError)(f"Unknown model ({name})")
+        network = torch.nn.Sequential(
+            Asserting(), torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
+        said = {"input_size": (3, 20, 20), "mean": (0.5,) * 3, "std": (0.2,) * 3, "classifier": ("1.fc", "head.l")}
+        network.pretrained_cfg = said
         return network
+
+    class Asserting(torch.nn.Module):
+        def forward(self, x):
+            torch._assert(x.shape[2] == 20, f"Input height ({x.shape[2]}) doesn't match model (20).")
+            return x
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
     network = create_model("small", False, 0)
-    save_file({**network.state_dict(), "fc.weight": torch.zeros(2, 4)}, tmp_path / "small.safetensors")
+    classifiers = {"1.fc.weight": torch.zeros(2, 4), "head.l.weight": torch.zeros(2, 4), "head.bn.bias": torch.zeros(4)}
+    save_file({**network.state_dict(), **classifiers}, tmp_path / "small.safetensors")
     section = Pretrained(timm="small", weights=tmp_path / "small.safetensors")
     found = origin_of(section).brought(section, PICTURE)
     assert (found.spec.shape, found.spec.std) == ((3, 20, 20), (0.2,) * 3)
     x = torch.randn(2, 3, 20, 20)
     assert torch.equal(encoder_of("it", found.spec, section, Model()).eval().body(x), network(x))
-    with pytest.raises(UsageError, match="encoders.it: timm has no such model: Unknown model"):
-        built(PICTURE, timm="smal", weights=tmp_path / "small.safetensors")
+    for name in ("smal", "hf-hub:smal"):
+        with pytest.raises(UsageError, match="encoders.it: timm has no such model: Unknown model"):
+            built(PICTURE, timm=name, weights=tmp_path / "small.safetensors")
+    with pytest.raises(UsageError, match=r"does not take image \[3, 16, 16\]: Input height \(16\) doesn't match"):
+        built(PICTURE, timm="small", weights=tmp_path / "small.safetensors")
 
 
 FAMILIES = {

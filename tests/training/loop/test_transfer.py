@@ -1,5 +1,6 @@
 """What has been learnt elsewhere: frozen, thawed, slower by depth, or changed by small matrices alone."""
 
+from collections import OrderedDict
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -195,6 +196,14 @@ def test_rates_and_depth_say_how_fast_each_part_moves(module):
     assert set_rate(optimizer, train, 99, 100) > 0
     rates = {group["rate"]: group["lr"] for group in optimizer.param_groups}
     assert rates[3.0] == pytest.approx(3 * rates[1.0]) and min(rates) == pytest.approx(0.025)
+
+
+def test_blocks_that_have_names_lie_as_deep_as_numbered_ones():
+    """torchvision's and timm's DenseNets give each block of a Sequential a name."""
+    blocks = nn.Sequential(OrderedDict(first=nn.Linear(2, 2), second=nn.Linear(2, 2), third=nn.Linear(2, 2)))
+    found = transfer_of(nn.Sequential(Body(blocks, "mean", None)), Train(freeze=(), layer_decay=0.5)).rates
+    rates = {"0.network.first.weight": 0.25, "0.network.second.weight": 0.5}
+    assert {name: rate for name, rate in found.items() if name.endswith("weight")} == rates
 
 
 def test_adapters_learn_beside_frozen_layers_and_are_gone_at_the_end(module, contract, tmp_path):
