@@ -242,6 +242,7 @@ class CandidateRecord(Record):
     ratio_to_fp32: float
     size_bytes: int
     kept: bool
+    unproven: bool = Field(False, description="What it loses is inside the budget, the most that it may lose is not.")
     why: str
     int8_kernels: dict[str, int] | None = None
     int8_layers: LayersRecord | None = None

@@ -39,14 +39,14 @@ def by_energy(prefer: Prefer) -> bool:
     return prefer == "energy"
 
 
-def best_kept(rows: Sequence[CandidateRecord], prefer: Prefer = "latency") -> CandidateRecord:
-    """The best candidate precision inside the budget; FP32 stays unless another is better by more than timing noise."""
+def best_kept(rows: Sequence[CandidateRecord], prefer: Prefer = "latency", standing: str = "fp32") -> CandidateRecord:
+    """The best candidate precision inside the budget; ``standing`` stays unless another is better by more than timing noise."""
     kept = {row.precision: row for row in rows if row.kept}
     costs = {
         name: Costs(row.ratio_to_fp32, row.size_bytes, row.quality_validation, row.energy_mj)
         for name, row in kept.items()
     }
-    return kept[best(prefer, costs, "fp32")]
+    return kept[best(prefer, costs, standing)]
 
 
 def small_enough(rows: Sequence[CandidateRecord], max_size_kb: float | None) -> list[CandidateRecord]:

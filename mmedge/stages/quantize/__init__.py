@@ -132,6 +132,18 @@ def _best(rows: Sequence[CandidateRecord], config: Quantize, prefer: Prefer) -> 
     return best_kept(small_enough([row for row in rows if row.kept], config.max_size_kb), prefer)
 
 
+def _by_its_figure(taken: CandidateRecord, rows: Sequence[CandidateRecord], prefer: Prefer) -> list[str]:
+    """What would be taken if figures counted and not their bounds: nobody is to think that there is nothing better."""
+    counted = [row.model_copy(update={"kept": True}) for row in rows if row.unproven or row is taken]
+    better = best_kept(counted, prefer, taken.precision)
+    if better.precision == taken.precision:
+        return []
+    return [
+        f"{better.precision} ({better.ratio_to_fp32:.2f} x the latency of fp32) is inside the budget by what it loses, which {better.n}"
+        " samples cannot prove: more samples may, a larger max_drop allows more, and policy: point (gates, --policy) takes figures as they are"
+    ]
+
+
 def concluded(
     table: Table, config: Quantize, folder: Path, notes: list[str], prefer: Prefer = "latency"
 ) -> ChoiceRecord:
@@ -172,6 +184,7 @@ def concluded(
         notes.append(
             f"fp32, the parent's precision, is kept: no candidate inside the budget is better ({prefer} is preferred)"
         )
+    notes += _by_its_figure(taken, table.rows, prefer)
     rows: list[CandidateRecord | UnmadeRecord] = list(table.rows)
     for name, why in table.absent.items():
         rows.append(UnmadeRecord(precision=name, kept=False, why=f"not made: {why}"))

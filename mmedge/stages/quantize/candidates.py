@@ -255,9 +255,8 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
             kept=table.over(name) <= 0,
             why="",
         )
-        row = row.model_copy(
-            update={"why": _why(row, reference, _budget(name, trial, config).unproven(table.losses[name]))}
-        )
+        doubt = _budget(name, trial, config).unproven(table.losses[name])
+        row = row.model_copy(update={"unproven": doubt is not None, "why": _why(row, reference, doubt)})
         table.rows.append(_with_facts(row, table, trial) if computes_int8(name) else row)
     if trial.energy is not None:
         table.rows = _with_energy(trial.energy(table.graphs), table)

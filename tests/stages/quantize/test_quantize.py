@@ -34,7 +34,7 @@ def test_quantize_has_a_row_a_candidate_with_the_reason_it_was_kept_or_not(finis
     assert made.file("model.onnx").read_bytes() == made.file(f"{made.meta['precision']}.onnx").read_bytes()
 
 
-def row(precision, p50, kept=True, quality=0.9, layers=None, size=1):
+def row(precision, p50, kept=True, quality=0.9, layers=None, size=1, unproven=False):
     return CandidateRecord(
         precision=precision,
         quality_validation=quality,
@@ -45,6 +45,7 @@ def row(precision, p50, kept=True, quality=0.9, layers=None, size=1):
         ratio_to_fp32=p50,
         size_bytes=size,
         kept=kept,
+        unproven=unproven,
         why="",
         int8_layers=layers,
     )
@@ -61,6 +62,23 @@ def row(precision, p50, kept=True, quality=0.9, layers=None, size=1):
 )
 def test_the_fastest_candidate_inside_the_budget_is_chosen(table, chosen):
     assert best_kept(table).precision == chosen
+
+
+@pytest.mark.parametrize(
+    ("table", "better"),
+    [
+        ([row("fp32", 1.0), row("int8", 0.5, kept=False, unproven=True)], "int8 (0.50 x"),
+        ([row("fp32", 1.0), row("fp16", 0.9), row("int8", 0.8, kept=False, unproven=True)], "int8 (0.80 x"),
+        ([row("fp32", 1.0), row("int8", 0.5, kept=False)], None),  # it loses too much by its figure, too
+        ([row("fp32", 1.0), row("fp16", 1.1, kept=False, unproven=True)], None),
+        ([row("fp32", 1.0), row("int8", 0.5), row("int8-mixed", 0.5, kept=False, unproven=True)], None),
+    ],
+)
+def test_what_would_be_taken_by_its_figure_and_is_not_proved_is_told(table, better):
+    notes = quantize._by_its_figure(best_kept(table), table, "latency")
+    assert [note.startswith(better) and "50 samples cannot prove" in note for note in notes] == (
+        [True] if better else []
+    )
 
 
 def test_a_candidate_that_so_few_samples_cannot_prove_to_be_inside_the_budget_is_dropped(finished, context, tmp_path):
