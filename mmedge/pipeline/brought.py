@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from mmedge.errors import Fault, MmedgeError, UsageError
 from mmedge.preprocess import fit_vocabulary
@@ -24,7 +24,7 @@ def with_preprocessing(recipe: Recipe) -> tuple[Recipe, list[str]]:
     own = dict(teacher.preprocessing)
     for name, encoder in teacher.model.pretrained.items():
         if name not in own:
-            spec, assumed = _brought(name, encoder, recipe.data.modalities[name])
+            spec, assumed, _ = _brought(name, encoder, recipe.data.modalities[name])
             notes += assumed
             if spec != recipe.data.modalities[name]:
                 own[name] = spec
@@ -45,29 +45,38 @@ def brought_faults(recipe: Recipe) -> Iterator[Fault]:
                 fit_vocabulary(spec, ())
     except MmedgeError as error:
         yield Fault.of(error, "model", module="teacher.model")
-    student = [("distill", recipe.distill.model)] if recipe.distill else [("teacher", recipe.teacher.model)]
-    for stage, model in student:
-        yield from _strange(recipe, f"{stage}.model", model)
+    data = recipe.data.modalities
+    if recipe.distill:
+        own = recipe.teacher.preprocessing
+        # What the recipe says itself is meant, but for what is for nobody else to do.
+        yield from _strange(recipe.teacher.model, {**data, **own}, "teacher", "teacher.preprocessing", ())
+        yield from _strange(recipe.distill.model, data, "distill", "data.modalities", _COMPARED)
+    else:
+        yield from _strange(recipe.teacher.model, data, "teacher", "data.modalities", _COMPARED)
 
 
-def _strange(recipe: Recipe, where: str, model: Model) -> Iterator[Fault]:
+def _strange(
+    model: Model, specs: Mapping[str, ModalitySpec], stage: str, section: str, compared: Sequence[str]
+) -> Iterator[Fault]:
+    """A warning for each key, of those ``compared`` and of what files say to the recipe, of which a spec has another value."""
     for name, encoder in model.pretrained.items():
-        ours = recipe.data.modalities[name]
+        ours = specs[name]
         try:
-            theirs = _brought(name, encoder, ours)[0]
+            theirs, _, said = _brought(name, encoder, ours)
         except MmedgeError as error:
-            yield Fault.of(error, "model", module=where)
+            if compared:  # else whoever asked for the preprocessing has told it
+                yield Fault.of(error, "model", module=f"{stage}.model")
             continue
-        for key in _COMPARED:
-            wanted, given = getattr(theirs, key, None), getattr(ours, key, None)
+        for key, wanted in {**{key: getattr(theirs, key, None) for key in compared}, **said}.items():
+            given = getattr(ours, key, None)
             if wanted is not None and wanted != given:
-                what = f"encoders.{name} was trained under {key} {wanted}, the data's is {given or 'fitted'}"
+                what = f"encoders.{name} was trained under {key} {wanted}, and gets {'what is fitted' if given is None else given}"
                 yield Fault(
                     "warning",
                     "preprocessing",
                     what,
-                    module=where,
-                    todo=f"data.modalities.{name}.{key}: {_written(wanted)}",
+                    module=f"{stage}.model",
+                    todo=f"{section}.{name}.{key}: {_written(wanted)}",
                 )
 
 
@@ -76,7 +85,9 @@ def _written(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _brought(name: str, encoder: Pretrained, spec: ModalitySpec) -> tuple[ModalitySpec, list[str]]:
+def _brought(
+    name: str, encoder: Pretrained, spec: ModalitySpec
+) -> tuple[ModalitySpec, list[str], Mapping[str, object]]:
     # It imports torch, which a recipe without such encoders need not wait for.
     from mmedge.models.pretrained import origin_of
 
@@ -84,4 +95,4 @@ def _brought(name: str, encoder: Pretrained, spec: ModalitySpec) -> tuple[Modali
         found = origin_of(encoder).brought(encoder, spec)
     except UsageError as error:  # in the words of who builds the encoder: what both find is one fault
         raise UsageError(f"encoders.{name}: {error.what}", where=error.where, todo=error.todo) from error
-    return found.spec, [f"encoders.{name}: {assumed}" for assumed in found.assumed]
+    return found.spec, [f"encoders.{name}: {assumed}" for assumed in found.assumed], found.said

@@ -1,6 +1,7 @@
 """A teacher of pretrained encoders in a recipe: one line a modality, from check to the bundle."""
 
 import json
+import json
 import shutil
 from pathlib import Path
 
@@ -154,3 +155,30 @@ def test_a_student_for_a_budget_is_proposed_once_and_then_as_if_it_stood_in_the_
     assert first.distill.budget is None and first.distill.model.encoders and "proposed" in first.distill.model.proposed
     assert with_student(found, whole, tmp_path, lambda model: 1 / 0, Silent()) == first
     assert recipe.parse(first.resolved(), where=Path("again")).distill == first.distill
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+@pytest.mark.parametrize(
+    "sound, told",
+    [
+        ({"features": "waveform", "sample_rate": 8000}, ["sample_rate 16000, and gets 8000", "standardize True, and gets False"]),
+        ({"features": "waveform", "standardize": True}, []),
+        ({"sample_rate": 8000}, ["sample_rate 16000, and gets 8000"]),
+    ],
+)  # fmt: skip
+def test_sounds_of_another_rate_than_the_encoder_was_trained_on_are_told(made, tmp_path, distilled, sound, told):
+    """Nothing else would: a network of samples takes any."""
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+    said = {"sampling_rate": 16000, "do_normalize": True, "feature_size": 1}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    values = folders.values(made)
+    values["data"]["modalities"]["sound"] = {"kind": "audio", "column": "sound", **({} if distilled else sound)}
+    values["teacher"]["model"]["encoders"] = {"sound": {"hf": str(tmp_path)}}
+    if distilled:
+        values["teacher"]["preprocessing"] = {"sound": {"kind": "audio", **sound}}
+    else:
+        del values["distill"]
+    found = [fault for fault in brought_faults(parsed(values, made)) if fault.kind == "preprocessing"]
+    assert [fault.what.partition("under ")[2] for fault in found] == told
+    where = "teacher.preprocessing" if distilled else "data.modalities"
+    assert all(fault.todo.startswith(f"{where}.sound.") for fault in found)

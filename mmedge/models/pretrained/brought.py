@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmedge.spec import ImageSpec, ModalitySpec
@@ -13,10 +13,14 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Brought:
-    """``spec``: the modality as the encoder takes it; ``assumed``: what its files do not say, or say otherwise than is done."""
+    """``spec``: the modality as the encoder takes it; ``assumed``: what its files do not say, or say otherwise than is done.
+
+    ``said``: {key of the spec: value} that its files say and that is for the recipe to do.
+    """
 
     spec: ModalitySpec
     assumed: tuple[str, ...] = ()
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 def changed(spec: ModalitySpec, **values: Any) -> ModalitySpec:

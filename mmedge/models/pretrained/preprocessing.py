@@ -9,10 +9,18 @@ from pydantic import ValidationError
 from mmedge import tokenizer
 from mmedge.errors import UsageError, first_line
 from mmedge.models.pretrained.brought import IMAGENET, Brought, changed, of_image, size_of
-from mmedge.models.pretrained.folder import IMAGES, TOKENIZER, config_of, folder_of, images_of, transformers_library
+from mmedge.models.pretrained.folder import (
+    IMAGES,
+    TOKENIZER,
+    config_of,
+    folder_of,
+    images_of,
+    read,
+    transformers_library,
+)
 from mmedge.preprocess import text
 from mmedge.recipe import Pretrained
-from mmedge.spec import ImageSpec, ModalitySpec, TextSpec
+from mmedge.spec import AudioSpec, ImageSpec, ModalitySpec, TextSpec
 
 # Texts of these were trained on with all of their padding attended to, filled up to the last position.
 SEES_PADDING = ("siglip_text_model", "siglip2_text_model")
@@ -42,9 +50,18 @@ def brought(encoder: Pretrained, spec: ModalitySpec) -> Brought:
                 where=str(folder / IMAGES),
                 todo="get the file again, or say it under teacher.preprocessing",
             ) from error
-    return Brought(
-        spec, ("it takes the modality as the data's preprocessing gives it: see to it that it was trained so",)
-    )
+    note = "it takes the modality as the data's preprocessing gives it: see to it that it was trained so"
+    return Brought(spec, (note,), _of_sound(read(folder / IMAGES), spec))
+
+
+def _of_sound(said: dict[str, Any], spec: ModalitySpec) -> dict[str, Any]:
+    """What a feature extractor's config says of the samples that it takes, by the keys of a sound's spec."""
+    if not isinstance(spec, AudioSpec):
+        return {}
+    found = {"sample_rate": said.get("sampling_rate")}
+    if spec.features == "waveform":  # of bands it is a mean and a deviation of its own data
+        found["standardize"] = said.get("do_normalize")
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _filled(encoder: Pretrained, spec: ModalitySpec) -> ModalitySpec:
