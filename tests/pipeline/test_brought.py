@@ -1,7 +1,6 @@
 """A teacher of pretrained encoders in a recipe: one line a modality, from check to the bundle."""
 
 import json
-import json
 import shutil
 from pathlib import Path
 
