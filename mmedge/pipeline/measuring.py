@@ -19,6 +19,7 @@ from mmedge.measure.latency import one_sample, own_samples, ratio_figures, time_
 from mmedge.measure.quality import graph_predictor, module_run
 from mmedge.pipeline.predicting import Predictions, classes_of, is_outputs
 from mmedge.pipeline.ran import Ran
+from mmedge.profiling.timing import disturbed
 from mmedge.report.schema import ControlRecord, FiguresRecord, LatencyRecord, StageRecord
 from mmedge.stages.results import TORCH, ComparedRecord
 from mmedge.training.context import Context
@@ -71,10 +72,7 @@ def with_latency(done: Ran, record: StageRecord, latencies: Mapping[str, Latency
     own = done.result.latency if done.result else None  # taken by the stage itself, on its own target
     latency = own or latencies.get(done.stage)
     if latency is not None:
-        wide = (
-            f"latency spread is wide (cv {latency.cv:.2f}): the machine was busy; ratios hold, single figures may not"
-        )
-        notes = [*record.notes, *([wide] if latency.cv > 0.3 and own is None else [])]
+        notes = [*record.notes, *(disturbed(latency.cv) if own is None else [])]
         return record.model_copy(update={"latency": latency, "notes": notes})
     if done.artifact and not is_outputs(done.artifact):
         why = "latency not measured: no device of the target here; quality is that of the ONNX graph the engine was built from"

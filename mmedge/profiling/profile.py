@@ -33,14 +33,12 @@ from mmedge.profiling.record import (
     ThroughputRecord,
     WarmUpRecord,
 )
-from mmedge.profiling.timing import Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
+from mmedge.profiling.timing import WIDE_SPREAD, Sittings, Timing, median_ns, ratio_interval, sittings, spans, summary
 from mmedge.progress import Progress, Silent
 from mmedge.runtime.engine import Engine, load
 from mmedge.runtime.warming import warm_up
 
 _LONGEST_S = 3600
-# A spread above this share of the mean is told of.
-WIDE_SPREAD = 0.3
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ Sittings = list[np.ndarray]
 
 # How often models are opened anew for one comparison, and the fewest calls of one sitting.
 _SITTINGS, _FEWEST = 8, 5
+# A spread above this share of the mean is told of.
+WIDE_SPREAD = 0.3
 # Timed calls of a model before it is the next one's turn.
 _TURN = 4
 # Student's t at 97.5 %, by degrees of freedom.
@@ -189,6 +191,16 @@ def _between_sittings(taken: np.ndarray | Sittings) -> dict[str, tuple[float, fl
         others = [np.log(_left_out(taken, number, percent)) for number in range(len(taken))]
         found[f"p{percent}_ms_ci95"] = _student(pooled, _jackknifed(others), len(taken), pooled)
     return found
+
+
+def disturbed(cv: float) -> list[str]:
+    """A note where spans with the spread ``cv`` were taken on a machine at other work."""
+    if cv <= WIDE_SPREAD:
+        return []
+    return [
+        f"latency spread is wide (cv {cv:.2f}): the machine was busy; single figures may not hold, and ratios between a model that fits the"
+        " caches and one that does not suffer, too"
+    ]
 
 
 def summary(nanoseconds: np.ndarray | Sittings) -> Timing:

@@ -137,3 +137,9 @@ def test_progress_is_told_every_hundred_rounds():
     told = []
     spans({"a": lambda: None}, runs=200, warmup=1, step=lambda done, total: told.append((done, total)))
     assert told == [(100, 200), (200, 200)]
+
+
+def test_a_wide_spread_is_told_of():
+    assert timing.disturbed(0.3) == []
+    (note,) = timing.disturbed(0.31)
+    assert "cv 0.31" in note and "the machine was busy" in note

@@ -189,6 +189,6 @@ def concluded(
     for name, why in table.absent.items():
         rows.append(UnmadeRecord(precision=name, kept=False, why=f"not made: {why}"))
     notes += [f"{row.precision}: {row.why}" for row in rows]
-    choice = ChoiceRecord(candidates=rows, precision=taken.precision, notes=notes + table.notes)
+    choice = ChoiceRecord(candidates=rows, precision=taken.precision, notes=notes + table.notes + table.disturbed)
     found = {"misses": misses, "fusion_points": table.fusion_points, "sensitivity": table.sensitivity}
     return choice.model_copy(update={name: value for name, value in found.items() if value})

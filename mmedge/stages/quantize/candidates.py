@@ -16,6 +16,7 @@ from mmedge.graph import dynamic, fusion, precision, qdq, terse, weights
 from mmedge.graph.prepared import Prepared, prepared
 from mmedge.measure.budget import WHOLE, Budget, Losses
 from mmedge.measure.comparing import SAME
+from mmedge.profiling.timing import disturbed
 from mmedge.recipe import Candidate, Quantize, computes_int8
 from mmedge.report.schema import CandidateRecord, FusionPointRecord, LayersRecord, SensitivityRecord
 from mmedge.stages.preference import INSTEAD, NOISE, tail_of
@@ -42,7 +43,7 @@ class Facts:
 class Table:
     """What came of the candidates: a row each, what was not made and why, and the measurements on the way.
 
-    ``source``: what INT8 is made from, and its layers go back to. Of each graph its ``scores``, ``losses``
+    ``source``: what INT8 is made from, and its layers go back to; ``disturbed``: a note where latencies were. Of each graph its ``scores``, ``losses``
     against FP32 and by how much these have ``missed`` the budget, and of those
     that compute in 8 bits ``facts``, what ``measured_facts`` gives; each once.
     """
@@ -55,6 +56,7 @@ class Table:
     rows: list[CandidateRecord] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    disturbed: list[str] = field(default_factory=list)
     fusion_points: list[FusionPointRecord] = field(default_factory=list)
     sensitivity: SensitivityRecord | None = None
     source: Prepared | None = None
@@ -221,12 +223,14 @@ def _score(name: str, graph: Path, table: Table, trial: Trial, config: Quantize)
     table.missed[name], table.losses[name] = _lost(name, table.scores[name], table, trial, config)
 
 
-def _latencies(trial: Trial, graphs: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
+def _latencies(trial: Trial, table: Table) -> dict[str, tuple[float, float]]:
     """{name: (latency over FP32's, median milliseconds)}, of two interleaved runs that in which it was slower.
 
     The sessions are opened anew, in the other order: two of one graph can differ by 3 % by where they lie in memory.
     """
+    graphs = table.graphs
     runs = [trial.time(graphs), trial.time(dict(reversed(list(graphs.items()))))]
+    table.disturbed = disturbed(max(timing.cv for run in runs for timing in run.values()))
     return {name: max((run[name].p50_ms / run["fp32"].p50_ms, run[name].p50_ms) for run in runs) for name in graphs}
 
 
@@ -236,7 +240,7 @@ def judge(table: Table, trial: Trial, config: Quantize) -> None:
     ``graphs`` must hold ``fp32``, against which the others are judged. Raises MismatchError where INT8 was asked for
     and ONNX Runtime runs no 8-bit kernel of it at all.
     """
-    latencies, reference, table.rows = _latencies(trial, table.graphs), table.scores["fp32"], []
+    latencies, reference, table.rows = _latencies(trial, table), table.scores["fp32"], []
     for name, graph in table.graphs.items():
         scored, (ratio, p50_ms) = table.scores[name], latencies[name]
         lost = trial.losses(reference.outputs, scored.outputs, 0.025)[WHOLE]
