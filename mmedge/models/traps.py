@@ -59,9 +59,16 @@ def traps(section: Model, contract: Contract, factory: Any, where: str) -> list[
     except MmedgeError as error:
         faults.append(Fault.of(error, "model", module=where))
     except Exception as error:  # a user's forward may raise anything
-        called = ", ".join(f"{name} {list(x.shape)}" for name, x in generated(contract, 2).items() if name != "present")
-        faults.append(_raised(error, f"{where}: forward", where, f"it is called with {called}; "))
+        faults.append(forward_failed(error, contract, where))
     return faults
+
+
+def forward_failed(error: Exception, contract: Contract, where: str) -> Fault:
+    """What a forward raised for values such as the data has, with what it was called with."""
+    called = [f"{name} {list(x.shape)}" for name, x in generated(contract, 2).items() if name != "present"]
+    ids = {name: getattr(spec, "tokens", None) for name, spec in contract.modalities.items() if spec.dtype == "int64"}
+    called += [f"ids of {name} from 0 to {tokens - 1}" for name, tokens in ids.items() if tokens]
+    return _raised(error, f"{where}: forward", where, f"it is called with {', '.join(called)}; ")
 
 
 def _raised(error: Exception, what: str, where: str, called: str = "") -> Fault:

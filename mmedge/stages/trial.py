@@ -17,7 +17,7 @@ from mmedge.graph.export import export
 from mmedge.graph.trace import example, generated
 from mmedge.leftovers import scratch
 from mmedge.models import load
-from mmedge.models.traps import STOPPING, behaviour, is_script
+from mmedge.models.traps import STOPPING, behaviour, forward_failed, is_script
 from mmedge.models.tried import check_learns, check_rebuilt
 from mmedge.recipe import Model
 from mmedge.stages.trained import verify
@@ -34,8 +34,14 @@ def trial(make: Callable[[], nn.Module], contract: Contract, where: str, *, trai
     Returns the network, untrained. Raises UsageError with what stands in the way, at the recipe's section ``where``.
     """
     module = make().eval()
-    with torch.no_grad():
-        faults = [fault for fault in behaviour(module, contract, where) if fault.kind in STOPPING]
+    try:
+        with torch.no_grad():
+            faults = [fault for fault in behaviour(module, contract, where) if fault.kind in STOPPING]
+    except MmedgeError:
+        raise
+    except Exception as error:  # a user's forward may raise anything
+        fault = forward_failed(error, contract, where)
+        raise UsageError(fault.what, where=where, todo=fault.todo) from error
     if faults:
         raise UsageError(faults[0].what, where=faults[0].module, todo=faults[0].todo)
     with scratch() as folder, torch.random.fork_rng(devices=[]):

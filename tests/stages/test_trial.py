@@ -203,6 +203,22 @@ def test_an_input_that_is_changed_in_place_is_told_by_check_and_by_a_run():
         tried(network, exported=False)
 
 
+def test_ids_that_an_embedding_has_no_row_for_are_told_by_check_and_by_a_run():
+    class Short(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows = nn.EmbeddingBag(TEXT["tokens"] - 20, 3)
+
+        def forward(self, name):
+            return self.rows(name)
+
+    network = Network("short", Short, {"name": TEXT})
+    (fault,) = traps(OWN, network.contract, network.make, "distill.model")
+    assert "forward fails" in fault.what and "ids of name from 0 to 39" in fault.todo
+    with pytest.raises(UsageError, match=r"forward fails(.|\n)*ids of name from 0 to 39"):
+        tried(network, exported=False)
+
+
 def test_a_weight_that_is_computed_anew_at_each_call_is_no_weight_that_is_not_saved():
     class Normed(TwoRelus):
         def __init__(self):
