@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import dynamic, placement, precision, structure
+from mmedge.graph import biased, dynamic, placement, precision, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.prepared import Prepared, prepared
 from mmedge.graph.wiring import Wiring
@@ -63,16 +63,26 @@ def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.nda
     ``graph``: one that is ``prepared`` need not be so again for each ``variant``, a candidate's name, see
     ``recipe.Quantize``. Raises MmedgeError where the graph has no such form.
     """
+    import onnx
+
     with scratch() as folder:
         source = graph if isinstance(graph, Prepared) else prepared(graph, folder / "prepared.onnx", inputs)
         if variant in _LACKING and variant not in others(source.graph):
             raise MmedgeError(_LACKING[variant])
         if not source.attention and variant != "int8-apart":
             _by_nncf(source.graph, target, inputs, variant)
-            return
-        if variant not in _FORMS:
+        elif variant not in _FORMS:
             raise MmedgeError(f"in a graph with attention {variant} is what int8 is")
-        form = replace(_FORMS[variant], powers=source.powers)
+        else:
+            _by_placement(source, target, inputs, variant)
+    model = onnx.load(target)
+    if biased.make_uneven(model):
+        onnx.save(model, target)
+
+
+def _by_placement(source: Prepared, target: Path, inputs: Sequence[dict[str, np.ndarray]], variant: str) -> None:
+    form = replace(_FORMS[variant], powers=source.powers)
+    with scratch() as folder:
         if variant == "int8-hybrid":
             convolved = folder / "convolutions.onnx"
             placement.int8(source.graph, convolved, inputs, form, kinds=("Conv",))
