@@ -56,10 +56,7 @@ class Transfer:
 def transfer_of(module: nn.Module, train: Train) -> Transfer:
     """What a schedule says of ``module``, whose layers get their adapters. Raises UsageError for a name that no layer has."""
     frozen: dict[str, int | None] = {}
-    names = (
-        _bodies(module) if train.freeze == "pretrained" else [_layer(module, name, "freeze") for name in train.freeze]
-    )
-    for name in names:
+    for name in _frozen(module, train):
         frozen[name] = train.thaw - 1 if isinstance(train.thaw, int) else None
     for given, epoch in train.thaw.items() if isinstance(train.thaw, dict) else ():
         name = _layer(module, given, "thaw")
@@ -67,8 +64,7 @@ def transfer_of(module: nn.Module, train: Train) -> Transfer:
             raise UsageError(f"{given!r} is not frozen", where="train.thaw", todo="name what train.freeze freezes")
         frozen[name] = epoch - 1
     if train.lora:
-        adapted = [name for name in _bodies(module) if name in frozen or not frozen]
-        adapt([module.get_submodule(name) for name in adapted], train.lora)
+        adapt([module.get_submodule(name) for name in _adapted(module, train)], train.lora)
     return Transfer(frozen, _rates(module, train))
 
 
@@ -77,10 +73,29 @@ def idle(module: nn.Module, train: Train) -> Iterator[str]:
     depths = [_depths(module.get_submodule(name)) for name in _bodies(module)]
     if train.layer_decay < 1 and not any(depths):
         yield "train.layer_decay slows the blocks of pretrained encoders, and this network has none: nothing is slower by it"
+    adapted = {name: module.get_submodule(name) for name in _adapted(module, train)} if train.lora else {}
+    without = [name for name, body in adapted.items() if not any(isinstance(x, Adapted) for x in body.modules())]
+    for name in without if len(without) < len(adapted) else ():  # of all of them it is an error
+        known = {own.rpartition(".")[2] for own, x in adapted[name].named_modules() if isinstance(x, nn.Linear)}
+        there = f"there are {', '.join(sorted(known))}" if known else "it has no linear layers"
+        yield f"train.lora.layers names no layer of {name}, which learns nothing by it: {there}"
     named = train.thaw if isinstance(train.thaw, dict) else {"what is frozen": train.thaw}
     for name, epoch in named.items():
         if epoch is not None and epoch > train.epochs:
             yield f"train.thaw names epoch {epoch} of {train.epochs}: {name} stays as it was learnt to the end"
+
+
+def _frozen(module: nn.Module, train: Train) -> list[str]:
+    """The layers that are frozen at first."""
+    if train.freeze == "pretrained":
+        return _bodies(module)
+    return [_layer(module, name, "freeze") for name in train.freeze]
+
+
+def _adapted(module: nn.Module, train: Train) -> list[str]:
+    """The pretrained networks that adapters go beside: the frozen ones, and all where nothing is frozen."""
+    frozen = _frozen(module, train)
+    return [name for name in _bodies(module) if name in frozen or not frozen]
 
 
 def _bodies(module: nn.Module) -> list[str]:

@@ -21,7 +21,7 @@ from mmedge.training.loop import features
 from mmedge.training.loop.batches import Training
 from mmedge.training.loop.fit import fit
 from mmedge.training.loop.optimizer import optimizer_of, set_rate
-from mmedge.training.loop.transfer import transfer_of
+from mmedge.training.loop.transfer import idle, transfer_of
 from mmedge.training.objectives import Supervised
 from mmedge.training.pretexts import pretrained
 from tests.conftest import once
@@ -204,6 +204,22 @@ def test_blocks_that_have_names_lie_as_deep_as_numbered_ones():
     found = transfer_of(nn.Sequential(Body(blocks, "mean", None)), Train(freeze=(), layer_decay=0.5)).rates
     rates = {"0.network.first.weight": 0.25, "0.network.second.weight": 0.5}
     assert {name: rate for name, rate in found.items() if name.endswith("weight")} == rates
+
+
+def test_an_encoder_that_no_adapter_goes_beside_is_told(made):
+    """BERT's layers are called query and value, those of a ViT q_proj and v_proj."""
+    specs = {
+        "name": {"kind": "text", "length": 8, "tokens": 10},
+        "picture": {"kind": "image", "height": 16, "width": 16},
+    }
+    contract = Contract.model_validate({"task": "classification", "labels": ["a", "b"], "modalities": specs})
+    model = Model(encoders={"name": {"hf": made / "bert"}, "picture": {"hf": made / "vit"}}, embedding=4, hidden=4)
+    for layers, told in ((("query", "value"), True), (("query", "q_proj"), False)):
+        module, train = load.build(model, contract), Train(lora=Lora(rank=2, layers=layers))
+        transfer_of(module, train)
+        notes = list(idle(module, train))
+        assert bool(notes) == told and all("no layer of encoders.picture.body" in note for note in notes)
+        assert all("q_proj" in note for note in notes)
 
 
 def test_adapters_learn_beside_frozen_layers_and_are_gone_at_the_end(module, contract, tmp_path):
