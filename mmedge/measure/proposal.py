@@ -34,6 +34,7 @@ _STAGES, _SEQUENCE, _ONE, _JOINT = (16, 32, 48, 64, 96), (24, 48), (32,), 32
 _LEFT = 4
 # Bytes of a graph a parameter, at least: four, less what the export folds into other weights (norms, some thousandths).
 _BYTES = 3.8
+_TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,15 @@ def measured(
         table = [replace(one, size_kb=sized[one.name][1]) if one.name in sized else one for one in table]
         if not budget.timed or not graphs:
             return table, None
-        taken = _timed(graphs, _call(setting.contract), setting, progress)
+        own = {}
+        if budget.ratio is not None:
+            module, contract = setting.teacher()
+            graphs |= {_TEACHER: folder / "teacher.onnx"}
+            export(module.eval(), contract, graphs[_TEACHER])
+            own[_TEACHER] = _call(contract)
+        taken = _timed(graphs, own, setting, progress)
         table = [replace(one, ms=taken.timing(one.name).p50_ms) if one.name in graphs else one for one in table]
-        return table, None if budget.ratio is None else _teacher_ms(folder, setting, progress)
+        return table, taken.timing(_TEACHER).p50_ms if own else None
 
 
 def _counted(model: Model, setting: Setting, progress: Progress) -> list[Candidate]:
@@ -167,22 +174,18 @@ def _as_trained(module: nn.Module) -> nn.Module:
     return module
 
 
-def _teacher_ms(folder: Path, setting: Setting, progress: Progress) -> float:
-    module, contract = setting.teacher()
-    graph = folder / "teacher.onnx"
-    export(module.eval(), contract, graph)
-    return _timed({"teacher": graph}, _call(contract), setting, progress).timing("teacher").p50_ms
-
-
 def _call(contract: Contract) -> dict[str, np.ndarray]:
     """One sample as a graph's inputs."""
     return {name: x.numpy() for name, x in generated(contract, 1).items()}
 
 
-def _timed(graphs: dict[str, Path], call: dict[str, np.ndarray], setting: Setting, progress: Progress) -> Latencies:
+def _timed(
+    graphs: dict[str, Path], own: dict[str, dict[str, np.ndarray]], setting: Setting, progress: Progress
+) -> Latencies:
+    """All graphs in one interleaved run; ``own``: {name: its inputs} of those that take others than a student."""
     threads = setting.measure.threads
     openers = {name: partial(opened, graph, setting.backend, threads=threads) for name, graph in graphs.items()}
-    return time_sessions(openers, call, setting.measure, progress)
+    return time_sessions(openers, _call(setting.contract), setting.measure, progress, own)
 
 
 def _models(model: Model, contract: Contract) -> Iterator[tuple[str, Model]]:

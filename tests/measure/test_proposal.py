@@ -48,15 +48,16 @@ def test_a_budget_of_size_and_latency_is_kept_by_what_is_measured(monkeypatch):
         def timing(self, name):
             return type("Timing", (), {"p50_ms": taken[name]})
 
-    exported, timed = [], []
+    exported, timed, runs = [], [], []
 
     def graph(module, contract, file):
         """Of four bytes a parameter: what is exported is looked at elsewhere."""
         exported.append(file.stem)
         file.write_bytes(bytes(4 * params(module)))
 
-    def told(graphs, call, setting, progress):
+    def told(graphs, own, setting, progress):
         timed.extend(graphs)
+        runs.append(sorted(own))
         return Told()
 
     monkeypatch.setattr(proposal, "export", graph)
@@ -68,6 +69,7 @@ def test_a_budget_of_size_and_latency_is_kept_by_what_is_measured(monkeypatch):
         ({"ratio": 1.0}, "conv x 4"),
     ):
         assert f": {wanted}:" in proposed(Model(), Budget(**budget), setting(), Silent()).proposed
+    assert runs == [[], ["teacher"], ["teacher"]], "a ratio is of one interleaved run"
     for limits in ({"size_kb": 36}, {"params": 9000}, {"size_kb": 36, "params": 10**6}):
         exported.clear(), timed.clear()
         chosen = proposed(Model(), Budget(ratio=1.0, **limits), setting(), Silent()).proposed
