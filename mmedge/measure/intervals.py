@@ -101,6 +101,8 @@ def _student(
 ) -> tuple[float, float] | None:
     """Student's interval on the figure's scale; None where nothing varies or the figure stands at its edge."""
     blocks = _blocks(units)
+    if not blocks.any():  # one block: without it there is no row, and no figure
+        return None
     left_out = np.array([figure(np.flatnonzero(blocks != block)) for block in range(int(blocks.max()) + 1)])
     left_out = left_out[np.isfinite(left_out)]
     count = len(left_out)

@@ -142,3 +142,14 @@ def test_the_metric_of_every_task_has_its_interval():
         found = bounds(contract, outputs, known, number)
         assert found.low < tasks.of(head).score(output, targets, head) < found.high
         assert set(tasks.of(head).others(output, targets, head)) <= set(tasks.of(head).FIGURES)
+
+
+def test_the_figure_of_one_row_is_not_asked_for_without_it():
+    asked = []
+
+    def figure(rows):
+        asked.append(len(rows))
+        return 0.25
+
+    found = of_figure(figure, np.array([7]), "difference")
+    assert set(asked) == {1} and found.method == RULE and (found.low, found.high) == (-0.725, 1.225)

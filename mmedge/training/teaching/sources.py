@@ -67,7 +67,8 @@ class Source(Protocol):
 class TrainingViews:
     """The training split as one teacher sees it: its modalities, its preprocessing, augmented by ``view_seed``.
 
-    ``texts``: {head that writes: int64 [N, steps]}, what it is led through, token by token.
+    ``texts``: {head that writes: int64 [N, steps]}, what it is led through, token by token. ``alone``: there is no other
+    teacher.
     """
 
     samples: Samples
@@ -75,6 +76,22 @@ class TrainingViews:
     view_seed: int
     mix: Mix | None = None
     texts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    alone: bool = True
+
+    def seen(self, index: np.ndarray) -> np.ndarray:
+        """bool [batch]: the samples that have a modality of the teacher's. What it gives of nothing at all teaches nobody."""
+        return np.asarray(self.samples.present[index].any(axis=1))
+
+    @property
+    def _unseen(self) -> int:
+        return int((~self.samples.present.any(axis=1)).sum())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many samples it is not shown anything of."""
+        of = f"{self._unseen} of the {len(self.samples)} {self.samples.split} samples"
+        note = f"nothing that the teacher takes is in {of}: they {without_outputs(self.alone)}"
+        return (note,) if self._unseen else ()
 
     @property
     def key(self) -> str:
@@ -86,7 +103,8 @@ class TrainingViews:
         }
         mix = [self.mix.model_dump(mode="json")] if self.mix else []
         texts = {head: sha256(x.tobytes()).hexdigest() for head, x in self.texts.items()}
-        return hash_json([augment, self.view_seed, *mix, *([texts] if texts else [])])
+        unseen = ["untaught where it sees nothing"] if self._unseen else []
+        return hash_json([augment, self.view_seed, *mix, *([texts] if texts else []), *unseen])
 
     @property
     def row_bytes(self) -> int:
@@ -151,7 +169,8 @@ class ModuleSource:
         module = module.eval().requires_grad_(False)
         self._in_parts = how.sharded and processes.count() > 1
         self._module = sharding.sharded(module) if self._in_parts else module.to(self._device)
-        self.notes: tuple[str, ...] = sharding.NOTHING_SHARED if how.sharded and not processes.launched() else ()
+        unshared = sharding.NOTHING_SHARED if how.sharded and not processes.launched() else ()
+        self.notes: tuple[str, ...] = (*unshared, *views.notes)
         self.modules: Sequence[nn.Module] = (module,)
         self._last = channels_last(module, precision, self._device, contract)
         self._layers = [HintedLayer(module, hint.teacher, hint.kind, "teacher") for hint in hints]
@@ -170,7 +189,7 @@ class ModuleSource:
         each = [np.concatenate(part)[back] for part in zip(*parts)]
         self._views.finite(each, index, self._who)
         logits, hints = dict(zip(self.heads, each)), each[len(self.heads) :]
-        return TeacherOutputs(logits, np.ones(len(index), bool), hints)
+        return TeacherOutputs(logits, self._views.seen(index), hints)
 
     def _together(self, one: sharding.Pass, index: np.ndarray, view: int) -> list[np.ndarray]:
         """The logits of each head, then the hints, of a pass's rows; it is filled up with others that are let go of."""
@@ -190,7 +209,6 @@ class GraphSource:
     fixed = False
     columns: Mapping[str, np.ndarray] = {}
     modules: Sequence[nn.Module] = ()
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self, graph: Path, contract: Contract, views: TrainingViews, hints: Sequence[Hint], *, key: str, who: str
@@ -198,6 +216,7 @@ class GraphSource:
         no_hints(hints, "an ONNX teacher")
         self.key = hash_json([key, contract.model_dump(mode="json"), views.key])
         self.heads, self._views, self._who = tuple(contract.heads), views, who
+        self.notes: tuple[str, ...] = views.notes
         self._run = onnxruntime_cpu.session(graph, threads=torch.get_num_threads())
 
     def outputs(self, index: np.ndarray, view: int) -> TeacherOutputs:
@@ -205,7 +224,7 @@ class GraphSource:
         outputs = self._run({**feed, "present": self._views.present(index).numpy()})
         logits = {name: outputs[name].astype(np.float32) for name in self.heads}
         self._views.finite(list(logits.values()), index, self._who)
-        return TeacherOutputs(logits, np.ones(len(index), bool))
+        return TeacherOutputs(logits, self._views.seen(index))
 
 
 def _parts(rows: np.ndarray, row_bytes: int) -> list[np.ndarray]:

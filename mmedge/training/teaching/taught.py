@@ -168,7 +168,8 @@ class TeachingSplit:
             for name, augment in resolved(self.train.augment, student).items()
             if name in samples.inputs
         }
-        return TrainingViews(samples, augment, self.context.recipe.seed, self.train.mix)
+        alone = not self.config.teachers
+        return TrainingViews(samples, augment, self.context.recipe.seed, self.train.mix, alone=alone)
 
 
 def _sources(config: Distill, split: TeachingSplit) -> list[Source]:
