@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmedge.backends import onnxruntime_cpu
-from mmedge.graph import equalising, joined, placement, reduced, rounding, standing_in, structure
+from mmedge.graph import equalising, folded, joined, placement, reduced, rounding, standing_in, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.smoothing import relieve, smooth
 from mmedge.graph.wiring import Wiring
@@ -29,14 +29,18 @@ class Prepared:
 
 
 def prepared(graph: Path, target: Path, inputs: Sequence[Mapping[str, np.ndarray]]) -> Prepared:
-    """Give channels between two layers one range, where codes then lose less, and absent inputs what float makes of them; in a graph
-    with attention move outliers into the weights, join projections, and look at what layers read.
+    """Let weights take up factors behind them, give channels between two layers one range, where codes then lose less, and absent
+    inputs what float makes of them; in a graph with attention move outliers into the weights, join projections, and look at what layers read.
 
     ``inputs``: {input: [1, *shape]} of calibration samples. ``target`` is written where anything is changed; else it is the
     graph as it is.
     """
     import onnx
 
+    model = onnx.load(graph)
+    if folded.fold(model):
+        onnx.save(model, target)
+        graph = target
     graph = _standing_in(_equal(graph, target, inputs), target, inputs)
     model = onnx.load(graph)
     if not structure.has_attention(model):
