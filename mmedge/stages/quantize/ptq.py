@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmedge.errors import MmedgeError, first_line
-from mmedge.graph import biased, dynamic, placement, precision, structure
+from mmedge.graph import apart, biased, dynamic, placement, precision, structure
 from mmedge.graph.placement import Form
 from mmedge.graph.prepared import Prepared, prepared
 from mmedge.graph.wiring import Wiring
@@ -76,7 +76,7 @@ def int8(graph: Path | Prepared, target: Path, inputs: Sequence[dict[str, np.nda
         else:
             _by_placement(source, target, inputs, variant)
     model = onnx.load(target)
-    if biased.make_uneven(model):
+    if biased.make_uneven(model) + apart.hold_apart(model):
         onnx.save(model, target)
 
 
