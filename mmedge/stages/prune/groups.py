@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from mmedge.contract import Contract
 from mmedge.errors import MmedgeError, UsageError, did_you_mean, first_line
@@ -68,6 +69,9 @@ def groups_of(module: nn.Module, contract: Contract, config: Prune) -> tuple[lis
         groups, left = [], {}
         for members in found:
             root = names[members[0].dep.target.module]
+            if any(is_parametrized(item.dep.target.module) for item in members):
+                left[root] = "or what reads it computes its weights (weight_norm, spectral_norm)"
+                continue
             heads = None
             if any(_MIXING.search(str(item.dep.target.module)) for item in members) and not _heads(
                 members, names, layers

@@ -187,6 +187,26 @@ def test_a_network_without_a_channel_that_could_go_is_an_error_that_says_what_to
     assert "prune.ignore" in str(raised.value) and len(str(raised.value).splitlines()) == 3
 
 
+class Normed(nn.Module):
+    """A layer whose weights are computed of other parameters in each call, and another beside it."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.see, self.wide, self.out = nn.Linear(64, 32), norm(nn.Linear(96, 32)), nn.Linear(64, 3)
+
+    def forward(self, image, sound):
+        wide, see = self.wide(sound.flatten(1)), self.see(image.flatten(1))
+        return self.out(torch.relu(torch.cat([wide, see], 1)))
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_layers_whose_weights_are_computed_are_left_with_the_reason_and_others_are_narrowed(norm, tmp_path):
+    made = getattr(nn.utils.parametrizations, norm)
+    found, left = narrowed(lambda: Normed(made), tmp_path)
+    assert found == {"see"}
+    assert left == {"inner.wide": "or what reads it computes its weights (weight_norm, spectral_norm)"}
+
+
 class Viewed(nn.Module):
     """Reads the width of a map off a layer that is narrowed; beside it two encoders of equal width are joined."""
 
