@@ -49,9 +49,8 @@ def widen_few(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, np
         limits = np.iinfo(zero.dtype)
         lowest = min(float(sample.min(initial=0)) for sample in samples)
         highest = max(float(sample.max(initial=0)) for sample in samples)
-        own = max(
-            highest / (limits.max - int(zero)), lowest / (limits.min - int(zero)) if limits.min < int(zero) else 0
-        )
+        ends = ((highest, limits.max - int(zero)), (lowest, limits.min - int(zero)))
+        own = max(end / codes for end, codes in ends if codes)  # values of one sign have codes on one side of 0 alone
         if own > float(scale):
             _own_scale(model, wiring, node, np.float32(own), numpy_helper)
             changed += 1
@@ -85,7 +84,7 @@ def keep_apart(quantized: Path, reference: Path, inputs: Sequence[Mapping[str, n
         lowest, highest = (limit - int(zero) for limit in (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max))
         extremes = [float(np.abs(sample).max(initial=0)) for sample in values[source]]
         # The largest, not the mean: what is clipped here costs more than a few codes do.
-        own = float(np.max(extremes)) / highest or float(scale)
+        own = float(np.max(extremes)) / (highest or -lowest) or float(scale)
         apart = node.op_type == "Concat" and float(scale) / own >= WASTE
         if apart:  # Q and DQ have the one scale in common; another modality's pair has a tensor of its own
             _own_scale(model, wiring, quantize, np.float32(own), numpy_helper)

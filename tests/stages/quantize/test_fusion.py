@@ -57,3 +57,29 @@ def test_a_table_of_two_numbers_is_quantized_by_all_their_values(tmp_path):
     before = error()
     assert fusion.widen_few(target, path, inputs) == 2 and fusion.widen_few(target, path, inputs) == 0
     assert error() < 1e-3 < 0.02 < before
+
+
+def test_tensors_that_are_never_above_0_have_codes_below_it_alone(tmp_path):
+    """Their code of 0 is the last one, 255; the smaller scale leaves out half of what they are."""
+    texts = {
+        "float": "an = Neg (a) bn = Neg (b) j = Concat <axis = 1> (an, bn) y = MatMul (j, w)",
+        "codes": """an = Neg (a) bn = Neg (b) aq = QuantizeLinear (an, s, z) ad = DequantizeLinear (aq, s, z)
+                    bq = QuantizeLinear (bn, s, z) bd = DequantizeLinear (bq, s, z)
+                    j = Concat <axis = 1> (ad, bd) y = MatMul (j, w)""",
+    }
+    for name, text in texts.items():
+        model = onnx.parser.parse_model(f"""
+            <ir_version: 8, opset_import: ["" : 18]>
+            g (float[1, 2] a, float[1, 2] b) => (float[1, 1] y)
+            <float[4, 1] w = {{1, 1, 1, 1}}, float s = {{0.01}}, uint8 z = {{255}}> {{ {text} }}
+        """)
+        for node in model.graph.node:
+            node.name = node.output[0]
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    files = tmp_path / "codes.onnx", tmp_path / "float.onnx"
+    inputs = [{"a": np.float32([[5.1, 1]]), "b": np.float32([[1, 0.1]])}]
+    assert fusion.widen_few(*files, inputs) == 1
+    found = onnxruntime_cpu.session(files[0])(inputs[0])["y"]
+    assert abs(found.item() + 7.2) < 0.02
+    assert {row.branch: row.apart for row in fusion.keep_apart(*files, inputs)} == {"a": False, "b": True}
+    assert abs(onnxruntime_cpu.session(files[0])(inputs[0])["y"].item() + 7.2) < 0.02
