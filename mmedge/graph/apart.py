@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mmedge.graph import structure
 from mmedge.graph.simpler import sizes_of
-from mmedge.graph.wiring import PASSING, QUANTIZE, Wiring, put_nodes
+from mmedge.graph.wiring import PASSING, QUANTIZE, Wiring, integer_of, put_nodes
 
 # Of one tensor and stored values: what multiplies, and what else OpenVINO computes in one kernel with it.
 _SCALING = ("Mul", "Div", "Neg", "BatchNormalization")
@@ -48,16 +49,16 @@ def _is_scaled(quantize: Any, wiring: Wiring, sizes: dict[str, list[int]]) -> bo
             return False
         scaling |= node.op_type in _SCALING
         node = wiring.made_by.get(inner[0])
-    if node is None or not scaling or wiring.weight(node) is None or not _is_float(quantize, wiring):
+    if node is None or not scaling or wiring.weight(node) is None:
         return False
-    return node.op_type == "Gemm" or (node.op_type == "MatMul" and len(sizes.get(node.output[0], ())) == 2)
+    return structure.is_flat(node, sizes) and _is_float(quantize, wiring)
 
 
 def _counts_padding(node: Any, wiring: Wiring) -> bool:
     """Whether a node takes the mean of codes and of what is around them, which is right where the code of 0 is 0."""
-    values = {each.name: each for each in node.attribute}
-    if node.op_type != "AveragePool" or "count_include_pad" not in values or not values["count_include_pad"].i:
+    if node.op_type != "AveragePool" or not integer_of(node, "count_include_pad", 0):
         return False
+    values = {each.name: each for each in node.attribute}
     same = "auto_pad" in values and values["auto_pad"].s.startswith(b"SAME")
     padded = same or ("pads" in values and any(values["pads"].ints))
     pair = wiring.dequantized(node.input[0]) if padded else None

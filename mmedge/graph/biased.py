@@ -26,8 +26,7 @@ def make_uneven(model: Any) -> int:
 
     wiring, sizes, count = Wiring(model), sizes_of(model), 0
     for node in wiring.nodes:
-        flat = node.op_type == "Gemm" or (node.op_type == "MatMul" and len(sizes.get(node.output[0], ())) == 2)
-        weight = wiring.weight(node) if flat else None
+        weight = wiring.weight(node) if structure.is_flat(node, sizes) else None
         if weight is None or weight[0] != 1 or not _is_coded(node.output[0], wiring):
             continue
         holder, place = structure.bias_of(node, wiring) or (node, 2)

@@ -47,7 +47,7 @@ def fold(model: Any) -> int:
 def _factor(node: Any, tensor: str, wiring: Wiring) -> np.ndarray | None:
     """What a node multiplies a tensor by, of one axis at most; None where it does something else."""
     if node.op_type == "Neg":
-        return np.float32(-1) * np.ones((), np.float32)
+        return np.asarray(-1, np.float32)
     other = next((name for name in node.input if name != tensor), tensor)
     if other not in wiring.constants or (node.op_type, list(node.input).index(tensor)) not in (
         ("Mul", 0),

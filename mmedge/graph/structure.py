@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,11 @@ def bias_of(node: Any, wiring: Wiring) -> tuple[Any, int] | None:
             if name in wiring.constants and len(wiring.constants[name].dims) == 1:
                 return readers[0], place
     return None
+
+
+def is_flat(node: Any, sizes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a node is a linear layer of two axes. ``sizes``: those of the graph's tensors, where they are known."""
+    return node.op_type == "Gemm" or (node.op_type == "MatMul" and len(sizes.get(node.output[0], ())) == 2)
 
 
 def norms_of(wiring: Wiring, layers: Iterable[Any]) -> dict[str, list[Any]]:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.graph import apart
-from mmedge.stages.quantize import ptq
+from tests.graph.runtimes import int8_on_both
 
 
 class Half(nn.Module):
@@ -50,13 +49,7 @@ IMAGES = {
 )  # fmt: skip
 def test_int8_gives_the_same_on_both_runtimes(tmp_path, made, shape):
     torch.manual_seed(0)
-    path, target = tmp_path / "net.onnx", tmp_path / "int8.onnx"
-    torch.onnx.export(made().eval(), (torch.randn(shape),), path, input_names=["x"], dynamo=True, verbose=False)
-    inputs = [{"x": torch.randn(shape).numpy()} for _ in range(40)]
-    ptq.int8(path, target, inputs[:32])
-    runs = [backend.session(file) for backend in (onnxruntime_cpu, openvino_cpu) for file in (path, target)]
-    for sample in inputs[32:]:
-        fp32, one, _, other = (next(iter(run(sample).values())) for run in runs)
+    for fp32, one, other in int8_on_both(made(), torch.randn(40, *shape), tmp_path):
         assert np.linalg.norm(one - other) < 0.02 * np.linalg.norm(fp32)
         assert np.linalg.norm(other - fp32) < 0.3 * np.linalg.norm(fp32)
 

@@ -6,24 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.graph import biased, precision
-from mmedge.stages.quantize import ptq
+from tests.graph.runtimes import int8_on_both
 
 
 @pytest.mark.parametrize("between", [nn.Identity(), nn.ReLU(), nn.ReLU6()], ids=["nothing", "relu", "relu6"])
 @pytest.mark.parametrize("first", [nn.Identity(), nn.LayerNorm(64)], ids=["nncf", "attention"])
 def test_layers_without_a_bias_give_the_same_on_both_runtimes(tmp_path, first, between):
     torch.manual_seed(0)
-    net = nn.Sequential(first, nn.Linear(64, 64, bias=False), between, nn.Linear(64, 64, bias=False)).eval()
-    path, target = tmp_path / "net.onnx", tmp_path / "int8.onnx"
-    torch.onnx.export(net, (torch.randn(1, 64),), path, input_names=["x"], dynamo=True, verbose=False)
-    inputs = [{"x": torch.randn(1, 64).numpy()} for _ in range(40)]
-    ptq.int8(path, target, inputs[:32])
-    assert precision.int8_kernels(precision.optimized(target)) == {"QGemm": 2}
-    runs = onnxruntime_cpu.session(target), openvino_cpu.session(target)
-    for sample in inputs[32:]:
-        one, other = (next(iter(run(sample).values())) for run in runs)
+    net = nn.Sequential(first, nn.Linear(64, 64, bias=False), between, nn.Linear(64, 64, bias=False))
+    outputs = int8_on_both(net, torch.randn(40, 1, 64), tmp_path)
+    assert precision.int8_kernels(precision.optimized(tmp_path / "int8.onnx")) == {"QGemm": 2}
+    for _, one, other in outputs:
         assert np.allclose(one, other, atol=1e-3)
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.backends import onnxruntime_cpu, openvino_cpu
+from mmedge.backends import onnxruntime_cpu
 from mmedge.graph import folded
-from mmedge.stages.quantize import ptq
+from tests.graph.runtimes import int8_on_both
 
 EACH = torch.linspace(-1, 1, 64)
 
@@ -27,13 +27,7 @@ class Scaled(nn.Module):
 )  # fmt: skip
 def test_int8_of_a_layer_with_a_factor_behind_it_gives_the_same_on_both_runtimes(tmp_path, scale):
     torch.manual_seed(0)
-    path, target = tmp_path / "net.onnx", tmp_path / "int8.onnx"
-    torch.onnx.export(Scaled(scale).eval(), (torch.randn(1, 64),), path, input_names=["x"], dynamo=True, verbose=False)
-    inputs = [{"x": torch.randn(1, 64).numpy()} for _ in range(40)]
-    ptq.int8(path, target, inputs[:32])
-    runs = [backend.session(file) for backend in (onnxruntime_cpu, openvino_cpu) for file in (path, target)]
-    for sample in inputs[32:]:
-        fp32, one, _, other = (next(iter(run(sample).values())) for run in runs)
+    for fp32, one, other in int8_on_both(Scaled(scale), torch.randn(40, 1, 64), tmp_path):
         assert np.allclose(one, other, atol=1e-3)
         assert np.linalg.norm(one - fp32) < 0.3 * np.linalg.norm(fp32)
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmedge.backends import onnxruntime_cpu, openvino_cpu
 from mmedge.graph import reduced
-from mmedge.stages.quantize import ptq
+from tests.graph.runtimes import int8_on_both
 
 
 class Mean(nn.Module):
@@ -30,15 +29,10 @@ class Mean(nn.Module):
 def test_the_mean_of_tokens_gives_the_same_on_both_runtimes(tmp_path, far, biased):
     torch.manual_seed(0)
     x = torch.randn(40, 1, 12, 64) + torch.randn(40, 1, 1, 64)
-    path = tmp_path / "mean.onnx"
-    torch.onnx.export(Mean(far, biased).eval(), (x[0],), path, input_names=["x"], dynamo=True, verbose=False)
-    inputs = [{"x": each.numpy()} for each in x]
-    ptq.int8(path, tmp_path / "int8.onnx", inputs[:32])
+    outputs = int8_on_both(Mean(far, biased), x, tmp_path)
     model = onnx.load(tmp_path / "int8.onnx")
     assert {"QuantizeLinear", "Squeeze"} <= {node.op_type for node in model.graph.node}
-    runs = [open_(tmp_path / "int8.onnx") for open_ in (onnxruntime_cpu.session, openvino_cpu.session)]
-    for sample in inputs[32:]:
-        one, other = (next(iter(run(sample).values())) for run in runs)
+    for _, one, other in outputs:
         assert np.allclose(one, other, atol=1e-3)
 
 
