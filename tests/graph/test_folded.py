@@ -30,6 +30,7 @@ def test_int8_of_a_layer_with_a_factor_behind_it_gives_the_same_on_both_runtimes
     for fp32, one, other in int8_on_both(Scaled(scale), torch.randn(40, 1, 64), tmp_path):
         assert np.allclose(one, other, atol=1e-3)
         assert np.linalg.norm(one - fp32) < 0.3 * np.linalg.norm(fp32)
+    assert not {"Mul", "Div", "Neg"} & {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
 
 
 # What computes y of x by the weights w and v, [3, 3] and [3], and how many factors go.
